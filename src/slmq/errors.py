@@ -1,0 +1,92 @@
+"""Every exception that slmq raises on purpose, in one tree under `Error`.
+
+Invalid Python arguments (a negative temperature, an array of the wrong dtype) stay `ValueError` and
+`TypeError`; the classes here are for what the outside world hands us: files, models, networks.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "CheckpointError",
+    "ContextOverflowError",
+    "DownloadError",
+    "Error",
+    "ModelNotFoundError",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedModelError",
+]
+
+
+class Error(Exception):
+    """Base class of the errors of slmq."""
+
+
+class UnsupportedModelError(Error):
+    """The model's architecture, format or tokenizer kind is one that slmq lacks."""
+
+
+class CheckpointError(Error):
+    """A checkpoint file is missing, cut short, corrupt or contradicts itself.
+
+    Parameters
+    ----------
+    message : str
+        What was expected and what was found.
+    file : str or os.PathLike, optional
+        The file at fault; shown before the message.
+    tensor : str, optional
+        The tensor at fault; shown before the message.
+
+    Attributes
+    ----------
+    message : str
+        The message alone, without file and tensor.
+    file : str or None
+        The file at fault.
+    tensor : str or None
+        The tensor at fault.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else os.fspath(file)
+        self.tensor = tensor
+
+    def __str__(self) -> str:
+        where = "" if self.file is None else f"{self.file}: "
+        which = "" if self.tensor is None else f"tensor {self.tensor!r}: "
+        return f"{where}{which}{self.message}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception pickles its args only, so file and tensor travel in the state.
+        return type(self), (self.message,), {"file": self.file, "tensor": self.tensor}
+
+
+class ContextOverflowError(Error):
+    """A sequence would grow beyond the context of the model; nothing was truncated."""
+
+
+class ModelNotFoundError(Error):
+    """No catalogue entry, folder, file or repository answers to the name that was given."""
+
+
+class DownloadError(Error):
+    """A model could not be fetched, or what arrived is not what the catalogue promises."""
+
+
+class TemplateError(Error):
+    """A chat template is invalid, left its sandbox or refused the messages."""
+
+
+class TokenizerError(Error):
+    """A tokenizer definition is missing, corrupt or of a kind that slmq lacks."""
