@@ -1,0 +1,178 @@
+#include "core/pool.h"
+
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/cpu.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#define SLMQ_HAS_FORK 1
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+namespace slmq {
+namespace {
+
+// Guards the map of shared pools and the remaking of a pool after fork. Never destroyed: threads
+// may still use it while the process exits.
+std::mutex& registry_mutex() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
+}
+
+std::atomic<unsigned> fork_count{0};  // how many forks lie between this process and the first
+
+void watch_forks() {
+#if defined(SLMQ_HAS_FORK)
+  // The lock is held across the fork, so that the child never inherits it from another thread.
+  static const int registered =
+      pthread_atfork([] { registry_mutex().lock(); }, [] { registry_mutex().unlock(); },
+                     [] {
+                       fork_count.fetch_add(1);
+                       registry_mutex().unlock();
+                     });
+  static_cast<void>(registered);
+#endif
+}
+
+// New threads inherit the signal mask. With all signals blocked, Ctrl-C and timers interrupt the
+// program's own threads, as they would without us. Faults must reach the thread that made them.
+class BlockedSignals {
+ public:
+#if defined(SLMQ_HAS_FORK)
+  BlockedSignals() {
+    sigset_t signals;
+    sigfillset(&signals);
+    for (int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT}) {
+      sigdelset(&signals, fault);
+    }
+    pthread_sigmask(SIG_BLOCK, &signals, &before_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+#else
+  BlockedSignals() {}
+#endif
+};
+
+void name_this_thread(int thread) {
+  char name[16];  // the limit of Linux
+  std::snprintf(name, sizeof name, "slmq-%d", thread);
+#if defined(__linux__)
+  pthread_setname_np(pthread_self(), name);
+#elif defined(__APPLE__)
+  pthread_setname_np(name);
+#endif
+}
+
+int checked_threads(int threads) {
+  if (threads < 1 || threads > 1024) {
+    throw std::invalid_argument("expected a number of threads in 1..1024, got " +
+                                std::to_string(threads));
+  }
+  return threads;
+}
+
+}  // namespace
+
+// The workers and what they share with the caller. One barrier does it all: the workers wait in it
+// for a task, all meet in it during the task, and all leave the task through it.
+struct ThreadPool::Crew {
+  explicit Crew(int threads);
+  ~Crew();
+  void run(Task next, void* next_context);
+  void work(int thread);
+  void enter(int thread) noexcept { task(context, thread); }  // a throwing task ends the process
+
+  Barrier barrier;
+  std::mutex queue;  // one task at a time
+  Task task = nullptr;
+  void* context = nullptr;
+  bool stop = false;
+  std::vector<std::thread> workers;
+};
+
+ThreadPool::Crew::Crew(int threads) : barrier(threads) {
+  const BlockedSignals blocked;
+  try {
+    for (int t = 1; t < threads; ++t) workers.emplace_back(&Crew::work, this, t);
+  } catch (...) {
+    // Those that started wait for a full house; stand in for the missing ones, then let go.
+    stop = true;
+    for (int t = static_cast<int>(workers.size()); t < threads; ++t) barrier.arrive();
+    for (std::thread& worker : workers) worker.join();
+    throw;
+  }
+}
+
+ThreadPool::Crew::~Crew() {
+  stop = true;
+  barrier.wait();
+  for (std::thread& worker : workers) worker.join();
+}
+
+void ThreadPool::Crew::work(int thread) {
+  name_this_thread(thread);
+  const DefaultFpMode fp_mode;
+  for (;;) {
+    barrier.wait();
+    if (stop) return;
+    enter(thread);
+    barrier.wait();
+  }
+}
+
+void ThreadPool::Crew::run(Task next, void* next_context) {
+  const std::lock_guard<std::mutex> turn(queue);
+  const DefaultFpMode fp_mode;
+  task = next;
+  context = next_context;
+  barrier.wait();
+  enter(0);
+  barrier.wait();
+}
+
+ThreadPool::ThreadPool(int threads) : threads_(checked_threads(threads)) {
+  watch_forks();
+  fork_count_ = fork_count.load();
+  crew_ = new Crew(threads_);
+}
+
+ThreadPool::~ThreadPool() {
+  if (fork_count_ == fork_count.load()) delete crew_.load();
+}
+
+ThreadPool::Crew* ThreadPool::crew() {
+  if (fork_count_ != fork_count.load()) {
+    const std::lock_guard<std::mutex> lock(registry_mutex());
+    if (fork_count_ != fork_count.load()) {
+      crew_ = new Crew(threads_);
+      fork_count_ = fork_count.load();
+    }
+  }
+  return crew_;
+}
+
+Barrier& ThreadPool::barrier() { return crew()->barrier; }
+
+void ThreadPool::run(Task task, void* context) { crew()->run(task, context); }
+
+std::shared_ptr<ThreadPool> shared_pool(int threads) {
+  checked_threads(threads);
+  watch_forks();
+  const std::lock_guard<std::mutex> lock(registry_mutex());
+  static auto* pools = new std::map<int, std::shared_ptr<ThreadPool>>;
+  std::shared_ptr<ThreadPool>& pool = (*pools)[threads];
+  if (!pool) pool = std::make_shared<ThreadPool>(threads);
+  return pool;
+}
+
+}  // namespace slmq
