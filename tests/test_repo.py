@@ -1,0 +1,322 @@
+"""The rules of the repository that a reviewer would otherwise have to remember.
+
+They read the source tree: who may use whom, what a kernel may contain, how code is written.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "slmq"
+CPP = ROOT / "src" / "cpp"
+
+pytestmark = pytest.mark.skipif(
+    not (PACKAGE.is_dir() and CPP.is_dir()), reason="reads the source tree, which is not here"
+)
+
+# From the ground up. A module may use those on lower lines and its own package.
+PYTHON_LAYERS = (
+    ("errors", "_native", "_sampling"),
+    ("runtime",),
+    ("formats", "sampling", "results"),
+    ("quantized", "checkpoint"),
+    ("weights", "tokenizer"),
+    ("trace",),
+    ("blocks",),
+    ("models",),
+    ("hub",),
+    ("engine",),
+    ("generate",),
+    ("cli", "server"),
+)
+PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
+CPP_LAYERS = ("core", "vec", "kernels", "plan", "bind")
+
+# What a kernel may take from the system: types, constants, plain math and intrinsics.
+KERNEL_HEADERS = {
+    "algorithm", "bit", "cfloat", "climits", "cmath", "cstddef", "cstdint", "cstring", "limits",
+    "tuple", "type_traits", "utility", "immintrin.h", "arm_neon.h",
+}  # fmt: skip
+KERNEL_BANS = {
+    "allocation": r"\bnew\b|\bdelete\b(?!\s*;)|\b\w*(?:m|c|re)alloc\b|\bfree\s*\(|memalign",
+    "threads": r"std::(?:j?thread|\w*mutex|atomic\w*|condition_variable|async|future)|\bomp\b",
+    "exceptions": r"\bthrow\b|\btry\b|\bcatch\b",
+    "STL containers": r"std::(?:vector|string|deque|list|(?:unordered_)?(?:map|set)|function"
+    r"|(?:unique|shared)_ptr|optional|span)\b",
+}
+FAST_MATH = re.compile(
+    r"-ffast-math|-Ofast|[-/]fp[:=]fast|-funsafe-math|-fassociative-math|-freciprocal-math"
+    r"|-ffinite-math-only|-fno-signed-zeros|-ffp-contract=(?!off)\w+"
+)
+MAX_FILE_LINES = 600
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def cpp_files() -> list[Path]:
+    return sorted(path for path in CPP.rglob("*") if path.suffix in {".h", ".cpp"})
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def line_of(text: str, offset: int) -> int:
+    return text.count("\n", 0, offset) + 1
+
+
+# Python layers ------------------------------------------------------------------------------
+
+
+def unit_of(path: Path) -> str:
+    """The part of the package that a file belongs to: `models` for `models/llama.py`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py").removesuffix(".pyx")
+
+
+def imported_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything that a file imports, at any depth."""
+    package = ("slmq", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), named(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *([node.module] if node.module else ())))
+            yield from ((node.lineno, f"{stem}.{alias.name}") for alias in node.names)
+
+
+def imported_units(path: Path) -> Iterator[tuple[int, str]]:
+    for line, name in imported_names(path):
+        parts = name.split(".")
+        if parts[0] == "slmq" and len(parts) > 1:
+            yield line, parts[1]
+
+
+def test_every_module_has_its_layer() -> None:
+    units = {unit_of(path) for path in python_files()} - {"__init__", "__main__"}
+    unknown = units - PYTHON_RANK.keys()
+    assert not unknown, f"name the layer of {sorted(unknown)} in PYTHON_LAYERS"
+
+
+def test_no_python_import_goes_up() -> None:
+    upward = []
+    for path in python_files():
+        unit = unit_of(path)
+        if unit in {"__init__", "__main__"}:
+            continue
+        for line, target in imported_units(path):
+            own = target == unit
+            public = target == "__version__"
+            if not (own or public) and PYTHON_RANK.get(target, 99) >= PYTHON_RANK[unit]:
+                upward.append(f"{named(path)}:{line} uses {target}")
+    assert not upward
+
+
+def test_models_never_import_the_native_module() -> None:
+    found = [
+        f"{named(path)}:{line}"
+        for path in (PACKAGE / "models").glob("*.py")
+        for line, target in imported_units(path)
+        if target == "_native"
+    ]
+    assert not found
+
+
+def test_nothing_imports_torch_or_transformers() -> None:
+    found = [
+        f"{named(path)}:{line} imports {name}"
+        for path in python_files()
+        for line, name in imported_names(path)
+        if name.split(".")[0] in {"torch", "transformers"}
+    ]
+    assert not found
+
+
+# C++ layers ---------------------------------------------------------------------------------
+
+
+def code_of(path: Path) -> str:
+    """A C++ file with comments and string literals blanked, line numbers kept."""
+    text = path.read_text(encoding="utf-8")
+    pattern = r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"'
+
+    def blank(match: re.Match[str]) -> str:
+        return re.sub(r"[^\n]", " ", match.group())
+
+    return re.sub(pattern, blank, text, flags=re.S)
+
+
+def includes(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line, target and whether it is a system header, of every include."""
+    text = path.read_text(encoding="utf-8")
+    for match in re.finditer(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', text, re.M):
+        yield line_of(text, match.start(2)), match.group(2), match.group(1) == "<"
+
+
+def resolve(path: Path, target: str) -> Path | None:
+    """The file of ours that a quoted include names: beside the includer, or from src/cpp."""
+    for folder in (path.parent, CPP):
+        candidate = (folder / target).resolve()
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def cpp_layer(path: Path) -> int:
+    return CPP_LAYERS.index(path.relative_to(CPP).parts[0])
+
+
+def test_every_cpp_file_has_its_layer() -> None:
+    assert cpp_files()
+    strays = [
+        named(path) for path in cpp_files() if path.relative_to(CPP).parts[0] not in CPP_LAYERS
+    ]
+    assert not strays
+
+
+def test_no_cpp_include_goes_up() -> None:
+    upward = []
+    for path in cpp_files():
+        for line, target, system in includes(path):
+            if system:
+                continue
+            found = resolve(path, target)
+            if found is None or CPP not in found.parents:
+                upward.append(f"{named(path)}:{line} {target} is not a file under src/cpp")
+            elif cpp_layer(found) > cpp_layer(path):
+                upward.append(f"{named(path)}:{line} includes {target}")
+    assert not upward
+
+
+def test_only_bind_knows_python() -> None:
+    found = [
+        f"{named(path)}:{line} includes {target}"
+        for path in cpp_files()
+        if CPP_LAYERS[cpp_layer(path)] != "bind"
+        for line, target, _ in includes(path)
+        if re.match(r"Python\.h|pybind11/|numpy/", target)
+    ]
+    assert not found
+
+
+def test_kernels_use_only_plain_headers() -> None:
+    found = [
+        f"{named(path)}:{line} includes <{target}>"
+        for path in cpp_files()
+        if CPP_LAYERS[cpp_layer(path)] in {"vec", "kernels"}
+        for line, target, system in includes(path)
+        if system and target not in KERNEL_HEADERS
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("what", KERNEL_BANS)
+def test_kernels_do_without(what: str) -> None:
+    found = []
+    for path in cpp_files():
+        if CPP_LAYERS[cpp_layer(path)] not in {"vec", "kernels"}:
+            continue
+        code = code_of(path)
+        for match in re.finditer(KERNEL_BANS[what], code):
+            found.append(f"{named(path)}:{line_of(code, match.start())} {match.group()}")
+    assert not found
+
+
+def test_no_fast_math() -> None:
+    builds = [ROOT / "CMakeLists.txt", ROOT / "pyproject.toml", *ROOT.glob("cmake/**/*.cmake")]
+    found = [
+        f"{named(path)}: {match.group()}"
+        for path in (*builds, *cpp_files())
+        for match in FAST_MATH.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not found
+    assert "-ffp-contract=off" in builds[0].read_text(encoding="utf-8")
+
+
+# How code is written ------------------------------------------------------------------------
+
+
+def written_files() -> list[Path]:
+    """Every text that we wrote, whatever its language."""
+    folders = ("src", "tests", "asv_bench", "docs", ".github", ".ci")
+    suffixes = {".py", ".pyx", ".pyi", ".h", ".cpp", ".md", ".yml", ".toml", ".cmake", ".sh"}
+    inside = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    top = (path for path in ROOT.iterdir() if path.is_file())
+    return sorted(path for path in (*inside, *top) if path.suffix in suffixes and path.is_file())
+
+
+def test_no_postponed_work() -> None:
+    # One-letter classes keep this line from finding itself.
+    marks = re.compile(r"\b(?:T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
+    found = []
+    for path in written_files():
+        text = path.read_text(encoding="utf-8")
+        for match in marks.finditer(text):
+            found.append(f"{named(path)}:{line_of(text, match.start())}")
+    assert not found
+
+
+def test_files_have_one_idea() -> None:
+    code = {".py", ".pyx", ".pyi", ".h", ".cpp"}
+    long = {
+        named(path): lines
+        for path in written_files()
+        if path.suffix in code
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) >= MAX_FILE_LINES
+    }
+    assert not long
+
+
+def public_definitions(
+    body: list[ast.stmt], prefix: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """Public functions, classes and methods; not properties, which their class describes."""
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        decorators = {ast.unparse(item).split(".")[-1] for item in node.decorator_list}
+        if decorators & {"overload", "property", "cached_property", "setter"}:
+            continue
+        yield f"{prefix}{node.name}", node
+        if isinstance(node, ast.ClassDef):
+            yield from public_definitions(node.body, f"{prefix}{node.name}.")
+
+
+def test_public_names_have_docstrings() -> None:
+    bare = []
+    for path in python_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"), named(path))
+        for name, node in public_definitions(tree.body):
+            if not ast.get_docstring(node):
+                bare.append(f"{named(path)}:{node.lineno} {name}")
+    assert not bare
+
+
+# The repository's own files -----------------------------------------------------------------
+
+
+def test_pre_commit_runs_the_pinned_linters() -> None:
+    """One version of each linter: the `lint` extra, which CI installs, and the local hooks."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pins = re.compile(r"\b(ruff|mypy|clang-format)==([\w.]+)")
+    wanted = dict(pins.findall(project))
+    assert wanted.keys() == {"ruff", "mypy", "clang-format"}
+    assert set(pins.findall(hooks)) == set(wanted.items())
+
+
+def test_changelog_opens_with_what_is_coming() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert headings[0] == "Unreleased" or re.match(
+        r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", headings[0]
+    )
