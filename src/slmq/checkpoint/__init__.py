@@ -1,0 +1,96 @@
+"""Readers of model files: GGUF and safetensors behind one interface, nothing copied, all checked.
+
+`open_checkpoint` is the door; what it returns is described by `Checkpoint`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from slmq.checkpoint.base import Checkpoint, TensorInfo
+from slmq.checkpoint.gguf import MAGIC, open_gguf
+from slmq.checkpoint.mapped import describe_start
+from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
+from slmq.errors import CheckpointError
+
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a model file or folder and check all of its headers.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A GGUF file (whatever its name); a folder with ``config.json`` and ``model.safetensors``
+        or ``model.safetensors.index.json``; or a folder with a single ``.gguf`` file.
+
+    Returns
+    -------
+    Checkpoint
+        To be closed after use; also a context manager.
+
+    Raises
+    ------
+    CheckpointError
+        There is nothing there that slmq reads, or what is there is truncated or corrupt.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            names = sorted(os.listdir(path))
+        elif stat.S_ISREG(mode):
+            with open(path, "rb") as f:
+                start = f.read(64)
+    except (OSError, ValueError) as e:  # ValueError: a NUL character in the path
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise CheckpointError(f"cannot open: {reason}", file=path) from e
+    if stat.S_ISDIR(mode):
+        return _open_folder(path, names)
+    if stat.S_ISREG(mode):
+        return _open_file(path, start)
+    raise CheckpointError("expected a file or a folder, got a device, pipe or socket", file=path)
+
+
+def _open_file(path: Path, start: bytes) -> Checkpoint:
+    if start.startswith(MAGIC) or path.suffix.lower() == ".gguf":
+        return open_gguf(path)
+    if path.suffix.lower() == ".safetensors":
+        raise CheckpointError(
+            f"give the folder that holds this file and its {CONFIG}, not the file", file=path
+        )
+    raise CheckpointError(
+        f"expected a GGUF file or a folder, got {describe_start(start)}", file=path
+    )
+
+
+def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
+    if SINGLE in names or INDEX in names:
+        if CONFIG not in names:
+            raise CheckpointError(f"expected a {CONFIG} beside the weights", file=folder)
+        return open_safetensors(folder)
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if len(ggufs) == 1:
+        return open_gguf(folder / ggufs[0])
+    if ggufs:
+        raise CheckpointError(
+            f"{len(ggufs)} GGUF files, give the path of one: {_listing(ggufs)}", file=folder
+        )
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+        raise CheckpointError(
+            "holds PyTorch weights only, which can run code when read and are refused; convert "
+            "them to safetensors with transformers: AutoModelForCausalLM.from_pretrained(folder)"
+            ".save_pretrained(new_folder, safe_serialization=True)",
+            file=folder,
+        )
+    raise CheckpointError(
+        f"expected {SINGLE}, {INDEX} or a .gguf file, found {_listing(names)}", file=folder
+    )
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:8])) or "an empty folder"
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,226 @@
+"""GGUF files, versions 2 and 3, little-endian: one mapping, tensors as views into it.
+
+Layout of a file::
+
+    "GGUF" version:u32 n_tensors:u64 n_keys:u64
+    n_keys    x (key:string type:u32 value)
+    n_tensors x (name:string n_dims:u32 ne:u64[n_dims] type:u32 offset:u64)
+    padding to general.alignment, then tensor data; offsets count from here
+
+Keys, tensor names and single strings must be UTF-8. Elements of string arrays (vocabularies,
+merges) need not be: bytes that do not decode become lone surrogates, and
+``s.encode("utf-8", "surrogateescape")`` gives the stored bytes back.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.gguf_header import Cursor
+from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, describe_start
+from slmq.errors import CheckpointError
+
+__all__ = ["MAGIC", "GgufCheckpoint", "open_gguf"]
+
+MAGIC = b"GGUF"
+DEFAULT_ALIGNMENT = 32
+MAX_ALIGNMENT = 2 << 20  # a huge page
+MAX_DIMS = 4  # as in ggml
+
+
+class BlockType(NamedTuple):
+    """How a tensor type is stored: `size` elements of a row in `nbytes` bytes."""
+
+    name: str
+    size: int
+    nbytes: int
+
+
+BLOCK_TYPES = {
+    0: BlockType("f32", 1, 4),
+    1: BlockType("f16", 1, 2),
+    2: BlockType("q4_0", 32, 18),
+    3: BlockType("q4_1", 32, 20),
+    6: BlockType("q5_0", 32, 22),
+    7: BlockType("q5_1", 32, 24),
+    8: BlockType("q8_0", 32, 34),
+    10: BlockType("q2_k", 256, 84),
+    11: BlockType("q3_k", 256, 110),
+    12: BlockType("q4_k", 256, 144),
+    13: BlockType("q5_k", 256, 176),
+    14: BlockType("q6_k", 256, 210),
+    15: BlockType("q8_k", 256, 292),
+    16: BlockType("iq2_xxs", 256, 66),
+    17: BlockType("iq2_xs", 256, 74),
+    18: BlockType("iq3_xxs", 256, 98),
+    19: BlockType("iq1_s", 256, 50),
+    20: BlockType("iq4_nl", 32, 18),
+    21: BlockType("iq3_s", 256, 110),
+    22: BlockType("iq2_s", 256, 82),
+    23: BlockType("iq4_xs", 256, 136),
+    24: BlockType("i8", 1, 1),
+    25: BlockType("i16", 1, 2),
+    26: BlockType("i32", 1, 4),
+    27: BlockType("i64", 1, 8),
+    28: BlockType("f64", 1, 8),
+    29: BlockType("iq1_m", 256, 56),
+    30: BlockType("bf16", 1, 2),
+    34: BlockType("tq1_0", 256, 54),
+    35: BlockType("tq2_0", 256, 66),
+    39: BlockType("mxfp4", 32, 17),
+    40: BlockType("nvfp4", 64, 36),
+    41: BlockType("q1_0", 128, 18),
+}
+
+
+class GgufCheckpoint(MappedCheckpoint):
+    """An open GGUF file; see `slmq.checkpoint.Checkpoint`."""
+
+
+def open_gguf(path: Path) -> GgufCheckpoint:
+    """Map a GGUF file and check its whole header.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, truncated, corrupt, of another version or byte order, or one part of
+        a split model.
+    """
+    file = MappedFile(path)
+    try:
+        cursor = Cursor(file)
+        n_tensors, n_keys = _preamble(cursor)
+        metadata = _metadata(cursor, n_keys)
+        _refuse_split(metadata, path)
+        tensors, offsets = _tensor_infos(cursor, n_tensors)
+        alignment = _alignment(metadata, path)
+        data_begin = -(-cursor.position // alignment) * alignment
+        _check_layout(tensors, offsets, data_begin, alignment, file)
+    except BaseException:
+        file.close()
+        raise
+    spans = {name: (file, data_begin + offset) for name, offset in offsets.items()}
+    return GgufCheckpoint(path, "gguf", metadata, tensors, spans, [file])
+
+
+def _preamble(cursor: Cursor) -> tuple[int, int]:
+    start = cursor.file.buffer[:64]
+    if not start.startswith(MAGIC):
+        cursor.fail(f"expected a GGUF file (first bytes {MAGIC!r}), got {describe_start(start)}")
+    cursor.take(len(MAGIC), "the magic number")
+    version = cursor.u32("the version")
+    if version & 0xFFFF == 0 and version:
+        cursor.fail("a big-endian GGUF file, expected little-endian; convert it with gguf-py")
+    if version not in (2, 3):
+        cursor.fail(f"GGUF version {version}, expected 2 or 3; convert the model anew")
+    n_tensors = cursor.entries("tensors")
+    n_keys = cursor.entries("keys")
+    return n_tensors, n_keys
+
+
+def _metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for i in range(n_keys):
+        key = cursor.name(f"key {i} of {n_keys}")
+        if key in metadata:
+            cursor.fail(f"key {key!r} occurs twice: the file is corrupt")
+        metadata[key] = cursor.value(key)
+    return metadata
+
+
+def _refuse_split(metadata: dict[str, Any], path: Path) -> None:
+    count = metadata.get("split.count", 0)
+    if type(count) is not int:
+        got = type(count).__name__
+        raise CheckpointError(f"split.count: expected an integer, got a {got}", file=path)
+    if count > 1:
+        raise CheckpointError(
+            f"one part of a model that is split into {count} files, which slmq does not read; "
+            f"join them with `llama-gguf-split --merge FIRST_PART OUTPUT`",
+            file=path,
+        )
+
+
+def _tensor_infos(cursor: Cursor, n_tensors: int) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+    tensors: dict[str, TensorInfo] = {}
+    offsets: dict[str, int] = {}
+    for i in range(n_tensors):
+        name = cursor.name(f"the name of tensor {i} of {n_tensors}")
+        if name in tensors:
+            cursor.fail(f"tensor {name!r} occurs twice: the file is corrupt")
+        n_dims = cursor.u32(f"the number of dimensions of {name!r}")
+        if n_dims > MAX_DIMS:
+            cursor.fail(f"tensor {name!r} has {n_dims} dimensions, expected at most {MAX_DIMS}")
+        ne = [cursor.u64(f"a dimension of {name!r}") for _ in range(n_dims)]
+        kind = cursor.u32(f"the type of {name!r}")
+        offsets[name] = cursor.u64(f"the offset of {name!r}")
+        tensors[name] = _tensor_info(name, ne, kind, cursor.file.path)
+    return tensors, offsets
+
+
+def _tensor_info(name: str, ne: list[int], kind: int, path: Path) -> TensorInfo:
+    block = BLOCK_TYPES.get(kind)
+    if block is None:
+        raise CheckpointError(
+            f"unknown type {kind}: the file is corrupt, or from a newer or much older llama.cpp",
+            file=path,
+            tensor=name,
+        )
+    shape = tuple(reversed(ne))  # ne counts from the innermost dimension
+    n_elements = math.prod(ne)
+    if min(ne, default=1) == 0 or n_elements >= 1 << 63:
+        raise CheckpointError(
+            f"shape {shape}: expected dimensions of at least 1 whose product fits in 63 bits",
+            file=path,
+            tensor=name,
+        )
+    row = ne[0] if ne else 1
+    if row % block.size:
+        raise CheckpointError(
+            f"rows of {row} elements, expected a multiple of {block.size} for type {block.name}",
+            file=path,
+            tensor=name,
+        )
+    return TensorInfo(name, block.name, shape, n_elements // block.size * block.nbytes)
+
+
+def _alignment(metadata: dict[str, Any], path: Path) -> int:
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    integral = type(alignment) is int
+    if integral and 8 <= alignment <= MAX_ALIGNMENT and alignment.bit_count() == 1:
+        return alignment  # type: ignore[no-any-return]
+    got = alignment if integral else f"a {type(alignment).__name__}"
+    raise CheckpointError(
+        f"general.alignment: expected a power of two from 8 to {MAX_ALIGNMENT}, got {got}",
+        file=path,
+    )
+
+
+def _check_layout(
+    tensors: dict[str, TensorInfo],
+    offsets: dict[str, int],
+    data_begin: int,
+    alignment: int,
+    file: MappedFile,
+) -> None:
+    """Check that every tensor is aligned, inside the file and over no other."""
+    expected = data_begin + max((offsets[t.name] + t.nbytes for t in tensors.values()), default=0)
+    end, before = 0, ""
+    for name in sorted(offsets, key=offsets.__getitem__):
+        offset, nbytes = offsets[name], tensors[name].nbytes
+        problem = None
+        if offset % alignment:
+            problem = f"offset {offset} is not a multiple of the alignment {alignment}"
+        elif offset < end:
+            problem = f"its bytes begin at {offset}, inside those of {before!r}, which end at {end}"
+        elif data_begin + offset + nbytes > file.size:
+            problem = (
+                f"expected a file of at least {expected} bytes, found {file.size}. It is truncated "
+                f"(was a download cut short?) or corrupt; download it again"
+            )
+        if problem:
+            raise CheckpointError(problem, file=file.path, tensor=name)
+        end, before = offset + nbytes, name

@@ -1,0 +1,174 @@
+"""The GGUF header, value by value: a cursor that checks every count and length before it acts.
+
+A header is hostile input. Nothing here allocates or loops by a number from the file before that
+number has been held against the bytes that are left, so a false count fails at once.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NoReturn
+
+import numpy as np
+
+from slmq.checkpoint.mapped import MappedFile
+from slmq.errors import CheckpointError
+
+__all__ = ["Cursor"]
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+_NUMBERS: dict[int, np.dtype[Any]] = {  # value type -> its NumPy type
+    0: np.dtype("<u1"),
+    1: np.dtype("<i1"),
+    2: np.dtype("<u2"),
+    3: np.dtype("<i2"),
+    4: np.dtype("<u4"),
+    5: np.dtype("<i4"),
+    6: np.dtype("<f4"),
+    7: np.dtype("<u1"),  # bool: one byte, 0 or 1
+    10: np.dtype("<u8"),
+    11: np.dtype("<i8"),
+    12: np.dtype("<f8"),
+}
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+_SMALLEST = {t: d.itemsize for t, d in _NUMBERS.items()} | {_STRING: 8, _ARRAY: 12}  # bytes
+
+# Far above any real header (the largest vocabularies: 20 MB, 1.3 million elements in all arrays),
+# low enough that a hostile one of any size costs a second and some hundred megabytes at most.
+MAX_HEADER_BYTES = 256 << 20
+MAX_ELEMENTS = 4 << 20
+MAX_ENTRIES = 1 << 16
+MAX_NAME_BYTES = 1024
+MAX_NESTING = 4
+
+
+class Cursor:
+    """Reads a header from its start. Raises `CheckpointError` for whatever does not hold.
+
+    Attributes
+    ----------
+    position : int
+        Offset of the next byte, never beyond the end of the file.
+    """
+
+    def __init__(self, file: MappedFile) -> None:
+        self.file = file
+        self.position = 0
+        self._limit = min(file.size, MAX_HEADER_BYTES)
+        self._elements_left = MAX_ELEMENTS
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise `CheckpointError` with the file's name."""
+        raise CheckpointError(message, file=self.file.path)
+
+    def take(self, nbytes: int, what: str) -> int:
+        """Skip `nbytes` and return the offset where they begin."""
+        begin = self.position
+        if nbytes > self._limit - begin:
+            self._too_long(begin, nbytes, what)
+        self.position = begin + nbytes
+        return begin
+
+    def u32(self, what: str) -> int:
+        """Read an unsigned 32-bit number."""
+        begin = self.take(4, what)
+        return int(_U32.unpack_from(self.file.buffer, begin)[0])
+
+    def u64(self, what: str) -> int:
+        """Read an unsigned 64-bit number."""
+        begin = self.take(8, what)
+        return int(_U64.unpack_from(self.file.buffer, begin)[0])
+
+    def entries(self, what: str) -> int:
+        """Read the number of records of a kind, keys or tensors."""
+        count = self.u64(f"the number of {what}")
+        if count > MAX_ENTRIES:
+            self.fail(f"claims {count} {what}, expected at most {MAX_ENTRIES}: the file is corrupt")
+        return count
+
+    def name(self, what: str) -> str:
+        """Read a key or a tensor name: UTF-8, not empty, not absurdly long."""
+        length = self.u64(f"the length of {what}")
+        if not 0 < length <= MAX_NAME_BYTES:
+            self.fail(f"{what} is {length} bytes long, expected 1 to {MAX_NAME_BYTES}")
+        return self._text(length, what)
+
+    def value(self, key: str) -> Any:
+        """Read a typed value: int, float, bool, str, or a list of one kind of these."""
+        return self._value(self.u32(f"the type of {key!r}"), key, depth=0)
+
+    def _value(self, kind: int, key: str, depth: int) -> Any:
+        if kind in _NUMBERS:
+            return self._numbers(kind, 1, key)[0]
+        if kind == _STRING:
+            return self._text(self.u64(f"the length of {key!r}"), repr(key))
+        if kind == _ARRAY:
+            return self._array(key, depth)
+        self.fail(f"key {key!r} has the unknown value type {kind}, expected 0 to 12")
+
+    def _array(self, key: str, depth: int) -> list[Any]:
+        kind = self.u32(f"the element type of {key!r}")
+        count = self.u64(f"the length of {key!r}")
+        if kind not in _SMALLEST:
+            self.fail(f"array {key!r} has the unknown element type {kind}, expected 0 to 12")
+        if depth >= MAX_NESTING:
+            self.fail(f"array {key!r} is nested more than {MAX_NESTING} deep")
+        if count * _SMALLEST[kind] > self._limit - self.position:
+            self._too_long(self.position, count * _SMALLEST[kind], f"array {key!r} of {count}")
+        if count > self._elements_left:
+            self.fail(f"arrays hold more than {MAX_ELEMENTS} elements in all, up to {key!r}")
+        self._elements_left -= count
+        if kind == _STRING:
+            return self._strings(count, key)
+        if kind == _ARRAY:
+            return [self._array(key, depth + 1) for _ in range(count)]
+        return self._numbers(kind, count, key)
+
+    def _numbers(self, kind: int, count: int, key: str) -> list[Any]:
+        dtype = _NUMBERS[kind]
+        begin = self.take(count * dtype.itemsize, repr(key))
+        numbers = np.frombuffer(self.file.buffer, dtype, count, begin)
+        if kind == _BOOL:
+            if count and int(numbers.max()) > 1:
+                self.fail(f"{key!r} is a bool with the value {int(numbers.max())}, expected 0 or 1")
+            numbers = numbers.astype(np.bool_)
+        return list(numbers.tolist())
+
+    def _text(self, length: int, what: str) -> str:
+        begin = self.take(length, what)
+        try:
+            return self.file.buffer[begin : begin + length].decode("utf-8")
+        except UnicodeDecodeError as e:
+            self.fail(f"{what} is not UTF-8: {e.reason} at byte {begin + e.start} of the file")
+
+    def _strings(self, count: int, key: str) -> list[str]:
+        # Vocabularies have hundreds of thousands of these: one loop, everything in locals.
+        # A vocabulary may hold pieces of characters, which are not UTF-8 by themselves, so bytes
+        # that do not decode survive as surrogates: s.encode("utf-8", "surrogateescape").
+        buffer, limit, position = self.file.buffer, self._limit, self.position
+        unpack, strings = _U64.unpack_from, []
+        try:
+            for _ in range(count):
+                begin = position + 8
+                position = begin + unpack(buffer, position)[0]
+                if position > limit:
+                    self._too_long(begin, position - begin, f"an element of {key!r}")
+                strings.append(buffer[begin:position].decode("utf-8", "surrogateescape"))
+        except struct.error:
+            self._too_long(position, 8, f"the length of an element of {key!r}")
+        self.position = position
+        return strings
+
+    def _too_long(self, begin: int, nbytes: int, what: str) -> NoReturn:
+        if self._limit < self.file.size:
+            self.fail(
+                f"{what} needs {nbytes} bytes at offset {begin}, beyond the {self._limit} bytes "
+                f"that a header may take: the file is corrupt"
+            )
+        self.fail(
+            f"the file ends inside its header: expected {nbytes} bytes for {what} at offset "
+            f"{begin}, found {self.file.size - begin}. It is truncated (was a download cut "
+            f"short?) or corrupt; download it again"
+        )

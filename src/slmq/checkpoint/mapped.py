@@ -1,0 +1,165 @@
+"""Read-only mappings of checkpoint files, and the part of a checkpoint that both formats share."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.checkpoint.base import TensorInfo
+from slmq.errors import CheckpointError
+
+__all__ = ["MappedCheckpoint", "MappedFile", "Span", "describe_start"]
+
+
+class MappedFile:
+    """One regular file, mapped read-only.
+
+    A file that another process cuts short while it is mapped kills readers with SIGBUS on POSIX;
+    that cannot be checked for. What is checked is that offsets lie inside the size at opening.
+
+    Parameters
+    ----------
+    path : Path
+        A regular, non-empty file. Raises `CheckpointError` for anything else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._buffer: mmap.mmap | None = None
+        try:
+            # Before opening: open() of a fifo would wait for a writer.
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise CheckpointError("expected a regular file", file=path)
+            with open(path, "rb") as f:
+                self.size = os.fstat(f.fileno()).st_size
+                if self.size == 0:
+                    raise CheckpointError("the file is empty; download it again", file=path)
+                self._buffer = mmap.mmap(f.fileno(), self.size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            raise CheckpointError(f"cannot open the file: {reason}", file=path) from e
+
+    @property
+    def buffer(self) -> mmap.mmap:
+        """The mapping. Raises `ValueError` once closed."""
+        if self._buffer is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._buffer
+
+    def view(self, begin: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Read-only ``uint8[nbytes]`` from byte `begin`; the array keeps the mapping alive."""
+        if not 0 <= begin <= begin + nbytes <= self.size:
+            raise ValueError(f"bytes {begin}..{begin + nbytes} lie outside of {self.path}")
+        return np.frombuffer(self.buffer, np.uint8, nbytes, begin)
+
+    def release(self, begin: int, nbytes: int) -> None:
+        """Drop the resident pages that lie wholly inside the range, where the OS can do that."""
+        # A page that is shared with a neighbour stays: it may be in use.
+        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (begin + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        dont_need = getattr(mmap, "MADV_DONTNEED", None)
+        if dont_need is not None and last > first:
+            self.buffer.madvise(dont_need, first, last - first)
+
+    def close(self) -> None:
+        """Unmap now, or when the last view dies. Closing twice is harmless."""
+        mapping, self._buffer = self._buffer, None
+        if mapping is None:
+            return
+        # BufferError: views exist. Each holds a reference to the mapping; the last one unmaps it.
+        with contextlib.suppress(BufferError):
+            mapping.close()
+
+
+Span = tuple[MappedFile, int]  # where a tensor's bytes begin: the file, the offset in it
+
+
+class MappedCheckpoint:
+    """The `Checkpoint` interface over mapped files; the two readers are its subclasses."""
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        metadata: dict[str, Any],
+        tensors: dict[str, TensorInfo],
+        spans: dict[str, Span],
+        files: Sequence[MappedFile],
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
+        self._spans = spans
+        self._files = tuple(files)
+
+    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+        """Return the stored bytes: read-only ``uint8[nbytes]`` over the mapped file, no copy.
+
+        Raises
+        ------
+        CheckpointError
+            No tensor has that name.
+        ValueError
+            The checkpoint is closed.
+        """
+        file, begin = self._span(name)
+        return file.view(begin, self.tensors[name].nbytes)
+
+    def release(self, name: str) -> None:
+        """Give the resident pages of one tensor back; reading it again faults them in again."""
+        file, begin = self._span(name)
+        file.release(begin, self.tensors[name].nbytes)
+
+    def close(self) -> None:
+        """Unmap the files. Views that still exist stay valid and keep their mapping alive."""
+        for file in self._files:
+            file.close()
+
+    def _span(self, name: str) -> Span:
+        if name not in self._spans:
+            raise CheckpointError(
+                f"not among the {len(self._spans)} tensors of the checkpoint",
+                file=self.path,
+                tensor=name,
+            )
+        return self._spans[name]
+
+    def __enter__(self) -> MappedCheckpoint:
+        """Return the checkpoint itself."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name the kind, the path and the number of tensors."""
+        return f"<{self.kind} checkpoint {str(self.path)!r}, {len(self.tensors)} tensors>"
+
+
+def describe_start(start: bytes) -> str:
+    """Say what a file that is not a checkpoint looks like, from its first bytes."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the model itself; run `git lfs pull` or download the file"
+    if start.lstrip()[:1] == b"<":
+        return "an HTML or XML page, perhaps the error page of a download"
+    if start.startswith(b"PK\x03\x04"):
+        return "a zip archive, as PyTorch writes; convert the model to safetensors"
+    if start.startswith((b"lmgg", b"tjgg", b"fmgg", b"algg")):
+        return "a GGML file from before GGUF; convert the model anew"
+    return f"a file that begins with {start[:4]!r}"

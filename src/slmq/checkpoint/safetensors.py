@@ -1,0 +1,251 @@
+"""Folders of safetensors: ``config.json`` beside one ``model.safetensors`` or an index of shards.
+
+Layout of a file: the header's length as u64, little-endian; the header, a JSON object of
+``{name: {"dtype", "shape", "data_offsets": [begin, end]}}`` and an optional ``__metadata__``;
+then the data, to which the offsets refer and which they must cover from end to end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections import defaultdict
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.jsonfile import parse_json_object, read_json_object
+from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span, describe_start
+from slmq.errors import CheckpointError
+
+__all__ = ["CONFIG", "INDEX", "SINGLE", "SafetensorsCheckpoint", "open_safetensors"]
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+MAX_CONFIG_BYTES = 4 << 20
+MAX_HEADER_BYTES = 16 << 20  # also of an index; the largest real ones have some 5 MB
+MAX_DIMS = 32
+MAX_NAME_LENGTH = 1024
+
+BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+
+
+class SafetensorsCheckpoint(MappedCheckpoint):
+    """An open folder of safetensors; see `slmq.checkpoint.Checkpoint`."""
+
+
+def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
+    """Map the shards of a folder and check all of their headers.
+
+    With both ``model.safetensors`` and an index in the folder, the single file is read. With an
+    index, exactly the tensors that it lists are offered.
+
+    Raises
+    ------
+    CheckpointError
+        ``config.json`` or a shard is missing, a file is truncated or corrupt, or the index and
+        the shards do not agree.
+    """
+    config = read_json_object(folder / CONFIG, MAX_CONFIG_BYTES, allow_duplicates=True)
+    files: list[MappedFile] = []
+    tensors: dict[str, TensorInfo] = {}
+    spans: dict[str, Span] = {}
+    try:
+        for path, wanted in _shards(folder):
+            file = MappedFile(path)
+            files.append(file)
+            found, begins = _read_header(file)
+            for name in found if wanted is None else wanted:
+                if name not in found:
+                    raise CheckpointError(
+                        f"the index places it in this shard, which holds {len(found)} others",
+                        file=path,
+                        tensor=name,
+                    )
+                tensors[name] = found[name]
+                spans[name] = (file, begins[name])
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return SafetensorsCheckpoint(folder, "safetensors", config, tensors, spans, files)
+
+
+def _shards(folder: Path) -> list[tuple[Path, list[str] | None]]:
+    """Return each file to open with the tensors to take from it (None: all)."""
+    if os.path.lexists(folder / SINGLE):
+        return [(folder / SINGLE, None)]
+    index = folder / INDEX
+    weight_map = read_json_object(index, MAX_HEADER_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("expected a non-empty JSON object under 'weight_map'", file=index)
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str):
+            got = type(shard).__name__
+            raise CheckpointError(f"expected a file name, got a {got}", file=index, tensor=tensor)
+        wanted[shard].append(tensor)
+    paths = {shard: _inside(folder, shard, index) for shard in wanted}
+    missing = [shard for shard, path in paths.items() if not os.path.exists(path)]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(paths)} shards are missing: "
+            + "; ".join(f"{shard!r} ({_some(wanted[shard])})" for shard in missing[:8])
+            + (f"; and {len(missing) - 8} more" if len(missing) > 8 else "")
+            + ". Download the model again",
+            file=folder,
+        )
+    return [(paths[shard], names) for shard, names in wanted.items()]
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return "tensors " + ", ".join(f"{name!r:.80}" for name in names[:3]) + rest
+
+
+def _inside(folder: Path, shard: str, index: Path) -> Path:
+    """Return the path of a shard, which must not lead out of the folder, by name or by link."""
+    windows = PureWindowsPath(shard)  # knows both separators and drives
+    if not shard or "\0" in shard or windows.anchor or ".." in windows.parts or "\\" in shard:
+        raise CheckpointError(
+            f"weight_map names the shard {shard!r}, expected the name of a file in the folder",
+            file=index,
+        )
+    path = folder / PurePosixPath(shard)
+    try:
+        real, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError) as e:  # RuntimeError: links in a circle
+        raise CheckpointError(f"cannot follow the shard {shard!r}: {e}", file=index) from e
+    # The cache of huggingface-hub: snapshots/REVISION/NAME are links to ../../blobs/HASH.
+    caches = [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]
+    if not any(real.is_relative_to(home) for home in (root, *caches)):
+        raise CheckpointError(
+            f"the shard {shard!r} is a link to {real}, outside of the folder; put the file itself "
+            f"there",
+            file=index,
+        )
+    return path
+
+
+def _read_header(file: MappedFile) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+    """Return the tensors of one file and where in the file each begins."""
+    if file.size < 8:
+        raise CheckpointError(
+            f"expected a header length of 8 bytes, found {file.size}: the file is truncated",
+            file=file.path,
+        )
+    start = file.buffer[:64]
+    length = struct.unpack_from("<Q", start)[0]
+    if length > MAX_HEADER_BYTES or start[8:9] not in (b"{", b""):
+        raise CheckpointError(
+            f"expected a safetensors file (a length up to {MAX_HEADER_BYTES}, then '{{'), "
+            f"got {describe_start(start)}",
+            file=file.path,
+        )
+    if length > file.size - 8:
+        raise CheckpointError(
+            f"expected a header of {length} bytes, found {file.size - 8}: the file is truncated "
+            f"(was a download cut short?); download it again",
+            file=file.path,
+        )
+    header = parse_json_object(file.buffer[8 : 8 + length], file.path, "the header")
+    _check_user_metadata(header.pop("__metadata__", None), file.path)
+    tensors: dict[str, TensorInfo] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        tensors[name], begin, end = _tensor_info(name, entry, file.path)
+        ranges.append((begin, end, name))
+    _check_layout(sorted(ranges), 8 + length, file)
+    return tensors, {name: 8 + length + begin for begin, _, name in ranges}
+
+
+def _check_user_metadata(found: Any, path: Path) -> None:
+    if found is not None and not (
+        isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    ):
+        raise CheckpointError("expected __metadata__ to be an object of strings", file=path)
+
+
+def _tensor_info(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
+    """Check one entry by itself; return the tensor and its bytes, begin and end."""
+
+    def fail(message: str) -> CheckpointError:
+        return CheckpointError(message, file=path, tensor=name[:MAX_NAME_LENGTH])
+
+    if not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise fail(f"expected a name of 1 to {MAX_NAME_LENGTH} characters, got {len(name)}")
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise fail("expected an object with dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        got = repr(dtype)[:40]
+        raise fail(f"unknown dtype {got}, expected one of {', '.join(BITS)}")
+    if not _are_counts(shape) or len(shape) > MAX_DIMS:
+        raise fail(f"expected a shape of at most {MAX_DIMS} integers >= 0, got {repr(shape)[:80]}")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise fail(
+            f"expected data_offsets [begin, end], 0 <= begin <= end, got {repr(offsets)[:80]}"
+        )
+    # NumPy bounds the product of the dimensions even where one of them is zero.
+    if math.prod(d for d in shape if d) >= 1 << 59:
+        raise fail(f"the product of the shape {shape} overflows")
+    begin, end = offsets
+    bits = math.prod(shape) * BITS[dtype]
+    if bits != 8 * (end - begin):
+        raise fail(
+            f"{dtype} of shape {shape}: expected {bits / 8:.15g} bytes, "
+            f"data_offsets {offsets} hold {end - begin}"
+        )
+    return TensorInfo(name, dtype.lower(), tuple(shape), end - begin), begin, end
+
+
+def _are_counts(values: Any) -> bool:
+    # type(), not isinstance(): true and false are integers to Python.
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
+
+
+def _check_layout(ranges: list[tuple[int, int, str]], data_begin: int, file: MappedFile) -> None:
+    """Check that the tensors, in the order of their bytes, fill the rest of the file."""
+    position, before = 0, "the header"
+    for begin, end, name in ranges:
+        if begin != position:
+            relation = "inside of" if begin < position else "with a gap after"
+            raise CheckpointError(
+                f"its bytes begin at {begin}, {relation} those of {before}, which end at "
+                f"{position}: the file is corrupt",
+                file=file.path,
+                tensor=name,
+            )
+        position, before = end, repr(name)
+    expected = data_begin + position
+    if expected != file.size:
+        cause = "truncated (was a download cut short?)" if expected > file.size else "corrupt"
+        raise CheckpointError(
+            f"expected {expected} bytes by its header, found {file.size}: the file is {cause}; "
+            f"download it again",
+            file=file.path,
+        )
