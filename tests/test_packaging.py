@@ -84,7 +84,9 @@ def test_wheel_is_under_5_mb(shipped: dict[str, Path]) -> None:
 def test_no_executable_stack(modules: dict[str, Path]) -> None:
     for path in modules.values():
         headers = tool_output("readelf", "-lW", str(path))
-        stack = re.findall(r"^\s*GNU_STACK\s+(?:0x\w+\s+){5}(\w[\w ]*?)\s+0x\w+$", headers, re.M)
+        stack = re.findall(
+            r"^\s*GNU_STACK\s+(?:0x\w+\s+){5}(\w[\w ]*?)\s+0x\w+$", headers, re.MULTILINE
+        )
         assert stack == ["RW"], f"{path.name}: expected a stack header with flags RW, got {stack}"
 
 

@@ -151,13 +151,13 @@ def code_of(path: Path) -> str:
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match.group())
 
-    return re.sub(pattern, blank, text, flags=re.S)
+    return re.sub(pattern, blank, text, flags=re.DOTALL)
 
 
 def includes(path: Path) -> Iterator[tuple[int, str, bool]]:
     """Line, target and whether it is a system header, of every include."""
     text = path.read_text(encoding="utf-8")
-    for match in re.finditer(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', text, re.M):
+    for match in re.finditer(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', text, re.MULTILINE):
         yield line_of(text, match.start(2)), match.group(2), match.group(1) == "<"
 
 
@@ -316,7 +316,7 @@ def test_pre_commit_runs_the_pinned_linters() -> None:
 
 
 def test_changelog_opens_with_what_is_coming() -> None:
-    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert headings[0] == "Unreleased" or re.match(
         r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", headings[0]
     )
