@@ -1,0 +1,245 @@
+"""From what a user types to a path: a file or folder, a catalogue name, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from slmq.errors import ModelNotFoundError
+from slmq.hub import huggingface
+from slmq.hub.cache import CacheError, cache_dir, cache_error, locked, make_folder, tree_bytes
+from slmq.hub.catalogue import CatalogueEntry, catalogue, is_model_name, nearest
+from slmq.hub.huggingface import HubModel, parse_hub_id
+from slmq.hub.progress import LogProgress, Progress
+
+if TYPE_CHECKING:
+    from slmq.hub.download import Retry
+
+__all__ = ["CachedModel", "ResolvedModel", "Store"]
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this disk.
+
+    Attributes
+    ----------
+    path : Path
+        A ``.gguf`` file, or a folder with ``config.json``.
+    name : str
+        What to call it: the catalogue name, the hub id, or the name of the file or folder.
+    entry : CatalogueEntry or None
+        Licence, context and suggested sampling when the catalogue knows it.
+    """
+
+    path: Path
+    name: str
+    entry: CatalogueEntry | None
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model that was pulled.
+
+    Attributes
+    ----------
+    name : str
+        Catalogue name or hub id.
+    path : Path
+        Where it lies.
+    bytes : int
+        Its size on disk.
+    source : str
+        ``"catalogue"`` or ``"hub"``.
+    revision : str or None
+        Of a hub model that was pulled with one.
+    licence : str or None
+        When the catalogue knows it.
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    source: str
+    revision: str | None = None
+    licence: str | None = None
+
+
+class Store:
+    """The models under one cache folder.
+
+    Parameters
+    ----------
+    root : Path, optional
+        The cache folder; `cache_dir` by default.
+    entries : mapping of str to CatalogueEntry, optional
+        The catalogue; the shipped one by default.
+    retry : Retry, optional
+        How stubborn downloads are.
+    """
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        entries: Mapping[str, CatalogueEntry] | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        self.root = cache_dir() if root is None else root
+        self.entries = catalogue() if entries is None else entries
+        self.retry = retry
+
+    def resolve(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        refresh: bool = False,
+        progress: Progress | None = None,
+    ) -> ResolvedModel:
+        """Find a model, downloading it when needed; see `slmq.hub.resolve`."""
+        text = os.fspath(model)
+        path = Path(text).expanduser()
+        if text and path.exists():
+            return ResolvedModel(path, path.stem if path.is_file() else path.absolute().name, None)
+        progress = progress or LogProgress()
+        entry = self.entries.get(text)
+        if entry is not None:
+            if revision is not None:
+                raise ValueError(
+                    f"revision applies to hub ids; the catalogue pins that of {text}, got "
+                    f"{revision!r}"
+                )
+            return self._resolve_entry(entry, local_files_only, progress)
+        hub = parse_hub_id(text, revision)
+        if hub is None:
+            raise self._unknown(text)
+        return self._resolve_hub(hub, local_files_only, refresh, progress)
+
+    def _unknown(self, text: str) -> ModelNotFoundError:
+        close = nearest(text, self.entries)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        return ModelNotFoundError(
+            f"no model {text!r}: there is no such file or folder, the catalogue has only "
+            f"{', '.join(sorted(self.entries))}, and it is no hub id (org/name or "
+            f"org/name:gguf-pattern){meant}"
+        )
+
+    def _file(self, entry: CatalogueEntry) -> Path:
+        return self.root / "models" / entry.name / entry.file
+
+    def _is_whole(self, entry: CatalogueEntry) -> bool:
+        file = self._file(entry)
+        return file.is_file() and file.stat().st_size == entry.bytes
+
+    def _resolve_entry(
+        self, entry: CatalogueEntry, local_files_only: bool, progress: Progress
+    ) -> ResolvedModel:
+        found = ResolvedModel(self._file(entry), entry.name, entry)
+        if self._is_whole(entry):
+            return found
+        if local_files_only:
+            raise ModelNotFoundError(
+                f"{entry.name} is not in the cache {self.root}, and local_files_only forbids to "
+                f"download it; `slmq pull {entry.name}` does"
+            )
+        with locked(self.root, entry.name, progress):
+            # Whoever held the lock before us may have done the work.
+            if not self._is_whole(entry):
+                # The network code (ssl, zipfile, subprocess) is loaded by those who need it.
+                from slmq.hub.race import fetch_entry
+
+                fetch_entry(entry, self._file(entry).parent, progress, self.retry)
+        return found
+
+    def _resolve_hub(
+        self, hub: HubModel, local_files_only: bool, refresh: bool, progress: Progress
+    ) -> ResolvedModel:
+        local = None if refresh and not local_files_only else huggingface.find_local(hub)
+        if local is not None:
+            return ResolvedModel(local[0], str(hub), None)
+        if local_files_only:
+            raise ModelNotFoundError(
+                f"{hub} is not (or not whole) in the hub cache, and local_files_only forbids to "
+                f"download it; `slmq pull {hub}` does"
+            )
+        try:
+            path = huggingface.download_model(hub, progress)
+        except ModelNotFoundError as error:
+            close = nearest(hub.repo, self.entries)
+            if not close:
+                raise
+            raise ModelNotFoundError(f"{error}; the catalogue has {' and '.join(close)}") from error
+        try:
+            self._remember(hub)
+        except CacheError as error:
+            progress.message(f"{hub} is there, but `slmq list` will not show it: {error}")
+        return ResolvedModel(path, str(hub), None)
+
+    def _remember(self, hub: HubModel) -> None:
+        """Note that slmq pulled a hub model, so that `list_models` can tell it from others'."""
+        make_folder(self.root / "hub")
+        text = json.dumps({"model": str(hub), "revision": hub.revision})
+        note = self._note(hub)
+        temporary = note.with_suffix(".tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, note)
+        except OSError as error:
+            raise cache_error(error, note.parent) from error
+
+    def _note(self, hub: HubModel) -> Path:
+        return self.root / "hub" / (quote(f"{hub}@{hub.revision or ''}", safe="") + ".json")
+
+    def _remembered(self) -> Iterator[HubModel]:
+        for note in sorted((self.root / "hub").glob("*.json")):
+            try:
+                fields = json.loads(note.read_text(encoding="utf-8"))
+                hub = parse_hub_id(fields["model"], fields["revision"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if hub is not None:
+                yield hub
+
+    def list_models(self) -> list[CachedModel]:
+        """Return the models that are in the cache whole; see `slmq.hub.list_models`."""
+        found = [
+            CachedModel(
+                entry.name, self._file(entry), entry.bytes, "catalogue", None, entry.licence
+            )
+            for entry in self.entries.values()
+            if self._is_whole(entry)
+        ]
+        for hub in self._remembered():
+            local = huggingface.find_local(hub)
+            if local is not None:
+                found.append(CachedModel(str(hub), *local, "hub", hub.revision))
+        return sorted(found, key=lambda model: model.name)
+
+    def remove(self, name: str, *, progress: Progress | None = None) -> int:
+        """Delete a model and what is left of its downloads; see `slmq.hub.remove`."""
+        hub = parse_hub_id(name)
+        pulled = [known for known in self._remembered() if name in (str(known), known.repo)]
+        if hub is not None and pulled:
+            freed = 0
+            for known in pulled:
+                freed += huggingface.delete(known)
+                self._note(known).unlink(missing_ok=True)
+            return freed
+        folder = self.root / "models" / name
+        if not is_model_name(name) or not folder.is_dir():
+            names = ", ".join(model.name for model in self.list_models()) or "nothing"
+            raise ModelNotFoundError(f"no model {name!r} in the cache, which has {names}")
+        with locked(self.root, name, progress or LogProgress()):
+            freed = tree_bytes(folder)
+            try:
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            except OSError as error:
+                raise cache_error(error, folder) from error
+        return freed
