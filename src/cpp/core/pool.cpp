@@ -121,6 +121,7 @@ ThreadPool::Crew::~Crew() {
 
 void ThreadPool::Crew::work(int thread) {
   name_this_thread(thread);
+  const Barrier::Seat seat(thread);
   const DefaultFpMode fp_mode;
   for (;;) {
     barrier.wait();
@@ -132,6 +133,7 @@ void ThreadPool::Crew::work(int thread) {
 
 void ThreadPool::Crew::run(Task next, void* next_context) {
   const std::lock_guard<std::mutex> turn(queue);
+  const Barrier::Seat seat(0);
   const DefaultFpMode fp_mode;
   task = next;
   context = next_context;
