@@ -28,6 +28,7 @@ PYTHON_LAYERS = (
     ("quantized", "checkpoint"),
     ("weights", "tokenizer"),
     ("trace",),
+    ("plan",),
     ("blocks",),
     ("models",),
     ("hub",),
