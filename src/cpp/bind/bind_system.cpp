@@ -1,0 +1,118 @@
+// The machine as Python sees it: CPU features, threads and why, the pool's health.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cpu.h"
+#include "core/pool.h"
+#include "core/topology.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace slmq {
+namespace {
+
+py::dict features_dict(const CpuFeatures& cpu) {
+  return py::dict(
+      "sse4_2"_a = cpu.sse4_2, "avx"_a = cpu.avx, "avx2"_a = cpu.avx2, "fma"_a = cpu.fma,
+      "f16c"_a = cpu.f16c, "avxvnni"_a = cpu.avxvnni, "avx512f"_a = cpu.avx512f,
+      "avx512bw"_a = cpu.avx512bw, "avx512dq"_a = cpu.avx512dq, "avx512vl"_a = cpu.avx512vl,
+      "avx512vnni"_a = cpu.avx512vnni, "avx512bf16"_a = cpu.avx512bf16,
+      "avx512vbmi"_a = cpu.avx512vbmi, "amx_tile"_a = cpu.amx_tile, "amx_int8"_a = cpu.amx_int8,
+      "amx_bf16"_a = cpu.amx_bf16, "os_avx"_a = cpu.os_avx, "os_avx512"_a = cpu.os_avx512,
+      "os_amx"_a = cpu.os_amx, "usable_avx2"_a = usable_avx2(cpu),
+      "usable_avx512vnni"_a = usable_avx512vnni(cpu), "brand"_a = cpu.brand);
+}
+
+py::dict threads_dict(const ThreadChoice& c) {
+  const py::object quota = c.quota_cpus < 0 ? py::object(py::none()) : py::float_(c.quota_cpus);
+  return py::dict("threads"_a = c.threads, "why"_a = c.why, "affinity_cpus"_a = c.affinity_cpus,
+                  "physical_cores"_a = c.physical_cores,
+                  "performance_cores"_a = c.performance_cores, "quota_cpus"_a = quota);
+}
+
+// Seconds per barrier, all threads doing nothing else.
+double time_barriers(int threads, int barriers) {
+  if (barriers < 1) {
+    throw std::invalid_argument("expected at least 1 barrier, got " + std::to_string(barriers));
+  }
+  struct Context {
+    ThreadPool& pool;
+    int barriers;
+  };
+  const std::shared_ptr<ThreadPool> pool = shared_pool(threads);
+  Context context{*pool, barriers};
+  const py::gil_scoped_release released;
+  const auto start = std::chrono::steady_clock::now();
+  pool->run(
+      [](void* opaque, int) {
+        const Context& c = *static_cast<Context*>(opaque);
+        Barrier& barrier = c.pool.barrier();
+        for (int i = 0; i < c.barriers; ++i) barrier.wait();
+      },
+      &context);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return elapsed.count() / barriers;
+}
+
+// What each thread of the pool computes for half of the smallest normal float (0 if subnormals are
+// flushed) and for 1 + 1e-8 (not 1 if the mode rounds up).
+std::vector<std::pair<float, float>> probe_fp_mode(int threads) {
+  const std::shared_ptr<ThreadPool> pool = shared_pool(threads);
+  std::vector<std::pair<float, float>> results(static_cast<size_t>(threads));
+  const py::gil_scoped_release released;
+  pool->run(
+      [](void* opaque, int thread) {
+        volatile float smallest = 1.17549435e-38f, half = 0.5f, one = 1.0f, tiny = 1e-8f;
+        auto* results = static_cast<std::pair<float, float>*>(opaque);
+        results[thread] = {smallest * half, one + tiny};
+      },
+      results.data());
+  return results;
+}
+
+}  // namespace
+
+void bind_system(py::module_& m) {
+  m.def(
+      "cpu_features", [] { return features_dict(cpu_features()); },
+      "Features that this CPU and its operating system really offer.");
+  m.def(
+      "decode_cpu_features",
+      [](uint32_t leaf1_ecx, uint32_t leaf7_ebx, uint32_t leaf7_ecx, uint32_t leaf7_edx,
+         uint32_t leaf7_1_eax, uint64_t xcr0) {
+        return features_dict(
+            decode_cpu_features({leaf1_ecx, leaf7_ebx, leaf7_ecx, leaf7_edx, leaf7_1_eax, xcr0}));
+      },
+      py::kw_only(), "leaf1_ecx"_a = 0, "leaf7_ebx"_a = 0, "leaf7_ecx"_a = 0, "leaf7_edx"_a = 0,
+      "leaf7_1_eax"_a = 0, "xcr0"_a = 0, "The same decision for the cpuid words of any machine.");
+  m.def(
+      "choose_threads", [] { return threads_dict(choose_threads()); },
+      "Default number of threads of this process, and why.");
+  m.def(
+      "choose_threads",
+      [](const std::string& proc_root, const std::string& sys_root,
+         const std::vector<int>& affinity) {
+        return threads_dict(choose_threads(proc_root, sys_root, affinity));
+      },
+      "proc_root"_a, "sys_root"_a, "affinity"_a,
+      "The same decision from other trees than /proc and /sys, for these CPU numbers.");
+  m.def(
+      "resolve_threads",
+      [](std::optional<long long> requested) { return threads_dict(resolve_threads(requested)); },
+      "requested"_a = py::none(), "The request, else SLMQ_NUM_THREADS, else choose_threads().");
+  m.def("time_barriers", &time_barriers, "threads"_a, "barriers"_a,
+        "Seconds per barrier of the shared pool of that size.");
+  m.def("probe_fp_mode", &probe_fp_mode, "threads"_a,
+        "(subnormal product, rounded sum) as each thread of the pool computes them.");
+}
+
+}  // namespace slmq
