@@ -1,0 +1,197 @@
+"""Chats to prompts: messages checked, then rendered by the model's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from slmq.errors import TemplateError
+from slmq.tokenizer.meter import Meter
+from slmq.tokenizer.sandbox import TemplateSandbox
+
+__all__ = ["ChatTemplates"]
+
+MAX_SOURCE = 1 << 20  # characters; real templates have hundreds to tens of thousands
+
+
+class ChatTemplates:
+    """The chat templates of a model, compiled on first use.
+
+    Parameters
+    ----------
+    templates : Mapping
+        Sources by name: ``"default"``, and ``"tool_use"`` for chats with tools.
+    special_tokens : Mapping
+        Variables that every template sees: ``bos_token``, ``eos_token``, ...
+    """
+
+    def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        self._sources = dict(templates)
+        self._special_tokens = dict(special_tokens)
+        self._compiled: dict[str, jinja2.Template] = {}
+
+    @property
+    def default(self) -> str | None:
+        """The source of the usual template."""
+        return self._sources.get("default")
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        extra: Mapping[str, Any],
+    ) -> str:
+        """Return the prompt; see `Tokenizer.render_chat`."""
+        variables = {
+            "documents": None,
+            **self._special_tokens,
+            **{name: plain(value, name) for name, value in extra.items()},
+            "messages": checked_messages(messages),
+            "tools": checked_tools(tools),
+            "add_generation_prompt": bool(add_generation_prompt),
+        }
+        template = self._template(with_tools=tools is not None)
+        token = Meter.current.set(Meter())
+        try:
+            return template.render(variables)
+        except jinja2.exceptions.SecurityError as e:
+            raise TemplateError(f"the chat template was stopped: {e}") from e
+        except jinja2.TemplateError as e:
+            raise TemplateError(f"the chat template refuses these messages: {e}") from e
+        except (Exception, RecursionError) as e:
+            # The template is a program of somebody else's: any error in it is an error of it.
+            raise TemplateError(f"the chat template failed: {type(e).__name__}: {e!s:.400}") from e
+        finally:
+            Meter.current.reset(token)
+
+    def _template(self, *, with_tools: bool) -> jinja2.Template:
+        name = "tool_use" if with_tools and "tool_use" in self._sources else "default"
+        if name not in self._sources:
+            others = f" but {', '.join(map(repr, self._sources))}" if self._sources else ""
+            raise TemplateError(
+                f"the model has no default chat template{others}; pass the prompt as a string, "
+                f"written the way the model was trained on"
+            )
+        if name not in self._compiled:
+            self._compiled[name] = compile_template(self._sources[name])
+        return self._compiled[name]
+
+
+def compile_template(source: str) -> jinja2.Template:
+    """Compile a template in a sandbox of its own."""
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(
+            f"expected a chat template of at most {MAX_SOURCE} characters, got {len(source)}"
+        )
+    try:
+        return TemplateSandbox().from_string(source)
+    except jinja2.TemplateSyntaxError as e:
+        raise TemplateError(f"the chat template is invalid: line {e.lineno}: {e.message}") from e
+    except Exception as e:
+        # Also what Python's own compiler makes of the result: too deeply nested, too large.
+        raise TemplateError(
+            f"the chat template cannot be compiled: {type(e).__name__}: {e!s:.400}"
+        ) from e
+
+
+def checked_messages(messages: object) -> list[dict[str, Any]]:
+    """Return a copy in plain types, or raise `TypeError` or `ValueError`."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"expected a list of messages with role and content, got {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("expected at least one message, got an empty list")
+    return [checked_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def checked_message(message: object, where: str) -> dict[str, Any]:
+    """Return a copy of one message with its content as one string."""
+    if not isinstance(message, Mapping):
+        raise TypeError(
+            f"{where}: expected a mapping with role and content, got {type(message).__name__}"
+        )
+    # A key whose value is None is as good as absent; templates test for presence.
+    found = {key: value for key, value in message.items() if value is not None}
+    if not isinstance(found.get("role"), str):
+        kind = type(found["role"]).__name__ if "role" in found else "no role"
+        raise TypeError(f"{where}: expected a role, a string like 'user', got {kind}")
+    if "content" in found:
+        found["content"] = checked_content(found["content"], f"{where}.content")
+    elif "tool_calls" not in found:
+        raise ValueError(f"{where}: expected content, a string, got none")
+    copy = plain(found, where)
+    assert isinstance(copy, dict)
+    return copy
+
+
+def checked_content(content: object, where: str) -> str:
+    """Return content as one string; it may come as a list of text parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, bytes | Mapping) or not isinstance(content, Sequence):
+        raise TypeError(
+            f"{where}: expected a string or a list of text parts, got {type(content).__name__}"
+        )
+    texts = []
+    for i, part in enumerate(content):
+        if not isinstance(part, Mapping):
+            raise TypeError(
+                f"{where}[{i}]: expected {{'type': 'text', 'text': ...}}, got {type(part).__name__}"
+            )
+        if part.get("type") != "text":
+            raise ValueError(
+                f"{where}[{i}]: expected a part of type 'text', got {part.get('type')!r:.40}; "
+                f"the model reads text only"
+            )
+        if not isinstance(part.get("text"), str):
+            raise TypeError(
+                f"{where}[{i}]: expected text, a string, got {type(part.get('text')).__name__}"
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def checked_tools(tools: object) -> Any:
+    """Return a copy of the schemas in plain types."""
+    if tools is None:
+        return None
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
+        raise TypeError(f"tools: expected a list of JSON schemas, got {type(tools).__name__}")
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise TypeError(
+                f"tools[{i}]: expected a JSON schema (a mapping), got {type(tool).__name__}"
+            )
+    return plain(tools, "tools")
+
+
+def plain(value: object, where: str) -> Any:
+    """Copy JSON data into plain types, so that a template sees nothing that has methods of its own.
+
+    Raises
+    ------
+    TypeError
+        There is something that JSON cannot express.
+    ValueError
+        A string holds a lone surrogate.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8").decode("utf-8")
+        except UnicodeEncodeError as e:
+            raise ValueError(
+                f"{where}: expected Unicode text, got a lone surrogate "
+                f"U+{ord(value[e.start]):04X} at index {e.start}"
+            ) from None
+    if isinstance(value, Mapping):
+        return {plain(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where}: expected JSON data, got {type(value).__name__}")

@@ -1,0 +1,194 @@
+"""A tokenizer from the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tokenizers
+from tokenizers import AddedToken, models, processors
+
+from slmq.checkpoint import Checkpoint
+from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.fields import Fields
+from slmq.tokenizer.pieces import Pieces, byte_level_bytes, sentencepiece_bytes
+from slmq.tokenizer.pretokenizers import pre_tokenizer
+from slmq.tokenizer.sentencepiece import build_sentencepiece
+from slmq.tokenizer.special import END_OF_TURN
+from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
+from slmq.tokenizer.vocabulary import Kind, Vocabulary
+
+__all__ = ["load_gguf"]
+
+
+class Model(NamedTuple):
+    """A tokenizer without special tokens, and what holds for it where the file is silent."""
+
+    backend: tokenizers.Tokenizer
+    byte_level: bool
+    space_prefix: bool
+    add_bos: bool
+    bos_id: int | None = None
+    eos_id: int | None = None
+    unk_id: int | None = None
+
+
+def load_gguf(checkpoint: Checkpoint) -> Tokenizer:
+    """Build the tokenizer that the metadata describes.
+
+    Raises
+    ------
+    TokenizerError
+        The metadata is incomplete, contradicts itself, or names a kind that slmq lacks.
+    """
+    fields = Fields(checkpoint.metadata)
+    build = {"gpt2": _byte_level, "llama": _sentencepiece}
+    name = fields.text("tokenizer.ggml.model")
+    if name is None:
+        fields.fail("no tokenizer.ggml.model: the file has no tokenizer")
+    if name not in build:
+        fields.fail(
+            f"a tokenizer of kind {name!r:.80}, which is not supported yet; expected 'gpt2' "
+            f"(byte-level BPE) or 'llama' (SentencePiece BPE)"
+        )
+    vocabulary = Vocabulary(fields)
+    with library_errors("cannot build the tokenizer"):
+        return _assemble(fields, vocabulary, build[name](fields, vocabulary))
+
+
+def _byte_level(fields: Fields, vocabulary: Vocabulary) -> Model:
+    name = fields.text("tokenizer.ggml.pre")
+    if name is None:
+        fields.fail(
+            "no tokenizer.ggml.pre: the file does not say how text is cut into words; convert the "
+            "model anew with a current llama.cpp"
+        )
+    rule = pre_tokenizer(name)
+    space_prefix = bool(fields.flag("tokenizer.ggml.add_space_prefix"))
+    merges = _merges(fields, vocabulary.ids)
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocabulary.ids, merges, ignore_merges=rule.whole_words)
+    )
+    backend.pre_tokenizer = rule.splitter(space_prefix=space_prefix)
+    if (normalizer := rule.normalizer()) is not None:
+        backend.normalizer = normalizer
+    # A space that GPT-2's rule puts before a text stays in the text when it is read back.
+    return Model(backend, byte_level=True, space_prefix=False, add_bos=rule.bos)
+
+
+def _merges(fields: Fields, ids: dict[str, int]) -> list[tuple[str, str]]:
+    key = "tokenizer.ggml.merges"
+    entries = fields.array(key, str)
+    if entries is None:
+        fields.fail(f"no {key}: a byte-level vocabulary needs its merges")
+    merges = []
+    for i, entry in enumerate(entries):
+        cut = entry.find(" ", 1)
+        left, right = entry[:cut], entry[cut + 1 :]
+        if cut < 0 or left not in ids or right not in ids or left + right not in ids:
+            fields.fail(
+                f"{key}: entry {i} is {entry!r:.80}, expected two tokens with a space between "
+                f"which, joined, are a token too"
+            )
+        merges.append((left, right))
+    return merges
+
+
+def _sentencepiece(fields: Fields, vocabulary: Vocabulary) -> Model:
+    scores = fields.array("tokenizer.ggml.scores", float, len(vocabulary))
+    if scores is None:
+        fields.fail("no tokenizer.ggml.scores: a SentencePiece vocabulary needs them")
+    flag = fields.flag("tokenizer.ggml.add_space_prefix")
+    space_prefix = True if flag is None else flag
+    unk_id = _id(fields, "unknown", len(vocabulary), 0)
+    backend = build_sentencepiece(
+        vocabulary.ids,
+        {vocabulary.tokens[i]: scores[i] for i in vocabulary.of_kind(Kind.NORMAL)},
+        unknown=None if unk_id is None else vocabulary.tokens[unk_id],
+        space_prefix=space_prefix,
+    )
+    return Model(backend, False, space_prefix, add_bos=True, bos_id=1, eos_id=2, unk_id=unk_id)
+
+
+def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer:
+    """Add what is known about special tokens."""
+    n_vocab, tokens = len(vocabulary), vocabulary.tokens
+    bos = _id(fields, "bos", n_vocab, model.bos_id)
+    eos = _id(fields, "eos", n_vocab, model.eos_id)
+    unk = _id(fields, "unknown", n_vocab, model.unk_id)
+    pad = _id(fields, "padding", n_vocab)
+    others = [_id(fields, name, n_vocab) for name in ("eot", "eom")]
+
+    ends = {i for i in (eos, *others) if i is not None}
+    special = vocabulary.special(ends | {i for i in (bos, unk, pad) if i is not None})
+    ends |= {i for i in special if tokens[i] in END_OF_TURN}
+    user_defined = set(vocabulary.of_kind(Kind.USER_DEFINED)) - special
+
+    backend = model.backend
+    backend.add_special_tokens(
+        [
+            AddedToken(tokens[i], normalized=False)
+            for i in sorted(special)
+            if tokens[i] in vocabulary.ids
+        ]
+    )
+    backend.add_tokens([AddedToken(tokens[i], normalized=False) for i in sorted(user_defined)])
+    _add_bos_eos(fields, model, bos, eos)
+
+    verbatim = {i: tokens[i] for i in special | user_defined}
+    verbatim |= {i: "" for i, kind in enumerate(vocabulary.kinds) if kind == Kind.UNUSED}
+    pieces = Pieces(
+        n_vocab=n_vocab,
+        text_of=tokens.__getitem__,
+        spell=byte_level_bytes if model.byte_level else sentencepiece_bytes,
+        verbatim=verbatim,
+        special=frozenset(special),
+        drops_leading_space=model.space_prefix,
+    )
+    named = {"bos_token": bos, "eos_token": eos, "unk_token": unk, "pad_token": pad}
+    return Tokenizer(
+        TokenizerParts(
+            backend,
+            pieces,
+            bos_id=bos,
+            eos_ids=frozenset(ends),
+            templates=_templates(fields),
+            special_tokens={name: tokens[i] for name, i in named.items() if i is not None},
+        )
+    )
+
+
+def _id(fields: Fields, name: str, n_vocab: int, default: int | None = None) -> int | None:
+    token = fields.token_id(f"tokenizer.ggml.{name}_token_id", n_vocab)
+    if token is None and default is not None and default < n_vocab:
+        return default
+    return token
+
+
+def _add_bos_eos(fields: Fields, model: Model, bos: int | None, eos: int | None) -> None:
+    add_bos = fields.flag("tokenizer.ggml.add_bos_token")
+    add_eos = fields.flag("tokenizer.ggml.add_eos_token")
+    if add_bos is None:
+        add_bos = model.add_bos and bos is not None
+    for name, wanted, token in (("bos", add_bos, bos), ("eos", add_eos, eos)):
+        if wanted and token is None:
+            fields.fail(f"tokenizer.ggml.add_{name}_token is true, but no {name}_token_id is named")
+    before = [("bos", bos)] if add_bos and bos is not None else []
+    after = [("eos", eos)] if add_eos and eos is not None else []
+    if before or after:
+        model.backend.post_processor = processors.TemplateProcessing(
+            single=[*(name for name, _ in before), "$A", *(name for name, _ in after)],
+            special_tokens=before + after,
+        )
+
+
+def _templates(fields: Fields) -> dict[str, str]:
+    """Chat templates: the usual one, and the others that the file lists by name."""
+    templates = {}
+    default = fields.text("tokenizer.chat_template")
+    if default is not None:
+        templates["default"] = default
+    for name in fields.array("tokenizer.chat_templates", str) or []:
+        template = fields.text(f"tokenizer.chat_template.{name}")
+        if template is not None:
+            templates[name] = template
+    return templates

@@ -1,0 +1,244 @@
+"""A tokenizer from a folder: ``tokenizer.json`` and the small files beside it.
+
+``tokenizer.json`` says how text becomes ids, BOS and EOS included. The others name the special
+tokens and the chat templates, in places that changed over the years; all of them are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from slmq.checkpoint import Checkpoint
+from slmq.checkpoint.jsonfile import read_json_object
+from slmq.errors import TokenizerError
+from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentencepiece_bytes
+from slmq.tokenizer.special import END_OF_TURN
+from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
+
+__all__ = ["load_folder"]
+
+MAX_TOKENIZER_BYTES = 256 << 20
+MAX_CONFIG_BYTES = 16 << 20
+SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+def load_folder(checkpoint: Checkpoint) -> Tokenizer:
+    """Build the tokenizer of a folder.
+
+    Raises
+    ------
+    TokenizerError
+        There is no ``tokenizer.json``, or it is broken or of a kind that slmq lacks.
+    CheckpointError
+        One of the small files is no JSON object.
+    """
+    folder = checkpoint.path
+    config = _config(folder, "tokenizer_config.json")
+    generation = _config(folder, "generation_config.json")
+    texts = _special_texts(config, _config(folder, "special_tokens_map.json"))
+    with library_errors("tokenizer.json"):
+        backend = _backend(folder / "tokenizer.json")
+        _add_missing(backend, config, texts)
+        added = backend.get_added_tokens_decoder()
+        highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        spell, drops_space = _spelling(backend)
+    n_vocab = max(highest + 1, _size(checkpoint.metadata))
+
+    special = {i for i, token in added.items() if token.special}
+    ends = {i for i in special if added[i].content in END_OF_TURN}
+    for source, name in (
+        (generation, "generation_config.json"),
+        (checkpoint.metadata, "config.json"),
+    ):
+        ends |= set(_ids(source, "eos_token_id", n_vocab, name))
+    if "eos_token" in texts and (eos := backend.token_to_id(texts["eos_token"])) is not None:
+        ends.add(eos)
+
+    pieces = Pieces(
+        n_vocab=n_vocab,
+        text_of=backend.id_to_token,
+        spell=spell,
+        verbatim={i: token.content for i, token in added.items()},
+        special=frozenset(special),
+        drops_leading_space=drops_space,
+    )
+    bos = _bos(backend, config, texts, [checkpoint.metadata, generation], n_vocab)
+    parts = TokenizerParts(backend, pieces, bos, frozenset(ends), _templates(folder, config), texts)
+    return Tokenizer(parts)
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    return read_json_object(path, MAX_CONFIG_BYTES, allow_duplicates=True) if path.exists() else {}
+
+
+def _backend(path: Path) -> tokenizers.Tokenizer:
+    try:
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise TokenizerError(f"expected at most {MAX_TOKENIZER_BYTES} bytes, found more")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        raise TokenizerError(
+            "no tokenizer.json in the folder; save one with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        ) from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise TokenizerError(f"cannot read tokenizer.json: {e}") from e
+    backend = tokenizers.Tokenizer.from_str(text)
+    # Some files carry the settings of a training run, which would cut prompts without a word.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _spelling(backend: tokenizers.Tokenizer) -> tuple[Any, bool]:
+    """How tokens write bytes, and whether a leading space is dropped, read from the decoder."""
+    state = None if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+    steps = list(_decoder_steps(state))
+    kinds = {step.get("type") for step in steps}
+    if "ByteLevel" in kinds:
+        return byte_level_bytes, False
+    metaspace = [step for step in steps if step.get("type") == "Metaspace"]
+    marks = [step for step in steps if step.get("pattern") == {"String": SPACE_MARK}]
+    if metaspace or marks or "ByteFallback" in kinds:
+        drops = any(step.get("prepend_scheme") != "never" for step in metaspace)
+        drops |= any(step.get("type") == "Strip" and step.get("start") for step in steps)
+        return sentencepiece_bytes, drops
+    raise TokenizerError(
+        f"a decoder of kind {', '.join(sorted(map(str, kinds))) or 'none'} is not supported yet, "
+        f"expected ByteLevel, Metaspace or ByteFallback"
+    )
+
+
+def _decoder_steps(state: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(state, dict):
+        if state.get("type") == "Sequence":
+            for step in state.get("decoders", []):
+                yield from _decoder_steps(step)
+        else:
+            yield state
+
+
+def _special_texts(config: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, str]:
+    """``bos_token`` and the like: a string, or an object with its ``content``."""
+    texts = {}
+    for name in (f"{short}_token" for short in SPECIAL_NAMES):
+        value = config.get(name)
+        if value is None:
+            value = old.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if value is not None and not isinstance(value, str):
+            raise TokenizerError(f"{name}: expected a string, got {type(value).__name__}")
+        if value:
+            texts[name] = value
+    return texts
+
+
+def _add_missing(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], texts: Mapping[str, str]
+) -> None:
+    """Mark tokens as special that only the small files call so."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    listed = config.get("added_tokens_decoder", {})
+    if not isinstance(listed, dict):
+        raise TokenizerError("added_tokens_decoder: expected an object of tokens by id")
+    for key in sorted(listed, key=lambda key: (len(key), key)):
+        entry = listed[key]
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise TokenizerError(f"added_tokens_decoder: expected a token, got {entry!r:.80}")
+        if entry["content"] and entry["content"] not in known:
+            names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+            flags = {name: entry[name] for name in names if isinstance(entry.get(name), bool)}
+            backend.add_tokens([AddedToken(entry["content"], **flags)])
+            known.add(entry["content"])
+    missing = [text for text in texts.values() if text not in known]
+    # A special token that the vocabulary lacks would get an id that the model does not have.
+    backend.add_special_tokens(
+        [
+            AddedToken(text, normalized=False)
+            for text in dict.fromkeys(missing)
+            if backend.token_to_id(text) is not None
+        ]
+    )
+
+
+def _size(config: Mapping[str, Any]) -> int:
+    """Rows of the embedding: often more than tokens, rounded up."""
+    size = config.get("vocab_size", 0)
+    if type(size) is not int or not 0 <= size < 1 << 31:
+        raise TokenizerError(f"config.json: expected vocab_size from 0 to 2^31, got {size!r:.40}")
+    return size
+
+
+def _ids(source: Mapping[str, Any], key: str, n_vocab: int, name: str) -> list[int]:
+    """Read a token id, a list of them, or nothing."""
+    value = source.get(key)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for token in values:
+        if type(token) is not int or not 0 <= token < n_vocab:
+            raise TokenizerError(
+                f"{name}: {key} is {value!r:.80}, expected ids from 0 to {n_vocab - 1}"
+            )
+    return values
+
+
+def _bos(
+    backend: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    texts: Mapping[str, str],
+    sources: list[Mapping[str, Any]],
+    n_vocab: int,
+) -> int | None:
+    if "bos_token" in texts:
+        return backend.token_to_id(texts["bos_token"])
+    if "bos_token" in config:  # and is null: the tokenizer has none, whatever the model says
+        return None
+    for source in sources:
+        if found := _ids(source, "bos_token_id", n_vocab, "bos_token_id"):
+            return found[0]
+    return None
+
+
+def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name. Files of their own count more than the configuration."""
+    templates: dict[str, str] = {}
+    entry = config.get("chat_template")
+    if isinstance(entry, str):
+        templates["default"] = entry
+    elif isinstance(entry, list):
+        for item in entry:
+            name, template = (
+                (item.get("name"), item.get("template")) if isinstance(item, dict) else (None, None)
+            )
+            if not isinstance(name, str) or not isinstance(template, str):
+                raise TokenizerError(f"chat_template: expected name and template, got {item!r:.80}")
+            templates[name] = template
+    elif entry is not None:
+        raise TokenizerError(
+            f"chat_template: expected a string or a list, got {type(entry).__name__}"
+        )
+    files = {"default": folder / "chat_template.jinja"}
+    more = folder / "additional_chat_templates"
+    if more.is_dir():
+        files |= {path.stem: path for path in sorted(more.glob("*.jinja"))}
+    for name, path in files.items():
+        if path.is_file():
+            templates[name] = _read_template(path)
+    return templates
+
+
+def _read_template(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise TokenizerError(f"{path.name}: expected at most {MAX_CONFIG_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise TokenizerError(f"cannot read {path.name}: {e}") from e

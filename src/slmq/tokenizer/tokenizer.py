@@ -1,0 +1,204 @@
+"""The tokenizer that everybody uses, whatever file it came from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+
+from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.chat import ChatTemplates
+from slmq.tokenizer.pieces import Pieces
+from slmq.tokenizer.stream import StreamDecoder
+
+__all__ = ["Tokenizer", "TokenizerParts"]
+
+
+@dataclass(frozen=True)
+class TokenizerParts:
+    """What a reader finds in a file, and a `Tokenizer` is made of.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Text to ids; its post-processor adds BOS and EOS as the model wants them.
+    pieces : Pieces
+        Ids to bytes.
+    bos_id : int or None
+        The token that begins a text.
+    eos_ids : frozenset of int
+        Every token that ends a turn.
+    templates : Mapping
+        Chat templates by name; the usual one is ``"default"``.
+    special_tokens : Mapping
+        Texts that templates know by name: ``bos_token``, ``eos_token``, ...
+    """
+
+    backend: tokenizers.Tokenizer
+    pieces: Pieces
+    bos_id: int | None
+    eos_ids: frozenset[int]
+    templates: Mapping[str, str]
+    special_tokens: Mapping[str, str]
+
+
+class Tokenizer:
+    """Text to token ids and back, and chats to prompts. Safe to use from several threads.
+
+    Attributes
+    ----------
+    n_vocab : int
+        Ids are ``0 ... n_vocab - 1``, rows that pad the model's embedding included.
+    bos_id : int or None
+        The token that begins a text, if the model has one.
+    eos_ids : frozenset of int
+        Every token that ends a turn.
+    special_ids : frozenset of int
+        Tokens that are no text; `decode` and `stream` leave them out by default.
+    chat_template : str or None
+        The source of the default chat template.
+    """
+
+    def __init__(self, parts: TokenizerParts) -> None:
+        self._backend = parts.backend
+        self._pieces = parts.pieces
+        self._chat = ChatTemplates(parts.templates, parts.special_tokens)
+        self._lock = threading.Lock()
+        self.n_vocab = parts.pieces.n_vocab
+        self.bos_id = parts.bos_id
+        self.eos_ids = parts.eos_ids
+        self.special_ids = frozenset(parts.pieces.special)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the default chat template."""
+        return self._chat.default
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Turn text into token ids.
+
+        Bytes that the vocabulary has no token for vanish, as in the model's own tokenizer: some
+        vocabularies lack a few control characters.
+
+        Parameters
+        ----------
+        text : str
+            Any Unicode text.
+        add_special : bool
+            Whether BOS and EOS are added where the model wants them.
+        parse_special : bool
+            Whether control tokens written out in the text (``<|im_end|>``) become those tokens.
+            False for text from strangers: it then stays text.
+
+        Returns
+        -------
+        list of int
+            Token ids.
+
+        Raises
+        ------
+        TypeError
+            `text` is no string.
+        ValueError
+            `text` holds a lone surrogate, which is no Unicode character.
+        """
+        check_text(text)
+        # The flag belongs to the shared backend, so setting it and using it are one step.
+        with self._lock, library_errors("cannot tokenize"):
+            self._backend.encode_special_tokens = not parse_special
+            return self._backend.encode(text, add_special_tokens=add_special).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
+
+        Raises
+        ------
+        TypeError
+            An id is not an integer.
+        ValueError
+            An id is outside the vocabulary.
+        """
+        pieces = self._pieces
+        skipped = pieces.special if skip_special else frozenset[int]()
+        text = b"".join([pieces[token] for token in ids if token not in skipped])
+        if pieces.drops_leading_space:
+            text = text.removeprefix(b" ")
+        return text.decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the exact bytes of one token, which may be part of a character.
+
+        Raises
+        ------
+        TypeError
+            The id is not an integer.
+        ValueError
+            The id is outside the vocabulary.
+        """
+        return self._pieces[token]
+
+    def stream(self, *, skip_special: bool = True) -> StreamDecoder:
+        """Return a decoder that takes tokens one at a time and never emits half a character."""
+        return StreamDecoder(self._pieces, skip_special=skip_special)
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **extra: Any,
+    ) -> str:
+        """Write a chat as the prompt that the model was trained on.
+
+        Parameters
+        ----------
+        messages : sequence of mappings
+            Each with ``role`` and ``content``: a string, or a list of ``{"type": "text", "text":
+            ...}`` parts. Other keys (``name``, ``tool_calls``) reach the template as they are.
+        add_generation_prompt : bool
+            Whether the prompt ends with the opening of the assistant's answer.
+        tools : sequence of mappings, optional
+            JSON schemas of functions, for templates that know tools.
+        **extra
+            Further variables of the template, JSON values only.
+
+        Returns
+        -------
+        str
+            The prompt; encode it with ``add_special=False``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The messages are not of that form.
+        TemplateError
+            The model has no template, or its template is invalid, refuses the messages, leaves
+            its sandbox or does too much.
+        """
+        return self._chat.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, extra=extra
+        )
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **kw: Any) -> list[int]:
+        """Render a chat and turn it into token ids; takes what `render_chat` takes."""
+        return self.encode(self.render_chat(messages, **kw), add_special=False)
+
+
+def check_text(text: object) -> None:
+    """Raise unless `text` is a string of Unicode characters."""
+    if not isinstance(text, str):
+        hint = "; decode it first: text.decode('utf-8')" if isinstance(text, bytes) else ""
+        raise TypeError(f"expected a str to tokenize, got {type(text).__name__}{hint}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise ValueError(
+            f"expected Unicode text, got a lone surrogate U+{ord(text[e.start]):04X} at index "
+            f"{e.start}; was it decoded with errors='surrogateescape'?"
+        ) from None
