@@ -34,6 +34,17 @@ std::string short_number(double x) {
   return text;
 }
 
+// 0 for what is not a plain decimal number.
+long long parse_number(const std::string& text) {
+  const bool digits = !text.empty() && text.size() <= 9 &&
+                      text.find_first_not_of("0123456789") == std::string::npos;
+  return digits ? std::atoll(text.c_str()) : 0;
+}
+
+std::string cpu_folder(const std::string& sys_root, int cpu) {
+  return sys_root + "/devices/system/cpu/cpu" + std::to_string(cpu);
+}
+
 // From the facts to the number and the sentence.
 ThreadChoice decide(ThreadChoice c, bool topology_known = true) {
   c.threads = std::clamp(c.performance_cores, 1, kMaxThreads);
@@ -64,13 +75,12 @@ Cores distinct_cores(const std::string& sys_root, const std::vector<int>& affini
   Cores cores;
   std::set<std::string> seen;
   for (const int cpu : affinity) {
-    const std::string folder =
-        sys_root + "/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    const std::string folder = cpu_folder(sys_root, cpu) + "/topology/";
     // All threads of a core show the same list. Odd kernels lack it but number the cores.
-    std::string core = first_line(folder + "thread_siblings_list");
+    std::string core = linux_files::first_line(folder + "thread_siblings_list");
     if (core.empty()) {
-      const std::string id = first_line(folder + "core_id");
-      if (!id.empty()) core = first_line(folder + "physical_package_id") + ":" + id;
+      const std::string id = linux_files::first_line(folder + "core_id");
+      if (!id.empty()) core = linux_files::first_line(folder + "physical_package_id") + ":" + id;
     }
     if (core.empty()) {
       cores.known = false;
@@ -84,7 +94,8 @@ Cores distinct_cores(const std::string& sys_root, const std::vector<int>& affini
 // Hybrid x86 names its performance cores. Elsewhere (ARM) every CPU has a capacity, 1024 for the
 // fastest; one below half of that adds less than the others lose by waiting for its last chunk.
 int count_performance_cores(const std::string& sys_root, const std::vector<int>& cores) {
-  const std::vector<int> named = parse_cpu_list(first_line(sys_root + "/devices/cpu_core/cpus"));
+  const std::vector<int> named =
+      linux_files::parse_cpu_list(linux_files::first_line(sys_root + "/devices/cpu_core/cpus"));
   const int fast = static_cast<int>(std::count_if(cores.begin(), cores.end(), [&](int cpu) {
     return std::find(named.begin(), named.end(), cpu) != named.end();
   }));
@@ -92,9 +103,8 @@ int count_performance_cores(const std::string& sys_root, const std::vector<int>&
 
   std::vector<int> capacities;
   for (const int cpu : cores) {
-    capacities.push_back(std::atoi(
-        first_line(sys_root + "/devices/system/cpu/cpu" + std::to_string(cpu) + "/cpu_capacity")
-            .c_str()));
+    const std::string text = linux_files::first_line(cpu_folder(sys_root, cpu) + "/cpu_capacity");
+    capacities.push_back(static_cast<int>(parse_number(text)));
   }
   const int most = capacities.empty() ? 0 : *std::max_element(capacities.begin(), capacities.end());
   return static_cast<int>(std::count_if(capacities.begin(), capacities.end(),
@@ -166,13 +176,6 @@ long long checked_threads(long long threads, const std::string& name, const std:
   return threads;
 }
 
-// 0 for what is not a plain decimal number.
-long long parse_number(const std::string& text) {
-  const bool digits = !text.empty() && text.size() <= 9 &&
-                      text.find_first_not_of("0123456789") == std::string::npos;
-  return digits ? std::atoll(text.c_str()) : 0;
-}
-
 }  // namespace
 
 ThreadChoice choose_threads(const std::string& proc_root, const std::string& sys_root,
@@ -182,7 +185,7 @@ ThreadChoice choose_threads(const std::string& proc_root, const std::string& sys
   c.affinity_cpus = static_cast<int>(affinity.size());
   c.physical_cores = static_cast<int>(cores.cpus.size());
   c.performance_cores = count_performance_cores(sys_root, cores.cpus);
-  c.quota_cpus = cgroup_cpu_quota(proc_root, sys_root);
+  c.quota_cpus = linux_files::cgroup_cpu_quota(proc_root, sys_root);
   return decide(std::move(c), cores.known);
 }
 
