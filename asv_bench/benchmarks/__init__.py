@@ -1,0 +1,1 @@
+"""Benchmarks of slmq, for airspeed velocity."""
