@@ -2,7 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <bit>
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -64,16 +66,18 @@ double time_barriers(int threads, int barriers) {
 }
 
 // What each thread of the pool computes for half of the smallest normal float (0 if subnormals are
-// flushed) and for 1 + 1e-8 (not 1 if the mode rounds up).
-std::vector<std::pair<float, float>> probe_fp_mode(int threads) {
+// flushed) and for 1 + 1e-8 (not 1 if the mode rounds up). As bits: the caller's own mode may flush
+// the number that it is shown.
+std::vector<std::pair<uint32_t, uint32_t>> probe_fp_mode(int threads) {
   const std::shared_ptr<ThreadPool> pool = shared_pool(threads);
-  std::vector<std::pair<float, float>> results(static_cast<size_t>(threads));
+  std::vector<std::pair<uint32_t, uint32_t>> results(static_cast<size_t>(threads));
   const py::gil_scoped_release released;
   pool->run(
       [](void* opaque, int thread) {
         volatile float smallest = 1.17549435e-38f, half = 0.5f, one = 1.0f, tiny = 1e-8f;
-        auto* results = static_cast<std::pair<float, float>*>(opaque);
-        results[thread] = {smallest * half, one + tiny};
+        auto* results = static_cast<std::pair<uint32_t, uint32_t>*>(opaque);
+        results[thread] = {std::bit_cast<uint32_t>(smallest * half),
+                           std::bit_cast<uint32_t>(one + tiny)};
       },
       results.data());
   return results;
@@ -112,7 +116,7 @@ void bind_system(py::module_& m) {
   m.def("time_barriers", &time_barriers, "threads"_a, "barriers"_a,
         "Seconds per barrier of the shared pool of that size.");
   m.def("probe_fp_mode", &probe_fp_mode, "threads"_a,
-        "(subnormal product, rounded sum) as each thread of the pool computes them.");
+        "Bits of a subnormal product and of a rounded sum, as each thread of the pool sees them.");
 }
 
 }  // namespace slmq
