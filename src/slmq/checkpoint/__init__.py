@@ -41,9 +41,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            names = sorted(os.listdir(path))
+            names = sorted(entry.name for entry in path.iterdir())
         elif stat.S_ISREG(mode):
-            with open(path, "rb") as f:
+            with path.open("rb") as f:
                 start = f.read(64)
     except (OSError, ValueError) as e:  # ValueError: a NUL character in the path
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)

@@ -103,7 +103,9 @@ def open_gguf(path: Path) -> GgufCheckpoint:
         file.close()
         raise
     spans = {name: (file, data_begin + offset) for name, offset in offsets.items()}
-    return GgufCheckpoint(path, "gguf", metadata, tensors, spans, [file])
+    return GgufCheckpoint(
+        path, "gguf", metadata=metadata, tensors=tensors, spans=spans, files=[file]
+    )
 
 
 def _preamble(cursor: Cursor) -> tuple[int, int]:

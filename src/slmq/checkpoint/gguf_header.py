@@ -100,13 +100,13 @@ class Cursor:
         return self._value(self.u32(f"the type of {key!r}"), key, depth=0)
 
     def _value(self, kind: int, key: str, depth: int) -> Any:
-        if kind in _NUMBERS:
-            return self._numbers(kind, 1, key)[0]
+        if kind not in _SMALLEST:
+            self.fail(f"key {key!r} has the unknown value type {kind}, expected 0 to 12")
         if kind == _STRING:
             return self._text(self.u64(f"the length of {key!r}"), repr(key))
         if kind == _ARRAY:
             return self._array(key, depth)
-        self.fail(f"key {key!r} has the unknown value type {kind}, expected 0 to 12")
+        return self._numbers(kind, 1, key)[0]
 
     def _array(self, key: str, depth: int) -> list[Any]:
         kind = self.u32(f"the element type of {key!r}")

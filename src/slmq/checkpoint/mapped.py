@@ -37,9 +37,9 @@ class MappedFile:
         self._buffer: mmap.mmap | None = None
         try:
             # Before opening: open() of a fifo would wait for a writer.
-            if not stat.S_ISREG(os.stat(path).st_mode):
+            if not stat.S_ISREG(path.stat().st_mode):
                 raise CheckpointError("expected a regular file", file=path)
-            with open(path, "rb") as f:
+            with path.open("rb") as f:
                 self.size = os.fstat(f.fileno()).st_size
                 if self.size == 0:
                     raise CheckpointError("the file is empty; download it again", file=path)
@@ -90,6 +90,7 @@ class MappedCheckpoint:
         self,
         path: Path,
         kind: str,
+        *,
         metadata: dict[str, Any],
         tensors: dict[str, TensorInfo],
         spans: dict[str, Span],
