@@ -1,0 +1,245 @@
+// Every kernel of every ISA, callable from Python: for tests and for comparing machines.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "core/math64.h"
+#include "core/matrix.h"
+#include "kernels/dispatch.h"
+#include "kernels/limits.h"
+#include "plan/attention_step.h"
+#include "plan/kv_cache.h"
+
+namespace slmq {
+namespace {
+
+struct IsaTable {
+  const Kernels* kernels;
+};
+
+std::vector<float> padded_copy(const float* x, py::ssize_t n) {
+  std::vector<float> copy(static_cast<size_t>(round_up(n, kGroup)), 0.0f);
+  std::copy(x, x + n, copy.begin());
+  return copy;
+}
+
+py::tuple quantize_a8(const IsaTable& isa, const py::object& object) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const py::ssize_t m = x.shape(0), k = x.shape(1);
+  const int groups = matrix_groups(static_cast<int>(k)), width = groups * kGroup;
+  std::vector<float> padded(static_cast<size_t>(m) * width, 0.0f);
+  for (py::ssize_t r = 0; r < m; ++r)
+    std::copy(x.data() + r * k, x.data() + (r + 1) * k, padded.begin() + r * width);
+  std::vector<A8Block> panel(static_cast<size_t>(m) * groups);
+  const int rows = static_cast<int>(m);
+  isa.kernels->quantize_a8(padded.data(), width, groups, rows, 0, rows, panel.data());
+  py::array_t<int8_t> q({m, static_cast<py::ssize_t>(width)});
+  py::array_t<float> scale({m, static_cast<py::ssize_t>(groups)});
+  py::array_t<int32_t> sum({m, static_cast<py::ssize_t>(groups)});
+  for (int r = 0; r < rows; ++r)
+    for (int g = 0; g < groups; ++g) {
+      const A8Block& block = panel[panel_offset(groups, rows, r, g)];
+      std::copy(block.q, block.q + kGroup, q.mutable_data(r, g * kGroup));
+      *scale.mutable_data(r, g) = block.scale;
+      *sum.mutable_data(r, g) = block.sum;
+    }
+  return py::make_tuple(q, scale, sum);
+}
+
+py::array_t<float> rmsnorm(const IsaTable& isa, const py::object& object, const py::object& weight,
+                           float eps) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const py::ssize_t k = x.shape(1);
+  if (k < 1) throw py::value_error("x: expected at least one column");
+  const auto w = checked_array<float>(weight, {k}, "weight");
+  const std::vector<float> w_padded = padded_copy(w.data(), k);
+  py::array_t<float> out({x.shape(0), k});
+  for (py::ssize_t r = 0; r < x.shape(0); ++r) {
+    const std::vector<float> row = padded_copy(x.data(r, 0), k);
+    std::vector<float> y(row.size());
+    isa.kernels->rmsnorm(row.data(), w_padded.data(), static_cast<int>(k), eps, y.data());
+    std::copy(y.begin(), y.begin() + k, out.mutable_data(r, 0));
+  }
+  return out;
+}
+
+py::array_t<float> rope(const IsaTable& isa, const py::object& object, const py::object& cosines,
+                        const py::object& sines) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const auto c = checked_array<float>(cosines, {-1}, "cosines");
+  const auto s = checked_array<float>(sines, {c.shape(0)}, "sines");
+  if (2 * c.shape(0) > x.shape(1)) throw py::value_error("cosines: more than half of x's columns");
+  py::array_t<float> out({x.shape(0), x.shape(1)});
+  std::copy(x.data(), x.data() + x.size(), out.mutable_data());
+  for (py::ssize_t r = 0; r < x.shape(0); ++r)
+    isa.kernels->rope(out.mutable_data(r, 0), c.data(), s.data(), 2 * static_cast<int>(c.shape(0)));
+  return out;
+}
+
+py::array_t<float> swiglu(const IsaTable& isa, const py::object& gate, const py::object& up) {
+  const auto g = checked_array<float>(gate, {-1}, "gate");
+  const auto u = checked_array<float>(up, {g.shape(0)}, "up");
+  const std::vector<float> g_padded = padded_copy(g.data(), g.size());
+  const std::vector<float> u_padded = padded_copy(u.data(), u.size());
+  std::vector<float> y(g_padded.size());
+  isa.kernels->swiglu(g_padded.data(), u_padded.data(), static_cast<int>(y.size()), y.data());
+  return py::array_t<float>(g.shape(0), y.data());
+}
+
+py::array_t<float> softmax(const Kernels& kernels, const py::object& object, float scale) {
+  const auto x = checked_array<float>(object, {-1}, "x");
+  if (x.size() < 1) throw py::value_error("x: expected at least one value");
+  if (!std::isfinite(scale)) throw py::value_error("scale: expected a finite number");
+  py::array_t<float> out(x.size());
+  float* y = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    kernels.softmax(x.data(), static_cast<int>(x.size()), scale, y);
+  }
+  return out;
+}
+
+// q [m, heads, hd] at the last m positions of k, v [t, kv_heads, hd]: through a real paged cache.
+py::array_t<float> attention(const IsaTable& isa, const py::object& queries, const py::object& keys,
+                             const py::object& values, float scale, int window,
+                             const std::string& kv_dtype) {
+  const auto q = checked_array<float>(queries, {-1, -1, -1}, "q");
+  const auto k = checked_array<float>(keys, {-1, -1, q.shape(2)}, "k");
+  const auto v = checked_array<float>(values, {k.shape(0), k.shape(1), q.shape(2)}, "v");
+  const int m = static_cast<int>(q.shape(0)), heads = static_cast<int>(q.shape(1));
+  const int t = static_cast<int>(k.shape(0)), kv_heads = static_cast<int>(k.shape(1));
+  const int hd = static_cast<int>(q.shape(2));
+  if (m < 1 || t < m || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kMaxQueries)
+    throw py::value_error("attention: expected 1 <= m <= t and heads a multiple of kv heads");
+  if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
+  if (kv_dtype != "f16" && kv_dtype != "f32")
+    throw py::value_error("kv_dtype: expected 'f16' or 'f32', got '" + kv_dtype + "'");
+  const KvType type = kv_dtype == "f16" ? KvType::f16 : KvType::f32;
+  AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0};
+  AttentionShape shape = attention_shape(config);
+  auto cache = std::make_shared<KvCache>(kv_layer_bytes(config));
+  KvSequence sequence(cache);
+  sequence.reserve(t);
+  for (int p = 0; p < t; ++p)
+    for (int h = 0; h < kv_heads; ++h)
+      isa.kernels->kv_append[static_cast<int>(type)](shape, sequence.pages(), h, p, k.data(p, h, 0),
+                                                     v.data(p, h, 0));
+  const int group = heads / kv_heads, state = kStateHeader + shape.value_stride;
+  std::vector<float> query(static_cast<size_t>(group) * shape.value_stride, 0.0f);
+  std::vector<float> total(static_cast<size_t>(group) * state), part(total.size());
+  std::vector<float> scratch(static_cast<size_t>(kMaxQueries) * kPagePositions);
+  py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2)});
+  for (int r = 0; r < m; ++r)
+    for (int h = 0; h < kv_heads; ++h) {
+      const std::vector<int32_t> positions(group, t - m + r);
+      for (int g = 0; g < group; ++g)
+        std::copy(q.data(r, h * group + g, 0), q.data(r, h * group + g, 0) + hd,
+                  query.begin() + static_cast<ptrdiff_t>(g) * shape.value_stride);
+      for (int p = 0; p <= positions[0] / kPartPositions; ++p) {
+        isa.kernels->attend[static_cast<int>(type)](
+            shape, sequence.pages(), h, query.data(), positions.data(), group, p, window,
+            p == 0 ? total.data() : part.data(), scratch.data());
+        for (int g = 0; p > 0 && g < group; ++g)
+          isa.kernels->merge(shape, part.data() + static_cast<ptrdiff_t>(g) * state,
+                             total.data() + static_cast<ptrdiff_t>(g) * state);
+      }
+      for (int g = 0; g < group; ++g)
+        isa.kernels->attend_finish(shape, total.data() + static_cast<ptrdiff_t>(g) * state,
+                                   out.mutable_data(r, h * group + g, 0));
+    }
+  return out;
+}
+
+py::array_t<float> dequantize_all(const IsaTable& isa, const Matrix& m) {
+  py::array_t<float> out({static_cast<py::ssize_t>(m.n), static_cast<py::ssize_t>(m.k)});
+  isa.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, 0, m.n,
+                                                      out.mutable_data(), m.k);
+  return out;
+}
+
+py::tuple sincos(double x) {
+  double sine, cosine;
+  if (!(std::fabs(x) < 1e9)) throw py::value_error("expected |x| < 1e9");
+  exact_sincos(x, &sine, &cosine);
+  return py::make_tuple(sine, cosine);
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& m) {
+  py::class_<IsaTable>(m, "IsaTable")
+      .def_property_readonly("name", [](const IsaTable& t) { return t.kernels->name; })
+      .def("linear",
+           [](const IsaTable& t, const Matrix& matrix, const py::object& x, int threads) {
+             return matmul(*t.kernels, matrix, x, threads);
+           },
+           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1)
+      .def("quantize_a8", &quantize_a8, py::arg("x"))
+      .def("dequantize", &dequantize_all, py::arg("matrix"))
+      .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
+      .def("swiglu", &swiglu, py::arg("gate"), py::arg("up"))
+      .def("softmax",
+           [](const IsaTable& t, const py::object& x, float scale) {
+             return softmax(*t.kernels, x, scale);
+           },
+           py::arg("x"), py::arg("scale") = 1.0f)
+      .def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("scale"),
+           py::arg("window") = 0, py::arg("kv_dtype") = "f16");
+  m.def("isa_tables", [] {
+    py::dict tables;
+    for (const Isa& isa : all_isas()) {
+      if (isa.kernels != nullptr) {
+        tables[isa.name] = IsaTable{isa.kernels};
+      } else {
+        tables[isa.name] = py::none();
+      }
+    }
+    return tables;
+  });
+  m.def("isa_missing", [] {
+    py::dict missing;
+    for (const Isa& isa : all_isas())
+      if (isa.kernels == nullptr) missing[isa.name] = isa.missing;
+    return missing;
+  });
+  m.def("active_isa", [] { return std::string(active_kernels().name); });
+  m.def("softmax",
+        [](const py::object& x, float scale) { return softmax(active_kernels(), x, scale); },
+        py::arg("x"), py::arg("scale") = 1.0f);
+  m.def("memory_read_gb_per_s",
+        [](int threads, size_t bytes, double seconds) {
+          if (bytes < (1u << 20)) throw py::value_error("nbytes: expected at least 1 MiB");
+          py::gil_scoped_release release;
+          return memory_read_gb_per_s(threads, bytes, seconds);
+        },
+        py::arg("threads"), py::arg("nbytes") = size_t{1} << 30, py::arg("seconds") = 1.0);
+  m.def("integer_peak_gmac_per_s",
+        [](int threads, const std::optional<std::string>& isa, double seconds) {
+          const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
+          py::gil_scoped_release release;
+          return integer_peak_gmac_per_s(kernels, threads, seconds);
+        },
+        py::arg("threads"), py::arg("isa") = py::none(), py::arg("seconds") = 0.3);
+  m.def("exact_exp", &exact_exp, py::arg("x"));
+  m.def("exact_log",
+        [](double x) {
+          if (!(x > 0) || !std::isfinite(x)) throw py::value_error("expected a finite x > 0");
+          return exact_log(x);
+        },
+        py::arg("x"));
+  m.def("exact_pow",
+        [](double base, double power) {
+          if (!(base > 0) || !std::isfinite(base) || !std::isfinite(power))
+            throw py::value_error("expected a finite base > 0 and a finite power");
+          return exact_pow(base, power);
+        },
+        py::arg("base"), py::arg("power"));
+  m.def("exact_sincos", &sincos, py::arg("x"));
+}
+
+}  // namespace slmq

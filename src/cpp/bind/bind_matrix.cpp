@@ -1,0 +1,232 @@
+// Matrix and Arena: packed weights in Python's hands.
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "core/matrix.h"
+#include "core/pool.h"
+#include "kernels/dispatch.h"
+
+namespace slmq {
+namespace {
+
+constexpr const char* kSourceNames[kSources] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"};
+constexpr int kLargestDimension = 1 << 28;
+
+Source source_named(const std::string& name) {
+  for (int i = 0; i < kSources; ++i)
+    if (name == kSourceNames[i]) return static_cast<Source>(i);
+  throw py::value_error("expected a source type f32, f16, bf16, q4_0, q4_1 or q8_0, got '" + name +
+                        "'");
+}
+
+void check_shape(int64_t n, int64_t k) {
+  if (n < 1 || k < 1 || n > kLargestDimension || k > kLargestDimension) {
+    throw py::value_error("expected a matrix of 1..2^28 rows and columns, got " +
+                          std::to_string(n) + " x " + std::to_string(k));
+  }
+}
+
+// Packs on all threads of the pool, pairs handed out by a counter.
+PackStatus pack_in_parallel(const PackArgs& args, int threads) {
+  struct Shared {
+    const PackArgs& args;
+    std::atomic<int> next{0};
+    std::atomic<int> status{0};
+  } shared{args};
+  const auto task = [](void* opaque, int) {
+    auto& s = *static_cast<Shared*>(opaque);
+    const int pairs = matrix_pairs(s.args.n);
+    for (int pair; (pair = s.next.fetch_add(1)) < pairs && s.status.load() == 0;) {
+      const PackStatus status = pack_pairs(s.args, pair, pair + 1);
+      if (status != PackStatus::ok) s.status.store(static_cast<int>(status));
+    }
+  };
+  shared_pool(threads)->run(task, &shared);
+  return static_cast<PackStatus>(shared.status.load());
+}
+
+std::shared_ptr<Matrix> allocate(Format format, int n, int k, const std::shared_ptr<Arena>& arena) {
+  auto matrix = std::make_shared<Matrix>(Matrix{format, n, k, nullptr, nullptr});
+  if (arena != nullptr) {
+    matrix->data = arena->take(matrix->bytes());
+    if (matrix->data == nullptr) {
+      throw py::value_error("the arena is full: expected room for " +
+                            std::to_string(matrix->bytes()) + " bytes, " +
+                            std::to_string(arena->size() - arena->used()) + " are left");
+    }
+    matrix->owner = arena;
+  } else {
+    auto memory = std::make_shared<Memory>(matrix->bytes(), matrix->bytes() >= (size_t{4} << 20));
+    matrix->data = memory->data();
+    matrix->owner = std::move(memory);
+  }
+  return matrix;
+}
+
+std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& rows, int64_t n,
+                             int64_t k, const std::string& format_name, const py::object& order,
+                             const std::shared_ptr<Arena>& arena, int threads) {
+  const Source source = source_named(source_name);
+  const Format format = format_named(format_name);
+  check_shape(n, k);
+  if (static_cast<int>(source) >= static_cast<int>(Source::q4_0) && k % kGroup != 0)
+    throw py::value_error("expected k to be a multiple of 32 for " + source_name + ", got " +
+                          std::to_string(k));
+  const size_t bytes = source_row_bytes(source, static_cast<int>(k)) * static_cast<size_t>(n);
+  const auto data = checked_array<uint8_t>(rows, {static_cast<py::ssize_t>(bytes)}, "rows");
+  std::vector<int32_t> row_order;
+  if (!order.is_none()) {
+    row_order = checked_vector<int32_t>(order, n, "order");
+    for (const int32_t row : row_order)
+      if (row < 0 || row >= n) throw py::value_error("order: row out of range");
+  }
+  auto matrix = allocate(format, static_cast<int>(n), static_cast<int>(k), arena);
+  const PackArgs args{format, source, data.data(), matrix->n, matrix->k,
+                      row_order.empty() ? nullptr : row_order.data(), matrix->data};
+  PackStatus status;
+  {
+    py::gil_scoped_release release;
+    status = pack_in_parallel(args, threads);
+  }
+  if (status == PackStatus::not_finite)
+    throw py::value_error("expected finite weights, found NaN or infinity");
+  if (status == PackStatus::too_large)
+    throw py::value_error("a weight or its scale is too large for float16; use quant=\"f32\"");
+  return matrix;
+}
+
+std::shared_ptr<Matrix> from_packed(const std::string& format_name, int64_t n, int64_t k,
+                                    const py::object& packed) {
+  check_shape(n, k);
+  auto matrix = std::make_shared<Matrix>(
+      Matrix{format_named(format_name), static_cast<int>(n), static_cast<int>(k), nullptr, nullptr});
+  const auto data = checked_array<uint8_t>(packed, {static_cast<py::ssize_t>(matrix->bytes())},
+                                           "packed");
+  if (reinterpret_cast<uintptr_t>(data.data()) % 64 == 0) {
+    matrix->data = const_cast<uint8_t*>(data.data());  // kernels only read
+    auto* held = new py::array_t<uint8_t>(data);
+    matrix->owner = std::shared_ptr<const void>(held, [](py::array_t<uint8_t>* p) {
+      py::gil_scoped_acquire acquire;
+      delete p;
+    });
+  } else {
+    auto copy = allocate(matrix->format, matrix->n, matrix->k, nullptr);
+    std::copy(data.data(), data.data() + data.size(), copy->data);
+    return copy;
+  }
+  return matrix;
+}
+
+py::array_t<uint8_t> packed_bytes(const std::shared_ptr<Matrix>& m) {
+  auto* held = new std::shared_ptr<Matrix>(m);
+  const py::capsule owner(held, [](void* p) { delete static_cast<std::shared_ptr<Matrix>*>(p); });
+  py::array_t<uint8_t> view(static_cast<py::ssize_t>(m->bytes()), m->data, owner);
+  view.attr("flags").attr("writeable") = false;
+  return view;
+}
+
+py::array_t<float> dequantize(const Matrix& m, int64_t begin, int64_t end) {
+  if (begin < 0 || end < begin || end > m.n)
+    throw py::value_error("expected rows within 0.." + std::to_string(m.n));
+  py::array_t<float> out({static_cast<py::ssize_t>(end - begin), static_cast<py::ssize_t>(m.k)});
+  float* values = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    active_kernels().dequantize[static_cast<int>(m.format)](
+        m.data, m.groups(), m.k, static_cast<int>(begin), static_cast<int>(end), values, m.k);
+  }
+  return out;
+}
+
+}  // namespace
+
+Format format_named(const std::string& name) {
+  for (int i = 0; i < kFormats; ++i)
+    if (name == kFormatInfo[i].name) return static_cast<Format>(i);
+  throw py::value_error("expected a format q4g32s, q4g32a, q8g32s, f16 or f32, got '" + name + "'");
+}
+
+// x @ m.T with one ISA's kernels: rows are quantized once, pairs are handed out by a counter.
+py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& object,
+                          int threads) {
+  const auto x = checked_array<float>(object, {-1, m.k}, "x");
+  const int rows = static_cast<int>(x.shape(0)), width = m.groups() * kGroup;
+  const int out_width = m.pairs() * kPairRows;
+  py::array_t<float> out({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(m.n)});
+  if (rows == 0) return out;
+  const float* values = x.data();
+  float* result = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    std::vector<float> padded(static_cast<size_t>(rows) * width, 0.0f);
+    for (int r = 0; r < rows; ++r)
+      std::copy(values + static_cast<size_t>(r) * m.k, values + static_cast<size_t>(r + 1) * m.k,
+                padded.data() + static_cast<size_t>(r) * width);
+    std::vector<float> y(static_cast<size_t>(rows) * out_width);
+    std::vector<A8Block> panel;
+    LinearArgs args{m.data, m.groups(), rows, nullptr, padded.data(), width, y.data(), out_width,
+                    nullptr, nullptr, 0};
+    if (info(m.format).quantized) {
+      panel.resize(static_cast<size_t>(rows) * m.groups());
+      kernels.quantize_a8(padded.data(), width, m.groups(), rows, 0, rows, panel.data());
+      args.panel = panel.data();
+    }
+    struct Shared {
+      const Kernels& kernels;
+      const Matrix& m;
+      const LinearArgs& args;
+      std::atomic<int> next{0};
+    } shared{kernels, m, args};
+    const auto task = [](void* opaque, int) {
+      auto& s = *static_cast<Shared*>(opaque);
+      for (int pair; (pair = s.next.fetch_add(1)) < s.m.pairs();)
+        s.kernels.linear[static_cast<int>(s.m.format)](s.args, pair, pair + 1);
+    };
+    shared_pool(threads)->run(task, &shared);
+    for (int r = 0; r < rows; ++r)
+      std::copy(y.data() + static_cast<size_t>(r) * out_width,
+                y.data() + static_cast<size_t>(r) * out_width + m.n,
+                result + static_cast<size_t>(r) * m.n);
+  }
+  return out;
+}
+
+void bind_matrix(py::module_& m) {
+  py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
+      .def(py::init([](size_t bytes, bool huge) {
+             py::gil_scoped_release release;
+             return std::make_shared<Arena>(bytes, huge);
+           }),
+           py::arg("nbytes"), py::arg("huge") = true)
+      .def_property_readonly("nbytes", &Arena::size)
+      .def_property_readonly("used", &Arena::used);
+  py::class_<Matrix, std::shared_ptr<Matrix>>(m, "Matrix")
+      .def_static("pack", &pack, py::arg("source"), py::arg("rows"), py::arg("n"), py::arg("k"),
+                  py::arg("format"), py::arg("order") = py::none(),
+                  py::arg("arena") = std::shared_ptr<Arena>(), py::arg("threads") = 1)
+      .def_static("from_packed", &from_packed, py::arg("format"), py::arg("n"), py::arg("k"),
+                  py::arg("packed"))
+      .def_property_readonly("format",
+                             [](const Matrix& x) { return std::string(info(x.format).name); })
+      .def_readonly("n", &Matrix::n)
+      .def_readonly("k", &Matrix::k)
+      .def_property_readonly("nbytes", &Matrix::bytes)
+      .def_property_readonly("packed", &packed_bytes)
+      .def("dequantize", &dequantize, py::arg("row_begin"), py::arg("row_end"))
+      .def("matmul",
+           [](const Matrix& self, const py::object& x, int threads) {
+             return matmul(active_kernels(), self, x, threads);
+           },
+           py::arg("x"), py::arg("threads") = 1);
+  m.def("packed_bytes",
+        [](const std::string& format, int64_t n, int64_t k) {
+          check_shape(n, k);
+          return matrix_bytes(format_named(format), static_cast<int>(n), static_cast<int>(k));
+        },
+        py::arg("format"), py::arg("n"), py::arg("k"));
+}
+
+}  // namespace slmq

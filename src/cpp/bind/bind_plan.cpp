@@ -1,0 +1,198 @@
+// Plan, KvCache and KvSequence. run() is the one place where generation leaves the GIL.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "kernels/dispatch.h"
+#include "plan/plan.h"
+
+namespace slmq {
+namespace {
+
+using SliceTuple = std::tuple<int, int, int>;  // buffer, offset, width
+
+Slice to_slice(const SliceTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
+
+KvType kv_type_named(const std::string& name) {
+  if (name == "f16") return KvType::f16;
+  if (name == "f32") return KvType::f32;
+  throw py::value_error("kv_dtype: expected 'f16' or 'f32', got '" + name + "'");
+}
+
+// A plan has one frame: runs from several Python threads queue.
+struct GuardedPlan {
+  Plan plan;
+  std::mutex mutex;
+
+  GuardedPlan(const Kernels& kernels, int threads, int max_rows, int max_outputs, int vocabulary,
+              KvType kv)
+      : plan(kernels, threads, max_rows, max_outputs, vocabulary, kv) {}
+};
+
+std::vector<double> run(GuardedPlan& self, const py::object& tokens,
+                        std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments,
+                        const py::object& outputs, int stop, bool profile) {
+  RunRequest request;
+  request.tokens = checked_vector<int32_t>(tokens, -1, "tokens");
+  request.segments = std::move(segments);
+  request.outputs = checked_vector<int32_t>(outputs, -1, "outputs");
+  request.stop = stop;
+  request.profile = profile;
+  py::gil_scoped_release release;
+  const std::lock_guard<std::mutex> lock(self.mutex);
+  return self.plan.run(request);
+}
+
+py::array_t<float> read(GuardedPlan& self, int id) {
+  std::unique_lock<std::mutex> lock(self.mutex, std::defer_lock);
+  {
+    py::gil_scoped_release release;
+    lock.lock();
+  }
+  const Buffer& b = self.plan.buffer(id);
+  py::array_t<float> out({static_cast<py::ssize_t>(self.plan.buffer_rows(id)),
+                          static_cast<py::ssize_t>(b.logical)});
+  self.plan.read_buffer(id, out.mutable_data());
+  return out;
+}
+
+py::list describe(const GuardedPlan& self) {
+  py::list steps;
+  for (const auto& step : self.plan.steps()) {
+    py::dict d;
+    d["scope"] = step->info.scope;
+    d["op"] = step->info.op;
+    d["format"] = step->info.format;
+    d["shape"] = step->info.shape;
+    d["buffer"] = step->info.out;
+    d["weight_bytes"] = step->info.weight_bytes;
+    d["macs_per_row"] = step->info.macs_per_row;
+    steps.append(d);
+  }
+  return steps;
+}
+
+std::vector<float> optional_floats(const py::object& object, const char* what) {
+  return object.is_none() ? std::vector<float>() : checked_vector<float>(object, -1, what);
+}
+
+void bind_recording(py::class_<GuardedPlan>& c) {
+  using MatrixPointer = std::shared_ptr<Matrix>;
+  c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
+      .def("embed",
+           [](GuardedPlan& p, const MatrixPointer& m, float scale) { return p.plan.embed(m, scale); },
+           py::arg("matrix"), py::arg("scale") = 1.0f)
+      .def("rmsnorm",
+           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
+             return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
+           },
+           py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def("quantize",
+           [](GuardedPlan& p, const SliceTuple& x) { return p.plan.quantize(to_slice(x)); })
+      .def("linear",
+           [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
+              const std::optional<SliceTuple>& add) {
+             std::vector<Weight> list;
+             for (const auto& [matrix, bias] : parts)
+               list.push_back({matrix, optional_floats(bias, "bias")});
+             return p.plan.linear(x, std::move(list), add ? to_slice(*add) : Slice{});
+           },
+           py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
+      .def("swiglu",
+           [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
+              const std::pair<MatrixPointer, py::object>& up) {
+             return p.plan.swiglu(x, {gate.first, optional_floats(gate.second, "gate bias")},
+                                  {up.first, optional_floats(up.second, "up bias")});
+           },
+           py::arg("x"), py::arg("gate"), py::arg("up"))
+      .def("rope",
+           [](GuardedPlan& p, const py::object& frequencies, float factor) {
+             return p.plan.rope(checked_vector<float>(frequencies, -1, "frequencies"), factor);
+           },
+           py::arg("frequencies"), py::arg("factor") = 1.0f)
+      .def("attention",
+           [](GuardedPlan& p, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v, int rope,
+              int heads, int kv_heads, int head_dim, int rotary, float scale, int window) {
+             const AttentionConfig config{heads, kv_heads, head_dim,      rotary,
+                                          window, scale,   KvType::f16, 0};
+             return p.plan.attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
+           },
+           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
+           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
+           py::arg("window") = 0)
+      .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p.plan.select(to_slice(x)); })
+      .def("release", [](GuardedPlan& p, int buffer) { p.plan.release(buffer); })
+      .def("finish", [](GuardedPlan& p, int logits) { p.plan.finish(logits); });
+}
+
+void bind_cache(py::module_& m) {
+  py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
+      .def("sequence", [](std::shared_ptr<KvCache> cache) {
+        return std::make_shared<KvSequence>(std::move(cache));
+      })
+      .def_property_readonly("page_bytes", &KvCache::page_bytes)
+      .def_property_readonly("allocated_bytes", &KvCache::allocated_bytes)
+      .def_property_readonly("pages_in_use", &KvCache::pages_in_use);
+  py::class_<KvSequence, std::shared_ptr<KvSequence>>(m, "KvSequence")
+      .def_property_readonly("length", &KvSequence::length)
+      .def("truncate",
+           [](KvSequence& s, int length) {
+             if (length < 0 || length > s.length())
+               throw py::value_error("truncate: expected 0.." + std::to_string(s.length()) +
+                                     ", got " + std::to_string(length));
+             s.truncate(length);
+           },
+           py::arg("length"))
+      .def("fork",
+           [](KvSequence& s, int length) {
+             if (length < 0 || length > s.length())
+               throw py::value_error("fork: expected 0.." + std::to_string(s.length()) + ", got " +
+                                     std::to_string(length));
+             return s.fork(length);
+           },
+           py::arg("length"));
+}
+
+}  // namespace
+
+void bind_plan(py::module_& m) {
+  bind_cache(m);
+  py::class_<GuardedPlan> c(m, "Plan");
+  c.def(py::init([](int threads, int max_rows, int max_outputs, int vocabulary,
+                    const std::string& kv_dtype, const std::optional<std::string>& isa) {
+          const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
+          return std::make_unique<GuardedPlan>(kernels, threads, max_rows, max_outputs, vocabulary,
+                                               kv_type_named(kv_dtype));
+        }),
+        py::arg("threads"), py::arg("max_rows"), py::arg("max_outputs"), py::arg("vocabulary"),
+        py::arg("kv_dtype") = "f16", py::arg("isa") = py::none());
+  bind_recording(c);
+  c.def("make_cache", [](const GuardedPlan& p) { return p.plan.make_cache(); })
+      .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
+           py::arg("stop") = -1, py::arg("profile") = false)
+      .def("run_outputs",
+           [](GuardedPlan& p, const py::object& outputs) {
+             const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
+             py::gil_scoped_release release;
+             const std::lock_guard<std::mutex> lock(p.mutex);
+             p.plan.run_outputs(rows);
+           },
+           py::arg("outputs"))
+      .def("read", &read, py::arg("buffer"))
+      .def("logits", [](GuardedPlan& p) { return read(p, p.plan.logits_buffer()); })
+      .def("describe", &describe)
+      .def_property_readonly("isa",
+                             [](const GuardedPlan& p) { return std::string(p.plan.kernels().name); })
+      .def_property_readonly("threads", [](const GuardedPlan& p) { return p.plan.threads(); })
+      .def_property_readonly("max_rows", [](const GuardedPlan& p) { return p.plan.max_rows(); })
+      .def_property_readonly("max_outputs",
+                             [](const GuardedPlan& p) { return p.plan.max_outputs(); })
+      .def_property_readonly("page_bytes", [](const GuardedPlan& p) { return p.plan.page_bytes(); })
+      .def_property_readonly("buffer_bytes",
+                             [](const GuardedPlan& p) { return p.plan.buffer_bytes(); });
+}
+
+}  // namespace slmq

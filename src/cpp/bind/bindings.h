@@ -1,0 +1,26 @@
+// What the parts of the Python module share.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "core/formats.h"
+
+namespace slmq {
+
+namespace py = pybind11;
+
+struct Kernels;
+struct Matrix;
+
+Format format_named(const std::string& name);  // throws ValueError
+py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads);
+
+void bind_system(py::module_& m);
+void bind_matrix(py::module_& m);
+void bind_kernels(py::module_& m);
+void bind_plan(py::module_& m);
+
+}  // namespace slmq

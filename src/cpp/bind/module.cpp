@@ -1,0 +1,11 @@
+// The extension module slmq._native.
+#include "bind/bindings.h"
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Kernels, plan and packed matrices of slmq. Use the slmq package instead.";
+  m.attr("__version__") = SLMQ_VERSION;
+  slmq::bind_system(m);
+  slmq::bind_matrix(m);
+  slmq::bind_kernels(m);
+  slmq::bind_plan(m);
+}

@@ -1,0 +1,14 @@
+// Compiled with AVX-512 F, BW, DQ, VL and VNNI; nothing but the table may leave this object.
+#include "vec/avx512vnni.h"
+
+#include "core/half.h"
+
+#define SLMQ_ISA avx512vnni
+#include "kernels/table.inl.h"
+
+#include "kernels/linear_vnni.inl.h"
+
+namespace slmq {
+extern const Kernels kKernelsAvx512Vnni;
+const Kernels kKernelsAvx512Vnni = avx512vnni::vnni_table("avx512vnni");
+}  // namespace slmq

@@ -1,0 +1,101 @@
+// The table of kernels that every ISA fills, and the contract of each.
+//
+// Conventions: m tokens, n outputs, k inputs; strides count elements; `groups` = k rounded up / 32.
+// float32 rows are padded with zeros to a multiple of 32 columns, and kernels keep them so.
+// A kernel takes a range of work, never allocates, never starts a thread, never throws.
+// Rows of tokens never influence each other: the result of a row does not depend on m.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/formats.h"
+
+namespace slmq {
+
+// y[m, n] = x[m, k] @ w[n, k].T (+ bias[n]) (+ add[m, n])
+struct LinearArgs {
+  const uint8_t* weight;    // packed pairs, 64-byte aligned
+  int groups;               // of 32 columns
+  int m;                    // tokens
+  const A8Block* panel;     // quantized formats: activations, see formats.h
+  const float* x;           // f16, f32: rows of groups * 32 floats
+  int x_stride;
+  float* y;                 // rows; pair p writes columns 32p .. 32p+31
+  int y_stride;
+  const float* bias;        // padded to the pairs, or null
+  const float* add;         // rows like y, may be y itself, or null
+  int add_stride;
+};
+
+// One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for
+// each KV head: keys [4 tiles][head_dim][16 positions], then values [64 positions][value_stride].
+enum class KvType : int { f16 = 0, f32 = 1 };
+inline constexpr int kKvTypes = 2;
+inline constexpr int kPagePositions = 64;
+inline constexpr int kPartPositions = 512;  // attention splits here, whatever the thread count
+inline constexpr int kMaxQueries = 64;      // of one attend() call
+
+struct AttentionShape {
+  int head_dim;
+  int value_stride;     // head_dim rounded up to 16
+  float scale;          // of q . k
+  size_t layer_offset;  // bytes from the page's start to this layer
+  size_t head_bytes;    // keys and values of one KV head in one page
+  size_t value_offset;  // bytes from the head's keys to its values
+};
+
+// Partial attention of one query: max of scores, sum of exp, unnormalized values[value_stride].
+inline constexpr int kStateHeader = 16;  // floats in front of the values: max, sum, padding
+
+struct Kernels {
+  const char* name;
+
+  // Pairs [pair_begin, pair_end) of the weight. Accumulates in float32 over groups in order: one
+  // exact integer dot per group, then fma(dot, scale_w * scale_a, sum), then the min's fma.
+  void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
+
+  // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
+  void (*quantize_a8)(const float* x, int x_stride, int groups, int m, int row_begin, int row_end,
+                      A8Block* panel);
+
+  // out[i, 0..k) = row row_begin + i of the matrix, in float32.
+  void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
+                               float* out, int out_stride);
+
+  // y = x / sqrt(mean(x^2) + eps) * weight; k columns count, k rounded up to 32 are touched.
+  void (*rmsnorm)(const float* x, const float* weight, int k, float eps, float* y);
+
+  // Rotates pairs (i, i + rotary / 2) of one head in place; cosines and sines of rotary / 2 angles.
+  void (*rope)(float* head, const float* cosines, const float* sines, int rotary);
+
+  // y[i] = gate[i] / (1 + exp(-gate[i])) * up[i] for n (multiple of 16) values; y may be gate.
+  void (*swiglu)(const float* gate, const float* up, int n, float* y);
+
+  // y = softmax(x * scale) of n values, any n >= 1; y may be x.
+  void (*softmax)(const float* x, int n, float scale, float* y);
+
+  // Writes the key and value of one KV head at a position. `pages`: the sequence's page pointers.
+  void (*kv_append[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
+                              int position, const float* key, const float* value);
+
+  // queries float32[n_queries, value_stride] (zero-padded) against keys of part
+  // [part * 512, part * 512 + 512) at positions <= positions[i] (and > positions[i] - window when
+  // window > 0). states float32[n_queries, 16 + value_stride]. n_queries <= 64; scratch holds
+  // 64 * 64 floats.
+  void (*attend[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
+                           const float* queries, const int32_t* positions, int n_queries, int part,
+                           int window, float* states, float* scratch);
+
+  // total <- merge of total and part (in this order); one query.
+  void (*merge)(const AttentionShape&, const float* part, float* total);
+
+  // out[0..head_dim) = values / sum of one query's state.
+  void (*attend_finish)(const AttentionShape&, const float* state, float* out);
+
+  // Runs nothing but integer dots, to find the machine's peak: returns how many products. sink
+  // holds 16 values.
+  int64_t (*peak_dots)(int rounds, int32_t* sink);
+};
+
+}  // namespace slmq

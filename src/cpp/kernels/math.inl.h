@@ -1,0 +1,39 @@
+// Elementary functions over the vector layer: the same polynomial on every ISA.
+
+namespace slmq::SLMQ_ISA {
+
+// exp(x), about 1 ulp; 0 below -87.33, saturating near 2^127 above 88.37.
+// Cody-Waite reduction and the minimax polynomial of Moshier's Cephes library (expf).
+static inline f32x16 exp(f32x16 x) {
+  const f32x16 lowest = splat(-87.33f);
+  const f32x16 clamped = min(max(x, lowest), splat(88.37f));
+  const i32x16 n = round_to_i32(mul(clamped, splat(1.44269504088896341f)));
+  const f32x16 n_float = to_f32(n);
+  f32x16 r = fma(n_float, splat(-0.693359375f), clamped);
+  r = fma(n_float, splat(2.12194440e-4f), r);
+  f32x16 p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  const f32x16 one = splat(1.0f);
+  const f32x16 value = mul(add(fma(p, mul(r, r), r), one), pow2(n));
+  return select_lt(x, lowest, splat(0.0f), value);
+}
+
+static inline float exp1(float x) {
+  float lanes[16];
+  store(lanes, exp(splat(x)));
+  return lanes[0];
+}
+
+static inline f32x16 negate(f32x16 x) { return sub(splat(-0.0f), x); }
+
+static inline f32x16 silu(f32x16 x) { return div(x, add(splat(1.0f), exp(negate(x)))); }
+
+static inline float larger(float a, float b) { return a > b ? a : b; }
+static inline int larger(int a, int b) { return a > b ? a : b; }
+static inline int smaller(int a, int b) { return a < b ? a : b; }
+
+}  // namespace slmq::SLMQ_ISA

@@ -1,0 +1,103 @@
+// Row kernels: activation quantization, rmsnorm, rope, swiglu, softmax.
+
+namespace slmq::SLMQ_ISA {
+
+static void quantize_a8(const float* x, int x_stride, int groups, int m, int row_begin, int row_end,
+                        A8Block* panel) {
+  constexpr float kLargest = 3.402823466e38f, kSmallest = 1e-30f;
+  for (int row = row_begin; row < row_end; ++row) {
+    const float* values = x + static_cast<size_t>(row) * x_stride;
+    A8Block* block = panel + panel_offset(groups, m, row, 0);
+    const int step = panel_rows(m, row);
+    for (int g = 0; g < groups; ++g, values += kGroup, block += step) {
+      const f32x16 first = load(values), second = load(values + 16);
+      const float largest = reduce_max(max(abs(first), abs(second)));
+      // Tiny groups are zero (127 / tiny overflows); an infinite one must surface as NaN.
+      const bool zero = largest < kSmallest, finite = largest <= kLargest;
+      const f32x16 inverse = splat(zero || !finite ? 0.0f : 127.0f / largest);
+      const f32x16 low = splat(-127.0f), high = splat(127.0f);
+      const i32x16 q_first = round_to_i32(min(max(mul(first, inverse), low), high));
+      const i32x16 q_second = round_to_i32(min(max(mul(second, inverse), low), high));
+      store_i8(block->q, q_first);
+      store_i8(block->q + 16, q_second);
+      block->scale = zero ? 0.0f : finite ? largest / 127.0f : __builtin_nanf("");
+      block->sum = reduce_add(add(q_first, q_second));
+      block->scaled_sum = block->scale * static_cast<float>(block->sum);
+      block->unused = 0;
+    }
+  }
+}
+
+static void rmsnorm(const float* x, const float* weight, int k, float eps, float* y) {
+  f32x16 squares = splat(0.0f);
+  for (int c = 0; c < k; c += 16) {
+    const f32x16 v = load(x + c);
+    squares = fma(v, v, squares);
+  }
+  const float mean = reduce_add(squares) / static_cast<float>(k);
+  const f32x16 inverse = splat(1.0f / __builtin_sqrtf(mean + eps));
+  const int padded = (k + kGroup - 1) / kGroup * kGroup;
+  for (int c = 0; c < padded; c += 16) store(y + c, mul(mul(load(x + c), inverse), load(weight + c)));
+}
+
+static void rope(float* head, const float* cosines, const float* sines, int rotary) {
+  const int half = rotary / 2;
+  int i = 0;
+  for (; i + 16 <= half; i += 16) {
+    const f32x16 x = load(head + i), y = load(head + half + i);
+    const f32x16 c = load(cosines + i), s = load(sines + i);
+    store(head + i, fma(negate(y), s, mul(x, c)));
+    store(head + half + i, fma(x, s, mul(y, c)));
+  }
+  for (; i < half; ++i) {
+    const float x = head[i], y = head[half + i];
+    head[i] = __builtin_fmaf(-y, sines[i], x * cosines[i]);
+    head[half + i] = __builtin_fmaf(x, sines[i], y * cosines[i]);
+  }
+}
+
+static void swiglu(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 16) store(y + i, mul(silu(load(gate + i)), load(up + i)));
+}
+
+// n values at p as sixteen lanes; the lanes behind the end become `other`
+static inline f32x16 load_tail(const float* p, int n, float other) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = i < n ? p[i] : other;
+  return load(lanes);
+}
+static inline void store_tail(float* p, int n, f32x16 v) {
+  float lanes[16];
+  store(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+static void softmax(const float* x, int n, float scale, float* y) {
+  const float lowest = -__builtin_inff();
+  const f32x16 factor = splat(scale);
+  const int whole = n / 16 * 16, tail = n - whole;
+  f32x16 largest = splat(lowest);
+  for (int i = 0; i < whole; i += 16) largest = max(largest, mul(load(x + i), factor));
+  if (tail != 0) {
+    const f32x16 last = mul(load_tail(x + whole, tail, 0.0f), factor);
+    largest = max(largest, keep_range(last, 0, tail, lowest));
+  }
+  const f32x16 offset = splat(reduce_max(largest));
+  f32x16 sums = splat(0.0f);
+  for (int i = 0; i < whole; i += 16) {
+    const f32x16 e = exp(sub(mul(load(x + i), factor), offset));
+    sums = add(sums, e);
+    store(y + i, e);
+  }
+  if (tail != 0) {
+    const f32x16 last = exp(sub(mul(load_tail(x + whole, tail, 0.0f), factor), offset));
+    const f32x16 e = keep_range(last, 0, tail, 0.0f);
+    sums = add(sums, e);
+    store_tail(y + whole, tail, e);
+  }
+  const float total = reduce_add(sums);
+  for (int i = 0; i < whole; i += 16) store(y + i, div(load(y + i), splat(total)));
+  for (int i = whole; i < n; ++i) y[i] = y[i] / total;
+}
+
+}  // namespace slmq::SLMQ_ISA

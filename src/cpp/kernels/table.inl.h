@@ -1,0 +1,39 @@
+// Every kernel of one ISA, from the sources that all ISAs share. Include after the vector header,
+// with SLMQ_ISA set to its namespace.
+#include "kernels/kernels.h"
+
+#include "kernels/math.inl.h"
+
+#include "kernels/linear.inl.h"
+
+#include "kernels/linear_float.inl.h"
+
+#include "kernels/rows.inl.h"
+
+#include "kernels/dequantize.inl.h"
+
+#include "kernels/attention.inl.h"
+
+namespace slmq::SLMQ_ISA {
+
+static constexpr Kernels shared_table(const char* name) {
+  return {
+      name,
+      {linear<WeightQ4S>, linear<WeightQ4A>, linear<WeightQ8S>, linear_float<WeightF16>,
+       linear_float<WeightF32>},
+      quantize_a8,
+      {dequantize<Format::q4g32s>, dequantize<Format::q4g32a>, dequantize<Format::q8g32s>,
+       dequantize<Format::f16>, dequantize<Format::f32>},
+      rmsnorm,
+      rope,
+      swiglu,
+      softmax,
+      {kv_append<KvF16>, kv_append<KvF32>},
+      {attend<KvF16>, attend<KvF32>},
+      merge,
+      attend_finish,
+      peak_dots,
+  };
+}
+
+}  // namespace slmq::SLMQ_ISA

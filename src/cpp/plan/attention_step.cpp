@@ -1,0 +1,220 @@
+#include "plan/attention_step.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace slmq {
+namespace {
+
+// Below this many (row, head) tasks a sequence is split into parts so that all threads have work.
+constexpr int kEnoughTasks = 64;
+
+int last_part(const Segment& segment, int row) {
+  return (segment.position + row - segment.row) / kPartPositions;
+}
+
+}  // namespace
+
+// Per-thread buffers, carved out of the run's scratch.
+struct AttentionStep::Scratch {
+  float *queries, *states, *totals, *scores, *key;
+  int32_t* positions;
+
+  Scratch(const AttentionStep& step, uint8_t* memory) {
+    const int stride = step.shape_.value_stride;
+    queries = reinterpret_cast<float*>(memory);
+    states = queries + kMaxQueries * stride;
+    totals = states + kMaxQueries * step.state_floats();
+    scores = totals + kMaxQueries * step.state_floats();
+    key = scores + kMaxQueries * kPagePositions;
+    positions = reinterpret_cast<int32_t*>(key + stride);
+  }
+};
+
+size_t kv_layer_bytes(const AttentionConfig& config) {
+  const auto stride = static_cast<size_t>(round_up(config.head_dim, 16));
+  const size_t element = kv_element_bytes(config.kv_type);
+  const size_t keys = kPagePositions * static_cast<size_t>(config.head_dim) * element;
+  const size_t head = static_cast<size_t>(
+      round_up(static_cast<int64_t>(keys + kPagePositions * stride * element), 64));
+  return head * static_cast<size_t>(config.kv_heads);
+}
+
+AttentionShape attention_shape(const AttentionConfig& config) {
+  AttentionShape shape;
+  shape.head_dim = config.head_dim;
+  shape.value_stride = static_cast<int>(round_up(config.head_dim, 16));
+  shape.scale = config.scale;
+  shape.layer_offset = config.layer_offset;
+  shape.head_bytes = kv_layer_bytes(config) / config.kv_heads;
+  shape.value_offset =
+      kPagePositions * static_cast<size_t>(config.head_dim) * kv_element_bytes(config.kv_type);
+  return shape;
+}
+
+AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
+                             int out)
+    : config_(config), shape_(attention_shape(config)), q_(q), k_(k), v_(v), rope_(rope), out_(out) {}
+
+size_t AttentionStep::scratch_bytes() const {
+  const size_t stride = shape_.value_stride, state = state_floats();
+  return sizeof(float) *
+         (kMaxQueries * (stride + 2 * state + kPagePositions) + stride + kMaxQueries);
+}
+
+void AttentionStep::prepare(const Frame& frame) {
+  blocks_.clear();
+  parts_ = 1;
+  const int block_rows = std::max(1, kMaxQueries / group());
+  for (size_t i = 0; i < frame.segments.size(); ++i) {
+    const Segment& s = frame.segments[i];
+    for (int row = s.row; row < s.row + s.count; row += block_rows)
+      blocks_.push_back({static_cast<int>(i), row, std::min(block_rows, s.row + s.count - row)});
+  }
+  const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
+  if (!frame.one_row_each || tasks >= kEnoughTasks) return;
+  for (const Segment& s : frame.segments) parts_ = std::max(parts_, last_part(s, s.row) + 1);
+  if (parts_ == 1) return;
+  const size_t states = static_cast<size_t>(tasks) * parts_ * group();
+  if (partial_.size() < states * state_floats()) partial_.resize(states * state_floats());
+  if (done_size_ < static_cast<size_t>(tasks)) {
+    done_ = std::make_unique<std::atomic<int>[]>(tasks);
+    done_size_ = tasks;
+  }
+  for (int i = 0; i < tasks; ++i) done_[i].store(0, std::memory_order_relaxed);
+}
+
+void AttentionStep::append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
+                           Scratch& scratch) const {
+  const int n = run.frame->rows(Domain::tokens);
+  const Buffer& keys = run.buffer(k_.buffer);
+  const Buffer& values = run.buffer(v_.buffer);
+  const size_t head = static_cast<size_t>(kv_head) * config_.head_dim;
+  const float* key = keys.floats(n, thread) + static_cast<size_t>(row) * keys.width + k_.offset + head;
+  const float* value =
+      values.floats(n, thread) + static_cast<size_t>(row) * values.width + v_.offset + head;
+  std::memcpy(scratch.key, key, sizeof(float) * config_.head_dim);
+  if (config_.rotary > 0) {
+    const Buffer& rope = run.buffer(rope_);
+    const float* angles = rope.floats(n, thread) + static_cast<size_t>(row) * rope.width;
+    run.kernels->rope(scratch.key, angles, angles + config_.rotary / 2, config_.rotary);
+  }
+  run.kernels->kv_append[static_cast<int>(config_.kv_type)](
+      shape_, segment.sequence->pages(), kv_head, segment.position + row - segment.row, scratch.key,
+      value);
+}
+
+// Queries of a block, rotated and zero-padded: [row][head of the group][value_stride].
+void AttentionStep::load_queries(const Run& run, int thread, const Block& block, int kv_head,
+                                 Scratch& scratch) const {
+  const int n = run.frame->rows(Domain::tokens), stride = shape_.value_stride;
+  const Buffer& q = run.buffer(q_.buffer);
+  for (int i = 0; i < block.count * group(); ++i) {
+    const int row = block.row + i / group(), head = kv_head * group() + i % group();
+    float* query = scratch.queries + static_cast<size_t>(i) * stride;
+    std::memcpy(query,
+                q.floats(n, thread) + static_cast<size_t>(row) * q.width + q_.offset +
+                    static_cast<size_t>(head) * config_.head_dim,
+                sizeof(float) * config_.head_dim);
+    for (int d = config_.head_dim; d < stride; ++d) query[d] = 0.0f;
+    if (config_.rotary > 0) {
+      const Buffer& rope = run.buffer(rope_);
+      const float* angles = rope.floats(n, thread) + static_cast<size_t>(row) * rope.width;
+      run.kernels->rope(query, angles, angles + config_.rotary / 2, config_.rotary);
+    }
+    scratch.positions[i] = run.frame->positions[row];
+  }
+}
+
+void AttentionStep::write_out(const Run& run, int thread, int row, int head,
+                              const float* state) const {
+  const Buffer& out = run.buffer(out_);
+  run.kernels->attend_finish(shape_, state,
+                             out.floats(run.frame->rows(Domain::tokens), thread) +
+                                 static_cast<size_t>(row) * out.width +
+                                 static_cast<size_t>(head) * config_.head_dim);
+}
+
+// One block of rows and one KV head, all parts in order.
+void AttentionStep::attend_block(const Run& run, int thread, const Block& block, int kv_head) const {
+  Scratch scratch(*this, run.scratch_of(thread));
+  const Segment& segment = run.frame->segments[block.segment];
+  if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
+  load_queries(run, thread, block, kv_head, scratch);
+  const int queries = block.count * group(), stride = state_floats();
+  for (int part = 0; part <= last_part(segment, block.row + block.count - 1); ++part) {
+    float* states = part == 0 ? scratch.totals : scratch.states;
+    run.kernels->attend[static_cast<int>(config_.kv_type)](
+        shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, queries,
+        part, config_.window, states, scratch.scores);
+    if (part == 0) continue;
+    for (int i = 0; i < queries; ++i)
+      run.kernels->merge(shape_, states + static_cast<size_t>(i) * stride,
+                         scratch.totals + static_cast<size_t>(i) * stride);
+  }
+  for (int i = 0; i < queries; ++i)
+    write_out(run, thread, block.row + i / group(), kv_head * group() + i % group(),
+              scratch.totals + static_cast<size_t>(i) * stride);
+}
+
+// One row, one KV head, one part; whoever finishes the last part merges all in order.
+void AttentionStep::attend_split(const Run& run, int thread, int item) const {
+  const int part = item % parts_, task = item / parts_;
+  const Block& block = blocks_[task / config_.kv_heads];
+  const int kv_head = task % config_.kv_heads;
+  const Segment& segment = run.frame->segments[block.segment];
+  const int last = last_part(segment, block.row);
+  if (part > last) return;
+  Scratch scratch(*this, run.scratch_of(thread));
+  if (part == last) append(run, thread, segment, block.row, kv_head, scratch);
+  load_queries(run, thread, block, kv_head, scratch);
+  float* states = const_cast<float*>(partial_.data()) +
+                  (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
+  run.kernels->attend[static_cast<int>(config_.kv_type)](
+      shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, group(), part,
+      config_.window, states, scratch.scores);
+  if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last)
+    finish_split(run, thread, block, task, kv_head);
+}
+
+void AttentionStep::finish_split(const Run& run, int thread, const Block& block, int task,
+                                 int kv_head) const {
+  const Segment& segment = run.frame->segments[block.segment];
+  const size_t stride = state_floats();
+  auto* first = const_cast<float*>(partial_.data()) +
+                static_cast<size_t>(task) * parts_ * group() * stride;
+  for (int part = 1; part <= last_part(segment, block.row); ++part)
+    for (int i = 0; i < group(); ++i)
+      run.kernels->merge(shape_, first + (static_cast<size_t>(part) * group() + i) * stride,
+                         first + i * stride);
+  for (int i = 0; i < group(); ++i)
+    write_out(run, thread, block.row, kv_head * group() + i, first + i * stride);
+}
+
+void AttentionStep::run(const Run& run, int thread, Counter* counters) {
+  const Frame& frame = *run.frame;
+  const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
+  if (!appends_itself(frame)) {
+    Scratch scratch(*this, run.scratch_of(thread));
+    const int blocks = static_cast<int>(blocks_.size());
+    for (int i; (i = counters[1].next.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
+      const Block& block = blocks_[i];
+      for (int row = block.row; row < block.row + block.count; ++row)
+        for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
+          append(run, thread, frame.segments[block.segment], row, kv_head, scratch);
+    }
+    run.wait(run);
+  }
+  const int items = tasks * parts_;
+  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+    // Late blocks of a prompt see the most keys: they go first.
+    const int task = tasks - 1 - i;
+    if (parts_ > 1) {
+      attend_split(run, thread, i);
+    } else {
+      attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
+    }
+  }
+}
+
+}  // namespace slmq

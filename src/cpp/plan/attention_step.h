@@ -1,0 +1,64 @@
+// Attention: rope, append to the cache, attend, in one recorded step.
+#pragma once
+
+#include "plan/step.h"
+
+namespace slmq {
+
+struct AttentionConfig {
+  int heads, kv_heads, head_dim;
+  int rotary;          // rotated channels of a head; 0: none
+  int window;          // 0: all earlier positions
+  float scale;
+  KvType kv_type;
+  size_t layer_offset;  // of this layer in a page
+};
+
+inline size_t kv_element_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
+
+// Bytes of one layer in one page, and where things lie in it.
+size_t kv_layer_bytes(const AttentionConfig& config);
+AttentionShape attention_shape(const AttentionConfig& config);
+
+class AttentionStep final : public Step {
+ public:
+  AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope, int out);
+  void prepare(const Frame& frame) override;
+  void run(const Run& run, int thread, Counter* counters) override;
+  bool joins(const Frame&) const override { return true; }
+  size_t scratch_bytes() const override;
+
+ private:
+  // Rows of one sequence that are attended together.
+  struct Block {
+    int segment, row, count;
+  };
+  struct Scratch;
+
+  void append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
+              Scratch& scratch) const;
+  void load_queries(const Run& run, int thread, const Block& block, int kv_head,
+                    Scratch& scratch) const;
+  void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;
+  void attend_split(const Run& run, int thread, int item) const;
+  void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
+  void write_out(const Run& run, int thread, int row, int head, const float* state) const;
+  bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
+
+  int group() const { return config_.heads / config_.kv_heads; }
+  int state_floats() const { return kStateHeader + shape_.value_stride; }
+
+  const AttentionConfig config_;
+  const AttentionShape shape_;
+  const Slice q_, k_, v_;
+  const int rope_, out_;
+
+  // Of the frame that runs:
+  std::vector<Block> blocks_;
+  int parts_ = 1;      // parts of the longest sequence; more than one: threads share a sequence
+  std::vector<float> partial_;               // [block][kv head][part][query of group][state]
+  std::unique_ptr<std::atomic<int>[]> done_; // [block][kv head]: parts finished
+  size_t done_size_ = 0;
+};
+
+}  // namespace slmq

@@ -1,0 +1,47 @@
+// The static buffers that steps write and read.
+#pragma once
+
+#include <cstdint>
+
+#include "core/formats.h"
+#include "core/memory.h"
+
+namespace slmq {
+
+// f32: rows of `width` floats (a multiple of 32, padding is zero). a8: panels of width / 32 groups.
+enum class BufferType : int { f32, a8 };
+
+// Which rows a buffer holds: the tokens of the chunk, or those whose logits are asked for.
+enum class Domain : int { tokens, outputs };
+
+// With few rows, cheap row steps are computed by every thread for itself, into its own replica:
+// that costs less than the barrier that sharing would need.
+inline constexpr int kReplicaRows = 2;
+
+struct Buffer {
+  BufferType type;
+  Domain domain;
+  int width;         // padded to 32
+  int logical;       // columns that steps write; those behind stay zero
+  bool replicated;   // written by a row step: threads have replicas
+  Memory shared;     // all rows
+  Memory replicas;   // [threads][kReplicaRows]
+  size_t row_bytes;  // a8: of all groups of one row
+
+  uint8_t* bytes(int rows, int thread) const {
+    if (replicated && rows <= kReplicaRows)
+      return replicas.data() + static_cast<size_t>(thread) * kReplicaRows * row_bytes;
+    return shared.data();
+  }
+  float* floats(int rows, int thread) const { return reinterpret_cast<float*>(bytes(rows, thread)); }
+  A8Block* panel(int rows, int thread) const {
+    return reinterpret_cast<A8Block*>(bytes(rows, thread));
+  }
+};
+
+inline size_t buffer_row_bytes(BufferType type, int width) {
+  return type == BufferType::f32 ? static_cast<size_t>(width) * sizeof(float)
+                                 : static_cast<size_t>(width / kGroup) * sizeof(A8Block);
+}
+
+}  // namespace slmq

@@ -1,0 +1,73 @@
+#include "plan/kv_cache.h"
+
+#include <cstring>
+
+#include "kernels/kernels.h"
+
+namespace slmq {
+
+int KvCache::take() {
+  if (free_.empty()) {
+    const int first = static_cast<int>(references_.size());
+    slabs_.emplace_back(page_bytes_ * kSlabPages, true);
+    references_.resize(references_.size() + kSlabPages, 0);
+    for (int page = first + kSlabPages - 1; page >= first; --page) free_.push_back(page);
+  }
+  const int page = free_.back();
+  free_.pop_back();
+  references_[page] = 1;
+  return page;
+}
+
+void KvCache::share(int page) { ++references_[page]; }
+
+void KvCache::drop(int page) {
+  if (--references_[page] == 0) free_.push_back(page);
+}
+
+uint8_t* KvCache::data(int page) const {
+  return slabs_[page / kSlabPages].data() + static_cast<size_t>(page % kSlabPages) * page_bytes_;
+}
+
+size_t KvCache::allocated_bytes() const { return slabs_.size() * kSlabPages * page_bytes_; }
+
+int KvCache::pages_in_use() const { return static_cast<int>(references_.size() - free_.size()); }
+
+void KvSequence::reserve(int count) {
+  if (length_ % kPagePositions != 0 && cache_->shared(pages_.back())) {  // copy on write
+    const int copy = cache_->take();
+    std::memcpy(cache_->data(copy), page_data_.back(), cache_->page_bytes());
+    cache_->drop(pages_.back());
+    pages_.back() = copy;
+    page_data_.back() = cache_->data(copy);
+  }
+  while (static_cast<int>(pages_.size()) * kPagePositions < length_ + count) {
+    pages_.push_back(cache_->take());
+    page_data_.push_back(cache_->data(pages_.back()));
+  }
+}
+
+void KvSequence::truncate(int length) {
+  length_ = length < length_ ? length : length_;
+  const size_t keep = static_cast<size_t>((length_ + kPagePositions - 1) / kPagePositions);
+  while (pages_.size() > keep) {
+    cache_->drop(pages_.back());
+    pages_.pop_back();
+    page_data_.pop_back();
+  }
+}
+
+std::shared_ptr<KvSequence> KvSequence::fork(int length) {
+  auto copy = std::make_shared<KvSequence>(cache_);
+  length = length < length_ ? length : length_;
+  const int pages = (length + kPagePositions - 1) / kPagePositions;
+  for (int i = 0; i < pages; ++i) {
+    cache_->share(pages_[i]);
+    copy->pages_.push_back(pages_[i]);
+    copy->page_data_.push_back(page_data_[i]);
+  }
+  copy->length_ = length;
+  return copy;
+}
+
+}  // namespace slmq

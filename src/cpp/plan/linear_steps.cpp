@@ -1,0 +1,122 @@
+#include "plan/linear_steps.h"
+
+#include <algorithm>
+
+namespace slmq {
+namespace {
+
+constexpr size_t kMaxChunkBytes = 128 * 1024;
+constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
+
+size_t pair_bytes(const Matrix& m) {
+  return static_cast<size_t>(m.groups()) * info(m.format).pair_group_bytes;
+}
+
+void add_chunks(const Matrix& m, int part, size_t chunk_bytes, std::vector<Chunk>* chunks) {
+  const int pairs = std::max<int>(1, static_cast<int>(chunk_bytes / pair_bytes(m)));
+  for (int begin = 0; begin < m.pairs(); begin += pairs)
+    chunks->push_back({part, begin, std::min(begin + pairs, m.pairs())});
+}
+
+size_t chunk_bytes_for(size_t total_bytes, int threads) {
+  return std::min(kMaxChunkBytes, total_bytes / static_cast<size_t>(threads * kChunksPerThread));
+}
+
+// Takes weights and activations of a matrix; the caller sets where the result goes.
+LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
+  LinearArgs args{};
+  args.weight = m.data;
+  args.groups = m.groups();
+  args.m = n;
+  if (info(m.format).quantized) {
+    args.panel = x.panel(n, thread);
+  } else {
+    args.x = x.floats(n, thread);
+    args.x_stride = x.width;
+  }
+  return args;
+}
+
+}  // namespace
+
+LinearStep::LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out,
+                       int threads)
+    : domain_(domain), x_(x), parts_(std::move(parts)), add_(add), out_(out) {
+  size_t total = 0;
+  for (const LinearPart& part : parts_) total += part.matrix->bytes();
+  for (size_t i = 0; i < parts_.size(); ++i)
+    add_chunks(*parts_[i].matrix, static_cast<int>(i), chunk_bytes_for(total, threads), &chunks_);
+}
+
+void LinearStep::run(const Run& run, int thread, Counter* counters) {
+  const int n = run.frame->rows(domain_);
+  if (n == 0) return;
+  const Buffer& out = run.buffer(out_);
+  const int n_chunks = static_cast<int>(chunks_.size());
+  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
+    const Chunk& chunk = chunks_[i];
+    const LinearPart& part = parts_[chunk.part];
+    LinearArgs args = arguments(*part.matrix, run.buffer(x_), n, thread);
+    args.y = out.floats(n, thread) + part.offset;
+    args.y_stride = out.width;
+    args.bias = part.bias.empty() ? nullptr : part.bias.data();
+    if (add_.buffer >= 0) {
+      const Buffer& add = run.buffer(add_.buffer);
+      args.add = add.floats(n, thread) + add_.offset;
+      args.add_stride = add.width;
+    }
+    run.kernels->linear[static_cast<int>(part.matrix->format)](args, chunk.pair_begin,
+                                                               chunk.pair_end);
+  }
+}
+
+SwigluStep::SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads)
+    : domain_(domain), x_(x), gate_(std::move(gate)), up_(std::move(up)), out_(out) {
+  const Matrix& m = *gate_.matrix;
+  add_chunks(m, 0, chunk_bytes_for(m.bytes(), threads), &chunks_);
+}
+
+void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
+  const int n = run.frame->rows(domain_), columns = (pair_end - pair_begin) * kPairRows;
+  const Buffer& x = run.buffer(x_);
+  const Buffer& out = run.buffer(out_);
+  auto* gate = reinterpret_cast<float*>(run.scratch_of(thread));
+  float* up = gate + kTileFloats;
+  float* results[2] = {gate, up};
+  const LinearPart* parts[2] = {&gate_, &up_};
+  for (int i = 0; i < 2; ++i) {
+    const Matrix& m = *parts[i]->matrix;
+    LinearArgs args = arguments(m, x, n, thread);
+    args.m = rows;  // rows that start at a panel block are a panel of their own
+    if (args.panel != nullptr) args.panel += static_cast<size_t>(row) * args.groups;
+    if (args.x != nullptr) args.x += static_cast<size_t>(row) * args.x_stride;
+    args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
+    args.y_stride = columns;
+    args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
+    run.kernels->linear[static_cast<int>(m.format)](args, pair_begin, pair_end);
+  }
+  for (int r = 0; r < rows; ++r) {
+    float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +
+               static_cast<size_t>(pair_begin) * kPairRows;
+    run.kernels->swiglu(gate + static_cast<size_t>(r) * columns,
+                        up + static_cast<size_t>(r) * columns, columns, y);
+  }
+}
+
+void SwigluStep::run(const Run& run, int thread, Counter* counters) {
+  const int n = run.frame->rows(domain_);
+  if (n == 0) return;
+  const int n_chunks = static_cast<int>(chunks_.size());
+  const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));
+  const int tile_pairs = std::max(1, kTileFloats / (tile_rows * kPairRows));
+  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
+    const Chunk& chunk = chunks_[i];
+    for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {
+      const int pair_end = std::min(pair + tile_pairs, chunk.pair_end);
+      for (int row = 0; row < n; row += tile_rows)
+        tile(run, thread, pair, pair_end, row, std::min(tile_rows, n - row));
+    }
+  }
+}
+
+}  // namespace slmq

@@ -1,0 +1,55 @@
+// Steps that read weights: linear layers (several at once) and the gated unit.
+#pragma once
+
+#include "core/matrix.h"
+#include "plan/step.h"
+
+namespace slmq {
+
+// A range of pairs of one matrix: what a thread takes at a time.
+struct Chunk {
+  int part, pair_begin, pair_end;
+};
+
+struct LinearPart {
+  std::shared_ptr<const Matrix> matrix;
+  std::vector<float> bias;  // padded to the pairs, or empty
+  int offset;               // first column in the output buffer
+};
+
+// out[:, offset of part] = x @ part.T (+ bias) (+ add), all parts between the same two barriers.
+class LinearStep final : public Step {
+ public:
+  LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out, int threads);
+  void run(const Run& run, int thread, Counter* counters) override;
+  bool joins(const Frame&) const override { return true; }
+
+ private:
+  const Domain domain_;
+  const int x_;
+  const std::vector<LinearPart> parts_;
+  const Slice add_;
+  const int out_;
+  std::vector<Chunk> chunks_;
+};
+
+// out = silu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
+class SwigluStep final : public Step {
+ public:
+  SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads);
+  void run(const Run& run, int thread, Counter* counters) override;
+  bool joins(const Frame&) const override { return true; }
+  size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
+
+ private:
+  static constexpr int kTileFloats = 64 * 64;  // rows x columns computed before the activation
+  void tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows);
+
+  const Domain domain_;
+  const int x_;
+  const LinearPart gate_, up_;
+  const int out_;
+  std::vector<Chunk> chunks_;
+};
+
+}  // namespace slmq

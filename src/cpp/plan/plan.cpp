@@ -1,0 +1,405 @@
+#include "plan/plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+#include "plan/row_steps.h"
+
+namespace slmq {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+int padded(int width) { return static_cast<int>(round_up(width, kGroup)); }
+
+std::string dims(int n, int k) { return std::to_string(n) + "x" + std::to_string(k); }
+
+}  // namespace
+
+Plan::Plan(const Kernels& kernels, int threads, int max_rows, int max_outputs, int vocabulary,
+           KvType kv_type)
+    : kernels_(kernels),
+      threads_(threads),
+      max_rows_(max_rows),
+      max_outputs_(max_outputs),
+      vocabulary_(vocabulary),
+      kv_type_(kv_type) {
+  if (threads < 1 || threads > 1024) fail("expected 1..1024 threads, got " + std::to_string(threads));
+  if (max_rows < 1 || max_rows > 65536)
+    fail("expected 1..65536 rows in a chunk, got " + std::to_string(max_rows));
+  if (max_outputs < 1 || max_outputs > max_rows) {
+    fail("expected 1.." + std::to_string(max_rows) + " output rows, got " +
+         std::to_string(max_outputs));
+  }
+}
+
+// --- recording ---------------------------------------------------------------------------------
+
+void Plan::check_recording() const {
+  if (logits_ >= 0) fail("the plan is finished; record before finish()");
+}
+
+int Plan::new_buffer(BufferType type, Domain domain, int width, bool replicated) {
+  check_recording();
+  for (size_t i = 0; i < free_.size(); ++i) {
+    const Buffer& b = *buffers_[free_[i]];
+    if (b.type == type && b.domain == domain && b.logical == width && b.replicated == replicated) {
+      const int id = free_[i];
+      free_.erase(free_.begin() + static_cast<ptrdiff_t>(i));
+      return id;
+    }
+  }
+  const size_t row_bytes = buffer_row_bytes(type, padded(width));
+  const int rows = domain == Domain::tokens ? max_rows_ : max_outputs_;
+  auto buffer = std::make_unique<Buffer>();
+  buffer->type = type;
+  buffer->domain = domain;
+  buffer->width = padded(width);
+  buffer->logical = width;
+  buffer->replicated = replicated;
+  buffer->row_bytes = row_bytes;
+  buffer->shared = Memory(row_bytes * rows);
+  if (replicated) buffer->replicas = Memory(row_bytes * kReplicaRows * threads_);
+  buffers_.push_back(std::move(buffer));
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+const Buffer& Plan::buffer(int id) const {
+  if (id < 0 || id >= static_cast<int>(buffers_.size()))
+    fail("expected a buffer 0.." + std::to_string(buffers_.size()) + ", got " + std::to_string(id));
+  return *buffers_[id];
+}
+
+Slice Plan::checked(Slice slice, const char* what) const {
+  const Buffer& b = buffer(slice.buffer);
+  if (b.type != BufferType::f32) fail(std::string(what) + ": expected a float32 buffer, got a8g32");
+  if (slice.offset < 0 || slice.width < 1 || slice.offset > b.width - slice.width) {
+    fail(std::string(what) + ": columns " + std::to_string(slice.offset) + " + " +
+         std::to_string(slice.width) + " are outside a buffer of " + std::to_string(b.width));
+  }
+  if (slice.offset % kLanes != 0) {
+    fail(std::string(what) + ": expected an offset that is a multiple of 16, got " +
+         std::to_string(slice.offset));
+  }
+  return slice;
+}
+
+int Plan::add_step(std::unique_ptr<Step> step, int out, std::string op, std::string format,
+                   std::string shape) {
+  step->info.scope = scope_;
+  step->info.op = std::move(op);
+  step->info.format = std::move(format);
+  step->info.shape = std::move(shape);
+  step->info.out = out;
+  scratch_bytes_ = std::max(scratch_bytes_, step->scratch_bytes());
+  steps_.push_back(std::move(step));
+  return out;
+}
+
+void Plan::release(int buffer_id) {
+  buffer(buffer_id);
+  if (std::find(free_.begin(), free_.end(), buffer_id) != free_.end())
+    fail("buffer " + std::to_string(buffer_id) + " is released twice");
+  free_.push_back(buffer_id);
+}
+
+int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale) {
+  if (matrix->n < vocabulary_) {
+    fail("embedding: expected at least " + std::to_string(vocabulary_) + " rows, got " +
+         std::to_string(matrix->n));
+  }
+  const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
+  std::string format = info(matrix->format).name, shape = dims(matrix->n, matrix->k);
+  return add_step(std::make_unique<EmbedStep>(std::move(matrix), scale, out), out, "embed",
+                  std::move(format), std::move(shape));
+}
+
+int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
+  checked(x, "rmsnorm");
+  if (static_cast<int>(weight.size()) != x.width) {
+    fail("rmsnorm: expected a weight of " + std::to_string(x.width) + " values, got " +
+         std::to_string(weight.size()));
+  }
+  if (!(eps >= 0.0f)) fail("rmsnorm: expected eps >= 0");
+  weight.resize(padded(x.width), 0.0f);
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::f32, domain, x.width, true);
+  return add_step(std::make_unique<RmsNormStep>(domain, x, std::move(weight), eps, out), out,
+                  "rmsnorm", "f32", std::to_string(x.width));
+}
+
+int Plan::quantize(Slice x) {
+  checked(x, "quantize");
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::a8, domain, x.width, true);
+  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize", "a8g32",
+                  std::to_string(x.width));
+}
+
+LinearPart Plan::part(int x, Weight weight, int offset) const {
+  const Buffer& b = buffer(x);
+  const Matrix& m = *weight.matrix;
+  const BufferType wanted = info(m.format).quantized ? BufferType::a8 : BufferType::f32;
+  if (b.type != wanted) {
+    fail(std::string("linear: weights in ") + info(m.format).name + " take " +
+         (wanted == BufferType::a8 ? "a8g32 activations, got float32" : "float32 rows, got a8g32"));
+  }
+  if (b.logical != m.k) {
+    fail("linear: expected weights with k = " + std::to_string(b.logical) + ", got " +
+         dims(m.n, m.k));
+  }
+  if (!weight.bias.empty()) {
+    if (static_cast<int>(weight.bias.size()) != m.n) {
+      fail("linear: expected a bias of " + std::to_string(m.n) + " values, got " +
+           std::to_string(weight.bias.size()));
+    }
+    weight.bias.resize(padded(m.n), 0.0f);
+  }
+  return {std::move(weight.matrix), std::move(weight.bias), offset};
+}
+
+int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
+  if (parts.empty()) fail("linear: expected at least one matrix");
+  std::vector<LinearPart> recorded;
+  int width = 0, logical = 0;
+  double macs = 0;
+  size_t bytes = 0;
+  std::string shape, format;
+  for (Weight& weight : parts) {
+    const std::shared_ptr<const Matrix> matrix = weight.matrix;
+    recorded.push_back(part(x, std::move(weight), width));
+    logical = width + matrix->n;
+    macs += static_cast<double>(matrix->n) * matrix->k;
+    bytes += matrix->bytes();
+    shape += (shape.empty() ? "" : " + ") + dims(matrix->n, matrix->k);
+    const std::string name = info(matrix->format).name;
+    if (format.find(name) == std::string::npos) format += (format.empty() ? "" : "+") + name;
+    width += padded(matrix->n);
+  }
+  if (add.buffer >= 0 && checked(add, "linear add").width != logical) {
+    fail("linear: expected add= of width " + std::to_string(logical) + ", got " +
+         std::to_string(add.width));
+  }
+  const Domain domain = buffer(x).domain;
+  const int out = new_buffer(BufferType::f32, domain, logical, false);
+  auto step = std::make_unique<LinearStep>(domain, x, std::move(recorded), add, out, threads_);
+  step->info.weight_bytes = bytes;
+  step->info.macs_per_row = macs;
+  return add_step(std::move(step), out, add.buffer >= 0 ? "linear+add" : "linear",
+                  std::move(format), std::move(shape));
+}
+
+int Plan::swiglu(int x, Weight gate, Weight up) {
+  const Matrix &g = *gate.matrix, &u = *up.matrix;
+  if (g.n != u.n || info(g.format).quantized != info(u.format).quantized) {
+    fail("swiglu: expected gate and up of one shape and kind, got " + dims(g.n, g.k) + " in " +
+         info(g.format).name + " and " + dims(u.n, u.k) + " in " + info(u.format).name);
+  }
+  const Domain domain = buffer(x).domain;
+  const int out = new_buffer(BufferType::f32, domain, g.n, false);
+  const size_t bytes = g.bytes() + u.bytes();
+  const double macs = 2.0 * g.n * g.k;
+  std::string format = info(g.format).name, shape = "2x" + dims(g.n, g.k);
+  auto step = std::make_unique<SwigluStep>(domain, x, part(x, std::move(gate), 0),
+                                           part(x, std::move(up), 0), out, threads_);
+  step->info.weight_bytes = bytes;
+  step->info.macs_per_row = macs;
+  return add_step(std::move(step), out, "swiglu", std::move(format), std::move(shape));
+}
+
+int Plan::rope(std::vector<float> frequencies, float factor) {
+  if (frequencies.empty()) fail("rope: expected at least one frequency");
+  const int rotary = 2 * static_cast<int>(frequencies.size());
+  const int out = new_buffer(BufferType::f32, Domain::tokens, rotary, true);
+  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, "rope", "f32",
+                  std::to_string(rotary));
+}
+
+int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
+  checked(q, "attention q");
+  checked(k, "attention k");
+  checked(v, "attention v");
+  if (config.heads < 1 || config.kv_heads < 1 || config.heads % config.kv_heads != 0) {
+    fail("attention: expected heads to be a multiple of kv_heads, got " +
+         std::to_string(config.heads) + " and " + std::to_string(config.kv_heads));
+  }
+  if (config.heads / config.kv_heads > kMaxQueries)
+    fail("attention: at most 64 query heads may share a KV head");
+  if (config.head_dim < 1 || q.width != config.heads * config.head_dim ||
+      k.width != config.kv_heads * config.head_dim || v.width != k.width) {
+    fail("attention: q, k, v of widths " + std::to_string(q.width) + ", " +
+         std::to_string(k.width) + ", " + std::to_string(v.width) + " do not fit " +
+         std::to_string(config.heads) + " heads, " + std::to_string(config.kv_heads) +
+         " KV heads of " + std::to_string(config.head_dim));
+  }
+  for (const int id : {q.buffer, k.buffer, v.buffer})
+    if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
+  if (config.rotary < 0 || config.rotary > config.head_dim || config.rotary % 2 != 0)
+    fail("attention: expected an even number of rotated channels within the head");
+  if (config.rotary > 0 && buffer(rope).logical != config.rotary)
+    fail("attention: the rope angles do not fit the rotated channels");
+  if (config.window < 0) fail("attention: expected window >= 0");
+  config.kv_type = kv_type_;
+  config.layer_offset = page_bytes_;
+  page_bytes_ += kv_layer_bytes(config);
+  const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
+  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, "attention",
+                  kv_type_ == KvType::f16 ? "f16" : "f32",
+                  std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
+                      std::to_string(config.head_dim));
+}
+
+int Plan::select(Slice x) {
+  checked(x, "select");
+  if (buffer(x.buffer).domain != Domain::tokens || select_step_ >= 0)
+    fail("select: rows are selected once, from all tokens");
+  const int out = new_buffer(BufferType::f32, Domain::outputs, x.width, true);
+  select_step_ = static_cast<int>(steps_.size());
+  return add_step(std::make_unique<SelectStep>(x, out), out, "select", "f32",
+                  std::to_string(x.width));
+}
+
+void Plan::finish(int logits) {
+  check_recording();
+  if (select_step_ < 0) fail("finish: record select() before the output head");
+  const Buffer& b = buffer(logits);
+  if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < vocabulary_)
+    fail("finish: expected logits of at least " + std::to_string(vocabulary_) + " columns");
+  logits_ = logits;
+  counters_ = std::make_unique<Counter[]>(steps_.size() * kCountersPerStep);
+  scratch_bytes_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_bytes_), 4096));
+  scratch_ = Memory(scratch_bytes_ * threads_);
+  pool_ = shared_pool(threads_);
+}
+
+// --- running -----------------------------------------------------------------------------------
+
+std::shared_ptr<KvCache> Plan::make_cache() const { return std::make_shared<KvCache>(page_bytes_); }
+
+void Plan::prepare(const RunRequest& request) {
+  const int m = static_cast<int>(request.tokens.size());
+  if (logits_ < 0) fail("the plan is not finished");
+  if (m < 1 || m > max_rows_)
+    fail("expected 1.." + std::to_string(max_rows_) + " tokens, got " + std::to_string(m));
+  for (const int32_t token : request.tokens) {
+    if (token < 0 || token >= vocabulary_)
+      fail("expected token ids in 0.." + std::to_string(vocabulary_ - 1) + ", got " +
+           std::to_string(token));
+  }
+  int row = 0;
+  Frame frame;
+  frame.one_row_each = true;
+  for (const auto& [sequence, count] : request.segments) {
+    if (sequence == nullptr || count < 1) fail("expected sequences with at least one row each");
+    if (sequence->cache()->page_bytes() != page_bytes_)
+      fail("the sequence belongs to a cache of another model");
+    for (const Segment& other : frame.segments)
+      if (other.sequence == sequence.get()) fail("a sequence may appear once in a run");
+    frame.segments.push_back({sequence.get(), row, count, sequence->length()});
+    for (int i = 0; i < count; ++i) frame.positions.push_back(sequence->length() + i);
+    frame.one_row_each = frame.one_row_each && count == 1;
+    row += count;
+    if (row > m) break;
+  }
+  if (row != m) fail("the sequences' rows must add up to " + std::to_string(m) + " tokens");
+  for (const auto& [sequence, count] : request.segments) sequence->reserve(count);
+  frame.tokens = request.tokens;
+  frame_ = std::move(frame);
+}
+
+std::vector<double> Plan::execute(int begin, int end, bool profile) {
+  struct Context {
+    Plan* plan;
+    Run run;
+    int begin, end;
+    bool profile;
+    std::vector<double> times;
+  };
+  for (int i = begin; i < end; ++i) {
+    steps_[i]->prepare(frame_);
+    for (int c = 0; c < kCountersPerStep; ++c)
+      counters_[i * kCountersPerStep + c].next.store(0, std::memory_order_relaxed);
+  }
+  Context context{this, {}, begin, end, profile, {}};
+  context.times.reserve(profile ? static_cast<size_t>(end - begin) : 0);
+  context.run = {&kernels_, &frame_, &buffers_, threads_, counters_.get(), scratch_.data(),
+                 scratch_bytes_,
+                 [](const Run& run) { static_cast<ThreadPool*>(run.pool)->barrier().wait(); },
+                 pool_.get()};
+  const auto task = [](void* opaque, int thread) {
+    auto& c = *static_cast<Context*>(opaque);
+    Barrier& barrier = c.plan->pool_->barrier();
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point start = Clock::now();
+    for (int i = c.begin; i < c.end; ++i) {
+      Step& step = *c.plan->steps_[i];
+      step.run(c.run, thread, c.run.counters + static_cast<size_t>(i) * kCountersPerStep);
+      if (c.profile || (i + 1 < c.end && step.joins(c.plan->frame_))) barrier.wait();
+      if (c.profile && thread == 0) {
+        const Clock::time_point now = Clock::now();
+        c.times.push_back(std::chrono::duration<double, std::micro>(now - start).count());
+        start = now;
+      }
+    }
+  };
+  pool_->run(task, &context);
+  return std::move(context.times);
+}
+
+std::vector<double> Plan::run(const RunRequest& request) {
+  const int end = request.stop < 0 ? static_cast<int>(steps_.size()) : request.stop;
+  if (end > static_cast<int>(steps_.size()))
+    fail("expected a step 0.." + std::to_string(steps_.size()) + ", got " + std::to_string(end));
+  if (static_cast<int>(request.outputs.size()) > max_outputs_)
+    fail("expected at most " + std::to_string(max_outputs_) + " output rows");
+  for (const int32_t row : request.outputs)
+    if (row < 0 || row >= static_cast<int32_t>(request.tokens.size()))
+      fail("expected output rows within the tokens, got " + std::to_string(row));
+  prepare(request);
+  frame_.outputs = request.outputs;
+  std::vector<double> times = execute(0, end, request.profile);
+  // A run that stops early can be repeated: its positions do not count.
+  if (request.stop < 0)
+    for (const auto& [sequence, count] : request.segments) sequence->advance(count);
+  return times;
+}
+
+void Plan::run_outputs(const std::vector<int32_t>& outputs) {
+  if (frame_.tokens.empty()) fail("run() must come before run_outputs()");
+  if (outputs.empty() || static_cast<int>(outputs.size()) > max_outputs_)
+    fail("expected 1.." + std::to_string(max_outputs_) + " output rows");
+  for (const int32_t row : outputs)
+    if (row < 0 || row >= static_cast<int32_t>(frame_.tokens.size()))
+      fail("expected output rows within the last run's tokens, got " + std::to_string(row));
+  frame_.outputs = outputs;
+  execute(select_step_, static_cast<int>(steps_.size()), false);
+}
+
+int Plan::buffer_rows(int id) const { return frame_.rows(buffer(id).domain); }
+
+void Plan::read_buffer(int id, float* out) const {
+  const Buffer& b = buffer(id);
+  const int rows = frame_.rows(b.domain);
+  for (int row = 0; row < rows; ++row) {
+    float* y = out + static_cast<size_t>(row) * b.logical;
+    if (b.type == BufferType::f32) {
+      const float* x = b.floats(rows, 0) + static_cast<size_t>(row) * b.width;
+      std::copy(x, x + b.logical, y);
+      continue;
+    }
+    for (int c = 0; c < b.logical; ++c) {
+      const A8Block& block =
+          b.panel(rows, 0)[panel_offset(b.width / kGroup, rows, row, c / kGroup)];
+      y[c] = block.scale * static_cast<float>(block.q[c % kGroup]);
+    }
+  }
+}
+
+size_t Plan::buffer_bytes() const {
+  size_t bytes = scratch_.size();
+  for (const auto& b : buffers_) bytes += b->shared.size() + b->replicas.size();
+  return bytes;
+}
+
+}  // namespace slmq

@@ -1,0 +1,97 @@
+// A recorded model: a straight list of steps over static buffers.
+//
+// Recording calls check shapes and append one step each; run() replays them with the frame's tokens.
+// Errors of recording and of frames are std::invalid_argument; nothing throws while threads run.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/matrix.h"
+#include "core/pool.h"
+#include "plan/attention_step.h"
+#include "plan/linear_steps.h"
+#include "plan/step.h"
+
+namespace slmq {
+
+struct RunRequest {
+  std::vector<int32_t> tokens;
+  std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments;  // sequence, rows
+  std::vector<int32_t> outputs;                                      // rows, ascending or not
+  int stop = -1;          // run steps [0, stop); -1: all
+  bool profile = false;   // time every step
+};
+
+struct Weight {
+  std::shared_ptr<const Matrix> matrix;
+  std::vector<float> bias;  // n values, or empty
+};
+
+class Plan {
+ public:
+  Plan(const Kernels& kernels, int threads, int max_rows, int max_outputs, int vocabulary,
+       KvType kv_type);
+
+  // --- recording; all return buffer ids -------------------------------------------------------
+  void scope(std::string name) { scope_ = std::move(name); }
+  int embed(std::shared_ptr<const Matrix> matrix, float scale);
+  int rmsnorm(Slice x, std::vector<float> weight, float eps);
+  int quantize(Slice x);
+  int linear(int x, std::vector<Weight> parts, Slice add);
+  int swiglu(int x, Weight gate, Weight up);
+  int rope(std::vector<float> frequencies, float factor);
+  int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
+  int select(Slice x);
+  void release(int buffer);  // nothing that is recorded later reads it
+  void finish(int logits);   // the last buffer; recording ends
+
+  // --- running ---------------------------------------------------------------------------------
+  std::shared_ptr<KvCache> make_cache() const;
+  // Appends the tokens to their sequences. Returns the microseconds of each step if profiled.
+  std::vector<double> run(const RunRequest& request);
+  // Repeats the steps behind select() for other rows of the last run.
+  void run_outputs(const std::vector<int32_t>& outputs);
+
+  const std::vector<std::unique_ptr<Step>>& steps() const { return steps_; }
+  const Buffer& buffer(int id) const;
+  // Rows of the last run in this buffer, as float32 (a8: dequantized), into out.
+  int buffer_rows(int id) const;
+  void read_buffer(int id, float* out) const;
+  int logits_buffer() const { return logits_; }
+  int max_rows() const { return max_rows_; }
+  int max_outputs() const { return max_outputs_; }
+  int threads() const { return threads_; }
+  size_t page_bytes() const { return page_bytes_; }
+  size_t buffer_bytes() const;
+  const Kernels& kernels() const { return kernels_; }
+
+ private:
+  int new_buffer(BufferType type, Domain domain, int width, bool replicated);
+  int add_step(std::unique_ptr<Step> step, int out, std::string op, std::string format,
+               std::string shape);
+  Slice checked(Slice slice, const char* what) const;
+  // Checks a weight against its input and pads its bias.
+  LinearPart part(int x, Weight weight, int offset) const;
+  void check_recording() const;
+  void prepare(const RunRequest& request);
+  std::vector<double> execute(int begin, int end, bool profile);
+
+  const Kernels& kernels_;
+  const int threads_, max_rows_, max_outputs_, vocabulary_;
+  const KvType kv_type_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<int> free_;
+  std::vector<std::unique_ptr<Step>> steps_;
+  std::string scope_;
+  size_t page_bytes_ = 0;
+  int select_step_ = -1, logits_ = -1;
+  Frame frame_;
+  std::unique_ptr<Counter[]> counters_;
+  Memory scratch_;
+  size_t scratch_bytes_ = 0;
+  std::shared_ptr<ThreadPool> pool_;
+};
+
+}  // namespace slmq

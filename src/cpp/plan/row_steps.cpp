@@ -1,0 +1,77 @@
+#include "plan/row_steps.h"
+
+#include <cstring>
+
+#include "core/math64.h"
+
+namespace slmq {
+
+void RowStep::run(const Run& run, int thread, Counter* counters) {
+  const int n = run.frame->rows(domain_);
+  if (replicates(*run.frame)) return rows(run, thread, 0, n);
+  // Whole panel blocks, so that no two threads write one cache line of a panel.
+  const int chunk = kPanelRows;
+  for (int begin; (begin = chunk * counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n;)
+    rows(run, thread, begin, begin + chunk < n ? begin + chunk : n);
+}
+
+void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& out = run.buffer(out_);
+  const Matrix& m = *matrix_;
+  for (int row = begin; row < end; ++row) {
+    float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
+    const int token = run.frame->tokens[row];
+    run.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, token, token + 1, y,
+                                                        out.width);
+    if (scale_ != 1.0f)
+      for (int c = 0; c < m.k; ++c) y[c] = y[c] * scale_;
+  }
+}
+
+void RmsNormStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row) {
+    run.kernels->rmsnorm(x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset,
+                         weight_.data(), x_.width, eps_,
+                         out.floats(n, thread) + static_cast<size_t>(row) * out.width);
+  }
+}
+
+void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  run.kernels->quantize_a8(x.floats(n, thread) + x_.offset, x.width, out.width / kGroup, n, begin,
+                           end, out.panel(n, thread));
+}
+
+void RopeStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& out = run.buffer(out_);
+  const size_t half = frequencies_.size();
+  for (int row = begin; row < end; ++row) {
+    float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
+    const float position = static_cast<float>(run.frame->positions[row]);
+    for (size_t i = 0; i < half; ++i) {
+      double sine, cosine;
+      exact_sincos(static_cast<double>(position * frequencies_[i]), &sine, &cosine);
+      y[i] = static_cast<float>(cosine) * factor_;
+      y[half + i] = static_cast<float>(sine) * factor_;
+    }
+  }
+}
+
+void SelectStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  const float* from = x.floats(run.frame->rows(Domain::tokens), thread);
+  float* to = out.floats(run.frame->rows(domain_), thread);
+  for (int row = begin; row < end; ++row) {
+    std::memcpy(to + static_cast<size_t>(row) * out.width,
+                from + static_cast<size_t>(run.frame->outputs[row]) * x.width + x_.offset,
+                static_cast<size_t>(out.width) * sizeof(float));
+  }
+}
+
+}  // namespace slmq

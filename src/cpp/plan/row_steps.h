@@ -1,0 +1,72 @@
+// Steps over rows: embedding, norms, activation quantization, rope angles, row selection.
+#pragma once
+
+#include "core/matrix.h"
+#include "plan/step.h"
+
+namespace slmq {
+
+class EmbedStep final : public RowStep {
+ public:
+  EmbedStep(std::shared_ptr<const Matrix> matrix, float scale, int out)
+      : RowStep(Domain::tokens, false), matrix_(std::move(matrix)), scale_(scale), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  std::shared_ptr<const Matrix> matrix_;
+  float scale_;
+  int out_;
+};
+
+class RmsNormStep final : public RowStep {
+ public:
+  RmsNormStep(Domain domain, Slice x, std::vector<float> weight, float eps, int out)
+      : RowStep(domain, true), x_(x), weight_(std::move(weight)), eps_(eps), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  std::vector<float> weight_;  // padded with zeros to a multiple of 32
+  float eps_;
+  int out_;
+};
+
+class QuantizeStep final : public RowStep {
+ public:
+  QuantizeStep(Domain domain, Slice x, int out) : RowStep(domain, true), x_(x), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  int out_;
+};
+
+// Row r: cosines then sines of position[r] * frequency[i], times a factor, angles rounded to float32
+// as transformers does.
+class RopeStep final : public RowStep {
+ public:
+  RopeStep(std::vector<float> frequencies, float factor, int out)
+      : RowStep(Domain::tokens, true),
+        frequencies_(std::move(frequencies)),
+        factor_(factor),
+        out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  std::vector<float> frequencies_;
+  float factor_;
+  int out_;
+};
+
+// The rows whose logits are asked for.
+class SelectStep final : public RowStep {
+ public:
+  SelectStep(Slice x, int out) : RowStep(Domain::outputs, true), x_(x), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  int out_;
+};
+
+}  // namespace slmq

@@ -1,0 +1,219 @@
+// The vector layer on AVX2 + FMA + F16C: sixteen lanes are two registers.
+//
+//   fma            vfmadd231ps          one rounding, as std::fma
+//   load_f16       vcvtph2ps            exact
+//   store_f16      vcvtps2ph            round to nearest even
+//   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*127*16 = 30480)
+//                  vpmaddwd             pairs of 16-bit sums to 32 bits
+//   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "core/formats.h"
+
+namespace slmq::avx2 {
+
+struct f32x16 {
+  __m256 low, high;  // lanes 0-7, 8-15
+};
+struct i32x16 {
+  __m256i low, high;
+};
+
+static inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, f32x16 v) {
+  _mm256_storeu_ps(p, v.low);
+  _mm256_storeu_ps(p + 8, v.high);
+}
+static inline f32x16 load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+static inline void store_f16(uint16_t* p, f32x16 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(v.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
+                   _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline f32x16 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline f32x16 add(f32x16 a, f32x16 b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+static inline f32x16 sub(f32x16 a, f32x16 b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+static inline f32x16 mul(f32x16 a, f32x16 b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+static inline f32x16 div(f32x16 a, f32x16 b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+static inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+static inline f32x16 max(f32x16 a, f32x16 b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+static inline f32x16 min(f32x16 a, f32x16 b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+static inline f32x16 abs(f32x16 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+}
+static inline f32x16 select_lt(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.high, x.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+}
+static inline __m256 keep_range8(__m256 v, __m256i index, int begin, int end, __m256 x) {
+  const __m256i from = _mm256_cmpgt_epi32(index, _mm256_set1_epi32(begin - 1));
+  const __m256i to = _mm256_cmpgt_epi32(_mm256_set1_epi32(end), index);
+  return _mm256_blendv_ps(x, v, _mm256_castsi256_ps(_mm256_and_si256(from, to)));
+}
+static inline f32x16 keep_range(f32x16 v, int begin, int end, float x) {
+  const __m256i low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i high = _mm256_add_epi32(low, _mm256_set1_epi32(8));
+  const __m256 other = _mm256_set1_ps(x);
+  return {keep_range8(v.low, low, begin, end, other), keep_range8(v.high, high, begin, end, other)};
+}
+static inline float reduce_add(f32x16 v) {
+  const __m256 by8 = _mm256_add_ps(v.low, v.high);
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+static inline float reduce_max(f32x16 v) {
+  const __m256 by8 = _mm256_max_ps(v.low, v.high);
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+static inline i32x16 splat_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+static inline i32x16 add(i32x16 a, i32x16 b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+static inline i32x16 sub(i32x16 a, i32x16 b) {
+  return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
+}
+static inline f32x16 to_f32(i32x16 a) {
+  return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
+}
+static inline i32x16 round_to_i32(f32x16 a) {
+  return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)};
+}
+static inline void store_i8(int8_t* p, i32x16 v) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.low, v.high), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+static inline int32_t reduce_add(i32x16 v) {
+  const __m256i by8 = _mm256_add_epi32(v.low, v.high);
+  const __m128i by4 =
+      _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
+  const __m128i by2 = _mm_add_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
+}
+static inline f32x16 pow2(i32x16 n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.low, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.high, bias), 23))};
+}
+
+static inline __m256i load_i8x32(const void* p) {
+  return _mm256_load_si256(static_cast<const __m256i*>(p));
+}
+static inline __m256i broadcast_i8x4(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i low_i16[M], high_i16[M];  // rows 0-7 and 8-15, two 16-bit sums a row
+  for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m256i rows_low = load_i8x32(tile + 64 * j);
+    const __m256i rows_high = load_i8x32(tile + 64 * j + 32);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m256i w_low = _mm256_and_si256(
+          half == 0 ? rows_low : _mm256_srli_epi16(rows_low, 4), nibble);
+      const __m256i w_high = _mm256_and_si256(
+          half == 0 ? rows_high : _mm256_srli_epi16(rows_high, 4), nibble);
+#pragma GCC unroll 4
+      for (int t = 0; t < M; ++t) {
+        const __m256i activations = broadcast_i8x4(a[t].q + 16 * half + 4 * j);
+        low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
+        high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
+      }
+    }
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) {
+    sums[t] = {_mm256_madd_epi16(low_i16[t], ones), _mm256_madd_epi16(high_i16[t], ones)};
+  }
+}
+
+// Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
+template <int M>
+static inline void dot_u8_rows8(const uint8_t* rows, const A8Block* a, __m256i (&sums)[M]) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i low_i16[M], high_i16[M];
+  for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const __m256i w = load_i8x32(rows + 64 * j);
+    const __m256i w_low = _mm256_and_si256(w, nibble);
+    const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) {
+      const __m256i activations = broadcast_i8x4(a[t].q + 4 * j);
+      low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
+      high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
+    }
+  }
+  const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) {
+    sums[t] = _mm256_add_epi32(_mm256_madd_epi16(low_i16[t], ones),
+                               _mm256_madd_epi16(high_i16[t], sixteens));
+  }
+}
+template <int M>
+static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  __m256i low[M], high[M];
+  dot_u8_rows8<M>(tile, a, low);
+  dot_u8_rows8<M>(tile + 32, a, high);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
+}
+
+// As many int4 dots as the ports take: 8 chains of vpmaddubsw + vpaddw, 32 products each.
+static inline int64_t peak_dots(int rounds, int32_t* sink) {
+  __m256i sums[8], w = _mm256_set1_epi8(1);
+  for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_si256();
+  for (int round = 0; round < rounds; ++round) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+#if defined(__GNUC__)
+      asm("" : "+x"(w));  // the product must be computed each time
+#endif
+      sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(w, w));
+    }
+  }
+  for (int i = 0; i < 8; ++i) sink[i] = _mm256_extract_epi32(sums[i], 0);
+  return int64_t{rounds} * 8 * 32;
+}
+
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace slmq::avx2

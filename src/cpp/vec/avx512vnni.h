@@ -1,0 +1,133 @@
+// The vector layer on AVX-512 (F, BW, DQ, VL) with VNNI: sixteen lanes are one register.
+//
+//   fma            vfmadd231ps zmm      one rounding, as std::fma
+//   load_f16       vcvtph2ps zmm        exact
+//   store_f16      vcvtps2ph            round to nearest even
+//   dot_u4, dot_u8 vpdpbusd             u8 * s8, four products a lane, no saturation; the activation
+//                                       is a broadcast memory operand
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "core/formats.h"
+
+namespace slmq::avx512vnni {
+
+struct f32x16 {
+  __m512 v;
+};
+struct i32x16 {
+  __m512i v;
+};
+
+static inline f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
+static inline f32x16 load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline void store_f16(uint16_t* p, f32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline f32x16 splat(float x) { return {_mm512_set1_ps(x)}; }
+static inline f32x16 add(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline f32x16 sub(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline f32x16 mul(f32x16 a, f32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline f32x16 div(f32x16 a, f32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline f32x16 abs(f32x16 a) { return {_mm512_abs_ps(a.v)}; }
+static inline f32x16 select_lt(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+static inline f32x16 keep_range(f32x16 a, int begin, int end, float x) {
+  const __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __mmask16 from = _mm512_cmpge_epi32_mask(index, _mm512_set1_epi32(begin));
+  const __mmask16 keep = _mm512_mask_cmplt_epi32_mask(from, index, _mm512_set1_epi32(end));
+  return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(x), a.v)};
+}
+static inline float reduce_add(f32x16 a) {
+  const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+static inline float reduce_max(f32x16 a) {
+  const __m256 by8 = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+static inline void store_i8(int8_t* p, i32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+static inline int32_t reduce_add(i32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+static inline f32x16 pow2(i32x16 n) {
+  const __m512i biased = _mm512_add_epi32(n.v, _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+static inline __m512i broadcast_i8x4(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i line = _mm512_load_si512(tile + 64 * j);
+    const __m512i w_low = _mm512_and_si512(line, nibble);
+    const __m512i w_high = _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) {
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(a[t].q + 4 * j));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a[t].q + 16 + 4 * j));
+    }
+  }
+}
+template <int M>
+static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const __m512i w = _mm512_load_si512(tile + 64 * j);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) {
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a[t].q + 4 * j));
+    }
+  }
+}
+
+// As many dots as the ports take: 16 chains of vpdpbusd, 64 products each.
+static inline int64_t peak_dots(int rounds, int32_t* sink) {
+  __m512i sums[16], w = _mm512_set1_epi8(1);
+  for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_si512();
+  for (int round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+#if defined(__GNUC__)
+      asm("" : "+v"(sums[i]));  // keeps every sum in its own register
+#endif
+      sums[i] = _mm512_dpbusd_epi32(sums[i], w, w);
+    }
+  }
+  for (int i = 0; i < 16; ++i) sink[i] = _mm512_reduce_add_epi32(sums[i]);
+  return int64_t{rounds} * 16 * 64;
+}
+
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace slmq::avx512vnni

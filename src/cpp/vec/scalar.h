@@ -1,0 +1,193 @@
+// The vector layer in plain C++: the definition of what every other ISA header computes.
+//
+// Sixteen lanes always. min/max return the second operand when either is NaN; reductions fold lane
+// i with i + 8, then i + 4, i + 2, i + 1; float to int rounds to nearest even.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/formats.h"
+#include "core/half.h"
+
+namespace slmq::scalar {
+
+struct f32x16 {
+  float lane[16];
+};
+struct i32x16 {
+  int32_t lane[16];
+};
+
+#define SLMQ_EACH(expression)                           \
+  do {                                                  \
+    for (int i = 0; i < 16; ++i) r.lane[i] = (expression); \
+  } while (0)
+
+static inline f32x16 load(const float* p) {
+  f32x16 r;
+  std::memcpy(r.lane, p, 64);
+  return r;
+}
+static inline void store(float* p, f32x16 v) { std::memcpy(p, v.lane, 64); }
+static inline f32x16 load_f16(const uint16_t* p) {
+  f32x16 r;
+  SLMQ_EACH(half_to_float(p[i]));
+  return r;
+}
+static inline void store_f16(uint16_t* p, f32x16 v) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_half(v.lane[i]);
+}
+static inline f32x16 splat(float x) {
+  f32x16 r;
+  SLMQ_EACH(x);
+  return r;
+}
+static inline f32x16 add(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] + b.lane[i]);
+  return r;
+}
+static inline f32x16 sub(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] - b.lane[i]);
+  return r;
+}
+static inline f32x16 mul(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] * b.lane[i]);
+  return r;
+}
+static inline f32x16 div(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] / b.lane[i]);
+  return r;
+}
+static inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  f32x16 r;
+  SLMQ_EACH(std::fma(a.lane[i], b.lane[i], c.lane[i]));
+  return r;
+}
+static inline f32x16 max(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]);
+  return r;
+}
+static inline f32x16 min(f32x16 a, f32x16 b) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]);
+  return r;
+}
+static inline f32x16 abs(f32x16 a) {
+  f32x16 r;
+  SLMQ_EACH(std::fabs(a.lane[i]));
+  return r;
+}
+// a < b ? x : y, lane by lane
+static inline f32x16 select_lt(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  f32x16 r;
+  SLMQ_EACH(a.lane[i] < b.lane[i] ? x.lane[i] : y.lane[i]);
+  return r;
+}
+// lanes begin <= i < end keep v, the others become x
+static inline f32x16 keep_range(f32x16 v, int begin, int end, float x) {
+  f32x16 r;
+  SLMQ_EACH(i >= begin && i < end ? v.lane[i] : x);
+  return r;
+}
+static inline float reduce_add(f32x16 v) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) v.lane[i] = v.lane[i] + v.lane[i + width];
+  return v.lane[0];
+}
+static inline float reduce_max(f32x16 v) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i)
+      v.lane[i] = v.lane[i] > v.lane[i + width] ? v.lane[i] : v.lane[i + width];
+  return v.lane[0];
+}
+
+static inline i32x16 splat_i32(int32_t x) {
+  i32x16 r;
+  SLMQ_EACH(x);
+  return r;
+}
+static inline i32x16 add(i32x16 a, i32x16 b) {
+  i32x16 r;
+  SLMQ_EACH(a.lane[i] + b.lane[i]);
+  return r;
+}
+static inline i32x16 sub(i32x16 a, i32x16 b) {
+  i32x16 r;
+  SLMQ_EACH(a.lane[i] - b.lane[i]);
+  return r;
+}
+static inline f32x16 to_f32(i32x16 a) {
+  f32x16 r;
+  SLMQ_EACH(static_cast<float>(a.lane[i]));
+  return r;
+}
+// |a| must be below 2^31
+static inline i32x16 round_to_i32(f32x16 a) {
+  i32x16 r;
+  SLMQ_EACH(static_cast<int32_t>(std::nearbyint(a.lane[i])));
+  return r;
+}
+static inline void store_i8(int8_t* p, i32x16 v) {  // values within int8
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(v.lane[i]);
+}
+static inline int32_t reduce_add(i32x16 v) {
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += v.lane[i];
+  return sum;
+}
+// 2^n as float, -126 <= n <= 127
+static inline f32x16 pow2(i32x16 n) {
+  f32x16 r;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(n.lane[i] + 127) << 23;
+    std::memcpy(&r.lane[i], &bits, 4);
+  }
+  return r;
+}
+
+// sums[t] = for each of 16 rows: the dot product of 32 columns with token t's int8 values. Exact.
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  for (int t = 0; t < M; ++t) {
+    for (int r = 0; r < 16; ++r) {
+      int32_t sum = 0;
+      for (int c = 0; c < 16; ++c) {
+        const uint8_t byte = tile[(c / 4) * 64 + r * 4 + c % 4];
+        sum += (byte & 15) * a[t].q[c] + (byte >> 4) * a[t].q[16 + c];
+      }
+      sums[t].lane[r] = sum;
+    }
+  }
+}
+template <int M>
+static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+  for (int t = 0; t < M; ++t) {
+    for (int r = 0; r < 16; ++r) {
+      int32_t sum = 0;
+      for (int c = 0; c < 32; ++c) sum += tile[(c / 4) * 64 + r * 4 + c % 4] * a[t].q[c];
+      sums[t].lane[r] = sum;
+    }
+  }
+}
+
+// The machine's integer peak as plain C++ reaches it.
+static inline int64_t peak_dots(int rounds, int32_t* sink) {
+  uint32_t sums[16] = {};
+  for (int round = 0; round < rounds; ++round)
+    for (uint32_t i = 0; i < 16; ++i) sums[i] = sums[i] * 3u + i;
+  for (int i = 0; i < 16; ++i) sink[i] = static_cast<int32_t>(sums[i]);
+  return int64_t{rounds} * 16;
+}
+
+static inline void prefetch(const void*) {}
+
+#undef SLMQ_EACH
+
+}  // namespace slmq::scalar

@@ -1,0 +1,73 @@
+"""Small language models on an ordinary CPU.
+
+>>> import slmq
+>>> with slmq.load("smollm2-135m-instruct") as m:  # doctest: +SKIP
+...     print(m.generate("Why is the sky blue?", max_tokens=64).text)
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from slmq.errors import (
+    CheckpointError,
+    ContextOverflowError,
+    DownloadError,
+    Error,
+    ModelNotFoundError,
+    TemplateError,
+    TokenizerError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from slmq.generate import Model, load
+    from slmq.quantized import QuantizedMatrix
+    from slmq.results import GenerationResult, StreamChunk
+    from slmq.runtime import isa, show_runtime
+
+__version__ = _version("slmq")
+
+__all__ = [
+    "CheckpointError",
+    "ContextOverflowError",
+    "DownloadError",
+    "Error",
+    "GenerationResult",
+    "Model",
+    "ModelNotFoundError",
+    "QuantizedMatrix",
+    "StreamChunk",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedModelError",
+    "__version__",
+    "isa",
+    "load",
+    "show_runtime",
+]
+
+# Imported on first use: `import slmq` stays instant.
+_LAZY = {
+    "GenerationResult": "slmq.results",
+    "Model": "slmq.generate",
+    "QuantizedMatrix": "slmq.quantized",
+    "StreamChunk": "slmq.results",
+    "isa": "slmq.runtime",
+    "load": "slmq.generate",
+    "show_runtime": "slmq.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'slmq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

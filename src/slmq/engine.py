@@ -1,0 +1,323 @@
+"""The engine: a loaded model, its plan and its sequences. Generation stands on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq import _native, hub
+from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.errors import CheckpointError, ContextOverflowError
+from slmq.models import family_of
+from slmq.plan import RecordedPlan
+from slmq.tokenizer import Tokenizer, load_tokenizer
+from slmq.weights import WeightReader
+
+F32 = npt.NDArray[np.float32]
+
+# A chunk of a prompt is what runs without looking up: about a second of work on a slow machine.
+CHUNK_MACS = 1.5e11
+MIN_CHUNK, MAX_CHUNK = 64, 512
+MAX_OUTPUTS = 64
+MAX_CONTEXT = 1 << 24  # positions must be exact in float32
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was loaded.
+
+    Attributes
+    ----------
+    architecture : str
+    parameters : int
+    weight_bytes : int
+        Packed weights in memory.
+    formats : dict of str to int
+        Packed bytes per weight format.
+    n_ctx_train : int
+        Positions that the model was made for.
+    kv_bytes_per_token : float
+    isa, threads, kv_dtype, path
+    """
+
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    formats: dict[str, int]
+    n_ctx_train: int
+    kv_bytes_per_token: float
+    isa: str
+    threads: int
+    kv_dtype: str
+    path: Path
+
+
+class Sequence:
+    """Tokens whose keys and values are cached, in order."""
+
+    def __init__(self, native: _native.KvSequence) -> None:
+        self._native: _native.KvSequence | None = native
+        self.tokens: list[int] = []
+        self.last_logits: F32 | None = None
+
+    @property
+    def native(self) -> _native.KvSequence:
+        """The native pages. Raises ValueError once closed."""
+        if self._native is None:
+            raise ValueError("this sequence is closed")
+        return self._native
+
+    def truncate(self, n: int) -> None:
+        """Keeps the first `n` tokens."""
+        self.native.truncate(n)
+        del self.tokens[n:]
+        self.last_logits = None
+
+    def fork(self) -> Sequence:
+        """A second sequence with the same tokens; their cache is shared until one continues."""
+        copy = Sequence(self.native.fork(self.native.length))
+        copy.tokens = list(self.tokens)
+        return copy
+
+    def close(self) -> None:
+        """Gives the cache pages back."""
+        if self._native is not None:
+            self._native.truncate(0)
+        self._native = None
+        self.tokens = []
+        self.last_logits = None
+
+
+class Engine:
+    """A model that is ready to run. Made by `open_engine`."""
+
+    def __init__(
+        self, plan: RecordedPlan, tokenizer: Tokenizer, info: ModelInfo, name: str, n_ctx: int
+    ) -> None:
+        self._plan: RecordedPlan | None = plan
+        self.tokenizer = tokenizer
+        self.info = info
+        self.name = name
+        self.n_ctx = n_ctx
+        self.n_vocab = tokenizer.n_vocab
+        self.chunk = plan.native.max_rows
+
+    @property
+    def plan(self) -> RecordedPlan:
+        """The recorded model: print it, profile it. Raises ValueError once closed."""
+        if self._plan is None:
+            raise ValueError(f"model {self.name!r} is closed")
+        return self._plan
+
+    def sequence(self) -> Sequence:
+        """An empty sequence."""
+        return Sequence(self.plan.cache.sequence())
+
+    def feed(self, seq: Sequence, tokens: SequenceABC[int], *, logits: str = "last") -> F32:
+        """Appends tokens to a sequence, in chunks.
+
+        Parameters
+        ----------
+        tokens : sequence of int, at least one
+        logits : {"last", "all", "none"}
+
+        Returns
+        -------
+        float32[n_vocab] for "last", float32[len(tokens), n_vocab] for "all", float32[0, n_vocab]
+        for "none".
+
+        Raises
+        ------
+        ContextOverflowError
+            If the sequence would grow beyond `n_ctx`; it stays as it was.
+        ValueError
+            For no tokens, an id out of range, or a closed model.
+        """
+        if logits not in ("last", "all", "none"):
+            raise ValueError(f"logits: expected 'last', 'all' or 'none', got {logits!r}")
+        ids = self._checked(seq, tokens)
+        pieces = []
+        for start in range(0, len(ids), self.chunk):
+            part = ids[start : start + self.chunk]
+            last = logits == "last" and start + len(part) == len(ids)
+            pieces.append(self._run(seq, part, "all" if logits == "all" else "last" if last else ""))
+        if logits == "last":
+            seq.last_logits = pieces[-1][0]
+            return pieces[-1][0]
+        return np.concatenate(pieces) if logits == "all" else pieces[-1]
+
+    def feed_chunks(self, seq: Sequence, tokens: SequenceABC[int]) -> Iterator[int]:
+        """Like `feed`, chunk by chunk: yields the tokens done so far.
+
+        The sequence holds the finished chunks if the generator is closed early; after the last
+        one, `seq.last_logits` is float32[n_vocab].
+        """
+        ids = self._checked(seq, tokens)
+        for start in range(0, len(ids), self.chunk):
+            part = ids[start : start + self.chunk]
+            last = start + len(part) == len(ids)
+            rows = self._run(seq, part, "last" if last else "")
+            if last:
+                seq.last_logits = rows[0]
+            yield start + len(part)
+
+    def close(self) -> None:
+        """Frees weights, buffers and cache."""
+        self._plan = None
+
+    def _checked(self, seq: Sequence, tokens: SequenceABC[int]) -> npt.NDArray[np.int32]:
+        self.plan  # noqa: B018 (a closed model says so first)
+        if seq.native.length != len(seq.tokens):
+            raise ValueError("this sequence was changed from outside")
+        if len(tokens) == 0:
+            raise ValueError("expected at least one token, got none")
+        ids = np.asarray(tokens, dtype=np.int64)
+        if ids.ndim != 1 or ids.min() < 0 or ids.max() >= self.n_vocab:
+            raise ValueError(
+                f"expected token ids in 0..{self.n_vocab - 1}, got {int(ids.min())}..{int(ids.max())}"
+            )
+        if len(seq.tokens) + len(ids) > self.n_ctx:
+            raise ContextOverflowError(
+                f"{len(seq.tokens)} tokens are in the context and {len(ids)} more do not fit into "
+                f"its {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
+            )
+        return ids.astype(np.int32)
+
+    def _run(self, seq: Sequence, part: npt.NDArray[np.int32], want: str) -> F32:
+        plan, count = self.plan, len(part)
+        rows = {"all": np.arange(count), "last": np.array([count - 1]), "": np.zeros(0)}[want]
+        rows = rows.astype(np.int32)
+        plan.run(part, [(seq.native, count)], rows[:MAX_OUTPUTS])
+        seq.tokens.extend(part.tolist())
+        seq.last_logits = None
+        pieces = [plan.logits()]
+        for start in range(MAX_OUTPUTS, len(rows), MAX_OUTPUTS):
+            plan.native.run_outputs(rows[start : start + MAX_OUTPUTS])
+            pieces.append(plan.logits())
+        logits = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        return logits[:, : self.n_vocab]
+
+
+def open_engine(
+    model: str | Path,
+    *,
+    quant: str | None = None,
+    n_ctx: int | None = None,
+    n_threads: int | None = None,
+    kv_dtype: str = "f16",
+    memory: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    isa: str | None = None,
+    progress: Any = None,
+) -> Engine:
+    """Finds, opens and packs a model.
+
+    Parameters
+    ----------
+    model : str or Path
+        Catalogue name, hub id, folder or .gguf file.
+    quant : str, optional
+        "int4", "int8", "f16", "f32": what float weights become. By default as stored.
+    n_ctx : int, optional
+        Most positions; by default what the model was made for.
+    n_threads : int, optional
+        By default physical cores within affinity and CPU quota.
+    kv_dtype : {"f16", "f32"}
+    memory : {"huge", "small"}, optional
+        Whether weights ask for 2 MiB pages (the default) or stay in ordinary ones.
+    isa : str, optional
+        Kernels to run, as SLMQ_ISA.
+
+    Raises
+    ------
+    ModelNotFoundError, DownloadError, CheckpointError, UnsupportedModelError, TokenizerError
+    """
+    if memory not in (None, "huge", "small"):
+        raise ValueError(f"memory: expected 'huge' or 'small', got {memory!r}")
+    threads = _native.resolve_threads(n_threads)["threads"]
+    found = hub.resolve(
+        str(model), revision=revision, local_files_only=local_files_only, progress=progress
+    )
+    with open_checkpoint(found.path) as checkpoint:
+        return _build(
+            checkpoint,
+            found.name,
+            quant=quant,
+            n_ctx=n_ctx,
+            threads=threads,
+            kv_dtype=kv_dtype,
+            huge=memory != "small",
+            isa=isa,
+        )
+
+
+def _build(
+    checkpoint: Checkpoint,
+    name: str,
+    *,
+    quant: str | None,
+    n_ctx: int | None,
+    threads: int,
+    kv_dtype: str,
+    huge: bool,
+    isa: str | None,
+) -> Engine:
+    family, raw_config = family_of(checkpoint)
+    try:
+        config = family.Config.from_dict(raw_config)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
+    context = _context(n_ctx, config.max_positions)
+    tokenizer = load_tokenizer(checkpoint)
+    if tokenizer.n_vocab > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.n_vocab} tokens, the model only {config.vocab_size}",
+            file=checkpoint.path,
+        )
+    names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
+    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, huge=huge)
+    weights = family.load(reader, config)
+    macs = max(1.0, float(reader.parameters))
+    plan = RecordedPlan(
+        lambda p: family.forward(p, weights, config),
+        threads=threads,
+        max_rows=min(context, max(MIN_CHUNK, min(MAX_CHUNK, int(CHUNK_MACS / macs) // 16 * 16))),
+        max_outputs=min(context, MAX_OUTPUTS),
+        vocabulary=config.vocab_size,
+        kv_dtype=kv_dtype,
+        isa=isa,
+    )
+    info = ModelInfo(
+        architecture=family.GGUF.architecture,
+        parameters=reader.parameters,
+        weight_bytes=reader.packed_nbytes,
+        formats=dict(reader.packed_formats),
+        n_ctx_train=config.max_positions,
+        kv_bytes_per_token=plan.native.page_bytes / 64,
+        isa=plan.native.isa,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        path=checkpoint.path,
+    )
+    return Engine(plan, tokenizer, info, name, context)
+
+
+def _context(n_ctx: int | None, trained: int) -> int:
+    if n_ctx is None:
+        return min(trained, MAX_CONTEXT)
+    if isinstance(n_ctx, bool) or not isinstance(n_ctx, int):
+        raise TypeError(f"n_ctx: expected an integer, got {n_ctx!r}")
+    if not 1 <= n_ctx <= MAX_CONTEXT:
+        raise ValueError(f"n_ctx: expected 1..{MAX_CONTEXT}, got {n_ctx}")
+    return n_ctx
+
+
+def _same(name: str) -> str:
+    return name

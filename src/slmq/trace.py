@@ -1,0 +1,208 @@
+"""The recording facade over the native plan: typed handles, readable shapes, live buffers.
+
+A model's `forward` runs once with a `Recorder`; every call appends one step and returns a `Handle`.
+When Python drops a handle, its buffer is free for later steps: reference counting is the liveness
+analysis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq import _native
+from slmq.formats import FORMATS, padded
+
+if TYPE_CHECKING:
+    from slmq.weights import Linear
+
+F32 = npt.NDArray[np.float32]
+
+
+class _Buffer:
+    """Owns a native buffer while the recording needs it."""
+
+    def __init__(self, plan: _native.Plan, number: int, sources: tuple[Any, ...] = ()) -> None:
+        self.plan = plan
+        self.number = number
+        # What this was computed from. A row step may still be reading it while other threads are
+        # in the next step, so it must not be reused before this buffer's own consumer is recorded.
+        self.sources = sources
+
+    def __del__(self) -> None:
+        self.plan.release(self.number)
+
+
+class Handle:
+    """A value of the recording: float32[rows, width]. It has no numbers yet.
+
+    Parameters
+    ----------
+    buffer : _Buffer
+        The native buffer that steps write.
+    offset, width : int
+        The columns of the buffer that this value has.
+    """
+
+    def __init__(
+        self, buffer: _Buffer, offset: int, width: int, parts: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        self._buffer = buffer
+        self.offset = offset
+        self.width = width
+        self._parts = parts
+        self._quantized: _Buffer | None = None
+
+    def split(self) -> tuple[Handle, ...]:
+        """The results of a linear step over several weights, one handle each."""
+        if not self._parts:
+            raise ValueError("split() needs the result of a linear step over several weights")
+        return tuple(Handle(self._buffer, offset, width) for offset, width in self._parts)
+
+    @property
+    def slice(self) -> tuple[int, int, int]:
+        """Buffer number, first column, columns."""
+        return self._buffer.number, self.offset, self.width
+
+    def _no_value(self) -> NoReturn:
+        raise TypeError(
+            "this is a handle of a recording, it has no value yet: forward() must be a straight "
+            "line; read values with Engine.step_values() after a run"
+        )
+
+    def __bool__(self) -> bool:
+        self._no_value()
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        self._no_value()
+
+    def __iter__(self) -> NoReturn:
+        self._no_value()
+
+    def __repr__(self) -> str:
+        return f"Handle(float32[rows, {self.width}], buffer {self._buffer.number})"
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotation angles of every row: a handle that attention takes."""
+
+    handle: Handle
+    rotary: int
+
+
+class Recorder:
+    """Records a model's forward pass into a native plan. `p` in model files."""
+
+    def __init__(self, plan: _native.Plan) -> None:
+        self._plan = plan
+        self._scope: list[str] = []
+        self._logits: Handle | None = None
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names the steps recorded inside, for printing and profiling."""
+        self._scope.append(name)
+        self._plan.scope(".".join(self._scope))
+        yield
+        self._scope.pop()
+        self._plan.scope(".".join(self._scope))
+
+    def embed(self, weight: Linear, scale: float = 1.0) -> Handle:
+        """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`."""
+        number = self._plan.embed(weight.matrix, scale)
+        return Handle(self._own(number), 0, weight.k)
+
+    def rmsnorm(self, x: Handle, weight: F32, eps: float) -> Handle:
+        """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich, 2019)."""
+        number = self._plan.rmsnorm(x.slice, weight, eps)
+        return Handle(self._own(number, x._buffer), 0, x.width)
+
+    def linear(self, x: Handle, weights: Linear | Sequence[Linear], add: Handle | None = None) -> Handle:
+        """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them."""
+        listed = [weights] if not isinstance(weights, Sequence) else list(weights)
+        number = self._plan.linear(
+            self._operand(x, listed[0]),
+            [(w.matrix, w.bias) for w in listed],
+            None if add is None else add.slice,
+        )
+        parts, offset, width = [], 0, 0
+        for w in listed:
+            parts.append((offset, w.n))
+            width = offset + w.n
+            offset += padded(w.n, 32)
+        return Handle(self._own(number), 0, width, tuple(parts) if len(parts) > 1 else ())
+
+    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        """silu(x @ gate.T) * (x @ up.T) (Shazeer, 2020), without a step in between."""
+        number = self._plan.swiglu(
+            self._operand(x, gate), (gate.matrix, gate.bias), (up.matrix, up.bias)
+        )
+        return Handle(self._own(number), 0, gate.n)
+
+    def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
+        """Angles position * frequency for rotate-half rope (Su et al., 2021); once per run."""
+        number = self._plan.rope(frequencies, factor)
+        rotary = 2 * len(frequencies)
+        return Rope(Handle(self._own(number), 0, rotary), rotary)
+
+    def attention(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        *,
+        head_dim: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Handle:
+        """Causal attention of q over all cached positions; rotates q and k, appends k and v.
+
+        Query heads share KV heads in order (GQA, Ainslie et al., 2023). `window` > 0 limits a
+        query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim).
+        """
+        number = self._plan.attention(
+            q.slice,
+            k.slice,
+            v.slice,
+            -1 if rope is None else rope.handle.slice[0],
+            heads=q.width // head_dim,
+            kv_heads=k.width // head_dim,
+            head_dim=head_dim,
+            rotary=0 if rope is None else rope.rotary,
+            scale=float(head_dim) ** -0.5 if scale is None else scale,
+            window=window,
+        )
+        return Handle(self._own(number), 0, q.width)
+
+    def select(self, x: Handle) -> Handle:
+        """The rows whose logits the run asks for."""
+        number = self._plan.select(x.slice)
+        # Kept for good: other rows of x may be asked for after the run.
+        self._selected = x
+        return Handle(self._own(number, x._buffer), 0, x.width)
+
+    def finish(self, logits: Handle) -> None:
+        """Ends the recording; `logits` stays readable."""
+        self._logits = logits
+        self._plan.finish(logits.slice[0])
+
+    def _own(self, number: int, *sources: _Buffer) -> _Buffer:
+        return _Buffer(self._plan, number, sources)
+
+    def _operand(self, x: Handle, weight: Linear) -> int:
+        """The buffer that weights of this format read: a8g32 for integers, else float rows."""
+        if not FORMATS[weight.matrix.format].quantized:
+            if x.offset != 0:
+                raise ValueError("float weights need all columns of a buffer")
+            return x.slice[0]
+        if x._quantized is None:
+            number = self._plan.quantize(x.slice)
+            x._quantized = self._own(number, x._buffer)
+        return x._quantized.number
