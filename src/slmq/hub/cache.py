@@ -128,7 +128,7 @@ def publish(file: IO[bytes], temporary: Path, target: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    os.replace(temporary, target)
+    temporary.replace(target)
     if sys.platform != "win32":
         folder = os.open(target.parent, os.O_RDONLY)
         try:
@@ -195,7 +195,7 @@ def locked(root: Path, name: str, progress: Progress) -> Iterator[None]:
     folder = root / "locks"
     make_folder(folder)
     try:
-        file = open(folder / f"{name}.lock", "ab")  # noqa: SIM115
+        file = (folder / f"{name}.lock").open("ab")
     except OSError as error:
         raise cache_error(error, folder) from error
     with file:

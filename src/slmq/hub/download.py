@@ -240,7 +240,8 @@ class _Transfer:
             self.progress.update(self.label, done, total)
             while True:
                 try:
-                    piece = response.read(_PIECE_BYTES)
+                    # read1 hands over what is there: when the line dies, little is lost.
+                    piece = response.read1(_PIECE_BYTES)
                 except http.client.IncompleteRead as error:
                     file.write(error.partial)
                     raise _CutError(f"cut after {megabytes(done + len(error.partial))}") from error

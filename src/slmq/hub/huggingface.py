@@ -6,11 +6,13 @@ mean what they mean everywhere, and a model that another program fetched is not 
 
 from __future__ import annotations
 
+import errno
 import json
+import queue
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 
 from slmq.errors import DownloadError, ModelNotFoundError
 from slmq.hub.cache import cache_error, megabytes, require_free, sha256_of
-from slmq.hub.progress import Progress
+from slmq.hub.progress import LogProgress, Progress
 
 __all__ = ["HubModel", "delete", "download_model", "find_local", "parse_hub_id", "select_files"]
 
@@ -33,7 +35,16 @@ _COMPANIONS = (
 )
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
-_PROBE_S = 5.0
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
+_WAIT_S = 8.0
 _POLL_S = 0.2
 
 
@@ -105,10 +116,8 @@ def _local_files(model: HubModel) -> tuple[Path, list[str]] | None:
     """Return the snapshot folder and the chosen files when all of them are on this disk."""
     repo = _repo_folder(model)
     commit = model.revision or "main"
-    try:
+    with suppress(OSError):  # a commit is its own reference
         commit = (repo / "refs" / commit).read_text(encoding="utf-8").strip()
-    except OSError:
-        pass  # a commit is its own reference
     folder = repo / "snapshots" / commit
     if re.fullmatch("[0-9a-f]{40}", commit) is None or not folder.is_dir():
         return None
@@ -150,11 +159,15 @@ def delete(model: HubModel) -> int:
     for name in files:
         link = folder / name
         data = link.resolve()
+        bytes_here = data.stat().st_size
         link.unlink()
         shared = any(other.resolve() == data for other in folder.parent.rglob("*"))
-        if data.is_file() and not shared and data.is_relative_to(_repo_folder(model).resolve()):
-            freed += data.stat().st_size
-            data.unlink()
+        if not shared and data.is_relative_to(_repo_folder(model).resolve()):
+            # Where links are not allowed the data lay under the name itself, and are gone.
+            data.unlink(missing_ok=True)
+            freed += bytes_here
+    if not any(folder.iterdir()):
+        folder.rmdir()
     return freed
 
 
@@ -170,13 +183,11 @@ def download_model(model: HubModel, progress: Progress) -> Path:
     CacheError
         When the disk is full or refuses.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    with _plain_errors(model):
-        info = HfApi().model_info(
-            model.repo, revision=model.revision, files_metadata=True, timeout=_PROBE_S
-        )
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    with _plain_errors(model, "did not answer"):
+        info = _listing(model)
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     names = select_files(list(siblings), model)
     snapshot = _repo_folder(model) / "snapshots" / str(info.sha)
     missing = [name for name in names if not (snapshot / name).exists()]
@@ -184,22 +195,52 @@ def download_model(model: HubModel, progress: Progress) -> Path:
     require_free(_repo_folder(model), need, str(model), variable="HF_HOME")
     if missing:
         progress.message(f"{model}: downloading {len(missing)} files, {megabytes(need)}")
-    with _plain_errors(model), _quiet_bars(), _watched(model, siblings, missing, need, progress):
+    kept = "broke off; files that arrived whole are kept, run it again to continue"
+    watched = _watched(model, siblings, missing, need, progress)
+    with _plain_errors(model, kept), _quiet_bars(), watched:
         for name in names:
-            path = hf_hub_download(model.repo, name, revision=model.revision, etag_timeout=_PROBE_S)
+            path = hf_hub_download(model.repo, name, revision=model.revision, etag_timeout=_WAIT_S)
             if Path(path) != snapshot / name:
                 raise DownloadError(f"{model} changed while it was downloaded; run it again")
-    for name in missing:
-        _verify(model, snapshot / name, siblings[name], progress)
+            if name in missing:
+                _verify(model, snapshot / name, siblings[name])
     return _model_path(snapshot, names)
 
 
-def _verify(model: HubModel, path: Path, sibling: Any, progress: Progress) -> None:
-    """Check a file against the checksum that the hub publishes for large files."""
+def _listing(model: HubModel) -> Any:
+    """Ask the hub what the repository holds, and give up on one that stays silent.
+
+    The library tries again by itself, and no socket timeout covers the name lookup; hence a thread.
+    """
+    from huggingface_hub import HfApi
+
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            reply: Any = HfApi().model_info(
+                model.repo, revision=model.revision, files_metadata=True, timeout=_WAIT_S
+            )
+        except Exception as error:  # it belongs to the thread that waits
+            reply = error
+        replies.put(reply)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        reply = replies.get(timeout=_WAIT_S)
+    except queue.Empty:
+        raise TimeoutError(f"silent for {_WAIT_S:g} s") from None
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _verify(model: HubModel, path: Path, sibling: Any) -> None:
+    """Check a file, before the next one is fetched, against the hub's checksum of large files."""
     expected = getattr(sibling.lfs, "sha256", None)
     if expected is None:
         return
-    got = sha256_of(path, f"checking {path.name}", progress)
+    got = sha256_of(path, path.name, LogProgress())
     if got != expected:
         data = path.resolve()
         path.unlink()
@@ -266,17 +307,17 @@ def _watched(
 
 
 @contextmanager
-def _plain_errors(model: HubModel) -> Iterator[None]:
-    """Say what the library's errors mean and what to do."""
+def _plain_errors(model: HubModel, otherwise: str) -> Iterator[None]:
+    """Say what the library's errors mean and what to do; `otherwise` is for those of the line."""
     try:
         yield
     except (DownloadError, ModelNotFoundError):
         raise
     except Exception as error:
-        raise _translated(model, error) from error
+        raise _translated(model, error, otherwise) from error
 
 
-def _translated(model: HubModel, error: Exception) -> Exception:
+def _translated(model: HubModel, error: Exception, otherwise: str) -> Exception:
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{model.repo}"
@@ -294,10 +335,9 @@ def _translated(model: HubModel, error: Exception) -> Exception:
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return DownloadError(f"{model} is not in the cache, and HF_HUB_OFFLINE forbids to ask")
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return cache_error(error, _repo_folder(model), variable="HF_HOME")
     words = str(error).strip().partition("\n")[0]
     return DownloadError(
-        f"{model}: {constants.ENDPOINT} did not deliver: {type(error).__name__}: {words}; "
-        "what arrived is kept, run it again to continue"
+        f"{model}: {constants.ENDPOINT} {otherwise} ({type(error).__name__}: {words})"
     )

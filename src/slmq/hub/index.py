@@ -22,7 +22,10 @@ from slmq.hub.web import NETWORK_ERRORS, Remote, SourceError, open_remote, reaso
 
 __all__ = ["find_in_folder", "find_in_index", "is_wheel_of", "local_path"]
 
-_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+_ACCEPT = (
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
+    "text/html;q=0.1"
+)
 _PAGE_BYTES = 32 << 20
 
 
@@ -64,7 +67,9 @@ def find_in_folder(folder: Path, wheel: WheelMember) -> Path:
     for name in names:
         if is_wheel_of(name, wheel):
             return folder / name
-    raise SourceError(f"the folder {folder} has no wheel of {wheel.project} {wheel.version}")
+    raise SourceError(
+        f"the folder {folder} has no wheel of {wheel.project} {wheel.version}", notable=False
+    )
 
 
 def find_in_index(index: Remote, wheel: WheelMember, timeout_s: float) -> Remote:
@@ -78,21 +83,22 @@ def find_in_index(index: Remote, wheel: WheelMember, timeout_s: float) -> Remote
     page_url = f"{index.url}/{_normal(wheel.project)}/"
     folder = local_path(page_url)
     if folder is not None:
-        page, base = _read_page(folder, wheel), page_url
+        page = _read_page(folder)
         if page is None:
             return Remote(find_in_folder(folder, wheel).as_uri())
-        links = _html_links(page, base)
+        links = _html_links(page, page_url)
     else:
         links = _ask(index.at(page_url), wheel, timeout_s)
     for filename, url in links:
         if is_wheel_of(filename, wheel):
             return index.at(url)
     raise SourceError(
-        f"the package index {site(index.url)} has no wheel of {wheel.project} {wheel.version}"
+        f"the package index {site(index.url)} has no wheel of {wheel.project} {wheel.version}",
+        notable=False,
     )
 
 
-def _read_page(folder: Path, wheel: WheelMember) -> str | None:
+def _read_page(folder: Path) -> str | None:
     try:
         return (folder / "index.html").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -112,7 +118,7 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
         with error:
             if error.code == 404:
                 raise SourceError(
-                    f"the package index {where} has no project {wheel.project}"
+                    f"the package index {where} has no project {wheel.project}", notable=False
                 ) from error
             raise SourceError(
                 f"the package index {where} refuses: {reason(error)}",
@@ -122,7 +128,6 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
         distrust = isinstance(getattr(error, "reason", error), ssl.SSLError)
         raise SourceError(
             f"the package index {where} did not answer ({reason(error)})",
-            answered=False,
             use_pip=distrust,
         ) from error
     try:
@@ -156,5 +161,6 @@ class _Anchors(HTMLParser):
 def _html_links(text: str, base: str) -> list[tuple[str, str]]:
     parser = _Anchors()
     parser.feed(text)
-    links = [urldefrag(urljoin(parser.base or base, link)).url for link in parser.links]
+    base = urljoin(base, parser.base or "")
+    links = [urldefrag(urljoin(base, link)).url for link in parser.links]
     return [(unquote(urlsplit(link).path.rpartition("/")[2]), link) for link in links]

@@ -74,7 +74,7 @@ class Race:
             self._replies.put(Answer(source, source.probe(self._deadline_s)))
         except SourceError as error:
             self._replies.put(Answer(source, error))
-        except Exception as error:  # noqa: BLE001 - an address that makes no sense, above all
+        except Exception as error:  # an address that makes no sense, above all
             wrapped = SourceError(f"{source.label}: {type(error).__name__}: {error}")
             self._replies.put(Answer(source, wrapped))
 
@@ -86,7 +86,9 @@ class Race:
     def __iter__(self) -> Iterator[Answer]:
         good: list[Answer] = []
         while self.pending or good:
-            wait = not good or any(source in self._favourites for source in self.pending)
+            best_known = bool(good) and good[0].source in self._favourites
+            hoping = any(source in self._favourites for source in self.pending)
+            wait = not good or (hoping and not best_known)
             left = max(0.0, self._deadline_s - self.elapsed_s) if wait else 0.0
             try:
                 answer = self._replies.get(timeout=left)
@@ -103,8 +105,8 @@ class Race:
             else:
                 good.append(answer)
         for source in self.pending:
-            silent = f"{source.label} did not answer within {self._deadline_s:.0f} s"
-            yield Answer(source, SourceError(silent, answered=False))
+            silent = f"{source.label} did not answer within {self._deadline_s:g} s"
+            yield Answer(source, SourceError(silent))
 
 
 def fetch_entry(
@@ -141,12 +143,12 @@ def _run(race: Race, job: Job, failures: list[SourceError]) -> bool:
         if isinstance(answer.said, SourceError):
             failures.append(answer.said)
             continue
-        silent = [str(failure) for failure in failures if not failure.answered]
-        silent += [
+        news = [f"downloading {answer.source.offer} from {answer.source.label}"]
+        news += [str(failure) for failure in failures if failure.notable]
+        news += [
             f"{source.label} has not answered after {race.elapsed_s:.1f} s"
             for source in race.pending
         ]
-        news = [f"downloading {answer.source.offer} from {answer.source.label}", *silent]
         job.progress.message(f"{job.entry.name}: {'; '.join(news)}")
         try:
             answer.source.fetch(answer.said, job)

@@ -89,9 +89,7 @@ class HubSource:
         except urllib.error.HTTPError as error:
             raise SourceError(f"{self.label} refuses {self.offer}: {reason(error)}") from error
         except NETWORK_ERRORS as error:
-            raise SourceError(
-                f"{self.label} did not answer ({reason(error)})", answered=False
-            ) from error
+            raise SourceError(f"{self.label} did not answer ({reason(error)})") from error
         return remote
 
     def fetch(self, remote: Remote, job: Job) -> None:

@@ -71,6 +71,15 @@ class CachedModel:
     licence: str | None = None
 
 
+def _existing(text: str) -> Path | None:
+    """Return the path that `text` names, if it does."""
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, ValueError, RuntimeError):
+        return None  # too long for a name, a null byte, no such user: no path at any rate
+
+
 class Store:
     """The models under one cache folder.
 
@@ -105,8 +114,8 @@ class Store:
     ) -> ResolvedModel:
         """Find a model, downloading it when needed; see `slmq.hub.resolve`."""
         text = os.fspath(model)
-        path = Path(text).expanduser()
-        if text and path.exists():
+        path = _existing(text)
+        if path is not None:
             return ResolvedModel(path, path.stem if path.is_file() else path.absolute().name, None)
         progress = progress or LogProgress()
         entry = self.entries.get(text)
@@ -135,8 +144,10 @@ class Store:
         return self.root / "models" / entry.name / entry.file
 
     def _is_whole(self, entry: CatalogueEntry) -> bool:
-        file = self._file(entry)
-        return file.is_file() and file.stat().st_size == entry.bytes
+        try:
+            return self._file(entry).stat().st_size == entry.bytes
+        except OSError:
+            return False
 
     def _resolve_entry(
         self, entry: CatalogueEntry, local_files_only: bool, progress: Progress
@@ -190,7 +201,7 @@ class Store:
         temporary = note.with_suffix(".tmp")
         try:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, note)
+            temporary.replace(note)
         except OSError as error:
             raise cache_error(error, note.parent) from error
 
@@ -227,17 +238,20 @@ class Store:
         hub = parse_hub_id(name)
         pulled = [known for known in self._remembered() if name in (str(known), known.repo)]
         if hub is not None and pulled:
-            freed = 0
-            for known in pulled:
-                freed += huggingface.delete(known)
-                self._note(known).unlink(missing_ok=True)
+            try:
+                freed = sum(huggingface.delete(known) for known in pulled)
+                for known in pulled:
+                    self._note(known).unlink(missing_ok=True)
+            except OSError as error:
+                raise cache_error(error, Path(error.filename or self.root)) from error
             return freed
         folder = self.root / "models" / name
         if not is_model_name(name) or not folder.is_dir():
             names = ", ".join(model.name for model in self.list_models()) or "nothing"
             raise ModelNotFoundError(f"no model {name!r} in the cache, which has {names}")
         with locked(self.root, name, progress or LogProgress()):
-            freed = tree_bytes(folder)
+            # Where a link leads is not ours to delete.
+            freed = 0 if folder.is_symlink() else tree_bytes(folder)
             try:
                 folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
             except OSError as error:

