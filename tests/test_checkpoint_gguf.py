@@ -449,6 +449,8 @@ def test_too_many_elements_in_all(path: Path) -> None:
         assert len(checkpoint.metadata["b"]) == MAX_ELEMENTS // 2
     one = gw.key(b"c", gw.ARRAY, gw.array(gw.U8, [b"\0"]))
     assert "up to 'c'" in refusal(path, gw.image([*keys, one])).message
+    nested = gw.array(gw.ARRAY, [gw.array(gw.U8, [])] * (MAX_ELEMENTS // 64 + 1))
+    assert "up to 'd'" in refusal(path, gw.image([gw.key(b"d", gw.ARRAY, nested)])).message
 
 
 def test_every_truncation_is_noticed(path: Path) -> None:

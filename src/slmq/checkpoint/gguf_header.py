@@ -39,6 +39,7 @@ _SMALLEST = {t: d.itemsize for t, d in _NUMBERS.items()} | {_STRING: 8, _ARRAY: 
 # low enough that a hostile one of any size costs a second and some hundred megabytes at most.
 MAX_HEADER_BYTES = 256 << 20
 MAX_ELEMENTS = 4 << 20
+ARRAY_COST = 64  # an array within an array counts as this many elements: it takes as long
 MAX_ENTRIES = 1 << 16
 MAX_NAME_BYTES = 1024
 MAX_NESTING = 4
@@ -117,9 +118,9 @@ class Cursor:
             self.fail(f"array {key!r} is nested more than {MAX_NESTING} deep")
         if count * _SMALLEST[kind] > self._limit - self.position:
             self._too_long(self.position, count * _SMALLEST[kind], f"array {key!r} of {count}")
-        if count > self._elements_left:
+        self._elements_left -= count * (ARRAY_COST if kind == _ARRAY else 1)
+        if self._elements_left < 0:
             self.fail(f"arrays hold more than {MAX_ELEMENTS} elements in all, up to {key!r}")
-        self._elements_left -= count
         if kind == _STRING:
             return self._strings(count, key)
         if kind == _ARRAY:
