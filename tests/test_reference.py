@@ -78,7 +78,7 @@ def test_activation_codes_scales_and_sums() -> None:
     assert scale.tolist() == [[1.0, 0.0], [0.0, 1e-3 / 127]]
     assert codes[0, 0, :4].tolist() == [127, -127, 63, 1]
     assert sums.tolist() == [[64, 0], [0, 8 * 127]]
-    w = size * ref.f64(normal(64, 77))
+    x = ref.f64(normal(5, 77))
     codes, scale, _ = ref.quantize_activations(x)
     back = (codes * scale[..., None]).reshape(5, -1)[:, :77]
     assert (np.abs(back - x) <= ref.activation_bound(x)).all()
