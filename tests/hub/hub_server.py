@@ -71,7 +71,7 @@ class Request:
 
 
 class Server:
-    """Pages by path; ``with Server() as server``. Given a certificate and its key, it speaks TLS."""
+    """Pages by path; ``with Server() as server``. A certificate with its key makes it TLS."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.pages: dict[str, Page] = {}
