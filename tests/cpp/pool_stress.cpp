@@ -84,6 +84,41 @@ void run_ring(ThreadPool& pool, int phases) {
   context.ring.check();
 }
 
+// Item i of a step adds its two neighbours of the step before, all plain numbers: items that start
+// too early or run twice give wrong sums, and data races under TSan. Steps differ in size, some have
+// one item or none.
+struct Pascal : slmq::Steps {
+  Pascal(int steps, int width) : steps(steps), rows(2, std::vector<unsigned>(width, 1)) {}
+
+  int items_of(int step) const {
+    const int width = static_cast<int>(rows[0].size());
+    return step % 5 == 4 ? 0 : step % 3 == 2 ? 1 : width - step % 2;
+  }
+  int begin(int step) override {
+    CHECK(step == begun++);
+    return step < steps ? items_of(step) : kOver;
+  }
+  void item(int step, int item, int thread) override {
+    CHECK(thread >= 0 && thread < 8);
+    CHECK(step == begun - 1);
+    const std::vector<unsigned>& from = rows[step % 2];
+    rows[(step + 1) % 2][item] += from[item] + from[(item + 1) % from.size()];
+  }
+
+  int steps, begun = 0;
+  std::vector<std::vector<unsigned>> rows;
+};
+
+void run_relay(ThreadPool& pool, int steps) {
+  Pascal alone(steps, 13), shared(steps, 13);
+  for (int step = 0; alone.begin(step) != slmq::Steps::kOver; ++step) {
+    for (int item = 0; item < alone.items_of(step); ++item) alone.item(step, item, 0);
+  }
+  pool.run(shared);
+  CHECK(shared.begun == steps + 1);
+  CHECK(shared.rows == alone.rows);
+}
+
 // Threads that no pool knows.
 void plain_barrier(int rounds) {
   for (const int n : {1, 2, 5}) {
@@ -100,7 +135,11 @@ void many_callers(int rounds) {
   std::vector<std::thread> callers;
   for (int caller = 0; caller < 4; ++caller) {
     callers.emplace_back([=] {
-      for (int i = 0; i < rounds; ++i) run_ring(*slmq::shared_pool(1 + (caller + i) % 4), 3);
+      for (int i = 0; i < rounds; ++i) {
+        ThreadPool& pool = *slmq::shared_pool(1 + (caller + i) % 4);
+        run_relay(pool, i % 20);
+        if (i % 3 != 0) run_ring(pool, 3);
+      }
     });
   }
   for (std::thread& caller : callers) caller.join();
@@ -110,6 +149,7 @@ void come_and_go(int rounds) {
   for (int i = 0; i < rounds; ++i) {
     ThreadPool pool(1 + i % 5);
     for (int run = 0; run < i % 3; ++run) run_ring(pool, 2);
+    for (int run = 0; run < i % 4; ++run) run_relay(pool, 10);
   }
   CHECK(slmq::shared_pool(2) == slmq::shared_pool(2));
   CHECK(slmq::shared_pool(2) != slmq::shared_pool(3));
@@ -120,6 +160,7 @@ void nested_pools(int rounds) {
   ThreadPool outer(2);
   for (int i = 0; i < rounds; ++i) {
     outer.run([](void*, int) { run_ring(*slmq::shared_pool(3), 2); }, nullptr);
+    outer.run([](void*, int) { run_relay(*slmq::shared_pool(3), 9); }, nullptr);
   }
 }
 
@@ -184,11 +225,15 @@ void fork_and_run(int rounds) {
   const std::shared_ptr<ThreadPool> pool = slmq::shared_pool(3);
   std::atomic<bool> stop{false};
   std::thread busy([&] {
-    while (!stop) run_ring(*pool, 5);
+    while (!stop) {
+      run_ring(*pool, 5);
+      run_relay(*pool, 20);
+    }
   });
   for (int i = 0; i < rounds; ++i) {
     const pid_t child = fork_process();
     if (child == 0) {
+      run_relay(*pool, 20);
       run_ring(*pool, 5);
       CHECK(slmq::shared_pool(3) == pool);
       run_ring(*slmq::shared_pool(2), 5);

@@ -1,5 +1,5 @@
-// A reusable barrier for a fixed set of threads that usually arrive within microseconds of each
-// other.
+// How threads wait for each other when they usually meet within microseconds: the word that they
+// wait on, and a reusable barrier over it.
 #pragma once
 
 #include <atomic>
@@ -8,9 +8,68 @@
 
 namespace slmq {
 
-// Waiting goes from cheap to patient: spin (the others are about to arrive), give the core away
-// (one of the others may need it), sleep in the kernel (they take long). Only the constructor
-// allocates.
+// Things that different threads write lie this far apart: neighbouring 64-byte lines are fetched in
+// pairs.
+inline constexpr int kLineBytes = 128;
+
+// A number of the current phase to wait on, with 32 bits of payload that belong to the phase.
+// Waiting goes from cheap to patient: spin (the others are about to come), give the core away (one
+// of the others may need it), sleep in the kernel (they take long). Ending a phase calls the kernel
+// only if somebody sleeps.
+class alignas(kLineBytes) PhaseWord {
+ public:
+  static uint32_t phase_of(uint64_t word) { return static_cast<uint32_t>(word >> 33); }
+  static uint32_t payload_of(uint64_t word) { return static_cast<uint32_t>(word); }
+
+  uint64_t load() const { return word_.load(std::memory_order_acquire); }
+  uint32_t phase() const { return phase_of(load()); }
+  bool ended(uint32_t phase) const { return this->phase() != phase; }
+
+  // payload - 1, if the word is still as it was seen; else `seen` becomes what it is.
+  bool try_decrement(uint64_t& seen) {
+    return word_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire);
+  }
+
+  // Begins the next phase. Only the thread that ends the current one may call it.
+  void next(uint32_t payload);
+
+  // Waits about as long as threads differ that had equal work. True if the phase has ended.
+  bool glance(uint32_t phase) const;
+
+  // Returns when the phase has ended. `crowded` says that a thread that could end it was last seen
+  // on this very core: it needs the core more than this one.
+  void wait(uint32_t phase, bool crowded);
+
+ private:
+  bool spin(uint32_t phase) const;
+  void sleep(uint32_t phase);
+
+  std::atomic<uint64_t> word_{0};  // phase:31 somebody_sleeps:1 payload:32
+};
+
+// Where threads were last seen, and in which phase.
+class Whereabouts {
+ public:
+  explicit Whereabouts(int threads);
+  void note(int thread, uint32_t phase);
+  void forget(int thread);
+  // Whether a thread was last seen on this core, in that phase or in another one.
+  bool here_in(uint32_t phase) const { return here(phase, true); }
+  bool here_but_not_in(uint32_t phase) const { return here(phase, false); }
+  int size() const { return n_; }
+
+ private:
+  static constexpr uint64_t kNowhere = UINT64_MAX;
+  struct alignas(kLineBytes) Place {
+    std::atomic<uint64_t> phase_and_cpu{kNowhere};
+  };
+  bool here(uint32_t phase, bool in_phase) const;
+
+  const int n_;
+  const std::unique_ptr<Place[]> places_;
+};
+
 class Barrier {
  public:
   explicit Barrier(int n);
@@ -19,9 +78,6 @@ class Barrier {
 
   // Returns when n threads have called it; what each did before is visible to all after.
   void wait();
-
-  // Counts one arrival without waiting for the rest.
-  void arrive();
 
   // While it lives, the calling thread is number `index` of the barriers that it waits in. Without
   // a seat wait() is as correct, but it cannot see whom a waiting thread keeps off its core.
@@ -37,25 +93,9 @@ class Barrier {
   };
 
  private:
-  bool arrive_in(uint32_t phase);
-  void wait_for_end_of(uint32_t phase);
-  bool ended(uint32_t phase) const;
-  bool spin(uint32_t phase) const;
-  bool keeps_another_off_this_core(uint32_t phase) const;
-
-  // Separate lines (128: neighbouring 64-byte lines are fetched in pairs): arrivals must not take
-  // the line away from those who spin on the phase.
-  static constexpr int kLine = 128;
-  struct alignas(kLine) LastArrival {
-    std::atomic<uint64_t> phase_and_cpu{UINT32_MAX};  // phase << 32 | CPU number
-  };
-
-  const int n_;
-  const std::unique_ptr<LastArrival[]> last_arrivals_;  // by seat
-  alignas(kLine) std::atomic<int> arrived_{0};
-  // Counts ended phases in steps of 2; bit 0 is set while somebody sleeps on it, so that the last
-  // arrival learns from its own exchange whether it has to call the kernel.
-  alignas(kLine) std::atomic<uint32_t> phase_{0};
+  Whereabouts last_arrivals_;  // by seat
+  alignas(kLineBytes) std::atomic<int> arrived_{0};
+  PhaseWord phases_;
 };
 
 }  // namespace slmq

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/cpu.h"
+#include "core/relay.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define SLMQ_HAS_FORK 1
@@ -83,39 +84,41 @@ int checked_threads(int threads) {
 
 }  // namespace
 
-// The workers and what they share with the caller. One barrier does it all: the workers wait in it
-// for a task, all meet in it during the task, and all leave the task through it.
+// The workers and what they share with the caller. They wait for the relay's next phase: items of a
+// run, or a task that all enter together.
 struct ThreadPool::Crew {
   explicit Crew(int threads);
   ~Crew();
   void run(Task next, void* next_context);
+  void run(Steps& steps);
   void work(int thread);
+  void dismiss();
   void enter(int thread) noexcept { task(context, thread); }  // a throwing task ends the process
 
-  Barrier barrier;
-  std::mutex queue;  // one task at a time
+  static constexpr uint32_t kTask = 1, kDismissed = 2;  // marks
+
+  Relay relay;
+  Barrier barrier;   // of tasks
+  std::mutex queue;  // one task or run at a time
   Task task = nullptr;
   void* context = nullptr;
-  bool stop = false;
   std::vector<std::thread> workers;
 };
 
-ThreadPool::Crew::Crew(int threads) : barrier(threads) {
+ThreadPool::Crew::Crew(int threads) : relay(threads), barrier(threads) {
   const BlockedSignals blocked;
   try {
     for (int t = 1; t < threads; ++t) workers.emplace_back(&Crew::work, this, t);
   } catch (...) {
-    // Those that started wait for a full house; stand in for the missing ones, then let go.
-    stop = true;
-    for (int t = static_cast<int>(workers.size()); t < threads; ++t) barrier.arrive();
-    for (std::thread& worker : workers) worker.join();
+    dismiss();
     throw;
   }
 }
 
-ThreadPool::Crew::~Crew() {
-  stop = true;
-  barrier.wait();
+ThreadPool::Crew::~Crew() { dismiss(); }
+
+void ThreadPool::Crew::dismiss() {
+  relay.announce(kDismissed);
   for (std::thread& worker : workers) worker.join();
 }
 
@@ -123,11 +126,18 @@ void ThreadPool::Crew::work(int thread) {
   name_this_thread(thread);
   const Barrier::Seat seat(thread);
   const DefaultFpMode fp_mode;
+  Relay::Look entered = 0;
   for (;;) {
-    barrier.wait();
-    if (stop) return;
-    enter(thread);
-    barrier.wait();
+    const Relay::Look look = relay.look();
+    const uint32_t mark = Relay::mark_of(look);
+    if (mark == kDismissed) return;
+    if (mark == kTask && Relay::phase_of(look) != Relay::phase_of(entered)) {
+      entered = look;
+      enter(thread);
+      barrier.wait();
+    } else if (!relay.help(thread, look)) {
+      relay.wait(look);
+    }
   }
 }
 
@@ -137,9 +147,20 @@ void ThreadPool::Crew::run(Task next, void* next_context) {
   const DefaultFpMode fp_mode;
   task = next;
   context = next_context;
-  barrier.wait();
+  relay.announce(kTask);
   enter(0);
   barrier.wait();
+}
+
+void ThreadPool::Crew::run(Steps& steps) {
+  const std::lock_guard<std::mutex> turn(queue);
+  const DefaultFpMode fp_mode;
+  relay.start(steps);
+  for (;;) {
+    const Relay::Look look = relay.look();
+    if (Relay::over(look)) return;
+    if (!relay.help(0, look)) relay.wait(look);
+  }
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(checked_threads(threads)) {
@@ -166,6 +187,8 @@ ThreadPool::Crew* ThreadPool::crew() {
 Barrier& ThreadPool::barrier() { return crew()->barrier; }
 
 void ThreadPool::run(Task task, void* context) { crew()->run(task, context); }
+
+void ThreadPool::run(Steps& steps) { crew()->run(steps); }
 
 std::shared_ptr<ThreadPool> shared_pool(int threads) {
   checked_threads(threads);
