@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import slmq
 from slmq.generate import Model
@@ -258,6 +260,22 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_work(model: Model) ->
         model.stream(PROMPT, max_tokens=90)
     assert model.generate(long[:96], max_tokens=0).prompt_tokens == 96
     assert model.generate(long[:95], ignore_eos=True).generated_tokens == 1
+
+
+def test_nan_weights_end_in_an_error_that_says_so(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_model_path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    norm = tensors["model.norm.weight"].copy()
+    norm[0] = np.nan
+    save_file({**tensors, "model.norm.weight": norm}, folder / "model.safetensors")
+
+    def answer() -> None:
+        with slmq.load(folder, n_ctx=64) as model:
+            model.generate(PROMPT, max_tokens=2)
+
+    with pytest.raises(slmq.Error, match="NaN"):
+        answer()
 
 
 # ------------------------------------------------------------------ the end of a model
