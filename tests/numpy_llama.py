@@ -145,6 +145,9 @@ class NumpyLlama:
         model that asks for a BOS token it *replaces* the window's first token; the predictions
         made at positions ctx // 2 to ctx - 2 are scored, that is the tokens ctx // 2 + 1 to
         ctx - 1, ``ctx - ctx // 2 - 1`` a window. A rest that fills no window is not used.
+
+        Tokens of a file are those of its bytes: WikiText-2 has CRLF line ends, and reading it
+        with newlines translated gives other tokens and another number.
         """
         scores = []
         for start in range(0, min(chunks, len(tokens) // ctx) * ctx, ctx):
