@@ -49,7 +49,12 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
         added = backend.get_added_tokens_decoder()
         highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         spell, drops_space = _spelling(backend)
+        around = backend.encode("").ids  # BOS and EOS
     n_vocab = max(highest + 1, _size(checkpoint.metadata))
+    if max(around, default=-1) >= n_vocab:
+        raise TokenizerError(
+            f"tokenizer.json: the post-processor adds {around}, expected ids below {n_vocab}"
+        )
 
     special = {i for i, token in added.items() if token.special}
     ends = {i for i in special if added[i].content in END_OF_TURN}

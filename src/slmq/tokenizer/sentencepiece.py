@@ -2,13 +2,15 @@
 
 SentencePiece merges, again and again, the neighbours whose joined piece has the best score, the
 leftmost of equals. The `tokenizers` library merges by a list of pairs, best first. The two do the
-same when every piece that merging can make has a score of its own and every character in such a
-piece is a piece: then a list of all ways to split every piece, ordered by score, says it all.
+same when every piece that merging can make has a score of its own: then a list of all ways to
+split every piece, ordered by score, says it all. Llama's runs of spaces share one score; they have
+an order that does the same too.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 
 import tokenizers
@@ -66,28 +68,41 @@ def build_sentencepiece(
 
 def merges_by_score(ids: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return every pair of pieces that joins into a piece, the best joined score first."""
-    best_of: dict[float, str] = {}
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, score in scores.items():
-        if len(piece) > MAX_PIECE:
+    groups: defaultdict[float, list[str]] = defaultdict(list)
+    cuts = {piece: splits(piece, score, scores) for piece, score in scores.items()}
+    for piece, found in cuts.items():
+        if found:
+            groups[scores[piece]].append(piece)
+    merges: list[tuple[str, str]] = []
+    for score in sorted(groups, reverse=True):
+        group = groups[score]
+        if len(group) == 1:
+            merges += sorted(cuts[group[0]], key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        elif all_runs(group):
+            # Leftmost first means that a run grows from its left end, one character at a time.
+            runs = sorted(group, key=len, reverse=True)
+            merges += [(run[:-1], run[-1]) for run in runs]
+        else:
             raise TokenizerError(
-                f"a piece of {len(piece)} characters, expected at most {MAX_PIECE}: {piece!r:.80}"
+                f"the pieces {group[0]!r:.80} and {group[1]!r:.80} have the same score {score}; "
+                f"slmq reads only vocabularies whose scores order their pieces"
             )
-        if not math.isfinite(score):
-            raise TokenizerError(f"the score of {piece!r:.80} is {score}, expected a number")
-        cuts = [
-            (piece[:cut], piece[cut:])
-            for cut in range(1, len(piece))
-            if piece[:cut] in scores and piece[cut:] in scores
-        ]
-        if not cuts:
-            continue
-        twin = best_of.setdefault(score, piece)
-        if twin != piece:
-            raise TokenizerError(
-                f"the pieces {twin!r:.80} and {piece!r:.80} have the same score {score}; slmq "
-                f"reads only vocabularies whose scores order their pieces"
-            )
-        ranked += [(-score, ids[left], ids[right], left, right) for left, right in cuts]
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+    return merges
+
+
+def splits(piece: str, score: float, scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the ways to cut a piece into two pieces."""
+    if len(piece) > MAX_PIECE:
+        raise TokenizerError(
+            f"a piece of {len(piece)} characters, expected at most {MAX_PIECE}: {piece!r:.80}"
+        )
+    if not math.isfinite(score):
+        raise TokenizerError(f"the score of {piece!r:.80} is {score}, expected a number")
+    cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+    return [(left, right) for left, right in cuts if left in scores and right in scores]
+
+
+def all_runs(group: list[str]) -> bool:
+    """Whether pieces are runs of one character, of every length from 2 on: Llama's spaces."""
+    characters = set("".join(group))
+    return len(characters) == 1 and sorted(map(len, group)) == list(range(2, len(group) + 2))
