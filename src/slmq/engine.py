@@ -269,29 +269,51 @@ def _build(
     huge: bool,
     isa: str | None,
 ) -> Engine:
+    tokenizer = load_tokenizer(checkpoint)
+    plan, info = build_plan(
+        checkpoint, quant=quant, threads=threads, kv_dtype=kv_dtype, huge=huge, isa=isa
+    )
+    if tokenizer.n_vocab > plan.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.n_vocab} tokens, the model only {plan.vocabulary}",
+            file=checkpoint.path,
+        )
+    return Engine(plan, tokenizer, info, name, _context(n_ctx, info.n_ctx_train))
+
+
+def build_plan(
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    quant: str | None = None,
+    kv_dtype: str = "f16",
+    activations: str = "a16g32",
+    huge: bool = True,
+    isa: str | None = None,
+) -> tuple[RecordedPlan, ModelInfo]:
+    """Packs a checkpoint's weights and records its forward pass.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError
+    """
     family, raw_config = family_of(checkpoint)
     try:
         config = family.Config.from_dict(raw_config)
     except CheckpointError as error:
         raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
-    context = _context(n_ctx, config.max_positions)
-    tokenizer = load_tokenizer(checkpoint)
-    if tokenizer.n_vocab > config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.n_vocab} tokens, the model only {config.vocab_size}",
-            file=checkpoint.path,
-        )
     names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
     reader = WeightReader(checkpoint, names, quant=quant, threads=threads, huge=huge)
     weights = family.load(reader, config)
-    macs = max(1.0, float(reader.parameters))
+    rows = int(CHUNK_MACS / max(1, reader.parameters)) // 16 * 16
     plan = RecordedPlan(
         lambda p: family.forward(p, weights, config),
         threads=threads,
-        max_rows=min(context, max(MIN_CHUNK, min(MAX_CHUNK, int(CHUNK_MACS / macs) // 16 * 16))),
-        max_outputs=min(context, MAX_OUTPUTS),
+        max_rows=max(MIN_CHUNK, min(MAX_CHUNK, rows)),
+        max_outputs=MAX_OUTPUTS,
         vocabulary=config.vocab_size,
         kv_dtype=kv_dtype,
+        activations=activations,
         isa=isa,
     )
     info = ModelInfo(
@@ -306,7 +328,7 @@ def _build(
         kv_dtype=kv_dtype,
         path=checkpoint.path,
     )
-    return Engine(plan, tokenizer, info, name, context)
+    return plan, info
 
 
 def _context(n_ctx: int | None, trained: int) -> int:

@@ -47,6 +47,8 @@ class RecordedPlan:
         Threads; rows (tokens) of one run; logit rows of one run; token ids.
     kv_dtype : {"f16", "f32"}
         What the cache stores.
+    activations : {"a16g32", "a8g32"}
+        What inputs of integer weights are rounded to.
     isa : str, optional
         Kernels to run; by default the best of this CPU, or SLMQ_ISA.
     """
@@ -60,11 +62,13 @@ class RecordedPlan:
         max_outputs: int,
         vocabulary: int,
         kv_dtype: str = "f16",
+        activations: str = "a16g32",
         isa: str | None = None,
     ) -> None:
+        self.vocabulary = vocabulary
         self.native = _native.Plan(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
         # The recorder holds the handles whose buffers must outlive the recording.
-        self._recorder = Recorder(self.native)
+        self._recorder = Recorder(self.native, activations)
         self._recorder.finish(record(self._recorder))
         self.steps = [StepInfo(**step) for step in self.native.describe()]
         self.cache = self.native.make_cache()

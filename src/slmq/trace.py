@@ -97,10 +97,18 @@ class Rope:
 
 
 class Recorder:
-    """Records a model's forward pass into a native plan. `p` in model files."""
+    """Records a model's forward pass into a native plan. `p` in model files.
 
-    def __init__(self, plan: _native.Plan) -> None:
+    Parameters
+    ----------
+    plan : _native.Plan
+    activations : {"a16g32", "a8g32"}
+        What inputs of integer weights are rounded to.
+    """
+
+    def __init__(self, plan: _native.Plan, activations: str = "a16g32") -> None:
         self._plan = plan
+        self._activations = activations
         self._scope: list[str] = []
         self._logits: Handle | None = None
 
@@ -203,6 +211,6 @@ class Recorder:
                 raise ValueError("float weights need all columns of a buffer")
             return x.slice[0]
         if x._quantized is None:
-            number = self._plan.quantize(x.slice)
+            number = self._plan.quantize(x.slice, self._activations)
             x._quantized = self._own(number, x._buffer)
         return x._quantized.number

@@ -27,27 +27,39 @@ std::vector<float> padded_copy(const float* x, py::ssize_t n) {
   return copy;
 }
 
-py::tuple quantize_a8(const IsaTable& isa, const py::object& object) {
-  const auto x = checked_array<float>(object, {-1, -1}, "x");
+template <class Block>
+py::tuple quantize_rows(const IsaTable& isa, const py::array_t<float>& x, Activations activations) {
   const py::ssize_t m = x.shape(0), k = x.shape(1);
   const int groups = matrix_groups(static_cast<int>(k)), width = groups * kGroup;
+  const int rows = static_cast<int>(m);
   std::vector<float> padded(static_cast<size_t>(m) * width, 0.0f);
   for (py::ssize_t r = 0; r < m; ++r)
     std::copy(x.data() + r * k, x.data() + (r + 1) * k, padded.begin() + r * width);
-  std::vector<A8Block> panel(static_cast<size_t>(m) * groups);
-  const int rows = static_cast<int>(m);
-  isa.kernels->quantize_a8(padded.data(), width, groups, rows, 0, rows, panel.data());
-  py::array_t<int8_t> q({m, static_cast<py::ssize_t>(width)});
+  std::vector<Block> panel(static_cast<size_t>(m) * groups);
+  isa.kernels->quantize[static_cast<int>(activations)](padded.data(), width, groups, rows, 0, rows,
+                                                       panel.data());
+  py::array_t<int32_t> q({m, static_cast<py::ssize_t>(width)});
   py::array_t<float> scale({m, static_cast<py::ssize_t>(groups)});
   py::array_t<int32_t> sum({m, static_cast<py::ssize_t>(groups)});
   for (int r = 0; r < rows; ++r)
     for (int g = 0; g < groups; ++g) {
-      const A8Block& block = panel[panel_offset(groups, rows, r, g)];
-      std::copy(block.q, block.q + kGroup, q.mutable_data(r, g * kGroup));
+      const Block& block = panel[panel_offset(groups, rows, r, g)];
+      for (int c = 0; c < kGroup; ++c) {
+        int32_t value = block.high[c];
+        if constexpr (sizeof(Block) == sizeof(A16Block)) value = 256 * value + block.low[c];
+        *q.mutable_data(r, g * kGroup + c) = value;
+      }
       *scale.mutable_data(r, g) = block.scale;
       *sum.mutable_data(r, g) = block.sum;
     }
   return py::make_tuple(q, scale, sum);
+}
+
+py::tuple quantize(const IsaTable& isa, const py::object& object, const std::string& name) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const Activations activations = activations_named(name);
+  return activations == Activations::a8 ? quantize_rows<A8Block>(isa, x, activations)
+                                        : quantize_rows<A16Block>(isa, x, activations);
 }
 
 py::array_t<float> rmsnorm(const IsaTable& isa, const py::object& object, const py::object& weight,
@@ -174,11 +186,13 @@ void bind_kernels(py::module_& m) {
   py::class_<IsaTable>(m, "IsaTable")
       .def_property_readonly("name", [](const IsaTable& t) { return t.kernels->name; })
       .def("linear",
-           [](const IsaTable& t, const Matrix& matrix, const py::object& x, int threads) {
-             return matmul(*t.kernels, matrix, x, threads);
+           [](const IsaTable& t, const Matrix& matrix, const py::object& x, int threads,
+              const std::string& activations) {
+             return matmul(*t.kernels, matrix, x, threads, activations_named(activations));
            },
-           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1)
-      .def("quantize_a8", &quantize_a8, py::arg("x"))
+           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1,
+           py::arg("activations") = "a16g32")
+      .def("quantize", &quantize, py::arg("x"), py::arg("activations") = "a16g32")
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))

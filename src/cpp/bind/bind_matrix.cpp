@@ -149,9 +149,15 @@ Format format_named(const std::string& name) {
   throw py::value_error("expected a format q4g32s, q4g32a, q8g32s, f16 or f32, got '" + name + "'");
 }
 
+Activations activations_named(const std::string& name) {
+  if (name == "a8g32") return Activations::a8;
+  if (name == "a16g32") return Activations::a16;
+  throw py::value_error("activations: expected 'a8g32' or 'a16g32', got '" + name + "'");
+}
+
 // x @ m.T with one ISA's kernels: rows are quantized once, pairs are handed out by a counter.
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& object,
-                          int threads) {
+                          int threads, Activations activations) {
   const auto x = checked_array<float>(object, {-1, m.k}, "x");
   const int rows = static_cast<int>(x.shape(0)), width = m.groups() * kGroup;
   const int out_width = m.pairs() * kPairRows;
@@ -166,24 +172,27 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
       std::copy(values + static_cast<size_t>(r) * m.k, values + static_cast<size_t>(r + 1) * m.k,
                 padded.data() + static_cast<size_t>(r) * width);
     std::vector<float> y(static_cast<size_t>(rows) * out_width);
-    std::vector<A8Block> panel;
+    std::vector<uint8_t> panel;
     LinearArgs args{m.data, m.groups(), rows, nullptr, padded.data(), width, y.data(), out_width,
                     nullptr, nullptr, 0};
     if (info(m.format).quantized) {
-      panel.resize(static_cast<size_t>(rows) * m.groups());
-      kernels.quantize_a8(padded.data(), width, m.groups(), rows, 0, rows, panel.data());
+      panel.resize(static_cast<size_t>(rows) * m.groups() * activation_block_bytes(activations));
+      kernels.quantize[static_cast<int>(activations)](padded.data(), width, m.groups(), rows, 0,
+                                                      rows, panel.data());
       args.panel = panel.data();
     }
     struct Shared {
-      const Kernels& kernels;
       const Matrix& m;
       const LinearArgs& args;
+      void (*linear)(const LinearArgs&, int, int);
       std::atomic<int> next{0};
-    } shared{kernels, m, args};
+    } shared{m, args,
+             activations == Activations::a16 ? kernels.linear16[static_cast<int>(m.format)]
+                                             : kernels.linear[static_cast<int>(m.format)]};
     const auto task = [](void* opaque, int) {
       auto& s = *static_cast<Shared*>(opaque);
       for (int pair; (pair = s.next.fetch_add(1)) < s.m.pairs();)
-        s.kernels.linear[static_cast<int>(s.m.format)](s.args, pair, pair + 1);
+        s.linear(s.args, pair, pair + 1);
     };
     shared_pool(threads)->run(task, &shared);
     for (int r = 0; r < rows; ++r)
@@ -217,10 +226,10 @@ void bind_matrix(py::module_& m) {
       .def_property_readonly("packed", &packed_bytes)
       .def("dequantize", &dequantize, py::arg("row_begin"), py::arg("row_end"))
       .def("matmul",
-           [](const Matrix& self, const py::object& x, int threads) {
-             return matmul(active_kernels(), self, x, threads);
+           [](const Matrix& self, const py::object& x, int threads, const std::string& activations) {
+             return matmul(active_kernels(), self, x, threads, activations_named(activations));
            },
-           py::arg("x"), py::arg("threads") = 1);
+           py::arg("x"), py::arg("threads") = 1, py::arg("activations") = "a16g32");
   m.def("packed_bytes",
         [](const std::string& format, int64_t n, int64_t k) {
           check_shape(n, k);

@@ -91,7 +91,10 @@ void bind_recording(py::class_<GuardedPlan>& c) {
            },
            py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("quantize",
-           [](GuardedPlan& p, const SliceTuple& x) { return p.plan.quantize(to_slice(x)); })
+           [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
+             return p.plan.quantize(to_slice(x), activations_named(activations));
+           },
+           py::arg("x"), py::arg("activations"))
       .def("linear",
            [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
               const std::optional<SliceTuple>& add) {

@@ -16,7 +16,9 @@ struct Kernels;
 struct Matrix;
 
 Format format_named(const std::string& name);  // throws ValueError
-py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads);
+Activations activations_named(const std::string& name);  // throws ValueError
+py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
+                          Activations activations);
 
 void bind_system(py::module_& m);
 void bind_matrix(py::module_& m);

@@ -55,15 +55,30 @@ static_assert(kFormatInfo[2].pair_group_bytes == 1088 && kFormatInfo[2].pair_gro
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-// Activations, format a8g32: one block holds 32 columns of one token.
+// Activations of one token: 32 columns a block, x ~ scale * q.
+//   a8g32:  q = high, |q| <= 127
+//   a16g32: q = 256 * high + low, |q| <= 127 * 256: two int8 dots instead of one, no loss to speak of
 struct A8Block {
-  int8_t q[kGroup];   // x ~ scale * q, |q| <= 127
+  int8_t high[kGroup];
   float scale;
-  int32_t sum;        // of q: pays for zero points
-  float scaled_sum;   // scale * sum: pays for mins
-  int32_t unused;     // keeps blocks 16-byte aligned
+  int32_t sum;       // of q: pays for zero points
+  float scaled_sum;  // scale * sum: pays for mins
+  int32_t unused;    // keeps blocks 16-byte aligned
 };
-static_assert(sizeof(A8Block) == 48);
+struct A16Block {
+  int8_t high[kGroup], low[kGroup];
+  float scale;
+  int32_t sum;
+  float scaled_sum;
+  int32_t unused;
+};
+static_assert(sizeof(A8Block) == 48 && sizeof(A16Block) == 80);
+
+enum class Activations : int { a8 = 0, a16 = 1 };
+inline constexpr int kActivations = 2;
+inline constexpr size_t activation_block_bytes(Activations a) {
+  return a == Activations::a8 ? sizeof(A8Block) : sizeof(A16Block);
+}
 
 // A panel of m tokens is cut into blocks of 16 tokens; inside, [group][token of the block], dense in
 // the rows that are there, so that one token is contiguous and sixteen stay within a few lines.
@@ -73,7 +88,7 @@ inline constexpr int panel_rows(int m, int row) {  // tokens in the panel block 
   const int left = m - row / kPanelRows * kPanelRows;
   return left < kPanelRows ? left : kPanelRows;
 }
-inline constexpr size_t panel_offset(int groups, int m, int row, int group) {  // in A8Blocks
+inline constexpr size_t panel_offset(int groups, int m, int row, int group) {  // in blocks
   const size_t first = static_cast<size_t>(row / kPanelRows) * kPanelRows;
   return first * groups + static_cast<size_t>(group) * panel_rows(m, row) + row % kPanelRows;
 }

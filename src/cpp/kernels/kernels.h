@@ -18,7 +18,7 @@ struct LinearArgs {
   const uint8_t* weight;    // packed pairs, 64-byte aligned
   int groups;               // of 32 columns
   int m;                    // tokens
-  const A8Block* panel;     // quantized formats: activations, see formats.h
+  const void* panel;        // quantized formats: A8Block or A16Block panel, see formats.h
   const float* x;           // f16, f32: rows of groups * 32 floats
   int x_stride;
   float* y;                 // rows; pair p writes columns 32p .. 32p+31
@@ -53,11 +53,12 @@ struct Kernels {
 
   // Pairs [pair_begin, pair_end) of the weight. Accumulates in float32 over groups in order: one
   // exact integer dot per group, then fma(dot, scale_w * scale_a, sum), then the min's fma.
-  void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
+  void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);    // a8g32 or floats
+  void (*linear16[kFormats])(const LinearArgs&, int pair_begin, int pair_end);  // a16g32 or floats
 
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
-  void (*quantize_a8)(const float* x, int x_stride, int groups, int m, int row_begin, int row_end,
-                      A8Block* panel);
+  void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
+                                 int row_end, void* panel);
 
   // out[i, 0..k) = row row_begin + i of the matrix, in float32.
   void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,

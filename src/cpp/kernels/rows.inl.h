@@ -2,26 +2,54 @@
 
 namespace slmq::SLMQ_ISA {
 
-static void quantize_a8(const float* x, int x_stride, int groups, int m, int row_begin, int row_end,
-                        A8Block* panel) {
+static inline f32x16 clamp(f32x16 x, f32x16 low, f32x16 high) { return min(max(x, low), high); }
+
+// One block of 32 values; a NaN becomes -127 so that all ISAs agree.
+static inline void write_block(f32x16 first, f32x16 second, A8Block* block) {
+  const f32x16 low = splat(-127.0f), high = splat(127.0f);
+  const i32x16 q_first = round_to_i32(clamp(first, low, high));
+  const i32x16 q_second = round_to_i32(clamp(second, low, high));
+  store_i8(block->high, q_first);
+  store_i8(block->high + 16, q_second);
+  block->sum = reduce_add(add(q_first, q_second));
+}
+
+// q = 256 * high + low. Rounding q / 256 to even can leave low = 128, which is no int8: it is carried.
+static inline int32_t split_half(f32x16 x, int8_t* high, int8_t* low) {
+  const f32x16 q = to_f32(round_to_i32(clamp(x, splat(-32512.0f), splat(32512.0f))));
+  f32x16 h = to_f32(round_to_i32(mul(q, splat(1.0f / 256.0f))));
+  f32x16 l = fma(h, splat(-256.0f), q);
+  const f32x16 carry = select_lt(splat(127.5f), l, splat(1.0f), splat(0.0f));
+  h = add(h, carry);
+  l = fma(carry, splat(-256.0f), l);
+  store_i8(high, round_to_i32(h));
+  store_i8(low, round_to_i32(l));
+  return reduce_add(round_to_i32(q));
+}
+static inline void write_block(f32x16 first, f32x16 second, A16Block* block) {
+  const int32_t sum = split_half(first, block->high, block->low);
+  block->sum = sum + split_half(second, block->high + 16, block->low + 16);
+}
+static constexpr float largest_q(const A8Block*) { return 127.0f; }
+static constexpr float largest_q(const A16Block*) { return 32512.0f; }
+
+template <class Block>
+static void quantize_activations(const float* x, int x_stride, int groups, int m, int row_begin,
+                                 int row_end, void* panel) {
   constexpr float kLargest = 3.402823466e38f, kSmallest = 1e-30f;
+  constexpr float kSteps = largest_q(static_cast<const Block*>(nullptr));
   for (int row = row_begin; row < row_end; ++row) {
     const float* values = x + static_cast<size_t>(row) * x_stride;
-    A8Block* block = panel + panel_offset(groups, m, row, 0);
+    Block* block = static_cast<Block*>(panel) + panel_offset(groups, m, row, 0);
     const int step = panel_rows(m, row);
     for (int g = 0; g < groups; ++g, values += kGroup, block += step) {
       const f32x16 first = load(values), second = load(values + 16);
       const float largest = reduce_max(max(abs(first), abs(second)));
-      // Tiny groups are zero (127 / tiny overflows); an infinite one must surface as NaN.
+      // Tiny groups are zero (steps / tiny overflows); an infinite one must surface as NaN.
       const bool zero = largest < kSmallest, finite = largest <= kLargest;
-      const f32x16 inverse = splat(zero || !finite ? 0.0f : 127.0f / largest);
-      const f32x16 low = splat(-127.0f), high = splat(127.0f);
-      const i32x16 q_first = round_to_i32(min(max(mul(first, inverse), low), high));
-      const i32x16 q_second = round_to_i32(min(max(mul(second, inverse), low), high));
-      store_i8(block->q, q_first);
-      store_i8(block->q + 16, q_second);
-      block->scale = zero ? 0.0f : finite ? largest / 127.0f : __builtin_nanf("");
-      block->sum = reduce_add(add(q_first, q_second));
+      const f32x16 inverse = splat(zero || !finite ? 0.0f : kSteps / largest);
+      write_block(mul(first, inverse), mul(second, inverse), block);
+      block->scale = zero ? 0.0f : finite ? largest / kSteps : __builtin_nanf("");
       block->scaled_sum = block->scale * static_cast<float>(block->sum);
       block->unused = 0;
     }

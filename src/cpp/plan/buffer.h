@@ -8,8 +8,9 @@
 
 namespace slmq {
 
-// f32: rows of `width` floats (a multiple of 32, padding is zero). a8: panels of width / 32 groups.
-enum class BufferType : int { f32, a8 };
+// f32: rows of `width` floats (a multiple of 32, padding is zero). a8, a16: panels of width / 32
+// groups.
+enum class BufferType : int { f32, a8, a16 };
 
 // Which rows a buffer holds: the tokens of the chunk, or those whose logits are asked for.
 enum class Domain : int { tokens, outputs };
@@ -26,7 +27,7 @@ struct Buffer {
   bool replicated;   // written by a row step: threads have replicas
   Memory shared;     // all rows
   Memory replicas;   // [threads][kReplicaRows]
-  size_t row_bytes;  // a8: of all groups of one row
+  size_t row_bytes;  // panels: of all groups of one row
 
   uint8_t* bytes(int rows, int thread) const {
     if (replicated && rows <= kReplicaRows)
@@ -34,14 +35,16 @@ struct Buffer {
     return shared.data();
   }
   float* floats(int rows, int thread) const { return reinterpret_cast<float*>(bytes(rows, thread)); }
-  A8Block* panel(int rows, int thread) const {
-    return reinterpret_cast<A8Block*>(bytes(rows, thread));
+  void* panel(int rows, int thread) const { return bytes(rows, thread); }
+  Activations activations() const {
+    return type == BufferType::a16 ? Activations::a16 : Activations::a8;
   }
 };
 
 inline size_t buffer_row_bytes(BufferType type, int width) {
-  return type == BufferType::f32 ? static_cast<size_t>(width) * sizeof(float)
-                                 : static_cast<size_t>(width / kGroup) * sizeof(A8Block);
+  if (type == BufferType::f32) return static_cast<size_t>(width) * sizeof(float);
+  return static_cast<size_t>(width / kGroup) *
+         (type == BufferType::a8 ? sizeof(A8Block) : sizeof(A16Block));
 }
 
 }  // namespace slmq

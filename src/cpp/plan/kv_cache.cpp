@@ -7,6 +7,7 @@
 namespace slmq {
 
 int KvCache::take() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (free_.empty()) {
     const int first = static_cast<int>(references_.size());
     slabs_.emplace_back(page_bytes_ * kSlabPages, true);
@@ -19,19 +20,35 @@ int KvCache::take() {
   return page;
 }
 
-void KvCache::share(int page) { ++references_[page]; }
+void KvCache::share(int page) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++references_[page];
+}
+
+bool KvCache::shared(int page) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return references_[page] > 1;
+}
 
 void KvCache::drop(int page) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (--references_[page] == 0) free_.push_back(page);
 }
 
 uint8_t* KvCache::data(int page) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
   return slabs_[page / kSlabPages].data() + static_cast<size_t>(page % kSlabPages) * page_bytes_;
 }
 
-size_t KvCache::allocated_bytes() const { return slabs_.size() * kSlabPages * page_bytes_; }
+size_t KvCache::allocated_bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return slabs_.size() * kSlabPages * page_bytes_;
+}
 
-int KvCache::pages_in_use() const { return static_cast<int>(references_.size() - free_.size()); }
+int KvCache::pages_in_use() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return static_cast<int>(references_.size() - free_.size());
+}
 
 void KvSequence::reserve(int count) {
   if (length_ % kPagePositions != 0 && cache_->shared(pages_.back())) {  // copy on write

@@ -1,11 +1,12 @@
 // The paged key/value cache: fixed pages of 64 positions, shared by reference counts.
 //
 // Memory grows in slabs as sequences need pages; pages go back to a free list when the last
-// sequence that holds them lets go.
+// sequence that holds them lets go. Sequences of several Python threads may share a cache.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/memory.h"
@@ -19,7 +20,7 @@ class KvCache {
   int take();              // a page with one reference; throws std::bad_alloc
   void share(int page);    // one more reference
   void drop(int page);     // one less
-  bool shared(int page) const { return references_[page] > 1; }
+  bool shared(int page) const;
   uint8_t* data(int page) const;
   size_t page_bytes() const { return page_bytes_; }
   size_t allocated_bytes() const;
@@ -28,7 +29,8 @@ class KvCache {
  private:
   static constexpr int kSlabPages = 16;
 
-  size_t page_bytes_;
+  const size_t page_bytes_;
+  mutable std::mutex mutex_;
   std::vector<Memory> slabs_;
   std::vector<int> references_;
   std::vector<int> free_;

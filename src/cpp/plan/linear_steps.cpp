@@ -37,6 +37,14 @@ LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
   return args;
 }
 
+void multiply(const Run& run, const Matrix& m, const Buffer& x, const LinearArgs& args,
+              int pair_begin, int pair_end) {
+  const auto format = static_cast<int>(m.format);
+  const auto kernel = x.activations() == Activations::a16 ? run.kernels->linear16[format]
+                                                          : run.kernels->linear[format];
+  kernel(args, pair_begin, pair_end);
+}
+
 }  // namespace
 
 LinearStep::LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out,
@@ -65,8 +73,7 @@ void LinearStep::run(const Run& run, int thread, Counter* counters) {
       args.add = add.floats(n, thread) + add_.offset;
       args.add_stride = add.width;
     }
-    run.kernels->linear[static_cast<int>(part.matrix->format)](args, chunk.pair_begin,
-                                                               chunk.pair_end);
+    multiply(run, *part.matrix, run.buffer(x_), args, chunk.pair_begin, chunk.pair_end);
   }
 }
 
@@ -88,12 +95,15 @@ void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, 
     const Matrix& m = *parts[i]->matrix;
     LinearArgs args = arguments(m, x, n, thread);
     args.m = rows;  // rows that start at a panel block are a panel of their own
-    if (args.panel != nullptr) args.panel += static_cast<size_t>(row) * args.groups;
+    if (args.panel != nullptr) {
+      args.panel = static_cast<const uint8_t*>(args.panel) +
+                   static_cast<size_t>(row) * args.groups * activation_block_bytes(x.activations());
+    }
     if (args.x != nullptr) args.x += static_cast<size_t>(row) * args.x_stride;
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
-    run.kernels->linear[static_cast<int>(m.format)](args, pair_begin, pair_end);
+    multiply(run, m, x, args, pair_begin, pair_end);
   }
   for (int r = 0; r < rows; ++r) {
     float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +

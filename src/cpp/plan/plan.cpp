@@ -73,7 +73,7 @@ const Buffer& Plan::buffer(int id) const {
 
 Slice Plan::checked(Slice slice, const char* what) const {
   const Buffer& b = buffer(slice.buffer);
-  if (b.type != BufferType::f32) fail(std::string(what) + ": expected a float32 buffer, got a8g32");
+  if (b.type != BufferType::f32) fail(std::string(what) + ": expected a float32 buffer, got a quantized one");
   if (slice.offset < 0 || slice.width < 1 || slice.offset > b.width - slice.width) {
     fail(std::string(what) + ": columns " + std::to_string(slice.offset) + " + " +
          std::to_string(slice.width) + " are outside a buffer of " + std::to_string(b.width));
@@ -129,21 +129,23 @@ int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
                   "rmsnorm", "f32", std::to_string(x.width));
 }
 
-int Plan::quantize(Slice x) {
+int Plan::quantize(Slice x, Activations activations) {
   checked(x, "quantize");
   const Domain domain = buffer(x.buffer).domain;
-  const int out = new_buffer(BufferType::a8, domain, x.width, true);
-  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize", "a8g32",
+  const bool wide = activations == Activations::a16;
+  const int out = new_buffer(wide ? BufferType::a16 : BufferType::a8, domain, x.width, true);
+  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize", wide ? "a16g32" : "a8g32",
                   std::to_string(x.width));
 }
 
 LinearPart Plan::part(int x, Weight weight, int offset) const {
   const Buffer& b = buffer(x);
   const Matrix& m = *weight.matrix;
-  const BufferType wanted = info(m.format).quantized ? BufferType::a8 : BufferType::f32;
-  if (b.type != wanted) {
-    fail(std::string("linear: weights in ") + info(m.format).name + " take " +
-         (wanted == BufferType::a8 ? "a8g32 activations, got float32" : "float32 rows, got a8g32"));
+  const bool quantized = info(m.format).quantized;
+  if (quantized == (b.type == BufferType::f32)) {
+    fail(std::string("linear: weights in ") + info(m.format).name +
+         (quantized ? " take quantized activations, got float32 rows"
+                    : " take float32 rows, got quantized activations"));
   }
   if (b.logical != m.k) {
     fail("linear: expected weights with k = " + std::to_string(b.logical) + ", got " +
@@ -389,9 +391,15 @@ void Plan::read_buffer(int id, float* out) const {
       continue;
     }
     for (int c = 0; c < b.logical; ++c) {
-      const A8Block& block =
-          b.panel(rows, 0)[panel_offset(b.width / kGroup, rows, row, c / kGroup)];
-      y[c] = block.scale * static_cast<float>(block.q[c % kGroup]);
+      const size_t at = panel_offset(b.width / kGroup, rows, row, c / kGroup);
+      if (b.type == BufferType::a8) {
+        const A8Block& block = static_cast<const A8Block*>(b.panel(rows, 0))[at];
+        y[c] = block.scale * static_cast<float>(block.high[c % kGroup]);
+      } else {
+        const A16Block& block = static_cast<const A16Block*>(b.panel(rows, 0))[at];
+        const int q = 256 * block.high[c % kGroup] + block.low[c % kGroup];
+        y[c] = block.scale * static_cast<float>(q);
+      }
     }
   }
 }

@@ -3,7 +3,7 @@
 //   fma            vfmadd231ps          one rounding, as std::fma
 //   load_f16       vcvtph2ps            exact
 //   store_f16      vcvtps2ph            round to nearest even
-//   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*127*16 = 30480)
+//   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*128*16 = 30720)
 //                  vpmaddwd             pairs of 16-bit sums to 32 bits
 //   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
 #pragma once
@@ -99,6 +99,10 @@ static inline i32x16 add(i32x16 a, i32x16 b) {
 static inline i32x16 sub(i32x16 a, i32x16 b) {
   return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
 }
+static inline i32x16 high_low(i32x16 a, i32x16 b) {
+  return {_mm256_add_epi32(_mm256_slli_epi32(a.low, 8), b.low),
+          _mm256_add_epi32(_mm256_slli_epi32(a.high, 8), b.high)};
+}
 static inline f32x16 to_f32(i32x16 a) {
   return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
 }
@@ -133,8 +137,8 @@ static inline __m256i broadcast_i8x4(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
-template <int M>
-static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];  // rows 0-7 and 8-15, two 16-bit sums a row
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
@@ -150,7 +154,7 @@ static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[
           half == 0 ? rows_high : _mm256_srli_epi16(rows_high, 4), nibble);
 #pragma GCC unroll 4
       for (int t = 0; t < M; ++t) {
-        const __m256i activations = broadcast_i8x4(a[t].q + 16 * half + 4 * j);
+        const __m256i activations = broadcast_i8x4(a + t * Stride + 16 * half + 4 * j);
         low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
         high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
       }
@@ -164,8 +168,8 @@ static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[
 }
 
 // Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
-template <int M>
-static inline void dot_u8_rows8(const uint8_t* rows, const A8Block* a, __m256i (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&sums)[M]) {
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
@@ -176,7 +180,7 @@ static inline void dot_u8_rows8(const uint8_t* rows, const A8Block* a, __m256i (
     const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
-      const __m256i activations = broadcast_i8x4(a[t].q + 4 * j);
+      const __m256i activations = broadcast_i8x4(a + t * Stride + 4 * j);
       low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
       high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
     }
@@ -188,11 +192,11 @@ static inline void dot_u8_rows8(const uint8_t* rows, const A8Block* a, __m256i (
                                _mm256_madd_epi16(high_i16[t], sixteens));
   }
 }
-template <int M>
-static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   __m256i low[M], high[M];
-  dot_u8_rows8<M>(tile, a, low);
-  dot_u8_rows8<M>(tile + 32, a, high);
+  dot_u8_rows8<M, Stride>(tile, a, low);
+  dot_u8_rows8<M, Stride>(tile + 32, a, high);
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }

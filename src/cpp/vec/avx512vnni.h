@@ -65,6 +65,9 @@ static inline float reduce_max(f32x16 a) {
 static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline i32x16 high_low(i32x16 a, i32x16 b) {
+  return {_mm512_add_epi32(_mm512_slli_epi32(a.v, 8), b.v)};
+}
 static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_i8(int8_t* p, i32x16 a) {
@@ -82,8 +85,8 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-template <int M>
-static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   const __m512i nibble = _mm512_set1_epi8(15);
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
 #pragma GCC unroll 4
@@ -93,20 +96,20 @@ static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[
     const __m512i w_high = _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble);
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(a[t].q + 4 * j));
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a[t].q + 16 + 4 * j));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(a + t * Stride + 4 * j));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a + t * Stride + 16 + 4 * j));
     }
   }
 }
-template <int M>
-static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     const __m512i w = _mm512_load_si512(tile + 64 * j);
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a[t].q + 4 * j));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a + t * Stride + 4 * j));
     }
   }
 }

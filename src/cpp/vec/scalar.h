@@ -123,6 +123,12 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
   SLMQ_EACH(a.lane[i] - b.lane[i]);
   return r;
 }
+// 256 * a + b
+static inline i32x16 high_low(i32x16 a, i32x16 b) {
+  i32x16 r;
+  SLMQ_EACH(256 * a.lane[i] + b.lane[i]);
+  return r;
+}
 static inline f32x16 to_f32(i32x16 a) {
   f32x16 r;
   SLMQ_EACH(static_cast<float>(a.lane[i]));
@@ -152,26 +158,27 @@ static inline f32x16 pow2(i32x16 n) {
   return r;
 }
 
-// sums[t] = for each of 16 rows: the dot product of 32 columns with token t's int8 values. Exact.
-template <int M>
-static inline void dot_u4(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+// sums[t] = for each of 16 rows: the dot product of 32 columns with 32 int8 values of token t, which
+// start Stride bytes after those of token t - 1. Exact.
+template <int M, int Stride>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   for (int t = 0; t < M; ++t) {
     for (int r = 0; r < 16; ++r) {
       int32_t sum = 0;
       for (int c = 0; c < 16; ++c) {
         const uint8_t byte = tile[(c / 4) * 64 + r * 4 + c % 4];
-        sum += (byte & 15) * a[t].q[c] + (byte >> 4) * a[t].q[16 + c];
+        sum += (byte & 15) * a[t * Stride + c] + (byte >> 4) * a[t * Stride + 16 + c];
       }
       sums[t].lane[r] = sum;
     }
   }
 }
-template <int M>
-static inline void dot_u8(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
+template <int M, int Stride>
+static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   for (int t = 0; t < M; ++t) {
     for (int r = 0; r < 16; ++r) {
       int32_t sum = 0;
-      for (int c = 0; c < 32; ++c) sum += tile[(c / 4) * 64 + r * 4 + c % 4] * a[t].q[c];
+      for (int c = 0; c < 32; ++c) sum += tile[(c / 4) * 64 + r * 4 + c % 4] * a[t * Stride + c];
       sums[t].lane[r] = sum;
     }
   }
