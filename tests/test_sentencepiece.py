@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spm_oracle import SPACE, spm_encode, spm_keys
-from tokenizer_files import lines, write_gguf
+from tokenizer_files import lines, write_folder, write_gguf
 
 from slmq.checkpoint import open_checkpoint
 from slmq.errors import TokenizerError
@@ -90,6 +90,46 @@ def test_pieces_that_are_no_unicode_are_read_only(tmp_path: Path) -> None:
     last = tokenizer.n_vocab - 1
     assert tokenizer.token_bytes(last) == b"\xe2\x96"
     assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
+
+
+MARKS = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+BYTES = {"type": "ByteFallback"}
+FUSE = {"type": "Fuse"}
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+METASPACE = {"type": "Metaspace", "replacement": SPACE, "split": False}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "expected"),
+    [
+        ({"type": "Sequence", "decoders": [MARKS, BYTES, FUSE, STRIP]}, "a a\n"),
+        ({"type": "Sequence", "decoders": [MARKS, BYTES, FUSE]}, " a a\n"),
+        (
+            {"type": "Sequence", "decoders": [BYTES, METASPACE | {"prepend_scheme": "first"}]},
+            "a a\n",
+        ),
+        (METASPACE | {"prepend_scheme": "never"}, " a a\n"),
+    ],
+)
+def test_folders_say_by_their_decoder_how_text_is_spelled(
+    decoder: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    description = {
+        "added_tokens": [
+            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": text != SPACE * 2}
+            for i, text in enumerate(["<s>", SPACE * 2])
+        ],
+        "model": {"type": "BPE", "byte_fallback": True, "merges": [[SPACE, "a"]],
+                  "vocab": {"<s>": 0, SPACE * 2: 1, "a": 2, SPACE: 3, f"{SPACE}a": 4,
+                            "<0x0A>": 5}},
+        "decoder": decoder,
+    }  # fmt: skip
+    with open_checkpoint(write_folder(tmp_path, {"tokenizer.json": description})) as checkpoint:
+        tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer.decode([0, 4, 4, 5]) == expected
+    assert [tokenizer.token_bytes(i) for i in range(6)] == [b"<s>", b"  ", b"a", b" ", b" a", b"\n"]
+    assert tokenizer.encode(f"{SPACE}a\n<s>") == [4, 5, 0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ tokens and the chat templates, in places that changed over the years; all of the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,12 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
         n_vocab=n_vocab,
         text_of=backend.id_to_token,
         spell=spell,
-        verbatim={i: token.content for i, token in added.items()},
+        verbatim={
+            # SentencePiece also writes the spaces of added tokens as U+2581.
+            i: token.content
+            for i, token in added.items()
+            if token.special or spell is byte_level_bytes
+        },
         special=frozenset(special),
         drops_leading_space=drops_space,
     )
@@ -103,7 +108,7 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _spelling(backend: tokenizers.Tokenizer) -> tuple[Any, bool]:
+def _spelling(backend: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bool]:
     """How tokens write bytes, and whether a leading space is dropped, read from the decoder."""
     state = None if backend.decoder is None else json.loads(backend.decoder.__getstate__())
     steps = list(_decoder_steps(state))
@@ -220,9 +225,8 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         templates["default"] = entry
     elif isinstance(entry, list):
         for item in entry:
-            name, template = (
-                (item.get("name"), item.get("template")) if isinstance(item, dict) else (None, None)
-            )
+            named = item if isinstance(item, dict) else {}
+            name, template = named.get("name"), named.get("template")
             if not isinstance(name, str) or not isinstance(template, str):
                 raise TokenizerError(f"chat_template: expected name and template, got {item!r:.80}")
             templates[name] = template
