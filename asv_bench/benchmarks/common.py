@@ -26,7 +26,13 @@ def random_rows(m: int, k: int) -> npt.NDArray[np.float32]:
 
 
 def random_matrix(n: int, k: int, format_name: str) -> QuantizedMatrix:
-    """Weights of n outputs; large ones repeat a block, since only their bytes matter."""
-    block = random_rows(min(n, 2048), k)
-    rows = np.resize(block, (n, k))
-    return QuantizedMatrix.quantize(rows, format_name, n_threads=2)
+    """Weights of n outputs and k inputs."""
+    return QuantizedMatrix.quantize(random_rows(n, k), format_name)
+
+
+def large_matrix(k: int, format_name: str, nbytes: int) -> QuantizedMatrix:
+    """At least nbytes of weights: one block over and over, since only their number matters."""
+    block = random_matrix(2048, k, format_name)
+    repeats = -(-nbytes // block.nbytes)
+    packed = np.tile(block.packed, repeats)
+    return QuantizedMatrix.from_packed(packed, (repeats * 2048, k), format_name)
