@@ -15,6 +15,7 @@ from slmq import _native, hub
 from slmq.checkpoint import Checkpoint, open_checkpoint
 from slmq.errors import CheckpointError, ContextOverflowError
 from slmq.models import family_of
+from slmq.models.common import Weights
 from slmq.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer, load_tokenizer
 from slmq.weights import WeightReader
@@ -146,7 +147,9 @@ class Engine:
         for start in range(0, len(ids), self.chunk):
             part = ids[start : start + self.chunk]
             last = logits == "last" and start + len(part) == len(ids)
-            pieces.append(self._run(seq, part, "all" if logits == "all" else "last" if last else ""))
+            pieces.append(
+                self._run(seq, part, "all" if logits == "all" else "last" if last else "")
+            )
         if logits == "last":
             seq.last_logits = pieces[-1][0]
             return pieces[-1][0]
@@ -281,6 +284,72 @@ def _build(
     return Engine(plan, tokenizer, info, name, _context(n_ctx, info.n_ctx_train))
 
 
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Packed weights of a family, ready to be recorded, any number of times.
+
+    Attributes
+    ----------
+    family : module of slmq.models
+    config : Config of that module
+    weights : Weights
+        What `family.forward` reads.
+    parameters, weight_bytes : int
+    formats : dict of str to int
+        Packed bytes per weight format.
+    """
+
+    family: Any
+    config: Any
+    weights: Weights
+    parameters: int
+    weight_bytes: int
+    formats: dict[str, int]
+
+
+def load_weights(
+    checkpoint: Checkpoint, *, threads: int, quant: str | None = None, huge: bool = True
+) -> LoadedWeights:
+    """Packs a checkpoint's weights.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError
+    """
+    family, raw_config = family_of(checkpoint)
+    try:
+        config = family.Config.from_dict(raw_config)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
+    names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
+    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, huge=huge)
+    weights = family.load(reader, config)
+    formats = dict(reader.packed_formats)
+    return LoadedWeights(family, config, weights, reader.parameters, reader.packed_nbytes, formats)
+
+
+def record_plan(
+    loaded: LoadedWeights,
+    *,
+    threads: int,
+    kv_dtype: str = "f16",
+    activations: str = "a16g32",
+    isa: str | None = None,
+) -> RecordedPlan:
+    """Records the forward pass over packed weights, which plans share."""
+    rows = int(CHUNK_MACS / max(1, loaded.parameters)) // 16 * 16
+    return RecordedPlan(
+        lambda p: loaded.family.forward(p, loaded.weights, loaded.config),
+        threads=threads,
+        max_rows=max(MIN_CHUNK, min(MAX_CHUNK, rows)),
+        max_outputs=MAX_OUTPUTS,
+        vocabulary=loaded.config.vocab_size,
+        kv_dtype=kv_dtype,
+        activations=activations,
+        isa=isa,
+    )
+
+
 def build_plan(
     checkpoint: Checkpoint,
     *,
@@ -297,31 +366,14 @@ def build_plan(
     ------
     CheckpointError, UnsupportedModelError
     """
-    family, raw_config = family_of(checkpoint)
-    try:
-        config = family.Config.from_dict(raw_config)
-    except CheckpointError as error:
-        raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
-    names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
-    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, huge=huge)
-    weights = family.load(reader, config)
-    rows = int(CHUNK_MACS / max(1, reader.parameters)) // 16 * 16
-    plan = RecordedPlan(
-        lambda p: family.forward(p, weights, config),
-        threads=threads,
-        max_rows=max(MIN_CHUNK, min(MAX_CHUNK, rows)),
-        max_outputs=MAX_OUTPUTS,
-        vocabulary=config.vocab_size,
-        kv_dtype=kv_dtype,
-        activations=activations,
-        isa=isa,
-    )
+    loaded = load_weights(checkpoint, threads=threads, quant=quant, huge=huge)
+    plan = record_plan(loaded, threads=threads, kv_dtype=kv_dtype, activations=activations, isa=isa)
     info = ModelInfo(
-        architecture=family.GGUF.architecture,
-        parameters=reader.parameters,
-        weight_bytes=reader.packed_nbytes,
-        formats=dict(reader.packed_formats),
-        n_ctx_train=config.max_positions,
+        architecture=loaded.family.GGUF.architecture,
+        parameters=loaded.parameters,
+        weight_bytes=loaded.weight_bytes,
+        formats=loaded.formats,
+        n_ctx_train=loaded.config.max_positions,
         kv_bytes_per_token=plan.native.page_bytes / 64,
         isa=plan.native.isa,
         threads=threads,
