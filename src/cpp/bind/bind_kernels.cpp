@@ -10,9 +10,9 @@
 #include "core/math64.h"
 #include "core/matrix.h"
 #include "kernels/dispatch.h"
-#include "kernels/limits.h"
 #include "plan/attention_step.h"
 #include "plan/kv_cache.h"
+#include "plan/limits.h"
 
 namespace slmq {
 namespace {

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
 from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.exact import exact_pow
 from slmq.weights import config_value
 
 TWO_PI = 6.283185307179586
@@ -51,7 +51,7 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> RopeFrequencie
     base = config_value(scaling, "rope_theta", float, top_level)
     if not base > 0:
         raise CheckpointError(f"expected rope_theta > 0, found {base}")
-    plain = [1.0 / _native.exact_pow(base, 2 * i / head_dim) for i in range(head_dim // 2)]
+    plain = [1.0 / exact_pow(base, 2 * i / head_dim) for i in range(head_dim // 2)]
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         scaled = plain
@@ -93,7 +93,9 @@ def _llama3(plain: list[float], scaling: Mapping[str, Any]) -> list[float]:
     low, high = _positive(scaling, "low_freq_factor"), _positive(scaling, "high_freq_factor")
     original = _positive(scaling, "original_max_position_embeddings")
     if not high > low:
-        raise CheckpointError(f"expected high_freq_factor > low_freq_factor, found {high} and {low}")
+        raise CheckpointError(
+            f"expected high_freq_factor > low_freq_factor, found {high} and {low}"
+        )
     scaled = []
     for frequency in plain:
         turns = original * frequency / TWO_PI  # within the original context

@@ -1,4 +1,4 @@
-#include "kernels/limits.h"
+#include "plan/limits.h"
 
 #include <atomic>
 #include <chrono>
