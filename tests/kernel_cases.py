@@ -1,0 +1,54 @@
+"""What tests of native code share: matrices, every ISA of this machine, comparison by bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq import _native
+
+F32 = npt.NDArray[np.float32]
+
+FORMATS = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
+QUANTIZED = FORMATS[:3]
+ISAS = {name: table for name, table in _native.isa_tables().items() if table is not None}
+SCALAR = ISAS["scalar"]
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> F32:
+    """Standard normal float32 values times `scale`."""
+    values = np.random.default_rng(seed).standard_normal(shape) * scale
+    return values.astype(np.float32)
+
+
+def pack(w: npt.NDArray[Any], fmt: str, source: str | None = None, **options: Any) -> Any:
+    """The native matrix of float weights [n, k], by default of their own type."""
+    kind = source or {"float32": "f32", "float16": "f16"}[str(w.dtype)]
+    rows = np.ascontiguousarray(w).view(np.uint8).reshape(-1)
+    return _native.Matrix.pack(kind, rows, len(w), w.shape[1], fmt, **options)
+
+
+def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Whether two arrays are equal bit by bit, the sign of zero included; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.kind != "f":
+        return bool(np.array_equal(a, b))
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    both_nan = np.isnan(a) & np.isnan(b)
+    return bool(((a.view(bits) == b.view(bits)) | both_nan).all())
+
+
+def assert_within(got: npt.NDArray[Any], want: npt.NDArray[Any], bound: npt.NDArray[Any]) -> None:
+    """Every value is within its own bound of what is wanted; says which one is worst."""
+    assert got.shape == want.shape
+    error = np.abs(got.astype(np.float64) - want)
+    excess = np.where(np.isnan(error), np.inf, error - bound)
+    worst = np.unravel_index(excess.argmax(), excess.shape)
+    assert (excess <= 0).all(), (
+        f"at {tuple(map(int, worst))}: expected {want[worst]!r} within {bound[worst]:.3g}, "
+        f"got {got[worst]!r}"
+    )
