@@ -107,8 +107,9 @@ def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
         q = np.clip(np.rint(w * _inverse(scale)[..., None] + np.float32(8)), 0, 15)
         return q.astype(np.uint8), scale, np.zeros_like(scale)
     if fmt.name == "q4g32a":
-        low = w.min(-1)
-        scale, minimum = _half((w.max(-1) - low) / np.float32(15)), _half(low)
+        # A zero is +0, whichever of two zeros came first.
+        low, high = w.min(-1) + np.float32(0), w.max(-1) + np.float32(0)
+        scale, minimum = _half((high - low) / np.float32(15)), _half(low)
         q = np.clip(np.rint((w - minimum[..., None]) * _inverse(scale)[..., None]), 0, 15)
         return q.astype(np.uint8), scale, minimum
     scale = _half(np.abs(w).max(-1) / np.float32(127))

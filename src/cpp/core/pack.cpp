@@ -30,7 +30,8 @@ void read_quantized(Source source, const uint8_t* block, float* values) {
     for (int c = 0; c < kGroup; ++c) values[c] = scale * static_cast<float>(static_cast<int8_t>(q[c]));
     return;
   }
-  const float min = source == Source::q4_1 ? half_to_float(read_u16(block + 2)) : 0.0f;
+  // Minus zero leaves the sign of a zero as it is.
+  const float min = source == Source::q4_1 ? half_to_float(read_u16(block + 2)) : -0.0f;
   const int zero = source == Source::q4_0 ? 8 : 0;
   for (int c = 0; c < 16; ++c) {
     values[c] = scale * static_cast<float>((q[c] & 15) - zero) + min;
@@ -84,8 +85,8 @@ Lane lane_of(Format format, uint8_t* pair_group, int row) {
 }
 
 PackStatus quantize_q4s(const float* w, int count, const Lane& out) {
-  float extreme = 0.0f;  // the value of largest magnitude, with its sign, becomes -8
-  for (int c = 0; c < count; ++c)
+  float extreme = w[0];  // the first value of largest magnitude, with its sign, becomes -8
+  for (int c = 1; c < count; ++c)
     if (std::fabs(w[c]) > std::fabs(extreme)) extreme = w[c];
   *out.scale = float_to_half(extreme / -8.0f);
   if (!finite_half(*out.scale)) return PackStatus::too_large;
@@ -100,6 +101,7 @@ PackStatus quantize_q4a(const float* w, int count, const Lane& out) {
     low = w[c] < low ? w[c] : low;
     high = w[c] > high ? w[c] : high;
   }
+  low += 0.0f, high += 0.0f;  // a zero is +0, whichever of two zeros came first
   *out.scale = float_to_half((high - low) / 15.0f);
   *out.min = float_to_half(low);
   if (!finite_half(*out.scale) || !finite_half(*out.min)) return PackStatus::too_large;
