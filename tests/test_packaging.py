@@ -7,6 +7,7 @@ so the files that it recorded are the wheel's contents.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import io
 import json
 import re
@@ -22,26 +23,23 @@ import pytest
 import slmq
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULE_SUFFIXES = (".so", ".pyd")
+COMPILED = ("_native", "_sampling")
+MODULES = (".so", ".pyd")
 BASE_DEPENDENCIES = {"numpy", "tokenizers", "jinja2", "huggingface-hub", "typer", "rich"}
 SYSTEM_LIBRARIES = {"c", "m", "stdc++", "gcc_s", "pthread", "dl", "rt"}
 
 
 @pytest.fixture(scope="module")
 def distribution() -> importlib.metadata.Distribution:
-    try:
-        found = importlib.metadata.distribution("slmq")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("slmq is on the path but not installed: run `pip install .` first")
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    if origin.get("dir_info", {}).get("editable"):
-        pytest.skip("slmq is installed in place: the wheel's contents need `pip install .`")
-    return found
+    return importlib.metadata.distribution("slmq")
 
 
 @pytest.fixture(scope="module")
 def shipped(distribution: importlib.metadata.Distribution) -> dict[str, Path]:
     """Every file of the wheel: its name in the archive, and where it was installed."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        pytest.skip("slmq is installed in place: the wheel's contents need `pip install .`")
     ours = {}
     for file in distribution.files or ():
         name = file.as_posix()
@@ -53,15 +51,10 @@ def shipped(distribution: importlib.metadata.Distribution) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def modules(shipped: dict[str, Path]) -> dict[str, Path]:
-    """The compiled modules by the name that Python imports them by."""
-    found = {
-        Path(name).name.partition(".")[0]: path
-        for name, path in shipped.items()
-        if name.endswith(MODULE_SUFFIXES)
-    }
-    assert {"_native", "_sampling"} <= found.keys()
-    return found
+def modules() -> dict[str, Path]:
+    """Where Python finds our compiled modules."""
+    specs = {name: importlib.util.find_spec(f"slmq.{name}") for name in COMPILED}
+    return {name: Path(spec.origin) for name, spec in specs.items() if spec and spec.origin}
 
 
 def tool_output(*command: str) -> str:
@@ -79,6 +72,11 @@ def test_wheel_is_under_5_mb(shipped: dict[str, Path]) -> None:
         for name, path in shipped.items():
             wheel.write(path, name)
     assert archive.tell() < 5_000_000
+
+
+def test_compiled_modules_are_found(modules: dict[str, Path]) -> None:
+    assert modules.keys() == set(COMPILED)
+    assert all(path.name.endswith(MODULES) for path in modules.values())
 
 
 def test_no_executable_stack(modules: dict[str, Path]) -> None:
@@ -106,10 +104,11 @@ def test_module_needs_only_system_libraries(modules: dict[str, Path]) -> None:
         assert needed <= SYSTEM_LIBRARIES | {"ld"}, path.name
 
 
-def test_types_and_stubs_are_shipped(shipped: dict[str, Path], modules: dict[str, Path]) -> None:
+def test_types_and_stubs_are_shipped(shipped: dict[str, Path]) -> None:
     assert "slmq/py.typed" in shipped
-    for name in modules:
-        assert f"slmq/{name}.pyi" in shipped
+    compiled = {Path(name).name.partition(".")[0] for name in shipped if name.endswith(MODULES)}
+    assert compiled == set(COMPILED)
+    assert {f"slmq/{name}.pyi" for name in COMPILED} <= shipped.keys()
 
 
 def test_wheel_holds_nothing_but_the_package(shipped: dict[str, Path]) -> None:
