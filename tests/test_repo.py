@@ -33,11 +33,11 @@ PYTHON_LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
-    ("generate", "stream", "chat"),
+    ("generate", "stream", "chat", "shapes", "bench", "perplexity"),
     ("cli", "server"),
 )
 PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
-CPP_LAYERS = ("core", "vec", "kernels", "plan", "bind")
+CPP_LAYERS = ("core", "vec", "kernels", "plan", "bind", "selftest")
 
 # What a kernel may take from the system: types, constants, plain math and intrinsics.
 KERNEL_HEADERS = {
