@@ -1,0 +1,165 @@
+// The paged cache and attention over it: head sizes that fill registers or not, windows, one to 64
+// queries at once, a second part.
+#include <algorithm>
+#include <memory>
+
+#include "plan/attention_step.h"
+#include "selftest/cases.h"
+#include "selftest/inputs.h"
+
+namespace slmq::selftest {
+namespace {
+
+struct Case {
+  int head_dim, kv_heads, positions;
+  std::vector<int> queries;
+  std::vector<int> windows;
+};
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> list = {
+      {5, 1, 40, {1, 6, 64}, {0, 1}},      {16, 2, 530, {1, 3, 9}, {0, 7, 600}},
+      {64, 1, 130, {1, 2, 3, 4}, {0, 64}}, {80, 1, 65, {5}, {0, 17}},
+      {128, 1, 64, {1, 2, 7}, {0}},
+  };
+  return list;
+}
+
+// One case in one cache type.
+class AttentionCase {
+ public:
+  AttentionCase(const Kernels& kernels, const Case& c, KvType type, Inputs* inputs)
+      : kernels_(kernels),
+        case_(c),
+        type_(static_cast<int>(type)),
+        shape_(attention_shape(config(c, type))),
+        sequence_(std::make_shared<KvCache>(kv_layer_bytes(config(c, type)))) {
+    sequence_.reserve(c.positions);
+    for (int position = 0; position < c.positions; ++position)
+      for (int head = 0; head < c.kv_heads; ++head) {
+        std::vector<float> key = inputs->values(static_cast<size_t>(c.head_dim), 1.5f);
+        const std::vector<float> value = inputs->values(static_cast<size_t>(c.head_dim));
+        if (position % 11 == 3) key[0] = 9000.0f;  // exp of it is all or nothing
+        kernels.kv_append[type_](shape_, sequence_.pages(), head, position, key.data(),
+                                 value.data());
+      }
+  }
+
+  void hash_pages(Hash* hash) const {
+    for (int page = 0; page * kPagePositions < case_.positions; ++page)
+      hash->bytes(sequence_.pages()[page], sequence_.cache()->page_bytes());
+  }
+
+  // n queries at mixed positions, all parts, then merged.
+  void attend(int n, int window, Inputs* inputs, Hash* hash, Results* results) const {
+    std::vector<float> queries(static_cast<size_t>(n) * shape_.value_stride, 0.0f);
+    std::vector<int32_t> positions(n);
+    for (int i = 0; i < n; ++i) {
+      for (int d = 0; d < case_.head_dim; ++d)
+        queries[i * shape_.value_stride + d] = inputs->value();
+      positions[i] = std::max(0, case_.positions - 1 - 3 * i * i);
+    }
+    const int head = case_.kv_heads - 1, state = kStateHeader + shape_.value_stride;
+    std::vector<float> total, alone(state), scratch(kMaxQueries * kPagePositions);
+    for (int part = 0; part <= positions[0] / kPartPositions; ++part) {
+      std::vector<float> states(static_cast<size_t>(n) * state, -1.0f);
+      kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), positions.data(), n,
+                             part, window, states.data(), scratch.data());
+      hash->floats(states);
+      for (int i = 0; i < n; ++i) {
+        kernels_.attend[type_](shape_, sequence_.pages(), head,
+                               queries.data() + i * shape_.value_stride, &positions[i], 1, part,
+                               window, alone.data(), scratch.data());
+        results->expect(
+            hash_of(alone.data(), alone.size()) == hash_of(states.data() + i * state, state),
+            "attend: a query depends on those beside it");
+      }
+      for (int i = 0; i < n && part > 0; ++i)
+        kernels_.merge(shape_, states.data() + i * state, total.data() + i * state);
+      if (part == 0) total = states;
+    }
+    hash->floats(total);
+  }
+
+ private:
+  static AttentionConfig config(const Case& c, KvType type) {
+    return {c.kv_heads, c.kv_heads, c.head_dim, 0, 0, 0.125f, type, 0};
+  }
+
+  const Kernels& kernels_;
+  const Case& case_;
+  const int type_;
+  const AttentionShape shape_;
+  KvSequence sequence_;
+};
+
+void run_cache(const Kernels& kernels, KvType type, const std::string& name, Results* results) {
+  Inputs inputs(401);
+  Hash pages, states;
+  for (const Case& c : cases()) {
+    const AttentionCase test(kernels, c, type, &inputs);
+    test.hash_pages(&pages);
+    for (const int n : c.queries)
+      for (const int window : c.windows) test.attend(n, window, &inputs, &states, results);
+  }
+  results->add("kv_append." + name, pages);
+  results->add("attend." + name, states);
+}
+
+// Values that overflow or vanish in float16.
+void run_append_extremes(const Kernels& kernels, Results* results) {
+  Inputs inputs(402);
+  Hash hash;
+  for (const KvType type : {KvType::f16, KvType::f32}) {
+    const AttentionConfig config{1, 1, 50, 0, 0, 1.0f, type, 0};
+    KvSequence sequence(std::make_shared<KvCache>(kv_layer_bytes(config)));
+    sequence.reserve(3);
+    for (int position = 0; position < 3; ++position) {
+      std::vector<float> key = inputs.values(50, 1e-4f), value = inputs.values(50, 1e-6f);
+      inputs.salt(&key, all_extremes());
+      inputs.salt(&value, all_extremes());
+      kernels.kv_append[static_cast<int>(type)](attention_shape(config), sequence.pages(), 0,
+                                                position, key.data(), value.data());
+    }
+    hash.bytes(sequence.pages()[0], sequence.cache()->page_bytes());
+  }
+  results->add("kv_append.extremes", hash);
+}
+
+void run_states(const Kernels& kernels, Results* results) {
+  Inputs inputs(403);
+  Hash merged, finished;
+  for (const int head_dim : {1, 15, 16, 20, 64, 128}) {
+    const AttentionConfig config{1, 1, head_dim, 0, 0, 1.0f, KvType::f32, 0};
+    const AttentionShape shape = attention_shape(config);
+    const size_t floats = static_cast<size_t>(kStateHeader + shape.value_stride);
+    std::vector<float> total = inputs.values(floats);
+    total[0] = float_of(0xff800000);  // nothing seen so far
+    for (size_t i = 1; i < floats; ++i) total[i] = 0.0f;
+    for (const float largest : {1.5f, -100.0f, 1.25f, 200.0f, 3e4f}) {
+      std::vector<float> part = inputs.values(floats);
+      part[0] = largest;
+      part[1] = 1.0f + static_cast<float>(inputs.below(1000)) / 64.0f;
+      kernels.merge(shape, part.data(), total.data());
+      part[1] = 0.0f;  // an empty part changes nothing
+      kernels.merge(shape, part.data(), total.data());
+      merged.floats(total);
+      std::vector<float> out(static_cast<size_t>(head_dim) + 3, -1.0f);
+      kernels.attend_finish(shape, total.data(), out.data());
+      finished.floats(out);
+    }
+  }
+  results->add("merge", merged);
+  results->add("attend_finish", finished);
+}
+
+}  // namespace
+
+void run_attention(const Kernels& kernels, Results* results) {
+  run_cache(kernels, KvType::f16, "f16", results);
+  run_cache(kernels, KvType::f32, "f32", results);
+  run_append_extremes(kernels, results);
+  run_states(kernels, results);
+}
+
+}  // namespace slmq::selftest

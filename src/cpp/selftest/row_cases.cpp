@@ -1,0 +1,140 @@
+// Kernels over rows: quantize, rmsnorm, rope, swiglu, softmax; every length around a register's.
+#include <algorithm>
+
+#include "core/math64.h"
+#include "selftest/cases.h"
+#include "selftest/inputs.h"
+
+namespace slmq::selftest {
+namespace {
+
+// Rows of k values, padded with zeros to whole groups. Kind 0: ordinary, 1: with large and tiny
+// numbers, 2: with infinities and NaN, 3: zeros, 4: ties of a rounding.
+std::vector<float> rows_of(Inputs* inputs, int m, int k, int kind) {
+  const int width = static_cast<int>(round_up(k, kGroup));
+  std::vector<float> x(static_cast<size_t>(m) * width, 0.0f);
+  for (int row = 0; row < m && kind != 3; ++row) {
+    std::vector<float> values = inputs->values(static_cast<size_t>(k));
+    if (kind == 1) inputs->salt(&values, finite_extremes());
+    if (kind == 2) inputs->salt(&values, all_extremes());
+    if (kind == 4) {
+      for (float& v : values) v = static_cast<float>(inputs->below(509) - 254) * 0.5f;
+      values[0] = 127.0f;
+    }
+    std::copy(values.begin(), values.end(), x.begin() + static_cast<ptrdiff_t>(row) * width);
+  }
+  return x;
+}
+
+template <class Block>
+void run_quantize(const Kernels& kernels, Activations activations, const char* name,
+                  Results* results) {
+  Inputs inputs(301);
+  Hash hash;
+  for (const int k : {32, 100, 576}) {
+    for (int kind = 0; kind < 5; ++kind) {
+      for (const int m : {1, 3, 16, 17, 33}) {
+        const int groups = static_cast<int>(round_up(k, kGroup)) / kGroup;
+        const std::vector<float> x = rows_of(&inputs, m, k, kind);
+        std::vector<Block> panel(static_cast<size_t>(m) * groups);
+        const auto quantize = kernels.quantize[static_cast<int>(activations)];
+        quantize(x.data(), groups * kGroup, groups, m, m / 2, m, panel.data());
+        quantize(x.data(), groups * kGroup, groups, m, 0, m / 2, panel.data());
+        for (const Block& block : panel) {
+          hash.bytes(block.high, sizeof(block.high));
+          if constexpr (sizeof(Block) == sizeof(A16Block)) hash.bytes(block.low, sizeof(block.low));
+          hash.floats(&block.scale, 1);
+          hash.bytes(&block.sum, sizeof(block.sum));
+          hash.floats(&block.scaled_sum, 1);
+          hash.bytes(&block.unused, sizeof(block.unused));
+        }
+      }
+    }
+  }
+  results->add(name, hash);
+}
+
+void run_rmsnorm(const Kernels& kernels, Results* results) {
+  Inputs inputs(302);
+  Hash hash;
+  for (const int k : {1, 15, 16, 17, 31, 32, 33, 100, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      const std::vector<float> x = rows_of(&inputs, 1, k, kind);
+      const std::vector<float> weight = rows_of(&inputs, 1, k, 0);
+      for (const float eps : {1e-5f, 0.0f}) {
+        std::vector<float> y(x.size() + 16, -1.0f);
+        kernels.rmsnorm(x.data(), weight.data(), k, eps, y.data());
+        hash.floats(y);
+      }
+    }
+  }
+  results->add("rmsnorm", hash);
+}
+
+void run_rope(const Kernels& kernels, Results* results) {
+  Inputs inputs(303);
+  Hash hash;
+  for (const int rotary : {2, 16, 30, 32, 34, 64, 80, 128}) {
+    std::vector<float> head = inputs.values(static_cast<size_t>(rotary) + 5);
+    std::vector<float> cosines, sines;
+    for (int i = 0; i < rotary / 2; ++i) {
+      double sine, cosine;
+      exact_sincos(1234.5 * i, &sine, &cosine);
+      cosines.push_back(static_cast<float>(cosine));
+      sines.push_back(static_cast<float>(sine));
+    }
+    kernels.rope(head.data(), cosines.data(), sines.data(), rotary);
+    hash.floats(cosines);
+    hash.floats(sines);
+    hash.floats(head);
+  }
+  results->add("rope", hash);
+}
+
+void run_swiglu(const Kernels& kernels, Results* results) {
+  Inputs inputs(304);
+  Hash hash;
+  for (const int n : {16, 32, 48, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      std::vector<float> gate = rows_of(&inputs, 1, n, kind), up = rows_of(&inputs, 1, n, kind);
+      for (size_t i = 0; i < gate.size(); i += 3) gate[i] = gate[i] * 30.0f;  // to both ends of exp
+      std::vector<float> y(gate.size() + 16, -1.0f);
+      kernels.swiglu(gate.data(), up.data(), n, y.data());
+      kernels.swiglu(gate.data(), up.data(), n, gate.data());  // in place
+      hash.floats(y);
+      hash.floats(gate);
+    }
+  }
+  results->add("swiglu", hash);
+}
+
+void run_softmax(const Kernels& kernels, Results* results) {
+  Inputs inputs(305);
+  Hash hash;
+  for (const int n : {1, 2, 15, 16, 17, 31, 32, 33, 100, 1000}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      for (const float scale : {1.0f, 0.125f, -40.0f}) {
+        std::vector<float> x = rows_of(&inputs, 1, n, kind);
+        std::vector<float> y(x.size() + 16, -1.0f);
+        kernels.softmax(x.data(), n, scale, y.data());
+        kernels.softmax(x.data(), n, scale, x.data());  // in place
+        hash.floats(y);
+        hash.floats(x);
+      }
+    }
+  }
+  results->add("softmax", hash);
+}
+
+}  // namespace
+
+void run_rows(const Kernels& kernels, Results* results) {
+  run_quantize<A8Block>(kernels, Activations::a8, "quantize.a8g32", results);
+  run_quantize<A16Block>(kernels, Activations::a16, "quantize.a16g32", results);
+  run_rmsnorm(kernels, results);
+  run_rope(kernels, results);
+  run_swiglu(kernels, results);
+  run_softmax(kernels, results);
+}
+
+}  // namespace slmq::selftest

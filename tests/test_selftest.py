@@ -1,0 +1,99 @@
+"""The self test without Python: every kernel and a tiny model, ISA against ISA."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slmq import _native
+
+ROOT = Path(__file__).resolve().parents[1]
+LINE = re.compile(r"(\w+) +([\w.]+) +([0-9a-f]{16})")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / "src" / "cpp" / "selftest").is_dir(), reason="needs the source tree"
+    ),
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="builds a static Linux executable"
+    ),
+]
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+@pytest.fixture(scope="module")
+def selftest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executable, built without Python."""
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("needs a C++ compiler")
+    build = tmp_path_factory.mktemp("selftest")
+    options = ("-DSLMQ_SELFTEST=ON", "-DSLMQ_PYTHON=OFF")
+    for command in (
+        ("cmake", "-S", ROOT, "-B", build, *options),
+        ("cmake", "--build", build, "--parallel", "2"),
+    ):
+        done = run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "slmq_selftest"
+
+
+def hashes(output: str) -> dict[str, dict[str, str]]:
+    """ISA -> kernel -> hash, from the printed lines."""
+    found: dict[str, dict[str, str]] = {}
+    for isa, kernel, value in (m.groups() for m in map(LINE.fullmatch, output.splitlines()) if m):
+        assert kernel not in found.setdefault(isa, {}), f"{isa} {kernel} is printed twice"
+        found[isa][kernel] = value
+    return found
+
+
+def test_every_isa_gives_the_bits_of_scalar(selftest: Path) -> None:
+    done = run(selftest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "OK"
+    found = hashes(done.stdout)
+    tables = _native.isa_tables()
+    assert found.keys() == {name for name, table in tables.items() if table is not None}
+    assert all(kernels == found["scalar"] for kernels in found.values())
+    for name in tables.keys() - found.keys():
+        assert f"{name} is not run: it needs" in re.sub(" +", " ", done.stdout)
+
+
+def test_no_kernel_is_left_out(selftest: Path) -> None:
+    formats = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
+    wanted = {f"{verb}.{f}" for verb in ("linear", "linear16", "dequantize") for f in formats}
+    wanted |= {f"{verb}.{kv}" for verb in ("kv_append", "attend", "model") for kv in ("f16", "f32")}
+    wanted |= {"quantize.a8g32", "quantize.a16g32", "rmsnorm", "rope", "swiglu", "softmax"}
+    wanted |= {"merge", "attend_finish", "model.split"}
+    assert wanted <= hashes(run(selftest).stdout)["scalar"].keys()
+
+
+def test_one_isa_alone(selftest: Path) -> None:
+    alone = run(selftest, "--isa", "scalar", "--threads", "1")
+    assert alone.returncode == 0
+    assert hashes(alone.stdout) == {"scalar": hashes(run(selftest).stdout)["scalar"]}
+
+
+def test_what_it_cannot_do_it_says(selftest: Path) -> None:
+    for arguments, said in ((("--isa", "mmx"), "unknown ISA 'mmx'"), (("--all",), "usage:")):
+        done = run(selftest, *arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not done.stdout
