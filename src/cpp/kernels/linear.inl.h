@@ -102,8 +102,10 @@ static void linear_tokens(const LinearArgs& args, const uint8_t* weight, int pai
 template <class Weight, class Block>
 static void linear_rows(const LinearArgs& args, const uint8_t* weight, int pair, int begin, int end,
                         int ahead_bytes) {
+  // Two int8 dots a token keep twice the sums alive: four tokens would spill.
+  constexpr int most = sizeof(Block) == sizeof(A8Block) ? 4 : 2;
   for (int row = begin; row < end;) {
-    switch (smaller(end - row, 4)) {
+    switch (smaller(end - row, most)) {
       case 4: linear_tokens<Weight, Block, 4>(args, weight, pair, row, ahead_bytes); row += 4; break;
       case 3: linear_tokens<Weight, Block, 3>(args, weight, pair, row, ahead_bytes); row += 3; break;
       case 2: linear_tokens<Weight, Block, 2>(args, weight, pair, row, ahead_bytes); row += 2; break;
