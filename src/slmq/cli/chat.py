@@ -1,0 +1,202 @@
+"""`slmq chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slmq.cli import options as o
+from slmq.cli.errors import one_line
+from slmq.cli.loading import load_model
+from slmq.cli.output import Bar, note
+from slmq.cli.run import follow, prompt_progress, show_stats
+from slmq.errors import Error
+
+if TYPE_CHECKING:
+    from slmq.chat import ChatSession
+    from slmq.generate import Model
+
+__all__ = ["chat"]
+
+PROMPT = ">>> "
+HISTORY_LINES = 1000
+HELP = """\
+/undo          forget the last question and its answer
+/reset         forget all of them
+/system TEXT   begin anew with another system message (without TEXT: with none)
+/exit          leave, as Ctrl-D does
+//TEXT         a message that begins with a slash
+Ctrl-C         stop the answer"""
+
+
+def chat(
+    model: o.ModelName,
+    *,
+    system: o.System = None,
+    max_tokens: o.MaxTokens = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    logit_bias: o.LogitBias = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+    n_ctx: o.NCtx = None,
+    threads: o.Threads = None,
+    quant: o.Quant = None,
+    kv_dtype: o.KvDtype = "f16",
+    memory: o.Memory = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    stats: o.Stats = False,
+) -> None:
+    """Talk with a model, in turns; /help shows the commands.
+
+    Lines may also come from a pipe. Answers go to stdout, everything else to stderr.
+    """
+    given = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": logit_bias,
+        "seed": seed,
+        "stop": stop,
+    }
+    loaded = load_model(
+        model,
+        quant=quant,
+        n_ctx=n_ctx,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        memory=memory,
+        revision=revision,
+        offline=offline,
+    )
+    with loaded.model as m:
+        if m.tokenizer.chat_template is None:
+            raise Error(f"{m.name} has no chat template; `slmq run` continues a text with it")
+        talk = Conversation(m, system, o.sampling(loaded.suggested, given), stats=stats)
+        with Lines() as lines:
+            if lines.interactive:
+                note(f"{m.name}; /help for commands, Ctrl-D leaves")
+            while (line := lines.read()) is not None and talk.handle(line):
+                pass
+
+
+class Conversation:
+    """What a line does: a command, or a turn of the chat."""
+
+    def __init__(
+        self, model: Model, system: str | None, params: dict[str, Any], *, stats: bool = False
+    ) -> None:
+        self._model = model
+        self._params = params
+        self._stats = stats
+        self._session: ChatSession = model.chat(system, **params)
+
+    def handle(self, line: str) -> bool:
+        """Does what a line asks; False when it asks to leave."""
+        text = line.strip()
+        if not text:
+            return True
+        if text.startswith("//"):
+            self._say(text[1:])
+        elif text.startswith("/"):
+            return self._command(*text[1:].partition(" ")[::2])
+        else:
+            self._say(line)
+        return True
+
+    def _command(self, name: str, rest: str) -> bool:
+        if name in ("exit", "quit", "bye"):
+            return False
+        if name == "undo":
+            note("forgot the last turn" if self._session.undo() else "there is no turn to forget")
+        elif name == "reset":
+            self._session.reset()
+            note("forgot every turn")
+        elif name == "system":
+            self._session.close()
+            self._session = self._model.chat(rest.strip() or None, **self._params)
+            note("began anew" + (" with this system message" if rest.strip() else ""))
+        elif name in ("help", "?"):
+            note(HELP)
+        else:
+            note(f"no command /{name}; /help shows them, // begins a message with a slash")
+        return True
+
+    def _say(self, text: str) -> None:
+        """One turn; what fails is told, and the conversation goes on as if it had not been."""
+        try:
+            with Bar() as bar:
+                stream = self._session.stream(text, progress=prompt_progress(bar))
+                result = follow(stream, bar)
+        except (Error, ValueError) as error:
+            note(f"slmq: {one_line(error)}")
+            return
+        if result.finish_reason == "cancelled":
+            note("(stopped)")
+        if self._stats:
+            show_stats(result)
+
+
+class Lines:
+    """Lines that a person types, with readline and its history where there is one, or a pipe's."""
+
+    def __init__(self) -> None:
+        self.interactive = sys.stdin.isatty()
+        self._readline: Any = None
+
+    def __enter__(self) -> Lines:
+        if self.interactive and sys.stdout.isatty():
+            with suppress(ImportError):
+                import readline
+
+                self._readline = readline
+                readline.set_history_length(HISTORY_LINES)
+                with suppress(OSError):
+                    readline.read_history_file(history_file())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._readline is not None:
+            with suppress(OSError):
+                file = history_file()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch(mode=0o600)  # what people type is theirs alone
+                self._readline.write_history_file(file)
+
+    def read(self) -> str | None:
+        """The next line; None at the end of the input (Ctrl-D)."""
+        while True:
+            try:
+                if self._readline is not None:
+                    return input(PROMPT)
+                if self.interactive:
+                    sys.stderr.write(PROMPT)
+                    sys.stderr.flush()
+                line = sys.stdin.readline()
+                return line.removesuffix("\n") if line else None
+            except EOFError:
+                sys.stderr.write("\n")
+                return None
+            except KeyboardInterrupt:
+                # Ctrl-C between answers throws the line away that was begun.
+                note("\n(Ctrl-D or /exit leaves)")
+
+
+def history_file() -> Path:
+    """Where the lines of earlier chats are kept."""
+    from slmq.hub import cache_dir
+
+    return cache_dir() / "chat_history"

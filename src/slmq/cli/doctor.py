@@ -1,0 +1,133 @@
+"""`slmq doctor`: what slmq sees of this machine, and what is odd about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from slmq.cli import options as o
+from slmq.cli.output import print_json, size, write
+
+__all__ = ["doctor", "examine", "warnings_of"]
+
+LITTLE_DISK = 1_000_000_000
+VARIABLES = (
+    "SLMQ_ISA",
+    "SLMQ_NUM_THREADS",
+    "SLMQ_CACHE_DIR",
+    "SLMQ_LOG_LEVEL",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+)
+
+
+def doctor(as_json: o.Json = False) -> None:
+    """CPU, kernels and why, threads and why, cache, versions; warns of what costs speed."""
+    facts = examine()
+    if as_json:
+        print_json(facts)
+        return
+    write(report(facts))
+
+
+def examine() -> dict[str, Any]:
+    """All facts.
+
+    Raises
+    ------
+    ValueError
+        If SLMQ_ISA or SLMQ_NUM_THREADS asks for something impossible.
+    """
+    from slmq import _native, hub
+    from slmq.runtime import runtime_info
+    from slmq.shapes import available_memory_bytes
+
+    folder = hub.cache_dir()
+    models = hub.list_models()
+    facts: dict[str, Any] = {
+        **runtime_info(),
+        "thread_limits": {
+            key: value
+            for key, value in _native.resolve_threads(None).items()
+            if key not in ("threads", "why")
+        },
+        "memory_available_bytes": available_memory_bytes(),
+        "cache": {
+            "folder": str(folder),
+            "writable": os.access(existing(folder), os.W_OK),
+            "free_bytes": shutil.disk_usage(existing(folder)).free,
+            "models": [{"name": m.name, "bytes": m.bytes} for m in models],
+        },
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "executable": sys.executable,
+    }
+    facts["warnings"] = warnings_of(facts)
+    return facts
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def warnings_of(facts: dict[str, Any]) -> list[str]:
+    """What a user may want to change, of the facts of `examine`."""
+    found = []
+    best = facts["isa_available"][-1]
+    if facts["isa"] != best:
+        found.append(
+            f"kernels {facts['isa']} are forced, and this CPU runs {best}, which is faster"
+        )
+    elif best == "scalar":
+        found.append("only the plain kernels run on this CPU: expect a tenth of the speed")
+    limits, threads = facts["thread_limits"], facts["threads"]
+    cores, quota = limits["physical_cores"], limits["quota_cpus"]
+    if quota is not None and quota < cores:
+        found.append(f"the container's CPU quota ({quota:g}) is below the {cores} physical cores")
+    if limits["affinity_cpus"] < cores:
+        found.append(f"this process may use {limits['affinity_cpus']} CPUs of {cores} cores")
+    if threads > cores:
+        found.append(f"{threads} threads on {cores} physical cores: more is slower")
+    cache = facts["cache"]
+    if not cache["writable"]:
+        found.append(f"the cache {cache['folder']} cannot be written; set SLMQ_CACHE_DIR")
+    if cache["free_bytes"] < LITTLE_DISK:
+        found.append(f"only {size(cache['free_bytes'])} are free where the cache is")
+    return found
+
+
+def report(facts: dict[str, Any]) -> str:
+    """The facts as text."""
+    limits, cache = facts["thread_limits"], facts["cache"]
+    quota = "none" if limits["quota_cpus"] is None else f"{limits['quota_cpus']:g} CPUs"
+    memory = facts["memory_available_bytes"]
+    models = [f"{m['name']} ({size(m['bytes'])})" for m in cache["models"]] or ["no models"]
+    missing = [f"not {name}: {why}" for name, why in facts["isa_missing"].items()]
+    lines = [
+        ("slmq", f"{facts['slmq']} on Python {facts['python']} ({facts['executable']})"),
+        ("system", facts["platform"]),
+        ("cpu", facts["cpu"]),
+        ("features", ", ".join(facts["cpu_features"])),
+        ("kernels", f"{facts['isa']}: {facts['isa_why']}"),
+        ("", f"available: {', '.join(facts['isa_available'])}"),
+        *(("", text) for text in missing),
+        ("threads", f"{facts['threads']}: {facts['threads_why']}"),
+        (
+            "",
+            f"{limits['physical_cores']} physical cores, {limits['affinity_cpus']} CPUs allowed, "
+            f"quota {quota}",
+        ),
+        ("memory", "unknown" if memory is None else f"{size(memory)} available"),
+        ("cache", f"{cache['folder']}, {size(cache['free_bytes'])} free"),
+        *(("", text) for text in models),
+        ("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())),
+        *(("environment", f"{k}={v}") for k, v in facts["environment"].items()),
+        *(("warning", text) for text in facts["warnings"]),
+    ]
+    return "".join(f"{label:12}{text}\n" for label, text in lines)

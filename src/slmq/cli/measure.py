@@ -1,0 +1,191 @@
+"""`slmq perplexity` and `slmq bench`: how good, how fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.loading import load_model
+from slmq.cli.output import Bar, Downloads, note, print_json, print_table, size, spinner, write
+
+if TYPE_CHECKING:
+    from slmq.bench import BenchResult, Loaded
+
+__all__ = ["bench", "perplexity"]
+
+
+def perplexity(
+    model: o.ModelName,
+    *,
+    file: Annotated[str, typer.Option(help="UTF-8 text.")],
+    ctx: Annotated[int, typer.Option(help="Tokens of a window; its second half is scored.")] = 512,
+    chunks: Annotated[
+        int | None, typer.Option(help="Most windows; by default all that the file fills.")
+    ] = None,
+    threads: o.Threads = None,
+    quant: o.Quant = None,
+    kv_dtype: o.KvDtype = "f16",
+    memory: o.Memory = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Perplexity of a text: consecutive windows, the second half of each scored."""
+    from slmq import perplexity as measure
+
+    text = measure.read_text(file)
+    loaded = load_model(
+        model,
+        quant=quant,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        memory=memory,
+        revision=revision,
+        offline=offline,
+    )
+    with loaded.model as m, Bar() as bar:
+        result = measure.perplexity(
+            m.engine,
+            text,
+            ctx=ctx,
+            chunks=chunks,
+            progress=lambda done, total, so_far: bar.update(
+                f"perplexity {so_far:.2f}", done, total
+            ),
+        )
+    if chunks is not None and result.windows < chunks:
+        note(f"the file fills {result.windows} windows of {ctx} tokens, not {chunks}")
+    if as_json:
+        print_json(
+            {
+                "perplexity": result.perplexity,
+                "standard_error": result.standard_error,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        write(
+            f"perplexity {result.perplexity:.4f} +- {result.standard_error:.4f} "
+            f"({result.tokens:,} tokens of {result.windows} windows, {result.seconds:.1f} s)\n"
+        )
+
+
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Catalogue name, hub id, folder or .gguf file."),
+    ] = None,
+    *,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt; 0: no such test.")] = 512,
+    gen: Annotated[int, typer.Option(help="Tokens generated; 0: no such test.")] = 64,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="Such as 1,2; by default as many as a model would run with."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Timed runs of each test.")] = 3,
+    quant: o.Quant = None,
+    kv_dtype: o.KvDtype = "f16",
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of MODEL: random weights with the dimensions of smollm2-135m, "
+            "tinyllama-1.1b, tinyswallow-1.5b, stablelm-2-1.6b, gemma-2b, phi-3-mini, mistral-7b "
+            "or phi-4, built in memory and run as a Llama of that size, whatever the family: the "
+            "shape is what counts.",
+        ),
+    ] = None,
+    weight_format: Annotated[
+        str, typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q8g32s, f16, f32.")
+    ] = "q4g32s",
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Speed of prompt and generation, beside the machine's limits measured in the same run."""
+    if (model is None) == (shape is None):
+        raise ValueError("expected a MODEL or a --shape, one of them")
+    from slmq import bench as measure
+
+    counts = thread_counts(threads)
+    loaded: Loaded
+    if shape is not None:
+        if quant is not None:
+            raise ValueError("--quant is for a MODEL; a --shape has --format")
+        with spinner(f"making up {shape}"):
+            loaded = measure.load_shape(shape, weight_format)
+    else:
+        assert model is not None  # one of the two is there
+        with Downloads() as progress:
+            loaded = measure.load(
+                model,
+                threads=max(counts),
+                quant=quant,
+                revision=revision,
+                local_files_only=offline,
+                progress=progress,
+            )
+    with Bar() as bar:
+        result = measure.bench(
+            loaded,
+            prompt=prompt,
+            gen=gen,
+            threads=counts,
+            repeat=repeat,
+            kv_dtype=kv_dtype,
+            progress=lambda done, total, what: bar.update(what, done, total),
+        )
+    if as_json:
+        print_json(result.as_json())
+    else:
+        print_bench(result)
+
+
+def thread_counts(text: str | None) -> list[int]:
+    """Numbers of threads of "1,2"; without a text the one that slmq would choose.
+
+    Raises
+    ------
+    ValueError
+        If it is not a list of numbers.
+    """
+    from slmq import _native
+
+    if text is None:
+        return [int(_native.resolve_threads(None)["threads"])]
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--threads: expected numbers such as 1,2; got {text!r}") from None
+    for count in counts:
+        _native.resolve_threads(count)
+    return counts
+
+
+def print_bench(result: BenchResult) -> None:
+    """The result as tables, to stdout."""
+    write(f"{result.model}, {result.format}, {result.isa} kernels\n")
+    rows = [
+        (
+            row.test,
+            str(row.threads),
+            f"{row.tokens_per_s.median:.1f}",
+            f"{row.tokens_per_s.min:.1f}-{row.tokens_per_s.max:.1f}",
+            f"{row.read_fraction:.2f}",
+            f"{row.integer_fraction:.2f}",
+        )
+        for row in result.rows
+    ]
+    headers = ("test", "threads>", "tokens/s>", "range>", "of read bandwidth>", "of int8 peak>")
+    print_table(headers, rows)
+    for limit in result.limits:
+        write(
+            f"limits, {limit.threads} threads: read {limit.read_gb_per_s:.1f} GB/s, "
+            f"int8 {limit.integer_peak_gmac_per_s:.0f} GMAC/s\n"
+        )
+    write(f"load {result.load_s:.2f} s")
+    if result.peak_memory_bytes is not None:
+        write(f", peak memory {size(result.peak_memory_bytes)}")
+    write("\n")

@@ -1,0 +1,171 @@
+"""`slmq pull`, `list`, `show`, `rm`: the models on this disk."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.output import Downloads, note, print_json, print_table, size, write
+from slmq.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from slmq.checkpoint import Checkpoint
+    from slmq.hub import CatalogueEntry
+
+__all__ = ["describe", "list_models", "pull", "remove", "show"]
+
+
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalogue name or hub id.")],
+    revision: o.Revision = None,
+    as_json: o.Json = False,
+) -> None:
+    """Download a model unless it is there, and print where it lies."""
+    from slmq import hub
+
+    with Downloads() as progress:
+        found = hub.pull(model, revision=revision, progress=progress)
+    if as_json:
+        print_json({"name": found.name, "path": str(found.path), "bytes": stored_bytes(found.path)})
+    else:
+        write(f"{found.path}\n")
+
+
+def list_models(as_json: o.Json = False) -> None:
+    """List the models that were pulled."""
+    from slmq import hub
+
+    models = hub.list_models()
+    if as_json:
+        print_json([{**asdict(m), "path": str(m.path)} for m in models])
+        return
+    if models:
+        rows = [(m.name, size(m.bytes), m.licence or "-", m.source, str(m.path)) for m in models]
+        print_table(("name", "size>", "licence", "source", "path"), rows)
+    missing = sorted(hub.catalogue().keys() - {m.name for m in models})
+    if missing:
+        note(f"to pull from the catalogue: {', '.join(missing)}")
+
+
+def show(
+    model: o.ModelName,
+    revision: o.Revision = None,
+    as_json: o.Json = False,
+) -> None:
+    """Show what a model is, from its headers: no weights are read, nothing is downloaded."""
+    from slmq import hub
+    from slmq.checkpoint import open_checkpoint
+
+    try:
+        found = hub.resolve(model, revision=revision, local_files_only=True)
+    except ModelNotFoundError:
+        entry = hub.catalogue().get(model)
+        if entry is None:
+            raise
+        facts = from_catalogue(entry)
+    else:
+        with open_checkpoint(found.path) as checkpoint:
+            facts = describe(checkpoint)
+        facts = {"name": found.name, **facts, "path": str(found.path)}
+        if found.entry is not None:
+            facts["licence"] = found.entry.licence
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        write(f"{name.replace('_', ' '):14}{shown(name, value)}\n")
+
+
+def remove(model: o.ModelName, as_json: o.Json = False) -> None:
+    """Delete a model that was pulled."""
+    from slmq import hub
+
+    freed = hub.remove(model)
+    if as_json:
+        print_json({"name": model, "bytes": freed})
+    else:
+        write(f"{model}: {size(freed)} freed\n")
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts of a checkpoint's headers, also of one whose architecture slmq lacks.
+
+    Returns
+    -------
+    dict
+        architecture, supported, parameters, format, bytes, context, licence; None for what the
+        headers do not say.
+    """
+    from slmq.models import FAMILIES
+
+    meta = checkpoint.metadata
+    gguf = checkpoint.kind == "gguf"
+    architecture = meta.get("general.architecture" if gguf else "model_type")
+    types: Counter[str] = Counter()
+    parameters = 0
+    for tensor in checkpoint.tensors.values():
+        parameters += math.prod(tensor.shape)
+        types[tensor.dtype] += tensor.nbytes
+    context = meta.get(f"{architecture}.context_length" if gguf else "max_position_embeddings")
+    return {
+        "architecture": architecture,
+        "supported": architecture in FAMILIES,
+        "parameters": parameters,
+        "format": f"{checkpoint.kind} {' + '.join(name for name, _ in types.most_common())}",
+        "bytes": stored_bytes(checkpoint.path),
+        "context": context if isinstance(context, int) else None,
+        "licence": licence_of(meta),
+    }
+
+
+def licence_of(meta: Mapping[str, Any]) -> str | None:
+    """The licence that a header names, if it names one."""
+    for key in ("general.license", "license"):
+        if isinstance(meta.get(key), str):
+            return str(meta[key])
+    return None
+
+
+def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
+    """What the catalogue says of a model that was not pulled."""
+    from slmq.models import FAMILIES
+
+    return {
+        "name": entry.name,
+        "architecture": entry.architecture,
+        "supported": entry.architecture in FAMILIES,
+        "parameters": entry.parameters,
+        "format": entry.format,
+        "bytes": entry.bytes,
+        "context": entry.context,
+        "licence": entry.licence,
+        "path": None,
+    }
+
+
+def stored_bytes(path: Path) -> int:
+    """Bytes of a model file, or of the weights in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    files = [*path.glob("*.safetensors"), *path.glob("*.gguf")]
+    return sum(file.stat().st_size for file in files)
+
+
+def shown(name: str, value: Any) -> str:
+    """A fact for people."""
+    if value is None:
+        return "not pulled yet" if name == "path" else "not stated"
+    if isinstance(value, bool):
+        return "yes" if value else "no: slmq cannot run it"
+    if name == "parameters":
+        return f"{value:,} ({value / 1e6:,.0f} million)"
+    if name == "bytes":
+        return f"{value:,} ({size(value)})"
+    return f"{value:,} tokens" if name == "context" else str(value)

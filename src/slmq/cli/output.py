@@ -1,0 +1,189 @@
+"""Where output goes: answers and data to stdout, everything else to stderr.
+
+Bars and spinners appear only when stderr is a terminal, and leave no trace.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+    from typing_extensions import Self
+
+    from slmq.stream import TokenStream
+
+__all__ = [
+    "Bar",
+    "Downloads",
+    "cancel_on_interrupt",
+    "note",
+    "print_json",
+    "print_table",
+    "size",
+    "spinner",
+    "write",
+]
+
+
+def write(text: str) -> None:
+    """Text to stdout, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line for people, to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_json(data: Any) -> None:
+    """Data for programs, to stdout."""
+    write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table to stdout; headers that end in ">" are of columns flushed right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        right = header.endswith(">")
+        table.add_column(header.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Shows that something is under way."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+class Bar:
+    """A progress bar on stderr while its block runs; nothing where stderr is no terminal.
+
+    Parameters
+    ----------
+    unit : {"count", "bytes"}
+        How numbers are written.
+    """
+
+    def __init__(self, unit: str = "count") -> None:
+        self._unit = unit
+        self._shown: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+
+    def update(self, label: str, done: int, total: int | None) -> None:
+        """`done` of `total` of the job `label`; a new label is a new job."""
+        if not sys.stderr.isatty():
+            return
+        if self._shown is None:
+            self._shown = self._make()
+            self._shown.start()
+        if self._task is None or label != self._label:
+            if self._task is not None and self._unit == "bytes":
+                self._shown.remove_task(self._task)
+                self._task = None
+            self._label = label
+        if self._task is None:
+            self._task = self._shown.add_task(label, total=total)
+        self._shown.update(self._task, description=label, completed=done, total=total)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._shown is not None:
+            self._shown.stop()
+        self._shown = self._task = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _make(self) -> RichProgress:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        columns: list[rich_progress.ProgressColumn] = [
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+        ]
+        if self._unit == "bytes":
+            columns += [rich_progress.DownloadColumn(), rich_progress.TransferSpeedColumn()]
+        else:
+            columns.append(rich_progress.MofNCompleteColumn())
+        columns.append(rich_progress.TimeRemainingColumn())
+        return rich_progress.Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class Downloads(Bar):
+    """The `Progress` of the hub: messages are lines on stderr, bytes a bar."""
+
+    def __init__(self) -> None:
+        super().__init__("bytes")
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        if self._shown is None:
+            note(text)
+        else:
+            self._shown.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C closes the stream, which ends between two tokens or prompt chunks.
+
+    Yields a function that tells whether that happened. A second Ctrl-C is a KeyboardInterrupt.
+    """
+    pressed = False
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        stream.close()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: pressed
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

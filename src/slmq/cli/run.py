@@ -1,0 +1,189 @@
+"""`slmq run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.errors import STOPPED
+from slmq.cli.loading import load_model
+from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, size, write
+
+if TYPE_CHECKING:
+    from slmq.generate import Model, Prompt
+    from slmq.results import GenerationResult
+    from slmq.stream import TokenStream
+
+__all__ = ["prompt_for", "run", "show_stats"]
+
+
+def run(
+    model: o.ModelName,
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from stdin.')],
+    *,
+    system: o.System = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it stands: no chat template.")
+    ] = False,
+    max_tokens: o.MaxTokens = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    logit_bias: o.LogitBias = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+    ignore_eos: o.IgnoreEos = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="With --json: log-probabilities of the tokens and of that many likeliest.",
+            rich_help_panel=o.SAMPLING,
+        ),
+    ] = None,
+    n_ctx: o.NCtx = None,
+    threads: o.Threads = None,
+    quant: o.Quant = None,
+    kv_dtype: o.KvDtype = "f16",
+    memory: o.Memory = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    stats: o.Stats = False,
+    as_json: o.Json = False,
+) -> None:
+    """Answer one prompt. The answer, and nothing else, goes to stdout as it is made.
+
+    A model with a chat template gets the prompt as the message of a user. Ctrl-C stops the answer.
+    """
+    given = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": logit_bias,
+        "seed": seed,
+        "stop": stop,
+        "ignore_eos": ignore_eos,
+        "logprobs": logprobs,
+    }
+    if logprobs is not None and not as_json:
+        raise ValueError("--logprobs: only --json has a place for them")
+    text = read_prompt(prompt)
+    loaded = load_model(
+        model,
+        quant=quant,
+        n_ctx=n_ctx,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        memory=memory,
+        revision=revision,
+        offline=offline,
+    )
+    with loaded.model as m:
+        asked = prompt_for(m, text, system=system, raw=raw)
+        result = answer(m, asked, o.sampling(loaded.suggested, given), quiet=as_json)
+        if as_json:
+            print_json({"model": m.name, **asdict(result)})
+        if stats:
+            show_stats(result)
+    if result.finish_reason == "cancelled":
+        raise typer.Exit(STOPPED)
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt, from stdin if it is "-" (a line break at its very end is left out).
+
+    Raises
+    ------
+    ValueError
+        If it is empty or not UTF-8.
+    """
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"stdin: expected UTF-8 text; {error.reason} at {error.start}"
+            ) from None
+        prompt = prompt.removesuffix("\n").removesuffix("\r")
+    if not prompt:
+        raise ValueError("the prompt is empty; give some text")
+    return prompt
+
+
+def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Prompt:
+    """Messages for a model with a chat template, the plain text for others.
+
+    Raises
+    ------
+    ValueError
+        If there is a system message and no template to put it in.
+    """
+    if not raw and model.tokenizer.chat_template is not None:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        return [*messages, {"role": "user", "content": text}]
+    if system is not None:
+        reason = "--raw leaves it out" if raw else f"{model.name} has none"
+        raise ValueError(f"--system needs the model's chat template, and {reason}")
+    return text
+
+
+def answer(
+    model: Model, prompt: Prompt, params: dict[str, Any], *, quiet: bool
+) -> GenerationResult:
+    """Makes the answer and, unless `quiet`, writes it to stdout as it comes."""
+    with Bar() as bar:
+        stream = model.stream(prompt, progress=prompt_progress(bar), **params)
+        return follow(stream, bar, quiet=quiet)
+
+
+def follow(stream: TokenStream, bar: Bar, *, quiet: bool = False) -> GenerationResult:
+    """Reads a stream to its end or until Ctrl-C; `bar` goes when the first text comes."""
+    with cancel_on_interrupt(stream), stream:
+        for chunk in stream:
+            bar.close()
+            if chunk.text and not quiet:
+                write(chunk.text)
+    if not quiet:
+        write("\n")
+    assert stream.result is not None  # a stream that ended or was closed has one
+    return stream.result
+
+
+def prompt_progress(bar: Bar) -> Any:
+    """The `progress` of a stream that moves `bar` while a long prompt is read."""
+
+    def progress(done: int, total: int) -> None:
+        if done < total:
+            bar.update("reading the prompt", done, total)
+        else:
+            bar.close()
+
+    return progress
+
+
+def show_stats(result: GenerationResult) -> None:
+    """Speed and memory of an answer, to stderr."""
+    cached = f" ({result.cached_tokens} from the cache)" if result.cached_tokens else ""
+    parts = [
+        f"prompt {result.prompt_tokens} tokens{cached}, {result.prompt_tps:.1f} tokens/s",
+        f"answer {result.generated_tokens} tokens, {result.generation_tps:.1f} tokens/s",
+        f"first token after {result.time_to_first_token:.2f} s",
+        f"ended by {result.finish_reason}",
+    ]
+    if result.seed is not None:
+        parts.append(f"seed {result.seed}")
+    if result.peak_memory_bytes is not None:
+        parts.append(f"peak memory {size(result.peak_memory_bytes)}")
+    note("; ".join(parts))
