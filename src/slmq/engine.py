@@ -151,8 +151,9 @@ class Engine:
                 self._run(seq, part, "all" if logits == "all" else "last" if last else "")
             )
         if logits == "last":
-            seq.last_logits = pieces[-1][0]
-            return pieces[-1][0]
+            last_row: F32 = pieces[-1][0]
+            seq.last_logits = last_row
+            return last_row
         return np.concatenate(pieces) if logits == "all" else pieces[-1]
 
     def feed_chunks(self, seq: Sequence, tokens: SequenceABC[int]) -> Iterator[int]:
@@ -183,7 +184,8 @@ class Engine:
         ids = np.asarray(tokens, dtype=np.int64)
         if ids.ndim != 1 or ids.min() < 0 or ids.max() >= self.n_vocab:
             raise ValueError(
-                f"expected token ids in 0..{self.n_vocab - 1}, got {int(ids.min())}..{int(ids.max())}"
+                f"expected token ids in 0..{self.n_vocab - 1}, "
+                f"got {int(ids.min())}..{int(ids.max())}"
             )
         if len(seq.tokens) + len(ids) > self.n_ctx:
             raise ContextOverflowError(

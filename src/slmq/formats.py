@@ -120,7 +120,7 @@ def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
 def dequantize_groups(q: npt.NDArray[Any], scale: F32, minimum: F32, fmt: Format) -> F32:
     """The float32 weights of quantized groups (inverse of `quantize_groups`)."""
     zero = np.float32(8 if fmt.name == "q4g32s" else 0)
-    w = scale[..., None] * (q.astype(np.float32) - zero)
+    w: F32 = scale[..., None] * (q.astype(np.float32) - zero)
     return w + minimum[..., None] if fmt.name == "q4g32a" else w
 
 
@@ -152,8 +152,8 @@ def unpack(packed: U8, n: int, k: int, fmt: Format) -> F32:
         floats = floats.reshape(*tiles.shape[:3], GROUP, LANES)
         rows = floats.transpose(0, 2, 4, 1, 3)
         return np.ascontiguousarray(rows.reshape(-1, groups * GROUP)[:n, :k])
-    scales = np.ascontiguousarray(blocks[..., 2 * fmt.tile_bytes :]).view(np.float16)
-    scales = scales.astype(np.float32).reshape(*blocks.shape[:2], -1, PAIR_ROWS)
+    halves = np.ascontiguousarray(blocks[..., 2 * fmt.tile_bytes :]).view(np.float16)
+    scales = halves.astype(np.float32).reshape(*blocks.shape[:2], -1, PAIR_ROWS)
     q = _unpack_integers(tiles, fmt)  # [pair, group, row of the pair, column]
     minimum = scales[:, :, 1] if fmt.name == "q4g32a" else np.zeros_like(scales[:, :, 0])
     w = dequantize_groups(q, scales[:, :, 0], minimum, fmt)
@@ -190,9 +190,9 @@ def _half(x: F32) -> F32:
 
 
 def _inverse(scale: F32) -> F32:
-    return np.where(scale != 0, np.float32(1) / np.where(scale != 0, scale, np.float32(1)), 0).astype(
-        np.float32
-    )
+    safe = np.where(scale != 0, scale, np.float32(1))
+    inverse: F32 = np.where(scale != 0, np.float32(1) / safe, np.float32(0)).astype(np.float32)
+    return inverse
 
 
 def _pack_group(block: U8, row: int, values: F32, fmt: Format) -> None:
@@ -227,5 +227,6 @@ def _unpack_integers(tiles: U8, fmt: Format) -> npt.NDArray[Any]:
     lines = tiles.reshape(*lead, 2, -1, LANES, 4)
     rows = lines.transpose(0, 1, 2, 4, 3, 5).reshape(*lead, PAIR_ROWS, -1)
     if fmt.name == "q8g32s":
-        return (rows.astype(np.int16) - 128).astype(np.int8)
+        signed: npt.NDArray[Any] = (rows.astype(np.int16) - 128).astype(np.int8)
+        return signed
     return np.concatenate([rows & 15, rows >> 4], axis=-1)

@@ -118,7 +118,7 @@ class RecordedPlan:
     def __str__(self) -> str:
         rows = [("step", "scope", "op", "format", "shape", "bytes")]
         rows += [
-            (str(i), s.scope, s.op, s.format, s.shape, f"{s.weight_bytes:,}" if s.weight_bytes else "")
+            (str(i), s.scope, s.op, s.format, s.shape, _bytes(s.weight_bytes))
             for i, s in enumerate(self.steps)
         ]
         widths = [max(len(row[c]) for row in rows) for c in range(6)]
@@ -127,3 +127,7 @@ class RecordedPlan:
             for row in rows
         ]
         return "\n".join(lines)
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,}" if count else ""

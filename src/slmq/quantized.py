@@ -99,7 +99,8 @@ class QuantizedMatrix:
         float32[m, n] or float32[n]
         """
         if isinstance(x, np.ndarray) and x.ndim == 1:
-            return self._native.matmul(x[None], n_threads)[0]
+            row: F32 = self._native.matmul(x[None], n_threads)[0]
+            return row
         return self._native.matmul(x, n_threads)
 
     def __matmul__(self, x: F32) -> F32:
@@ -108,4 +109,5 @@ class QuantizedMatrix:
     def __repr__(self) -> str:
         user = {v: k for k, v in USER_FORMATS.items()}.get(self._native.format, self._native.format)
         n, k = self.shape
-        return f"QuantizedMatrix({n} x {k}, {user}, {self.format.bits_per_weight:g} bits per weight)"
+        bits = self.format.bits_per_weight
+        return f"QuantizedMatrix({n} x {k}, {user}, {bits:g} bits per weight)"

@@ -75,7 +75,7 @@ class Handle:
             "line; read values with Engine.step_values() after a run"
         )
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 (raises)
         self._no_value()
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
@@ -131,7 +131,9 @@ class Recorder:
         number = self._plan.rmsnorm(x.slice, weight, eps)
         return Handle(self._own(number, x._buffer), 0, x.width)
 
-    def linear(self, x: Handle, weights: Linear | Sequence[Linear], add: Handle | None = None) -> Handle:
+    def linear(
+        self, x: Handle, weights: Linear | Sequence[Linear], add: Handle | None = None
+    ) -> Handle:
         """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them."""
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._plan.linear(

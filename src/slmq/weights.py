@@ -213,3 +213,17 @@ def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any =
             f"configuration value {key!r}: expected {kind.__name__}, found {value!r}"
         )
     return value
+
+
+def config_count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A checked size of a configuration: a positive integer.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing without a default, of another type, or not positive.
+    """
+    value: int = config_value(config, key, int, default)
+    if value < 1:
+        raise CheckpointError(f"configuration value {key!r}: expected at least 1, found {value}")
+    return value

@@ -3,7 +3,8 @@
 namespace slmq {
 
 std::string describe_array(const py::handle& object) {
-  if (!py::isinstance<py::array>(object)) return py::str(py::type::handle_of(object).attr("__name__"));
+  if (!py::isinstance<py::array>(object))
+    return py::str(py::type::handle_of(object).attr("__name__"));
   const auto array = py::reinterpret_borrow<py::array>(object);
   std::string text = py::str(array.dtype());
   text += "[";
@@ -17,8 +18,7 @@ void detail::check_array(const py::handle& object, const py::dtype& dtype, const
   std::string expected = std::string(dtype_name) + "[";
   for (size_t i = 0; i < shape.size(); ++i)
     expected += (i == 0 ? "" : ", ") + (shape[i] < 0 ? "any" : std::to_string(shape[i]));
-  const std::string message =
-      what + ": expected " + expected + "], got " + describe_array(object);
+  const std::string message = what + ": expected " + expected + "], got " + describe_array(object);
   if (!py::isinstance<py::array>(object)) throw py::type_error(message);
   const auto array = py::reinterpret_borrow<py::array>(object);
   if (!array.dtype().is(dtype) && !array.dtype().equal(dtype)) throw py::type_error(message);
@@ -27,7 +27,8 @@ void detail::check_array(const py::handle& object, const py::dtype& dtype, const
     fits = shape[i] < 0 || array.shape(static_cast<py::ssize_t>(i)) == shape[i];
   if (!fits) throw py::value_error(message);
   if ((array.flags() & py::array::c_style) == 0)
-    throw py::value_error(what + ": expected a C-contiguous array; pass numpy.ascontiguousarray(x)");
+    throw py::value_error(what +
+                          ": expected a C-contiguous array; pass numpy.ascontiguousarray(x)");
   if (reinterpret_cast<uintptr_t>(array.data()) % static_cast<uintptr_t>(dtype.itemsize()) != 0)
     throw py::value_error(what + ": expected an aligned array; pass a copy");
 }

@@ -185,23 +185,25 @@ py::tuple sincos(double x) {
 void bind_kernels(py::module_& m) {
   py::class_<IsaTable>(m, "IsaTable")
       .def_property_readonly("name", [](const IsaTable& t) { return t.kernels->name; })
-      .def("linear",
-           [](const IsaTable& t, const Matrix& matrix, const py::object& x, int threads,
-              const std::string& activations) {
-             return matmul(*t.kernels, matrix, x, threads, activations_named(activations));
-           },
-           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1,
-           py::arg("activations") = "a16g32")
+      .def(
+          "linear",
+          [](const IsaTable& t, const Matrix& matrix, const py::object& x, int threads,
+             const std::string& activations) {
+            return matmul(*t.kernels, matrix, x, threads, activations_named(activations));
+          },
+          py::arg("matrix"), py::arg("x"), py::arg("threads") = 1,
+          py::arg("activations") = "a16g32")
       .def("quantize", &quantize, py::arg("x"), py::arg("activations") = "a16g32")
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
       .def("swiglu", &swiglu, py::arg("gate"), py::arg("up"))
-      .def("softmax",
-           [](const IsaTable& t, const py::object& x, float scale) {
-             return softmax(*t.kernels, x, scale);
-           },
-           py::arg("x"), py::arg("scale") = 1.0f)
+      .def(
+          "softmax",
+          [](const IsaTable& t, const py::object& x, float scale) {
+            return softmax(*t.kernels, x, scale);
+          },
+          py::arg("x"), py::arg("scale") = 1.0f)
       .def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("scale"),
            py::arg("window") = 0, py::arg("kv_dtype") = "f16");
   m.def("isa_tables", [] {
@@ -222,37 +224,42 @@ void bind_kernels(py::module_& m) {
     return missing;
   });
   m.def("active_isa", [] { return std::string(active_kernels().name); });
-  m.def("softmax",
-        [](const py::object& x, float scale) { return softmax(active_kernels(), x, scale); },
-        py::arg("x"), py::arg("scale") = 1.0f);
-  m.def("memory_read_gb_per_s",
-        [](int threads, size_t bytes, double seconds) {
-          if (bytes < (1u << 20)) throw py::value_error("nbytes: expected at least 1 MiB");
-          py::gil_scoped_release release;
-          return memory_read_gb_per_s(threads, bytes, seconds);
-        },
-        py::arg("threads"), py::arg("nbytes") = size_t{1} << 30, py::arg("seconds") = 1.0);
-  m.def("integer_peak_gmac_per_s",
-        [](int threads, const std::optional<std::string>& isa, double seconds) {
-          const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
-          py::gil_scoped_release release;
-          return integer_peak_gmac_per_s(kernels, threads, seconds);
-        },
-        py::arg("threads"), py::arg("isa") = py::none(), py::arg("seconds") = 0.3);
+  m.def(
+      "softmax",
+      [](const py::object& x, float scale) { return softmax(active_kernels(), x, scale); },
+      py::arg("x"), py::arg("scale") = 1.0f);
+  m.def(
+      "memory_read_gb_per_s",
+      [](int threads, size_t bytes, double seconds) {
+        if (bytes < (1u << 20)) throw py::value_error("nbytes: expected at least 1 MiB");
+        py::gil_scoped_release release;
+        return memory_read_gb_per_s(threads, bytes, seconds);
+      },
+      py::arg("threads"), py::arg("nbytes") = size_t{1} << 30, py::arg("seconds") = 1.0);
+  m.def(
+      "integer_peak_gmac_per_s",
+      [](int threads, const std::optional<std::string>& isa, double seconds) {
+        const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
+        py::gil_scoped_release release;
+        return integer_peak_gmac_per_s(kernels, threads, seconds);
+      },
+      py::arg("threads"), py::arg("isa") = py::none(), py::arg("seconds") = 0.3);
   m.def("exact_exp", &exact_exp, py::arg("x"));
-  m.def("exact_log",
-        [](double x) {
-          if (!(x > 0) || !std::isfinite(x)) throw py::value_error("expected a finite x > 0");
-          return exact_log(x);
-        },
-        py::arg("x"));
-  m.def("exact_pow",
-        [](double base, double power) {
-          if (!(base > 0) || !std::isfinite(base) || !std::isfinite(power))
-            throw py::value_error("expected a finite base > 0 and a finite power");
-          return exact_pow(base, power);
-        },
-        py::arg("base"), py::arg("power"));
+  m.def(
+      "exact_log",
+      [](double x) {
+        if (!(x > 0) || !std::isfinite(x)) throw py::value_error("expected a finite x > 0");
+        return exact_log(x);
+      },
+      py::arg("x"));
+  m.def(
+      "exact_pow",
+      [](double base, double power) {
+        if (!(base > 0) || !std::isfinite(base) || !std::isfinite(power))
+          throw py::value_error("expected a finite base > 0 and a finite power");
+        return exact_pow(base, power);
+      },
+      py::arg("base"), py::arg("power"));
   m.def("exact_sincos", &sincos, py::arg("x"));
 }
 

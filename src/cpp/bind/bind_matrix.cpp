@@ -84,8 +84,9 @@ std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& r
       if (row < 0 || row >= n) throw py::value_error("order: row out of range");
   }
   auto matrix = allocate(format, static_cast<int>(n), static_cast<int>(k), arena);
-  const PackArgs args{format, source, data.data(), matrix->n, matrix->k,
-                      row_order.empty() ? nullptr : row_order.data(), matrix->data};
+  const PackArgs args{format,      source,    data.data(),
+                      matrix->n,   matrix->k, row_order.empty() ? nullptr : row_order.data(),
+                      matrix->data};
   PackStatus status;
   {
     py::gil_scoped_release release;
@@ -101,10 +102,10 @@ std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& r
 std::shared_ptr<Matrix> from_packed(const std::string& format_name, int64_t n, int64_t k,
                                     const py::object& packed) {
   check_shape(n, k);
-  auto matrix = std::make_shared<Matrix>(
-      Matrix{format_named(format_name), static_cast<int>(n), static_cast<int>(k), nullptr, nullptr});
-  const auto data = checked_array<uint8_t>(packed, {static_cast<py::ssize_t>(matrix->bytes())},
-                                           "packed");
+  auto matrix = std::make_shared<Matrix>(Matrix{format_named(format_name), static_cast<int>(n),
+                                                static_cast<int>(k), nullptr, nullptr});
+  const auto data =
+      checked_array<uint8_t>(packed, {static_cast<py::ssize_t>(matrix->bytes())}, "packed");
   if (reinterpret_cast<uintptr_t>(data.data()) % 64 == 0) {
     matrix->data = const_cast<uint8_t*>(data.data());  // kernels only read
     auto* held = new py::array_t<uint8_t>(data);
@@ -173,8 +174,8 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
                 padded.data() + static_cast<size_t>(r) * width);
     std::vector<float> y(static_cast<size_t>(rows) * out_width);
     std::vector<uint8_t> panel;
-    LinearArgs args{m.data, m.groups(), rows, nullptr, padded.data(), width, y.data(), out_width,
-                    nullptr, nullptr, 0};
+    LinearArgs args{m.data,    m.groups(), rows,    nullptr, padded.data(), width, y.data(),
+                    out_width, nullptr,    nullptr, 0};
     if (info(m.format).quantized) {
       panel.resize(static_cast<size_t>(rows) * m.groups() * activation_block_bytes(activations));
       kernels.quantize[static_cast<int>(activations)](padded.data(), width, m.groups(), rows, 0,
@@ -191,8 +192,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
                                              : kernels.linear[static_cast<int>(m.format)]};
     const auto task = [](void* opaque, int) {
       auto& s = *static_cast<Shared*>(opaque);
-      for (int pair; (pair = s.next.fetch_add(1)) < s.m.pairs();)
-        s.linear(s.args, pair, pair + 1);
+      for (int pair; (pair = s.next.fetch_add(1)) < s.m.pairs();) s.linear(s.args, pair, pair + 1);
     };
     shared_pool(threads)->run(task, &shared);
     for (int r = 0; r < rows; ++r)
@@ -225,17 +225,19 @@ void bind_matrix(py::module_& m) {
       .def_property_readonly("nbytes", &Matrix::bytes)
       .def_property_readonly("packed", &packed_bytes)
       .def("dequantize", &dequantize, py::arg("row_begin"), py::arg("row_end"))
-      .def("matmul",
-           [](const Matrix& self, const py::object& x, int threads, const std::string& activations) {
-             return matmul(active_kernels(), self, x, threads, activations_named(activations));
-           },
-           py::arg("x"), py::arg("threads") = 1, py::arg("activations") = "a16g32");
-  m.def("packed_bytes",
-        [](const std::string& format, int64_t n, int64_t k) {
-          check_shape(n, k);
-          return matrix_bytes(format_named(format), static_cast<int>(n), static_cast<int>(k));
-        },
-        py::arg("format"), py::arg("n"), py::arg("k"));
+      .def(
+          "matmul",
+          [](const Matrix& self, const py::object& x, int threads, const std::string& activations) {
+            return matmul(active_kernels(), self, x, threads, activations_named(activations));
+          },
+          py::arg("x"), py::arg("threads") = 1, py::arg("activations") = "a16g32");
+  m.def(
+      "packed_bytes",
+      [](const std::string& format, int64_t n, int64_t k) {
+        check_shape(n, k);
+        return matrix_bytes(format_named(format), static_cast<int>(n), static_cast<int>(k));
+      },
+      py::arg("format"), py::arg("n"), py::arg("k"));
 }
 
 }  // namespace slmq

@@ -53,8 +53,8 @@ py::array_t<float> read(GuardedPlan& self, int id) {
     lock.lock();
   }
   const Buffer& b = self.plan.buffer(id);
-  py::array_t<float> out({static_cast<py::ssize_t>(self.plan.buffer_rows(id)),
-                          static_cast<py::ssize_t>(b.logical)});
+  py::array_t<float> out(
+      {static_cast<py::ssize_t>(self.plan.buffer_rows(id)), static_cast<py::ssize_t>(b.logical)});
   self.plan.read_buffer(id, out.mutable_data());
   return out;
 }
@@ -82,50 +82,59 @@ std::vector<float> optional_floats(const py::object& object, const char* what) {
 void bind_recording(py::class_<GuardedPlan>& c) {
   using MatrixPointer = std::shared_ptr<Matrix>;
   c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
-      .def("embed",
-           [](GuardedPlan& p, const MatrixPointer& m, float scale) { return p.plan.embed(m, scale); },
-           py::arg("matrix"), py::arg("scale") = 1.0f)
-      .def("rmsnorm",
-           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
-             return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
-           },
-           py::arg("x"), py::arg("weight"), py::arg("eps"))
-      .def("quantize",
-           [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
-             return p.plan.quantize(to_slice(x), activations_named(activations));
-           },
-           py::arg("x"), py::arg("activations"))
-      .def("linear",
-           [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
-              const std::optional<SliceTuple>& add) {
-             std::vector<Weight> list;
-             for (const auto& [matrix, bias] : parts)
-               list.push_back({matrix, optional_floats(bias, "bias")});
-             return p.plan.linear(x, std::move(list), add ? to_slice(*add) : Slice{});
-           },
-           py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
-      .def("swiglu",
-           [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
-              const std::pair<MatrixPointer, py::object>& up) {
-             return p.plan.swiglu(x, {gate.first, optional_floats(gate.second, "gate bias")},
-                                  {up.first, optional_floats(up.second, "up bias")});
-           },
-           py::arg("x"), py::arg("gate"), py::arg("up"))
-      .def("rope",
-           [](GuardedPlan& p, const py::object& frequencies, float factor) {
-             return p.plan.rope(checked_vector<float>(frequencies, -1, "frequencies"), factor);
-           },
-           py::arg("frequencies"), py::arg("factor") = 1.0f)
-      .def("attention",
-           [](GuardedPlan& p, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v, int rope,
-              int heads, int kv_heads, int head_dim, int rotary, float scale, int window) {
-             const AttentionConfig config{heads, kv_heads, head_dim,      rotary,
-                                          window, scale,   KvType::f16, 0};
-             return p.plan.attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
-           },
-           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
-           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
-           py::arg("window") = 0)
+      .def(
+          "embed",
+          [](GuardedPlan& p, const MatrixPointer& m, float scale) {
+            return p.plan.embed(m, scale);
+          },
+          py::arg("matrix"), py::arg("scale") = 1.0f)
+      .def(
+          "rmsnorm",
+          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
+            return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def(
+          "quantize",
+          [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
+            return p.plan.quantize(to_slice(x), activations_named(activations));
+          },
+          py::arg("x"), py::arg("activations"))
+      .def(
+          "linear",
+          [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
+             const std::optional<SliceTuple>& add) {
+            std::vector<Weight> list;
+            for (const auto& [matrix, bias] : parts)
+              list.push_back({matrix, optional_floats(bias, "bias")});
+            return p.plan.linear(x, std::move(list), add ? to_slice(*add) : Slice{});
+          },
+          py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
+      .def(
+          "swiglu",
+          [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
+             const std::pair<MatrixPointer, py::object>& up) {
+            return p.plan.swiglu(x, {gate.first, optional_floats(gate.second, "gate bias")},
+                                 {up.first, optional_floats(up.second, "up bias")});
+          },
+          py::arg("x"), py::arg("gate"), py::arg("up"))
+      .def(
+          "rope",
+          [](GuardedPlan& p, const py::object& frequencies, float factor) {
+            return p.plan.rope(checked_vector<float>(frequencies, -1, "frequencies"), factor);
+          },
+          py::arg("frequencies"), py::arg("factor") = 1.0f)
+      .def(
+          "attention",
+          [](GuardedPlan& p, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
+             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window) {
+            const AttentionConfig config{heads,  kv_heads, head_dim,    rotary,
+                                         window, scale,    KvType::f16, 0};
+            return p.plan.attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
+          },
+          py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
+          py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
+          py::arg("window") = 0)
       .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p.plan.select(to_slice(x)); })
       .def("release", [](GuardedPlan& p, int buffer) { p.plan.release(buffer); })
       .def("finish", [](GuardedPlan& p, int logits) { p.plan.finish(logits); });
@@ -133,30 +142,33 @@ void bind_recording(py::class_<GuardedPlan>& c) {
 
 void bind_cache(py::module_& m) {
   py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
-      .def("sequence", [](std::shared_ptr<KvCache> cache) {
-        return std::make_shared<KvSequence>(std::move(cache));
-      })
+      .def("sequence",
+           [](std::shared_ptr<KvCache> cache) {
+             return std::make_shared<KvSequence>(std::move(cache));
+           })
       .def_property_readonly("page_bytes", &KvCache::page_bytes)
       .def_property_readonly("allocated_bytes", &KvCache::allocated_bytes)
       .def_property_readonly("pages_in_use", &KvCache::pages_in_use);
   py::class_<KvSequence, std::shared_ptr<KvSequence>>(m, "KvSequence")
       .def_property_readonly("length", &KvSequence::length)
-      .def("truncate",
-           [](KvSequence& s, int length) {
-             if (length < 0 || length > s.length())
-               throw py::value_error("truncate: expected 0.." + std::to_string(s.length()) +
-                                     ", got " + std::to_string(length));
-             s.truncate(length);
-           },
-           py::arg("length"))
-      .def("fork",
-           [](KvSequence& s, int length) {
-             if (length < 0 || length > s.length())
-               throw py::value_error("fork: expected 0.." + std::to_string(s.length()) + ", got " +
-                                     std::to_string(length));
-             return s.fork(length);
-           },
-           py::arg("length"));
+      .def(
+          "truncate",
+          [](KvSequence& s, int length) {
+            if (length < 0 || length > s.length())
+              throw py::value_error("truncate: expected 0.." + std::to_string(s.length()) +
+                                    ", got " + std::to_string(length));
+            s.truncate(length);
+          },
+          py::arg("length"))
+      .def(
+          "fork",
+          [](KvSequence& s, int length) {
+            if (length < 0 || length > s.length())
+              throw py::value_error("fork: expected 0.." + std::to_string(s.length()) + ", got " +
+                                    std::to_string(length));
+            return s.fork(length);
+          },
+          py::arg("length"));
 }
 
 }  // namespace
@@ -176,19 +188,20 @@ void bind_plan(py::module_& m) {
   c.def("make_cache", [](const GuardedPlan& p) { return p.plan.make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
            py::arg("stop") = -1, py::arg("profile") = false)
-      .def("run_outputs",
-           [](GuardedPlan& p, const py::object& outputs) {
-             const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
-             py::gil_scoped_release release;
-             const std::lock_guard<std::mutex> lock(p.mutex);
-             p.plan.run_outputs(rows);
-           },
-           py::arg("outputs"))
+      .def(
+          "run_outputs",
+          [](GuardedPlan& p, const py::object& outputs) {
+            const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
+            py::gil_scoped_release release;
+            const std::lock_guard<std::mutex> lock(p.mutex);
+            p.plan.run_outputs(rows);
+          },
+          py::arg("outputs"))
       .def("read", &read, py::arg("buffer"))
       .def("logits", [](GuardedPlan& p) { return read(p, p.plan.logits_buffer()); })
       .def("describe", &describe)
-      .def_property_readonly("isa",
-                             [](const GuardedPlan& p) { return std::string(p.plan.kernels().name); })
+      .def_property_readonly(
+          "isa", [](const GuardedPlan& p) { return std::string(p.plan.kernels().name); })
       .def_property_readonly("threads", [](const GuardedPlan& p) { return p.plan.threads(); })
       .def_property_readonly("max_rows", [](const GuardedPlan& p) { return p.plan.max_rows(); })
       .def_property_readonly("max_outputs",

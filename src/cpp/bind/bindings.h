@@ -15,7 +15,7 @@ namespace py = pybind11;
 struct Kernels;
 struct Matrix;
 
-Format format_named(const std::string& name);  // throws ValueError
+Format format_named(const std::string& name);            // throws ValueError
 Activations activations_named(const std::string& name);  // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);

@@ -25,9 +25,9 @@
 
 namespace slmq {
 
-inline constexpr int kLanes = 16;      // rows of a tile; also the width of the vector layer
-inline constexpr int kPairRows = 32;   // rows of a tile pair
-inline constexpr int kGroup = 32;      // columns that share a scale
+inline constexpr int kLanes = 16;     // rows of a tile; also the width of the vector layer
+inline constexpr int kPairRows = 32;  // rows of a tile pair
+inline constexpr int kGroup = 32;     // columns that share a scale
 
 enum class Format : int { q4g32s = 0, q4g32a = 1, q8g32s = 2, f16 = 3, f32 = 4 };
 inline constexpr int kFormats = 5;
@@ -43,8 +43,7 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
     {"q4g32s", 256, 2 * 256 + 64, true},   // w = scale * (q - 8)
     {"q4g32a", 256, 2 * 256 + 128, true},  // w = scale * q + min
     {"q8g32s", 512, 2 * 512 + 64, true},   // w = scale * q, q in [-128, 127]
-    {"f16", 1024, 2 * 1024, false},
-    {"f32", 2048, 2 * 2048, false},
+    {"f16", 1024, 2 * 1024, false},       {"f32", 2048, 2 * 2048, false},
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }

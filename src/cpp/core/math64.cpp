@@ -71,9 +71,18 @@ void exact_sincos(double x, double* sine, double* cosine) {
   const double r = ((x - n * kHalfPi1) - n * kHalfPi2) - n * kHalfPi3;
   const double s = sin_series(r), c = cos_series(r);
   switch (static_cast<int64_t>(n) & 3) {
-    case 0: *sine = s; *cosine = c; break;
-    case 1: *sine = c; *cosine = -s; break;
-    case 2: *sine = -s; *cosine = -c; break;
+    case 0:
+      *sine = s;
+      *cosine = c;
+      break;
+    case 1:
+      *sine = c;
+      *cosine = -s;
+      break;
+    case 2:
+      *sine = -s;
+      *cosine = -c;
+      break;
     default: *sine = -c; *cosine = s;
   }
 }

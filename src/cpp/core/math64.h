@@ -5,8 +5,8 @@
 namespace slmq {
 
 double exact_exp(double x);
-double exact_log(double x);                 // x > 0
-double exact_pow(double base, double power);  // base > 0
+double exact_log(double x);                                 // x > 0
+double exact_pow(double base, double power);                // base > 0
 void exact_sincos(double x, double* sine, double* cosine);  // |x| < 1e9
 
 }  // namespace slmq

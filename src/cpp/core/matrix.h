@@ -13,8 +13,8 @@ namespace slmq {
 struct Matrix {
   Format format;
   int n, k;
-  uint8_t* data;                       // matrix_bytes(format, n, k), 64-byte aligned
-  std::shared_ptr<const void> owner;   // keeps the bytes alive
+  uint8_t* data;                      // matrix_bytes(format, n, k), 64-byte aligned
+  std::shared_ptr<const void> owner;  // keeps the bytes alive
 
   int pairs() const { return matrix_pairs(n); }
   int groups() const { return matrix_groups(k); }

@@ -39,8 +39,8 @@ void unmap_pages(void* p, [[maybe_unused]] size_t bytes) {
 Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
   if (bytes == 0) return;
   const size_t alignment = huge ? kHugePage : 4096;
-  base_bytes_ = static_cast<size_t>(round_up(static_cast<int64_t>(bytes), 4096)) +
-                (huge ? kHugePage : 0);
+  base_bytes_ =
+      static_cast<size_t>(round_up(static_cast<int64_t>(bytes), 4096)) + (huge ? kHugePage : 0);
   base_ = map_pages(base_bytes_);
   if (base_ == nullptr) throw std::bad_alloc();
   const auto address = reinterpret_cast<uintptr_t>(base_);

@@ -27,7 +27,8 @@ void read_quantized(Source source, const uint8_t* block, float* values) {
   const float scale = half_to_float(read_u16(block));
   const uint8_t* q = block + kSourceInfo[static_cast<int>(source)].value_offset;
   if (source == Source::q8_0) {
-    for (int c = 0; c < kGroup; ++c) values[c] = scale * static_cast<float>(static_cast<int8_t>(q[c]));
+    for (int c = 0; c < kGroup; ++c)
+      values[c] = scale * static_cast<float>(static_cast<int8_t>(q[c]));
     return;
   }
   // Minus zero leaves the sign of a zero as it is.
@@ -42,7 +43,8 @@ void read_quantized(Source source, const uint8_t* block, float* values) {
 // Group g of a source row as float32; columns behind k are zero.
 void read_group(Source source, const uint8_t* row, int k, int g, float* values) {
   const int count = k - g * kGroup < kGroup ? k - g * kGroup : kGroup;
-  const uint8_t* p = row + static_cast<size_t>(g) * kSourceInfo[static_cast<int>(source)].group_bytes;
+  const uint8_t* p =
+      row + static_cast<size_t>(g) * kSourceInfo[static_cast<int>(source)].group_bytes;
   for (int c = 0; c < kGroup; ++c) values[c] = 0.0f;
   switch (source) {
     case Source::f32: std::memcpy(values, p, 4 * static_cast<size_t>(count)); break;
@@ -61,7 +63,9 @@ void read_group(Source source, const uint8_t* row, int k, int g, float* values) 
 
 int clamp_round(float x, int low, int high) {
   const float r = std::nearbyint(x);
-  return r < static_cast<float>(low) ? low : r > static_cast<float>(high) ? high : static_cast<int>(r);
+  return r < static_cast<float>(low)    ? low
+         : r > static_cast<float>(high) ? high
+                                        : static_cast<int>(r);
 }
 
 // The place of one row within a pair-group.
@@ -113,8 +117,7 @@ PackStatus quantize_q4a(const float* w, int count, const Lane& out) {
 
 PackStatus quantize_q8s(const float* w, int count, const Lane& out) {
   float largest = 0.0f;
-  for (int c = 0; c < count; ++c)
-    largest = std::fabs(w[c]) > largest ? std::fabs(w[c]) : largest;
+  for (int c = 0; c < count; ++c) largest = std::fabs(w[c]) > largest ? std::fabs(w[c]) : largest;
   *out.scale = float_to_half(largest / 127.0f);
   if (!finite_half(*out.scale)) return PackStatus::too_large;
   const float scale = half_to_float(*out.scale), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
@@ -189,12 +192,13 @@ PackStatus pack_pairs(const PackArgs& args, int pair_begin, int pair_end) {
     uint8_t* pair = args.out + static_cast<size_t>(row / kPairRows) * groups *
                                    info(args.format).pair_group_bytes;
     for (int g = 0; g < groups; ++g) {
-      const Lane lane = lane_of(
-          args.format, pair + static_cast<size_t>(g) * info(args.format).pair_group_bytes,
-          row % kPairRows);
+      const Lane lane =
+          lane_of(args.format, pair + static_cast<size_t>(g) * info(args.format).pair_group_bytes,
+                  row % kPairRows);
       PackStatus status;
       if (exact) {
-        status = copy_block(args.source, source + static_cast<size_t>(g) * source_group_bytes, lane);
+        status =
+            copy_block(args.source, source + static_cast<size_t>(g) * source_group_bytes, lane);
       } else {
         float values[kGroup];
         const int count = args.k - g * kGroup < kGroup ? args.k - g * kGroup : kGroup;

@@ -19,7 +19,7 @@ enum class PackStatus : int { ok, not_finite, too_large };  // too_large: for a 
 struct PackArgs {
   Format format;
   Source source;
-  const uint8_t* rows;   // n rows of source_row_bytes(source, k); any alignment
+  const uint8_t* rows;  // n rows of source_row_bytes(source, k); any alignment
   int n, k;
   const int32_t* order;  // row r of the matrix is source row order[r]; null: r
   uint8_t* out;          // all pairs, zeroed

@@ -20,7 +20,8 @@ template <class Kv>
 static void kv_append(const AttentionShape& shape, uint8_t* const* pages, int kv_head, int position,
                       const float* key, const float* value) {
   using Element = typename Kv::Element;
-  uint8_t* head = pages[position / kPagePositions] + shape.layer_offset + kv_head * shape.head_bytes;
+  uint8_t* head =
+      pages[position / kPagePositions] + shape.layer_offset + kv_head * shape.head_bytes;
   const int slot = position % kPagePositions;
   auto* keys = reinterpret_cast<Element*>(head) + slot / 16 * 16 * shape.head_dim + slot % 16;
   auto* values = reinterpret_cast<Element*>(head + shape.value_offset) + slot * shape.value_stride;
@@ -47,8 +48,7 @@ static inline void score_page(const typename Kv::Element* keys, int head_dim, co
       }
     }
     for (int q = 0; q < NQ; ++q)
-      for (int t = 0; t < NT; ++t)
-        store(scores + q * kPagePositions + (tile + t) * 16, sums[q][t]);
+      for (int t = 0; t < NT; ++t) store(scores + q * kPagePositions + (tile + t) * 16, sums[q][t]);
   }
 }
 
@@ -162,8 +162,8 @@ static void attend_queries(const AttentionShape& shape, uint8_t* const* pages, i
   const int part_end = smaller((part + 1) * kPartPositions, last + 1);
   for (int start = part * kPartPositions; start < part_end; start += kPagePositions) {
     const uint8_t* page = pages[start / kPagePositions];
-    attend_page<Kv, NQ, NT, NC>(shape, page + shape.layer_offset + kv_head * shape.head_bytes, start,
-                                queries, positions, window, states, scratch);
+    attend_page<Kv, NQ, NT, NC>(shape, page + shape.layer_offset + kv_head * shape.head_bytes,
+                                start, queries, positions, window, states, scratch);
   }
 }
 
@@ -176,13 +176,22 @@ static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_he
     const float* query = queries + q * shape.value_stride;
     const int32_t* position = positions + q;
     float* state = states + q * stride;
-#define SLMQ_ATTEND(NQ, NT, NC)                                                                   \
+#define SLMQ_ATTEND(NQ, NT, NC)                                                               \
   attend_queries<Kv, NQ, NT, NC>(shape, pages, kv_head, query, position, part, window, state, \
                                  scratch)
     switch (smaller(n_queries - q, 4)) {
-      case 4: SLMQ_ATTEND(4, 1, 1); q += 4; break;
-      case 3: SLMQ_ATTEND(3, 1, 1); q += 3; break;
-      case 2: SLMQ_ATTEND(2, 2, 2); q += 2; break;
+      case 4:
+        SLMQ_ATTEND(4, 1, 1);
+        q += 4;
+        break;
+      case 3:
+        SLMQ_ATTEND(3, 1, 1);
+        q += 3;
+        break;
+      case 2:
+        SLMQ_ATTEND(2, 2, 2);
+        q += 2;
+        break;
       default: SLMQ_ATTEND(1, 4, 4); q += 1;
     }
 #undef SLMQ_ATTEND

@@ -21,8 +21,9 @@ const std::vector<Isa>& all_isas() {
     const bool avx2 = usable_avx2(cpu), vnni = usable_avx512vnni(cpu);
     list.push_back({"avx2", avx2 ? &kKernelsAvx2 : nullptr,
                     avx2 ? "" : "needs AVX2, FMA and F16C, enabled by the operating system"});
-    list.push_back({"avx512vnni", vnni ? &kKernelsAvx512Vnni : nullptr,
-                    vnni ? "" : "needs AVX-512 F, BW, DQ, VL and VNNI, enabled by the operating system"});
+    list.push_back(
+        {"avx512vnni", vnni ? &kKernelsAvx512Vnni : nullptr,
+         vnni ? "" : "needs AVX-512 F, BW, DQ, VL and VNNI, enabled by the operating system"});
 #endif
     return list;
   }();

@@ -15,16 +15,16 @@ namespace slmq {
 
 // y[m, n] = x[m, k] @ w[n, k].T (+ bias[n]) (+ add[m, n])
 struct LinearArgs {
-  const uint8_t* weight;    // packed pairs, 64-byte aligned
-  int groups;               // of 32 columns
-  int m;                    // tokens
-  const void* panel;        // quantized formats: A8Block or A16Block panel, see formats.h
-  const float* x;           // f16, f32: rows of groups * 32 floats
+  const uint8_t* weight;  // packed pairs, 64-byte aligned
+  int groups;             // of 32 columns
+  int m;                  // tokens
+  const void* panel;      // quantized formats: A8Block or A16Block panel, see formats.h
+  const float* x;         // f16, f32: rows of groups * 32 floats
   int x_stride;
-  float* y;                 // rows; pair p writes columns 32p .. 32p+31
+  float* y;  // rows; pair p writes columns 32p .. 32p+31
   int y_stride;
-  const float* bias;        // padded to the pairs, or null
-  const float* add;         // rows like y, may be y itself, or null
+  const float* bias;  // padded to the pairs, or null
+  const float* add;   // rows like y, may be y itself, or null
   int add_stride;
 };
 

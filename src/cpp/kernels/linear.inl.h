@@ -51,8 +51,8 @@ static inline f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min
 }
 
 template <class Weight, class Block, int M>
-static inline void pair_times_tokens(const uint8_t* pair, int groups, const Block* a,
-                                     int a_stride, int ahead_bytes, f32x16 (&sums)[2][M]) {
+static inline void pair_times_tokens(const uint8_t* pair, int groups, const Block* a, int a_stride,
+                                     int ahead_bytes, f32x16 (&sums)[2][M]) {
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   for (int g = 0; g < groups; ++g) {
     if (ahead_bytes != 0) {
@@ -106,9 +106,18 @@ static void linear_rows(const LinearArgs& args, const uint8_t* weight, int pair,
   constexpr int most = sizeof(Block) == sizeof(A8Block) ? 4 : 2;
   for (int row = begin; row < end;) {
     switch (smaller(end - row, most)) {
-      case 4: linear_tokens<Weight, Block, 4>(args, weight, pair, row, ahead_bytes); row += 4; break;
-      case 3: linear_tokens<Weight, Block, 3>(args, weight, pair, row, ahead_bytes); row += 3; break;
-      case 2: linear_tokens<Weight, Block, 2>(args, weight, pair, row, ahead_bytes); row += 2; break;
+      case 4:
+        linear_tokens<Weight, Block, 4>(args, weight, pair, row, ahead_bytes);
+        row += 4;
+        break;
+      case 3:
+        linear_tokens<Weight, Block, 3>(args, weight, pair, row, ahead_bytes);
+        row += 3;
+        break;
+      case 2:
+        linear_tokens<Weight, Block, 2>(args, weight, pair, row, ahead_bytes);
+        row += 2;
+        break;
       default: linear_tokens<Weight, Block, 1>(args, weight, pair, row, ahead_bytes); row += 1;
     }
     ahead_bytes = 0;  // the pair is in the cache now
@@ -122,7 +131,8 @@ static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
   for (int pair = pair_begin; pair < pair_end; ++pair) {
     const uint8_t* weight = args.weight + pair * pair_bytes;
     for (int row = 0; row < args.m; row += kPanelRows) {
-      linear_rows<Weight, Block>(args, weight, pair, row, smaller(row + kPanelRows, args.m), ahead_bytes);
+      linear_rows<Weight, Block>(args, weight, pair, row, smaller(row + kPanelRows, args.m),
+                                 ahead_bytes);
     }
   }
 }

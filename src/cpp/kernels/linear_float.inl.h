@@ -44,9 +44,18 @@ static void linear_float(const LinearArgs& args, int pair_begin, int pair_end) {
         reinterpret_cast<const typename Weight::Element*>(args.weight) + pair * pair_elements;
     for (int row = 0; row < args.m;) {
       switch (smaller(args.m - row, 4)) {
-        case 4: linear_float_tokens<Weight, 4>(args, weight, pair, row); row += 4; break;
-        case 3: linear_float_tokens<Weight, 3>(args, weight, pair, row); row += 3; break;
-        case 2: linear_float_tokens<Weight, 2>(args, weight, pair, row); row += 2; break;
+        case 4:
+          linear_float_tokens<Weight, 4>(args, weight, pair, row);
+          row += 4;
+          break;
+        case 3:
+          linear_float_tokens<Weight, 3>(args, weight, pair, row);
+          row += 3;
+          break;
+        case 2:
+          linear_float_tokens<Weight, 2>(args, weight, pair, row);
+          row += 2;
+          break;
         default: linear_float_tokens<Weight, 1>(args, weight, pair, row); row += 1;
       }
     }

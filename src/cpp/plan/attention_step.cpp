@@ -54,7 +54,13 @@ AttentionShape attention_shape(const AttentionConfig& config) {
 
 AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
                              int out)
-    : config_(config), shape_(attention_shape(config)), q_(q), k_(k), v_(v), rope_(rope), out_(out) {}
+    : config_(config),
+      shape_(attention_shape(config)),
+      q_(q),
+      k_(k),
+      v_(v),
+      rope_(rope),
+      out_(out) {}
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
@@ -90,7 +96,8 @@ void AttentionStep::append(const Run& run, int thread, const Segment& segment, i
   const Buffer& keys = run.buffer(k_.buffer);
   const Buffer& values = run.buffer(v_.buffer);
   const size_t head = static_cast<size_t>(kv_head) * config_.head_dim;
-  const float* key = keys.floats(n, thread) + static_cast<size_t>(row) * keys.width + k_.offset + head;
+  const float* key =
+      keys.floats(n, thread) + static_cast<size_t>(row) * keys.width + k_.offset + head;
   const float* value =
       values.floats(n, thread) + static_cast<size_t>(row) * values.width + v_.offset + head;
   std::memcpy(scratch.key, key, sizeof(float) * config_.head_dim);
@@ -136,7 +143,8 @@ void AttentionStep::write_out(const Run& run, int thread, int row, int head,
 }
 
 // One block of rows and one KV head, all parts in order.
-void AttentionStep::attend_block(const Run& run, int thread, const Block& block, int kv_head) const {
+void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
+                                 int kv_head) const {
   Scratch scratch(*this, run.scratch_of(thread));
   const Segment& segment = run.frame->segments[block.segment];
   if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
@@ -181,8 +189,8 @@ void AttentionStep::finish_split(const Run& run, int thread, const Block& block,
                                  int kv_head) const {
   const Segment& segment = run.frame->segments[block.segment];
   const size_t stride = state_floats();
-  auto* first = const_cast<float*>(partial_.data()) +
-                static_cast<size_t>(task) * parts_ * group() * stride;
+  auto* first =
+      const_cast<float*>(partial_.data()) + static_cast<size_t>(task) * parts_ * group() * stride;
   for (int part = 1; part <= last_part(segment, block.row); ++part)
     for (int i = 0; i < group(); ++i)
       run.kernels->merge(shape_, first + (static_cast<size_t>(part) * group() + i) * stride,

@@ -7,8 +7,8 @@ namespace slmq {
 
 struct AttentionConfig {
   int heads, kv_heads, head_dim;
-  int rotary;          // rotated channels of a head; 0: none
-  int window;          // 0: all earlier positions
+  int rotary;  // rotated channels of a head; 0: none
+  int window;  // 0: all earlier positions
   float scale;
   KvType kv_type;
   size_t layer_offset;  // of this layer in a page
@@ -55,9 +55,9 @@ class AttentionStep final : public Step {
 
   // Of the frame that runs:
   std::vector<Block> blocks_;
-  int parts_ = 1;      // parts of the longest sequence; more than one: threads share a sequence
-  std::vector<float> partial_;               // [block][kv head][part][query of group][state]
-  std::unique_ptr<std::atomic<int>[]> done_; // [block][kv head]: parts finished
+  int parts_ = 1;  // parts of the longest sequence; more than one: threads share a sequence
+  std::vector<float> partial_;                // [block][kv head][part][query of group][state]
+  std::unique_ptr<std::atomic<int>[]> done_;  // [block][kv head]: parts finished
   size_t done_size_ = 0;
 };
 

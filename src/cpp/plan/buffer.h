@@ -34,7 +34,9 @@ struct Buffer {
       return replicas.data() + static_cast<size_t>(thread) * kReplicaRows * row_bytes;
     return shared.data();
   }
-  float* floats(int rows, int thread) const { return reinterpret_cast<float*>(bytes(rows, thread)); }
+  float* floats(int rows, int thread) const {
+    return reinterpret_cast<float*>(bytes(rows, thread));
+  }
   void* panel(int rows, int thread) const { return bytes(rows, thread); }
   Activations activations() const {
     return type == BufferType::a16 ? Activations::a16 : Activations::a8;

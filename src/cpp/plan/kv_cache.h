@@ -17,9 +17,9 @@ class KvCache {
  public:
   explicit KvCache(size_t page_bytes) : page_bytes_(page_bytes) {}
 
-  int take();              // a page with one reference; throws std::bad_alloc
-  void share(int page);    // one more reference
-  void drop(int page);     // one less
+  int take();            // a page with one reference; throws std::bad_alloc
+  void share(int page);  // one more reference
+  void drop(int page);   // one less
   bool shared(int page) const;
   uint8_t* data(int page) const;
   size_t page_bytes() const { return page_bytes_; }

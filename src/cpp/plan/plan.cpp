@@ -25,7 +25,8 @@ Plan::Plan(const Kernels& kernels, int threads, int max_rows, int max_outputs, i
       max_outputs_(max_outputs),
       vocabulary_(vocabulary),
       kv_type_(kv_type) {
-  if (threads < 1 || threads > 1024) fail("expected 1..1024 threads, got " + std::to_string(threads));
+  if (threads < 1 || threads > 1024)
+    fail("expected 1..1024 threads, got " + std::to_string(threads));
   if (max_rows < 1 || max_rows > 65536)
     fail("expected 1..65536 rows in a chunk, got " + std::to_string(max_rows));
   if (max_outputs < 1 || max_outputs > max_rows) {
@@ -73,7 +74,8 @@ const Buffer& Plan::buffer(int id) const {
 
 Slice Plan::checked(Slice slice, const char* what) const {
   const Buffer& b = buffer(slice.buffer);
-  if (b.type != BufferType::f32) fail(std::string(what) + ": expected a float32 buffer, got a quantized one");
+  if (b.type != BufferType::f32)
+    fail(std::string(what) + ": expected a float32 buffer, got a quantized one");
   if (slice.offset < 0 || slice.width < 1 || slice.offset > b.width - slice.width) {
     fail(std::string(what) + ": columns " + std::to_string(slice.offset) + " + " +
          std::to_string(slice.width) + " are outside a buffer of " + std::to_string(b.width));
@@ -134,8 +136,8 @@ int Plan::quantize(Slice x, Activations activations) {
   const Domain domain = buffer(x.buffer).domain;
   const bool wide = activations == Activations::a16;
   const int out = new_buffer(wide ? BufferType::a16 : BufferType::a8, domain, x.width, true);
-  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize", wide ? "a16g32" : "a8g32",
-                  std::to_string(x.width));
+  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize",
+                  wide ? "a16g32" : "a8g32", std::to_string(x.width));
 }
 
 LinearPart Plan::part(int x, Weight weight, int offset) const {
@@ -214,8 +216,8 @@ int Plan::rope(std::vector<float> frequencies, float factor) {
   if (frequencies.empty()) fail("rope: expected at least one frequency");
   const int rotary = 2 * static_cast<int>(frequencies.size());
   const int out = new_buffer(BufferType::f32, Domain::tokens, rotary, true);
-  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, "rope", "f32",
-                  std::to_string(rotary));
+  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, "rope",
+                  "f32", std::to_string(rotary));
 }
 
 int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
@@ -325,10 +327,12 @@ std::vector<double> Plan::execute(int begin, int end, bool profile) {
   }
   Context context{this, {}, begin, end, profile, {}};
   context.times.reserve(profile ? static_cast<size_t>(end - begin) : 0);
-  context.run = {&kernels_, &frame_, &buffers_, threads_, counters_.get(), scratch_.data(),
-                 scratch_bytes_,
-                 [](const Run& run) { static_cast<ThreadPool*>(run.pool)->barrier().wait(); },
-                 pool_.get()};
+  context.run = {
+      &kernels_,       &frame_,
+      &buffers_,       threads_,
+      counters_.get(), scratch_.data(),
+      scratch_bytes_,  [](const Run& run) { static_cast<ThreadPool*>(run.pool)->barrier().wait(); },
+      pool_.get()};
   const auto task = [](void* opaque, int thread) {
     auto& c = *static_cast<Context*>(opaque);
     Barrier& barrier = c.plan->pool_->barrier();

@@ -19,9 +19,9 @@ namespace slmq {
 struct RunRequest {
   std::vector<int32_t> tokens;
   std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments;  // sequence, rows
-  std::vector<int32_t> outputs;                                      // rows, ascending or not
-  int stop = -1;          // run steps [0, stop); -1: all
-  bool profile = false;   // time every step
+  std::vector<int32_t> outputs;                                       // rows, ascending or not
+  int stop = -1;         // run steps [0, stop); -1: all
+  bool profile = false;  // time every step
 };
 
 struct Weight {

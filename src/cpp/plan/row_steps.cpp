@@ -21,8 +21,8 @@ void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
   for (int row = begin; row < end; ++row) {
     float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
     const int token = run.frame->tokens[row];
-    run.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, token, token + 1, y,
-                                                        out.width);
+    run.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, token, token + 1,
+                                                        y, out.width);
     if (scale_ != 1.0f)
       for (int c = 0; c < m.k; ++c) y[c] = y[c] * scale_;
   }
@@ -43,9 +43,9 @@ void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
   const int n = run.frame->rows(domain_);
   const Buffer& x = run.buffer(x_.buffer);
   const Buffer& out = run.buffer(out_);
-  run.kernels->quantize[static_cast<int>(out.activations())](
-      x.floats(n, thread) + x_.offset, x.width, out.width / kGroup, n, begin, end,
-      out.panel(n, thread));
+  run.kernels->quantize[static_cast<int>(out.activations())](x.floats(n, thread) + x_.offset,
+                                                             x.width, out.width / kGroup, n, begin,
+                                                             end, out.panel(n, thread));
 }
 
 void RopeStep::rows(const Run& run, int thread, int begin, int end) {

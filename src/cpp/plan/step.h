@@ -29,7 +29,7 @@ struct Frame {
   std::vector<int32_t> positions;
   std::vector<int32_t> outputs;  // rows whose logits are wanted
   std::vector<Segment> segments;
-  bool one_row_each = false;     // no sequence has two rows
+  bool one_row_each = false;  // no sequence has two rows
 
   int rows(Domain domain) const {
     return static_cast<int>(domain == Domain::tokens ? tokens.size() : outputs.size());
@@ -41,8 +41,8 @@ struct Run {
   const Frame* frame;
   const std::vector<std::unique_ptr<Buffer>>* buffers;
   int threads;
-  Counter* counters;   // kCountersPerStep for each step
-  uint8_t* scratch;    // [threads][scratch_bytes]
+  Counter* counters;  // kCountersPerStep for each step
+  uint8_t* scratch;   // [threads][scratch_bytes]
   size_t scratch_bytes;
   void (*wait)(const Run&);  // all threads meet
   void* pool;
@@ -62,9 +62,9 @@ struct Slice {
 
 struct StepInfo {
   std::string scope, op, format, shape;
-  int out = -1;               // buffer that the step writes
-  size_t weight_bytes = 0;    // read once a run
-  double macs_per_row = 0;    // integer or float multiply-accumulates of the weights
+  int out = -1;             // buffer that the step writes
+  size_t weight_bytes = 0;  // read once a run
+  double macs_per_row = 0;  // integer or float multiply-accumulates of the weights
 };
 
 class Step {

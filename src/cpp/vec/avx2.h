@@ -117,8 +117,7 @@ static inline void store_i8(int8_t* p, i32x16 v) {
 }
 static inline int32_t reduce_add(i32x16 v) {
   const __m256i by8 = _mm256_add_epi32(v.low, v.high);
-  const __m128i by4 =
-      _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
+  const __m128i by4 = _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
   const __m128i by2 = _mm_add_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
 }
@@ -148,10 +147,10 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
     const __m256i rows_high = load_i8x32(tile + 64 * j + 32);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      const __m256i w_low = _mm256_and_si256(
-          half == 0 ? rows_low : _mm256_srli_epi16(rows_low, 4), nibble);
-      const __m256i w_high = _mm256_and_si256(
-          half == 0 ? rows_high : _mm256_srli_epi16(rows_high, 4), nibble);
+      const __m256i w_low =
+          _mm256_and_si256(half == 0 ? rows_low : _mm256_srli_epi16(rows_low, 4), nibble);
+      const __m256i w_high =
+          _mm256_and_si256(half == 0 ? rows_high : _mm256_srli_epi16(rows_high, 4), nibble);
 #pragma GCC unroll 4
       for (int t = 0; t < M; ++t) {
         const __m256i activations = broadcast_i8x4(a + t * Stride + 16 * half + 4 * j);
@@ -218,6 +217,8 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
   return int64_t{rounds} * 8 * 32;
 }
 
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+static inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
 }  // namespace slmq::avx2

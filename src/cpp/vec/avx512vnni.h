@@ -97,7 +97,8 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
       sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(a + t * Stride + 4 * j));
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a + t * Stride + 16 + 4 * j));
+      sums[t].v =
+          _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a + t * Stride + 16 + 4 * j));
     }
   }
 }
@@ -131,6 +132,8 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
   return int64_t{rounds} * 16 * 64;
 }
 
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+static inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
 }  // namespace slmq::avx512vnni

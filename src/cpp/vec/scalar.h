@@ -20,8 +20,8 @@ struct i32x16 {
   int32_t lane[16];
 };
 
-#define SLMQ_EACH(expression)                           \
-  do {                                                  \
+#define SLMQ_EACH(expression)                              \
+  do {                                                     \
     for (int i = 0; i < 16; ++i) r.lane[i] = (expression); \
   } while (0)
 

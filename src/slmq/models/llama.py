@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from slmq.errors import CheckpointError
 from slmq.models.common import GgufMap, Weights, interleaved_to_halves
 from slmq.models.rope import RopeFrequencies, rope_frequencies, rope_from_gguf
-from slmq.weights import WeightReader, config_value
+from slmq.weights import WeightReader, config_count, config_value
 
 if TYPE_CHECKING:
     from slmq.trace import Handle, Recorder
@@ -46,19 +47,28 @@ class Config:
         UnsupportedModelError
             If the configuration asks for something that this family lacks.
         """
-        hidden = config_value(config, "hidden_size", int)
-        heads = config_value(config, "num_attention_heads", int)
-        head_dim = config_value(config, "head_dim", int, hidden // max(heads, 1))
+        hidden = config_count(config, "hidden_size")
+        heads = config_count(config, "num_attention_heads")
+        kv_heads = config_count(config, "num_key_value_heads", heads)
+        if heads % kv_heads != 0:
+            raise CheckpointError(
+                f"expected num_attention_heads to be a multiple of num_key_value_heads, "
+                f"found {heads} and {kv_heads}"
+            )
+        head_dim = config_count(config, "head_dim", hidden // heads)
+        eps = config_value(config, "rms_norm_eps", float, 1e-6)
+        if not 0 <= eps < 1:
+            raise CheckpointError(f"expected rms_norm_eps within 0..1, found {eps}")
         return cls(
-            vocab_size=config_value(config, "vocab_size", int),
+            vocab_size=config_count(config, "vocab_size"),
             hidden_size=hidden,
-            intermediate_size=config_value(config, "intermediate_size", int),
-            n_layers=config_value(config, "num_hidden_layers", int),
+            intermediate_size=config_count(config, "intermediate_size"),
+            n_layers=config_count(config, "num_hidden_layers"),
             n_heads=heads,
-            n_kv_heads=config_value(config, "num_key_value_heads", int, heads),
+            n_kv_heads=kv_heads,
             head_dim=head_dim,
-            rms_norm_eps=config_value(config, "rms_norm_eps", float, 1e-6),
-            max_positions=config_value(config, "max_position_embeddings", int, 2048),
+            rms_norm_eps=eps,
+            max_positions=config_count(config, "max_position_embeddings", 2048),
             tied=config_value(config, "tie_word_embeddings", bool, False),
             attention_bias=config_value(config, "attention_bias", bool, False),
             mlp_bias=config_value(config, "mlp_bias", bool, False),
@@ -74,7 +84,9 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     q_size, kv_size = cfg.n_heads * cfg.head_dim, cfg.n_kv_heads * cfg.head_dim
 
     def linear(name: str, n: int, k: int, biased: bool, order: Any = None) -> Any:
-        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias" if biased else None, order=order)
+        return r.linear(
+            f"{name}.weight", n, k, bias=f"{name}.bias" if biased else None, order=order
+        )
 
     w = Weights()
     # Llama 3's scaling reaches GGUF files as divisors of the frequencies.
