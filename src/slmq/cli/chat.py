@@ -59,19 +59,21 @@ def chat(
 
     Lines may also come from a pipe. Answers go to stdout, everything else to stderr.
     """
-    given = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "logit_bias": logit_bias,
-        "seed": seed,
-        "stop": stop,
-    }
+    given = o.sampling(
+        {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "logit_bias": logit_bias,
+            "seed": seed,
+            "stop": stop,
+        }
+    )
     loaded = load_model(
         model,
         quant=quant,
@@ -85,7 +87,7 @@ def chat(
     with loaded.model as m:
         if m.tokenizer.chat_template is None:
             raise Error(f"{m.name} has no chat template; `slmq run` continues a text with it")
-        talk = Conversation(m, system, o.sampling(loaded.suggested, given), stats=stats)
+        talk = Conversation(m, system, {**loaded.suggested, **given}, stats=stats)
         with Lines() as lines:
             if lines.interactive:
                 note(f"{m.name}; /help for commands, Ctrl-D leaves")

@@ -142,28 +142,31 @@ IgnoreEos = Annotated[
 ]
 
 
-def sampling(suggested: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `generate`: what was given, before what the catalogue suggests.
+def sampling(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate`, checked, of the options that were given.
 
     Parameters
     ----------
-    suggested : dict
-    given : dict
+    values : dict
         Values of the options above by name; None and False were not given.
 
     Raises
     ------
     ValueError
-        If a logit bias is not ID=VALUE.
+        If a value is out of range, or a logit bias is not ID=VALUE.
     """
+    from slmq.sampling import SamplingParams
+
     chosen = {
         name: value
-        for name, value in given.items()
+        for name, value in values.items()
         if not (value is None or value is False or value == [])
     }
     if "logit_bias" in chosen:
         chosen["logit_bias"] = dict(_bias(text) for text in chosen["logit_bias"])
-    return {**suggested, **chosen}
+    # Before anything is downloaded or loaded.
+    SamplingParams.from_kwargs(chosen)
+    return chosen
 
 
 def _bias(text: str) -> tuple[int, float]:

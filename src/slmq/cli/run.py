@@ -23,7 +23,9 @@ __all__ = ["prompt_for", "run", "show_stats"]
 
 def run(
     model: o.ModelName,
-    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from stdin.')],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='What to ask; "-" reads it from stdin.')
+    ],
     *,
     system: o.System = None,
     raw: Annotated[
@@ -62,21 +64,23 @@ def run(
 
     A model with a chat template gets the prompt as the message of a user. Ctrl-C stops the answer.
     """
-    given = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "logit_bias": logit_bias,
-        "seed": seed,
-        "stop": stop,
-        "ignore_eos": ignore_eos,
-        "logprobs": logprobs,
-    }
+    given = o.sampling(
+        {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "logit_bias": logit_bias,
+            "seed": seed,
+            "stop": stop,
+            "ignore_eos": ignore_eos,
+            "logprobs": logprobs,
+        }
+    )
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs: only --json has a place for them")
     text = read_prompt(prompt)
@@ -92,7 +96,7 @@ def run(
     )
     with loaded.model as m:
         asked = prompt_for(m, text, system=system, raw=raw)
-        result = answer(m, asked, o.sampling(loaded.suggested, given), quiet=as_json)
+        result = answer(m, asked, {**loaded.suggested, **given}, quiet=as_json)
         if as_json:
             print_json({"model": m.name, **asdict(result)})
         if stats:
