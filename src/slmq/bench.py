@@ -124,7 +124,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Test:
+class Trial:
     """What is timed.
 
     Attributes
@@ -161,7 +161,7 @@ class Work:
     macs_per_token: float
 
     @classmethod
-    def of(cls, plan: RecordedPlan, test: Test) -> Work:
+    def of(cls, plan: RecordedPlan, test: Trial) -> Work:
         """Of one test on this plan."""
         tokens, chunk = test.tokens, test.chunk(plan)
         select = next(i for i, step in enumerate(plan.steps) if step.op == "select")
@@ -241,8 +241,8 @@ def bench(
         For numbers out of range.
     """
     check_counts(loaded, prompt, gen, threads, repeat)
-    tests = [Test(f"pp{prompt}", prompt, True)] * (prompt > 0)
-    tests += [Test(f"tg{gen}", gen, False)] * (gen > 0)
+    tests = [Trial(f"pp{prompt}", prompt, True)] * (prompt > 0)
+    tests += [Trial(f"tg{gen}", gen, False)] * (gen > 0)
     steps = _Steps(progress, len(threads) * (len(tests) + repeat * (len(tests) + 1)))
     limits: list[Limits] = []
     rows: list[Row] = []
@@ -291,7 +291,7 @@ def _threads(count: int) -> str:
 
 
 def measure(
-    plan: RecordedPlan, tests: Sequence[Test], repeat: int, steps: _Steps
+    plan: RecordedPlan, tests: Sequence[Trial], repeat: int, steps: _Steps
 ) -> tuple[Limits, list[Row]]:
     """Runs tests and probes in turns, and makes the rows of one number of threads."""
     threads = plan.native.threads
@@ -340,7 +340,7 @@ def probe(threads: int, isa: str) -> Limits:
     )
 
 
-def time_run(plan: RecordedPlan, test: Test) -> float:
+def time_run(plan: RecordedPlan, test: Trial) -> float:
     """Seconds to feed random tokens to an empty sequence, logits computed and copied out."""
     tokens, chunk = test.tokens, test.chunk(plan)
     ids = np.random.default_rng(tokens).integers(0, plan.vocabulary, tokens).astype(np.int32)
