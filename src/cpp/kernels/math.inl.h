@@ -30,7 +30,11 @@ static inline float exp1(float x) {
 
 static inline f32x16 negate(f32x16 x) { return sub(splat(-0.0f), x); }
 
-static inline f32x16 silu(f32x16 x) { return div(x, add(splat(1.0f), exp(negate(x)))); }
+// x / (1 + exp(-x)). Below -104 it is 0 to float32; exp saturates there, so x must not grow on.
+static inline f32x16 silu(f32x16 x) {
+  const f32x16 kept = max(splat(-104.0f), x);  // in this order a NaN stays
+  return div(kept, add(splat(1.0f), exp(negate(kept))));
+}
 
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline int larger(int a, int b) { return a > b ? a : b; }

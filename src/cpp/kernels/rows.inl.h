@@ -36,22 +36,29 @@ static constexpr float largest_q(const A16Block*) { return 32512.0f; }
 template <class Block>
 static void quantize_activations(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel) {
-  constexpr float kLargest = 3.402823466e38f, kSmallest = 1e-30f;
+  constexpr float kSmallest = 1e-30f;
   constexpr float kSteps = largest_q(static_cast<const Block*>(nullptr));
+  const f32x16 nothing = splat(0.0f);
   for (int row = row_begin; row < row_end; ++row) {
     const float* values = x + static_cast<size_t>(row) * x_stride;
     Block* block = static_cast<Block*>(panel) + panel_offset(groups, m, row, 0);
     const int step = panel_rows(m, row);
+    f32x16 spoiled = nothing;  // 0 * x is 0, but for an infinity or a NaN
     for (int g = 0; g < groups; ++g, values += kGroup, block += step) {
       const f32x16 first = load(values), second = load(values + 16);
+      spoiled = fma(second, nothing, fma(first, nothing, spoiled));
       const float largest = reduce_max(max(abs(first), abs(second)));
-      // Tiny groups are zero (steps / tiny overflows); an infinite one must surface as NaN.
-      const bool zero = largest < kSmallest, finite = largest <= kLargest;
-      const f32x16 inverse = splat(zero || !finite ? 0.0f : kSteps / largest);
+      const bool zero = largest < kSmallest;  // steps / largest would overflow
+      const f32x16 inverse = splat(zero ? 0.0f : kSteps / largest);
       write_block(mul(first, inverse), mul(second, inverse), block);
-      block->scale = zero ? 0.0f : finite ? largest / kSteps : __builtin_nanf("");
+      block->scale = zero ? 0.0f : largest / kSteps;
       block->scaled_sum = block->scale * static_cast<float>(block->sum);
       block->unused = 0;
+    }
+    if (reduce_add(spoiled) == 0.0f) continue;
+    for (int g = 0; g < groups; ++g) {  // such a row must surface, all of it
+      block -= step;
+      block->scale = block->scaled_sum = __builtin_nanf("");
     }
   }
 }
@@ -65,7 +72,8 @@ static void rmsnorm(const float* x, const float* weight, int k, float eps, float
   const float mean = reduce_add(squares) / static_cast<float>(k);
   const f32x16 inverse = splat(1.0f / __builtin_sqrtf(mean + eps));
   const int padded = (k + kGroup - 1) / kGroup * kGroup;
-  for (int c = 0; c < padded; c += 16) store(y + c, mul(mul(load(x + c), inverse), load(weight + c)));
+  for (int c = 0; c < padded; c += 16)
+    store(y + c, mul(mul(load(x + c), inverse), load(weight + c)));
 }
 
 static void rope(float* head, const float* cosines, const float* sines, int rotary) {
