@@ -79,15 +79,22 @@ std::vector<float> optional_floats(const py::object& object, const char* what) {
   return object.is_none() ? std::vector<float>() : checked_vector<float>(object, -1, what);
 }
 
+using MatrixPointer = std::shared_ptr<Matrix>;
+
+Weight to_weight(const std::pair<MatrixPointer, py::object>& pair, const char* what) {
+  if (pair.first == nullptr)
+    throw py::type_error(std::string(what) + ": expected a Matrix, got None");
+  return {pair.first, optional_floats(pair.second, what)};
+}
+
 void bind_recording(py::class_<GuardedPlan>& c) {
-  using MatrixPointer = std::shared_ptr<Matrix>;
   c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
       .def(
           "embed",
           [](GuardedPlan& p, const MatrixPointer& m, float scale) {
             return p.plan.embed(m, scale);
           },
-          py::arg("matrix"), py::arg("scale") = 1.0f)
+          py::arg("matrix").none(false), py::arg("scale") = 1.0f)
       .def(
           "rmsnorm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
@@ -105,8 +112,10 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
              const std::optional<SliceTuple>& add) {
             std::vector<Weight> list;
-            for (const auto& [matrix, bias] : parts)
-              list.push_back({matrix, optional_floats(bias, "bias")});
+            for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
+            if (add && std::get<0>(*add) < 0)
+              throw py::value_error("linear add: expected a buffer, got " +
+                                    std::to_string(std::get<0>(*add)));
             return p.plan.linear(x, std::move(list), add ? to_slice(*add) : Slice{});
           },
           py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
@@ -114,8 +123,7 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           "swiglu",
           [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
              const std::pair<MatrixPointer, py::object>& up) {
-            return p.plan.swiglu(x, {gate.first, optional_floats(gate.second, "gate bias")},
-                                 {up.first, optional_floats(up.second, "up bias")});
+            return p.plan.swiglu(x, to_weight(gate, "swiglu gate"), to_weight(up, "swiglu up"));
           },
           py::arg("x"), py::arg("gate"), py::arg("up"))
       .def(

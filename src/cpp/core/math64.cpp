@@ -37,6 +37,8 @@ double cos_series(double r) {
 }  // namespace
 
 double exact_exp(double x) {
+  if (!(x < 710.0)) return x - x == 0.0 ? HUGE_VAL : x;  // overflow; infinity and NaN stay
+  if (x < -746.0) return 0.0;
   const double n = std::floor(x / 0.693147180559945309417 + 0.5);
   const double r = (x - n * kLn2High) - n * kLn2Low;
   double sum = 1.0, term = 1.0;

@@ -38,6 +38,7 @@ void unmap_pages(void* p, [[maybe_unused]] size_t bytes) {
 
 Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
   if (bytes == 0) return;
+  if (bytes > SIZE_MAX / 4) throw std::bad_alloc();  // sums below must not wrap
   const size_t alignment = huge ? kHugePage : 4096;
   base_bytes_ =
       static_cast<size_t>(round_up(static_cast<int64_t>(bytes), 4096)) + (huge ? kHugePage : 0);

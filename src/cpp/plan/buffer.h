@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/formats.h"
 #include "core/memory.h"
@@ -22,12 +23,13 @@ inline constexpr int kReplicaRows = 2;
 struct Buffer {
   BufferType type;
   Domain domain;
-  int width;         // padded to 32
-  int logical;       // columns that steps write; those behind stay zero
-  bool replicated;   // written by a row step: threads have replicas
-  Memory shared;     // all rows
-  Memory replicas;   // [threads][kReplicaRows]
-  size_t row_bytes;  // panels: of all groups of one row
+  int width;              // padded to 32
+  int logical;            // columns that steps write; those behind stay zero
+  bool replicated;        // written by a row step: threads have replicas
+  Memory shared;          // all rows
+  Memory replicas;        // [threads][kReplicaRows]
+  size_t row_bytes;       // panels: of all groups of one row
+  std::vector<int> ends;  // columns behind which zeros fill up to a multiple of 32
 
   uint8_t* bytes(int rows, int thread) const {
     if (replicated && rows <= kReplicaRows)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <stdexcept>
 
 #include "plan/row_steps.h"
@@ -11,7 +12,13 @@ namespace {
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
+[[noreturn]] void fail_rows(int m) {
+  fail("the sequences' rows must add up to " + std::to_string(m) + " tokens");
+}
+
 int padded(int width) { return static_cast<int>(round_up(width, kGroup)); }
+
+constexpr float kLargestFrequency = 1e9f;  // times any position it stays within exact_sincos
 
 std::string dims(int n, int k) { return std::to_string(n) + "x" + std::to_string(k); }
 
@@ -33,6 +40,8 @@ Plan::Plan(const Kernels& kernels, int threads, int max_rows, int max_outputs, i
     fail("expected 1.." + std::to_string(max_rows) + " output rows, got " +
          std::to_string(max_outputs));
   }
+  if (vocabulary < 1)
+    fail("expected a vocabulary of at least 1, got " + std::to_string(vocabulary));
 }
 
 // --- recording ---------------------------------------------------------------------------------
@@ -47,6 +56,7 @@ int Plan::new_buffer(BufferType type, Domain domain, int width, bool replicated)
     const Buffer& b = *buffers_[free_[i]];
     if (b.type == type && b.domain == domain && b.logical == width && b.replicated == replicated) {
       const int id = free_[i];
+      buffers_[id]->ends = {width};
       free_.erase(free_.begin() + static_cast<ptrdiff_t>(i));
       return id;
     }
@@ -60,6 +70,7 @@ int Plan::new_buffer(BufferType type, Domain domain, int width, bool replicated)
   buffer->logical = width;
   buffer->replicated = replicated;
   buffer->row_bytes = row_bytes;
+  buffer->ends = {width};
   buffer->shared = Memory(row_bytes * rows);
   if (replicated) buffer->replicas = Memory(row_bytes * kReplicaRows * threads_);
   buffers_.push_back(std::move(buffer));
@@ -83,6 +94,18 @@ Slice Plan::checked(Slice slice, const char* what) const {
   if (slice.offset % kLanes != 0) {
     fail(std::string(what) + ": expected an offset that is a multiple of 16, got " +
          std::to_string(slice.offset));
+  }
+  return slice;
+}
+
+Slice Plan::checked_groups(Slice slice, const char* what) const {
+  checked(slice, what);
+  const Buffer& b = buffer(slice.buffer);
+  const int end = slice.offset + slice.width;
+  if (slice.offset % kGroup != 0 ||
+      (slice.width % kGroup != 0 && std::find(b.ends.begin(), b.ends.end(), end) == b.ends.end())) {
+    fail(std::string(what) + ": expected whole groups of 32 columns or one result of a step, got " +
+         std::to_string(slice.width) + " columns from " + std::to_string(slice.offset));
   }
   return slice;
 }
@@ -118,7 +141,7 @@ int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale) {
 }
 
 int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
-  checked(x, "rmsnorm");
+  checked_groups(x, "rmsnorm");
   if (static_cast<int>(weight.size()) != x.width) {
     fail("rmsnorm: expected a weight of " + std::to_string(x.width) + " values, got " +
          std::to_string(weight.size()));
@@ -132,7 +155,7 @@ int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
 }
 
 int Plan::quantize(Slice x, Activations activations) {
-  checked(x, "quantize");
+  checked_groups(x, "quantize");
   const Domain domain = buffer(x.buffer).domain;
   const bool wide = activations == Activations::a16;
   const int out = new_buffer(wide ? BufferType::a16 : BufferType::a8, domain, x.width, true);
@@ -166,6 +189,7 @@ LinearPart Plan::part(int x, Weight weight, int offset) const {
 int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
   if (parts.empty()) fail("linear: expected at least one matrix");
   std::vector<LinearPart> recorded;
+  std::vector<int> ends;
   int width = 0, logical = 0;
   double macs = 0;
   size_t bytes = 0;
@@ -174,6 +198,7 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
     const std::shared_ptr<const Matrix> matrix = weight.matrix;
     recorded.push_back(part(x, std::move(weight), width));
     logical = width + matrix->n;
+    ends.push_back(logical);
     macs += static_cast<double>(matrix->n) * matrix->k;
     bytes += matrix->bytes();
     shape += (shape.empty() ? "" : " + ") + dims(matrix->n, matrix->k);
@@ -181,12 +206,18 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
     if (format.find(name) == std::string::npos) format += (format.empty() ? "" : "+") + name;
     width += padded(matrix->n);
   }
-  if (add.buffer >= 0 && checked(add, "linear add").width != logical) {
-    fail("linear: expected add= of width " + std::to_string(logical) + ", got " +
-         std::to_string(add.width));
-  }
   const Domain domain = buffer(x).domain;
+  if (add.buffer >= 0) {
+    if (recorded.size() != 1) fail("linear: expected one matrix with add=, got several");
+    if (checked_groups(add, "linear add").width != logical) {
+      fail("linear: expected add= of width " + std::to_string(logical) + ", got " +
+           std::to_string(add.width));
+    }
+    if (buffer(add.buffer).domain != domain)
+      fail("linear: expected add= and the input to have the same rows; one is behind select()");
+  }
   const int out = new_buffer(BufferType::f32, domain, logical, false);
+  buffers_[out]->ends = std::move(ends);
   auto step = std::make_unique<LinearStep>(domain, x, std::move(recorded), add, out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
@@ -200,13 +231,14 @@ int Plan::swiglu(int x, Weight gate, Weight up) {
     fail("swiglu: expected gate and up of one shape and kind, got " + dims(g.n, g.k) + " in " +
          info(g.format).name + " and " + dims(u.n, u.k) + " in " + info(u.format).name);
   }
-  const Domain domain = buffer(x).domain;
-  const int out = new_buffer(BufferType::f32, domain, g.n, false);
   const size_t bytes = g.bytes() + u.bytes();
   const double macs = 2.0 * g.n * g.k;
   std::string format = info(g.format).name, shape = "2x" + dims(g.n, g.k);
-  auto step = std::make_unique<SwigluStep>(domain, x, part(x, std::move(gate), 0),
-                                           part(x, std::move(up), 0), out, threads_);
+  LinearPart gate_part = part(x, std::move(gate), 0), up_part = part(x, std::move(up), 0);
+  const Domain domain = buffer(x).domain;
+  const int out = new_buffer(BufferType::f32, domain, g.n, false);
+  auto step = std::make_unique<SwigluStep>(domain, x, std::move(gate_part), std::move(up_part), out,
+                                           threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   return add_step(std::move(step), out, "swiglu", std::move(format), std::move(shape));
@@ -214,6 +246,8 @@ int Plan::swiglu(int x, Weight gate, Weight up) {
 
 int Plan::rope(std::vector<float> frequencies, float factor) {
   if (frequencies.empty()) fail("rope: expected at least one frequency");
+  for (const float f : frequencies)
+    if (!(std::fabs(f) <= kLargestFrequency)) fail("rope: expected finite frequencies");
   const int rotary = 2 * static_cast<int>(frequencies.size());
   const int out = new_buffer(BufferType::f32, Domain::tokens, rotary, true);
   return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, "rope",
@@ -221,6 +255,7 @@ int Plan::rope(std::vector<float> frequencies, float factor) {
 }
 
 int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
+  check_recording();
   checked(q, "attention q");
   checked(k, "attention k");
   checked(v, "attention v");
@@ -230,8 +265,9 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
   }
   if (config.heads / config.kv_heads > kMaxQueries)
     fail("attention: at most 64 query heads may share a KV head");
-  if (config.head_dim < 1 || q.width != config.heads * config.head_dim ||
-      k.width != config.kv_heads * config.head_dim || v.width != k.width) {
+  const int64_t head_dim = config.head_dim;
+  if (head_dim < 1 || q.width != config.heads * head_dim || k.width != config.kv_heads * head_dim ||
+      v.width != k.width) {
     fail("attention: q, k, v of widths " + std::to_string(q.width) + ", " +
          std::to_string(k.width) + ", " + std::to_string(v.width) + " do not fit " +
          std::to_string(config.heads) + " heads, " + std::to_string(config.kv_heads) +
@@ -241,8 +277,12 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
     if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
   if (config.rotary < 0 || config.rotary > config.head_dim || config.rotary % 2 != 0)
     fail("attention: expected an even number of rotated channels within the head");
-  if (config.rotary > 0 && buffer(rope).logical != config.rotary)
-    fail("attention: the rope angles do not fit the rotated channels");
+  if (config.rotary > 0) {
+    const Buffer& angles = buffer(rope);
+    if (angles.logical != config.rotary || angles.type != BufferType::f32 ||
+        angles.domain != Domain::tokens)
+      fail("attention: the rope angles do not fit the rotated channels");
+  }
   if (config.window < 0) fail("attention: expected window >= 0");
   config.kv_type = kv_type_;
   config.layer_offset = page_bytes_;
@@ -255,7 +295,7 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
 }
 
 int Plan::select(Slice x) {
-  checked(x, "select");
+  checked_groups(x, "select");
   if (buffer(x.buffer).domain != Domain::tokens || select_step_ >= 0)
     fail("select: rows are selected once, from all tokens");
   const int out = new_buffer(BufferType::f32, Domain::outputs, x.width, true);
@@ -296,6 +336,7 @@ void Plan::prepare(const RunRequest& request) {
   frame.one_row_each = true;
   for (const auto& [sequence, count] : request.segments) {
     if (sequence == nullptr || count < 1) fail("expected sequences with at least one row each");
+    if (count > m - row) fail_rows(m);
     if (sequence->cache()->page_bytes() != page_bytes_)
       fail("the sequence belongs to a cache of another model");
     for (const Segment& other : frame.segments)
@@ -304,9 +345,8 @@ void Plan::prepare(const RunRequest& request) {
     for (int i = 0; i < count; ++i) frame.positions.push_back(sequence->length() + i);
     frame.one_row_each = frame.one_row_each && count == 1;
     row += count;
-    if (row > m) break;
   }
-  if (row != m) fail("the sequences' rows must add up to " + std::to_string(m) + " tokens");
+  if (row != m) fail_rows(m);
   for (const auto& [sequence, count] : request.segments) sequence->reserve(count);
   frame.tokens = request.tokens;
   frame_ = std::move(frame);

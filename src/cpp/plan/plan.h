@@ -72,6 +72,8 @@ class Plan {
   int add_step(std::unique_ptr<Step> step, int out, std::string op, std::string format,
                std::string shape);
   Slice checked(Slice slice, const char* what) const;
+  // For steps that work in whole groups: what fills the slice's last one must be zeros.
+  Slice checked_groups(Slice slice, const char* what) const;
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset) const;
   void check_recording() const;
