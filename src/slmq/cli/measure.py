@@ -173,8 +173,8 @@ def print_bench(result: BenchResult) -> None:
             str(row.threads),
             f"{row.tokens_per_s.median:.1f}",
             f"{row.tokens_per_s.min:.1f}-{row.tokens_per_s.max:.1f}",
-            f"{row.read_fraction:.2f}",
-            f"{row.integer_fraction:.2f}",
+            f"{row.read_fraction:.3f}",
+            f"{row.integer_fraction:.3f}",
         )
         for row in result.rows
     ]
@@ -182,7 +182,7 @@ def print_bench(result: BenchResult) -> None:
     print_table(headers, rows)
     for limit in result.limits:
         write(
-            f"limits, {limit.threads} threads: read {limit.read_gb_per_s:.1f} GB/s, "
+            f"limits, threads {limit.threads}: read {limit.read_gb_per_s:.1f} GB/s, "
             f"int8 {limit.integer_peak_gmac_per_s:.0f} GMAC/s\n"
         )
     write(f"load {result.load_s:.2f} s")

@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+WIDE = 1000
+
+
 def write(text: str) -> None:
     """Text to stdout, at once."""
     sys.stdout.write(text)
@@ -59,11 +62,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in headers:
-        right = header.endswith(">")
-        table.add_column(header.rstrip(">"), justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            header.rstrip(">"),
+            justify="right" if header.endswith(">") else "left",
+            no_wrap=header != headers[-1],
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    # Other programs get every row on one line.
+    width = None if sys.stdout.isatty() else WIDE
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 def size(count: int) -> str:
