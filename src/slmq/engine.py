@@ -274,6 +274,7 @@ def _build(
     huge: bool,
     isa: str | None,
 ) -> Engine:
+    family_of(checkpoint)  # an unknown architecture is named before its tokenizer is looked at
     tokenizer = load_tokenizer(checkpoint)
     plan, info = build_plan(
         checkpoint, quant=quant, threads=threads, kv_dtype=kv_dtype, huge=huge, isa=isa
