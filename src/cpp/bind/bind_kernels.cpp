@@ -84,7 +84,10 @@ py::array_t<float> rope(const IsaTable& isa, const py::object& object, const py:
   const auto x = checked_array<float>(object, {-1, -1}, "x");
   const auto c = checked_array<float>(cosines, {-1}, "cosines");
   const auto s = checked_array<float>(sines, {c.shape(0)}, "sines");
-  if (2 * c.shape(0) > x.shape(1)) throw py::value_error("cosines: more than half of x's columns");
+  if (2 * c.shape(0) > x.shape(1)) {
+    throw py::value_error("cosines: expected at most half of x's " + std::to_string(x.shape(1)) +
+                          " columns, got " + std::to_string(c.shape(0)));
+  }
   py::array_t<float> out({x.shape(0), x.shape(1)});
   std::copy(x.data(), x.data() + x.size(), out.mutable_data());
   for (py::ssize_t r = 0; r < x.shape(0); ++r)
@@ -233,7 +236,7 @@ void bind_kernels(py::module_& m) {
       [](int threads, size_t bytes, double seconds) {
         if (bytes < (1u << 20)) throw py::value_error("nbytes: expected at least 1 MiB");
         py::gil_scoped_release release;
-        return memory_read_gb_per_s(threads, bytes, seconds);
+        return memory_read_gb_per_s(active_kernels(), threads, bytes, seconds);
       },
       py::arg("threads"), py::arg("nbytes") = size_t{1} << 30, py::arg("seconds") = 1.0);
   m.def(

@@ -97,6 +97,10 @@ struct Kernels {
   // Runs nothing but integer dots, to find the machine's peak: returns how many products. sink
   // holds 16 values.
   int64_t (*peak_dots)(int rounds, int32_t* sink);
+
+  // Reads bytes (a multiple of 256) and does next to nothing with them, to find the memory's speed;
+  // returns their 32-bit sum so that nobody may leave it out.
+  int32_t (*read_memory)(const uint8_t* p, size_t bytes);
 };
 
 }  // namespace slmq

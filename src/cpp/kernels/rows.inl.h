@@ -136,4 +136,11 @@ static void softmax(const float* x, int n, float scale, float* y) {
   for (int i = whole; i < n; ++i) y[i] = y[i] / total;
 }
 
+static int32_t read_memory(const uint8_t* p, size_t bytes) {
+  i32x16 sums[4] = {splat_i32(0), splat_i32(0), splat_i32(0), splat_i32(0)};
+  for (size_t i = 0; i < bytes; i += 256)
+    for (int j = 0; j < 4; ++j) sums[j] = add(sums[j], load_i32(p + i + 64 * j));
+  return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
+
 }  // namespace slmq::SLMQ_ISA

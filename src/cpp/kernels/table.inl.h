@@ -35,6 +35,7 @@ static constexpr Kernels shared_table(const char* name) {
       merge,
       attend_finish,
       peak_dots,
+      read_memory,
   };
 }
 

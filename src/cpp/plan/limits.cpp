@@ -15,32 +15,23 @@ double now() {
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
 }
 
-// Eight independent sums over 64-bit words: enough loads in flight for any memory.
-uint64_t sum_words(const uint64_t* words, size_t count) {
-  uint64_t sums[8] = {};
-  for (size_t i = 0; i + 8 <= count; i += 8)
-    for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
-  uint64_t total = 0;
-  for (const uint64_t s : sums) total += s;
-  return total;
-}
-
 }  // namespace
 
-double memory_read_gb_per_s(int threads, size_t bytes, double seconds) {
+double memory_read_gb_per_s(const Kernels& kernels, int threads, size_t bytes, double seconds) {
   constexpr size_t kPiece = 256 * 1024;
   const Memory memory(static_cast<size_t>(round_up(static_cast<int64_t>(bytes), kPiece)), true);
   for (size_t i = 0; i < memory.size(); i += 4096) memory.data()[i] = 1;  // real pages, not zeros
   struct Shared {
+    const Kernels& kernels;
     const Memory& memory;
     std::atomic<size_t> next{0};
-    std::atomic<uint64_t> total{0};
-  } shared{memory};
+    std::atomic<uint32_t> total{0};
+  } shared{kernels, memory};
   const auto task = [](void* opaque, int) {
     auto& s = *static_cast<Shared*>(opaque);
-    uint64_t total = 0;
+    uint32_t total = 0;
     for (size_t at; (at = s.next.fetch_add(kPiece)) < s.memory.size();)
-      total += sum_words(reinterpret_cast<const uint64_t*>(s.memory.data() + at), kPiece / 8);
+      total += static_cast<uint32_t>(s.kernels.read_memory(s.memory.data() + at, kPiece));
     s.total += total;
   };
   const auto pool = shared_pool(threads);

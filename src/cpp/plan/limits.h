@@ -7,8 +7,9 @@
 
 namespace slmq {
 
-// Both run for about `seconds` on `threads` threads at once and return the best pass.
-double memory_read_gb_per_s(int threads, size_t bytes, double seconds);  // throws std::bad_alloc
+// Both run for about `seconds` on `threads` threads at once and return the best pass. Reading throws
+// std::bad_alloc.
+double memory_read_gb_per_s(const Kernels& kernels, int threads, size_t bytes, double seconds);
 double integer_peak_gmac_per_s(const Kernels& kernels, int threads, double seconds);
 
 }  // namespace slmq

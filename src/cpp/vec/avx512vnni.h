@@ -62,6 +62,7 @@ static inline float reduce_max(f32x16 a) {
   return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
 }
 
+static inline i32x16 load_i32(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }

@@ -108,6 +108,11 @@ static inline float reduce_max(f32x16 v) {
   return v.lane[0];
 }
 
+static inline i32x16 load_i32(const void* p) {
+  i32x16 r;
+  std::memcpy(r.lane, p, 64);
+  return r;
+}
 static inline i32x16 splat_i32(int32_t x) {
   i32x16 r;
   SLMQ_EACH(x);
