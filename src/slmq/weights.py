@@ -28,6 +28,8 @@ KEPT = {
 }
 FLOATS = ("f32", "f16", "bf16")
 
+LARGEST_SIZE = 1 << 24
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -216,14 +218,19 @@ def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any =
 
 
 def config_count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A checked size of a configuration: a positive integer.
+    """A checked size of a configuration: an integer of 1 to 2^24.
+
+    The upper end is far beyond any model; it keeps a hostile file from asking for tables and loops
+    before its tensors are compared with what it says.
 
     Raises
     ------
     CheckpointError
-        If it is missing without a default, of another type, or not positive.
+        If it is missing without a default, of another type, or out of range.
     """
     value: int = config_value(config, key, int, default)
-    if value < 1:
-        raise CheckpointError(f"configuration value {key!r}: expected at least 1, found {value}")
+    if not 1 <= value <= LARGEST_SIZE:
+        raise CheckpointError(
+            f"configuration value {key!r}: expected 1..{LARGEST_SIZE}, found {value}"
+        )
     return value

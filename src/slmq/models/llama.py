@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.errors import CheckpointError
 from slmq.models.common import GgufMap, Weights, interleaved_to_halves
 from slmq.models.rope import RopeFrequencies, rope_frequencies, rope_from_gguf
-from slmq.weights import WeightReader, config_count, config_value
+from slmq.weights import LARGEST_SIZE, WeightReader, config_count, config_value
 
 if TYPE_CHECKING:
     from slmq.trace import Handle, Recorder
@@ -56,6 +56,8 @@ class Config:
                 f"found {heads} and {kv_heads}"
             )
         head_dim = config_count(config, "head_dim", hidden // heads)
+        if heads * head_dim > LARGEST_SIZE:
+            raise CheckpointError(f"expected a sane model, found {heads} heads of {head_dim}")
         eps = config_value(config, "rms_norm_eps", float, 1e-6)
         if not 0 <= eps < 1:
             raise CheckpointError(f"expected rms_norm_eps within 0..1, found {eps}")

@@ -13,6 +13,7 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.exact import exact_pow
 from slmq.weights import config_value
 
+LARGEST_HEAD = 65536
 TWO_PI = 6.283185307179586
 
 
@@ -42,8 +43,8 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> RopeFrequencie
     UnsupportedModelError
         For another scaling type.
     """
-    if head_dim < 2 or head_dim % 2 != 0:
-        raise CheckpointError(f"expected an even head_dim, found {head_dim}")
+    if not 2 <= head_dim <= LARGEST_HEAD or head_dim % 2 != 0:
+        raise CheckpointError(f"expected an even head_dim up to {LARGEST_HEAD}, found {head_dim}")
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, Mapping):
         raise CheckpointError(f"expected rope scaling as an object, found {scaling!r}")
