@@ -50,8 +50,8 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> RopeFrequencie
         raise CheckpointError(f"expected rope scaling as an object, found {scaling!r}")
     top_level = config_value(config, "rope_theta", float, 10000.0)
     base = config_value(scaling, "rope_theta", float, top_level)
-    if not base > 0:
-        raise CheckpointError(f"expected rope_theta > 0, found {base}")
+    if not 0 < base < float("inf"):
+        raise CheckpointError(f"expected a finite rope_theta > 0, found {base}")
     plain = [1.0 / exact_pow(base, 2 * i / head_dim) for i in range(head_dim // 2)]
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
@@ -83,8 +83,8 @@ def rope_from_gguf(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
 
 def _positive(scaling: Mapping[str, Any], key: str) -> float:
     value: float = config_value(scaling, key, float)
-    if not value > 0:
-        raise CheckpointError(f"expected rope scaling {key} > 0, found {value}")
+    if not 0 < value < float("inf"):
+        raise CheckpointError(f"expected a finite rope scaling {key} > 0, found {value}")
     return value
 
 
