@@ -52,3 +52,24 @@ def assert_within(got: npt.NDArray[Any], want: npt.NDArray[Any], bound: npt.NDAr
         f"at {tuple(map(int, worst))}: expected {want[worst]!r} within {bound[worst]:.3g}, "
         f"got {got[worst]!r}"
     )
+
+
+class Recording:
+    """A plan of 64-wide rows that is still recording."""
+
+    def __init__(self) -> None:
+        self.matrix = pack(normal(64, 64), "f32")
+        self.plan = _native.Plan(2, 32, 8, 64)
+        self.x = self.plan.embed(self.matrix)
+
+    def norm(self, weight: Any) -> int:
+        return self.plan.rmsnorm((self.x, 0, 64), weight, 1e-5)
+
+    def biased(self, bias: Any) -> int:
+        return self.plan.linear(self.x, [(self.matrix, bias)])
+
+    def finished(self) -> _native.Plan:
+        slices = [(self.x, 0, 64)] * 3
+        a = self.plan.attention(*slices, -1, 4, 4, 16, 0, 0.25)
+        self.plan.finish(self.plan.select((a, 0, 64)))
+        return self.plan

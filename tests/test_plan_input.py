@@ -1,0 +1,313 @@
+"""Recordings and frames that cannot be: refused with a reason, and nothing has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import Recording, normal, pack
+
+from slmq import _native
+
+
+def numbers(*values: int) -> npt.NDArray[np.int32]:
+    return np.array(values, np.int32)
+
+
+BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
+    "an unknown buffer": (lambda r: r.plan.select((9, 0, 64)), "expected a buffer 0..1, got 9"),
+    "a negative buffer": (lambda r: r.plan.quantize((-1, 0, 64), "a8g32"), "got -1"),
+    "columns outside": (lambda r: r.plan.select((r.x, 16, 64)), "outside a buffer of 64"),
+    "no columns": (lambda r: r.plan.select((r.x, 0, 0)), "outside a buffer of 64"),
+    "columns that wrap": (lambda r: r.plan.select((r.x, 64, 2**31 - 1)), "outside a buffer"),
+    "an odd offset": (lambda r: r.plan.quantize((r.x, 3, 32), "a8g32"), "multiple of 16, got 3"),
+    "part of a group": (lambda r: r.plan.select((r.x, 0, 17)), "got 17 columns from 0"),
+    "half a group further": (lambda r: r.plan.select((r.x, 16, 32)), "got 32 columns from 16"),
+    "a short norm": (lambda r: r.norm(normal(63)), "a weight of 64 values, got 63"),
+    "a negative eps": (
+        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), -1.0),
+        "expected eps >= 0",
+    ),
+    "an eps of NaN": (
+        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), np.nan),
+        "expected eps >= 0",
+    ),
+    "a short embedding": (
+        lambda r: r.plan.embed(pack(normal(63, 64), "f32")),
+        "at least 64 rows, got 63",
+    ),
+    "weights of another width": (
+        lambda r: r.plan.linear(r.x, [(pack(normal(64, 65), "f32"), None)]),
+        "k = 64, got 64x65",
+    ),
+    "integer weights on float rows": (
+        lambda r: r.plan.linear(r.x, [(pack(normal(64, 64), "q4g32a"), None)]),
+        "take quantized activations, got float32 rows",
+    ),
+    "float weights on codes": (
+        lambda r: r.plan.linear(r.plan.quantize((r.x, 0, 64), "a8g32"), [(r.matrix, None)]),
+        "take float32 rows, got quantized",
+    ),
+    "no weights": (lambda r: r.plan.linear(r.x, []), "at least one matrix"),
+    "a short bias": (lambda r: r.biased(normal(63)), "a bias of 64 values, got 63"),
+    "an add of another width": (
+        lambda r: r.plan.linear(r.x, [(r.matrix, None)], (r.x, 0, 32)),
+        "add= of width 64, got 32",
+    ),
+    "an add of nothing": (
+        lambda r: r.plan.linear(r.x, [(r.matrix, None)], (-1, 0, 64)),
+        "expected a buffer, got -1",
+    ),
+    "an add of other rows": (
+        lambda r: r.plan.linear(r.plan.select((r.x, 0, 64)), [(r.matrix, None)], (r.x, 0, 64)),
+        "the same rows",
+    ),
+    "an add to several": (
+        lambda r: r.plan.linear(r.x, [(pack(normal(32, 64), "f32"), None)] * 2, (r.x, 0, 64)),
+        "one matrix with add=, got several",
+    ),
+    "a norm of codes": (
+        lambda r: r.plan.rmsnorm((r.plan.quantize((r.x, 0, 64), "a8g32"), 0, 64), normal(64), 0.1),
+        "expected a float32 buffer, got a quantized one",
+    ),
+    "gate and up that differ": (
+        lambda r: r.plan.swiglu(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None)),
+        "gate and up of one shape",
+    ),
+    "no frequencies": (lambda r: r.plan.rope(normal(0)), "at least one frequency"),
+    "endless frequencies": (lambda r: r.plan.rope(normal(4) * np.float32(np.inf)), "finite"),
+    "unfinished head": (lambda r: r.plan.finish(r.x), "record select() before"),
+    "finish with tokens": (
+        lambda r: (r.plan.select((r.x, 0, 64)), r.plan.finish(r.x)),
+        "logits of at least 64 columns",
+    ),
+    "a second selection": (
+        lambda r: (r.plan.select((r.x, 0, 64)), r.plan.select((r.x, 0, 64))),
+        "selected once",
+    ),
+    "released twice": (lambda r: (r.plan.release(r.x), r.plan.release(r.x)), "released twice"),
+    "recording after the end": (lambda r: (r.finished(), r.norm(normal(64))), "finished"),
+    "running before the end": (
+        lambda r: r.plan.run(numbers(0), [(r.plan.make_cache().sequence(), 1)], numbers()),
+        "not finished",
+    ),
+    "an unknown ISA": (lambda r: _native.Plan(1, 8, 8, 8, "f16", "sse9"), "unknown ISA 'sse9'"),
+    "no threads": (lambda r: _native.Plan(0, 8, 8, 8), "1..1024 threads, got 0"),
+    "no rows": (lambda r: _native.Plan(1, 0, 1, 8), "1..65536 rows in a chunk, got 0"),
+    "too many outputs": (lambda r: _native.Plan(1, 8, 9, 8), "1..8 output rows, got 9"),
+    "no vocabulary": (lambda r: _native.Plan(1, 8, 8, 0), "a vocabulary of at least 1, got 0"),
+    "a cache of float8": (lambda r: _native.Plan(1, 8, 8, 8, "f8"), "'f16' or 'f32', got 'f8'"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_RECORDINGS.values(), ids=list(BAD_RECORDINGS))
+def test_recordings_that_cannot_run(call: Callable[[Recording], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(Recording())
+
+
+def attention(r: Recording, **changes: Any) -> None:
+    x = (r.x, 0, 64)
+    arguments: dict[str, Any] = {"q": x, "k": x, "v": x, "rope": -1, "heads": 4, "kv_heads": 4}
+    arguments |= {"head_dim": 16, "rotary": 0, "scale": 0.25} | changes
+    r.plan.attention(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 0}, "multiple of kv_heads, got 0 and 4"),
+        ({"kv_heads": 3}, "multiple of kv_heads, got 4 and 3"),
+        ({"kv_heads": -4}, "multiple of kv_heads"),
+        ({"head_dim": 15}, "do not fit 4 heads"),
+        ({"head_dim": 0}, "do not fit"),
+        ({"head_dim": -16}, "do not fit"),
+        ({"heads": 2**30, "kv_heads": 2**30, "head_dim": 2**30}, "do not fit"),
+        ({"heads": 65, "kv_heads": 1}, "64 query heads may share"),
+        ({"rotary": 3}, "even number of rotated channels"),
+        ({"rotary": 18}, "within the head"),
+        ({"rotary": -2}, "within the head"),
+        ({"rotary": 16}, "expected a buffer"),
+        ({"rotary": 16, "rope": 0}, "do not fit the rotated channels"),
+        ({"window": -1}, "window >= 0"),
+        ({"k": (0, 0, 32)}, "do not fit"),
+        ({"q": (7, 0, 64)}, "expected a buffer"),
+    ],
+    ids=str,
+)
+def test_attention_that_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attention(Recording(), **changes)
+
+
+def test_angles_must_be_angles() -> None:
+    r = Recording()
+    codes = r.plan.quantize((r.x, 0, 64), "a8g32")
+    wide = {"heads": 1, "kv_heads": 1, "head_dim": 64, "rotary": 64}
+    with pytest.raises(ValueError, match="do not fit the rotated channels"):
+        attention(r, rope=codes, **wide)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.plan.embed(None),
+        lambda r: r.plan.linear(r.x, [(None, None)]),
+        lambda r: r.plan.swiglu(r.x, (r.matrix, None), (None, None)),
+        lambda r: r.plan.linear(r.x, None),
+        lambda r: r.plan.select(r.x),
+        lambda r: r.plan.select((r.x, 0)),
+        lambda r: r.plan.select((r.x, 0.5, 64)),
+        lambda r: r.plan.select((r.x, 0, 2**40)),
+        lambda r: r.plan.finish("logits"),
+    ],
+)
+def test_recordings_of_other_types(call: Callable[[Recording], Any]) -> None:
+    with pytest.raises(TypeError):
+        call(Recording())
+
+
+def test_a_refused_call_changes_nothing() -> None:
+    plan = Recording().finished()
+    pages, steps = plan.page_bytes, len(plan.describe())
+    x = (0, 0, 64)
+    for refused in (
+        lambda: plan.attention(x, x, x, -1, 4, 4, 16, 0, 0.25),
+        lambda: plan.rmsnorm(x, normal(64), 1e-5),
+        lambda: plan.embed(pack(normal(64, 64), "f32")),
+    ):
+        with pytest.raises(ValueError, match="finished"):
+            refused()
+    assert (plan.page_bytes, len(plan.describe())) == (pages, steps)
+    plan.run(numbers(1), [(plan.make_cache().sequence(), 1)], numbers(0))
+    assert np.isfinite(plan.logits()).all()
+
+
+slices = st.tuples(st.integers(-1, 6), st.sampled_from([0, 1, 16, 32, 48, 64]), st.integers(-1, 80))
+
+
+@given(data=st.data())
+@settings(max_examples=120, deadline=None)
+def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
+    """Random calls with random slices: what is accepted must also run."""
+    r = Recording()
+    weights = [r.matrix, pack(normal(20, 64), "f32"), pack(normal(48, 64), "q8g32s")]
+    weights += [pack(normal(64, 20), "f32"), pack(normal(64, 48), "q4g32a")]
+
+    def a_slice() -> tuple[int, int, int]:
+        return data.draw(slices)
+
+    def a_buffer() -> int:
+        return data.draw(st.integers(-1, 6))
+
+    def a_weight() -> tuple[Any, None]:
+        return data.draw(st.sampled_from(weights)), None
+
+    calls: list[Callable[[], Any]] = [
+        lambda: r.plan.rmsnorm(a_slice(), normal(data.draw(st.sampled_from([20, 48, 64]))), 1e-5),
+        lambda: r.plan.quantize(a_slice(), data.draw(st.sampled_from(["a8g32", "a16g32"]))),
+        lambda: r.plan.linear(a_buffer(), [a_weight(), a_weight()]),
+        lambda: r.plan.linear(a_buffer(), [a_weight()], a_slice()),
+        lambda: r.plan.swiglu(a_buffer(), a_weight(), a_weight()),
+        lambda: r.plan.rope(normal(data.draw(st.sampled_from([2, 8])))),
+        lambda: r.plan.attention(
+            a_slice(),
+            a_slice(),
+            a_slice(),
+            a_buffer(),
+            4,
+            4,
+            data.draw(st.sampled_from([5, 16])),
+            data.draw(st.sampled_from([0, 4, 16])),
+            0.25,
+        ),
+        lambda: r.plan.select(a_slice()),
+        lambda: r.plan.release(data.draw(st.integers(0, 4))),
+    ]
+    for _ in range(data.draw(st.integers(1, 10))):
+        with contextlib.suppress(ValueError):
+            data.draw(st.sampled_from(calls))()
+    try:
+        plan = r.finished()
+    except ValueError:
+        return
+    cache = plan.make_cache()
+    for m in (1, 2, 3, 17, 32):
+        tokens = np.arange(m, dtype=np.int32)
+        plan.run(tokens, [(cache.sequence(), m)], numbers(m - 1, 0))
+        assert plan.logits().shape == (2, 64)
+
+
+# --- running --------------------------------------------------------------------------------
+
+
+def test_frames_that_cannot_run() -> None:
+    plan = Recording().finished()
+    cache = plan.make_cache()
+    one, two = cache.sequence(), cache.sequence()
+    other = _native.Plan(1, 8, 8, 8)
+    foreign = other.make_cache().sequence()
+    tokens = numbers(1, 2, 3)
+    refused: list[tuple[tuple[Any, ...], str]] = [
+        ((numbers(), [], numbers()), "expected 1..32 tokens, got 0"),
+        ((np.zeros(33, np.int32), [(one, 33)], numbers()), "expected 1..32 tokens, got 33"),
+        ((numbers(1, 64), [(one, 2)], numbers()), "token ids in 0..63, got 64"),
+        ((numbers(-1), [(one, 1)], numbers()), "token ids in 0..63, got -1"),
+        ((tokens, [(one, 2)], numbers()), "must add up to 3 tokens"),
+        ((tokens, [(one, 4)], numbers()), "must add up to 3 tokens"),
+        ((tokens, [(one, 2**31 - 1)], numbers()), "must add up to 3 tokens"),
+        ((tokens, [(one, 3), (two, 1)], numbers()), "must add up to 3 tokens"),
+        ((tokens, [(one, 3), (two, 0)], numbers()), "at least one row each"),
+        ((tokens, [(one, -3)], numbers()), "at least one row each"),
+        ((tokens, [(None, 3)], numbers()), "at least one row each"),
+        ((tokens, [(one, 1), (one, 2)], numbers()), "once in a run"),
+        ((tokens, [(foreign, 3)], numbers()), "cache of another model"),
+        ((tokens, [(one, 3)], numbers(3)), "output rows within the tokens, got 3"),
+        ((tokens, [(one, 3)], numbers(-1)), "output rows within the tokens, got -1"),
+        ((tokens, [(one, 3)], np.zeros(9, np.int32)), "at most 8 output rows"),
+        ((tokens, [(one, 3)], numbers(), 99), "expected a step 0..3, got 99"),
+    ]
+    for arguments, message in refused:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            plan.run(*arguments)
+    for wrong in (tokens.astype(np.int64), [1, 2, 3], None, tokens.astype(">i4")):
+        with pytest.raises(TypeError, match=r"tokens: expected int32\[any\]"):
+            plan.run(wrong, [(one, 3)], numbers())
+        with pytest.raises(TypeError, match=r"outputs: expected int32\[any\]"):
+            plan.run(tokens, [(one, 3)], wrong)
+    for shaped in (tokens[None], tokens[::-1], tokens[::2]):
+        with pytest.raises(ValueError, match="expected"):
+            plan.run(shaped, [(one, shaped.size)], numbers())
+    for segments in (None, [one], [(one, 1.5)], [("sequence", 3)], 3):
+        with pytest.raises(TypeError):
+            plan.run(tokens, segments, numbers())
+    assert (one.length, two.length, cache.pages_in_use) == (0, 0, 0)
+    with pytest.raises(ValueError, match="must come before run_outputs"):
+        plan.run_outputs(numbers(0))
+    plan.run(tokens, [(one, 3)], numbers(2))
+    for rows, message in [(numbers(), "1..8"), (numbers(3), "got 3"), (numbers(-1), "got -1")]:
+        with pytest.raises(ValueError, match=message):
+            plan.run_outputs(rows)
+    with pytest.raises(ValueError, match="expected a buffer"):
+        plan.read(99)
+
+
+def test_lengths_of_sequences() -> None:
+    plan = Recording().finished()
+    sequence = plan.make_cache().sequence()
+    plan.run(numbers(1, 2, 3), [(sequence, 3)], numbers())
+    for call, name in [(sequence.truncate, "truncate"), (sequence.fork, "fork")]:
+        for length in (-1, 4, 2**31 - 1):
+            with pytest.raises(ValueError, match=rf"{name}: expected 0..3, got {length}"):
+                call(length)
+        for wrong in (None, "2", 1.5, 2**40):
+            with pytest.raises(TypeError):
+                call(wrong)
+    assert sequence.length == 3
