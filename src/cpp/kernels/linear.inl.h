@@ -37,6 +37,7 @@ static inline void dot_tokens(const uint8_t* tile, const A16Block* a, i32x16 (&s
   i32x16 low[M];
   Weight::template dot<M, sizeof(A16Block)>(tile, a->high, sums);
   Weight::template dot<M, sizeof(A16Block)>(tile, a->low, low);
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t] = high_low(sums[t], low[t]);
 }
 
@@ -53,6 +54,7 @@ static inline f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min
 template <class Weight, class Block, int M>
 static inline void pair_times_tokens(const uint8_t* pair, int groups, const Block* a, int a_stride,
                                      int ahead_bytes, f32x16 (&sums)[2][M]) {
+#pragma GCC unroll 4  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   for (int g = 0; g < groups; ++g) {
     if (ahead_bytes != 0) {
@@ -60,6 +62,7 @@ static inline void pair_times_tokens(const uint8_t* pair, int groups, const Bloc
         prefetch(pair + ahead_bytes + line);
     }
     const uint8_t* scales = pair + 2 * Weight::tile_bytes;
+#pragma GCC unroll 2
     for (int tile = 0; tile < 2; ++tile) {
       i32x16 dots[M];
       dot_tokens<Weight, M>(pair + tile * Weight::tile_bytes, a, dots);
@@ -67,6 +70,7 @@ static inline void pair_times_tokens(const uint8_t* pair, int groups, const Bloc
       f32x16 min_w = scale;
       if (Weight::has_min)
         min_w = load_f16(reinterpret_cast<const uint16_t*>(scales + 64 + 32 * tile));
+#pragma GCC unroll 4
       for (int t = 0; t < M; ++t)
         sums[tile][t] = accumulate<Weight>(sums[tile][t], dots[t], scale, min_w, a[t]);
     }
@@ -93,33 +97,32 @@ static void linear_tokens(const LinearArgs& args, const uint8_t* weight, int pai
       static_cast<const Block*>(args.panel) + panel_offset(args.groups, args.m, row, 0);
   pair_times_tokens<Weight, Block, M>(weight, args.groups, a, panel_rows(args.m, row), ahead_bytes,
                                       sums);
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) {
     write_outputs(args, row + t, 2 * pair, sums[0][t]);
     write_outputs(args, row + t, 2 * pair + 1, sums[1][t]);
   }
 }
 
+// The next rows of at most `left`: as many as M, the most that stay in registers. Returns how many.
+template <class Weight, class Block, int M>
+static inline int linear_next(const LinearArgs& args, const uint8_t* weight, int pair, int row,
+                              int left, int ahead_bytes) {
+  if constexpr (M > 1) {
+    if (left < M)
+      return linear_next<Weight, Block, M - 1>(args, weight, pair, row, left, ahead_bytes);
+  }
+  linear_tokens<Weight, Block, M>(args, weight, pair, row, ahead_bytes);
+  return M;
+}
+
 template <class Weight, class Block>
 static void linear_rows(const LinearArgs& args, const uint8_t* weight, int pair, int begin, int end,
                         int ahead_bytes) {
-  // Two int8 dots a token keep twice the sums alive: four tokens would spill.
-  constexpr int most = sizeof(Block) == sizeof(A8Block) ? 4 : 2;
+  // Two int8 dots a token keep twice the sums alive.
+  constexpr int kMost = sizeof(Block) == sizeof(A8Block) ? kTokens : (kTokens + 1) / 2;
   for (int row = begin; row < end;) {
-    switch (smaller(end - row, most)) {
-      case 4:
-        linear_tokens<Weight, Block, 4>(args, weight, pair, row, ahead_bytes);
-        row += 4;
-        break;
-      case 3:
-        linear_tokens<Weight, Block, 3>(args, weight, pair, row, ahead_bytes);
-        row += 3;
-        break;
-      case 2:
-        linear_tokens<Weight, Block, 2>(args, weight, pair, row, ahead_bytes);
-        row += 2;
-        break;
-      default: linear_tokens<Weight, Block, 1>(args, weight, pair, row, ahead_bytes); row += 1;
-    }
+    row += linear_next<Weight, Block, kMost>(args, weight, pair, row, end - row, ahead_bytes);
     ahead_bytes = 0;  // the pair is in the cache now
   }
 }

@@ -15,12 +15,14 @@ template <class Weight, int M>
 static void linear_float_tokens(const LinearArgs& args, const typename Weight::Element* weight,
                                 int pair, int row) {
   f32x16 sums[2][M];
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   const float* x = args.x + static_cast<size_t>(row) * args.x_stride;
   for (int g = 0; g < args.groups; ++g) {
     for (int c = 0; c < kGroup; ++c) {
       const f32x16 w_a = Weight::column(weight + c * 16);
       const f32x16 w_b = Weight::column(weight + kGroup * 16 + c * 16);
+#pragma GCC unroll 4
       for (int t = 0; t < M; ++t) {
         const f32x16 activation = splat(x[static_cast<size_t>(t) * args.x_stride + c]);
         sums[0][t] = fma(w_a, activation, sums[0][t]);
@@ -30,6 +32,7 @@ static void linear_float_tokens(const LinearArgs& args, const typename Weight::E
     weight += 2 * kGroup * 16;
     x += kGroup;
   }
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) {
     write_outputs(args, row + t, 2 * pair, sums[0][t]);
     write_outputs(args, row + t, 2 * pair + 1, sums[1][t]);

@@ -134,16 +134,28 @@ static inline f32x16 pow2(i32x16 n) {
 static inline __m256i load_i8x32(const void* p) {
   return _mm256_load_si256(static_cast<const __m256i*>(p));
 }
+// The same address, but not to the compiler: it would keep all broadcasts of a token from one tile
+// to the next, on the stack. Loading them again is free.
+static inline const int8_t* reread(const int8_t* p) {
+#if defined(__GNUC__)
+  asm volatile("" : "+r"(p));
+#endif
+  return p;
+}
 static inline __m256i broadcast_i8x4(const int8_t* p) {
   int32_t four;
   __builtin_memcpy(&four, p, 4);
   return _mm256_set1_epi32(four);
 }
 
+static constexpr int kTokens = 4;  // of a8g32 that share a read of the weights
+
 template <int M, int Stride>
 static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  a = reread(a);
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];  // rows 0-7 and 8-15, two 16-bit sums a row
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
@@ -173,8 +185,10 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
 // Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
 template <int M, int Stride>
 static inline void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&sums)[M]) {
+  a = reread(a);
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {

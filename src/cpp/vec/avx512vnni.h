@@ -80,15 +80,27 @@ static inline f32x16 pow2(i32x16 n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
 
+// The same address, but not to the compiler: it would keep all broadcasts of a token from one tile
+// to the next, on the stack. Loading them again is free.
+static inline const int8_t* reread(const int8_t* p) {
+#if defined(__GNUC__)
+  asm volatile("" : "+r"(p));
+#endif
+  return p;
+}
 static inline __m512i broadcast_i8x4(const int8_t* p) {
   int32_t four;
   __builtin_memcpy(&four, p, 4);
   return _mm512_set1_epi32(four);
 }
 
+static constexpr int kTokens = 4;  // of a8g32 that share a read of the weights
+
 template <int M, int Stride>
 static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  a = reread(a);
   const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
@@ -105,6 +117,8 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
 }
 template <int M, int Stride>
 static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  a = reread(a);
+#pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {

@@ -163,6 +163,9 @@ static inline f32x16 pow2(i32x16 n) {
   return r;
 }
 
+// Tokens of a8g32 that share a read of the weights: there are no registers for more.
+static constexpr int kTokens = 1;
+
 // sums[t] = for each of 16 rows: the dot product of 32 columns with 32 int8 values of token t, which
 // start Stride bytes after those of token t - 1. Exact.
 template <int M, int Stride>
