@@ -208,7 +208,7 @@ def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any =
     if value is None:
         value = default
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1000 else value
     wrong_bool = isinstance(value, bool) and kind is not bool
     if not isinstance(value, kind) or wrong_bool:
         raise CheckpointError(
