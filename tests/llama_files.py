@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ def gguf_name(name: str) -> str:
     return f"{ {long: short for short, long in GGUF_TOP.items()}[module] }.{kind}"
 
 
-def to_gguf(name: str, path: Path, stored: str = "f32", **metadata: Any) -> Path:
+def to_gguf(
+    name: str, path: Path, stored: str = "f32", metadata: Mapping[str, Any] | None = None
+) -> Path:
     """A golden's model as llama.cpp's converter would write it.
 
     `stored`: type of the matrices (f32, f16, q8_0, q4_0, q4_1); vectors are float32, as are
@@ -138,7 +140,7 @@ def to_gguf(name: str, path: Path, stored: str = "f32", **metadata: Any) -> Path
     if rope["rope_type"] == "llama3":
         plain = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
         tensors["rope_freqs.weight"] = (plain / config.inv_freq).astype(np.float32)
-    return write_gguf(path, keys | metadata, tensors)
+    return write_gguf(path, keys | dict(metadata or {}), tensors)
 
 
 def dequantized(name: str, stored: str) -> Weights:

@@ -29,7 +29,7 @@ def assert_attention(
     """Within the bound of the reference on what the cache holds, and one result on every ISA."""
     scale = float(np.float32(q.shape[2] ** -0.5 if scale is None else scale))
     arguments: Any = (q, k, v, scale, window, kv)
-    got = SCALAR.attention(*arguments)
+    got: F32 = SCALAR.attention(*arguments)
     stored_k, stored_v = k.astype(STORED[kv]), v.astype(STORED[kv])
     positions = np.arange(len(k) - len(q), len(k))
     options: Any = {"scale": scale, "window": window or None}

@@ -24,7 +24,7 @@ def assert_as_specified(w: npt.NDArray[np.float32], fmt: str) -> None:
     layout, matrix = formats.FORMATS[fmt], pack(w, fmt)
     wanted = formats.pack(w, layout)
     assert np.array_equal(matrix.packed, wanted)
-    unpacked = formats.unpack(wanted, *w.shape, layout)
+    unpacked = formats.unpack(wanted, len(w), w.shape[1], layout)
     assert same_bits(matrix.dequantize(0, len(w)), unpacked)
     for table in ISAS.values():
         assert same_bits(table.dequantize(matrix), unpacked)

@@ -69,7 +69,7 @@ def assert_linear(matrix: Any, x: F32, act: str) -> F32:
     """Within the bound on one ISA, the same bits on all and for any thread count."""
     quantized = matrix.format in QUANTIZED
     seen = seen_activations(x, act) if quantized else x
-    got = SCALAR.linear(matrix, x, 1, act)
+    got: F32 = SCALAR.linear(matrix, x, 1, act)
     w = matrix.dequantize(0, matrix.n)
     bound = ref.linear_bound(magnitude(matrix), seen, grouped=quantized)
     assert_within(got, ref.linear(w, seen), bound)

@@ -320,7 +320,7 @@ def test_configurations_that_do_not_fit(key: str, value: Any, tmp_path: Path) ->
 
 
 def test_gguf_errors_name_the_tensor_of_the_file(tmp_path: Path) -> None:
-    path = to_gguf("gqa_untied", tmp_path / "m.gguf", **{"llama.block_count": 9})
+    path = to_gguf("gqa_untied", tmp_path / "m.gguf", metadata={"llama.block_count": 9})
     refuse(path, CheckpointError, r"tensor 'blk\.2\.attn_norm\.weight' is missing")
 
 
