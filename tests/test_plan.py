@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -141,3 +142,66 @@ def test_handles_have_no_value() -> None:
     plan = RecordedPlan(record, threads=1, max_rows=4, max_outputs=2, vocabulary=8)
     assert seen[0].width == 32
     assert len(plan.steps) == 3
+
+
+def test_threads_that_share_a_sequence_queue() -> None:
+    """Runs, forks and truncations of one sequence from several threads take turns."""
+    plan = build(GOLDEN.folder, threads=2)
+    sequence = plan.cache.sequence()
+    feed(plan, sequence, TOKENS.tolist())
+    failures: list[BaseException] = []
+
+    def grow() -> None:
+        for _ in range(200):
+            plan.native.run(TOKENS[:7], [(sequence, 7)], np.array([], np.int32))
+
+    def cut() -> None:
+        for _ in range(400):
+            sequence.truncate(len(TOKENS))
+
+    def branch() -> None:
+        for _ in range(400):
+            fork = sequence.fork(len(TOKENS))
+            assert fork.length == len(TOKENS)
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (grow, cut, branch)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    sequence.truncate(len(TOKENS))
+    again = feed(plan, sequence, TOKENS[:3].tolist())
+    want = feed(plan, plan.cache.sequence(), [*TOKENS.tolist(), *TOKENS[:3].tolist()])[-3:]
+    assert np.array_equal(again, want)
+    sequence.truncate(0)
+    assert plan.cache.pages_in_use == 0
+
+
+def test_steps_agree_with_numpy(plan: RecordedPlan) -> None:
+    """The values between the steps, not only the logits: the first layer by hand."""
+    config, w = load_hf_folder(GOLDEN.folder)
+    segments = [(plan.cache.sequence(), len(TOKENS))]
+    prefix = "model.layers.0"
+    normed = plan.values(step_of(plan, "rmsnorm"), TOKENS, segments).astype(np.float64)
+    qkv = plan.values(step_of(plan, "linear"), TOKENS, segments)
+    offset = 0
+    for part in "qkv":
+        weight = w[f"{prefix}.self_attn.{part}_proj.weight"]
+        want = normed @ weight.astype(np.float64).T
+        np.testing.assert_allclose(qkv[:, offset : offset + len(weight)], want, atol=1e-5)
+        offset += -(-len(weight) // 32) * 32  # parts start at whole groups
+    angles = plan.values(step_of(plan, "rope"), TOKENS, segments)
+    turns = np.outer(np.arange(len(TOKENS)), config.inv_freq)
+    np.testing.assert_allclose(angles, np.hstack([np.cos(turns), np.sin(turns)]), atol=1e-6)
+    second_norm = [i for i, s in enumerate(plan.steps) if s.op == "rmsnorm"][1]
+    h = plan.values(second_norm, TOKENS, segments).astype(np.float64)
+    gate, up = (h @ w[f"{prefix}.mlp.{part}_proj.weight"].T for part in ("gate", "up"))
+    got = plan.values(step_of(plan, "swiglu"), TOKENS, segments)
+    np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * up, atol=1e-5)

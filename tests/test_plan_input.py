@@ -92,6 +92,10 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         lambda r: (r.plan.select((r.x, 0, 64)), r.plan.select((r.x, 0, 64))),
         "selected once",
     ),
+    "attention behind the selection": (
+        lambda r: (r.plan.select((r.x, 0, 64)), r.finished()),
+        "attention: record it before select()",
+    ),
     "released twice": (lambda r: (r.plan.release(r.x), r.plan.release(r.x)), "released twice"),
     "recording after the end": (lambda r: (r.finished(), r.norm(normal(64))), "finished"),
     "running before the end": (

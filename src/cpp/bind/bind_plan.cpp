@@ -148,6 +148,20 @@ void bind_recording(py::class_<GuardedPlan>& c) {
       .def("finish", [](GuardedPlan& p, int logits) { p.plan.finish(logits); });
 }
 
+// Waits for runs of other threads with this sequence, then checks a length against it.
+std::unique_lock<std::mutex> hold(KvSequence& s, int length, const char* what) {
+  std::unique_lock<std::mutex> held(s.guard(), std::defer_lock);
+  {
+    py::gil_scoped_release release;
+    held.lock();
+  }
+  if (length < 0 || length > s.length()) {
+    throw py::value_error(std::string(what) + ": expected 0.." + std::to_string(s.length()) +
+                          ", got " + std::to_string(length));
+  }
+  return held;
+}
+
 void bind_cache(py::module_& m) {
   py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
       .def("sequence",
@@ -162,18 +176,14 @@ void bind_cache(py::module_& m) {
       .def(
           "truncate",
           [](KvSequence& s, int length) {
-            if (length < 0 || length > s.length())
-              throw py::value_error("truncate: expected 0.." + std::to_string(s.length()) +
-                                    ", got " + std::to_string(length));
+            const auto held = hold(s, length, "truncate");
             s.truncate(length);
           },
           py::arg("length"))
       .def(
           "fork",
           [](KvSequence& s, int length) {
-            if (length < 0 || length > s.length())
-              throw py::value_error("fork: expected 0.." + std::to_string(s.length()) + ", got " +
-                                    std::to_string(length));
+            const auto held = hold(s, length, "fork");
             return s.fork(length);
           },
           py::arg("length"));

@@ -36,14 +36,16 @@ class KvCache {
   std::vector<int> free_;
 };
 
-// The pages of one sequence and how many positions they hold.
+// The pages of one sequence and how many positions they hold. Whoever calls what changes it, or runs
+// with it, holds its guard: Python threads may share a sequence.
 class KvSequence {
  public:
   explicit KvSequence(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)) {}
-  ~KvSequence() { truncate(0); }
+  ~KvSequence() { truncate(0); }  // nobody else has it any more
   KvSequence(const KvSequence&) = delete;
   KvSequence& operator=(const KvSequence&) = delete;
 
+  std::mutex& guard() { return guard_; }
   int length() const { return length_; }
   // Makes room for positions [length, length + count); throws std::bad_alloc.
   void reserve(int count);
@@ -56,6 +58,7 @@ class KvSequence {
   const std::shared_ptr<KvCache>& cache() const { return cache_; }
 
  private:
+  std::mutex guard_;
   std::shared_ptr<KvCache> cache_;
   std::vector<int> pages_;
   std::vector<uint8_t*> page_data_;

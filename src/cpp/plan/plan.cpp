@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <stdexcept>
 
 #include "plan/row_steps.h"
@@ -256,6 +257,7 @@ int Plan::rope(std::vector<float> frequencies, float factor) {
 
 int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
   check_recording();
+  if (select_step_ >= 0) fail("attention: record it before select()");
   checked(q, "attention q");
   checked(k, "attention k");
   checked(v, "attention v");
@@ -335,12 +337,9 @@ void Plan::prepare(const RunRequest& request) {
   Frame frame;
   frame.one_row_each = true;
   for (const auto& [sequence, count] : request.segments) {
-    if (sequence == nullptr || count < 1) fail("expected sequences with at least one row each");
     if (count > m - row) fail_rows(m);
     if (sequence->cache()->page_bytes() != page_bytes_)
       fail("the sequence belongs to a cache of another model");
-    for (const Segment& other : frame.segments)
-      if (other.sequence == sequence.get()) fail("a sequence may appear once in a run");
     frame.segments.push_back({sequence.get(), row, count, sequence->length()});
     for (int i = 0; i < count; ++i) frame.positions.push_back(sequence->length() + i);
     frame.one_row_each = frame.one_row_each && count == 1;
@@ -393,6 +392,21 @@ std::vector<double> Plan::execute(int begin, int end, bool profile) {
   return std::move(context.times);
 }
 
+std::vector<std::unique_lock<std::mutex>> Plan::hold(const RunRequest& request) {
+  std::vector<KvSequence*> sequences;
+  for (const auto& [sequence, count] : request.segments) {
+    if (sequence == nullptr || count < 1) fail("expected sequences with at least one row each");
+    sequences.push_back(sequence.get());
+  }
+  // In one order everywhere, so that runs of two plans never wait for each other.
+  std::sort(sequences.begin(), sequences.end(), std::less<>());
+  if (std::adjacent_find(sequences.begin(), sequences.end()) != sequences.end())
+    fail("a sequence may appear once in a run");
+  std::vector<std::unique_lock<std::mutex>> held;
+  for (KvSequence* sequence : sequences) held.emplace_back(sequence->guard());
+  return held;
+}
+
 std::vector<double> Plan::run(const RunRequest& request) {
   const int end = request.stop < 0 ? static_cast<int>(steps_.size()) : request.stop;
   if (end > static_cast<int>(steps_.size()))
@@ -402,6 +416,7 @@ std::vector<double> Plan::run(const RunRequest& request) {
   for (const int32_t row : request.outputs)
     if (row < 0 || row >= static_cast<int32_t>(request.tokens.size()))
       fail("expected output rows within the tokens, got " + std::to_string(row));
+  const auto held = hold(request);
   prepare(request);
   frame_.outputs = request.outputs;
   std::vector<double> times = execute(0, end, request.profile);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,7 @@ class Plan {
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset) const;
   void check_recording() const;
+  static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
   std::vector<double> execute(int begin, int end, bool profile);
 
