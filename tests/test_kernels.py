@@ -27,7 +27,7 @@ from slmq import _native, formats
 
 F32 = npt.NDArray[np.float32]
 
-STEPS = {"a8g32": 127, "a16g32": 127 * 256}
+STEPS = formats.ACTIVATION_STEPS
 KINDS = [(fmt, act) for fmt in QUANTIZED for act in STEPS] + [("f16", "a16g32"), ("f32", "a16g32")]
 SIZES_N = (1, 15, 16, 17, 31, 32, 33, 50)
 SIZES_K = (1, 31, 32, 33, 100, 576, 1536)
@@ -198,7 +198,7 @@ def test_activation_codes(act: str, shape: tuple[int, int]) -> None:
     assert np.array_equal(total, q.reshape(*scale.shape, 32).sum(-1))
     assert not q[:, shape[1] :].any()
     assert_within(seen_activations(x, act), x.astype(np.float64), activation_bound(x, act))
-    wanted_q, wanted_scale = specified_activations(padded, STEPS[act])
+    wanted_q, wanted_scale = formats.quantize_activations(padded, act)
     assert np.array_equal(q, wanted_q)
     assert same_bits(scale, wanted_scale)
     for table in ISAS.values():
@@ -206,21 +206,11 @@ def test_activation_codes(act: str, shape: tuple[int, int]) -> None:
             assert same_bits(got, want)
 
 
-def specified_activations(x: F32, steps: int) -> tuple[npt.NDArray[np.int32], F32]:
-    """Codes and scales in the kernel's own float32 arithmetic."""
-    groups = x.reshape(len(x), -1, 32)
-    largest = np.abs(groups).max(-1)
-    zero = largest < np.float32(1e-30)
-    safe = np.where(zero, np.float32(1), largest)
-    inverse = np.where(zero, np.float32(0), np.float32(steps) / safe)
-    q = np.rint(np.clip(groups * inverse[..., None], -steps, steps)).astype(np.int32)
-    return q.reshape(x.shape), np.where(zero, np.float32(0), largest / np.float32(steps))
-
-
-def test_a8g32_is_the_specification() -> None:
+@pytest.mark.parametrize("act", STEPS)
+def test_activations_are_the_specification(act: str) -> None:
     x = np.concatenate([normal(8, 96), extreme_activations(96)])
-    q, scale, _ = SCALAR.quantize(x, "a8g32")
-    wanted_q, wanted_scale = formats.quantize_activations(x)
+    q, scale, _ = SCALAR.quantize(x, act)
+    wanted_q, wanted_scale = formats.quantize_activations(x, act)
     assert np.array_equal(q, wanted_q)
     assert same_bits(scale, wanted_scale)
 

@@ -161,24 +161,29 @@ def unpack(packed: U8, n: int, k: int, fmt: Format) -> F32:
     return np.ascontiguousarray(rows[:n, :k])
 
 
-def quantize_activations(x: F32) -> tuple[npt.NDArray[np.int8], F32]:
-    """a8g32: int8 values and one float32 scale per group of 32 columns.
+ACTIVATION_STEPS = {"a8g32": 127, "a16g32": 127 * 256}
+
+
+def quantize_activations(x: F32, kind: str = "a16g32") -> tuple[npt.NDArray[np.int32], F32]:
+    """Integers and one float32 scale per group of 32 columns; x is finite.
 
     Parameters
     ----------
     x : float32[m, k], k a multiple of 32
+    kind : {"a16g32", "a8g32"}
 
     Returns
     -------
-    q : int8[m, k], scale : float32[m, k / 32]
+    q : int32[m, k], |q| <= ACTIVATION_STEPS[kind]; scale : float32[m, k / 32]
     """
+    steps = ACTIVATION_STEPS[kind]
     groups = x.reshape(x.shape[0], -1, GROUP)
     largest = np.abs(groups).max(-1)
     zero = largest < np.float32(1e-30)
     safe = np.where(zero, np.float32(1), largest)
-    inverse = np.where(zero, np.float32(0), np.float32(127) / safe)
-    q = np.rint(np.clip(groups * inverse[..., None], -127, 127)).astype(np.int8)
-    scale = np.where(zero, np.float32(0), largest / np.float32(127))
+    inverse = np.where(zero, np.float32(0), np.float32(steps) / safe)
+    q = np.rint(np.clip(groups * inverse[..., None], -steps, steps)).astype(np.int32)
+    scale = np.where(zero, np.float32(0), largest / np.float32(steps))
     return q.reshape(x.shape), scale
 
 
