@@ -180,14 +180,23 @@ def test_rope_scalings_that_we_lack(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "nearest"),
-    [("lama", "the nearest is llama"), ("mamba", "supported are llama")],
+    [
+        ("lama", "the nearest is llama"),
+        ("Llama4_text", "the nearest is llama"),
+        ("rwkv7", "supported are "),
+        ("x" * 200, "supported are "),
+    ],
 )
 def test_architectures_that_we_lack(architecture: str, nearest: str, tmp_path: Path) -> None:
     folder = changed(
         "gqa_untied", tmp_path / "m", config=lambda c: c.update(model_type=architecture)
     )
-    error = refuse(folder, UnsupportedModelError, f"architecture '{architecture}'")
+    error = refuse(folder, UnsupportedModelError, f"architecture '{architecture[:79]}")
     assert nearest in str(error)
+    assert ("the nearest" in str(error)) == nearest.startswith("the nearest")
+    assert "llama" in str(error).partition("supported are ")[2]
+    assert "docs/adding-a-model.md shows how to add one" in str(error)
+    assert len(str(error)) < 1000
     assert str(folder) in str(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
     Raises
     ------
     UnsupportedModelError
-        Names the architecture, the supported ones and the nearest.
+        Names the architecture, the supported ones, the nearest, and how to add one.
     CheckpointError
         If the checkpoint does not say what it is.
     """
@@ -34,13 +35,27 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
             f"expected {key} to name the architecture, found {architecture!r}", file=checkpoint.path
         )
     if architecture not in FAMILIES:
-        nearest = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.5)
-        hint = f"; the nearest is {nearest[0]}" if nearest else ""
-        raise UnsupportedModelError(
-            f"architecture {architecture!r} of {checkpoint.path} is not supported; "
-            f"supported are {', '.join(FAMILIES)}{hint}"
-        )
+        raise unsupported(architecture, checkpoint.path)
     family = importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
     metadata: Mapping[str, Any] = checkpoint.metadata
     config = family.GGUF.config(metadata, checkpoint.tensors) if gguf else dict(metadata)
     return family, config
+
+
+def unsupported(architecture: str, path: Path) -> UnsupportedModelError:
+    """The error for an architecture that has no family: what is near, and what can be done.
+
+    Parameters
+    ----------
+    architecture : str
+        ``model_type`` of a ``config.json`` or ``general.architecture`` of a GGUF file.
+    path : Path
+        The model.
+    """
+    nearest = difflib.get_close_matches(architecture.lower(), FAMILIES, n=1, cutoff=0.5)
+    hint = f"; the nearest is {nearest[0]}" if nearest else ""
+    return UnsupportedModelError(
+        f"architecture {architecture!r:.80} of {path} is not supported; supported are "
+        f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file: "
+        f"docs/adding-a-model.md shows how to add one"
+    )
