@@ -111,6 +111,13 @@ void AttentionStep::append(const Run& run, int thread, const Segment& segment, i
       value);
 }
 
+void AttentionStep::append_block(const Run& run, int thread, const Block& block) const {
+  Scratch scratch(*this, run.scratch_of(thread));
+  for (int row = block.row; row < block.row + block.count; ++row)
+    for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
+      append(run, thread, run.frame->segments[block.segment], row, kv_head, scratch);
+}
+
 // Queries of a block, rotated and zero-padded: [row][head of the group][value_stride].
 void AttentionStep::load_queries(const Run& run, int thread, const Block& block, int kv_head,
                                  Scratch& scratch) const {
@@ -199,30 +206,17 @@ void AttentionStep::finish_split(const Run& run, int thread, const Block& block,
     write_out(run, thread, block.row, kv_head * group() + i, first + i * stride);
 }
 
-void AttentionStep::run(const Run& run, int thread, Counter* counters) {
-  const Frame& frame = *run.frame;
-  const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
-  if (!appends_itself(frame)) {
-    Scratch scratch(*this, run.scratch_of(thread));
-    const int blocks = static_cast<int>(blocks_.size());
-    for (int i; (i = counters[1].next.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
-      const Block& block = blocks_[i];
-      for (int row = block.row; row < block.row + block.count; ++row)
-        for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
-          append(run, thread, frame.segments[block.segment], row, kv_head, scratch);
-    }
-    run.wait(run);
-  }
-  const int items = tasks * parts_;
-  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-    // Late blocks of a prompt see the most keys: they go first.
-    const int task = tasks - 1 - i;
-    if (parts_ > 1) {
-      attend_split(run, thread, i);
-    } else {
-      attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
-    }
-  }
+int AttentionStep::items(const Frame& frame, int phase) const {
+  const int blocks = static_cast<int>(blocks_.size());
+  return appending(frame, phase) ? blocks : blocks * config_.kv_heads * parts_;
+}
+
+void AttentionStep::item(const Run& run, int phase, int item, int thread) {
+  if (appending(*run.frame, phase)) return append_block(run, thread, blocks_[item]);
+  if (parts_ > 1) return attend_split(run, thread, item);
+  // Late blocks of a prompt see the most keys: they go first.
+  const int task = static_cast<int>(blocks_.size()) * config_.kv_heads - 1 - item;
+  attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
 }
 
 }  // namespace slmq

@@ -1,6 +1,8 @@
 // Attention: rope, append to the cache, attend, in one recorded step.
 #pragma once
 
+#include <atomic>
+
 #include "plan/step.h"
 
 namespace slmq {
@@ -24,8 +26,11 @@ class AttentionStep final : public Step {
  public:
   AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope, int out);
   void prepare(const Frame& frame) override;
-  void run(const Run& run, int thread, Counter* counters) override;
-  bool joins(const Frame&) const override { return true; }
+  // Rows of one sequence see each other's keys: all are appended before any attends. Where no
+  // sequence has two rows, whoever attends appends first, in the only phase.
+  int phases(const Frame& frame) const override { return appends_itself(frame) ? 1 : 2; }
+  int items(const Frame& frame, int phase) const override;
+  void item(const Run& run, int phase, int item, int thread) override;
   size_t scratch_bytes() const override;
 
  private:
@@ -35,6 +40,8 @@ class AttentionStep final : public Step {
   };
   struct Scratch;
 
+  bool appending(const Frame& frame, int phase) const { return phase + 1 < phases(frame); }
+  void append_block(const Run& run, int thread, const Block& block) const;
   void append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
               Scratch& scratch) const;
   void load_queries(const Run& run, int thread, const Block& block, int kv_head,

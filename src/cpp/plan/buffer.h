@@ -31,6 +31,11 @@ struct Buffer {
   size_t row_bytes;       // panels: of all groups of one row
   std::vector<int> ends;  // columns behind which zeros fill up to a multiple of 32
 
+  // Of the recording: who still needs what the buffer holds.
+  bool released = false;     // no later step reads it
+  int readers = 0;           // live replicas that are computed from it
+  std::vector<int> sources;  // what this replica is computed from
+
   uint8_t* bytes(int rows, int thread) const {
     if (replicated && rows <= kReplicaRows)
       return replicas.data() + static_cast<size_t>(thread) * kReplicaRows * row_bytes;

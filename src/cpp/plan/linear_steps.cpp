@@ -56,25 +56,25 @@ LinearStep::LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slic
     add_chunks(*parts_[i].matrix, static_cast<int>(i), chunk_bytes_for(total, threads), &chunks_);
 }
 
-void LinearStep::run(const Run& run, int thread, Counter* counters) {
+int LinearStep::items(const Frame& frame, int) const {
+  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+}
+
+void LinearStep::item(const Run& run, int, int item, int thread) {
   const int n = run.frame->rows(domain_);
-  if (n == 0) return;
   const Buffer& out = run.buffer(out_);
-  const int n_chunks = static_cast<int>(chunks_.size());
-  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
-    const Chunk& chunk = chunks_[i];
-    const LinearPart& part = parts_[chunk.part];
-    LinearArgs args = arguments(*part.matrix, run.buffer(x_), n, thread);
-    args.y = out.floats(n, thread) + part.offset;
-    args.y_stride = out.width;
-    args.bias = part.bias.empty() ? nullptr : part.bias.data();
-    if (add_.buffer >= 0) {
-      const Buffer& add = run.buffer(add_.buffer);
-      args.add = add.floats(n, thread) + add_.offset;
-      args.add_stride = add.width;
-    }
-    multiply(run, *part.matrix, run.buffer(x_), args, chunk.pair_begin, chunk.pair_end);
+  const Chunk& chunk = chunks_[item];
+  const LinearPart& part = parts_[chunk.part];
+  LinearArgs args = arguments(*part.matrix, run.buffer(x_), n, thread);
+  args.y = out.floats(n, thread) + part.offset;
+  args.y_stride = out.width;
+  args.bias = part.bias.empty() ? nullptr : part.bias.data();
+  if (add_.buffer >= 0) {
+    const Buffer& add = run.buffer(add_.buffer);
+    args.add = add.floats(n, thread) + add_.offset;
+    args.add_stride = add.width;
   }
+  multiply(run, *part.matrix, run.buffer(x_), args, chunk.pair_begin, chunk.pair_end);
 }
 
 SwigluStep::SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads)
@@ -113,19 +113,19 @@ void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, 
   }
 }
 
-void SwigluStep::run(const Run& run, int thread, Counter* counters) {
+int SwigluStep::items(const Frame& frame, int) const {
+  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+}
+
+void SwigluStep::item(const Run& run, int, int item, int thread) {
   const int n = run.frame->rows(domain_);
-  if (n == 0) return;
-  const int n_chunks = static_cast<int>(chunks_.size());
+  const Chunk& chunk = chunks_[item];
   const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));
   const int tile_pairs = std::max(1, kTileFloats / (tile_rows * kPairRows));
-  for (int i; (i = counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
-    const Chunk& chunk = chunks_[i];
-    for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {
-      const int pair_end = std::min(pair + tile_pairs, chunk.pair_end);
-      for (int row = 0; row < n; row += tile_rows)
-        tile(run, thread, pair, pair_end, row, std::min(tile_rows, n - row));
-    }
+  for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {
+    const int pair_end = std::min(pair + tile_pairs, chunk.pair_end);
+    for (int row = 0; row < n; row += tile_rows)
+      tile(run, thread, pair, pair_end, row, std::min(tile_rows, n - row));
   }
 }
 

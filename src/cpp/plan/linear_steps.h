@@ -17,12 +17,12 @@ struct LinearPart {
   int offset;               // first column in the output buffer
 };
 
-// out[:, offset of part] = x @ part.T (+ bias) (+ add), all parts between the same two barriers.
+// out[:, offset of part] = x @ part.T (+ bias) (+ add), all parts in one phase.
 class LinearStep final : public Step {
  public:
   LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out, int threads);
-  void run(const Run& run, int thread, Counter* counters) override;
-  bool joins(const Frame&) const override { return true; }
+  int items(const Frame& frame, int phase) const override;
+  void item(const Run& run, int phase, int item, int thread) override;
 
  private:
   const Domain domain_;
@@ -37,8 +37,8 @@ class LinearStep final : public Step {
 class SwigluStep final : public Step {
  public:
   SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads);
-  void run(const Run& run, int thread, Counter* counters) override;
-  bool joins(const Frame&) const override { return true; }
+  int items(const Frame& frame, int phase) const override;
+  void item(const Run& run, int phase, int item, int thread) override;
   size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
 
  private:

@@ -1,10 +1,10 @@
 #include "plan/plan.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <stdexcept>
+#include <utility>
 
 #include "plan/row_steps.h"
 
@@ -58,6 +58,7 @@ int Plan::new_buffer(BufferType type, Domain domain, int width, bool replicated)
     if (b.type == type && b.domain == domain && b.logical == width && b.replicated == replicated) {
       const int id = free_[i];
       buffers_[id]->ends = {width};
+      buffers_[id]->released = false;
       free_.erase(free_.begin() + static_cast<ptrdiff_t>(i));
       return id;
     }
@@ -85,7 +86,7 @@ const Buffer& Plan::buffer(int id) const {
 }
 
 Slice Plan::checked(Slice slice, const char* what) const {
-  const Buffer& b = buffer(slice.buffer);
+  const Buffer& b = source(slice.buffer);
   if (b.type != BufferType::f32)
     fail(std::string(what) + ": expected a float32 buffer, got a quantized one");
   if (slice.offset < 0 || slice.width < 1 || slice.offset > b.width - slice.width) {
@@ -111,13 +112,22 @@ Slice Plan::checked_groups(Slice slice, const char* what) const {
   return slice;
 }
 
-int Plan::add_step(std::unique_ptr<Step> step, int out, std::string op, std::string format,
-                   std::string shape) {
+int Plan::add_step(std::unique_ptr<Step> step, int out, std::vector<int> in, std::string op,
+                   std::string format, std::string shape) {
+  for (const int id : in) {
+    if (select_step_ >= 0 && select_step_ != static_cast<int>(steps_.size()) &&
+        buffers_[id]->domain == Domain::tokens)
+      fail(op + ": behind select() only its rows can be read");
+    if (!step->may_replicate()) continue;
+    ++buffers_[id]->readers;
+    buffers_[out]->sources.push_back(id);
+  }
   step->info.scope = scope_;
   step->info.op = std::move(op);
   step->info.format = std::move(format);
   step->info.shape = std::move(shape);
   step->info.out = out;
+  step->info.in = std::move(in);
   scratch_bytes_ = std::max(scratch_bytes_, step->scratch_bytes());
   steps_.push_back(std::move(step));
   return out;
@@ -125,9 +135,26 @@ int Plan::add_step(std::unique_ptr<Step> step, int out, std::string op, std::str
 
 void Plan::release(int buffer_id) {
   buffer(buffer_id);
-  if (std::find(free_.begin(), free_.end(), buffer_id) != free_.end())
-    fail("buffer " + std::to_string(buffer_id) + " is released twice");
-  free_.push_back(buffer_id);
+  Buffer& b = *buffers_[buffer_id];
+  if (b.released) fail("buffer " + std::to_string(buffer_id) + " is released twice");
+  b.released = true;
+  free_unless_needed(buffer_id);
+}
+
+void Plan::free_unless_needed(int id) {
+  Buffer& b = *buffers_[id];
+  if (!b.released || b.readers > 0) return;
+  free_.push_back(id);
+  for (const int source : std::exchange(b.sources, {})) {
+    --buffers_[source]->readers;
+    free_unless_needed(source);
+  }
+}
+
+const Buffer& Plan::source(int id) const {
+  const Buffer& b = buffer(id);
+  if (b.released) fail("buffer " + std::to_string(id) + " was released; nothing may read it");
+  return b;
 }
 
 int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale) {
@@ -137,7 +164,7 @@ int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale) {
   }
   const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
   std::string format = info(matrix->format).name, shape = dims(matrix->n, matrix->k);
-  return add_step(std::make_unique<EmbedStep>(std::move(matrix), scale, out), out, "embed",
+  return add_step(std::make_unique<EmbedStep>(std::move(matrix), scale, out), out, {}, "embed",
                   std::move(format), std::move(shape));
 }
 
@@ -152,7 +179,7 @@ int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
   const Domain domain = buffer(x.buffer).domain;
   const int out = new_buffer(BufferType::f32, domain, x.width, true);
   return add_step(std::make_unique<RmsNormStep>(domain, x, std::move(weight), eps, out), out,
-                  "rmsnorm", "f32", std::to_string(x.width));
+                  {x.buffer}, "rmsnorm", "f32", std::to_string(x.width));
 }
 
 int Plan::quantize(Slice x, Activations activations) {
@@ -160,12 +187,12 @@ int Plan::quantize(Slice x, Activations activations) {
   const Domain domain = buffer(x.buffer).domain;
   const bool wide = activations == Activations::a16;
   const int out = new_buffer(wide ? BufferType::a16 : BufferType::a8, domain, x.width, true);
-  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, "quantize",
+  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, {x.buffer}, "quantize",
                   wide ? "a16g32" : "a8g32", std::to_string(x.width));
 }
 
 LinearPart Plan::part(int x, Weight weight, int offset) const {
-  const Buffer& b = buffer(x);
+  const Buffer& b = source(x);
   const Matrix& m = *weight.matrix;
   const bool quantized = info(m.format).quantized;
   if (quantized == (b.type == BufferType::f32)) {
@@ -222,7 +249,9 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
   auto step = std::make_unique<LinearStep>(domain, x, std::move(recorded), add, out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  return add_step(std::move(step), out, add.buffer >= 0 ? "linear+add" : "linear",
+  std::vector<int> in = {x};
+  if (add.buffer >= 0) in.push_back(add.buffer);
+  return add_step(std::move(step), out, std::move(in), add.buffer >= 0 ? "linear+add" : "linear",
                   std::move(format), std::move(shape));
 }
 
@@ -242,7 +271,7 @@ int Plan::swiglu(int x, Weight gate, Weight up) {
                                            threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  return add_step(std::move(step), out, "swiglu", std::move(format), std::move(shape));
+  return add_step(std::move(step), out, {x}, "swiglu", std::move(format), std::move(shape));
 }
 
 int Plan::rope(std::vector<float> frequencies, float factor) {
@@ -251,7 +280,7 @@ int Plan::rope(std::vector<float> frequencies, float factor) {
     if (!(std::fabs(f) <= kLargestFrequency)) fail("rope: expected finite frequencies");
   const int rotary = 2 * static_cast<int>(frequencies.size());
   const int out = new_buffer(BufferType::f32, Domain::tokens, rotary, true);
-  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, "rope",
+  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, {}, "rope",
                   "f32", std::to_string(rotary));
 }
 
@@ -280,7 +309,7 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
   if (config.rotary < 0 || config.rotary > config.head_dim || config.rotary % 2 != 0)
     fail("attention: expected an even number of rotated channels within the head");
   if (config.rotary > 0) {
-    const Buffer& angles = buffer(rope);
+    const Buffer& angles = source(rope);
     if (angles.logical != config.rotary || angles.type != BufferType::f32 ||
         angles.domain != Domain::tokens)
       fail("attention: the rope angles do not fit the rotated channels");
@@ -290,8 +319,10 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
   config.layer_offset = page_bytes_;
   page_bytes_ += kv_layer_bytes(config);
   const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
-  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, "attention",
-                  kv_type_ == KvType::f16 ? "f16" : "f32",
+  std::vector<int> in = {q.buffer, k.buffer, v.buffer};
+  if (config.rotary > 0) in.push_back(rope);
+  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, std::move(in),
+                  "attention", kv_type_ == KvType::f16 ? "f16" : "f32",
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
                       std::to_string(config.head_dim));
 }
@@ -302,7 +333,8 @@ int Plan::select(Slice x) {
     fail("select: rows are selected once, from all tokens");
   const int out = new_buffer(BufferType::f32, Domain::outputs, x.width, true);
   select_step_ = static_cast<int>(steps_.size());
-  return add_step(std::make_unique<SelectStep>(x, out), out, "select", "f32",
+  ++buffers_[x.buffer]->readers;  // for good: run_outputs() may ask for its other rows
+  return add_step(std::make_unique<SelectStep>(x, out), out, {x.buffer}, "select", "f32",
                   std::to_string(x.width));
 }
 
@@ -313,7 +345,7 @@ void Plan::finish(int logits) {
   if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < vocabulary_)
     fail("finish: expected logits of at least " + std::to_string(vocabulary_) + " columns");
   logits_ = logits;
-  counters_ = std::make_unique<Counter[]>(steps_.size() * kCountersPerStep);
+  replay_ = std::make_unique<Replay>(steps_, buffers_.size(), threads_);
   scratch_bytes_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_bytes_), 4096));
   scratch_ = Memory(scratch_bytes_ * threads_);
   pool_ = shared_pool(threads_);
@@ -352,44 +384,13 @@ void Plan::prepare(const RunRequest& request) {
 }
 
 std::vector<double> Plan::execute(int begin, int end, bool profile) {
-  struct Context {
-    Plan* plan;
-    Run run;
-    int begin, end;
-    bool profile;
-    std::vector<double> times;
-  };
-  for (int i = begin; i < end; ++i) {
-    steps_[i]->prepare(frame_);
-    for (int c = 0; c < kCountersPerStep; ++c)
-      counters_[i * kCountersPerStep + c].next.store(0, std::memory_order_relaxed);
-  }
-  Context context{this, {}, begin, end, profile, {}};
-  context.times.reserve(profile ? static_cast<size_t>(end - begin) : 0);
-  context.run = {
-      &kernels_,       &frame_,
-      &buffers_,       threads_,
-      counters_.get(), scratch_.data(),
-      scratch_bytes_,  [](const Run& run) { static_cast<ThreadPool*>(run.pool)->barrier().wait(); },
-      pool_.get()};
-  const auto task = [](void* opaque, int thread) {
-    auto& c = *static_cast<Context*>(opaque);
-    Barrier& barrier = c.plan->pool_->barrier();
-    using Clock = std::chrono::steady_clock;
-    Clock::time_point start = Clock::now();
-    for (int i = c.begin; i < c.end; ++i) {
-      Step& step = *c.plan->steps_[i];
-      step.run(c.run, thread, c.run.counters + static_cast<size_t>(i) * kCountersPerStep);
-      if (c.profile || (i + 1 < c.end && step.joins(c.plan->frame_))) barrier.wait();
-      if (c.profile && thread == 0) {
-        const Clock::time_point now = Clock::now();
-        c.times.push_back(std::chrono::duration<double, std::micro>(now - start).count());
-        start = now;
-      }
-    }
-  };
-  pool_->run(task, &context);
-  return std::move(context.times);
+  ran_ = 0;
+  for (int i = begin; i < end; ++i) steps_[i]->prepare(frame_);
+  const Run run{&kernels_, &frame_, &buffers_, threads_, scratch_.data(), scratch_bytes_};
+  std::vector<double> times(profile ? static_cast<size_t>(end) : 0);
+  replay_->run(*pool_, run, begin, end, profile ? times.data() : nullptr);
+  ran_ = end;
+  return times;
 }
 
 std::vector<std::unique_lock<std::mutex>> Plan::hold(const RunRequest& request) {
@@ -411,11 +412,7 @@ std::vector<double> Plan::run(const RunRequest& request) {
   const int end = request.stop < 0 ? static_cast<int>(steps_.size()) : request.stop;
   if (end > static_cast<int>(steps_.size()))
     fail("expected a step 0.." + std::to_string(steps_.size()) + ", got " + std::to_string(end));
-  if (static_cast<int>(request.outputs.size()) > max_outputs_)
-    fail("expected at most " + std::to_string(max_outputs_) + " output rows");
-  for (const int32_t row : request.outputs)
-    if (row < 0 || row >= static_cast<int32_t>(request.tokens.size()))
-      fail("expected output rows within the tokens, got " + std::to_string(row));
+  check_outputs(request.outputs, request.tokens.size());
   const auto held = hold(request);
   prepare(request);
   frame_.outputs = request.outputs;
@@ -426,22 +423,48 @@ std::vector<double> Plan::run(const RunRequest& request) {
   return times;
 }
 
-void Plan::run_outputs(const std::vector<int32_t>& outputs) {
-  if (frame_.tokens.empty()) fail("run() must come before run_outputs()");
-  if (outputs.empty() || static_cast<int>(outputs.size()) > max_outputs_)
-    fail("expected 1.." + std::to_string(max_outputs_) + " output rows");
+void Plan::check_outputs(const std::vector<int32_t>& outputs, size_t rows) const {
+  if (static_cast<int>(outputs.size()) > max_outputs_)
+    fail("expected at most " + std::to_string(max_outputs_) + " output rows, got " +
+         std::to_string(outputs.size()));
   for (const int32_t row : outputs)
-    if (row < 0 || row >= static_cast<int32_t>(frame_.tokens.size()))
-      fail("expected output rows within the last run's tokens, got " + std::to_string(row));
+    if (row < 0 || row >= static_cast<int32_t>(rows))
+      fail("expected output rows within the tokens, got " + std::to_string(row));
+}
+
+void Plan::run_outputs(const std::vector<int32_t>& outputs) {
+  if (ran_ == 0) fail("run() must come before run_outputs()");
+  if (ran_ < static_cast<int>(steps_.size()))
+    fail("run_outputs: the last run stopped before step " + std::to_string(ran_) +
+         "; repeat it to the end");
+  if (outputs.empty()) fail("expected 1.." + std::to_string(max_outputs_) + " output rows, got 0");
+  check_outputs(outputs, frame_.tokens.size());
   frame_.outputs = outputs;
   execute(select_step_, static_cast<int>(steps_.size()), false);
 }
 
-int Plan::buffer_rows(int id) const { return frame_.rows(buffer(id).domain); }
+int Plan::writer_of(int id) const {
+  buffer(id);
+  for (int step = ran_ - 1; step >= 0; --step)
+    if (steps_[step]->info.out == id) return step;
+  fail("buffer " + std::to_string(id) +
+       (ran_ == 0 ? ": nothing has run"
+                  : ": the last run stopped "
+                    "before the step that writes it") +
+       "; run to the end");
+}
+
+int Plan::buffer_rows(int id) const {
+  writer_of(id);
+  return frame_.rows(buffer(id).domain);
+}
 
 void Plan::read_buffer(int id, float* out) const {
   const Buffer& b = buffer(id);
-  const int rows = frame_.rows(b.domain);
+  const int rows = frame_.rows(b.domain), writer = writer_of(id);
+  if (steps_[writer]->replicates(frame_) && !replay_->holds(writer))
+    fail("buffer " + std::to_string(id) + " is not kept; stop the run behind step " +
+         std::to_string(writer) + " to read it");
   for (int row = 0; row < rows; ++row) {
     float* y = out + static_cast<size_t>(row) * b.logical;
     if (b.type == BufferType::f32) {

@@ -13,6 +13,7 @@
 #include "core/pool.h"
 #include "plan/attention_step.h"
 #include "plan/linear_steps.h"
+#include "plan/replay.h"
 #include "plan/step.h"
 
 namespace slmq {
@@ -45,19 +46,23 @@ class Plan {
   int rope(std::vector<float> frequencies, float factor);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
   int select(Slice x);
-  void release(int buffer);  // nothing that is recorded later reads it
-  void finish(int logits);   // the last buffer; recording ends
+  // Nothing that is recorded later reads it. It serves a later step once the replicas that are
+  // computed from it are released too: threads compute them late (replay.h).
+  void release(int buffer);
+  void finish(int logits);  // the last buffer; recording ends
 
   // --- running ---------------------------------------------------------------------------------
   std::shared_ptr<KvCache> make_cache() const;
   // Appends the tokens to their sequences. Returns the microseconds of each step if profiled.
   std::vector<double> run(const RunRequest& request);
-  // Repeats the steps behind select() for other rows of the last run.
+  // Repeats the steps behind select() for other rows of the last run, which must not have stopped
+  // early.
   void run_outputs(const std::vector<int32_t>& outputs);
 
   const std::vector<std::unique_ptr<Step>>& steps() const { return steps_; }
   const Buffer& buffer(int id) const;
-  // Rows of the last run in this buffer, as float32 (a8: dequantized), into out.
+  // Rows of the last run in this buffer, as float32 (a8: dequantized), into out. Both throw if the
+  // run stopped before any step wrote it, read_buffer() also if the value is not kept.
   int buffer_rows(int id) const;
   void read_buffer(int id, float* out) const;
   int logits_buffer() const { return logits_; }
@@ -70,16 +75,20 @@ class Plan {
 
  private:
   int new_buffer(BufferType type, Domain domain, int width, bool replicated);
-  int add_step(std::unique_ptr<Step> step, int out, std::string op, std::string format,
-               std::string shape);
+  int add_step(std::unique_ptr<Step> step, int out, std::vector<int> in, std::string op,
+               std::string format, std::string shape);
+  const Buffer& source(int id) const;  // that a step may read
+  void free_unless_needed(int id);
   Slice checked(Slice slice, const char* what) const;
   // For steps that work in whole groups: what fills the slice's last one must be zeros.
   Slice checked_groups(Slice slice, const char* what) const;
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset) const;
   void check_recording() const;
+  int writer_of(int id) const;  // the last step of the last run that wrote this buffer
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
+  void check_outputs(const std::vector<int32_t>& outputs, size_t rows) const;
   std::vector<double> execute(int begin, int end, bool profile);
 
   const Kernels& kernels_;
@@ -92,7 +101,8 @@ class Plan {
   size_t page_bytes_ = 0;
   int select_step_ = -1, logits_ = -1;
   Frame frame_;
-  std::unique_ptr<Counter[]> counters_;
+  int ran_ = 0;  // steps [0, ran_) hold values of the frame
+  std::unique_ptr<Replay> replay_;
   Memory scratch_;
   size_t scratch_bytes_ = 0;
   std::shared_ptr<ThreadPool> pool_;

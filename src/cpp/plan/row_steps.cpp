@@ -1,18 +1,20 @@
 #include "plan/row_steps.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/math64.h"
 
 namespace slmq {
 
-void RowStep::run(const Run& run, int thread, Counter* counters) {
-  const int n = run.frame->rows(domain_);
-  if (replicates(*run.frame)) return rows(run, thread, 0, n);
-  // Whole panel blocks, so that no two threads write one cache line of a panel.
-  const int chunk = kPanelRows;
-  for (int begin; (begin = chunk * counters[0].next.fetch_add(1, std::memory_order_relaxed)) < n;)
-    rows(run, thread, begin, begin + chunk < n ? begin + chunk : n);
+// Whole panel blocks, so that no two threads write one cache line of a panel.
+int RowStep::items(const Frame& frame, int) const {
+  return (frame.rows(domain_) + kPanelRows - 1) / kPanelRows;
+}
+
+void RowStep::item(const Run& run, int, int item, int thread) {
+  const int begin = item * kPanelRows;
+  rows(run, thread, begin, std::min(begin + kPanelRows, run.frame->rows(domain_)));
 }
 
 void EmbedStep::rows(const Run& run, int thread, int begin, int end) {

@@ -1,7 +1,6 @@
 // What a recorded step is, and what it sees while it runs.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,11 +15,6 @@ namespace slmq {
 struct Segment {
   KvSequence* sequence;
   int row, count, position;  // position of the first token
-};
-
-// Work is handed out by counters, one cache line pair each.
-struct alignas(128) Counter {
-  std::atomic<int> next{0};
 };
 
 // What varies from run to run.
@@ -41,17 +35,12 @@ struct Run {
   const Frame* frame;
   const std::vector<std::unique_ptr<Buffer>>* buffers;
   int threads;
-  Counter* counters;  // kCountersPerStep for each step
-  uint8_t* scratch;   // [threads][scratch_bytes]
+  uint8_t* scratch;  // [threads][scratch_bytes]
   size_t scratch_bytes;
-  void (*wait)(const Run&);  // all threads meet
-  void* pool;
 
   const Buffer& buffer(int id) const { return *(*buffers)[id]; }
   uint8_t* scratch_of(int thread) const { return scratch + thread * scratch_bytes; }
 };
-
-inline constexpr int kCountersPerStep = 2;
 
 // A handle of the recording: columns [offset, offset + width) of a buffer.
 struct Slice {
@@ -63,19 +52,29 @@ struct Slice {
 struct StepInfo {
   std::string scope, op, format, shape;
   int out = -1;             // buffer that the step writes
+  std::vector<int> in;      // buffers that it reads
   size_t weight_bytes = 0;  // read once a run
   double macs_per_row = 0;  // integer or float multiply-accumulates of the weights
 };
 
+// The work of a step comes in phases: all items of one are done, and visible, before the next phase
+// or step begins. Items of one phase run at once, in any order, on any threads, several of them on
+// one thread; which thread runs an item must not show in what it computes.
 class Step {
  public:
   virtual ~Step() = default;
   // Sizes what depends on the frame; called once before the threads start. May throw.
   virtual void prepare(const Frame&) {}
-  virtual void run(const Run& run, int thread, Counter* counters) = 0;
-  // Whether all threads must meet before the next step.
-  virtual bool joins(const Frame& frame) const = 0;
+  virtual int phases(const Frame&) const { return 1; }
+  virtual int items(const Frame& frame, int phase) const = 0;  // 0: nothing to do
+  virtual void item(const Run& run, int phase, int item, int thread) = 0;
   virtual size_t scratch_bytes() const { return 0; }
+
+  // Whether, in this run, threads compute the whole step into replicas of their own instead of
+  // sharing its items (replay.h says when they do).
+  virtual bool may_replicate() const { return false; }
+  virtual bool replicates(const Frame&) const { return false; }
+  virtual void replicate(const Run&, int /*thread*/) {}
 
   StepInfo info;
 };
@@ -84,17 +83,21 @@ class Step {
 class RowStep : public Step {
  public:
   RowStep(Domain domain, bool replicated) : domain_(domain), replicated_(replicated) {}
-  void run(const Run& run, int thread, Counter* counters) final;
-  bool joins(const Frame& frame) const final { return !replicates(frame); }
+  int items(const Frame& frame, int phase) const final;
+  void item(const Run& run, int phase, int item, int thread) final;
+  bool may_replicate() const final { return replicated_; }
+  bool replicates(const Frame& frame) const final {
+    return replicated_ && frame.rows(domain_) <= kReplicaRows;
+  }
+  void replicate(const Run& run, int thread) final {
+    rows(run, thread, 0, run.frame->rows(domain_));
+  }
 
  protected:
   virtual void rows(const Run& run, int thread, int begin, int end) = 0;
   const Domain domain_;
 
  private:
-  bool replicates(const Frame& frame) const {
-    return replicated_ && frame.rows(domain_) <= kReplicaRows;
-  }
   const bool replicated_;
 };
 

@@ -1,0 +1,110 @@
+#include "plan/replay.h"
+
+#include <algorithm>
+
+namespace slmq {
+namespace {
+
+constexpr size_t kStampsPerLinePair = kLineBytes / sizeof(uint64_t);
+
+double microseconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration<double, std::micro>(duration).count();
+}
+
+}  // namespace
+
+Replay::Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int threads)
+    : steps_(steps),
+      needs_(steps.size()),
+      stamps_stride_((buffers / kStampsPerLinePair + 2) * kStampsPerLinePair),
+      stamps_(stamps_stride_ * static_cast<size_t>(threads)) {
+  std::vector<int> writer(buffers, -1);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    std::vector<int>& needs = needs_[i];
+    for (const int buffer : steps_[i]->info.in) {
+      const int source = writer[buffer];
+      if (!steps_[source]->may_replicate()) continue;
+      needs.insert(needs.end(), needs_[source].begin(), needs_[source].end());
+      needs.push_back(source);
+    }
+    std::sort(needs.begin(), needs.end());
+    needs.erase(std::unique(needs.begin(), needs.end()), needs.end());
+    writer[steps_[i]->info.out] = static_cast<int>(i);
+  }
+}
+
+void Replay::run(ThreadPool& pool, const Run& run, int begin, int end, double* times) {
+  run_ = &run;
+  ++run_number_;
+  times_ = times;
+  begin_ = begin;
+  end_ = end;
+  step_ = begin - 1;
+  phase_ = phases_ = 0;
+  pool.run(*this);
+}
+
+uint64_t& Replay::stamp_of(int thread, int step) {
+  return stamps_[static_cast<size_t>(thread) * stamps_stride_ + steps_[step]->info.out];
+}
+
+bool Replay::holds(int step) const { return stamps_[steps_[step]->info.out] == stamp(step); }
+
+// Brings a thread's replica up to date.
+void Replay::replicate(int thread, int step, bool measure) {
+  uint64_t& held = stamp_of(thread, step);
+  if (held == stamp(step) || !steps_[step]->replicates(*run_->frame)) return;
+  const Clock::time_point start = measure ? Clock::now() : Clock::time_point();
+  steps_[step]->replicate(*run_, thread);
+  held = stamp(step);
+  if (!measure) return;
+  const double took = microseconds(Clock::now() - start);
+  times_[step] += took;
+  replicating_us_ += took;
+}
+
+void Replay::item(int, int item, int thread) {
+  // One thread takes the first item: its measurements meet nobody else's.
+  for (const int source : needs_[step_]) replicate(thread, source, times_ != nullptr && item == 0);
+  steps_[step_]->item(*run_, phase_, item, thread);
+}
+
+int Replay::begin(int) {
+  if (times_ != nullptr) {
+    const Clock::time_point now = Clock::now();
+    if (step_ >= begin_) times_[step_] += microseconds(now - phase_began_) - replicating_us_;
+    replicating_us_ = 0;
+    phase_began_ = now;
+  }
+  const int items = next_phase();
+  if (items == kOver) finish();
+  return items;
+}
+
+// The next phase that has items.
+int Replay::next_phase() {
+  const Frame& frame = *run_->frame;
+  for (;;) {
+    while (++phase_ >= phases_) {
+      do {
+        if (++step_ >= end_) return kOver;
+      } while (steps_[step_]->replicates(frame));
+      phases_ = steps_[step_]->phases(frame);
+      phase_ = -1;
+    }
+    const int items = steps_[step_]->items(frame, phase_);
+    if (items > 0) return items;
+  }
+}
+
+// Row steps that no later step of the run needs: they are what a run that stops early is asked for.
+void Replay::finish() {
+  int first = end_;
+  while (first > begin_ && steps_[first - 1]->replicates(*run_->frame)) --first;
+  for (int step = first; step < end_; ++step) {
+    for (const int source : needs_[step]) replicate(0, source, times_ != nullptr);
+    replicate(0, step, times_ != nullptr);
+  }
+}
+
+}  // namespace slmq

@@ -1,0 +1,63 @@
+// Replays the steps of a plan on a pool's threads.
+//
+// Steps with items are handed on by the relay (core/relay.h): nobody waits for a thread without work.
+// Row steps that replicate have no phase of their own. A thread computes them into its own replicas
+// just before its first item of a step that reads them, and only what is not there yet: a thread
+// that takes no item of a step never computes what that step needs. Why a late thread still reads
+// what it should:
+//   1. While a thread holds an item of step S, S cannot end, so no step behind S has begun: nothing
+//      recorded behind S has written anything yet.
+//   2. Let row step R write a replica that S reads, R before S. Steps write only buffers that were
+//      free when they were recorded, and a plan does not free what R reads before R's own result is
+//      released (Plan::release), which is after S was recorded. So no step behind R, up to and with
+//      S itself, writes what R reads, and R gives the same result whenever it runs until S ends.
+//   3. The same holds for a replica that R reads, as it is R's source. Whether a replica is current
+//      is known by the step and the run that wrote it, so one that was reused is computed again.
+#pragma once
+
+#include <chrono>
+#include <vector>
+
+#include "core/pool.h"
+#include "plan/step.h"
+
+namespace slmq {
+
+class Replay final : private Steps {
+ public:
+  // Of a finished recording; both lists outlive it.
+  Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int threads);
+
+  // Runs steps [begin, end). `times`: null, or microseconds of every step, to be added to. What a
+  // row step takes that replicates is measured on one of its threads and counts as its own.
+  void run(ThreadPool& pool, const Run& run, int begin, int end, double* times);
+
+  // Whether thread 0's replica holds what this step wrote in the last run.
+  bool holds(int step) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  int begin(int) override;
+  void item(int, int item, int thread) override;
+  int next_phase();
+  void finish();
+  void replicate(int thread, int step, bool measure);
+  uint64_t stamp(int step) const { return run_number_ * steps_.size() + step; }
+  uint64_t& stamp_of(int thread, int step);
+
+  const std::vector<std::unique_ptr<Step>>& steps_;
+  std::vector<std::vector<int>> needs_;  // of each step: row steps that may replicate, in order
+  size_t stamps_stride_;
+  std::vector<uint64_t> stamps_;  // [threads][buffers]: by which step of which run, of a replica
+
+  // Of the run:
+  const Run* run_ = nullptr;
+  uint64_t run_number_ = 0;
+  int step_ = 0, phase_ = 0, phases_ = 0, begin_ = 0, end_ = 0;
+  double* times_ = nullptr;
+  double replicating_us_ = 0;  // within the current phase
+  Clock::time_point phase_began_;
+};
+
+}  // namespace slmq
