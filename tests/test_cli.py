@@ -278,7 +278,25 @@ def test_show_knows_the_catalogue() -> None:
     found = json.loads(invoke("show", "smollm2-135m-instruct", "--json").stdout)
     assert found["licence"] == "Apache-2.0"
     assert found["path"] is None
-    assert "not pulled yet" in invoke("show", "smollm2-135m-instruct").stdout
+    people = invoke("show", "smollm2-135m-instruct").stdout
+    assert "not pulled yet" in people
+    assert "temperature 0.2, top_p 0.9" in people
+    assert "repository" not in people
+    people = invoke("show", "qwen2.5-0.5b-instruct").stdout
+    assert "Qwen/Qwen2.5-0.5B-Instruct" in people
+    assert "32,768 tokens" in people
+    assert "repetition_penalty 1.1" in people
+
+
+def test_list_shows_the_catalogue() -> None:
+    found = json.loads(invoke("list", "--catalogue", "--json").stdout)
+    known = {model["name"]: model for model in found}
+    assert known["phi-4"]["licence"] == "MIT"
+    assert known["gemma-2-2b-it"]["repository"] == "google/gemma-2-2b-it"
+    assert known["smollm2-135m-instruct"]["supported"]
+    table = invoke("list", "--catalogue").stdout
+    assert all(name in table for name in known)
+    assert "494 M" in table
 
 
 def test_list_and_rm_of_a_pulled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from hub_server import Server, make_wheel
 
 from slmq import hub
-from slmq.hub.catalogue import CatalogueEntry, parse_catalogue
+from slmq.hub.catalogue import FileEntry, parse_catalogue
 from slmq.hub.download import Retry
 from slmq.hub.store import Store
 
@@ -59,12 +59,14 @@ class Notes:
 
 def make_store(tmp_path: Path, **changes: object) -> Store:
     entry = parse_catalogue(CATALOGUE)[NAME]
-    entry = CatalogueEntry(**{**vars(entry), **changes})  # type: ignore[arg-type]
+    entry = FileEntry(**{**vars(entry), **changes})  # type: ignore[arg-type]
     return Store(tmp_path / "cache", {NAME: entry}, QUICK)
 
 
 def only_the_wheel(tmp_path: Path, **changes: object) -> Store:
-    source = parse_catalogue(CATALOGUE)[NAME].sources[1]
+    entry = parse_catalogue(CATALOGUE)[NAME]
+    assert isinstance(entry, FileEntry)
+    source = entry.sources[1]
     return make_store(tmp_path, sources=(source,), **changes)
 
 

@@ -29,6 +29,7 @@ FOLDER = {
     "pytorch_model.bin": b"x" * 100,
     "onnx/model.onnx": b"x",
 }
+WEIGHTS = ("tokenizer.json", "model.safetensors")
 GGUFS = {"a-Q4_0.gguf": BODY, "a-Q8_0.gguf": BODY[::-1], "README.md": b""}
 
 CHILD = """
@@ -129,6 +130,16 @@ def test_hub_ids(text: str, model: HubModel | None) -> None:
         (["a-Q4_0.gguf", "a-Q8_0.gguf"], "q8_0", ["a-Q8_0.gguf"]),
         (["a-Q4_0.gguf", "a-Q8_0.gguf"], "*Q4_0.gguf", ["a-Q4_0.gguf"]),
         (["only.gguf", "config.json"], None, ["only.gguf"]),
+        (
+            ["config.json", "merges.txt", "model.safetensors", "spiece.model", "vocab.json"],
+            None,
+            ["config.json", "merges.txt", "spiece.model", "vocab.json", "model.safetensors"],
+        ),
+        (
+            ["config.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.json"],
+            None,
+            ["config.json", "tokenizer.json", "model.safetensors"],
+        ),
         (["config.json", "model.safetensors", "x.gguf"], "x", ["x.gguf"]),
     ],
 )
@@ -215,6 +226,81 @@ def test_pull_brings_the_newest_and_resolve_does_not_ask(repository: Server) -> 
     assert then[0] == pulled[0] != first[0]
 
 
+def test_a_catalogue_name_is_its_repository(server: Server, tmp_path: Path) -> None:
+    server.add_repository("Qwen/Qwen2.5-0.5B-Instruct", FOLDER, COMMIT)
+    absent, pulled, by_name, by_id, listed, freed, gone = run(
+        resolve("qwen2.5-0.5b-instruct", local_files_only=True),
+        pull("qwen2.5-0.5b-instruct"),
+        resolve("qwen2.5-0.5b-instruct", revision=COMMIT),
+        resolve("Qwen/Qwen2.5-0.5B-Instruct"),
+        ("list_models", {}),
+        ("remove", {"name": "qwen2.5-0.5b-instruct"}),
+        ("list_models", {}),
+    )
+    assert "slmq pull qwen2.5-0.5b-instruct" in absent[0][1]  # type: ignore[index]
+    assert (Path(str(by_name[0])).parent / COMMIT).name == COMMIT
+    assert pulled[0] == by_name[0] == by_id[0] == listed[0][0]  # type: ignore[index]
+    assert by_name[1] == by_id[1] == []
+    # The two tokenizer files are alike, and lie in the cache once.
+    assert freed[0] == sum(map(len, {FOLDER[name] for name in ("config.json", *WEIGHTS)}))
+    assert gone[0] == []
+
+
+def test_the_catalogue_describes_what_is_resolved_by_either_name(server: Server) -> None:
+    server.add_repository("Qwen/Qwen2.5-0.5B-Instruct", FOLDER, COMMIT)
+    child = (
+        "from slmq import hub\n"
+        "for name in ('qwen2.5-0.5b-instruct', 'Qwen/Qwen2.5-0.5B-Instruct'):\n"
+        "    found = hub.resolve(name)\n"
+        "    print(found.name, found.entry.licence, found.entry.sampling['top_k'])\n"
+        "(cached,) = hub.list_models()\n"
+        "print(cached.name, cached.licence, cached.source)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", child], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert said.stdout.splitlines() == [
+        "qwen2.5-0.5b-instruct Apache-2.0 20",
+        "Qwen/Qwen2.5-0.5B-Instruct Apache-2.0 20",
+        "qwen2.5-0.5b-instruct Apache-2.0 hub",
+    ]
+
+
+def test_one_gguf_of_a_catalogue_repository(server: Server) -> None:
+    files = {"orca-2-7b.Q4_K_M.gguf": BODY, "orca-2-7b.Q8_0.gguf": BODY[::-1]}
+    server.add_repository("TheBloke/Orca-2-7B-GGUF", files, COMMIT)
+    pulled, again = run(pull("orca-2-7b"), resolve("orca-2-7b", local_files_only=True))
+    assert Path(str(pulled[0])).name == "orca-2-7b.Q4_K_M.gguf"
+    assert pulled[0] == again[0]
+
+
+def test_a_file_whose_etag_is_the_same_is_not_fetched_again(repository: Server) -> None:
+    (first,) = run(pull("org/name"))
+    newer = {**FOLDER, "config.json": b'{"model_type": "qwen2"}'}
+    newest = COMMIT[::-1]
+    repository.add_repository("org/name", newer, newest)
+    (second,) = run(pull("org/name"))
+    assert Path(str(second[0])).name == newest
+    assert first[0] != second[0]
+    assert (Path(str(second[0])) / "model.safetensors").read_bytes() == BODY
+    fetched = [r.path for r in repository.requests if r.method == "GET"]
+    weights = "/org/name/resolve/main/model.safetensors"
+    assert fetched.count(weights) == 1
+    assert fetched.count("/org/name/resolve/main/config.json") == 2
+
+
+def test_weights_that_changed_while_they_came_are_not_joined(repository: Server) -> None:
+    """A part of the old file never gets the rest of the new one."""
+    path = "/org/name/resolve/main/model.safetensors"
+    repository.pages[path].cuts = [200_000] * 20  # however often the library asks again
+    (broken,) = run(resolve("org/name"))
+    newer = {**FOLDER, "model.safetensors": BODY[::-1]}
+    repository.add_repository("org/name", newer, COMMIT[::-1])
+    (whole,) = run(resolve("org/name"))
+    assert broken[0][0] == "DownloadError"  # type: ignore[index]
+    assert (Path(str(whole[0])) / "model.safetensors").read_bytes() == BODY[::-1]
+
+
 # ---- bad days -----------------------------------------------------------------------------------
 
 
@@ -249,6 +335,35 @@ def test_what_the_hub_refuses(repository: Server, monkeypatch: pytest.MonkeyPatc
     ((kind, text),) = (said for said, _ in run(resolve("org/name")))  # type: ignore[misc]
     assert kind == "DownloadError"
     assert "HF_HUB_OFFLINE forbids" in text
+
+
+def test_a_gated_repository_lists_its_files_and_keeps_them(
+    repository: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real hub does: everybody may see the listing, the files need a token."""
+    repository.add_repository("google/gemma-2b-it", FOLDER, COMMIT)
+    locked = Page(
+        status=401, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access restricted"}
+    )
+    files = {
+        path: page
+        for path, page in repository.pages.items()
+        if path.startswith("/google/gemma-2b-it/resolve/")
+    }
+    repository.pages |= dict.fromkeys(files, locked)
+    ((said, _), listed) = run(resolve("gemma-2b-it"), ("list_models", {}))
+    assert said[0] == "DownloadError"  # type: ignore[index]
+    assert (
+        f"google/gemma-2b-it is gated: accept its conditions at "
+        f"{repository.url}/google/gemma-2b-it, then set HF_TOKEN" in said[1]  # type: ignore[index]
+    )
+    assert listed[0] == []
+    monkeypatch.setenv("HF_TOKEN", "hf_accepted")
+    repository.pages |= files
+    for page in files.values():
+        page.authorization = "Bearer hf_accepted"
+    ((path, _),) = run(resolve("gemma-2b-it"))
+    assert (Path(str(path)) / "model.safetensors").read_bytes() == BODY
 
 
 def test_the_token_reaches_the_hub(repository: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,39 @@ from hub_server import Page, Server
 
 from slmq import hub
 from slmq.errors import ModelNotFoundError
-from slmq.hub.catalogue import nearest, parse_catalogue
+from slmq.hub.catalogue import FileEntry, RepositoryEntry, nearest, parse_catalogue
+from slmq.hub.huggingface import parse_hub_id
 from slmq.hub.store import Store
+from slmq.sampling import SamplingParams
+
+
+NAMED = """
+distilgpt2 gemma-2-2b-it gemma-2b-it gemma-3-1b-it gemma-3-270m-it gemma-3-4b-it gemma-7b-it
+mistral-7b-instruct-v0.3 orca-2-7b phi-3-mini-4k-instruct phi-3.5-mini-instruct phi-4
+phi-4-mini-instruct qwen2.5-0.5b-instruct qwen2.5-1.5b-instruct qwen2.5-3b-instruct qwen3-0.6b
+qwen3-1.7b qwen3-4b rakutenai-2.0-mini-instruct smollm2-1.7b-instruct smollm2-135m-instruct
+smollm2-360m-instruct stablelm-2-1.6b-chat stablelm-2-zephyr-1.6b tinyllama-1.1b-chat
+tinyswallow-1.5b-instruct
+""".split()  # noqa: SIM905 - easier to read and to add to
+
+
+def test_shipped_catalogue_names_what_people_ask_for() -> None:
+    entries = hub.catalogue()
+    assert sorted(entries) == NAMED
+    repositories = [e.repository for e in entries.values() if isinstance(e, RepositoryEntry)]
+    assert len(set(repositories)) == len(repositories) == len(entries) - 1
+    for entry in entries.values():
+        SamplingParams.from_kwargs(entry.sampling)
+        assert 512 <= entry.context <= 131072
+        if isinstance(entry, RepositoryEntry):
+            model = parse_hub_id(entry.repository)
+            assert model is not None
+            assert str(model) == entry.repository
 
 
 def test_shipped_catalogue_pins_the_default_model() -> None:
     entry = hub.catalogue()["smollm2-135m-instruct"]
+    assert isinstance(entry, FileEntry)
     assert entry.sha256.startswith("b179c952")
     assert (entry.licence, entry.context, entry.bytes) == ("Apache-2.0", 8192, 98_362_432)
     assert {type(source).__name__ for source in entry.sources} == {"HubFile", "WheelMember"}
@@ -36,11 +63,19 @@ def test_shipped_catalogue_pins_the_default_model() -> None:
         ('file = "tiny.gguf"\nbytes', 'file = "../tiny.gguf"\nbytes', "bare name"),
         ('sha256 = "', 'sha256 = "x', "sha256 of 64 digits"),
         ('version = "1.2"', "", "a source has"),
+        ('sha256 = "', 'repository = "org/tiny"\nsha256 = "', "unexpected keyword argument"),
     ],
 )
 def test_catalogue_refuses(old: str, new: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_catalogue(CATALOGUE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("repository", ["tiny", "org/tiny/x", "org/", "org/a:b/c", "../tiny"])
+def test_catalogue_refuses_what_is_no_repository(repository: str) -> None:
+    fields = 'title = "T"\nlicence = "MIT"\narchitecture = "llama"\ncontext = 8\nformat = "x"\n'
+    with pytest.raises(ValueError, match="repository is org/name"):
+        parse_catalogue(f'[t]\n{fields}repository = "{repository}"')
 
 
 def test_nearest_names() -> None:

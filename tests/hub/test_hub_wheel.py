@@ -119,7 +119,7 @@ HTML_PAGE = (
 )
 def test_both_forms_of_the_index(server: Server, kind: str, text: str) -> None:
     server.pages["/simple/tiny-wheel/"] = Page(text.encode(), kind)
-    wheel = parse_catalogue(CATALOGUE)[NAME].sources[1]
+    wheel = parse_catalogue(CATALOGUE)[NAME].sources[1]  # type: ignore[attr-defined]
     found = find_in_index(Remote(f"{server.url}/simple"), wheel, 5.0)  # type: ignore[arg-type]
     assert found.url == f"{server.url}/x/{WHEEL_NAME}"
 

@@ -38,10 +38,18 @@ def pull(
         write(f"{found.path}\n")
 
 
-def list_models(as_json: o.Json = False) -> None:
+def list_models(
+    of_catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="All that slmq knows by name, pulled or not.")
+    ] = False,
+    as_json: o.Json = False,
+) -> None:
     """List the models that were pulled."""
     from slmq import hub
 
+    if of_catalogue:
+        _list_catalogue(as_json)
+        return
     models = hub.list_models()
     if as_json:
         print_json([{**asdict(m), "path": str(m.path)} for m in models])
@@ -52,6 +60,26 @@ def list_models(as_json: o.Json = False) -> None:
     missing = sorted(hub.catalogue().keys() - {m.name for m in models})
     if missing:
         note(f"to pull from the catalogue: {', '.join(missing)}")
+
+
+def _list_catalogue(as_json: bool) -> None:
+    from slmq import hub
+
+    facts = [from_catalogue(entry) for _, entry in sorted(hub.catalogue().items())]
+    if as_json:
+        print_json(facts)
+        return
+    rows = [
+        (
+            fact["name"],
+            f"{fact['parameters'] / 1e6:,.0f} M" if fact["parameters"] else "-",
+            f"{fact['context']:,}",
+            fact["architecture"] + ("" if fact["supported"] else " (not supported yet)"),
+            fact["licence"],
+        )
+        for fact in facts
+    ]
+    print_table(("name", "weights>", "context>", "architecture", "licence"), rows)
 
 
 def show(
@@ -76,10 +104,13 @@ def show(
         facts = {"name": found.name, **facts, "path": str(found.path)}
         if found.entry is not None:
             facts["licence"] = found.entry.licence
+            facts["sampling"] = dict(found.entry.sampling)
     if as_json:
         print_json(facts)
         return
     for name, value in facts.items():
+        if name in ("repository", "sampling") and not value:
+            continue
         write(f"{name.replace('_', ' '):14}{shown(name, value)}\n")
 
 
@@ -135,17 +166,21 @@ def licence_of(meta: Mapping[str, Any]) -> str | None:
 
 def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
     """What the catalogue says of a model that was not pulled."""
+    from slmq.hub import FileEntry, RepositoryEntry
     from slmq.models import FAMILIES
 
     return {
         "name": entry.name,
+        "title": entry.title,
         "architecture": entry.architecture,
         "supported": entry.architecture in FAMILIES,
         "parameters": entry.parameters,
         "format": entry.format,
-        "bytes": entry.bytes,
+        "bytes": entry.bytes if isinstance(entry, FileEntry) else None,
         "context": entry.context,
         "licence": entry.licence,
+        "repository": entry.repository if isinstance(entry, RepositoryEntry) else None,
+        "sampling": dict(entry.sampling),
         "path": None,
     }
 
@@ -164,6 +199,8 @@ def shown(name: str, value: Any) -> str:
         return "not pulled yet" if name == "path" else "not stated"
     if isinstance(value, bool):
         return "yes" if value else "no: slmq cannot run it"
+    if name == "sampling":
+        return ", ".join(f"{key} {number:g}" for key, number in value.items())
     if name == "parameters":
         return f"{value:,} ({value / 1e6:,.0f} million)"
     if name == "bytes":

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 
 from slmq.hub.cache import cache_dir
-from slmq.hub.catalogue import CatalogueEntry, catalogue
+from slmq.hub.catalogue import CatalogueEntry, FileEntry, RepositoryEntry, catalogue
 from slmq.hub.progress import LogProgress, Progress
 from slmq.hub.store import CachedModel, ResolvedModel, Store
 
 __all__ = [
     "CachedModel",
     "CatalogueEntry",
+    "FileEntry",
     "LogProgress",
     "Progress",
+    "RepositoryEntry",
     "ResolvedModel",
     "cache_dir",
     "catalogue",
@@ -56,7 +58,7 @@ def resolve(
     DownloadError
         When it cannot be fetched, a checksum is wrong, or the disk is full or refuses.
     ValueError
-        When `revision` is given for a catalogue name.
+        When `revision` is given for a catalogue name whose file is pinned.
     """
     return Store().resolve(
         model, revision=revision, local_files_only=local_files_only, progress=progress

@@ -1,4 +1,8 @@
-"""The catalogue: names of models, what they are and where their one file can be had."""
+"""The catalogue: names of models, what they are and where they can be had.
+
+An entry is one file that is pinned by its checksum, whatever the source, or a repository of a
+model hub, whose own checksums are held against what arrives.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ else:
 
 __all__ = [
     "CatalogueEntry",
+    "FileEntry",
     "HubFile",
+    "RepositoryEntry",
     "WheelMember",
     "catalogue",
     "is_model_name",
@@ -27,6 +33,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^:/]+)?")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class WheelMember:
     member: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
     """A model that slmq knows by name.
 
@@ -55,20 +62,14 @@ class CatalogueEntry:
     ----------
     name : str
         What a user types.
-    title, licence, architecture, format : str
-        For people; `licence` is an SPDX identifier.
-    parameters : int
-        Number of weights, tied ones counted once.
+    title, architecture, format : str
+        For people; `architecture` is the Hugging Face model type.
+    licence : str
+        An SPDX expression; ``LicenseRef-...`` for licences of the publisher's own.
+    parameters : int or None
+        Number of weights, tied ones counted once; None where it is not known exactly.
     context : int
         Most positions the model was trained for.
-    file : str
-        File name in the cache.
-    bytes : int
-        Size of that file.
-    sha256 : str
-        Its checksum in hexadecimal, the same from every source.
-    sources : tuple of HubFile or WheelMember
-        Where it can be had.
     sampling : mapping of str to float
         Suggested arguments of ``generate``.
     """
@@ -77,14 +78,45 @@ class CatalogueEntry:
     title: str
     licence: str
     architecture: str
-    parameters: int
+    parameters: int | None = None
     context: int
     format: str
+    sampling: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry(CatalogueEntry):
+    """A model in one file, the same from every source.
+
+    Attributes
+    ----------
+    file : str
+        File name in the cache.
+    bytes : int
+        Size of that file.
+    sha256 : str
+        Its checksum in hexadecimal.
+    sources : tuple of HubFile or WheelMember
+        Where it can be had.
+    """
+
     file: str
     bytes: int
     sha256: str
     sources: tuple[HubFile | WheelMember, ...]
-    sampling: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryEntry(CatalogueEntry):
+    """A model that its publisher keeps on a model hub.
+
+    Attributes
+    ----------
+    repository : str
+        ``org/name``, or ``org/name:pattern`` for the GGUF file that the pattern matches.
+    """
+
+    repository: str
 
 
 def is_model_name(name: str) -> bool:
@@ -100,23 +132,39 @@ def parse_catalogue(text: str) -> dict[str, CatalogueEntry]:
     ValueError
         When the text is no TOML, a field is missing or unknown, or a name is not one.
     """
-    entries = {}
+    entries: dict[str, CatalogueEntry] = {}
     for name, table in tomllib.loads(text).items():
         if not is_model_name(name):
             raise ValueError(f"catalogue: {name!r} is no model name: expected {_NAME.pattern}")
-        fields = dict(table)
-        sources = tuple(_source(name, source) for source in fields.pop("sources", ()))
-        sampling = fields.pop("sampling", {})
+        fields = {"sampling": {}, **table}
         try:
-            entry = CatalogueEntry(name=name, sources=sources, sampling=sampling, **fields)
+            if "repository" in fields:
+                entries[name] = _repository_entry(name, fields)
+            else:
+                entries[name] = _file_entry(name, fields)
         except TypeError as error:
             raise ValueError(f"catalogue: {name}: {error}") from None
-        if not sources or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
-            raise ValueError(f"catalogue: {name}: expected sources and a sha256 of 64 digits")
-        if entry.file != entry.file.replace("\\", "/").rpartition("/")[2]:
-            raise ValueError(f"catalogue: {name}: file is a bare name, got {entry.file!r}")
-        entries[name] = entry
     return entries
+
+
+def _repository_entry(name: str, fields: dict[str, Any]) -> RepositoryEntry:
+    entry = RepositoryEntry(name=name, **fields)
+    if _REPOSITORY.fullmatch(entry.repository) is None:
+        raise ValueError(
+            f"catalogue: {name}: repository is org/name or org/name:pattern, got "
+            f"{entry.repository!r}"
+        )
+    return entry
+
+
+def _file_entry(name: str, fields: dict[str, Any]) -> FileEntry:
+    sources = tuple(_source(name, source) for source in fields.pop("sources", ()))
+    entry = FileEntry(name=name, sources=sources, **fields)
+    if not sources or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
+        raise ValueError(f"catalogue: {name}: expected sources and a sha256 of 64 digits")
+    if entry.file != entry.file.replace("\\", "/").rpartition("/")[2]:
+        raise ValueError(f"catalogue: {name}: file is a bare name, got {entry.file!r}")
+    return entry
 
 
 def _source(name: str, table: Mapping[str, Any]) -> HubFile | WheelMember:

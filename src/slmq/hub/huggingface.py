@@ -33,6 +33,8 @@ _COMPANIONS = (
     "tokenizer*",
     "chat_template*",
 )
+# What older repositories have instead of tokenizer.json.
+_OLD_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "added_tokens.json")
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 _DISK_ERRORS = (
@@ -85,14 +87,15 @@ def select_files(names: Sequence[str], model: HubModel) -> list[str]:
         if not weights and _INDEX in top:
             weights = [_INDEX, *(name for name in top if fnmatchcase(name, _SHARDS))]
         if weights:
+            wanted = _COMPANIONS if "tokenizer.json" in top else (*_COMPANIONS, *_OLD_TOKENIZERS)
             companions = [
-                name for name in top if any(fnmatchcase(name, pattern) for pattern in _COMPANIONS)
+                name for name in top if any(fnmatchcase(name, pattern) for pattern in wanted)
             ]
             return [*companions, *weights]
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
-    wanted = (model.pattern or "*").lower()
-    wanted = wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
-    found = [name for name in ggufs if fnmatchcase(name.lower(), wanted)]
+    pattern = (model.pattern or "*").lower()
+    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    found = [name for name in ggufs if fnmatchcase(name.lower(), pattern)]
     if len(found) == 1:
         return found
     if not ggufs:

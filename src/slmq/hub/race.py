@@ -16,7 +16,7 @@ from pathlib import Path
 
 from slmq.errors import DownloadError
 from slmq.hub.cache import make_folder
-from slmq.hub.catalogue import CatalogueEntry
+from slmq.hub.catalogue import FileEntry
 from slmq.hub.download import Retry
 from slmq.hub.progress import Progress
 from slmq.hub.sources import Job, Source, hub_is_offline, sources_of
@@ -109,9 +109,7 @@ class Race:
             yield Answer(source, SourceError(silent))
 
 
-def fetch_entry(
-    entry: CatalogueEntry, folder: Path, progress: Progress, retry: Retry | None
-) -> None:
+def fetch_entry(entry: FileEntry, folder: Path, progress: Progress, retry: Retry | None) -> None:
     """Bring the file of a catalogue entry into `folder`. The caller holds the lock of the model.
 
     Raises

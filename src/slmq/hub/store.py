@@ -14,7 +14,14 @@ from urllib.parse import quote
 from slmq.errors import ModelNotFoundError
 from slmq.hub import huggingface
 from slmq.hub.cache import CacheError, cache_dir, cache_error, locked, make_folder, tree_bytes
-from slmq.hub.catalogue import CatalogueEntry, catalogue, is_model_name, nearest
+from slmq.hub.catalogue import (
+    CatalogueEntry,
+    FileEntry,
+    RepositoryEntry,
+    catalogue,
+    is_model_name,
+    nearest,
+)
 from slmq.hub.huggingface import HubModel, parse_hub_id
 from slmq.hub.progress import LogProgress, Progress
 
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from slmq.hub.download import Retry
 
 __all__ = ["CachedModel", "ResolvedModel", "Store"]
+
+MANY = 8  # names that fit into an error
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,10 @@ class CachedModel:
     source: str
     revision: str | None = None
     licence: str | None = None
+
+
+def _hub_id(entry: CatalogueEntry | None) -> str | None:
+    return entry.repository if isinstance(entry, RepositoryEntry) else None
 
 
 def _existing(text: str) -> Path | None:
@@ -119,38 +132,47 @@ class Store:
             return ResolvedModel(path, path.stem if path.is_file() else path.absolute().name, None)
         progress = progress or LogProgress()
         entry = self.entries.get(text)
-        if entry is not None:
+        if isinstance(entry, FileEntry):
             if revision is not None:
                 raise ValueError(
                     f"revision applies to hub ids; the catalogue pins that of {text}, got "
                     f"{revision!r}"
                 )
             return self._resolve_entry(entry, local_files_only, progress)
-        hub = parse_hub_id(text, revision)
+        hub = parse_hub_id(_hub_id(entry) or text, revision)
         if hub is None:
             raise self._unknown(text)
-        return self._resolve_hub(hub, local_files_only, refresh, progress)
+        return self._resolve_hub(hub, text, local_files_only, refresh, progress)
 
     def _unknown(self, text: str) -> ModelNotFoundError:
         close = nearest(text, self.entries)
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        known = ", ".join(sorted(self.entries))
+        if len(self.entries) > MANY:
+            known = f"{len(self.entries)} names that `slmq list --catalogue` shows"
         return ModelNotFoundError(
-            f"no model {text!r}: there is no such file or folder, the catalogue has only "
-            f"{', '.join(sorted(self.entries))}, and it is no hub id (org/name or "
-            f"org/name:gguf-pattern){meant}"
+            f"no model {text!r}: there is no such file or folder, the catalogue has only {known}, "
+            f"and it is no hub id (org/name or org/name:gguf-pattern){meant}"
         )
 
-    def _file(self, entry: CatalogueEntry) -> Path:
+    def _entry_of(self, hub: HubModel) -> RepositoryEntry | None:
+        """Return what the catalogue knows about a repository."""
+        for entry in self.entries.values():
+            if isinstance(entry, RepositoryEntry) and entry.repository == str(hub):
+                return entry
+        return None
+
+    def _file(self, entry: FileEntry) -> Path:
         return self.root / "models" / entry.name / entry.file
 
-    def _is_whole(self, entry: CatalogueEntry) -> bool:
+    def _is_whole(self, entry: FileEntry) -> bool:
         try:
             return self._file(entry).stat().st_size == entry.bytes
         except OSError:
             return False
 
     def _resolve_entry(
-        self, entry: CatalogueEntry, local_files_only: bool, progress: Progress
+        self, entry: FileEntry, local_files_only: bool, progress: Progress
     ) -> ResolvedModel:
         found = ResolvedModel(self._file(entry), entry.name, entry)
         if self._is_whole(entry):
@@ -170,20 +192,21 @@ class Store:
         return found
 
     def _resolve_hub(
-        self, hub: HubModel, local_files_only: bool, refresh: bool, progress: Progress
+        self, hub: HubModel, name: str, local_files_only: bool, refresh: bool, progress: Progress
     ) -> ResolvedModel:
+        entry = self._entry_of(hub)
         local = None if refresh and not local_files_only else huggingface.find_local(hub)
         if local is not None:
-            return ResolvedModel(local[0], str(hub), None)
+            return ResolvedModel(local[0], name, entry)
         if local_files_only:
             raise ModelNotFoundError(
-                f"{hub} is not (or not whole) in the hub cache, and local_files_only forbids to "
-                f"download it; `slmq pull {hub}` does"
+                f"{name} is not (or not whole) in the hub cache, and local_files_only forbids to "
+                f"download it; `slmq pull {name}` does"
             )
         try:
             path = huggingface.download_model(hub, progress)
         except ModelNotFoundError as error:
-            close = nearest(hub.repo, self.entries)
+            close = [known for known in nearest(hub.repo, self.entries) if known != name]
             if not close:
                 raise
             raise ModelNotFoundError(f"{error}; the catalogue has {' and '.join(close)}") from error
@@ -191,7 +214,7 @@ class Store:
             self._remember(hub)
         except CacheError as error:
             progress.message(f"{hub} is there, but `slmq list` will not show it: {error}")
-        return ResolvedModel(path, str(hub), None)
+        return ResolvedModel(path, name, entry)
 
     def _remember(self, hub: HubModel) -> None:
         """Note that slmq pulled a hub model, so that `list_models` can tell it from others'."""
@@ -225,18 +248,21 @@ class Store:
                 entry.name, self._file(entry), entry.bytes, "catalogue", None, entry.licence
             )
             for entry in self.entries.values()
-            if self._is_whole(entry)
+            if isinstance(entry, FileEntry) and self._is_whole(entry)
         ]
         for hub in self._remembered():
             local = huggingface.find_local(hub)
             if local is not None:
-                found.append(CachedModel(str(hub), *local, "hub", hub.revision))
+                entry = self._entry_of(hub)
+                name, licence = (str(hub), None) if entry is None else (entry.name, entry.licence)
+                found.append(CachedModel(name, *local, "hub", hub.revision, licence))
         return sorted(found, key=lambda model: model.name)
 
     def remove(self, name: str, *, progress: Progress | None = None) -> int:
         """Delete a model and what is left of its downloads; see `slmq.hub.remove`."""
-        hub = parse_hub_id(name)
-        pulled = [known for known in self._remembered() if name in (str(known), known.repo)]
+        known_as = _hub_id(self.entries.get(name)) or name
+        hub = parse_hub_id(known_as)
+        pulled = [known for known in self._remembered() if known_as in (str(known), known.repo)]
         if hub is not None and pulled:
             try:
                 freed = sum(huggingface.delete(known) for known in pulled)

