@@ -34,6 +34,7 @@ PYTHON_LAYERS = (
     ("hub",),
     ("engine",),
     ("generate", "stream", "chat", "shapes", "bench", "perplexity"),
+    ("profile",),
     ("cli", "server"),
 )
 PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}

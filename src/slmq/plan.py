@@ -87,10 +87,17 @@ class RecordedPlan:
         return self.native.logits()
 
     def profile(
-        self, tokens: npt.NDArray[np.int32], segments: Sequence[tuple[_native.KvSequence, int]]
+        self,
+        tokens: npt.NDArray[np.int32],
+        segments: Sequence[tuple[_native.KvSequence, int]],
+        *,
+        logits: bool = True,
     ) -> list[tuple[StepInfo, float]]:
-        """Runs once with a clock at every step; returns each step with its microseconds."""
-        outputs = np.array([len(tokens) - 1], dtype=np.int32)
+        """Runs once with a clock at every step; returns each step with its microseconds.
+
+        `logits` asks for those of the last row, as the end of a prompt does; else for none.
+        """
+        outputs = np.array([len(tokens) - 1] if logits else [], dtype=np.int32)
         times = self.native.run(tokens, list(segments), outputs, -1, True)
         return list(zip(self.steps, times, strict=True))
 

@@ -15,6 +15,7 @@ from slmq.cli.errors import Commands
 from slmq.cli.measure import bench, perplexity
 from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
+from slmq.cli.profile import profile
 from slmq.cli.run import run
 
 __all__ = ["app"]
@@ -63,4 +64,5 @@ app.command()(show)
 app.command("rm")(remove)
 app.command()(perplexity)
 app.command()(bench)
+app.command()(profile)
 app.command()(doctor)

@@ -13,7 +13,7 @@ from slmq.cli.output import Bar, Downloads, note, print_json, print_table, size,
 if TYPE_CHECKING:
     from slmq.bench import BenchResult, Loaded
 
-__all__ = ["bench", "perplexity"]
+__all__ = ["bench", "load_to_measure", "perplexity"]
 
 
 def perplexity(
@@ -74,10 +74,7 @@ def perplexity(
 
 
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL]", help="Catalogue name, hub id, folder or .gguf file."),
-    ] = None,
+    model: o.MaybeModel = None,
     *,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt; 0: no such test.")] = 512,
     gen: Annotated[int, typer.Option(help="Tokens generated; 0: no such test.")] = 64,
@@ -88,45 +85,25 @@ def bench(
     repeat: Annotated[int, typer.Option(help="Timed runs of each test.")] = 3,
     quant: o.Quant = None,
     kv_dtype: o.KvDtype = "f16",
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of MODEL: random weights with the dimensions of smollm2-135m, "
-            "tinyllama-1.1b, tinyswallow-1.5b, stablelm-2-1.6b, gemma-2b, phi-3-mini, mistral-7b "
-            "or phi-4, built in memory and run as a Llama of that size, whatever the family: the "
-            "shape is what counts.",
-        ),
-    ] = None,
-    weight_format: Annotated[
-        str, typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q8g32s, f16, f32.")
-    ] = "q4g32s",
+    shape: o.Shape = None,
+    weight_format: o.ShapeFormat = "q4g32s",
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
     """Speed of prompt and generation, beside the machine's limits measured in the same run."""
-    if (model is None) == (shape is None):
-        raise ValueError("expected a MODEL or a --shape, one of them")
     from slmq import bench as measure
 
     counts = thread_counts(threads)
-    loaded: Loaded
-    if shape is not None:
-        if quant is not None:
-            raise ValueError("--quant is for a MODEL; a --shape has --format")
-        with spinner(f"making up {shape}"):
-            loaded = measure.load_shape(shape, weight_format)
-    else:
-        assert model is not None  # one of the two is there
-        with Downloads() as progress:
-            loaded = measure.load(
-                model,
-                threads=max(counts),
-                quant=quant,
-                revision=revision,
-                local_files_only=offline,
-                progress=progress,
-            )
+    loaded = load_to_measure(
+        model,
+        shape,
+        weight_format,
+        threads=max(counts),
+        quant=quant,
+        revision=revision,
+        offline=offline,
+    )
     with Bar() as bar:
         result = measure.bench(
             loaded,
@@ -141,6 +118,44 @@ def bench(
         print_json(result.as_json())
     else:
         print_bench(result)
+
+
+def load_to_measure(
+    model: str | None,
+    shape: str | None,
+    weight_format: str,
+    *,
+    threads: int,
+    quant: str | None,
+    revision: str | None,
+    offline: bool,
+) -> Loaded:
+    """A model, or random weights of a shape; errors as `slmq.load`.
+
+    Raises
+    ------
+    ValueError
+        Unless there is one of the two, or for --quant with a shape.
+    """
+    from slmq import bench as measure
+
+    if (model is None) == (shape is None):
+        raise ValueError("expected a MODEL or a --shape, one of them")
+    if shape is not None:
+        if quant is not None:
+            raise ValueError("--quant is for a MODEL; a --shape has --format")
+        with spinner(f"making up {shape}"):
+            return measure.load_shape(shape, weight_format)
+    assert model is not None  # one of the two is there
+    with Downloads() as progress:
+        return measure.load(
+            model,
+            threads=threads,
+            quant=quant,
+            revision=revision,
+            local_files_only=offline,
+            progress=progress,
+        )
 
 
 def thread_counts(text: str | None) -> list[int]:

@@ -13,6 +13,7 @@ __all__ = [
     "KvDtype",
     "LogitBias",
     "MaxTokens",
+    "MaybeModel",
     "Memory",
     "MinP",
     "ModelName",
@@ -23,6 +24,8 @@ __all__ = [
     "RepetitionPenalty",
     "Revision",
     "Seed",
+    "Shape",
+    "ShapeFormat",
     "Stats",
     "Stop",
     "System",
@@ -39,6 +42,22 @@ SAMPLING = "Sampling"
 ModelName = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="Catalogue name, hub id, folder or .gguf file."),
+]
+MaybeModel = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="Catalogue name, hub id, folder or .gguf file."),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of MODEL: random weights with the dimensions of smollm2-135m, "
+        "tinyllama-1.1b, tinyswallow-1.5b, stablelm-2-1.6b, gemma-2b, phi-3-mini, mistral-7b "
+        "or phi-4, built in memory and run as a Llama of that size, whatever the family: the "
+        "shape is what counts.",
+    ),
+]
+ShapeFormat = Annotated[
+    str, typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q8g32s, f16, f32.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 System = Annotated[str | None, typer.Option(help="System message.")]

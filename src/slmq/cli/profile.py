@@ -1,0 +1,141 @@
+"""`slmq profile`: where the time of a model goes, and what bounds it on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.measure import load_to_measure
+from slmq.cli.output import Bar, note, print_json, print_table, write
+
+if TYPE_CHECKING:
+    from slmq.profile import Phase, Profile, Row
+
+__all__ = ["profile"]
+
+HEADERS = ("time>", "share>", "GB/s>", "of read bandwidth>", "GMAC/s>", "of int8 peak>")
+
+
+def profile(
+    model: o.MaybeModel = None,
+    *,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Tokens of the prompt that is profiled; 0: decode alone.")
+    ] = 512,
+    context: Annotated[
+        int, typer.Option(help="Tokens in the cache while decode is profiled.")
+    ] = 128,
+    threads: o.Threads = None,
+    repeat: Annotated[
+        int, typer.Option(help="Timed prompts; decode takes eight tokens for each.")
+    ] = 3,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help='Draw it as .svg, .png or .pdf; needs pip install "slmq[plot]".'
+        ),
+    ] = None,
+    quant: o.Quant = None,
+    kv_dtype: o.KvDtype = "f16",
+    shape: o.Shape = None,
+    weight_format: o.ShapeFormat = "q4g32s",
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Where time goes, by op and by layer, beside the machine's limits of the same run."""
+    from slmq import _native
+    from slmq import profile as measure
+    from slmq.profile.plot import check_plot, draw
+
+    if plot is not None:
+        check_plot(plot)
+    count = _native.resolve_threads(threads)["threads"]
+    loaded = load_to_measure(
+        model,
+        shape,
+        weight_format,
+        threads=count,
+        quant=quant,
+        revision=revision,
+        offline=offline,
+    )
+    with Bar() as bar:
+        found = measure.profile_model(
+            loaded,
+            threads=count,
+            kv_dtype=kv_dtype,
+            prompt=prompt_tokens,
+            context=context,
+            repeat=repeat,
+            progress=lambda done, total, what: bar.update(what, done, total),
+        )
+    if plot is not None:
+        draw(found, plot)
+        note(f"drawn to {plot}")
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_profile(found)
+
+
+def print_profile(found: Profile) -> None:
+    """Two tables for each phase, the limits, and what bounds the model."""
+    write(
+        f"{found.model}, {found.format}, activations {found.activations}, cache {found.kv_dtype}, "
+        f"{found.isa} kernels, {_count(found.threads, 'thread')} on {found.cpu}\n"
+    )
+    for phase in found.phases:
+        write(f"\n{_title(phase)}\n")
+        print_table(("op", *HEADERS), [_cells(row) for row in (*phase.ops, phase.total)])
+        print_table(("layer", *HEADERS), [_cells(row) for row in phase.layers])
+    limits = found.limits
+    write(
+        f"limits, {_count(limits.threads, 'thread')}: read {limits.read_gb_per_s:.1f} GB/s, "
+        f"int8 {limits.integer_peak_gmac_per_s:.0f} GMAC/s"
+        + ("; 16-bit activations take two products, so 0.5 is all of it" * _wide(found))
+        + f"\n\n{found.sentence[0].upper()}{found.sentence[1:]}\n"
+    )
+
+
+def _title(phase: Phase) -> str:
+    if phase.name == "decode":
+        what = f"decode, one token at {_count(phase.context, 'token')} of context"
+    else:
+        runs = _count(phase.runs, "run")
+        what = f"prefill, a prompt of {_count(phase.tokens, 'token')} in {runs}"
+    return f"{what}: {_time(phase.time_us)}, without clocks {_time(phase.plain_us)}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    reads, multiplies = row.weight_bytes + row.kv_bytes > 0, row.macs > 0
+    return (
+        row.name,
+        _time(row.time_us),
+        f"{row.share:.1%}",
+        _number(row.gb_per_s) if reads else "",
+        f"{row.read_fraction:.2f}" if reads else "",
+        _number(row.gmac_per_s) if multiplies else "",
+        f"{row.integer_fraction:.2f}" if multiplies and row.integer_fraction > 0 else "",
+    )
+
+
+def _time(microseconds: float) -> str:
+    if microseconds < 1e4:
+        return f"{microseconds:,.0f} us"
+    return f"{microseconds / 1e3:,.1f} ms"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def _wide(found: Profile) -> bool:
+    return found.activations == "a16g32"
