@@ -127,15 +127,16 @@ def block_bytes(kind: str, b: Block) -> bytes:
 def random_tensor(
     kind: str, n: int, k: int, rng: np.random.Generator, size: float = 0.02
 ) -> npt.NDArray[np.uint8]:
-    """Blocks of a weight of about this size: uint8[n, bytes of a row], sound and finite."""
-    columns, _, bits, _, largest, largest_min = SIZES[kind]
+    """Blocks of weights of about this size, drawn from 24 of them: uint8[n, bytes of a row]."""
+    columns, nbytes, bits, _, largest, largest_min = SIZES[kind]
     low = SIGNED_SCALES.get(kind, (0, 0))[0]
     steps = (1 << bits - 1) * max(largest, -low, 1)
-    rows = []
-    for _ in range(n * (k // columns)):
+    blocks = []
+    for _ in range(24):
         d = size / steps * rng.uniform(0.5, 2) * rng.choice([-1, 1])
         # The middle of the codes is near zero, as in weights.
         middle = ((1 << bits) - 1) / 2 * d * max(largest, 1) / max(largest_min, 1)
-        dmin = middle if largest_min else -middle
-        rows.append(block_bytes(kind, random_block(kind, rng, d, dmin)))
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(n, -1)
+        dmin = 0.0 if kind not in WITH_MIN else middle if largest_min else -middle
+        blocks.append(block_bytes(kind, random_block(kind, rng, d, dmin)))
+    stored = np.frombuffer(b"".join(blocks), np.uint8).reshape(24, nbytes)
+    return stored[rng.integers(0, 24, n * (k // columns))].reshape(n, -1)

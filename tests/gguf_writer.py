@@ -22,7 +22,7 @@ NUMBER_CODES |= {BOOL: "B", U64: "Q", I64: "q", F64: "d"}
 def write_gguf(
     path: Path,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, FloatArray | tuple[FloatArray, str]],
+    tensors: Mapping[str, FloatArray | tuple[npt.NDArray[Any], str]],
     *,
     alignment: int | None = None,
 ) -> Path:
@@ -30,8 +30,8 @@ def write_gguf(
 
     `metadata` must hold general.architecture. An int becomes u32 (u64 or i32 where that does not
     fit), a float f32. A tensor is an array, stored as it is (float32, float16), or a pair of a
-    float32 array and a type ("q4_0", "q4_1", "q8_0", "bf16", "f16") to quantize it to. Shapes are
-    row-major, as in NumPy.
+    float32 array and a type ("q4_0", "q4_1", "q8_0", "bf16", "f16") to quantize it to, or of rows
+    of that type's bytes (uint8). Shapes are row-major, as in NumPy.
     """
     writer = gguf.GGUFWriter(path, str(metadata["general.architecture"]))
     for key, value in metadata.items():
@@ -42,7 +42,8 @@ def write_gguf(
     for name, tensor in tensors.items():
         if isinstance(tensor, tuple):
             kind = gguf.GGMLQuantizationType[tensor[1].upper()]
-            stored = gguf.quants.quantize(tensor[0], kind)
+            rows = tensor[0]
+            stored = rows if rows.dtype == np.uint8 else gguf.quants.quantize(rows, kind)
             writer.add_tensor(name, np.ascontiguousarray(stored), raw_dtype=kind)
         else:
             writer.add_tensor(name, np.ascontiguousarray(tensor))

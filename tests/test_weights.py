@@ -199,19 +199,19 @@ def test_errors_name_file_and_tensor(
     assert caught.value.tensor is not None or "missing" in message
 
 
-def test_types_that_have_no_kernel_are_named(tmp_path: Path) -> None:
-    """K-quants come later; until then they are refused by name, not misread."""
+def test_types_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
+    """Refused by name, not misread."""
     path = tmp_path / "k.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    blocks = np.zeros((40, 144), np.uint8)  # one block of 256 values
-    writer.add_tensor("w", blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    blocks = np.zeros((40, 66), np.uint8)  # one block of 256 values
+    writer.add_tensor("w", blocks, raw_dtype=gguf.GGMLQuantizationType.IQ2_XXS)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     with open_checkpoint(path) as checkpoint:
         reader = WeightReader(checkpoint, huge=False)
-        with pytest.raises(CheckpointError, match="q4_k is not supported") as caught:
+        with pytest.raises(CheckpointError, match=r"q6_k; iq2_xxs is not supported") as caught:
             reader.linear("w", 40, 256)
     assert caught.value.tensor == "w"
 

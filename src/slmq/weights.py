@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from slmq import _native, formats
 from slmq.checkpoint import Checkpoint, TensorInfo
+from slmq.checkpoint.decoded import decode, decoded_tensors
+from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
 from slmq.errors import CheckpointError
 
 F32 = npt.NDArray[np.float32]
@@ -29,6 +32,8 @@ KEPT = {
 FLOATS = ("f32", "f16", "bf16")
 
 LARGEST_SIZE = 1 << 24
+
+log = logging.getLogger("slmq")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class WeightReader:
     quant : str, optional
         "int4", "int8", "f16", "f32" or a stored format: what float weights become. None keeps
         them as stored. Quantized tensors of a checkpoint are kept bit by bit unless `quant` is
-        given.
+        given; values of types that no format of ours holds are rounded to float16, which a
+        warning of the logger "slmq" says.
     threads : int
         Threads that pack.
     huge : bool
@@ -86,16 +92,19 @@ class WeightReader:
         self._progress = progress
         self._done = 0
         self._total = sum(t.nbytes for t in checkpoint.tensors.values())
+        self._decoded = decoded_tensors(checkpoint, KEPT)
         # One piece of memory for all: never more than every two-dimensional tensor packed. What
         # is not used costs nothing.
         self._arena = _native.Arena(self._upper_bound(), huge)
         self.packed_nbytes = 0
         self.packed_formats: Counter[str] = Counter()
         self.parameters = 0
+        self._rounded: set[str] = set()
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds this tensor."""
-        return self._names(name) in self.checkpoint.tensors
+        stored = self._names(name)
+        return stored in self.checkpoint.tensors or stored in self._decoded
 
     def vector(self, name: str, size: int) -> F32:
         """A float32[size] tensor: norms and biases."""
@@ -134,17 +143,9 @@ class WeightReader:
         info = self._info(name)
         self._check_shape(info, (n, k))
         fmt = self._format(info)
+        source, rows = self._rows(info, fmt)
         try:
-            matrix = _native.Matrix.pack(
-                info.dtype,
-                self.checkpoint.raw(info.name),
-                n,
-                k,
-                fmt,
-                order,
-                self._arena,
-                self._threads,
-            )
+            matrix = _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
         except ValueError as error:
             raise self._error(info, str(error)) from None
         self.packed_nbytes += matrix.nbytes
@@ -157,16 +158,35 @@ class WeightReader:
                 bias_values = bias_values[order]
         return Linear(matrix, bias_values)
 
+    def _rows(self, info: TensorInfo, fmt: str) -> tuple[str, npt.NDArray[np.uint8]]:
+        """A weight as bytes of a type that the packer reads."""
+        weight = self._decoded.get(info.name)
+        if weight is None:
+            return info.dtype, self.checkpoint.raw(info.name)
+        lossless = weight.lossless
+        source = lossless if lossless is not None and KEPT[lossless] == fmt else "f32"
+        if source == "f32" and self._quant is None and info.dtype not in self._rounded:
+            self._rounded.add(info.dtype)
+            log.warning(
+                "%s: weights of type %s have no packed format yet; their values are rounded to "
+                "float16 (by 2^-11 at most)",
+                self.checkpoint.path,
+                info.dtype,
+            )
+        return source, decode(weight, source, self._threads)
+
     def _upper_bound(self) -> int:
+        stored = [t for t in self.checkpoint.tensors.values() if t.dtype in KEPT]
         return sum(
             _native.packed_bytes(self._format(info), *info.shape)
-            for info in self.checkpoint.tensors.values()
-            if len(info.shape) == 2 and min(info.shape) > 0 and info.dtype in KEPT
+            for info in [*stored, *(weight.info for weight in self._decoded.values())]
+            if len(info.shape) == 2 and min(info.shape) > 0
         )
 
     def _info(self, name: str) -> TensorInfo:
         stored = self._names(name)
-        info = self.checkpoint.tensors.get(stored)
+        weight = self._decoded.get(stored)
+        info = self.checkpoint.tensors.get(stored) if weight is None else weight.info
         if info is None:
             raise CheckpointError(
                 f"tensor {stored!r} is missing; the file does not hold the model it describes",
@@ -175,9 +195,14 @@ class WeightReader:
         return info
 
     def _format(self, info: TensorInfo) -> str:
+        weight = self._decoded.get(info.name)
+        if weight is not None:
+            kept = "f16" if weight.lossless is None else KEPT[weight.lossless]
+            return self._quant or kept
         if info.dtype not in KEPT:
+            known = ", ".join(dict.fromkeys([*KEPT, *QUANTIZED_TYPES]))
             raise self._error(
-                info, f"expected a tensor of type {', '.join(KEPT)}; {info.dtype} is not supported"
+                info, f"expected a tensor of type {known}; {info.dtype} is not supported"
             )
         return self._quant or KEPT[info.dtype]
 
@@ -189,7 +214,9 @@ class WeightReader:
         return CheckpointError(message, file=self.checkpoint.path, tensor=info.name)
 
     def _finish(self, info: TensorInfo) -> None:
-        self.checkpoint.release(info.name)
+        weight = self._decoded.get(info.name)
+        for part in (info.name,) if weight is None else weight.parts:
+            self.checkpoint.release(part)
         self.parameters += int(np.prod(info.shape, dtype=np.int64))
         self._done += info.nbytes
         if self._progress is not None:

@@ -1,0 +1,112 @@
+"""Weights that the packer does not read as stored: decoded by row ranges, in threads.
+
+Where a GGUF type that the packer knows holds the very same values (an int8 and a float16 scale per
+32 columns hold those of Q5_0), they are handed on as its blocks and nothing is lost. All others
+are handed on as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.checkpoint.base import Checkpoint, TensorInfo
+from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES, block_integers, dequantize
+
+__all__ = ["DecodedTensor", "decode", "decoded_tensors", "q8_0_blocks"]
+
+F16 = npt.NDArray[np.float16]
+I8 = npt.NDArray[np.int8]
+U8 = npt.NDArray[np.uint8]
+
+GROUP = 32
+GROUP_BYTES = {"f32": 128, "q4_0": 18, "q4_1": 20, "q8_0": 34}  # of 32 columns
+CHUNK = 1 << 18  # weights that a thread decodes at a time: about a cache
+
+# int8 times a float16 scale per 32 columns says it all.
+FITS_Q8_0 = ("q5_0", "iq4_nl")
+
+
+class DecodedTensor(Protocol):
+    """A weight of n rows and k columns that must be decoded before it is packed."""
+
+    @property
+    def info(self) -> TensorInfo:
+        """Name, stored type, shape (n, k) and bytes of all its parts."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The stored tensors that it is made of."""
+
+    @property
+    def lossless(self) -> str | None:
+        """The GGUF type ("q4_0", "q4_1", "q8_0") whose blocks hold the same values, if one does."""
+
+    def rows(self, source: str, begin: int, end: int, out: U8) -> None:
+        """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes]."""
+
+
+class GgufTensor:
+    """A tensor of a GGUF file; see `DecodedTensor`."""
+
+    def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
+        self._checkpoint = checkpoint
+        self.info = info
+        self.parts = (info.name,)
+        self.lossless = "q8_0" if info.dtype in FITS_Q8_0 else None
+
+    def rows(self, source: str, begin: int, end: int, out: U8) -> None:
+        """Write rows as "f32" or as blocks of the `lossless` type."""
+        kind, raw = self.info.dtype, self._checkpoint.raw(self.info.name)
+        n, k = self.info.shape
+        if source == "f32":
+            dequantize(kind, raw, (n, k), begin, end, out.view(np.float32))
+            return
+        found = block_integers(kind, raw, (n, k), begin, end)
+        values = found.signed() if found.codebook is None else found.codebook.take(found.codes)
+        q8_0_blocks(values, found.d, out)
+
+
+def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[str, DecodedTensor]:
+    """The weights of a checkpoint that need decoding, by name.
+
+    Parameters
+    ----------
+    packable : collection of str
+        Types that are packed as they are.
+    """
+    return {
+        name: GgufTensor(checkpoint, info)
+        for name, info in checkpoint.tensors.items()
+        if info.dtype in QUANTIZED_TYPES and info.dtype not in packable and len(info.shape) == 2
+    }
+
+
+def decode(tensor: DecodedTensor, source: str, threads: int = 1) -> U8:
+    """All rows as "f32" or as blocks of the tensor's `lossless` type: uint8[bytes]."""
+    n, k = tensor.info.shape
+    out = np.empty((n, k * GROUP_BYTES[source] // GROUP), np.uint8)
+    step = max(1, CHUNK // k)
+
+    def chunk(begin: int) -> None:
+        end = min(begin + step, n)
+        tensor.rows(source, begin, end, out[begin:end])
+
+    if threads == 1 or step >= n:
+        for begin in range(0, n, step):
+            chunk(begin)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(chunk, range(0, n, step)))  # raises what a chunk raised
+    return out.reshape(-1)
+
+
+def q8_0_blocks(values: I8, scales: F16, out: U8) -> None:
+    """Blocks of Q8_0 from int8[n, k] and float16[n, k / 32]."""
+    blocks = out.reshape(-1, GROUP_BYTES["q8_0"])
+    blocks[:, :2] = scales.astype("<f2", copy=False).reshape(-1, 1).view(np.uint8)
+    blocks[:, 2:] = values.reshape(-1, GROUP).view(np.uint8)
