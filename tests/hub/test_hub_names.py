@@ -21,7 +21,6 @@ from slmq.hub.huggingface import parse_hub_id
 from slmq.hub.store import Store
 from slmq.sampling import SamplingParams
 
-
 NAMED = """
 distilgpt2 gemma-2-2b-it gemma-2b-it gemma-3-1b-it gemma-3-270m-it gemma-3-4b-it gemma-7b-it
 mistral-7b-instruct-v0.3 orca-2-7b phi-3-mini-4k-instruct phi-3.5-mini-instruct phi-4
