@@ -92,6 +92,8 @@ def test_a_test_can_be_left_out(tiny: Loaded) -> None:
         ({"prompt": 10**6}, "the context of tiny-llama"),
         ({"gen": -1}, "gen: expected 0 to"),
         ({"prompt": 0, "gen": 0}, "nothing to measure"),
+        ({"batch": []}, "batch: expected numbers from 1 to 64"),
+        ({"batch": [1, 65]}, "batch: expected numbers from 1 to 64, got .1, 65."),
         ({"repeat": 0}, "repeat: expected at least 1, got 0"),
         ({"threads": []}, "threads: expected at least one"),
         ({"threads": [0]}, "threads"),
@@ -125,6 +127,22 @@ def test_work_is_counted_from_the_plan(tiny_model_path: Path) -> None:
     read = 3 * (read_by_step - head_bytes) + head_bytes
     positions = plan.native.max_rows * 3 + long
     assert three_runs.read_bytes_per_token == pytest.approx((read + positions * kv_bytes) / long)
+
+
+def test_sequences_of_a_step_share_its_weights(tiny_model_path: Path) -> None:
+    with open_checkpoint(tiny_model_path) as checkpoint:
+        plan = record_plan(load_weights(checkpoint, threads=1, quant="int8"), threads=1)
+    alone = Work.of(plan, Trial("tg10", 10, whole=False))
+    four = Work.of(plan, Trial("tg10x4", 10, whole=False, sequences=4))
+    assert four.macs_per_token == alone.macs_per_token
+    weights = sum(s.weight_bytes for s in plan.steps)
+    saved = alone.read_bytes_per_token - four.read_bytes_per_token
+    assert saved == pytest.approx(weights * 3 / 4)
+
+
+def test_every_number_of_sequences_has_a_row(tiny: Loaded) -> None:
+    rows = bench(tiny, prompt=0, gen=3, batch=[1, 4], repeat=1).rows
+    assert [row.test for row in rows] == ["tg3", "tg3x4"]
 
 
 def test_fractions_are_those_of_the_median() -> None:

@@ -1,8 +1,9 @@
 """Speed of a model beside the limits of the machine, measured in the same run.
 
 `ppN` reads a prompt of N tokens into an empty context and computes the logits of the last one;
-`tgN` then feeds N tokens one by one, from an empty context, with logits for each. Sampling and
-text are left out: they cost microseconds, and random weights say nothing.
+`tgN` then feeds N tokens one by one, from an empty context, with logits for each; `tgNxM` does that
+for M sequences at once. Sampling and text are left out: they cost microseconds, and random weights
+say nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from slmq import _native, hub
 from slmq.checkpoint import open_checkpoint
-from slmq.engine import LoadedWeights, load_weights, record_plan
+from slmq.engine import MAX_OUTPUTS, LoadedWeights, load_weights, record_plan
 from slmq.results import peak_memory_bytes
 from slmq.tokenizer import load_tokenizer
 
@@ -67,9 +68,10 @@ class Row:
     Attributes
     ----------
     test : str
-        "pp512", "tg64", ...
+        "pp512", "tg64", "tg64x4", ...
     threads : int
     tokens_per_s : Speed
+        Of all sequences together.
     read_fraction : float
         Bytes of weights and of the cache that a run must read, times runs per second, over the
         read bandwidth of as many threads.
@@ -131,17 +133,21 @@ class Trial:
     ----------
     name : str
     tokens : int
+        Of each sequence.
     whole : bool
         A prompt: in runs as long as the plan takes, logits at its end. Else one token at a time,
         logits for each.
+    sequences : int
+        That a run continues; more than one only token by token.
     """
 
     name: str
     tokens: int
     whole: bool
+    sequences: int = 1
 
     def chunk(self, plan: RecordedPlan) -> int:
-        """Rows of one run."""
+        """Rows of one sequence in a run."""
         return plan.native.max_rows if self.whole else 1
 
 
@@ -167,15 +173,15 @@ class Work:
         select = next(i for i, step in enumerate(plan.steps) if step.op == "select")
         body, head = plan.steps[:select], plan.steps[select:]
         runs = -(-tokens // chunk)
-        outputs = 1 if test.whole else tokens
+        heads = 1 if test.whole else runs
         weights = runs * sum(s.weight_bytes for s in body)
-        weights += outputs * sum(s.weight_bytes for s in head)
+        weights += heads * sum(s.weight_bytes for s in head)
         # A run attends to all positions up to its last row, and reads them at least once.
-        cached = sum(min((i + 1) * chunk, tokens) for i in range(runs))
+        cached = sum(min((i + 1) * chunk, tokens) for i in range(runs)) * test.sequences
         read = weights + cached * plan.native.page_bytes / PAGE_POSITIONS
         macs = tokens * sum(s.macs_per_row for s in body)
-        macs += outputs * sum(s.macs_per_row for s in head)
-        return cls(read / tokens, macs / tokens)
+        macs += heads * sum(s.macs_per_row for s in head)
+        return cls(read / (tokens * test.sequences), macs / tokens)
 
 
 def load(
@@ -214,6 +220,7 @@ def bench(
     *,
     prompt: int = 512,
     gen: int = 64,
+    batch: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
     repeat: int = 3,
     kv_dtype: str = "f16",
@@ -228,6 +235,8 @@ def bench(
     ----------
     prompt, gen : int
         Tokens of the two tests; 0 leaves one out.
+    batch : sequence of int
+        Sequences that generate at once; a test for every number.
     threads : sequence of int
         Every one is measured.
     repeat : int
@@ -240,9 +249,10 @@ def bench(
     ValueError
         For numbers out of range.
     """
-    check_counts(loaded, prompt, gen, threads, repeat)
+    check_counts(loaded, prompt, gen, batch, threads, repeat)
     tests = [Trial(f"pp{prompt}", prompt, True)] * (prompt > 0)
-    tests += [Trial(f"tg{gen}", gen, False)] * (gen > 0)
+    if gen > 0:
+        tests += [Trial(f"tg{gen}" + f"x{m}" * (m > 1), gen, False, m) for m in batch]
     steps = _Steps(progress, len(threads) * (len(tests) + repeat * (len(tests) + 1)))
     limits: list[Limits] = []
     rows: list[Row] = []
@@ -302,7 +312,8 @@ def measure(
         probes.append(probe(threads, plan.native.isa))
         for test in tests:
             steps.begin(f"{test.name}, {_threads(threads)}, {turn} of {repeat}")
-            speeds[test.name].append(test.tokens / time_run(plan, test))
+            tokens = test.tokens * test.sequences
+            speeds[test.name].append(tokens / time_run(plan, test))
     best = Limits(
         threads,
         max(p.read_gb_per_s for p in probes),
@@ -312,7 +323,12 @@ def measure(
 
 
 def check_counts(
-    loaded: Loaded, prompt: int, gen: int, threads: Sequence[int], repeat: int
+    loaded: Loaded,
+    prompt: int,
+    gen: int,
+    batch: Sequence[int],
+    threads: Sequence[int],
+    repeat: int,
 ) -> None:
     """Raises ValueError for what `bench` cannot run."""
     for name, value in (("prompt", prompt), ("gen", gen)):
@@ -325,6 +341,8 @@ def check_counts(
         raise ValueError("prompt and gen are both 0: nothing to measure")
     if repeat < 1:
         raise ValueError(f"repeat: expected at least 1, got {repeat}")
+    if not batch or not all(1 <= m <= MAX_OUTPUTS for m in batch):
+        raise ValueError(f"batch: expected numbers from 1 to {MAX_OUTPUTS}, got {list(batch)}")
     if not threads:
         raise ValueError("threads: expected at least one number")
     for count in threads:
@@ -341,21 +359,23 @@ def probe(threads: int, isa: str) -> Limits:
 
 
 def time_run(plan: RecordedPlan, test: Trial) -> float:
-    """Seconds to feed random tokens to an empty sequence, logits computed and copied out."""
-    tokens, chunk = test.tokens, test.chunk(plan)
-    ids = np.random.default_rng(tokens).integers(0, plan.vocabulary, tokens).astype(np.int32)
-    sequence = plan.cache.sequence()
+    """Seconds to feed random tokens to empty sequences, logits computed and copied out."""
+    tokens, many, chunk = test.tokens, test.sequences, test.chunk(plan)
+    ids = np.random.default_rng(tokens).integers(0, plan.vocabulary, (tokens, many), np.int32)
+    sequences = [plan.cache.sequence() for _ in range(many)]
     nothing: npt.NDArray[np.int32] = np.zeros(0, np.int32)
     began_s = time.perf_counter()
     for start in range(0, tokens, chunk):
-        part = ids[start : start + chunk]
+        part = ids[start : start + chunk].reshape(-1)
         wanted = not test.whole or start + len(part) == tokens
-        rows = np.array([len(part) - 1], np.int32) if wanted else nothing
-        plan.run(part, [(sequence, len(part))], rows)
+        # One row at the end of a prompt, one of every sequence in a step.
+        rows = np.arange(len(part) - many, len(part), dtype=np.int32) if wanted else nothing
+        plan.run(part, [(sequence, len(part) // many) for sequence in sequences], rows)
         if wanted:
             plan.logits()
     seconds = time.perf_counter() - began_s
-    sequence.truncate(0)
+    for sequence in sequences:
+        sequence.truncate(0)
     return seconds
 
 

@@ -78,6 +78,9 @@ def bench(
     *,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt; 0: no such test.")] = 512,
     gen: Annotated[int, typer.Option(help="Tokens generated; 0: no such test.")] = 64,
+    batch: Annotated[
+        str, typer.Option(help="Sequences that generate at once, such as 1,4,8: a row for each.")
+    ] = "1",
     threads: Annotated[
         str | None,
         typer.Option(help="Such as 1,2; by default as many as a model would run with."),
@@ -109,6 +112,7 @@ def bench(
             loaded,
             prompt=prompt,
             gen=gen,
+            batch=numbers("--batch", batch),
             threads=counts,
             repeat=repeat,
             kv_dtype=kv_dtype,
@@ -170,13 +174,24 @@ def thread_counts(text: str | None) -> list[int]:
 
     if text is None:
         return [int(_native.resolve_threads(None)["threads"])]
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--threads: expected numbers such as 1,2; got {text!r}") from None
+    counts = numbers("--threads", text)
     for count in counts:
         _native.resolve_threads(count)
     return counts
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Those of a list such as "1,2".
+
+    Raises
+    ------
+    ValueError
+        If it is not one; names the option.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers such as 1,2; got {text!r}") from None
 
 
 def print_bench(result: BenchResult) -> None:
