@@ -1,0 +1,263 @@
+"""Writes a GGUF file with the shape of a published model and random weights.
+
+    python benchmarks/random_gguf.py tinyllama-1.1b q4_0 model.gguf
+
+Every matrix, embedding and head included, is of the one format (as `llama-quantize --pure` does),
+norms are ones, and the tokenizer is a small SentencePiece one filled up to the vocabulary of the
+shape: slmq, llama.cpp and OpenVINO GenAI load the file. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.shapes import SHAPES, Shape, shape_named
+
+__all__ = ["FORMATS", "file_bytes", "write_random_gguf"]
+
+U8 = npt.NDArray[np.uint8]
+
+GROUP = 32  # weights that share a scale
+POOL_BYTES = 16 << 20
+WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
+RMS_EPS = 1e-5
+ROPE_BASE = 10000.0
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # kinds of tokens
+PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
+
+
+class BlockFormat(NamedTuple):
+    """How a group of 32 weights is stored: `header` float16 values, then `codes` bytes."""
+
+    header: int
+    codes: int
+    levels: int
+    file_type: int  # general.file_type of llama.cpp
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a group."""
+        return 2 * self.header + self.codes
+
+
+FORMATS = {
+    "q4_0": BlockFormat(1, 16, 16, 2),
+    "q4_1": BlockFormat(2, 16, 16, 3),
+    "q8_0": BlockFormat(1, 32, 255, 7),
+}
+
+
+def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int = 0) -> Path:
+    """Writes the file, whole or not at all, and returns its path.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced when it is there; its folder must exist.
+    shape : Shape
+        `slmq.shapes.shape_named` has the published ones.
+    weight_format : {"q4_0", "q4_1", "q8_0"}
+    seed : int
+        Other seeds give other weights.
+
+    Raises
+    ------
+    ValueError
+        For another format, or sizes that are no multiples of 32.
+    OSError
+        If the file cannot be written; says so before writing when the disk is too full.
+    ImportError
+        Without the `gguf` package.
+    """
+    import gguf
+
+    if weight_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {weight_format!r}")
+    matrices = dict(matrix_shapes(shape))
+    for name, (_, k) in matrices.items():
+        if k % GROUP:
+            raise ValueError(f"{name}: expected inputs in groups of {GROUP}, got {k}")
+    need, free = file_bytes(shape, weight_format), shutil.disk_usage(path.parent).free
+    if need > free:
+        raise OSError(f"{path} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+    part = path.with_name(path.name + ".part")
+    try:
+        writer = gguf.GGUFWriter(part, "llama")
+        _add_metadata(writer, shape, weight_format)
+        _add_tensor_infos(writer, shape, weight_format)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        with part.open("ab") as file:
+            _write_tensors(file, shape, weight_format, seed, writer.data_alignment)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def file_bytes(shape: Shape, weight_format: str) -> int:
+    """Bytes of the weights: those of the file but for its header."""
+    return sum(n * k for _, (n, k) in matrix_shapes(shape)) // GROUP * FORMATS[weight_format].nbytes
+
+
+def matrix_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and (outputs, inputs) of every matrix, as llama.cpp names them."""
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    yield "token_embd.weight", (shape.vocab, shape.hidden)
+    if not shape.tied:
+        yield "output.weight", (shape.vocab, shape.hidden)
+    for i in range(shape.layers):
+        yield f"blk.{i}.attn_q.weight", (q, shape.hidden)
+        yield f"blk.{i}.attn_k.weight", (kv, shape.hidden)
+        yield f"blk.{i}.attn_v.weight", (kv, shape.hidden)
+        yield f"blk.{i}.attn_output.weight", (shape.hidden, q)
+        yield f"blk.{i}.ffn_gate.weight", (shape.inner, shape.hidden)
+        yield f"blk.{i}.ffn_up.weight", (shape.inner, shape.hidden)
+        yield f"blk.{i}.ffn_down.weight", (shape.hidden, shape.inner)
+
+
+def norm_names(shape: Shape) -> Iterator[str]:
+    """Vectors of `hidden` float32 ones."""
+    yield "output_norm.weight"
+    for i in range(shape.layers):
+        yield f"blk.{i}.attn_norm.weight"
+        yield f"blk.{i}.ffn_norm.weight"
+
+
+def _add_metadata(writer: object, shape: Shape, weight_format: str) -> None:
+    import gguf
+
+    assert isinstance(writer, gguf.GGUFWriter)
+    writer.add_name(f"random weights, {weight_format}")
+    writer.add_file_type(FORMATS[weight_format].file_type)
+    writer.add_quantization_version(2)
+    writer.add_vocab_size(shape.vocab)
+    writer.add_context_length(shape.positions)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_block_count(shape.layers)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(ROPE_BASE)
+    writer.add_layer_norm_rms_eps(RMS_EPS)
+    tokens, kinds = vocabulary(shape.vocab)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types(kinds)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+
+
+def vocabulary(size: int) -> tuple[list[str], list[int]]:
+    """Tokens and their kinds: three special ones, bytes, a space, letters, and filling.
+
+    No two pieces join into a third, so any text is read as characters and bytes.
+
+    Raises
+    ------
+    ValueError
+        If `size` has no room for the special tokens and the bytes.
+    """
+    known = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
+    known += [(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
+    if size < len(known):
+        raise ValueError(f"vocabulary: expected at least {len(known)} tokens, got {size}")
+    known += [(piece, NORMAL) for piece in ("\N{LOWER ONE EIGHTH BLOCK}", *PRINTABLE)]
+    known += [(f"<filling {i}>", NORMAL) for i in range(max(0, size - len(known)))]
+    tokens, kinds = zip(*known[:size], strict=True)
+    return list(tokens), list(kinds)
+
+
+def _add_tensor_infos(writer: object, shape: Shape, weight_format: str) -> None:
+    import gguf
+
+    assert isinstance(writer, gguf.GGUFWriter)
+    kind = gguf.GGMLQuantizationType[weight_format.upper()]
+    nbytes = FORMATS[weight_format].nbytes
+    for name, (n, k) in matrix_shapes(shape):
+        row = k // GROUP * nbytes
+        writer.add_tensor_info(name, (n, row), np.dtype(np.uint8), n * row, kind)
+    for name in norm_names(shape):
+        writer.add_tensor_info(name, (shape.hidden,), np.dtype(np.float32), 4 * shape.hidden)
+
+
+def _write_tensors(
+    file: IO[bytes], shape: Shape, weight_format: str, seed: int, alignment: int
+) -> None:
+    """Appends the data in the order of the infos, a pool of random groups at a time."""
+    pad_to(file, alignment)
+    pool = random_groups(FORMATS[weight_format], np.random.default_rng(seed))
+    for name, (n, k) in matrix_shapes(shape):
+        # Each matrix begins elsewhere in the pool, so that no two are the same.
+        at = zlib.crc32(name.encode()) % len(pool)
+        left = n * k // GROUP
+        while left:
+            part = pool[at : at + left]
+            file.write(part.data)
+            left -= len(part)
+            at = 0
+        pad_to(file, alignment)
+    for _ in norm_names(shape):
+        file.write(np.ones(shape.hidden, np.float32).data)
+        pad_to(file, alignment)
+
+
+def pad_to(file: IO[bytes], alignment: int) -> None:
+    """Appends zeros up to a multiple of `alignment`."""
+    file.write(bytes(-file.seek(0, os.SEEK_END) % alignment))
+
+
+def random_groups(fmt: BlockFormat, rng: np.random.Generator) -> U8:
+    """uint8[groups, bytes]: weights around 0 with a standard deviation of about 0.02."""
+    count = POOL_BYTES // fmt.nbytes
+    groups: U8 = np.empty((count, fmt.nbytes), np.uint8)
+    codes = groups[:, 2 * fmt.header :]
+    codes[:] = rng.integers(0, 256, codes.shape, np.uint8)
+    if fmt.levels == 255:
+        codes[codes == 0x80] = 0  # llama.cpp never writes -128
+    # A uniform code has a standard deviation of levels / sqrt(12).
+    scales = rng.uniform(0.5, 1.5, (count, 1)) * WEIGHT_STD * np.sqrt(12) / fmt.levels
+    header = [scales, -7.5 * scales][: fmt.header]
+    groups[:, : 2 * fmt.header] = np.concatenate(header, axis=1).astype("<f2").view(np.uint8)
+    return groups
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("shape", help=", ".join(SHAPES))
+    parser.add_argument("format", help=", ".join(FORMATS))
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        path = write_random_gguf(args.path, shape_named(args.shape), args.format, seed=args.seed)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"random_gguf: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
