@@ -3,8 +3,8 @@
     python benchmarks/random_gguf.py tinyllama-1.1b q4_0 model.gguf
 
 Every matrix, embedding and head included, is of the one format (as `llama-quantize --pure` does),
-norms are ones, and the tokenizer is a small SentencePiece one filled up to the vocabulary of the
-shape: slmq, llama.cpp and OpenVINO GenAI load the file. The same arguments give the same bytes.
+norms are ones, and the tokenizer is one of bytes filled up to the vocabulary of the shape: slmq,
+llama.cpp and OpenVINO GenAI load the file. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from slmq.shapes import SHAPES, Shape, shape_named
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 __all__ = ["FORMATS", "file_bytes", "write_random_gguf"]
 
@@ -32,8 +35,8 @@ POOL_BYTES = 16 << 20
 WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
 RMS_EPS = 1e-5
 ROPE_BASE = 10000.0
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # kinds of tokens
-PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
+NORMAL, CONTROL = 1, 3  # kinds of tokens
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 class BlockFormat(NamedTuple):
@@ -136,10 +139,7 @@ def norm_names(shape: Shape) -> Iterator[str]:
         yield f"blk.{i}.ffn_norm.weight"
 
 
-def _add_metadata(writer: object, shape: Shape, weight_format: str) -> None:
-    import gguf
-
-    assert isinstance(writer, gguf.GGUFWriter)
+def _add_metadata(writer: GGUFWriter, shape: Shape, weight_format: str) -> None:
     writer.add_name(f"random weights, {weight_format}")
     writer.add_file_type(FORMATS[weight_format].file_type)
     writer.add_quantization_version(2)
@@ -155,43 +155,51 @@ def _add_metadata(writer: object, shape: Shape, weight_format: str) -> None:
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(ROPE_BASE)
     writer.add_layer_norm_rms_eps(RMS_EPS)
-    tokens, kinds = vocabulary(shape.vocab)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    tokens, kinds, merges = vocabulary(shape.vocab)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_scores([-float(i) for i in range(len(tokens))])
     writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
+    writer.add_pad_token_id(2)
+    writer.add_add_bos_token(False)
 
 
-def vocabulary(size: int) -> tuple[list[str], list[int]]:
-    """Tokens and their kinds: three special ones, bytes, a space, letters, and filling.
-
-    No two pieces join into a third, so any text is read as characters and bytes.
+def vocabulary(size: int) -> tuple[list[str], list[int], list[str]]:
+    """Tokens, their kinds, and the merges: special tokens, bytes, one merge, and filling.
 
     Raises
     ------
     ValueError
-        If `size` has no room for the special tokens and the bytes.
+        If `size` has no room for all but the filling.
     """
-    known = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
-    known += [(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
+    known = [(name, CONTROL) for name in SPECIALS]
+    known += [(letter, NORMAL) for letter in byte_alphabet()]
+    known.append(("th", NORMAL))  # readers want to see a merge
     if size < len(known):
         raise ValueError(f"vocabulary: expected at least {len(known)} tokens, got {size}")
-    known += [(piece, NORMAL) for piece in ("\N{LOWER ONE EIGHTH BLOCK}", *PRINTABLE)]
-    known += [(f"<filling {i}>", NORMAL) for i in range(max(0, size - len(known)))]
-    tokens, kinds = zip(*known[:size], strict=True)
-    return list(tokens), list(kinds)
+    # No merges lead to these: text never becomes them, ids do.
+    known += [(f"filling{i}", NORMAL) for i in range(size - len(known))]
+    tokens, kinds = zip(*known, strict=True)
+    return list(tokens), list(kinds), ["t h"]
 
 
-def _add_tensor_infos(writer: object, shape: Shape, weight_format: str) -> None:
+def byte_alphabet() -> list[str]:
+    """The letter of each byte in byte-level vocabularies: itself where it prints, as in GPT-2."""
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters, others = [], 0
+    for byte in range(256):
+        letters.append(chr(byte if byte in printed else 256 + others))
+        others += byte not in printed
+    return letters
+
+
+def _add_tensor_infos(writer: GGUFWriter, shape: Shape, weight_format: str) -> None:
     import gguf
 
-    assert isinstance(writer, gguf.GGUFWriter)
     kind = gguf.GGMLQuantizationType[weight_format.upper()]
     nbytes = FORMATS[weight_format].nbytes
     for name, (n, k) in matrix_shapes(shape):

@@ -251,7 +251,7 @@ def test_no_fast_math() -> None:
 
 def written_files() -> list[Path]:
     """Every text that we wrote, whatever its language."""
-    folders = ("src", "tests", "asv_bench", "docs", ".github", ".ci")
+    folders = ("src", "tests", "asv_bench", "benchmarks", "docs", ".github", ".ci")
     suffixes = {".py", ".pyx", ".pyi", ".h", ".cpp", ".md", ".yml", ".toml", ".cmake", ".sh"}
     inside = (path for folder in folders for path in (ROOT / folder).rglob("*"))
     top = (path for path in ROOT.iterdir() if path.is_file())
