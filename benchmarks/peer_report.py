@@ -109,7 +109,7 @@ def warnings(found: Comparison) -> list[str]:
                 )
     if any(row.busy_cpu > BUSY_CPU for row in found.rows):
         notes.append(
-            "- warning: the machine was busy: what a quiet one would show is neither these speeds nor, "
+            "- warning: the machine was busy: a quiet one would show neither these speeds nor, "
             "with several threads, these ratios"
         )
     return notes

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import slmq
+from slmq import _native
+from slmq.formats import format_named
 from slmq.shapes import Shape
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -22,12 +24,12 @@ if not BENCHMARKS.is_dir():
     pytest.skip("reads the source tree, which is not here", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
-import peer_install
-import peer_measure
-import peer_process
-import peer_report
-import peers
-import random_gguf
+import peer_install  # noqa: E402
+import peer_measure  # noqa: E402
+import peer_process  # noqa: E402
+import peer_report  # noqa: E402
+import peers  # noqa: E402
+import random_gguf  # noqa: E402
 
 SMALL = Shape(
     vocab=300,
@@ -59,7 +61,7 @@ def test_a_random_file_is_a_model(weight_format: str, tmp_path: Path) -> None:
     for tensor in weights:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         assert tensor.tensor_type.name == weight_format.upper()
-        assert abs(values.mean()) < 0.002
+        assert abs(values.mean()) < 0.003
         assert 0.018 < values.std() < 0.024
     with slmq.load(path, n_threads=1) as model:
         assert model.engine.tokenizer.decode(model.engine.tokenizer.encode("the sea")) == "the sea"
@@ -162,10 +164,10 @@ def test_a_step_of_several_sequences_reads_the_weights_once(tiny_gguf: Path) -> 
             worker.ask("sing")
         assert worker.ask("steps", sequences=[[1, 2], [3, 4]])["seconds"] > 0
     assert four["macs_per_token"] == one["macs_per_token"]
-    weights = random_gguf.file_bytes(SMALL, "q4_0") - 300 * 96 // 32 * 18  # embedding: rows only
-    assert one["read_bytes_per_token"] - four["read_bytes_per_token"] == pytest.approx(
-        0.75 * weights, rel=0.02
-    )
+    embedding = _native.packed_bytes("q4g32s", SMALL.vocab, SMALL.hidden)  # a row of it is read
+    weights = SMALL.packed_bytes(format_named("q4g32s")) - embedding
+    saved = one["read_bytes_per_token"] - four["read_bytes_per_token"]
+    assert saved == pytest.approx(0.75 * weights)
 
 
 def test_summary_of_known_times() -> None:
