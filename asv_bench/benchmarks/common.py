@@ -1,38 +1,117 @@
-"""What several benchmarks need."""
+"""What several benchmarks need: the machine, its limits, and what a commit can run.
+
+Benchmarks run against old commits too. What one of them lacks is a skip, never a failure: asv
+skips a benchmark whose `setup` raises NotImplementedError.
+"""
 
 from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slmq import QuantizedMatrix, _native
+ISAS = ["scalar", "avx2", "avx512vnni"]
+THREADS = [1, 2, 4]  # those that the machine lacks are skipped
+ROUNDS = 5
+PROBE_BYTES = 256 << 20  # beyond the last-level cache of ordinary machines
+PROBE_S = 0.1
+SPELL_S = 0.15  # shortest spell of work between two probes
 
-FORMATS = ["int4", "int8", "f16"]
 
-
-def runnable_threads() -> int:
-    """The number of threads to use; skips the benchmark where SLMQ_ISA cannot be had."""
+def need(module: str, name: str | None = None) -> Any:
+    """A module of slmq, or a name in it; a skip where this commit has none."""
     try:
-        _native.active_isa()
-    except ValueError as error:
-        raise NotImplementedError(str(error)) from error
-    threads: int = _native.resolve_threads(None)["threads"]
-    return threads
+        found = importlib.import_module(module)
+        return found if name is None else getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise NotImplementedError(f"this commit lacks {module} {name or ''}: {error}") from error
+
+
+def need_threads(threads: int) -> None:
+    """Skips what needs more CPUs than this process may use."""
+    have = len(os.sched_getaffinity(0))
+    if threads > have:
+        raise NotImplementedError(f"{threads} threads need as many CPUs, here are {have}")
+
+
+def need_isa(isa: str) -> Any:
+    """The kernel table of an instruction set; skips one that the CPU lacks."""
+    table = need("slmq._native", "isa_tables")().get(isa)
+    if table is None:
+        raise NotImplementedError(f"this CPU lacks {isa}")
+    return table
+
+
+def need_own_curve() -> None:
+    """Skips where SLMQ_ISA would only repeat the curve of the CPU's best instruction set.
+
+    The matrix of asv.conf.json runs everything without SLMQ_ISA and with it. The second run adds
+    nothing if it asks for what the CPU would take anyway, and cannot be had if the CPU lacks it.
+    """
+    asked = os.environ.get("SLMQ_ISA")
+    if not asked:
+        return
+    need_isa(asked)
+    tables = need("slmq._native", "isa_tables")()
+    best = [name for name, table in tables.items() if table is not None][-1]
+    if asked == best:
+        raise NotImplementedError(f"{asked} is this CPU's best: see the curve without SLMQ_ISA")
+
+
+def once_for_all_isas() -> None:
+    """Skips under SLMQ_ISA: for what takes the instruction set as a parameter, or needs none."""
+    if os.environ.get("SLMQ_ISA"):
+        raise NotImplementedError("the same for every SLMQ_ISA: see the curve without it")
+
+
+def read_bytes_per_s(threads: int) -> float:
+    """Plain reading of memory by that many threads, now."""
+    probe = need("slmq._native", "memory_read_gb_per_s")
+    rate: float = probe(threads, PROBE_BYTES, PROBE_S) * 1e9
+    return rate
+
+
+def integer_macs_per_s(threads: int, isa: str | None = None) -> float:
+    """int8 multiply-accumulates from registers by that many threads, now."""
+    probe = need("slmq._native", "integer_peak_gmac_per_s")
+    peak: float = probe(threads, isa, PROBE_S) * 1e9
+    return peak
+
+
+def fraction(limit: Callable[[], float], work: Callable[[], object], amount: float) -> float:
+    """How near `work` comes to a limit of the machine, best against best.
+
+    Limit and work take turns, so that a busy neighbour slows both.
+
+    Parameters
+    ----------
+    limit : callable
+        Measures the limit: units per second.
+    work : callable
+        Does `amount` units of work.
+    """
+    work()
+    highest, shortest = 0.0, float("inf")
+    for _ in range(ROUNDS):
+        highest = max(highest, limit())
+        shortest = min(shortest, shortest_s(work))
+    return amount / shortest / highest
+
+
+def shortest_s(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several calls."""
+    shortest, began = float("inf"), perf_counter()
+    while (start := perf_counter()) - began < SPELL_S:
+        work()
+        shortest = min(shortest, perf_counter() - start)
+    return shortest
 
 
 def random_rows(m: int, k: int) -> npt.NDArray[np.float32]:
     """float32[m, k], the same in every process."""
     return np.random.default_rng(7).standard_normal((m, k), dtype=np.float32)
-
-
-def random_matrix(n: int, k: int, format_name: str) -> QuantizedMatrix:
-    """Weights of n outputs and k inputs."""
-    return QuantizedMatrix.quantize(random_rows(n, k), format_name)
-
-
-def large_matrix(k: int, format_name: str, nbytes: int) -> QuantizedMatrix:
-    """At least nbytes of weights: one block over and over, since only their number matters."""
-    block = random_matrix(2048, k, format_name)
-    repeats = -(-nbytes // block.nbytes)
-    packed = np.tile(block.packed, repeats)
-    return QuantizedMatrix.from_packed(packed, (repeats * 2048, k), format_name)
