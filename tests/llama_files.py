@@ -26,7 +26,7 @@ def build(path: Path, *, threads: int = 1, **options: Any) -> RecordedPlan:
     """The recorded plan of a checkpoint; float32 in every part unless asked otherwise."""
     wanted = {"quant": "f32", "kv_dtype": "f32"} | options
     with open_checkpoint(path) as checkpoint:
-        return build_plan(checkpoint, threads=threads, huge=False, **wanted)[0]
+        return build_plan(checkpoint, threads=threads, memory="small", **wanted)[0]
 
 
 def feed(plan: RecordedPlan, sequence: Any, tokens: Sequence[int], cuts: Sequence[int] = ()) -> F32:

@@ -60,7 +60,7 @@ def test_kept_without_loss_or_rounded_with_a_warning(
 ) -> None:
     path, values = file_of(kind, tmp_path / "w.gguf")
     with caplog.at_level(logging.WARNING, "slmq"), open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False, threads=2)
+        reader = WeightReader(checkpoint, memory="small", threads=2)
         got = reader.linear("w", N, K).matrix
         reader.linear("v", N, K)
     if kind in LOSSLESS:
@@ -83,7 +83,7 @@ def test_what_is_asked_for_is_made_of_the_values(
     path, values = file_of(kind, tmp_path / "w.gguf")
     order = np.random.default_rng(1).permutation(N).astype(np.int32)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, quant=quant, huge=False)
+        reader = WeightReader(checkpoint, quant=quant, memory="small")
         got = reader.linear("w", N, K, order=order).matrix
     if (kind, quant) == ("q5_0", "int8"):  # the format that holds it as it is
         assert np.array_equal(got.dequantize(0, N), values[order])
@@ -100,7 +100,7 @@ def test_scales_that_are_not_finite(kind: str, bits: int, tmp_path: Path) -> Non
     blocks[N - 1, at : at + 2] = np.array([bits], "<u2").view(np.uint8)
     path, _ = file_of(kind, tmp_path / "w.gguf", blocks)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False)
+        reader = WeightReader(checkpoint, memory="small")
         with pytest.raises(CheckpointError, match="finite weights, found NaN or inf") as caught:
             reader.linear("w", N, K)
     assert caught.value.tensor == "w"
@@ -113,6 +113,6 @@ def test_values_beyond_float16(tmp_path: Path) -> None:
     assert np.abs(values).max() > 65520
     with open_checkpoint(path) as checkpoint:
         with pytest.raises(CheckpointError, match=r'use quant="f32"'):
-            WeightReader(checkpoint, huge=False).linear("w", N, K)
-        got = WeightReader(checkpoint, quant="f32", huge=False).linear("w", N, K).matrix
+            WeightReader(checkpoint, memory="small").linear("w", N, K)
+        got = WeightReader(checkpoint, quant="f32", memory="small").linear("w", N, K).matrix
         assert same_bits(got.dequantize(0, N), values)

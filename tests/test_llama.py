@@ -163,7 +163,7 @@ def test_gguf_without_optional_keys(tmp_path: Path) -> None:
 
 def refuse(path: Path, error: type[Exception], message: str) -> Exception:
     with open_checkpoint(path) as checkpoint, pytest.raises(error, match=message) as caught:
-        build_plan(checkpoint, threads=1, huge=False)
+        build_plan(checkpoint, threads=1, memory="small")
     assert str(path) in str(caught.value) or error is UnsupportedModelError
     return caught.value
 
@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite(
 ) -> None:
     folder = changed("gqa_untied", tmp_path / "m", weights=replaced(name, spoiled(value)))
     with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError) as caught:
-        build_plan(checkpoint, threads=2, quant=quant, huge=False)
+        build_plan(checkpoint, threads=2, quant=quant, memory="small")
     assert caught.value.tensor == name
     assert "expected finite weights, found NaN or infinity" in str(caught.value)
     assert str(folder) in str(caught.value)
@@ -245,7 +245,7 @@ def test_weights_that_are_not_finite(
 def test_weights_beyond_float16(tmp_path: Path) -> None:
     folder = changed("gqa_untied", tmp_path / "m", weights=replaced(Q, spoiled(1e9)))
     with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError) as caught:
-        build_plan(checkpoint, threads=1, quant="f16", huge=False)
+        build_plan(checkpoint, threads=1, quant="f16", memory="small")
     assert caught.value.tensor == Q
     assert "too large for float16" in str(caught.value)
     logits_of(folder, [1])  # float32 holds it

@@ -26,6 +26,7 @@ PYTHON_LAYERS = (
     ("exact", "runtime"),
     ("formats", "sampling", "stops"),
     ("quantized", "checkpoint"),
+    ("memory",),
     ("weights", "tokenizer"),
     ("trace",),
     ("plan",),
@@ -33,7 +34,7 @@ PYTHON_LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
-    ("generate", "stream", "chat", "shapes", "bench", "perplexity"),
+    ("generate", "stream", "chat", "shapes", "bench", "perplexity", "conversion"),
     ("profile",),
     ("cli", "server"),
 )

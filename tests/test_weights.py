@@ -57,7 +57,7 @@ def test_what_every_stored_type_becomes(kind: str, quant: str | None, tmp_path: 
     stored = gguf.GGUFReader(path).tensors[0]
     values = gguf.quants.dequantize(stored.data, stored.tensor_type).astype(np.float32)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, quant=quant, huge=False)
+        reader = WeightReader(checkpoint, quant=quant, memory="small")
         got = reader.linear("w", 40, 64).matrix
     wanted = {"int4": "q4g32a", "int8": "q8g32s"}.get(str(quant), quant) or KEPT[kind]
     assert got.format == wanted
@@ -71,7 +71,7 @@ def test_bfloat16_from_safetensors(tmp_path: Path) -> None:
     exact = (W.view(np.uint32) >> 16 << 16).view(np.float32)
     with open_checkpoint(bfloat16_folder(tmp_path / "bf16", W)) as checkpoint:
         for quant in (None, "f32", "int4"):
-            reader = WeightReader(checkpoint, quant=quant, huge=False)
+            reader = WeightReader(checkpoint, quant=quant, memory="small")
             got = reader.linear("w", 40, 64).matrix
             assert np.array_equal(got.packed, pack(exact, got.format).packed)
         assert reader.packed_formats.keys() == {"q4g32a"}
@@ -81,7 +81,7 @@ def test_bfloat16_from_safetensors(tmp_path: Path) -> None:
 def test_vectors(kind: str, tmp_path: Path) -> None:
     vector = normal(40, seed=1).astype(kind)
     with open_checkpoint(folder_of(tmp_path / "m", {"v": vector})) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False)
+        reader = WeightReader(checkpoint, memory="small")
         got = reader.vector("v", 40)
         assert same_bits(got, vector.astype(np.float32))
         got += 1  # our own memory, not the file's
@@ -92,7 +92,7 @@ def test_counts_and_progress(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with open_checkpoint(folder_of(tmp_path / "m", tensors)) as checkpoint:
         reader = WeightReader(
-            checkpoint, quant="int8", huge=False, progress=lambda *done: seen.append(done)
+            checkpoint, quant="int8", memory="small", progress=lambda *done: seen.append(done)
         )
         a, c = reader.linear("a", 40, 64, bias="b"), reader.linear("c", 33, 64)
     assert (a.n, a.k, c.n, c.k) == (40, 64, 33, 64)
@@ -109,7 +109,7 @@ def test_counts_and_progress(tmp_path: Path) -> None:
 
 def test_weights_outlive_their_checkpoint(tmp_path: Path) -> None:
     with open_checkpoint(folder_of(tmp_path / "m", {"a": W})) as checkpoint:
-        matrix = WeightReader(checkpoint, huge=False).linear("a", 40, 64).matrix
+        matrix = WeightReader(checkpoint, memory="small").linear("a", 40, 64).matrix
     assert same_bits(matrix.dequantize(0, 40), W)
 
 
@@ -128,7 +128,7 @@ def test_an_order_moves_weights_and_bias(tmp_path: Path) -> None:
     order = interleaved_to_halves(5, 8)
     bias = normal(40, seed=2)
     with open_checkpoint(folder_of(tmp_path / "m", {"w": W, "b": bias})) as checkpoint:
-        linear = WeightReader(checkpoint, huge=False).linear("w", 40, 64, bias="b", order=order)
+        linear = WeightReader(checkpoint, memory="small").linear("w", 40, 64, bias="b", order=order)
     assert same_bits(linear.matrix.dequantize(0, 40), W[order])
     assert linear.bias is not None
     assert same_bits(linear.bias, bias[order])
@@ -156,7 +156,7 @@ def test_gguf_names(name: str, stored: str) -> None:
 def test_names_are_mapped(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "w.gguf", META, {"output.weight": W})
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, GGUF.name, huge=False)
+        reader = WeightReader(checkpoint, GGUF.name, memory="small")
         assert reader.has("lm_head.weight")
         assert not reader.has("model.norm.weight")
         assert reader.linear("lm_head.weight", 40, 64).n == 40
@@ -192,7 +192,7 @@ def test_errors_name_file_and_tensor(
     tensors |= {"i": np.zeros((40, 64), np.int32), "iv": np.zeros(40, np.int32)}
     path = write_gguf(tmp_path / "w.gguf", META, tensors)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False)
+        reader = WeightReader(checkpoint, memory="small")
         with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
             call(reader)
     assert str(path) in str(caught.value)
@@ -210,7 +210,7 @@ def test_types_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False)
+        reader = WeightReader(checkpoint, memory="small")
         with pytest.raises(CheckpointError, match=r"q6_k; iq2_xxs is not supported") as caught:
             reader.linear("w", 40, 256)
     assert caught.value.tensor == "w"

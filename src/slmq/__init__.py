@@ -23,6 +23,7 @@ from slmq.errors import (
 )
 
 if TYPE_CHECKING:
+    from slmq.conversion import convert
     from slmq.generate import Model, load
     from slmq.quantized import QuantizedMatrix
     from slmq.results import GenerationResult, StreamChunk
@@ -44,6 +45,7 @@ __all__ = [
     "TokenizerError",
     "UnsupportedModelError",
     "__version__",
+    "convert",
     "isa",
     "load",
     "show_runtime",
@@ -55,6 +57,7 @@ _LAZY = {
     "Model": "slmq.generate",
     "QuantizedMatrix": "slmq.quantized",
     "StreamChunk": "slmq.results",
+    "convert": "slmq.conversion",
     "isa": "slmq.runtime",
     "load": "slmq.generate",
     "show_runtime": "slmq.runtime",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from slmq import _native, hub
 from slmq.checkpoint import Checkpoint, open_checkpoint
 from slmq.errors import CheckpointError, ContextOverflowError
+from slmq.memory import MemoryChoice, check_memory
 from slmq.models import family_of
 from slmq.models.common import Weights
 from slmq.plan import RecordedPlan
@@ -44,6 +46,9 @@ class ModelInfo:
     n_ctx_train : int
         Positions that the model was made for.
     kv_bytes_per_token : float
+    memory : str
+        Where the weights lie: "mmap", "huge" or "small"; see `slmq.memory`.
+    memory_why : str
     isa, threads, kv_dtype, path
     """
 
@@ -53,6 +58,8 @@ class ModelInfo:
     formats: dict[str, int]
     n_ctx_train: int
     kv_bytes_per_token: float
+    memory: str
+    memory_why: str
     isa: str
     threads: int
     kv_dtype: str
@@ -235,8 +242,8 @@ def open_engine(
     n_threads : int, optional
         By default physical cores within affinity and CPU quota.
     kv_dtype : {"f16", "f32"}
-    memory : {"huge", "small"}, optional
-        Whether weights ask for 2 MiB pages (the default) or stay in ordinary ones.
+    memory : {"mmap", "huge", "small"}, optional
+        Where weights lie: see `slmq.load`.
     isa : str, optional
         Kernels to run, as SLMQ_ISA.
 
@@ -244,8 +251,7 @@ def open_engine(
     ------
     ModelNotFoundError, DownloadError, CheckpointError, UnsupportedModelError, TokenizerError
     """
-    if memory not in (None, "huge", "small"):
-        raise ValueError(f"memory: expected 'huge' or 'small', got {memory!r}")
+    check_memory(memory)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(
         str(model), revision=revision, local_files_only=local_files_only, progress=progress
@@ -258,7 +264,7 @@ def open_engine(
             n_ctx=n_ctx,
             threads=threads,
             kv_dtype=kv_dtype,
-            huge=memory != "small",
+            memory=memory,
             isa=isa,
         )
 
@@ -271,20 +277,60 @@ def _build(
     n_ctx: int | None,
     threads: int,
     kv_dtype: str,
-    huge: bool,
+    memory: str | None,
     isa: str | None,
 ) -> Engine:
     family_of(checkpoint)  # an unknown architecture is named before its tokenizer is looked at
-    tokenizer = load_tokenizer(checkpoint)
-    plan, info = build_plan(
-        checkpoint, quant=quant, threads=threads, kv_dtype=kv_dtype, huge=huge, isa=isa
-    )
+    # Packing a foreign file tensor by tensor would wait for the interpreter lock each time that the
+    # Python which builds a GGUF file's tokenizer holds it.
+    alone = checkpoint.kind == "gguf"
+    with _Meanwhile(lambda: load_tokenizer(checkpoint), alone=alone) as reading:
+        plan, info = build_plan(
+            checkpoint, quant=quant, threads=threads, kv_dtype=kv_dtype, memory=memory, isa=isa
+        )
+    tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.n_vocab} tokens, the model only {plan.vocabulary}",
             file=checkpoint.path,
         )
     return Engine(plan, tokenizer, info, name, _context(n_ctx, info.n_ctx_train))
+
+
+class _Meanwhile:
+    """Reads a tokenizer while the block runs, or before it if `alone`."""
+
+    def __init__(self, work: Callable[[], Tokenizer], *, alone: bool) -> None:
+        self._work = work
+        self._alone = alone
+        self._result: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="slmq-tokenizer", daemon=True)
+
+    def result(self) -> Tokenizer:
+        """What the function returned; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def __enter__(self) -> _Meanwhile:
+        if self._alone:
+            self._result = self._work()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The checkpoint must outlive its reader, also after an error in the block.
+        if not self._alone:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:
+            self._error = error
 
 
 @dataclass(frozen=True)
@@ -300,6 +346,7 @@ class LoadedWeights:
     parameters, weight_bytes : int
     formats : dict of str to int
         Packed bytes per weight format.
+    memory : MemoryChoice
     """
 
     family: Any
@@ -308,27 +355,60 @@ class LoadedWeights:
     parameters: int
     weight_bytes: int
     formats: dict[str, int]
+    memory: MemoryChoice
 
 
-def load_weights(
-    checkpoint: Checkpoint, *, threads: int, quant: str | None = None, huge: bool = True
-) -> LoadedWeights:
-    """Packs a checkpoint's weights.
+@dataclass(frozen=True)
+class OpenedWeights:
+    """A family's reader of a checkpoint, and the configuration: as it is stored, and checked."""
 
-    Raises
-    ------
-    CheckpointError, UnsupportedModelError
-    """
+    reader: WeightReader
+    family: Any
+    config: Any
+    raw_config: dict[str, Any]
+
+
+def open_weights(
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    quant: str | None = None,
+    memory: str | None = None,
+    keep: bool = True,
+) -> OpenedWeights:
+    """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`."""
     family, raw_config = family_of(checkpoint)
     try:
         config = family.Config.from_dict(raw_config)
     except CheckpointError as error:
         raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
     names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
-    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, huge=huge)
-    weights = family.load(reader, config)
-    formats = dict(reader.packed_formats)
-    return LoadedWeights(family, config, weights, reader.parameters, reader.packed_nbytes, formats)
+    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, memory=memory, keep=keep)
+    return OpenedWeights(reader, family, config, raw_config)
+
+
+def load_weights(
+    checkpoint: Checkpoint, *, threads: int, quant: str | None = None, memory: str | None = None
+) -> LoadedWeights:
+    """Packs a checkpoint's weights, or maps or reads those of a native folder.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError
+    ValueError
+        For an unknown `quant` or `memory`.
+    """
+    opened = open_weights(checkpoint, threads=threads, quant=quant, memory=memory)
+    reader = opened.reader
+    return LoadedWeights(
+        opened.family,
+        opened.config,
+        opened.family.load(reader, opened.config),
+        reader.parameters,
+        reader.packed_nbytes,
+        dict(reader.packed_formats),
+        reader.memory,
+    )
 
 
 def record_plan(
@@ -360,7 +440,7 @@ def build_plan(
     quant: str | None = None,
     kv_dtype: str = "f16",
     activations: str = "a16g32",
-    huge: bool = True,
+    memory: str | None = None,
     isa: str | None = None,
 ) -> tuple[RecordedPlan, ModelInfo]:
     """Packs a checkpoint's weights and records its forward pass.
@@ -369,7 +449,7 @@ def build_plan(
     ------
     CheckpointError, UnsupportedModelError
     """
-    loaded = load_weights(checkpoint, threads=threads, quant=quant, huge=huge)
+    loaded = load_weights(checkpoint, threads=threads, quant=quant, memory=memory)
     plan = record_plan(loaded, threads=threads, kv_dtype=kv_dtype, activations=activations, isa=isa)
     info = ModelInfo(
         architecture=loaded.family.GGUF.architecture,
@@ -378,6 +458,8 @@ def build_plan(
         formats=loaded.formats,
         n_ctx_train=loaded.config.max_positions,
         kv_bytes_per_token=plan.native.page_bytes / 64,
+        memory=loaded.memory.memory,
+        memory_why=loaded.memory.why,
         isa=plan.native.isa,
         threads=threads,
         kv_dtype=kv_dtype,

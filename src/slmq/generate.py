@@ -55,8 +55,11 @@ def load(
         Threads; None takes the physical cores that this process may use.
     kv_dtype : {"f16", "f32"}
         Format of the cache of keys and values.
-    memory : {"huge", "small"}, optional
-        Whether weights ask for 2 MiB pages (the default) or stay in ordinary ones.
+    memory : {"mmap", "huge", "small"}, optional
+        Where weights lie: mapped from a folder that `slmq convert` wrote (ready at once, shared
+        between processes; the file must not be cut short meanwhile), or copied into 2 MiB or into
+        ordinary pages (faster from the second token on). None takes "huge", and "mmap" where a
+        copy would take more than half of the free memory.
     revision : str, optional
         Revision of a hub repository.
     local_files_only : bool

@@ -6,9 +6,14 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from slmq import _native
+
+# Packed weights that take more than this share of the free memory are mapped: a copy would push out
+# the file's own pages, which are then read from the disk again.
+COPY_SHARE = 0.5
 
 isa: dict[str, _native.IsaTable | None] = _native.isa_tables()
 """Kernel tables by ISA name, from the plainest to the best; None if this CPU lacks the ISA."""
@@ -37,12 +42,13 @@ def runtime_info() -> dict[str, Any]:
         "isa_missing": _native.isa_missing(),
         "threads": threads["threads"],
         "threads_why": threads["why"],
+        "memory": memory_policy(),
         "versions": {name: version(name) for name in ("numpy", "tokenizers", "jinja2")},
     }
 
 
 def show_runtime() -> None:
-    """Prints CPU, chosen kernels and why, threads and why, and versions to stdout."""
+    """Prints CPU, kernels and threads and why, where weights go, and versions to stdout."""
     found = runtime_info()
     lines = [
         f"slmq {found['slmq']} on Python {found['python']}, {found['platform']}",
@@ -51,6 +57,29 @@ def show_runtime() -> None:
         f"available: {', '.join(found['isa_available'])}",
         *(f"         not {name}: {why}" for name, why in found["isa_missing"].items()),
         f"threads  {found['threads']} ({found['threads_why']})",
+        f"memory   {found['memory']}",
         "versions " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def memory_policy() -> str:
+    """Where weights go by default, with this machine's numbers; `slmq.memory` has the choice."""
+    free = available_memory_bytes()
+    if free is None:
+        return "weights are packed into 2 MiB pages; folders of packed weights are mapped"
+    return (
+        f"{free / 1e9:.1f} GB free: weights go into 2 MiB pages; folders of packed weights of more "
+        f"than {COPY_SHARE * free / 1e9:.1f} GB are mapped"
+    )
+
+
+def available_memory_bytes() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None

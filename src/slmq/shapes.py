@@ -10,10 +10,8 @@ Llama of its size: the same matrices are read and multiplied. What such a model 
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import cast
 
@@ -24,7 +22,9 @@ from slmq import _native
 from slmq.engine import LoadedWeights
 from slmq.errors import Error
 from slmq.formats import PAIR_ROWS, Format, format_named
+from slmq.memory import MemoryChoice
 from slmq.models import llama
+from slmq.runtime import available_memory_bytes
 from slmq.weights import Linear, WeightReader
 
 __all__ = ["SHAPES", "Shape", "random_weights", "shape_named"]
@@ -144,19 +144,14 @@ def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
     # It has the methods that a family's load() uses, over no file.
     weights = llama.load(cast("WeightReader", source), config)
     return LoadedWeights(
-        llama, config, weights, source.parameters, source.nbytes, {fmt.name: source.nbytes}
+        llama,
+        config,
+        weights,
+        source.parameters,
+        source.nbytes,
+        {fmt.name: source.nbytes},
+        MemoryChoice("huge", "random"),
     )
-
-
-def available_memory_bytes() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell."""
-    if sys.platform != "linux":
-        return None
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        key, _, value = line.partition(":")
-        if key == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
 
 
 class _RandomReader:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq import _native, formats
-from slmq.checkpoint import Checkpoint, TensorInfo
+from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint, TensorInfo
 from slmq.checkpoint.decoded import decode, decoded_tensors
 from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
 from slmq.errors import CheckpointError
+from slmq.memory import PackedFile, choose_memory
 
 F32 = npt.NDArray[np.float32]
 
@@ -57,6 +58,8 @@ class Linear:
 class WeightReader:
     """Reads a checkpoint's tensors by name, checks shapes, packs linear weights.
 
+    Weights of a native folder are packed already: they are mapped or read.
+
     Parameters
     ----------
     checkpoint : Checkpoint
@@ -68,11 +71,20 @@ class WeightReader:
         given; values of types that no format of ours holds are rounded to float16, which a
         warning of the logger "slmq" says.
     threads : int
-        Threads that pack.
-    huge : bool
-        Whether the packed weights ask for 2 MiB pages.
+        Threads that pack or read.
+    memory : {"mmap", "huge", "small"}, optional
+        Where the packed weights lie: see `slmq.memory`.
+    keep : bool
+        Whether all weights are kept, as a model keeps them: they then lie in one piece of memory.
     progress : callable, optional
         Called with the bytes done and their total after every tensor.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor cannot be packed, or not as `quant` says.
+    ValueError
+        For an unknown `quant` or `memory`.
     """
 
     def __init__(
@@ -82,7 +94,8 @@ class WeightReader:
         *,
         quant: str | None = None,
         threads: int = 1,
-        huge: bool = True,
+        memory: str | None = None,
+        keep: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -93,9 +106,14 @@ class WeightReader:
         self._done = 0
         self._total = sum(t.nbytes for t in checkpoint.tensors.values())
         self._decoded = decoded_tensors(checkpoint, KEPT)
-        # One piece of memory for all: never more than every two-dimensional tensor packed. What
-        # is not used costs nothing.
-        self._arena = _native.Arena(self._upper_bound(), huge)
+        self.memory = choose_memory(memory, checkpoint)
+        self._packed: PackedFile | None = None
+        self._arena: _native.Arena | None = None
+        if isinstance(checkpoint, NativeCheckpoint):
+            self._packed = PackedFile(checkpoint, self.memory.memory, threads)
+        elif keep:
+            # Never more than every two-dimensional tensor packed. What is not used costs nothing.
+            self._arena = _native.Arena(self._upper_bound(), self.memory.memory == "huge")
         self.packed_nbytes = 0
         self.packed_formats: Counter[str] = Counter()
         self.parameters = 0
@@ -140,14 +158,14 @@ class WeightReader:
         CheckpointError
             If the tensor is missing, has another shape or type, or holds NaN or infinity.
         """
+        fmt = self.format_of(name, n, k)
         info = self._info(name)
-        self._check_shape(info, (n, k))
-        fmt = self._format(info)
-        source, rows = self._rows(info, fmt)
-        try:
-            matrix = _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
-        except ValueError as error:
-            raise self._error(info, str(error)) from None
+        if self._packed is not None:
+            if order is not None:
+                raise ValueError("the rows of a packed matrix cannot be reordered")
+            matrix = self._packed.matrix(info.name)
+        else:
+            matrix = self._pack(info, fmt, order)
         self.packed_nbytes += matrix.nbytes
         self.packed_formats[fmt] += matrix.nbytes
         self._finish(info)
@@ -157,6 +175,22 @@ class WeightReader:
             if order is not None:
                 bias_values = bias_values[order]
         return Linear(matrix, bias_values)
+
+    def format_of(self, name: str, n: int, k: int) -> str:
+        """The format that `linear` gives a weight; raises as it does for a wrong shape or type."""
+        info = self._info(name)
+        self._check_shape(info, (n, k))
+        return self._format(info)
+
+    def _pack(
+        self, info: TensorInfo, fmt: str, order: npt.NDArray[np.int32] | None
+    ) -> _native.Matrix:
+        n, k = info.shape
+        source, rows = self._rows(info, fmt)
+        try:
+            return _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
+        except ValueError as error:
+            raise self._error(info, str(error)) from None
 
     def _rows(self, info: TensorInfo, fmt: str) -> tuple[str, npt.NDArray[np.uint8]]:
         """A weight as bytes of a type that the packer reads."""
@@ -195,6 +229,14 @@ class WeightReader:
         return info
 
     def _format(self, info: TensorInfo) -> str:
+        if self.checkpoint.kind == NATIVE:
+            if self._quant not in (None, info.dtype):
+                raise self._error(
+                    info,
+                    f"packed as {info.dtype}, and {self._quant} was asked for; convert the model "
+                    f"it came from once more",
+                )
+            return info.dtype
         weight = self._decoded.get(info.name)
         if weight is not None:
             kept = "f16" if weight.lossless is None else KEPT[weight.lossless]
@@ -215,8 +257,9 @@ class WeightReader:
 
     def _finish(self, info: TensorInfo) -> None:
         weight = self._decoded.get(info.name)
-        for part in (info.name,) if weight is None else weight.parts:
-            self.checkpoint.release(part)
+        if self._packed is None:
+            for part in (info.name,) if weight is None else weight.parts:
+                self.checkpoint.release(part)
         self.parameters += int(np.prod(info.shape, dtype=np.int64))
         self._done += info.nbytes
         if self._progress is not None:

@@ -121,6 +121,49 @@ std::shared_ptr<Matrix> from_packed(const std::string& format_name, int64_t n, i
   return matrix;
 }
 
+// Fills the arena with the bytes of a file from `offset` on, on all threads of the pool: a page is
+// cleared and filled by the same thread while it is in its cache.
+void read_arena(const std::shared_ptr<Arena>& arena, int descriptor, uint64_t offset, int threads) {
+  struct Shared {
+    Arena& arena;
+    int descriptor;
+    uint64_t offset;
+    std::atomic<size_t> next{0};
+    std::atomic<bool> failed{false};
+  } shared{*arena, descriptor, offset};
+  const auto task = [](void* opaque, int) {
+    constexpr size_t kPiece = size_t{2} << 20;
+    auto& s = *static_cast<Shared*>(opaque);
+    for (size_t begin; (begin = s.next.fetch_add(kPiece)) < s.arena.size() && !s.failed.load();) {
+      const size_t bytes = std::min(kPiece, s.arena.size() - begin);
+      if (!read_file(s.descriptor, s.offset + begin, s.arena.data() + begin, bytes))
+        s.failed.store(true);
+    }
+  };
+  {
+    py::gil_scoped_release release;
+    shared_pool(threads)->run(task, &shared);
+  }
+  if (shared.failed.load())
+    throw py::value_error("expected " + std::to_string(arena->size()) + " bytes from offset " +
+                          std::to_string(offset) + " on: the file was cut short or cannot be read");
+}
+
+std::shared_ptr<Matrix> matrix_in(const std::shared_ptr<Arena>& arena,
+                                  const std::string& format_name, int64_t n, int64_t k,
+                                  size_t offset) {
+  check_shape(n, k);
+  auto matrix = std::make_shared<Matrix>(
+      Matrix{format_named(format_name), static_cast<int>(n), static_cast<int>(k), nullptr, arena});
+  if (offset % 64 != 0 || offset > arena->size() || matrix->bytes() > arena->size() - offset) {
+    throw py::value_error("expected " + std::to_string(matrix->bytes()) +
+                          " bytes at a multiple of 64 within an arena of " +
+                          std::to_string(arena->size()) + ", got offset " + std::to_string(offset));
+  }
+  matrix->data = arena->data() + offset;
+  return matrix;
+}
+
 py::array_t<uint8_t> packed_bytes(const std::shared_ptr<Matrix>& m) {
   auto* held = new std::shared_ptr<Matrix>(m);
   const py::capsule owner(held, [](void* p) { delete static_cast<std::shared_ptr<Matrix>*>(p); });
@@ -210,6 +253,8 @@ void bind_matrix(py::module_& m) {
              return std::make_shared<Arena>(bytes, huge);
            }),
            py::arg("nbytes"), py::arg("huge") = true)
+      .def("read", &read_arena, py::arg("descriptor"), py::arg("offset"), py::arg("threads") = 1)
+      .def("matrix", &matrix_in, py::arg("format"), py::arg("n"), py::arg("k"), py::arg("offset"))
       .def_property_readonly("nbytes", &Arena::size)
       .def_property_readonly("used", &Arena::used);
   py::class_<Matrix, std::shared_ptr<Matrix>>(m, "Matrix")

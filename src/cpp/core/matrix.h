@@ -33,6 +33,7 @@ class Arena {
     used_ += size;
     return p;
   }
+  uint8_t* data() const { return memory_.data(); }
   size_t size() const { return memory_.size(); }
   size_t used() const { return used_; }
 

@@ -1,5 +1,7 @@
 #include "core/memory.h"
 
+#include <algorithm>
+#include <cerrno>
 #include <new>
 #include <utility>
 
@@ -7,9 +9,11 @@
 
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
+#include <io.h>
 #include <windows.h>
 #else
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace slmq {
@@ -34,7 +38,36 @@ void unmap_pages(void* p, [[maybe_unused]] size_t bytes) {
 #endif
 }
 
+// Bytes read by one call, 0 at the end of the file, negative for an error.
+int64_t read_some(int descriptor, uint64_t offset, uint8_t* to, size_t bytes) {
+#if defined(_WIN32)
+  OVERLAPPED place = {};
+  place.Offset = static_cast<DWORD>(offset);
+  place.OffsetHigh = static_cast<DWORD>(offset >> 32);
+  DWORD done = 0;
+  const auto file = reinterpret_cast<HANDLE>(_get_osfhandle(descriptor));
+  if (ReadFile(file, to, static_cast<DWORD>(bytes), &done, &place)) return done;
+  return GetLastError() == ERROR_HANDLE_EOF ? 0 : -1;
+#else
+  for (;;) {
+    const ssize_t done = pread(descriptor, to, bytes, static_cast<off_t>(offset));
+    if (done >= 0 || errno != EINTR) return done;
+  }
+#endif
+}
+
 }  // namespace
+
+bool read_file(int descriptor, uint64_t offset, uint8_t* to, size_t bytes) {
+  while (bytes > 0) {
+    const int64_t done = read_some(descriptor, offset, to, std::min(bytes, size_t{1} << 30));
+    if (done <= 0) return false;
+    offset += static_cast<uint64_t>(done);
+    to += done;
+    bytes -= static_cast<size_t>(done);
+  }
+  return true;
+}
 
 Memory::Memory(size_t bytes, bool huge) : size_(bytes) {
   if (bytes == 0) return;

@@ -31,4 +31,8 @@ class Memory {
   size_t base_bytes_ = 0;
 };
 
+// Reads bytes [offset, offset + bytes) of an open file, whoever else reads it. False if the file ends
+// before that or cannot be read.
+bool read_file(int descriptor, uint64_t offset, uint8_t* to, size_t bytes);
+
 }  // namespace slmq

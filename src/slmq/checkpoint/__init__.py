@@ -1,5 +1,6 @@
-"""Readers of model files: GGUF and safetensors behind one interface, nothing copied, all checked.
+"""Readers of model files behind one interface, nothing copied, all checked.
 
+They read GGUF files, safetensors folders, and our own folders of packed weights.
 `open_checkpoint` is the door; what it returns is described by `Checkpoint`.
 """
 
@@ -12,10 +13,11 @@ from pathlib import Path
 from slmq.checkpoint.base import Checkpoint, TensorInfo
 from slmq.checkpoint.gguf import MAGIC, open_gguf
 from slmq.checkpoint.mapped import describe_start
+from slmq.checkpoint.native import NATIVE, NativeCheckpoint, is_native, native_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
 from slmq.errors import CheckpointError
 
-__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["NATIVE", "Checkpoint", "NativeCheckpoint", "TensorInfo", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -25,7 +27,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ----------
     path : str or os.PathLike
         A GGUF file (whatever its name); a folder with ``config.json`` and ``model.safetensors``
-        or ``model.safetensors.index.json``; or a folder with a single ``.gguf`` file.
+        (also one that `slmq convert` wrote) or ``model.safetensors.index.json``; or a folder with
+        a single ``.gguf`` file.
 
     Returns
     -------
@@ -71,7 +74,8 @@ def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
     if SINGLE in names or INDEX in names:
         if CONFIG not in names:
             raise CheckpointError(f"expected a {CONFIG} beside the weights", file=folder)
-        return open_safetensors(folder)
+        stored = open_safetensors(folder)
+        return native_checkpoint(stored) if is_native(stored) else stored
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if len(ggufs) == 1:
         return open_gguf(folder / ggufs[0])

@@ -23,8 +23,9 @@ class TensorInfo:
     name : str
         The name as stored.
     dtype : str
-        Lower case: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q4_0"``, ``"q4_1"``, ``"q8_0"``. Types that
-        slmq cannot decode are listed too (``"q4_k"``, ``"i64"``), so that errors can name them.
+        Lower case: ``"f32"``, ``"f16"``, ``"bf16"``, ``"q4_0"``, ``"q4_1"``, ``"q8_0"``; a weight
+        format (``"q4g32a"``) for a packed matrix. Types that slmq cannot decode are listed too
+        (``"q4_k"``, ``"i64"``), so that errors can name them.
     shape : tuple of int
         Row-major, outermost first. A linear weight is ``(n_out, k_in)`` in both file formats.
     nbytes : int
@@ -46,11 +47,11 @@ class Checkpoint(Protocol):
 
     @property
     def kind(self) -> str:
-        """``"gguf"`` or ``"safetensors"``."""
+        """``"gguf"``, ``"safetensors"``, or ``"slmq"`` for a folder of packed weights."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """GGUF: its key-values, arrays as lists. Safetensors: the parsed ``config.json``."""
+        """GGUF: its key-values, arrays as lists. Folders: the parsed ``config.json``."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -40,7 +40,9 @@ class MappedFile:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise CheckpointError("expected a regular file", file=path)
             with path.open("rb") as f:
-                self.size = os.fstat(f.fileno()).st_size
+                status = os.fstat(f.fileno())
+                self.size = status.st_size
+                self._identity = (status.st_dev, status.st_ino, status.st_size)
                 if self.size == 0:
                     raise CheckpointError("the file is empty; download it again", file=path)
                 self._buffer = mmap.mmap(f.fileno(), self.size, access=mmap.ACCESS_READ)
@@ -54,6 +56,24 @@ class MappedFile:
         if self._buffer is None:
             raise ValueError(f"{self.path} is closed")
         return self._buffer
+
+    def reopen(self) -> int:
+        """Return a descriptor of the same file, for reading; the caller closes it.
+
+        Raises
+        ------
+        CheckpointError
+            The file is gone, or another one has taken its name.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as e:
+            raise CheckpointError(f"cannot open the file: {e.strerror}", file=self.path) from e
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino, status.st_size) != self._identity:
+            os.close(descriptor)
+            raise CheckpointError("the file was replaced while it was read", file=self.path)
+        return descriptor
 
     def view(self, begin: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """Read-only ``uint8[nbytes]`` from byte `begin`; the array keeps the mapping alive."""
@@ -113,12 +133,12 @@ class MappedCheckpoint:
         ValueError
             The checkpoint is closed.
         """
-        file, begin = self._span(name)
+        file, begin = self.span(name)
         return file.view(begin, self.tensors[name].nbytes)
 
     def release(self, name: str) -> None:
         """Give the resident pages of one tensor back; reading it again faults them in again."""
-        file, begin = self._span(name)
+        file, begin = self.span(name)
         file.release(begin, self.tensors[name].nbytes)
 
     def close(self) -> None:
@@ -126,7 +146,13 @@ class MappedCheckpoint:
         for file in self._files:
             file.close()
 
-    def _span(self, name: str) -> Span:
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """The mapped files."""
+        return self._files
+
+    def span(self, name: str) -> Span:
+        """Return the file that holds a tensor, and where in it the tensor's bytes begin."""
         if name not in self._spans:
             raise CheckpointError(
                 f"not among the {len(self._spans)} tensors of the checkpoint",

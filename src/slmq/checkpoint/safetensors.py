@@ -11,7 +11,9 @@ import math
 import os
 import struct
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 from typing import Any
 
 from slmq.checkpoint.base import TensorInfo
@@ -55,7 +57,15 @@ BITS = {
 
 
 class SafetensorsCheckpoint(MappedCheckpoint):
-    """An open folder of safetensors; see `slmq.checkpoint.Checkpoint`."""
+    """An open folder of safetensors; see `slmq.checkpoint.Checkpoint`.
+
+    Attributes
+    ----------
+    file_metadata : Mapping
+        ``__metadata__`` of ``model.safetensors``; empty for a folder of shards.
+    """
+
+    file_metadata: Mapping[str, str] = MappingProxyType({})
 
 
 def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
@@ -78,7 +88,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
         for path, wanted in _shards(folder):
             file = MappedFile(path)
             files.append(file)
-            found, begins = _read_header(file)
+            found, begins, file_metadata = _read_header(file)
             for name in found if wanted is None else wanted:
                 if name not in found:
                     raise CheckpointError(
@@ -92,9 +102,12 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
         for file in files:
             file.close()
         raise
-    return SafetensorsCheckpoint(
+    checkpoint = SafetensorsCheckpoint(
         folder, "safetensors", metadata=config, tensors=tensors, spans=spans, files=files
     )
+    if len(files) == 1:
+        checkpoint.file_metadata = MappingProxyType(file_metadata)
+    return checkpoint
 
 
 def _shards(folder: Path) -> list[tuple[Path, list[str] | None]]:
@@ -154,8 +167,10 @@ def _inside(folder: Path, shard: str, index: Path) -> Path:
     return path
 
 
-def _read_header(file: MappedFile) -> tuple[dict[str, TensorInfo], dict[str, int]]:
-    """Return the tensors of one file and where in the file each begins."""
+def _read_header(
+    file: MappedFile,
+) -> tuple[dict[str, TensorInfo], dict[str, int], dict[str, str]]:
+    """Return the tensors of one file, where in the file each begins, and its metadata."""
     if file.size < 8:
         raise CheckpointError(
             f"expected a header length of 8 bytes, found {file.size}: the file is truncated",
@@ -176,21 +191,22 @@ def _read_header(file: MappedFile) -> tuple[dict[str, TensorInfo], dict[str, int
             file=file.path,
         )
     header = parse_json_object(file.buffer[8 : 8 + length], file.path, "the header")
-    _check_user_metadata(header.pop("__metadata__", None), file.path)
+    metadata = _user_metadata(header.pop("__metadata__", None), file.path)
     tensors: dict[str, TensorInfo] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         tensors[name], begin, end = _tensor_info(name, entry, file.path)
         ranges.append((begin, end, name))
     _check_layout(sorted(ranges), 8 + length, file)
-    return tensors, {name: 8 + length + begin for begin, _, name in ranges}
+    return tensors, {name: 8 + length + begin for begin, _, name in ranges}, metadata
 
 
-def _check_user_metadata(found: Any, path: Path) -> None:
-    if found is not None and not (
-        isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
-    ):
-        raise CheckpointError("expected __metadata__ to be an object of strings", file=path)
+def _user_metadata(found: Any, path: Path) -> dict[str, str]:
+    if found is None:
+        return {}
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return found
+    raise CheckpointError("expected __metadata__ to be an object of strings", file=path)
 
 
 def _tensor_info(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:

@@ -10,6 +10,7 @@ import typer
 
 from slmq import __version__
 from slmq.cli.chat import chat
+from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
 from slmq.cli.errors import Commands
 from slmq.cli.measure import bench, perplexity
@@ -62,6 +63,7 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command("rm")(remove)
+app.command()(convert)
 app.command()(perplexity)
 app.command()(bench)
 app.command()(profile)

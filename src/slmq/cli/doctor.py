@@ -43,8 +43,7 @@ def examine() -> dict[str, Any]:
         If SLMQ_ISA or SLMQ_NUM_THREADS asks for something impossible.
     """
     from slmq import _native, hub
-    from slmq.runtime import runtime_info
-    from slmq.shapes import available_memory_bytes
+    from slmq.runtime import available_memory_bytes, runtime_info
 
     folder = hub.cache_dir()
     models = hub.list_models()

@@ -131,9 +131,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     Returns
     -------
     dict
-        architecture, supported, parameters, format, bytes, context, licence; None for what the
-        headers do not say.
+        architecture, supported, parameters, format, bytes, memory, context, licence, and for a
+        folder of packed weights its source; None for what the headers do not say.
     """
+    from slmq.checkpoint import NATIVE
+    from slmq.memory import choose_memory
     from slmq.models import FAMILIES
 
     meta = checkpoint.metadata
@@ -144,16 +146,21 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     for tensor in checkpoint.tensors.values():
         parameters += math.prod(tensor.shape)
         types[tensor.dtype] += tensor.nbytes
+    choice = choose_memory(None, checkpoint)
     context = meta.get(f"{architecture}.context_length" if gguf else "max_position_embeddings")
-    return {
+    facts = {
         "architecture": architecture,
         "supported": architecture in FAMILIES,
         "parameters": parameters,
         "format": f"{checkpoint.kind} {' + '.join(name for name, _ in types.most_common())}",
         "bytes": stored_bytes(checkpoint.path),
+        "memory": f"{choice.memory}: {choice.why}",
         "context": context if isinstance(context, int) else None,
         "licence": licence_of(meta),
     }
+    if checkpoint.kind == NATIVE:
+        facts["source"] = source_of(meta.get(NATIVE))
+    return facts
 
 
 def licence_of(meta: Mapping[str, Any]) -> str | None:
@@ -162,6 +169,14 @@ def licence_of(meta: Mapping[str, Any]) -> str | None:
         if isinstance(meta.get(key), str):
             return str(meta[key])
     return None
+
+
+def source_of(section: Any) -> str | None:
+    """The files that a folder of packed weights was made of, if it says so."""
+    files = section.get("source") if isinstance(section, dict) else None
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        return None
+    return ", ".join(f"{file.get('name')} (sha256 {file.get('sha256')})" for file in files)
 
 
 def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:

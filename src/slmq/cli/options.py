@@ -88,7 +88,9 @@ KvDtype = Annotated[
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="huge (the default: 2 MiB pages) or small (ordinary ones).", rich_help_panel=LOADING
+        help="Where weights lie: huge (2 MiB pages), small (ordinary ones), or mmap, for folders "
+        "of `slmq convert`. By default huge, and mmap where a copy would fill the memory.",
+        rich_help_panel=LOADING,
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Of a hub repository.", rich_help_panel=LOADING)]

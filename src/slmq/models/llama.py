@@ -91,9 +91,9 @@ def load(r: WeightReader, cfg: Config) -> Weights:
         )
 
     w = Weights()
-    # Llama 3's scaling reaches GGUF files as divisors of the frequencies.
+    # Llama 3's scaling reaches GGUF files, and folders made of them, as divisors of frequencies.
     w.rope = cfg.rope.frequencies
-    if gguf and r.has("rope_freqs.weight"):
+    if r.checkpoint.kind != "safetensors" and r.has("rope_freqs.weight"):
         w.rope = w.rope / r.vector("rope_freqs.weight", cfg.head_dim // 2)
     w.embed = r.linear("model.embed_tokens.weight", cfg.vocab_size, cfg.hidden_size)
     w.layers = []

@@ -22,10 +22,12 @@ from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentence
 from slmq.tokenizer.special import END_OF_TURN
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 
-__all__ = ["load_folder"]
+__all__ = ["EXACT", "TEMPLATES", "load_folder"]
 
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_CONFIG_BYTES = 16 << 20
+TEMPLATES = "additional_chat_templates"
+EXACT = "slmq"  # section of tokenizer_config.json
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -43,18 +45,16 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
     config = _config(folder, "tokenizer_config.json")
     generation = _config(folder, "generation_config.json")
     texts = _special_texts(config, _config(folder, "special_tokens_map.json"))
+    if EXACT in config:
+        return _exactly(folder, config, texts)
     with library_errors("tokenizer.json"):
         backend = _backend(folder / "tokenizer.json")
         _add_missing(backend, config, texts)
         added = backend.get_added_tokens_decoder()
         highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         spell, drops_space = _spelling(backend)
-        around = backend.encode("").ids  # BOS and EOS
     n_vocab = max(highest + 1, _size(checkpoint.metadata))
-    if max(around, default=-1) >= n_vocab:
-        raise TokenizerError(
-            f"tokenizer.json: the post-processor adds {around}, expected ids below {n_vocab}"
-        )
+    _check_frame(backend, n_vocab)
 
     special = {i for i, token in added.items() if token.special}
     ends = {i for i in special if added[i].content in END_OF_TURN}
@@ -82,6 +82,59 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
     bos = _bos(backend, config, texts, [checkpoint.metadata, generation], n_vocab)
     parts = TokenizerParts(backend, pieces, bos, frozenset(ends), _templates(folder, config), texts)
     return Tokenizer(parts)
+
+
+def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer of a folder that `slmq convert` made of a GGUF file."""
+    section = config[EXACT]
+    where = f"tokenizer_config.json: {EXACT}"
+    if not isinstance(section, dict):
+        raise TokenizerError(f"{where}: expected an object, got {type(section).__name__}")
+    with library_errors("tokenizer.json"):
+        backend = _backend(folder / "tokenizer.json")
+        spell, drops_space = _spelling(backend)
+    n_vocab = _size({"vocab_size": section.get("n_vocab", 0)})
+    _check_frame(backend, n_vocab)
+    special = frozenset(_ids(section, "special_ids", n_vocab, where))
+    pieces = Pieces(
+        n_vocab=n_vocab,
+        text_of=backend.id_to_token,
+        spell=spell,
+        verbatim={},
+        special=special,
+        drops_leading_space=drops_space,
+        known=_known_bytes(section.get("bytes"), n_vocab, f"{where}.bytes"),
+    )
+    bos = next(iter(_ids(section, "bos_id", n_vocab, where)), None)
+    ends = frozenset(_ids(section, "eos_ids", n_vocab, where))
+    return Tokenizer(TokenizerParts(backend, pieces, bos, ends, _templates(folder, config), texts))
+
+
+def _known_bytes(found: Any, n_vocab: int, where: str) -> dict[int, bytes]:
+    """Tokens whose bytes are given, in hexadecimal by id."""
+    if not isinstance(found, dict):
+        raise TokenizerError(f"{where}: expected an object, got {type(found).__name__}")
+    known = {}
+    for key, value in found.items():
+        try:
+            if not (key.isascii() and key.isdecimal() and len(key) < 12 and int(key) < n_vocab):
+                raise ValueError
+            known[int(key)] = bytes.fromhex(value)
+        except (TypeError, ValueError):
+            raise TokenizerError(
+                f"{where}: expected hexadecimal bytes by id, got {key!r:.40}: {value!r:.40}"
+            ) from None
+    return known
+
+
+def _check_frame(backend: tokenizers.Tokenizer, n_vocab: int) -> None:
+    """Raise if what the post-processor adds, BOS and EOS, lies outside of the vocabulary."""
+    with library_errors("tokenizer.json"):
+        around = backend.encode("").ids
+    if max(around, default=-1) >= n_vocab:
+        raise TokenizerError(
+            f"tokenizer.json: the post-processor adds {around}, expected ids below {n_vocab}"
+        )
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:
@@ -235,7 +288,7 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
             f"chat_template: expected a string or a list, got {type(entry).__name__}"
         )
     files = {"default": folder / "chat_template.jinja"}
-    more = folder / "additional_chat_templates"
+    more = folder / TEMPLATES
     if more.is_dir():
         files |= {path.stem: path for path in sorted(more.glob("*.jinja"))}
     for name, path in files.items():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
-__all__ = ["Pieces", "byte_level_bytes", "sentencepiece_bytes"]
+__all__ = ["Pieces", "byte_level_bytes", "sentencepiece_bytes", "spelled"]
 
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -55,6 +55,11 @@ def byte_token(text: str) -> int | None:
     return int(match[1], 16) if match else None
 
 
+def spelled(text: str | None, spell: Callable[[str], bytes]) -> bytes:
+    """Return the bytes of a token as the vocabulary writes it; none where there is no token."""
+    return b"" if text is None else spell(text)
+
+
 @dataclass(frozen=True)
 class Pieces:
     """The bytes of every token of a vocabulary, found on first use and kept.
@@ -73,6 +78,8 @@ class Pieces:
         Ids that are no text: ends of turns, roles, padding.
     drops_leading_space : bool
         Whether one space at the start of a text is the tokenizer's own and not part of the text.
+    known : Mapping
+        Ids whose bytes are given.
     """
 
     n_vocab: int
@@ -81,6 +88,7 @@ class Pieces:
     verbatim: Mapping[int, str]
     special: Set[int]
     drops_leading_space: bool = False
+    known: Mapping[int, bytes] = field(default_factory=dict)
     _found: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, token: int) -> bytes:
@@ -107,7 +115,8 @@ class Pieces:
     def _find(self, token: int) -> bytes:
         if not 0 <= token < self.n_vocab:
             raise ValueError(f"expected a token id from 0 to {self.n_vocab - 1}, got {token}")
+        if token in self.known:
+            return self.known[token]
         if token in self.verbatim:
             return text_bytes(self.verbatim[token])
-        text = self.text_of(token)
-        return b"" if text is None else self.spell(text)
+        return spelled(self.text_of(token), self.spell)

@@ -50,6 +50,8 @@ class Tokenizer:
 
     Attributes
     ----------
+    parts : TokenizerParts
+        What it was made of.
     n_vocab : int
         Ids are ``0 ... n_vocab - 1``, rows that pad the model's embedding included.
     bos_id : int or None
@@ -63,6 +65,7 @@ class Tokenizer:
     """
 
     def __init__(self, parts: TokenizerParts) -> None:
+        self.parts = parts
         self._backend = parts.backend
         self._pieces = parts.pieces
         self._chat = ChatTemplates(parts.templates, parts.special_tokens)

@@ -1,0 +1,188 @@
+"""Our own folder, which `slmq convert` writes: packed tiles, stored as they run.
+
+``config.json`` is the family's own with a section ``"slmq"`` on where the weights come from.
+``model.safetensors`` opens with any safetensors reader: a packed matrix is ``U8[bytes]``, norms and
+biases are ``F32[size]``. Its ``__metadata__`` has ``"slmq"``, the version of this layout, and for
+every packed tensor its name with ``"FORMAT N K"``: weight format, rows and columns. The header is
+padded with spaces, and every tensor begins at a multiple of 64 bytes of the file, so that what is
+mapped can run. (Where a vector would leave the next tensor unaligned, ``slmq.padding.I`` follows.)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span
+from slmq.checkpoint.safetensors import SINGLE, SafetensorsCheckpoint
+from slmq.errors import CheckpointError
+from slmq.formats import FORMATS, packed_bytes, padded
+
+__all__ = [
+    "ALIGNMENT",
+    "NATIVE",
+    "VERSION",
+    "NativeCheckpoint",
+    "PackedTensor",
+    "is_native",
+    "native_checkpoint",
+    "native_header",
+]
+
+NATIVE = "slmq"  # the kind of these checkpoints, and the key of the version
+VERSION = "1"
+ALIGNMENT = 64
+PADDING = "slmq.padding."
+MAX_DIMENSION = 1 << 28
+TAG = re.compile(r"([a-z0-9]{1,16}) ([0-9]{1,9}) ([0-9]{1,9})", re.ASCII)
+
+
+class NativeCheckpoint(MappedCheckpoint):
+    """An open folder of packed weights; see `slmq.checkpoint.Checkpoint`.
+
+    A packed tensor's dtype is its weight format and its shape is ``(n, k)``; its raw bytes are the
+    tiles, at a multiple of 64 bytes in memory.
+    """
+
+    @property
+    def file(self) -> MappedFile:
+        """The mapped ``model.safetensors``."""
+        return self.files[0]
+
+    def packed_range(self) -> tuple[int, int]:
+        """Where in the file the packed tensors begin and end."""
+        packed = [t for t in self.tensors.values() if len(t.shape) == 2]
+        begins = [self.begin(t.name) for t in packed]
+        ends = [begin + t.nbytes for begin, t in zip(begins, packed, strict=True)]
+        return (min(begins), max(ends)) if packed else (0, 0)
+
+    def begin(self, name: str) -> int:
+        """Where in the file a tensor begins."""
+        return self.span(name)[1]
+
+
+def is_native(checkpoint: SafetensorsCheckpoint) -> bool:
+    """Whether a folder of safetensors is one of ours."""
+    return NATIVE in checkpoint.file_metadata
+
+
+def native_checkpoint(stored: SafetensorsCheckpoint) -> NativeCheckpoint:
+    """Check the tags of a folder whose headers are sound; closes it if they are not.
+
+    Raises
+    ------
+    CheckpointError
+        The layout is of another version, or a tag does not agree with its tensor.
+    """
+    try:
+        path = stored.path / SINGLE
+        metadata = stored.file_metadata
+        version = metadata[NATIVE]
+        if version != VERSION:
+            raise CheckpointError(
+                f"packed weights of version {version!r:.40}, expected {VERSION!r}: convert the "
+                f"model anew with this slmq, or update slmq",
+                file=path,
+            )
+        tensors: dict[str, TensorInfo] = {}
+        spans: dict[str, Span] = {}
+        for name, info in stored.tensors.items():
+            if name.startswith(PADDING):
+                continue
+            span = stored.span(name)
+            tensors[name] = _checked(info, metadata.get(name), span)
+            spans[name] = span
+        return NativeCheckpoint(
+            stored.path,
+            NATIVE,
+            metadata=dict(stored.metadata),
+            tensors=tensors,
+            spans=spans,
+            files=stored.files,
+        )
+    except BaseException:
+        stored.close()
+        raise
+
+
+def _checked(info: TensorInfo, tag: str | None, span: Span) -> TensorInfo:
+    """The tensor as its tag describes it."""
+
+    def fail(message: str) -> CheckpointError:
+        return CheckpointError(message, file=span[0].path, tensor=info.name)
+
+    if len(info.shape) != 1 or info.dtype not in ("u8", "f32"):
+        raise fail(f"expected U8 or F32 of one dimension, found {info.dtype} {list(info.shape)}")
+    if info.dtype == "f32":
+        if tag is not None:
+            raise fail(f"expected packed bytes (U8) for the format {tag!r:.80}, found F32")
+        return info
+    match = None if tag is None else TAG.fullmatch(tag)
+    if match is None or match[1] not in FORMATS:
+        raise fail(f"expected a tag 'FORMAT N K', FORMAT of {', '.join(FORMATS)}; got {tag!r:.80}")
+    fmt, n, k = FORMATS[match[1]], int(match[2]), int(match[3])
+    if not (1 <= n <= MAX_DIMENSION and 1 <= k <= MAX_DIMENSION):
+        raise fail(f"expected 1..2^28 rows and columns, got {n} x {k}")
+    if packed_bytes(fmt, n, k) != info.nbytes:
+        raise fail(
+            f"{fmt.name} of {n} x {k}: expected {packed_bytes(fmt, n, k)} bytes, found "
+            f"{info.nbytes}"
+        )
+    if span[1] % ALIGNMENT:
+        raise fail(f"expected its bytes at a multiple of {ALIGNMENT}, found offset {span[1]}")
+    return TensorInfo(info.name, fmt.name, (n, k), info.nbytes)
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """One tensor of a file to be written.
+
+    Attributes
+    ----------
+    name : str
+    format : str or None
+        A weight format, or None for a float32 vector.
+    shape : tuple of int
+        (n, k), or (size,) for a vector.
+    """
+
+    name: str
+    format: str | None
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are stored, without padding."""
+        if self.format is None:
+            return 4 * self.shape[0]
+        return packed_bytes(FORMATS[self.format], *self.shape)
+
+
+def native_header(tensors: Iterable[PackedTensor]) -> bytes:
+    """Everything before the data of a ``model.safetensors``; its length is a multiple of 64.
+
+    The data are the tensors in this order, each followed by zeros to a multiple of 64 bytes.
+    """
+    metadata = {NATIVE: VERSION}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for i, tensor in enumerate(tensors):
+        end = position + tensor.nbytes
+        if tensor.format is None:
+            entry = {"dtype": "F32", "shape": list(tensor.shape)}
+        else:
+            entry = {"dtype": "U8", "shape": [tensor.nbytes]}
+            metadata[tensor.name] = f"{tensor.format} {tensor.shape[0]} {tensor.shape[1]}"
+        header[tensor.name] = entry | {"data_offsets": [position, end]}
+        position = padded(end, ALIGNMENT)
+        if position > end:
+            entry = {"dtype": "U8", "shape": [position - end]}
+            header[f"{PADDING}{i}"] = entry | {"data_offsets": [end, position]}
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text = text.ljust(padded(8 + len(text), ALIGNMENT) - 8)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,114 @@
+"""Where packed weights live: mapped from their file, or in memory of our own.
+
+- ``"mmap"``: straight from a file that `slmq convert` wrote. Ready at once, shared by all processes
+  that map it, and given back under pressure. If someone cuts the file short meanwhile, reading its
+  lost pages ends the process (SIGBUS), as with every mapped file; replacing it is harmless.
+- ``"huge"``: in 2 MiB pages, which are read faster than 4 KiB pages of the file cache.
+- ``"small"``: in ordinary pages.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from slmq import _native
+from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint
+from slmq.errors import CheckpointError
+from slmq.runtime import COPY_SHARE, available_memory_bytes
+
+__all__ = ["MEMORIES", "MemoryChoice", "PackedFile", "check_memory", "choose_memory"]
+
+MEMORIES = ("mmap", "huge", "small")
+
+
+@dataclass(frozen=True)
+class MemoryChoice:
+    """Where weights go.
+
+    Attributes
+    ----------
+    memory : {"mmap", "huge", "small"}
+    why : str
+    """
+
+    memory: str
+    why: str
+
+
+def check_memory(requested: str | None) -> None:
+    """Raises ValueError for anything but None and one of `MEMORIES`."""
+    if requested not in (None, *MEMORIES):
+        raise ValueError(
+            f"memory: expected one of {', '.join(map(repr, MEMORIES))}, got {requested!r}"
+        )
+
+
+def choose_memory(requested: str | None, checkpoint: Checkpoint) -> MemoryChoice:
+    """What was asked for, or what suits a checkpoint on this machine.
+
+    Raises
+    ------
+    ValueError
+        For another word, or for "mmap" of a file that does not hold packed weights.
+    """
+    native = checkpoint.kind == NATIVE
+    check_memory(requested)
+    if requested is not None:
+        if requested == "mmap" and not native:
+            raise ValueError(
+                f"memory='mmap' needs packed weights, and {checkpoint.path} is packed while it is "
+                f"loaded; `slmq convert {checkpoint.path} FOLDER` writes a folder that can be "
+                f"mapped"
+            )
+        return MemoryChoice(requested, "asked for")
+    if not native:
+        return MemoryChoice("huge", "packed while loaded, into 2 MiB pages")
+    free = available_memory_bytes()
+    if free is None:
+        return MemoryChoice("mmap", "mapped, as the free memory is not known")
+    share = sum(t.nbytes for t in checkpoint.tensors.values()) / max(free, 1)
+    if share > COPY_SHARE:
+        return MemoryChoice("mmap", f"mapped: a copy would take {share:.0%} of the free memory")
+    return MemoryChoice("huge", f"read into 2 MiB pages: {share:.0%} of the free memory")
+
+
+class PackedFile:
+    """The packed matrices of a native folder.
+
+    Parameters
+    ----------
+    checkpoint : NativeCheckpoint
+    memory : {"mmap", "huge", "small"}
+    threads : int
+        Threads that read.
+
+    Raises
+    ------
+    CheckpointError
+        The file was cut short or replaced since its headers were checked.
+    """
+
+    def __init__(self, checkpoint: NativeCheckpoint, memory: str, threads: int) -> None:
+        self._checkpoint = checkpoint
+        self._first, end = checkpoint.packed_range()
+        self._arena = None
+        if memory == "mmap":
+            return
+        self._arena = _native.Arena(end - self._first, memory == "huge")
+        descriptor = checkpoint.file.reopen()
+        try:
+            self._arena.read(descriptor, self._first, threads)
+        except ValueError as error:
+            raise CheckpointError(str(error), file=checkpoint.file.path) from None
+        finally:
+            os.close(descriptor)
+
+    def matrix(self, name: str) -> _native.Matrix:
+        """A stored matrix; it keeps the memory or the mapping that it lies in."""
+        info = self._checkpoint.tensors[name]
+        n, k = info.shape
+        if self._arena is None:
+            return _native.Matrix.from_packed(info.dtype, n, k, self._checkpoint.raw(name))
+        offset = self._checkpoint.begin(name) - self._first
+        return self._arena.matrix(info.dtype, n, k, offset)
