@@ -24,9 +24,9 @@ F32 = npt.NDArray[np.float32]
 
 def build(path: Path, *, threads: int = 1, **options: Any) -> RecordedPlan:
     """The recorded plan of a checkpoint; float32 in every part unless asked otherwise."""
-    wanted = {"quant": "f32", "kv_dtype": "f32"} | options
+    wanted = {"quant": "f32", "kv_dtype": "f32", "memory": "small"} | options
     with open_checkpoint(path) as checkpoint:
-        return build_plan(checkpoint, threads=threads, memory="small", **wanted)[0]
+        return build_plan(checkpoint, threads=threads, **wanted)[0]
 
 
 def feed(plan: RecordedPlan, sequence: Any, tokens: Sequence[int], cuts: Sequence[int] = ()) -> F32:

@@ -27,7 +27,7 @@ from slmq.models import llama
 from slmq.runtime import available_memory_bytes
 from slmq.weights import Linear, WeightReader
 
-__all__ = ["SHAPES", "Shape", "random_weights", "shape_named"]
+__all__ = ["SHAPES", "Shape", "random_blocks", "random_weights", "shape_named"]
 
 SLAB_BYTES = 64 << 20
 RANDOM_BYTES = 16 << 20
@@ -161,7 +161,7 @@ class _RandomReader:
 
     def __init__(self, fmt: Format, seed: int) -> None:
         self._fmt = fmt
-        self._random = _random_blocks(fmt, np.random.default_rng(seed))
+        self._random = random_blocks(fmt, np.random.default_rng(seed))
         self._slab = np.empty(0, np.uint8)
         self.nbytes = 0
         self.parameters = 0
@@ -196,8 +196,13 @@ class _RandomReader:
         return taken
 
 
-def _random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Some pairs of tiles with their scales: random weights around 0, of a plausible size."""
+def random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Some pairs of tiles with their scales: random weights around 0, of a plausible size.
+
+    Returns
+    -------
+    uint8[bytes], about 16 MiB of whole pair-groups.
+    """
     count = RANDOM_BYTES // fmt.pair_group_bytes
     if not fmt.quantized:
         dtype = np.float16 if fmt.name == "f16" else np.float32
