@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from slmq.checkpoint.native import ALIGNMENT, PackedTensor, native_header
+from slmq.checkpoint.native import NativeWriter, PackedTensor
 from slmq.formats import format_named
 from slmq.models import llama
 from slmq.shapes import Shape, random_blocks, shape_named
@@ -56,15 +56,13 @@ def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     wishes: Any = Wishes(fmt.name)
     llama.load(wishes, llama.Config.from_dict(shape.config()))
     blocks = random_blocks(fmt, np.random.default_rng(0))
-    with path.open("wb") as file:
-        file.write(native_header(wishes.tensors))
+    with NativeWriter(path, wishes.tensors) as file:
         for tensor in wishes.tensors:
             if tensor.format is None:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())
             else:
-                for begin in range(0, tensor.nbytes, len(blocks)):
-                    file.write(blocks[: tensor.nbytes - begin].tobytes())
-            file.write(bytes(-tensor.nbytes % ALIGNMENT))
+                copies = -(-tensor.nbytes // len(blocks))
+                file.write(np.tile(blocks, copies)[: tensor.nbytes].data)
 
 
 def make_tokenizer(size: int) -> Tokenizer:

@@ -21,11 +21,9 @@ from llama_files import changed, logits_of, to_gguf
 import slmq
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
-from slmq.checkpoint.native import PackedTensor, native_header
 from slmq.cli.models import describe
 from slmq.engine import LoadedWeights, load_weights
 from slmq.memory import choose_memory
-from slmq.runtime import available_memory_bytes
 
 TOKENS = [5, 1, 9, 30, 2, 7, 7, 11]
 FILE = "model.safetensors"
@@ -224,21 +222,14 @@ def test_a_file_that_changes_under_the_reader(converted: Path, cut: bool) -> Non
             load_weights(checkpoint, threads=1, memory="huge")
 
 
-def test_a_model_beyond_the_free_memory_is_mapped(tmp_path: Path) -> None:
-    """A sparse file: it claims more than half of the memory and takes none."""
-    free = available_memory_bytes()
-    if free is None:
-        pytest.skip("the system does not tell its free memory")
-    rows = int(0.6 * free) // (4 * 4096) // 32 * 32
-    tensor = PackedTensor("w", "f32", (rows, 4096))
-    header = native_header([tensor])
-    (tmp_path / "config.json").write_text("{}", "utf-8")
-    (tmp_path / FILE).write_bytes(header)
-    os.truncate(tmp_path / FILE, len(header) + tensor.nbytes)
-    with open_checkpoint(tmp_path) as checkpoint:
+def test_what_can_be_mapped_is_mapped(converted: Path) -> None:
+    with open_checkpoint(converted) as checkpoint:
         choice = choose_memory(None, checkpoint)
+        assert load_weights(checkpoint, threads=1).memory == choice
     assert choice.memory == "mmap"
-    assert "% of the free memory" in choice.why
+    with open_checkpoint(GOLDENS / "llama" / "odd_sizes") as checkpoint:
+        assert choose_memory(None, checkpoint).memory == "huge"
+        assert choose_memory("small", checkpoint).memory == "small"
 
 
 # --- hostile folders ------------------------------------------------------------------------

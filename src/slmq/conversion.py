@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from slmq import _native, hub
 from slmq.checkpoint import NATIVE, Checkpoint, open_checkpoint
-from slmq.checkpoint.native import ALIGNMENT, VERSION, PackedTensor, native_header
+from slmq.checkpoint.native import VERSION, NativeWriter, PackedTensor
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.engine import open_weights
 from slmq.errors import CheckpointError, Error
@@ -177,12 +177,10 @@ class _Source:
 def _write_weights(path: Path, source: _Source, progress: Progress | None) -> None:
     tensors = [wish.tensor for wish in source.wishes]
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    with path.open("wb") as file:
-        file.write(native_header(tensors))
+    with NativeWriter(path, tensors) as file:
         for wish in source.wishes:
             data = source.read(wish)
             file.write(data.data)
-            file.write(bytes(-len(data) % ALIGNMENT))
             done += len(data)
             if progress is not None:
                 progress(done, total)

@@ -56,10 +56,9 @@ def load(
     kv_dtype : {"f16", "f32"}
         Format of the cache of keys and values.
     memory : {"mmap", "huge", "small"}, optional
-        Where weights lie: mapped from a folder that `slmq convert` wrote (ready at once, shared
-        between processes; the file must not be cut short meanwhile), or copied into 2 MiB or into
-        ordinary pages (faster from the second token on). None takes "huge", and "mmap" where a
-        copy would take more than half of the free memory.
+        Where weights lie. "mmap" maps a folder that `slmq convert` wrote: ready at once, shared
+        between processes (the file must not be cut short meanwhile). "huge" and "small" copy or
+        pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is "huge".
     revision : str, optional
         Revision of a hub repository.
     local_files_only : bool

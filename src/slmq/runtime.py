@@ -11,9 +11,9 @@ from typing import Any
 
 from slmq import _native
 
-# Packed weights that take more than this share of the free memory are mapped: a copy would push out
-# the file's own pages, which are then read from the disk again.
-COPY_SHARE = 0.5
+MEMORY_POLICY = (
+    "packed folders are mapped, other weights are packed into 2 MiB pages; memory= overrides"
+)
 
 isa: dict[str, _native.IsaTable | None] = _native.isa_tables()
 """Kernel tables by ISA name, from the plainest to the best; None if this CPU lacks the ISA."""
@@ -42,7 +42,7 @@ def runtime_info() -> dict[str, Any]:
         "isa_missing": _native.isa_missing(),
         "threads": threads["threads"],
         "threads_why": threads["why"],
-        "memory": memory_policy(),
+        "memory": MEMORY_POLICY,
         "versions": {name: version(name) for name in ("numpy", "tokenizers", "jinja2")},
     }
 
@@ -61,17 +61,6 @@ def show_runtime() -> None:
         "versions " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def memory_policy() -> str:
-    """Where weights go by default, with this machine's numbers; `slmq.memory` has the choice."""
-    free = available_memory_bytes()
-    if free is None:
-        return "weights are packed into 2 MiB pages; folders of packed weights are mapped"
-    return (
-        f"{free / 1e9:.1f} GB free: weights go into 2 MiB pages; folders of packed weights of more "
-        f"than {COPY_SHARE * free / 1e9:.1f} GB are mapped"
-    )
 
 
 def available_memory_bytes() -> int | None:

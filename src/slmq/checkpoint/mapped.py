@@ -81,6 +81,13 @@ class MappedFile:
             raise ValueError(f"bytes {begin}..{begin + nbytes} lie outside of {self.path}")
         return np.frombuffer(self.buffer, np.uint8, nbytes, begin)
 
+    def ask_for_huge_pages(self) -> None:
+        """Let the OS read and map the file in 2 MiB pieces, where it can do that."""
+        huge = getattr(mmap, "MADV_HUGEPAGE", None)
+        if huge is not None:
+            with contextlib.suppress(OSError):  # a kernel without them
+                self.buffer.madvise(huge)
+
     def release(self, begin: int, nbytes: int) -> None:
         """Drop the resident pages that lie wholly inside the range, where the OS can do that."""
         # A page that is shared with a neighbour stays: it may be in use.

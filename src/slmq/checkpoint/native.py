@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint.base import TensorInfo
@@ -28,6 +29,7 @@ __all__ = [
     "NATIVE",
     "VERSION",
     "NativeCheckpoint",
+    "NativeWriter",
     "PackedTensor",
     "is_native",
     "native_checkpoint",
@@ -38,6 +40,7 @@ NATIVE = "slmq"  # the kind of these checkpoints, and the key of the version
 VERSION = "1"
 ALIGNMENT = 64
 PADDING = "slmq.padding."
+PIECE_BYTES = 8 << 20
 MAX_DIMENSION = 1 << 28
 TAG = re.compile(r"([a-z0-9]{1,16}) ([0-9]{1,9}) ([0-9]{1,9})", re.ASCII)
 
@@ -163,7 +166,7 @@ class PackedTensor:
         return packed_bytes(FORMATS[self.format], *self.shape)
 
 
-def native_header(tensors: Iterable[PackedTensor]) -> bytes:
+def native_header(tensors: Sequence[PackedTensor]) -> bytes:
     """Everything before the data of a ``model.safetensors``; its length is a multiple of 64.
 
     The data are the tensors in this order, each followed by zeros to a multiple of 64 bytes.
@@ -186,3 +189,54 @@ def native_header(tensors: Iterable[PackedTensor]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     text = text.ljust(padded(8 + len(text), ALIGNMENT) - 8)
     return struct.pack("<Q", len(text)) + text
+
+
+class NativeWriter:
+    """Writes a ``model.safetensors``; a context manager.
+
+    It writes whole 8 MiB at multiples of 8 MiB: Linux then caches the file in 2 MiB pages, which
+    are mapped as they are.
+
+    Parameters
+    ----------
+    path : Path
+    tensors : sequence of PackedTensor
+        What `write` will be given, in this order.
+    """
+
+    def __init__(self, path: Path, tensors: Sequence[PackedTensor]) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._piece = bytearray(PIECE_BYTES)
+        self._used = 0
+        self._put(native_header(tensors))
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write the bytes of the next tensor."""
+        self._put(data)
+        self._put(bytes(-len(data) % ALIGNMENT))
+
+    def __enter__(self) -> NativeWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is left, unless something failed, and close the file."""
+        with self._file:
+            if kind is None:
+                self._flush()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        begin = 0
+        while begin < len(data):
+            part = data[begin : begin + PIECE_BYTES - self._used]
+            self._piece[self._used : self._used + len(part)] = part
+            self._used += len(part)
+            begin += len(part)
+            if self._used == PIECE_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        left = memoryview(self._piece)[: self._used]
+        while left:
+            left = left[self._file.write(left) :]
+        self._used = 0

@@ -88,8 +88,8 @@ KvDtype = Annotated[
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="Where weights lie: huge (2 MiB pages), small (ordinary ones), or mmap, for folders "
-        "of `slmq convert`. By default huge, and mmap where a copy would fill the memory.",
+        help="Where weights lie: mmap (the default for folders of `slmq convert`), huge (2 MiB "
+        "pages, the default for others) or small (ordinary ones).",
         rich_help_panel=LOADING,
     ),
 ]
