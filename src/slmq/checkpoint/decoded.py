@@ -1,8 +1,9 @@
 """Weights that the packer does not read as stored: decoded by row ranges, in threads.
 
-Where a GGUF type that the packer knows holds the very same values (an int8 and a float16 scale per
-32 columns hold those of Q5_0), they are handed on as its blocks and nothing is lost. All others
-are handed on as float32.
+These are GGUF types without a packed format of ours, and the weights of GPTQ, AWQ and
+compressed-tensors. Where a GGUF type that the packer knows holds the very same values (an int8 and
+a float16 scale per 32 columns hold those of Q5_0), they are handed on as its blocks and nothing is
+lost. All others are handed on as float32.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.base import Checkpoint, TensorInfo
+from slmq.checkpoint.block_writer import BLOCK_BYTES, write_q8_0
 from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES, block_integers, dequantize
+from slmq.checkpoint.packed_layouts import packed_linears
+from slmq.checkpoint.quant_config import read_quant_config
 
-__all__ = ["DecodedTensor", "decode", "decoded_tensors", "q8_0_blocks"]
+__all__ = ["DecodedTensor", "decode", "decoded_tensors"]
 
-F16 = npt.NDArray[np.float16]
-I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
 
-GROUP = 32
-GROUP_BYTES = {"f32": 128, "q4_0": 18, "q4_1": 20, "q8_0": 34}  # of 32 columns
 CHUNK = 1 << 18  # weights that a thread decodes at a time: about a cache
 
 # int8 times a float16 scale per 32 columns says it all.
@@ -68,7 +68,7 @@ class GgufTensor:
             return
         found = block_integers(kind, raw, (n, k), begin, end)
         values = found.signed() if found.codebook is None else found.codebook.take(found.codes)
-        q8_0_blocks(values, found.d, out)
+        write_q8_0(values, found.d, out)
 
 
 def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[str, DecodedTensor]:
@@ -78,7 +78,15 @@ def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[s
     ----------
     packable : collection of str
         Types that are packed as they are.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is quantized in a way that slmq does not read, or its parts do not fit.
     """
+    if checkpoint.kind == "safetensors":
+        config = read_quant_config(checkpoint.path, checkpoint.metadata)
+        return {} if config is None else {**packed_linears(checkpoint, config)}
     return {
         name: GgufTensor(checkpoint, info)
         for name, info in checkpoint.tensors.items()
@@ -89,7 +97,7 @@ def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[s
 def decode(tensor: DecodedTensor, source: str, threads: int = 1) -> U8:
     """All rows as "f32" or as blocks of the tensor's `lossless` type: uint8[bytes]."""
     n, k = tensor.info.shape
-    out = np.empty((n, k * GROUP_BYTES[source] // GROUP), np.uint8)
+    out = np.empty((n, 4 * k if source == "f32" else k // 32 * BLOCK_BYTES[source]), np.uint8)
     step = max(1, CHUNK // k)
 
     def chunk(begin: int) -> None:
@@ -103,10 +111,3 @@ def decode(tensor: DecodedTensor, source: str, threads: int = 1) -> U8:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(chunk, range(0, n, step)))  # raises what a chunk raised
     return out.reshape(-1)
-
-
-def q8_0_blocks(values: I8, scales: F16, out: U8) -> None:
-    """Blocks of Q8_0 from int8[n, k] and float16[n, k / 32]."""
-    blocks = out.reshape(-1, GROUP_BYTES["q8_0"])
-    blocks[:, :2] = scales.astype("<f2", copy=False).reshape(-1, 1).view(np.uint8)
-    blocks[:, 2:] = values.reshape(-1, GROUP).view(np.uint8)
