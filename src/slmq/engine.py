@@ -189,10 +189,11 @@ class Engine:
         if len(tokens) == 0:
             raise ValueError("expected at least one token, got none")
         ids = np.asarray(tokens, dtype=np.int64)
-        if ids.ndim != 1 or ids.min() < 0 or ids.max() >= self.n_vocab:
+        # One token is the case that must be quick: a reduction takes microseconds.
+        low, high = (ids[0], ids[0]) if len(ids) == 1 == ids.ndim else (ids.min(), ids.max())
+        if ids.ndim != 1 or low < 0 or high >= self.n_vocab:
             raise ValueError(
-                f"expected token ids in 0..{self.n_vocab - 1}, "
-                f"got {int(ids.min())}..{int(ids.max())}"
+                f"expected token ids in 0..{self.n_vocab - 1}, got {int(low)}..{int(high)}"
             )
         if len(seq.tokens) + len(ids) > self.n_ctx:
             raise ContextOverflowError(
@@ -203,9 +204,9 @@ class Engine:
 
     def _run(self, seq: Sequence, part: npt.NDArray[np.int32], want: str) -> F32:
         plan, count = self.plan, len(part)
-        rows = {"all": np.arange(count), "last": np.array([count - 1]), "": np.zeros(0)}[want]
-        rows = rows.astype(np.int32)
-        plan.run(part, [(seq.native, count)], rows[:MAX_OUTPUTS])
+        first = {"all": 0, "last": count - 1, "": count}[want]
+        rows = np.arange(first, count, dtype=np.int32)
+        plan.native.run(part, [(seq.native, count)], rows[:MAX_OUTPUTS])
         seq.tokens.extend(part.tolist())
         seq.last_logits = None
         pieces = [plan.logits()]

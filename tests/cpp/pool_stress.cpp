@@ -1,6 +1,7 @@
 // Stress of the barrier and the pool, for a plain build and for sanitizers (tools/sanitize_pool.sh).
 // Usage: pool_stress [rounds]. Exits with 0 if every check holds; hangs are the caller's timeout.
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -86,33 +87,36 @@ void run_ring(ThreadPool& pool, int phases) {
 
 // Item i of a step adds its two neighbours of the step before, all plain numbers: items that start
 // too early or run twice give wrong sums, and data races under TSan. Steps differ in size, some have
-// one item or none.
+// one item. Now and then a thread stops in the middle, as one that lost its core does.
 struct Pascal : slmq::Steps {
-  Pascal(int steps, int width) : steps(steps), rows(2, std::vector<unsigned>(width, 1)) {}
+  Pascal(int steps, int width, bool stops)
+      : stops(stops), rows(2, std::vector<unsigned>(width, 1)) {
+    for (int step = 0; step < steps; ++step) sizes.push_back(step % 3 == 2 ? 1 : width - step % 2);
+  }
 
-  int items_of(int step) const {
-    const int width = static_cast<int>(rows[0].size());
-    return step % 5 == 4 ? 0 : step % 3 == 2 ? 1 : width - step % 2;
-  }
-  int begin(int step) override {
-    CHECK(step == begun++);
-    return step < steps ? items_of(step) : kOver;
-  }
-  void item(int step, int item, int thread) override {
+  void begin(int step) override { CHECK(step == begun++); }
+  void items(int step, int first, int last, int thread) override {
     CHECK(thread >= 0 && thread < 8);
     CHECK(step == begun - 1);
+    CHECK(0 <= first && first < last && last <= sizes[step]);
     const std::vector<unsigned>& from = rows[step % 2];
-    rows[(step + 1) % 2][item] += from[item] + from[(item + 1) % from.size()];
+    for (int item = first; item < last; ++item) {
+      rows[(step + 1) % 2][item] += from[item] + from[(item + 1) % from.size()];
+      if (stops && (step + item + thread) % 37 == 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(70 * (1 + thread)));
+    }
   }
 
-  int steps, begun = 0;
+  const bool stops;
+  int begun = 0;
   std::vector<std::vector<unsigned>> rows;
 };
 
 void run_relay(ThreadPool& pool, int steps) {
-  Pascal alone(steps, 13), shared(steps, 13);
-  for (int step = 0; alone.begin(step) != slmq::Steps::kOver; ++step) {
-    for (int item = 0; item < alone.items_of(step); ++item) alone.item(step, item, 0);
+  Pascal alone(steps, 13, false), shared(steps, 13, steps % 4 == 1);
+  for (int step = 0; step < steps; ++step) {
+    alone.begin(step);
+    alone.items(step, 0, alone.sizes[step], 0);
   }
   pool.run(shared);
   CHECK(shared.begun == steps + 1);

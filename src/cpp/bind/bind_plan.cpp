@@ -196,7 +196,9 @@ void bind_plan(py::module_& m) {
   py::class_<GuardedPlan> c(m, "Plan");
   c.def(py::init([](int threads, int max_rows, int max_outputs, int vocabulary,
                     const std::string& kv_dtype, const std::optional<std::string>& isa) {
-          const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
+          const Kernels& kernels = !isa              ? active_kernels()
+                                   : *isa == "empty" ? empty_kernels()
+                                                     : kernels_named(*isa);
           return std::make_unique<GuardedPlan>(kernels, threads, max_rows, max_outputs, vocabulary,
                                                kv_type_named(kv_dtype));
         }),

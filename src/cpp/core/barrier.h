@@ -18,6 +18,8 @@ inline constexpr int kLineBytes = 128;
 // only if somebody sleeps.
 class alignas(kLineBytes) PhaseWord {
  public:
+  static constexpr uint32_t kPhases = UINT32_MAX >> 1;  // then they begin anew
+
   static uint32_t phase_of(uint64_t word) { return static_cast<uint32_t>(word >> 33); }
   static uint32_t payload_of(uint64_t word) { return static_cast<uint32_t>(word); }
 
@@ -25,9 +27,9 @@ class alignas(kLineBytes) PhaseWord {
   uint32_t phase() const { return phase_of(load()); }
   bool ended(uint32_t phase) const { return this->phase() != phase; }
 
-  // payload - 1, if the word is still as it was seen; else `seen` becomes what it is.
-  bool try_decrement(uint64_t& seen) {
-    return word_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel,
+  // payload - n, if the word is still as it was seen; else `seen` becomes what it is.
+  bool try_subtract(uint64_t& seen, uint32_t n) {
+    return word_.compare_exchange_weak(seen, seen - n, std::memory_order_acq_rel,
                                        std::memory_order_acquire);
   }
 

@@ -128,14 +128,14 @@ void ThreadPool::Crew::work(int thread) {
   const DefaultFpMode fp_mode;
   Relay::Look entered = 0;
   for (;;) {
-    const Relay::Look look = relay.look();
+    const Relay::Look look = relay.help(thread, relay.look());
     const uint32_t mark = Relay::mark_of(look);
     if (mark == kDismissed) return;
     if (mark == kTask && Relay::phase_of(look) != Relay::phase_of(entered)) {
       entered = look;
       enter(thread);
       barrier.wait();
-    } else if (!relay.help(thread, look)) {
+    } else {
       relay.wait(look);
     }
   }
@@ -155,12 +155,13 @@ void ThreadPool::Crew::run(Task next, void* next_context) {
 void ThreadPool::Crew::run(Steps& steps) {
   const std::lock_guard<std::mutex> turn(queue);
   const DefaultFpMode fp_mode;
-  relay.start(steps);
-  for (;;) {
-    const Relay::Look look = relay.look();
-    if (Relay::over(look)) return;
-    if (!relay.help(0, look)) relay.wait(look);
+  if (!workers.empty()) return relay.run(0, steps);
+  const int n = static_cast<int>(steps.sizes.size());
+  for (int step = 0; step < n; ++step) {
+    steps.begin(step);
+    steps.items(step, 0, steps.sizes[static_cast<size_t>(step)], 0);
   }
+  steps.begin(n);
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(checked_threads(threads)) {

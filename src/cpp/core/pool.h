@@ -32,7 +32,7 @@ class ThreadPool {
   // thread computes in the default floating-point mode; the caller's is restored.
   void run(Task task, void* context);
 
-  // Runs steps until one says that the run is over (relay.h). Beside a busy neighbour this keeps
+  // Runs all items of all steps (relay.h). Beside a busy neighbour this keeps
   // more of its speed than a task with barriers, because nobody waits for a thread without work.
   // Otherwise as above: calls queue, nothing throws, the default floating-point mode holds.
   void run(Steps& steps);

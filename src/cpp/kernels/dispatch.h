@@ -23,4 +23,7 @@ const Kernels& active_kernels();
 // By name; throws std::invalid_argument that says what is available.
 const Kernels& kernels_named(const std::string& name);
 
+// Kernels that do nothing, to measure what is not kernels. Not an ISA: never listed or dispatched.
+const Kernels& empty_kernels();
+
 }  // namespace slmq

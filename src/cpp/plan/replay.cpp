@@ -39,8 +39,7 @@ void Replay::run(ThreadPool& pool, const Run& run, int begin, int end, double* t
   times_ = times;
   begin_ = begin;
   end_ = end;
-  step_ = begin - 1;
-  phase_ = phases_ = 0;
+  schedule();
   pool.run(*this);
 }
 
@@ -63,38 +62,39 @@ void Replay::replicate(int thread, int step, bool measure) {
   replicating_us_ += took;
 }
 
-void Replay::item(int, int item, int thread) {
-  // One thread takes the first item: its measurements meet nobody else's.
-  for (const int source : needs_[step_]) replicate(thread, source, times_ != nullptr && item == 0);
-  steps_[step_]->item(*run_, phase_, item, thread);
+void Replay::schedule() {
+  const Frame& frame = *run_->frame;
+  phases_.clear();
+  sizes.clear();
+  for (int i = begin_; i < end_; ++i) {
+    const Step& step = *steps_[i];
+    if (step.replicates(frame)) continue;
+    for (int phase = 0, phases = step.phases(frame); phase < phases; ++phase) {
+      const int items = step.items(frame, phase);
+      if (items == 0) continue;
+      phases_.push_back({i, phase});
+      sizes.push_back(items);
+    }
+  }
 }
 
-int Replay::begin(int) {
+void Replay::items(int index, int first, int last, int thread) {
+  const Phase& at = phases_[index];
+  // One thread takes the first item: its measurements meet nobody else's.
+  for (const int source : needs_[at.step])
+    replicate(thread, source, times_ != nullptr && first == 0);
+  for (int item = first; item < last; ++item) steps_[at.step]->item(*run_, at.phase, item, thread);
+}
+
+void Replay::begin(int index) {
   if (times_ != nullptr) {
     const Clock::time_point now = Clock::now();
-    if (step_ >= begin_) times_[step_] += microseconds(now - phase_began_) - replicating_us_;
+    if (index > 0)
+      times_[phases_[index - 1].step] += microseconds(now - phase_began_) - replicating_us_;
     replicating_us_ = 0;
     phase_began_ = now;
   }
-  const int items = next_phase();
-  if (items == kOver) finish();
-  return items;
-}
-
-// The next phase that has items.
-int Replay::next_phase() {
-  const Frame& frame = *run_->frame;
-  for (;;) {
-    while (++phase_ >= phases_) {
-      do {
-        if (++step_ >= end_) return kOver;
-      } while (steps_[step_]->replicates(frame));
-      phases_ = steps_[step_]->phases(frame);
-      phase_ = -1;
-    }
-    const int items = steps_[step_]->items(frame, phase_);
-    if (items > 0) return items;
-  }
+  if (index == static_cast<int>(phases_.size())) finish();
 }
 
 // Row steps that no later step of the run needs: they are what a run that stops early is asked for.

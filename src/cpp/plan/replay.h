@@ -38,9 +38,14 @@ class Replay final : private Steps {
  private:
   using Clock = std::chrono::steady_clock;
 
-  int begin(int) override;
-  void item(int, int item, int thread) override;
-  int next_phase();
+  // A phase of a step that has items in this run.
+  struct Phase {
+    int step, phase;
+  };
+
+  void schedule();
+  void begin(int index) override;
+  void items(int index, int first, int last, int thread) override;
   void finish();
   void replicate(int thread, int step, bool measure);
   uint64_t stamp(int step) const { return run_number_ * steps_.size() + step; }
@@ -54,7 +59,8 @@ class Replay final : private Steps {
   // Of the run:
   const Run* run_ = nullptr;
   uint64_t run_number_ = 0;
-  int step_ = 0, phase_ = 0, phases_ = 0, begin_ = 0, end_ = 0;
+  int begin_ = 0, end_ = 0;
+  std::vector<Phase> phases_;
   double* times_ = nullptr;
   double replicating_us_ = 0;  // within the current phase
   Clock::time_point phase_began_;
