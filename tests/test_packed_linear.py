@@ -118,7 +118,7 @@ def test_loaded_as_they_are_or_rounded_with_a_warning(
     monkeypatch.setattr("slmq.checkpoint.decoded.CHUNK", 11 * K)
     path, x = folder_of(tmp_path, name)
     with caplog.at_level(logging.WARNING, "slmq"), open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False, threads=threads)
+        reader = WeightReader(checkpoint, memory="small", threads=threads)
         assert reader.has("a.weight")
         got = reader.linear("a.weight", N, K).matrix
     assert got.format == CASES[name][3]
@@ -137,7 +137,7 @@ def test_loaded_as_they_are_or_rounded_with_a_warning(
 def test_what_is_asked_for_is_made_of_the_values(name: str, quant: str, tmp_path: Path) -> None:
     path, x = folder_of(tmp_path, name)
     with open_checkpoint(path) as checkpoint:
-        got = WeightReader(checkpoint, quant=quant, huge=False).linear("a.weight", N, K).matrix
+        got = WeightReader(checkpoint, quant=quant, memory="small").linear("a.weight", N, K).matrix
     if (name, quant) == ("gptq 128", "q4g32s"):
         assert np.array_equal(got.dequantize(0, N), x.values())
     else:
@@ -229,7 +229,7 @@ def test_scales_that_are_not_finite(name: str, value: float, tmp_path: Path) -> 
     tensors = {f"a.{p}": t for p, t in tensors_of(method, x).items()}
     path = write_folder(tmp_path, {"quantization_config": config_of(method)}, tensors)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, huge=False)
+        reader = WeightReader(checkpoint, memory="small")
         with pytest.raises(CheckpointError, match="finite weights, found NaN or inf") as caught:
             reader.linear("a.weight", N, K)
     assert caught.value.tensor == "a.weight"
@@ -344,7 +344,7 @@ def test_parts_that_do_not_fit(broken: str, tmp_path: Path) -> None:
     damage(tensors)
     write_folder(path, json.loads((path / "config.json").read_text("utf-8")), tensors)
     with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError) as caught:
-        WeightReader(checkpoint, huge=False)
+        WeightReader(checkpoint, memory="small")
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert caught.value.tensor is not None
@@ -391,7 +391,7 @@ def test_configs_that_are_refused(name: str, tmp_path: Path) -> None:
     )
     refused = pytest.raises(CheckpointError, match=re.escape(message))
     with open_checkpoint(path) as checkpoint, refused as caught:
-        WeightReader(checkpoint, huge=False)
+        WeightReader(checkpoint, memory="small")
     assert caught.value.file == str(path / "config.json")
 
 
@@ -402,6 +402,6 @@ def test_zero_points_that_float16_products_hold(tmp_path: Path) -> None:
     tensors = {f"a.{p}": t for p, t in tensors_of(AWQ, x).items()}
     path = write_folder(tmp_path, {"quantization_config": config_of(AWQ)}, tensors)
     with open_checkpoint(path) as checkpoint:
-        got = WeightReader(checkpoint, huge=False).linear("a.weight", N, K).matrix
+        got = WeightReader(checkpoint, memory="small").linear("a.weight", N, K).matrix
     assert got.format == "q4g32a"
     assert np.array_equal(got.dequantize(0, N), x.values())
