@@ -18,9 +18,7 @@ import numpy.typing as npt
 ISAS = ["scalar", "avx2", "avx512vnni"]
 THREADS = [1, 2, 4]  # those that the machine lacks are skipped
 ROUNDS = 5
-PROBE_BYTES = 256 << 20  # beyond the last-level cache of ordinary machines
-PROBE_S = 0.1
-SPELL_S = 0.15  # shortest spell of work between two probes
+SPELL_S = 0.15  # of work, and of probing the machine's limit, in turn
 
 
 def need(module: str, name: str | None = None) -> Any:
@@ -69,18 +67,27 @@ def once_for_all_isas() -> None:
         raise NotImplementedError("the same for every SLMQ_ISA: see the curve without it")
 
 
-def read_bytes_per_s(threads: int) -> float:
-    """Plain reading of memory by that many threads, now."""
+def read_bytes_per_s(threads: int, count: float) -> float:
+    """Plain reading of memory by that many threads, now.
+
+    As many bytes as the work reads: passes that take as long as the work are disturbed as often by
+    a neighbour, and gain as much from a large cache.
+    """
     probe = need("slmq._native", "memory_read_gb_per_s")
-    rate: float = probe(threads, PROBE_BYTES, PROBE_S) * 1e9
+    rate: float = probe(threads, max(int(count), 1 << 20), SPELL_S) * 1e9
     return rate
+
+
+def read_fraction(work: Callable[[], object], count: float, threads: int) -> float:
+    """How near `work`, which reads `count` bytes, comes to plain reading of as many."""
+    return fraction(lambda: read_bytes_per_s(threads, count), work, count)
 
 
 def integer_macs_per_s(threads: int, isa: str | None = None) -> float:
     """int8 multiply-accumulates from registers by that many threads, now."""
     probe = need("slmq._native", "integer_peak_gmac_per_s")
-    peak: float = probe(threads, isa, PROBE_S) * 1e9
-    return peak
+    rate: float = probe(threads, isa, SPELL_S) * 1e9
+    return rate
 
 
 def fraction(limit: Callable[[], float], work: Callable[[], object], amount: float) -> float:

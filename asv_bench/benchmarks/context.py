@@ -33,7 +33,7 @@ class Context(ModelBenchmark):
         more = session.cache_bytes(positions - PROMPT, VALUE_BYTES[kv])
         rate, longer, shorter = 0.0, float("inf"), float("inf")
         for _ in range(ROUNDS):
-            rate = max(rate, read_bytes_per_s(threads))
+            rate = max(rate, read_bytes_per_s(threads, more))
             longer = min(longer, self.seconds(session, positions))
         session.fill(PROMPT)
         for _ in range(ROUNDS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .common import THREADS, fraction, read_bytes_per_s
+from .common import THREADS, read_fraction
 from .session import PROMPT, ModelBenchmark, open_session
 
 MODELS = [
@@ -33,6 +33,4 @@ class Decode(ModelBenchmark):
     def track_read_fraction(self, _folder: str, _model: str, threads: int) -> float:
         """Weights and cache that a token must read, over what the machine reads meanwhile."""
         session = self.session
-        return fraction(
-            lambda: read_bytes_per_s(threads), session.decode, amount=session.decode_bytes()
-        )
+        return read_fraction(session.decode, session.decode_bytes(), threads)

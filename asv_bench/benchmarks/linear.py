@@ -16,7 +16,7 @@ from .common import (
     need_threads,
     once_for_all_isas,
     random_rows,
-    read_bytes_per_s,
+    read_fraction,
 )
 
 FORMATS = ["q4g32s", "q4g32a", "q8g32s", "f16"]
@@ -101,9 +101,7 @@ class ReadFraction:
         self.multiply = product(isa, self.weights, random_rows(1, LARGE_K), threads, "a16g32")
 
     def track_read_fraction(self, weight_format: str, isa: str, threads: int) -> float:
-        return fraction(
-            lambda: read_bytes_per_s(threads), self.multiply, amount=self.weights.nbytes
-        )
+        return read_fraction(self.multiply, self.weights.nbytes, threads)
 
 
 class IntegerFraction:

@@ -7,7 +7,7 @@ seconds do not. Lower is better, and 1 is the limit, so asv calls a rise a regre
 
 from __future__ import annotations
 
-from .common import fraction, integer_macs_per_s, read_bytes_per_s
+from .common import fraction, integer_macs_per_s, read_fraction
 from .session import PROMPT, ModelBenchmark, Session, open_session
 
 ROWS, TOKENS = 8, 256
@@ -15,17 +15,12 @@ ROWS, TOKENS = 8, 256
 
 def decode(session: Session) -> float:
     session.fill(PROMPT)
-    return fraction(
-        lambda: read_bytes_per_s(session.threads), session.decode, session.decode_bytes()
-    )
+    return read_fraction(session.decode, session.decode_bytes(), session.threads)
 
 
 def batch(session: Session) -> float:
-    return fraction(
-        lambda: read_bytes_per_s(session.threads),
-        session.batch(ROWS),
-        session.weight_read_bytes() + ROWS * session.cache_bytes(PROMPT),
-    )
+    count = session.weight_read_bytes() + ROWS * session.cache_bytes(PROMPT)
+    return read_fraction(session.batch(ROWS), count, session.threads)
 
 
 def prefill(session: Session) -> float:
