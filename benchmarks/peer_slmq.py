@@ -88,14 +88,8 @@ class Slmq:
         return asdict(bench.probe(self._plan.native.threads, self._plan.native.isa))
 
     def work(self, tokens: int, whole: bool, batch: int) -> dict[str, float]:
-        """What a token of a test reads and multiplies: `slmq.bench.Work`.
-
-        A step of several sequences reads the weights once for all of them.
-        """
-        work = bench.Work.of(self._plan, bench.Trial("", tokens, whole))
-        shared = 0 if whole else sum(step.weight_bytes for step in self._plan.steps)
-        read = work.read_bytes_per_token - shared + shared / batch
-        return {"read_bytes_per_token": read, "macs_per_token": work.macs_per_token}
+        """What a token of a test reads and multiplies: `slmq.bench.Work`."""
+        return asdict(bench.Work.of(self._plan, bench.Trial("", tokens, whole, batch)))
 
 
 if __name__ == "__main__":
