@@ -29,7 +29,7 @@ class Peer(NamedTuple):
     script : str
         Its worker, beside this file.
     requirements : tuple of str
-        What to install, pinned; nothing for slmq itself.
+        What to install, pinned; nothing for slmq itself. The last one names the environment.
     built_here : bool
         Whether installing compiles for the CPU at hand, so that another CPU needs it anew.
     note : str
@@ -63,8 +63,8 @@ PEERS = {
             "peer_openvino.py",
             (
                 "openvino==2026.4.1",
-                "openvino-genai==2026.4.1.0",
                 "openvino-tokenizers==2026.4.1.0",
+                "openvino-genai==2026.4.1.0",
             ),
             note="about 150 MB, once",
         ),
