@@ -21,6 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -38,10 +39,10 @@ LARGE = "tinyllama-1.1b"
 PROMPTS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 # Other rows of the same table have programs of their own.
 SCRIPTS = {
-    "long-context": ("long_context.py",),
-    "neighbour": ("neighbour.py",),
-    "overhead": ("overhead.py", SMOLLM2),
-    "load": ("random_folder.py",),
+    "long-context": (("long_context.py",),),
+    "neighbour": (("neighbour.py", SMOLLM2),),
+    "overhead": (("overhead.py", SMOLLM2),),
+    "load": (("random_folder.py", "{folder}/model"), ("load_time.py", "{folder}/model")),
 }
 
 
@@ -282,8 +283,18 @@ MEASURES: dict[str, Callable[[Settings], Found]] = {
 
 
 def run_script(name: str) -> dict[str, str]:
-    """What another program of this folder prints, in a process of its own."""
-    script, *arguments = SCRIPTS[name]
+    """What other programs of this folder print, the last of them, in processes of their own."""
+    found: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for script, *arguments in SCRIPTS[name]:
+            found = run_program(script, [a.format(folder=folder) for a in arguments])
+            if "error" in found:
+                break
+    return found
+
+
+def run_program(script: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The output of one, or why there is none."""
     path = Path(__file__).with_name(script)
     if not path.is_file():
         return {"script": script, "error": "is not here"}

@@ -90,7 +90,9 @@ def test_reached_is_judged_by_the_median(limits: ModuleType) -> None:
 def test_a_program_that_fails_is_told(
     limits: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(limits, "SCRIPTS", {"load": ("limits.py", "--runs", "0"), "no": ("no.py",)})
+    monkeypatch.setattr(
+        limits, "SCRIPTS", {"load": [("limits.py", "--runs", "0"), ("no.py",)], "no": [("no.py",)]}
+    )
     limits.main(["--only", "load", "--only", "no"])
     shown = capsys.readouterr().out
     assert "limits.py left with 2" in shown

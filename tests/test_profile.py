@@ -67,7 +67,10 @@ def check_sums(phase: Phase) -> None:
         for name in ("weight_bytes", "kv_bytes", "macs"):
             assert sum(getattr(row, name) for row in rows) == getattr(phase.total, name)
     assert phase.total.time_us == pytest.approx(phase.time_us)
-    assert all(step.time_us > 0 for step in phase.steps if step.op != OUTSIDE)
+    # Steps that a thread does for itself may take less than a tick of the clock.
+    assert all(step.time_us > 0 for step in phase.steps if step.macs)
+    assert min(step.time_us for step in phase.steps) >= 0
+    assert 0 < phase.fastest_us <= phase.slowest_us
     assert phase.plain_us > 0
 
 
@@ -236,7 +239,7 @@ def test_json_has_the_documented_shape(tiny_model_path: Path) -> None:
     options = ("--prompt-tokens", 9, "--context", 5, "--repeat", 1, "--threads", 1)
     shown, errors = run_command(tiny_model_path, "--quant", "int8", *options, "--json")
     data = json.loads(shown)
-    assert errors == ""
+    assert errors == "" or errors.startswith("runs differ a lot")
     assert list(data) == list(Profile.__dataclass_fields__)
     assert (data["model"], data["format"], data["threads"]) == ("tiny-llama", "q8g32s", 1)
     assert set(data["limits"]) == {"threads", "read_gb_per_s", "integer_peak_gmac_per_s"}
@@ -250,7 +253,7 @@ def test_people_get_tables_and_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shapes, "SHAPES", {"small": SMALL})
     options = ("--prompt-tokens", 9, "--context", 5, "--repeat", 1)
     shown, errors = run_command("--shape", "small", "--format", "q8g32s", *options)
-    assert errors == ""
+    assert errors == "" or errors.startswith("runs differ a lot")
     for expected in ("of read bandwidth", "of int8 peak", "layer 1", "swiglu", "total", "100.0%"):
         assert expected in shown
     last = shown.splitlines()[-1]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["profile"]
 
 HEADERS = ("time>", "share>", "GB/s>", "of read bandwidth>", "GMAC/s>", "of int8 peak>")
+BUSY = 1.5
 
 
 def profile(
@@ -76,6 +77,8 @@ def profile(
     if plot is not None:
         draw(found, plot)
         note(f"drawn to {plot}")
+    if any(phase.slowest_us > BUSY * phase.fastest_us for phase in found.phases):
+        note("runs differ a lot: other processes were at work, and the numbers are theirs, too")
     if as_json:
         print_json(found.as_json())
     else:
@@ -102,31 +105,32 @@ def print_profile(found: Profile) -> None:
 
 
 def _title(phase: Phase) -> str:
+    from slmq.profile.rows import duration
+
     if phase.name == "decode":
         what = f"decode, one token at {_count(phase.context, 'token')} of context"
     else:
         runs = _count(phase.runs, "run")
         what = f"prefill, a prompt of {_count(phase.tokens, 'token')} in {runs}"
-    return f"{what}: {_time(phase.time_us)}, without clocks {_time(phase.plain_us)}"
+    spread = f"{duration(phase.fastest_us)} to {duration(phase.slowest_us)}"
+    return (
+        f"{what}: {duration(phase.time_us)} ({spread}), without clocks {duration(phase.plain_us)}"
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    from slmq.profile.rows import duration
+
     reads, multiplies = row.weight_bytes + row.kv_bytes > 0, row.macs > 0
     return (
         row.name,
-        _time(row.time_us),
+        duration(row.time_us),
         f"{row.share:.1%}",
         _number(row.gb_per_s) if reads else "",
         f"{row.read_fraction:.2f}" if reads else "",
         _number(row.gmac_per_s) if multiplies else "",
         f"{row.integer_fraction:.2f}" if multiplies and row.integer_fraction > 0 else "",
     )
-
-
-def _time(microseconds: float) -> str:
-    if microseconds < 1e4:
-        return f"{microseconds:,.0f} us"
-    return f"{microseconds / 1e3:,.1f} ms"
 
 
 def _number(value: float) -> str:

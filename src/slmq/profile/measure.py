@@ -224,6 +224,8 @@ class _Trial:
             context=self._context,
             runs=len(chunks),
             time_us=time_us,
+            fastest_us=min(map(sum, self._clocked)),
+            slowest_us=max(map(sum, self._clocked)),
             plain_us=statistics.median(self._plain),
             ops=group(steps, lambda step: step.op, time_us, limits),
             layers=group(steps, lambda step: step.layer, time_us, limits),

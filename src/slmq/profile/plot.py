@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slmq.errors import Error
-from slmq.profile.rows import Phase, Profile
+from slmq.profile.rows import Phase, Profile, duration
 
 __all__ = ["check_plot", "draw"]
 
@@ -133,8 +133,8 @@ def _draw_whole(axes: Any, phase: Phase) -> None:
     axes.set(xlim=(0, 1), yticks=[], xlabel="share of the time")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_title(
-        f"{_what(phase)}, {phase.time_us / 1e3:,.2f} ms with clocks, "
-        f"{phase.plain_us / 1e3:,.2f} ms without.  Bound by {phase.bound}.",
+        f"{_what(phase)}: {duration(phase.time_us)} with clocks, "
+        f"{duration(phase.plain_us)} without. Bound by {phase.bound}.",
         fontweight="bold",
     )
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -153,7 +153,7 @@ def _draw_layers(axes: Any, phase: Phase) -> None:
         axes.bar(range(len(names)), times, bottom=floor, color=_colour(kind), width=0.85)
         floor = [a + b for a, b in zip(floor, times, strict=True)]
     outside = ", ".join(
-        f"{row.name} {row.time_us / 1e3:,.2f} ms"
+        f"{row.name} {duration(row.time_us)}"
         for row in phase.layers
         if not row.name.startswith("layer ")
     )
@@ -215,7 +215,7 @@ def _draw_legend(axes: Any, phases: list[Phase], wide: bool) -> None:
     )
     limits = [
         Patch(color=OTHER_COLOUR, label="of read bandwidth"),
-        Patch(facecolor=OTHER_COLOUR, edgecolor="white", linewidth=0, hatch="////",
+        Patch(facecolor=OTHER_COLOUR, edgecolor="white", linewidth=0, hatch="//////",
               label="of the int8 peak"),
     ]  # fmt: skip
     if wide:

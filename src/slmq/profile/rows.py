@@ -15,6 +15,7 @@ __all__ = [
     "Profile",
     "Row",
     "StepRow",
+    "duration",
     "group",
     "make_row",
     "verdict",
@@ -104,6 +105,8 @@ class Phase:
         Native runs that fed them.
     time_us : float
         All steps and what lies outside them, with a clock at every step.
+    fastest_us, slowest_us : float
+        Of single runs with clocks: far apart where other processes were at work.
     plain_us : float
         The same without clocks: median of runs in turn with the timed ones.
     ops, layers : list of Row
@@ -122,6 +125,8 @@ class Phase:
     context: int
     runs: int
     time_us: float
+    fastest_us: float
+    slowest_us: float
     plain_us: float
     ops: list[Row]
     layers: list[Row]
@@ -150,6 +155,14 @@ class Profile:
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists."""
         return asdict(self)
+
+
+def duration(microseconds: float) -> str:
+    """A time for people."""
+    for unit, scale in (("s", 1e6), ("ms", 1e3)):
+        if microseconds >= 10 * scale:
+            return f"{microseconds / scale:,.1f} {unit}"
+    return f"{microseconds:,.0f} µs"
 
 
 def group(
