@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from slmq.errors import (
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from slmq.results import GenerationResult, StreamChunk
     from slmq.runtime import isa, show_runtime
 
-__version__ = _version("slmq")
+    __version__: str
 
 __all__ = [
     "CheckpointError",
@@ -65,6 +64,10 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("slmq")
     if name not in _LAZY:
         raise AttributeError(f"module 'slmq' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

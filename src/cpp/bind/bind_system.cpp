@@ -2,9 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -83,6 +85,30 @@ std::vector<std::pair<uint32_t, uint32_t>> probe_fp_mode(int threads) {
   return results;
 }
 
+// Strings of a GGUF file: a length of 64 bits, then UTF-8, over and over; what does not decode
+// becomes lone surrogates. Stops before the first whose length does not lie within the buffer or
+// whose bytes do not lie below `limit`, and says where.
+py::tuple read_strings(const py::buffer& buffer, uint64_t position, uint64_t limit,
+                       uint64_t count) {
+  const py::buffer_info bytes = buffer.request();
+  const auto* data = static_cast<const char*>(bytes.ptr);
+  const auto size = static_cast<uint64_t>(bytes.size * bytes.itemsize);
+  limit = std::min(limit, size);
+  py::list strings;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (position > size || size - position < 8) break;
+    uint64_t length;
+    std::memcpy(&length, data + position, 8);
+    if (position + 8 > limit || length > limit - (position + 8)) break;
+    PyObject* text = PyUnicode_DecodeUTF8(data + position + 8, static_cast<Py_ssize_t>(length),
+                                          "surrogateescape");
+    if (text == nullptr) throw py::error_already_set();
+    strings.append(py::reinterpret_steal<py::object>(text));
+    position += 8 + length;
+  }
+  return py::make_tuple(strings, position);
+}
+
 }  // namespace
 
 void bind_system(py::module_& m) {
@@ -113,6 +139,8 @@ void bind_system(py::module_& m) {
       "resolve_threads",
       [](std::optional<long long> requested) { return threads_dict(resolve_threads(requested)); },
       "requested"_a = py::none(), "The request, else SLMQ_NUM_THREADS, else choose_threads().");
+  m.def("read_strings", &read_strings, "buffer"_a, "begin"_a, "limit"_a, "count"_a,
+        "Strings of a GGUF file, and where the next one would begin.");
   m.def("time_barriers", &time_barriers, "threads"_a, "barriers"_a,
         "Seconds per barrier of the shared pool of that size.");
   m.def("probe_fp_mode", &probe_fp_mode, "threads"_a,

@@ -61,11 +61,15 @@ void read_group(Source source, const uint8_t* row, int k, int g, float* values) 
   }
 }
 
-int clamp_round(float x, int low, int high) {
-  const float r = std::nearbyint(x);
-  return r < static_cast<float>(low)    ? low
-         : r > static_cast<float>(high) ? high
-                                        : static_cast<int>(r);
+// The nearest whole number, of two the even one, for |x| < 2^22: as std::nearbyint, without a call.
+float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+// values[c] = x[c] * factor + offset, rounded and kept within low..high.
+void round_all(const float* x, float factor, float offset, float low, float high, int* values) {
+  for (int c = 0; c < kGroup; ++c) {
+    const float r = round_even(x[c] * factor + offset);
+    values[c] = static_cast<int>(r < low ? low : r > high ? high : r);
+  }
 }
 
 // The place of one row within a pair-group.
@@ -75,11 +79,21 @@ struct Lane {
   uint16_t* min;  // q4g32a only
   int lane;
 
-  void put_u4(int c, int q) const {
-    uint8_t& byte = tile[c % 16 / 4 * 64 + lane * 4 + c % 4];
-    byte = static_cast<uint8_t>(c < 16 ? (byte & 0xf0) | q : (byte & 0x0f) | (q << 4));
+  void put_u4(const int* q) const {  // [32], 0..15
+    for (int j = 0; j < 4; ++j) {
+      uint8_t bytes[4];
+      for (int i = 0; i < 4; ++i)
+        bytes[i] = static_cast<uint8_t>(q[4 * j + i] | (q[16 + 4 * j + i] << 4));
+      std::memcpy(tile + 64 * j + 4 * lane, bytes, 4);
+    }
   }
-  void put_u8(int c, int q) const { tile[c / 4 * 64 + lane * 4 + c % 4] = static_cast<uint8_t>(q); }
+  void put_u8(const int* q) const {  // [32], 0..255
+    for (int j = 0; j < 8; ++j) {
+      uint8_t bytes[4];
+      for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(q[4 * j + i]);
+      std::memcpy(tile + 64 * j + 4 * lane, bytes, 4);
+    }
+  }
 };
 
 Lane lane_of(Format format, uint8_t* pair_group, int row) {
@@ -95,7 +109,9 @@ PackStatus quantize_q4s(const float* w, int count, const Lane& out) {
   *out.scale = float_to_half(extreme / -8.0f);
   if (!finite_half(*out.scale)) return PackStatus::too_large;
   const float scale = half_to_float(*out.scale), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  for (int c = 0; c < kGroup; ++c) out.put_u4(c, clamp_round(w[c] * inverse + 8.0f, 0, 15));
+  int q[kGroup];
+  round_all(w, inverse, 8.0f, 0.0f, 15.0f, q);
+  out.put_u4(q);
   return PackStatus::ok;
 }
 
@@ -111,7 +127,11 @@ PackStatus quantize_q4a(const float* w, int count, const Lane& out) {
   if (!finite_half(*out.scale) || !finite_half(*out.min)) return PackStatus::too_large;
   const float scale = half_to_float(*out.scale), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
   const float min = half_to_float(*out.min);
-  for (int c = 0; c < count; ++c) out.put_u4(c, clamp_round((w[c] - min) * inverse, 0, 15));
+  float above[kGroup] = {};
+  for (int c = 0; c < count; ++c) above[c] = w[c] - min;
+  int q[kGroup];
+  round_all(above, inverse, 0.0f, 0.0f, 15.0f, q);
+  out.put_u4(q);
   return PackStatus::ok;
 }
 
@@ -121,7 +141,10 @@ PackStatus quantize_q8s(const float* w, int count, const Lane& out) {
   *out.scale = float_to_half(largest / 127.0f);
   if (!finite_half(*out.scale)) return PackStatus::too_large;
   const float scale = half_to_float(*out.scale), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  for (int c = 0; c < kGroup; ++c) out.put_u8(c, clamp_round(w[c] * inverse, -127, 127) + 128);
+  int q[kGroup];
+  round_all(w, inverse, 0.0f, -127.0f, 127.0f, q);
+  for (int& value : q) value += 128;
+  out.put_u8(q);
   return PackStatus::ok;
 }
 

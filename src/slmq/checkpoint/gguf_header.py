@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from slmq import _native
 from slmq.checkpoint.mapped import MappedFile
 from slmq.errors import CheckpointError
 
@@ -145,20 +146,16 @@ class Cursor:
             self.fail(f"{what} is not UTF-8: {e.reason} at byte {begin + e.start} of the file")
 
     def _strings(self, count: int, key: str) -> list[str]:
-        # Vocabularies have hundreds of thousands of these: one loop, everything in locals.
+        # Vocabularies have hundreds of thousands of these: a loop for the native code.
         # A vocabulary may hold pieces of characters, which are not UTF-8 by themselves, so bytes
         # that do not decode survive as surrogates: s.encode("utf-8", "surrogateescape").
-        buffer, limit, position = self.file.buffer, self._limit, self.position
-        unpack, strings = _U64.unpack_from, []
-        try:
-            for _ in range(count):
-                begin = position + 8
-                position = begin + unpack(buffer, position)[0]
-                if position > limit:
-                    self._too_long(begin, position - begin, f"an element of {key!r}")
-                strings.append(buffer[begin:position].decode("utf-8", "surrogateescape"))
-        except struct.error:
-            self._too_long(position, 8, f"the length of an element of {key!r}")
+        buffer = self.file.buffer
+        strings, position = _native.read_strings(buffer, self.position, self._limit, count)
+        if len(strings) < count:
+            if position + 8 > self.file.size:
+                self._too_long(position, 8, f"the length of an element of {key!r}")
+            length = int(_U64.unpack_from(buffer, position)[0])
+            self._too_long(position + 8, length, f"an element of {key!r}")
         self.position = position
         return strings
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from slmq import __version__
 from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
@@ -36,6 +35,8 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
+        from slmq import __version__
+
         write(f"slmq {__version__}\n")
         raise typer.Exit
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from slmq.errors import TemplateError
-from slmq.tokenizer.meter import Meter
-from slmq.tokenizer.sandbox import TemplateSandbox
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["ChatTemplates"]
-
-MAX_SOURCE = 1 << 20  # characters; real templates have hundreds to tens of thousands
 
 
 class ChatTemplates:
@@ -54,19 +51,9 @@ class ChatTemplates:
             "tools": checked_tools(tools),
             "add_generation_prompt": bool(add_generation_prompt),
         }
-        template = self._template(with_tools=tools is not None)
-        token = Meter.current.set(Meter())
-        try:
-            return template.render(variables)
-        except jinja2.exceptions.SecurityError as e:
-            raise TemplateError(f"the chat template was stopped: {e}") from e
-        except jinja2.TemplateError as e:
-            raise TemplateError(f"the chat template refuses these messages: {e}") from e
-        except (Exception, RecursionError) as e:
-            # The template is a program of somebody else's: any error in it is an error of it.
-            raise TemplateError(f"the chat template failed: {type(e).__name__}: {e!s:.400}") from e
-        finally:
-            Meter.current.reset(token)
+        from slmq.tokenizer.template import run_template
+
+        return run_template(self._template(with_tools=tools is not None), variables)
 
     def _template(self, *, with_tools: bool) -> jinja2.Template:
         name = "tool_use" if with_tools and "tool_use" in self._sources else "default"
@@ -77,25 +64,10 @@ class ChatTemplates:
                 f"written the way the model was trained on"
             )
         if name not in self._compiled:
+            from slmq.tokenizer.template import compile_template
+
             self._compiled[name] = compile_template(self._sources[name])
         return self._compiled[name]
-
-
-def compile_template(source: str) -> jinja2.Template:
-    """Compile a template in a sandbox of its own."""
-    if len(source) > MAX_SOURCE:
-        raise TemplateError(
-            f"expected a chat template of at most {MAX_SOURCE} characters, got {len(source)}"
-        )
-    try:
-        return TemplateSandbox().from_string(source)
-    except jinja2.TemplateSyntaxError as e:
-        raise TemplateError(f"the chat template is invalid: line {e.lineno}: {e.message}") from e
-    except Exception as e:
-        # Also what Python's own compiler makes of the result: too deeply nested, too large.
-        raise TemplateError(
-            f"the chat template cannot be compiled: {type(e).__name__}: {e!s:.400}"
-        ) from e
 
 
 def checked_messages(messages: object) -> list[dict[str, Any]]:

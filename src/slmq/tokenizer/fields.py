@@ -54,10 +54,10 @@ class Fields:
             return None
         if not isinstance(values, list):
             self.fail(f"{key}: expected a list of {kind.__name__}, got {type(values).__name__}")
-        for i, value in enumerate(values):
-            if type(value) is not kind:
-                got = f"{type(value).__name__} at index {i}"
-                self.fail(f"{key}: expected a list of {kind.__name__}, got {got}")
+        if not set(map(type, values)) <= {kind}:
+            i, value = next((i, v) for i, v in enumerate(values) if type(v) is not kind)
+            got = f"{type(value).__name__} at index {i}"
+            self.fail(f"{key}: expected a list of {kind.__name__}, got {got}")
         if length is not None and len(values) != length:
             self.fail(f"{key}: expected {length} entries, one for each token, got {len(values)}")
         return values

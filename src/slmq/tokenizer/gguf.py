@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, models, processors
@@ -64,10 +65,7 @@ def _byte_level(fields: Fields, vocabulary: Vocabulary) -> Model:
         )
     rule = pre_tokenizer(name)
     space_prefix = bool(fields.flag("tokenizer.ggml.add_space_prefix"))
-    merges = _merges(fields, vocabulary.ids)
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocabulary.ids, merges, ignore_merges=rule.whole_words)
-    )
+    backend = tokenizers.Tokenizer(_bpe(fields, vocabulary.ids, whole_words=rule.whole_words))
     backend.pre_tokenizer = rule.splitter(space_prefix=space_prefix)
     if (normalizer := rule.normalizer()) is not None:
         backend.normalizer = normalizer
@@ -75,11 +73,24 @@ def _byte_level(fields: Fields, vocabulary: Vocabulary) -> Model:
     return Model(backend, byte_level=True, space_prefix=False, add_bos=rule.bos)
 
 
-def _merges(fields: Fields, ids: dict[str, int]) -> list[tuple[str, str]]:
+def _bpe(fields: Fields, ids: dict[str, int], *, whole_words: bool) -> models.BPE:
     key = "tokenizer.ggml.merges"
     entries = fields.array(key, str)
     if entries is None:
         fields.fail(f"no {key}: a byte-level vocabulary needs its merges")
+    pairs: list[Any] = [tuple(entry.split(" ")) for entry in entries]
+    if set(map(len, pairs)) <= {2}:
+        # The library checks that tokens are tokens, faster than we can; what it says of those that
+        # are not is for us to say better.
+        with suppress(Exception):
+            return models.BPE(ids, pairs, ignore_merges=whole_words)
+    return models.BPE(ids, _merges(fields, key, entries, ids), ignore_merges=whole_words)
+
+
+def _merges(
+    fields: Fields, key: str, entries: list[str], ids: dict[str, int]
+) -> list[tuple[str, str]]:
+    """Pairs of tokens, checked one by one."""
     merges = []
     for i, entry in enumerate(entries):
         cut = entry.find(" ", 1)

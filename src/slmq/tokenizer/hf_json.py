@@ -51,7 +51,7 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
         backend = _backend(folder / "tokenizer.json")
         _add_missing(backend, config, texts)
         added = backend.get_added_tokens_decoder()
-        highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        highest = _highest_id(backend)
         spell, drops_space = _spelling(backend)
     n_vocab = max(highest + 1, _size(checkpoint.metadata))
     _check_frame(backend, n_vocab)
@@ -82,6 +82,14 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
     bos = _bos(backend, config, texts, [checkpoint.metadata, generation], n_vocab)
     parts = TokenizerParts(backend, pieces, bos, frozenset(ends), _templates(folder, config), texts)
     return Tokenizer(parts)
+
+
+def _highest_id(backend: tokenizers.Tokenizer) -> int:
+    """The highest token id. The dictionary of all is slow to make, and seldom needed."""
+    count = backend.get_vocab_size(with_added_tokens=True)
+    if all(map(backend.id_to_token, range(count))):  # as many ids as tokens: there are no others
+        return count - 1
+    return max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) -> Tokenizer:

@@ -50,11 +50,13 @@ class Vocabulary:
             fields.fail(f"tokenizer.ggml.token_type: expected 0 to {max(known)}, got {wrong}")
         if len(set(tokens)) != len(tokens):
             self._refuse_twins(fields)
-        self.ids = {
-            token: i
-            for i, (token, kind) in enumerate(zip(tokens, self.kinds, strict=True))
-            if token and kind != Kind.UNUSED and is_unicode(token)
-        }
+        self.ids = dict(zip(tokens, range(len(tokens)), strict=True))
+        if Kind.UNUSED in self.kinds or "" in self.ids or not is_unicode("".join(tokens)):
+            self.ids = {
+                token: i
+                for i, (token, kind) in enumerate(zip(tokens, self.kinds, strict=True))
+                if token and kind != Kind.UNUSED and is_unicode(token)
+            }
 
     def __len__(self) -> int:
         return len(self.tokens)
