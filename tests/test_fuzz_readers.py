@@ -1,4 +1,4 @@
-"""Mutation fuzzing of both readers: a damaged file is read soundly or refused, and nothing else.
+"""Mutation fuzzing of the readers: a damaged file is read soundly or refused, and nothing else.
 
 Sound files are flipped, cut, spliced and sprinkled with numbers that break careless arithmetic.
 Whatever still opens has every tensor read to its last byte. ``SLMQ_FUZZ_CASES`` sets the number of
@@ -28,8 +28,10 @@ import pytest
 import safetensors
 from safetensors.numpy import save
 
-from slmq.checkpoint import open_checkpoint
+from slmq.checkpoint import NativeCheckpoint, open_checkpoint
+from slmq.checkpoint.native import PackedTensor, native_header
 from slmq.errors import CheckpointError
+from slmq.memory import PackedFile
 
 CASES = int(os.environ.get("SLMQ_FUZZ_CASES", "700"))
 START = int(os.environ.get("SLMQ_FUZZ_SEED", "1"))
@@ -173,6 +175,17 @@ def safetensors_seeds() -> dict[str, bytes]:
     return {"full": save(arrays, {"format": "pt"}), "one": save({"a": arrays["a"]})}
 
 
+def native_seed() -> bytes:
+    """A file of packed weights: every kind of tensor, and one of padding."""
+    tensors = [
+        PackedTensor("q4", "q4g32a", (33, 40)),
+        PackedTensor("norm", None, (33,)),
+        PackedTensor("f16", "f16", (3, 5)),
+    ]
+    sizes = [-(-tensor.nbytes // 64) * 64 for tensor in tensors]
+    return native_header(tensors) + bytes(sum(sizes))
+
+
 def open_and_read(path: Path) -> str:
     """Open, read every byte of every tensor and close; "" or why the file was refused."""
     try:
@@ -265,6 +278,66 @@ def test_damaged_safetensors(tmp_path: Path, tally: Tally, seed: str) -> None:
     for data in mutants(safetensors_seeds()[seed], CASES, f"safetensors {seed}"):
         run_beside_the_package(tmp_path, data, tally)
     tally.check(reasons=10)
+
+
+def read_packed(folder: Path) -> None:
+    """Every packed matrix that is offered can be used to its last row, mapped and copied."""
+    with open_checkpoint(folder) as checkpoint:
+        assert isinstance(checkpoint, NativeCheckpoint)
+        for memory in ("mmap", "small"):
+            packed = PackedFile(checkpoint, memory, threads=1)
+            for name, info in checkpoint.tensors.items():
+                if len(info.shape) == 2:
+                    matrix = packed.matrix(name)
+                    assert matrix.packed.tobytes() == checkpoint.raw(name).tobytes()
+                    assert matrix.dequantize(0, info.shape[0]).shape == info.shape
+
+
+def native_or_refused(folder: Path, data: bytes, tally: Tally) -> None:
+    """A damaged mark makes it a plain safetensors file, which is sound as such."""
+    (folder / "model.safetensors").write_bytes(data)
+    if tally.run(folder):
+        with open_checkpoint(folder) as checkpoint:
+            native = checkpoint.kind == "slmq"
+        if native:
+            read_packed(folder)
+
+
+def test_damaged_packed_weights(tmp_path: Path, tally: Tally) -> None:
+    """Anywhere in the file, and more often in the header; tiles may hold any bits."""
+    (tmp_path / "config.json").write_text("{}")
+    whole = native_seed()
+    begin = 8 + struct.unpack_from("<Q", whole)[0]
+    native_or_refused(tmp_path, whole, tally)
+    assert tally.outcomes[True] == 1
+    for data in mutants(whole, CASES // 2, "native"):
+        native_or_refused(tmp_path, data, tally)
+    for data in mutants(whole[:begin], CASES // 2, "native header"):
+        native_or_refused(tmp_path, data + whole[begin:], tally)
+    tally.check(reasons=10)
+
+
+def test_packed_weights_with_wrong_values(tmp_path: Path, tally: Tally) -> None:
+    """The header stays JSON, and of the same length, so that the tags are what is checked."""
+    (tmp_path / "config.json").write_text("{}")
+    whole = native_seed()
+    begin = 8 + struct.unpack_from("<Q", whole)[0]
+    for case in range(START, START + CASES):
+        rng = random.Random(f"native values:{case}")
+        header = json.loads(whole[8:begin])
+        if rng.random() < 0.5:
+            name = rng.choice(["q4", "norm", "f16", "slmq"])
+            sizes = " ".join(str(rng.choice([33, 40, 3, 5, *INTERESTING])) for _ in range(2))
+            header["__metadata__"][name] = f"{rng.choice(['q4g32a', 'q4g32s', 'f16'])} {sizes}"
+        else:
+            change_value(header, rng)
+        text = json.dumps(header).encode()
+        text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
+        data = struct.pack("<Q", len(text)) + text + whole[begin:]
+        native_or_refused(tmp_path, data, tally)
+    assert tally.peak_bytes < PEAK_BYTES
+    assert tally.outcomes[True] > 0
+    assert len(tally.reasons) >= 10, tally.reasons
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

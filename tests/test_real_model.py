@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stories
+import tokenizer_files
 from kernel_cases import ISAS
 from numpy_llama import NumpyLlama
 from numpy_weights import load_gguf, load_hf_folder
@@ -172,6 +173,48 @@ def test_a_closed_model_gives_its_memory_back(smollm2_path: Path) -> None:
             model.generate("Hello", max_tokens=2)
         sizes.append(resident_bytes())
     assert sizes[2] - sizes[0] < 20e6
+
+
+@pytest.fixture(scope="module")
+def packed_path(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slmq.convert(smollm2_path, tmp_path_factory.mktemp("packed") / "smollm2")
+
+
+@pytest.mark.slow
+def test_a_packed_folder_is_the_gguf_file(smollm2_path: Path, packed_path: Path) -> None:
+    """Ids, prompts and logits, bit for bit, mapped and copied."""
+    ids = [504, 3575, 2147, 18, 314, 260, 3575, 282]
+    found = []
+    for path, memory in [(smollm2_path, None), (packed_path, "mmap"), (packed_path, "huge")]:
+        with slmq.load(path, memory=memory) as model:
+            tokenizer = model.tokenizer
+            texts = [tokenizer.encode(line) for line in tokenizer_files.lines()[:1500]]
+            prompt = tokenizer.render_chat([*QUESTION, {"role": "assistant", "content": "é"}])
+            pieces = [tokenizer.token_bytes(i) for i in range(tokenizer.n_vocab)]
+            names = (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.special_ids)
+            found.append((model.logits(ids).tobytes(), texts, prompt, pieces, names))
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_mapped_folder_needs_no_memory_of_its_own(packed_path: Path) -> None:
+    """Beside what the process has without weights: the tokenizer, libraries, buffers."""
+    script = PEAK.replace("VmHWM", "RssAnon")
+    command = [sys.executable, "-c", script, str(packed_path)]
+    anonymous = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert anonymous < 110e6  # a copy of the weights is 97 MB more
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_converting_goes_tensor_by_tensor(smollm2_path: Path, tmp_path: Path) -> None:
+    """The largest tensor, before and after packing, beside what a process has anyway."""
+    script = PEAK.replace("slmq.load(sys.argv[1])", "slmq.convert(*sys.argv[1:])")
+    command = [sys.executable, "-c", script, str(smollm2_path), str(tmp_path / "packed")]
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert peak < 170e6  # all packed weights are 97 MB more
 
 
 # --- stories260K ----------------------------------------------------------------------------

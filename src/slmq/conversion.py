@@ -40,6 +40,7 @@ __all__ = ["convert"]
 Progress = Callable[[int, int], None]
 PIECE = 8 << 20  # bytes that are hashed at a time
 PART = ".part"
+QUANT_KEYS = ("quantization_config", "compression_config")
 SPARE_BYTES = 64 << 20  # for tokenizer and configuration, when the free space is looked at
 
 
@@ -129,7 +130,8 @@ class _Source:
         memory = "mmap" if checkpoint.kind == NATIVE else "huge"
         opened = open_weights(checkpoint, threads=threads, quant=quant, memory=memory, keep=False)
         self._reader = opened.reader
-        self.config = opened.raw_config
+        # How the source was quantized says nothing of the packed weights.
+        self.config = {k: v for k, v in opened.raw_config.items() if k not in QUANT_KEYS}
         if checkpoint.kind == "gguf":
             self.config |= {"model_type": checkpoint.metadata["general.architecture"]}
             if isinstance(licence := checkpoint.metadata.get("general.license"), str):
