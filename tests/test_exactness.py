@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,21 @@ def test_long_contexts_are_split_and_merged_alike() -> None:
         assert np.array_equal(got, whole)
         wanted = got if wanted is None else wanted
         assert np.array_equal(got, wanted), f"{threads} threads"
+
+
+def test_threads_that_come_late() -> None:
+    """Eight threads, most without a core, some asleep: whoever computes what, and when."""
+    want = logits_of(GOLDEN.folder, TOKENS[:12], quant="int4", kv_dtype="f16")
+    plan = build(GOLDEN.folder, quant="int4", kv_dtype="f16", threads=8)
+    delay = np.random.default_rng(0)
+    for run in range(40):
+        sequence, logits = plan.cache.sequence(), []
+        cuts = {0: range(12), 1: range(0, 12, 2), 2: [5, 6, 7]}[run % 3]
+        for begin, end in itertools.pairwise(sorted({0, 12, *cuts})):
+            logits.append(feed(plan, sequence, TOKENS[begin:end]))
+            if delay.random() < 0.2:  # long enough for threads to fall asleep
+                time.sleep(delay.random() * 1e-3)
+        assert np.array_equal(np.concatenate(logits), want), f"run {run}"
 
 
 def test_sequences_in_one_run() -> None:

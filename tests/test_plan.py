@@ -37,8 +37,8 @@ def test_print_names_every_step(plan: RecordedPlan) -> None:
         assert any(f" {op} " in line for line in lines), op
 
 
-def test_at_most_five_barriers_in_a_layer(plan: RecordedPlan) -> None:
-    """Row steps are computed by every thread for itself: the others end in a barrier."""
+def test_at_most_five_meetings_in_a_layer(plan: RecordedPlan) -> None:
+    """Row steps are computed by every thread for itself: only the others are shared."""
     joined = [s for s in plan.steps if s.scope == "layer 1" and s.op not in ("rmsnorm", "quantize")]
     assert [s.op for s in joined] == ["linear", "attention", "linear+add", "swiglu", "linear+add"]
 
@@ -49,6 +49,8 @@ def test_profile_times_every_step(plan: RecordedPlan) -> None:
     assert [step for step, _ in profile] == plan.steps
     assert all(microseconds > 0 for _, microseconds in profile)
     assert sequence.length == len(TOKENS)
+    profile = plan.profile(TOKENS[:1], [(sequence, 1)])
+    assert all(microseconds > 0 for _, microseconds in profile), "row steps are part of others"
 
 
 def test_values_of_steps(plan: RecordedPlan) -> None:

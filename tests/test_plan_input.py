@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import Recording, normal, pack
 
+import slmq
 from slmq import _native
 
 
@@ -97,6 +98,26 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         "attention: record it before select()",
     ),
     "released twice": (lambda r: (r.plan.release(r.x), r.plan.release(r.x)), "released twice"),
+    "reading what was released": (
+        lambda r: (r.plan.release(r.x), r.norm(normal(64))),
+        "buffer 0 was released",
+    ),
+    "weights on what was released": (
+        lambda r: (r.plan.release(r.x), r.plan.linear(r.x, [(r.matrix, None)])),
+        "buffer 0 was released",
+    ),
+    "finish with what was released": (
+        lambda r: (
+            y := r.plan.select((r.x, 0, 64)),
+            r.plan.release(y),
+            r.plan.finish(y),
+        ),
+        "was released",
+    ),
+    "all rows behind the selection": (
+        lambda r: (r.plan.select((r.x, 0, 64)), r.norm(normal(64))),
+        "rmsnorm: behind select() only its rows can be read",
+    ),
     "recording after the end": (lambda r: (r.finished(), r.norm(normal(64))), "finished"),
     "running before the end": (
         lambda r: r.plan.run(numbers(0), [(r.plan.make_cache().sequence(), 1)], numbers()),
@@ -300,6 +321,86 @@ def test_frames_that_cannot_run() -> None:
             plan.run_outputs(rows)
     with pytest.raises(ValueError, match="expected a buffer"):
         plan.read(99)
+
+
+def test_a_run_that_stopped_has_no_logits() -> None:
+    """Neither logits nor rows of the output head are left over from the run before."""
+    plan = Recording().finished()
+    sequence = plan.make_cache().sequence()
+    with pytest.raises(ValueError, match="nothing has run; run to the end"):
+        plan.logits()
+    plan.run(numbers(1, 2, 3), [(sequence, 3)], numbers(2))
+    want = plan.logits()
+    for stop in (0, 1, 2):
+        plan.run(numbers(1, 2, 3), [(sequence, 3)], numbers(2), stop)
+        with pytest.raises(ValueError, match="run to the end"):
+            plan.logits()
+        with pytest.raises(ValueError, match=r"run\(\) must|repeat it to the end"):
+            plan.run_outputs(numbers(1))
+    sequence.truncate(0)
+    plan.run(numbers(1, 2, 3), [(sequence, 3)], numbers(2))
+    assert np.array_equal(plan.logits(), want)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_what_a_late_thread_reads_is_kept(rows: int) -> None:
+    """A released buffer is not reused while a row step that reads it may still be computed."""
+    plan = _native.Plan(4, 8, 8, 64)
+    table, weight = normal(64, 64), normal(64, 64, seed=1)
+    matrix = pack(weight, "f32")
+    x = plan.embed(pack(table, "f32"))
+    normed = plan.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
+    plan.release(x)
+    y = plan.linear(normed, [(matrix, None)])
+    assert y != x
+    plan.release(normed)
+    z = plan.linear(y, [(matrix, None)])
+    assert z == x, "free again once its norm is released"
+    again = plan.rmsnorm((z, 0, 64), np.ones(64, np.float32), 1e-5)
+    assert again == normed
+    plan.release(again)
+    selected = plan.select((z, 0, 64))
+    plan.finish(selected)
+    tokens = np.arange(rows, dtype=np.int32)
+    plan.run(tokens, [(plan.make_cache().sequence(), rows)], tokens)
+    mean = (table[:rows].astype(np.float64) ** 2).mean(1, keepdims=True)
+    want = table[:rows] / np.sqrt(mean + 1e-5) @ weight.T.astype(np.float64) @ weight.T
+    np.testing.assert_allclose(plan.logits(), want, rtol=1e-4, atol=1e-3)
+
+
+def test_the_value_of_a_replica_is_current_or_refused() -> None:
+    """With few rows a row step's result is kept only until its buffer serves another step."""
+    plan = _native.Plan(2, 8, 8, 64)
+    matrix = pack(normal(64, 64), "f32")
+    x = plan.embed(matrix)
+    normed = plan.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
+    y = plan.linear(normed, [(matrix, None)])
+    selected = plan.select((y, 0, 64))
+    head = plan.linear(selected, [(matrix, None)])
+    plan.finish(selected)  # not the last step, and written by a row step
+    tokens = numbers(5)
+    for _ in range(20):
+        sequence = plan.make_cache().sequence()
+        plan.run(tokens, [(sequence, 1)], numbers(0))
+        assert np.array_equal(plan.logits(), plan.read(y))
+        assert np.isfinite(plan.read(head)).all()
+        with contextlib.suppress(ValueError):  # which thread computed it is chance
+            row = plan.read(normed)
+            assert np.allclose((row**2).mean(), 1, atol=1e-3)
+        plan.run(tokens, [(plan.make_cache().sequence(), 1)], numbers(0), 2)
+        assert np.allclose((plan.read(normed) ** 2).mean(), 1, atol=1e-3)
+        with pytest.raises(ValueError, match="before the step that writes it"):
+            plan.read(y)
+
+
+def test_kernels_that_do_nothing_are_no_isa(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can be asked for by a plan that measures itself, and in no other way."""
+    plan = _native.Plan(2, 8, 8, 64, "f16", "empty")
+    assert plan.isa == "empty"
+    assert "empty" not in slmq.isa
+    monkeypatch.setenv("SLMQ_ISA", "empty")
+    with pytest.raises(ValueError, match="unknown ISA 'empty'"):
+        _native.Plan(1, 8, 8, 64)
 
 
 def test_lengths_of_sequences() -> None:

@@ -27,12 +27,9 @@ F32 = npt.NDArray[np.float32]
 class _Buffer:
     """Owns a native buffer while the recording needs it."""
 
-    def __init__(self, plan: _native.Plan, number: int, sources: tuple[Any, ...] = ()) -> None:
+    def __init__(self, plan: _native.Plan, number: int) -> None:
         self.plan = plan
         self.number = number
-        # What this was computed from. A row step may still be reading it while other threads are
-        # in the next step, so it must not be reused before this buffer's own consumer is recorded.
-        self.sources = sources
 
     def __del__(self) -> None:
         self.plan.release(self.number)
@@ -129,7 +126,7 @@ class Recorder:
     def rmsnorm(self, x: Handle, weight: F32, eps: float) -> Handle:
         """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich, 2019)."""
         number = self._plan.rmsnorm(x.slice, weight, eps)
-        return Handle(self._own(number, x._buffer), 0, x.width)
+        return Handle(self._own(number), 0, x.width)
 
     def linear(
         self, x: Handle, weights: Linear | Sequence[Linear], add: Handle | None = None
@@ -194,17 +191,15 @@ class Recorder:
     def select(self, x: Handle) -> Handle:
         """The rows whose logits the run asks for."""
         number = self._plan.select(x.slice)
-        # Kept for good: other rows of x may be asked for after the run.
-        self._selected = x
-        return Handle(self._own(number, x._buffer), 0, x.width)
+        return Handle(self._own(number), 0, x.width)
 
     def finish(self, logits: Handle) -> None:
         """Ends the recording; `logits` stays readable."""
         self._logits = logits
         self._plan.finish(logits.slice[0])
 
-    def _own(self, number: int, *sources: _Buffer) -> _Buffer:
-        return _Buffer(self._plan, number, sources)
+    def _own(self, number: int) -> _Buffer:
+        return _Buffer(self._plan, number)
 
     def _operand(self, x: Handle, weight: Linear) -> int:
         """The buffer that weights of this format read: a8g32 for integers, else float rows."""
@@ -214,5 +209,5 @@ class Recorder:
             return x.slice[0]
         if x._quantized is None:
             number = self._plan.quantize(x.slice, self._activations)
-            x._quantized = self._own(number, x._buffer)
+            x._quantized = self._own(number)
         return x._quantized.number

@@ -341,11 +341,11 @@ int Plan::select(Slice x) {
 void Plan::finish(int logits) {
   check_recording();
   if (select_step_ < 0) fail("finish: record select() before the output head");
-  const Buffer& b = buffer(logits);
+  const Buffer& b = source(logits);
   if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < vocabulary_)
     fail("finish: expected logits of at least " + std::to_string(vocabulary_) + " columns");
   logits_ = logits;
-  replay_ = std::make_unique<Replay>(steps_, buffers_.size(), threads_);
+  replay_ = std::make_unique<Replay>(steps_, buffers_.size(), logits, threads_);
   scratch_bytes_ = static_cast<size_t>(round_up(static_cast<int64_t>(scratch_bytes_), 4096));
   scratch_ = Memory(scratch_bytes_ * threads_);
   pool_ = shared_pool(threads_);

@@ -13,7 +13,8 @@ double microseconds(std::chrono::steady_clock::duration duration) {
 
 }  // namespace
 
-Replay::Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int threads)
+Replay::Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int result,
+               int threads)
     : steps_(steps),
       needs_(steps.size()),
       stamps_stride_((buffers / kStampsPerLinePair + 2) * kStampsPerLinePair),
@@ -31,6 +32,7 @@ Replay::Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, 
     needs.erase(std::unique(needs.begin(), needs.end()), needs.end());
     writer[steps_[i]->info.out] = static_cast<int>(i);
   }
+  result_ = writer[result];
 }
 
 void Replay::run(ThreadPool& pool, const Run& run, int begin, int end, double* times) {
@@ -97,14 +99,18 @@ void Replay::begin(int index) {
   if (index == static_cast<int>(phases_.size())) finish();
 }
 
-// Row steps that no later step of the run needs: they are what a run that stops early is asked for.
+// What no later step reads but the caller may: the row steps at the end of a run that stops early,
+// and the result. It goes into thread 0's replica, whichever thread this is: all others are done.
 void Replay::finish() {
+  const bool measure = times_ != nullptr;
+  const auto compute = [&](int step) {
+    for (const int source : needs_[step]) replicate(0, source, measure);
+    replicate(0, step, measure);
+  };
+  if (end_ > result_) compute(result_);
   int first = end_;
   while (first > begin_ && steps_[first - 1]->replicates(*run_->frame)) --first;
-  for (int step = first; step < end_; ++step) {
-    for (const int source : needs_[step]) replicate(0, source, times_ != nullptr);
-    replicate(0, step, times_ != nullptr);
-  }
+  for (int step = first; step < end_; ++step) compute(step);
 }
 
 }  // namespace slmq

@@ -25,8 +25,8 @@ namespace slmq {
 
 class Replay final : private Steps {
  public:
-  // Of a finished recording; both lists outlive it.
-  Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int threads);
+  // Of a finished recording, which outlives it; `result` is the buffer that runs are for.
+  Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int result, int threads);
 
   // Runs steps [begin, end). `times`: null, or microseconds of every step, to be added to. What a
   // row step takes that replicates is measured on one of its threads and counts as its own.
@@ -53,6 +53,7 @@ class Replay final : private Steps {
 
   const std::vector<std::unique_ptr<Step>>& steps_;
   std::vector<std::vector<int>> needs_;  // of each step: row steps that may replicate, in order
+  int result_;                           // the step that writes what runs are for
   size_t stamps_stride_;
   std::vector<uint64_t> stamps_;  // [threads][buffers]: by which step of which run, of a replica
 
