@@ -393,3 +393,45 @@ def attention_bound(
     p, v = softmax(s.value), np.abs(f64(v))
     size = np.einsum("hmt,thd->mhd", p, np.repeat(v, p.shape[0] // v.shape[1], axis=1))
     return np.asarray(SLACK * relative.T[:, :, None] * size + TINY * (1 + v.max()))
+
+
+# --- the int8 cache --------------------------------------------------------------------------
+
+
+def quantize_cached(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Keys or values [t, kv_heads, d] as the int8 cache holds them: codes, and a scale
+    [t, kv_heads] = max|x| / 127. In float32, operation by operation as the kernel: a code that
+    lies between two must round the same way."""
+    largest = np.abs(x).max(axis=-1)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(largest < np.float32(1e-30), np.float32(0), np.float32(127) / largest)
+    codes = np.clip(np.rint(x * inverse[..., None]), -127, 127).astype(np.int8)
+    return codes, np.where(largest < np.float32(1e-30), np.float32(0), largest / np.float32(127))
+
+
+def attention_int8_bound(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    *,
+    scale: float,
+    window: int | None = None,
+) -> F64:
+    """What sixteen-bit queries and probabilities add to `attention_bound`, k and v as cached.
+
+    A query is rounded in steps of max|q| / 32767, so a score moves by up to half a step times
+    sum |k|, and a weight by twice the largest such error. Probabilities, times the scales of
+    their values, are rounded in steps of the largest of a part / 32767, and then meet codes of
+    127 at most: with the largest of all, half a step for every position that is seen.
+    """
+    q, k, v = f64(q), f64(k), f64(v)
+    group = q.shape[1] // k.shape[1]
+    p = softmax(attention_scores(q, k, positions, scale=scale, window=window).value)  # [h, m, t]
+    step = np.abs(q).max(axis=-1) / 32767  # [m, heads]
+    keys = np.repeat(np.abs(k).sum(axis=-1).max(axis=0), group)  # [heads]
+    e = 0.5 * abs(scale) * step * keys
+    size = np.einsum("hmt,thd->mhd", p, np.repeat(np.abs(v), group, axis=1))
+    largest = np.repeat(np.abs(v).max(axis=-1), group, axis=1).T[:, None]  # [heads, 1, t]
+    rounded = 0.5 / 32767 * (p > 0).sum(axis=-1) * (p * largest).max(axis=-1)  # [heads, m]
+    return np.asarray(SLACK * (np.expm1(2 * e)[..., None] * size + rounded.T[..., None]))

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference as ref
-from kernel_cases import ISAS, SCALAR, assert_within, normal, same_bits
+from kernel_cases import ISAS, SCALAR, assert_within, normal, pack, same_bits
+
+from slmq import _native
 
 F32 = npt.NDArray[np.float32]
 
-STORED = {"f16": np.float16, "f32": np.float32}
+KV_TYPES = ("f16", "f32", "int8")
 LENGTHS = (1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 700)
 HEAD_DIMS = (8, 12, 20, 64, 80, 128)
 
@@ -23,6 +25,14 @@ def problem(m: int, t: int, heads: int, kv_heads: int, head_dim: int) -> tuple[F
     return q, k, normal(t, kv_heads, head_dim, seed=2)
 
 
+def stored(x: F32, kv: str) -> Any:
+    """Keys or values [t, kv_heads, d] as the cache holds them."""
+    if kv == "int8":
+        codes, scale = ref.quantize_cached(x)
+        return codes * scale.astype(np.float64)[..., None]
+    return x.astype({"f16": np.float16, "f32": np.float32}[kv])
+
+
 def assert_attention(
     q: F32, k: F32, v: F32, *, kv: str, scale: float | None = None, window: int = 0
 ) -> F32:
@@ -30,30 +40,32 @@ def assert_attention(
     scale = float(np.float32(q.shape[2] ** -0.5 if scale is None else scale))
     arguments: Any = (q, k, v, scale, window, kv)
     got: F32 = SCALAR.attention(*arguments)
-    stored_k, stored_v = k.astype(STORED[kv]), v.astype(STORED[kv])
+    stored_k, stored_v = stored(k, kv), stored(v, kv)
     positions = np.arange(len(k) - len(q), len(k))
     options: Any = {"scale": scale, "window": window or None}
     want = ref.attention(q, stored_k, stored_v, positions, **options)
     bound = ref.attention_bound(q, stored_k, stored_v, positions, **options)
+    if kv == "int8":
+        bound = bound + ref.attention_int8_bound(q, stored_k, stored_v, positions, **options)
     assert_within(got, want, bound)
     for name, table in ISAS.items():
         assert same_bits(table.attention(*arguments), got), name
     return got
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("t", LENGTHS)
 def test_lengths_around_tiles_pages_and_parts(t: int, kv: str) -> None:
     assert_attention(*problem(min(t, 2), t, 4, 2, 20), kv=kv)
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("head_dim", [1, *HEAD_DIMS])
 def test_head_dims(head_dim: int, kv: str) -> None:
     assert_attention(*problem(3, 70, 3, 1, head_dim), kv=kv)
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("heads", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (9, 3), (4, 4), (64, 1)])
 def test_heads_that_share_a_kv_head(heads: tuple[int, int], kv: str) -> None:
     """The bits of a head do not depend on how many others read the same keys."""
@@ -68,7 +80,7 @@ def test_heads_that_share_a_kv_head(heads: tuple[int, int], kv: str) -> None:
         assert same_bits(got_alone[:, 0], np.ascontiguousarray(got[:, head]))
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("window", [1, 15, 16, 17, 63, 64, 65, 512, 600, 10_000])
 def test_windows(window: int, kv: str) -> None:
     """Pages and whole parts that a window hides must not count."""
@@ -76,25 +88,27 @@ def test_windows(window: int, kv: str) -> None:
     got = assert_attention(q, k, v, kv=kv, window=window)
     if window == 1:
         assert_within(
-            got, ref.f64(np.repeat(v[-3:].astype(STORED[kv]), 2, axis=1)), np.full(got.shape, 1e-6)
+            got,
+            ref.f64(np.repeat(stored(v[-3:], kv), 2, axis=1)),
+            np.full(got.shape, 1e-4 if kv == "int8" else 1e-6),
         )
     if window >= 600:
         whole = SCALAR.attention(q, k, v, float(np.float32(12**-0.5)), 0, kv)
         assert same_bits(got, whole)
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_scales(scale: float, kv: str) -> None:
     """From a plain mean of the values to a softmax that knows one position."""
     q, k, v = problem(2, 530, 2, 2, 8)
     got = assert_attention(q, k, v, kv=kv, scale=scale)
     if scale == 0:
-        mean = v[:529].astype(STORED[kv]).astype(np.float64).mean(axis=0)
-        assert_within(got[0], mean, np.full(mean.shape, 1e-5))
+        mean = ref.f64(stored(v[:529], kv)).mean(axis=0)
+        assert_within(got[0], mean, np.full(mean.shape, 1e-4 if kv == "int8" else 1e-5))
 
 
-@pytest.mark.parametrize("kv", STORED)
+@pytest.mark.parametrize("kv", KV_TYPES)
 def test_a_position_that_outshines_all_before_it(kv: str) -> None:
     """Rescaling across pages and parts, upwards at every step and downwards after the first."""
     q, k, v = problem(1, 700, 1, 1, 8)
@@ -104,12 +118,83 @@ def test_a_position_that_outshines_all_before_it(kv: str) -> None:
         assert_attention(q, k, v, kv=kv, scale=1.5)
 
 
-def test_queries_see_nothing_of_the_future() -> None:
+@pytest.mark.parametrize("kv", KV_TYPES)
+def test_queries_see_nothing_of_the_future(kv: str) -> None:
     q, k, v = problem(5, 130, 2, 1, 16)
+    among = SCALAR.attention(q, k, v, 0.25, 0, kv)
     for row in range(5):
-        alone = SCALAR.attention(q[row : row + 1], k[: 126 + row], v[: 126 + row], 0.25)
-        among = SCALAR.attention(q, k, v, 0.25)
+        alone = SCALAR.attention(q[row : row + 1], k[: 126 + row], v[: 126 + row], 0.25, 0, kv)
         assert same_bits(alone[0], among[row])
+
+
+def poisoned_logits(kv: str, isa: str, rows: int, poison: int, cuts: int) -> F32:
+    """Outputs of attention alone, in chunks of `cuts` rows: row `poison` has values of infinity."""
+    embedding = normal(64, 64)
+    embedding[63, 32:48] = 3e38
+    plan = _native.Plan(2, 64, 64, 64, kv, isa)
+    x = plan.embed(pack(embedding, "f32"), 2.0)
+    slices = [(x, 0, 32), (x, 32 - 16, 16), (x, 32, 16)]
+    a = plan.attention(*slices, -1, 2, 1, 16, 0, 0.25)
+    gathered = plan.select((a, 0, 32))
+    plan.finish(plan.linear(gathered, [(pack(np.eye(64, 32, dtype=np.float32), "f32"), None)]))
+    tokens = np.arange(rows, dtype=np.int32)
+    if poison >= 0:
+        tokens[poison] = 63
+    sequence = plan.make_cache().sequence()
+    logits = []
+    for start in range(0, rows, cuts):
+        part = tokens[start : start + cuts]
+        plan.run(part, [(sequence, len(part))], np.arange(len(part), dtype=np.int32))
+        logits.append(plan.logits()[:, :32])
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_masked_positions_never_contribute(kv: str, isa: str) -> None:
+    """An infinite value late in a chunk reaches its own row and those behind it, no other."""
+    clean = poisoned_logits(kv, isa, 40, -1, 40)
+    assert np.isfinite(clean).all()
+    for cuts in (40, 7, 3):
+        got = poisoned_logits(kv, isa, 40, 29, cuts)
+        assert same_bits(got[:29], clean[:29])
+        assert not np.isfinite(got[29:]).any()
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_surfaces(kv: str, bad: float) -> None:
+    """In a query, a key or a value, on every ISA alike."""
+    for which in range(3):
+        arrays = problem(2, 70, 2, 2, 12)
+        # The last row's own query and head 1 of position 3: head 0 of row 0 stays clean.
+        arrays[which][(1, 1, 5) if which == 0 else (3, 1, 5)] = bad
+        got = SCALAR.attention(*arrays, 0.3, 0, kv)
+        assert np.isfinite(got[:, 0]).all()
+        assert not np.isfinite(got[1, 1, 5])
+        for name, table in ISAS.items():
+            assert same_bits(table.attention(*arrays, 0.3, 0, kv), got), name
+
+
+def test_int8_keeps_the_extremes_of_a_head() -> None:
+    """The largest value of a head is exact but for the rounding of its scale; zeros are zeros."""
+    q, k, v = problem(1, 1, 2, 2, 20)
+    v[0, 0], v[0, 1] = 0, -0.0
+    v[0, 0, 7] = -3e30
+    got = assert_attention(q, k, v, kv="int8", scale=1e-3)
+    assert abs(got[0, 0, 7] / -3e30 - 1) < 1e-6
+    assert not got[0, 1].any()
+
+
+def test_int8_takes_at_most_512_channels() -> None:
+    assert_attention(*problem(1, 20, 1, 1, 512), kv="int8")
+    with pytest.raises(ValueError, match="at most 512 channels, got 513"):
+        SCALAR.attention(*problem(1, 2, 1, 1, 513), 1.0, 0, "int8")
+    plan = _native.Plan(1, 4, 4, 64, "int8")
+    x = plan.embed(pack(normal(64, 3 * 1024), "f32"))
+    slices = [(x, 1024 * i, 513) for i in range(3)]
+    with pytest.raises(ValueError, match=r"at most 512 channels, got 513; use kv_dtype='f16'"):
+        plan.attention(*slices, -1, 1, 1, 513, 0, 1.0)
 
 
 def test_values_beyond_float16_turn_infinite_in_its_cache_only() -> None:

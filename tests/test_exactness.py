@@ -19,7 +19,14 @@ from llama_files import build, feed, logits_of
 import slmq
 
 ISAS = [name for name, table in slmq.isa.items() if table is not None]
-FORMATS = [("f32", "f32"), ("f16", "f16"), ("int8", "f16"), ("int4", "f16"), ("q4g32s", "f32")]
+FORMATS = [
+    ("f32", "f32"),
+    ("f16", "f16"),
+    ("int8", "int8"),
+    ("int4", "f16"),
+    ("int4", "int8"),
+    ("q4g32s", "f32"),
+]
 GOLDEN = read_golden("llama", "odd_sizes")
 TOKENS = GOLDEN.tokens[1]
 
@@ -48,19 +55,22 @@ def test_rows_by_themselves(quant: str, kv_dtype: str) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, len(TOKENS) - 1), max_size=6))
-def test_any_chunking(cuts: list[int]) -> None:
+@given(
+    st.lists(st.integers(1, len(TOKENS) - 1), max_size=6), st.sampled_from(["f16", "f32", "int8"])
+)
+def test_any_chunking(cuts: list[int], kv_dtype: str) -> None:
     """However a prompt is cut."""
-    plan = build(GOLDEN.folder, quant="int4", kv_dtype="f16", threads=2)
+    plan = build(GOLDEN.folder, quant="int4", kv_dtype=kv_dtype, threads=2)
     want = feed(plan, plan.cache.sequence(), TOKENS)
     assert np.array_equal(feed(plan, plan.cache.sequence(), TOKENS, cuts=cuts), want)
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
 @pytest.mark.parametrize("keep", [1, 15, 16, 17, 31, 63, 64, 65])
-def test_cache_reuse(keep: int) -> None:
+def test_cache_reuse(keep: int, kv_dtype: str) -> None:
     """A sequence that went another way, cut back and continued; and a fork of it."""
     tokens = (TOKENS * 3)[:130]
-    plan = build(GOLDEN.folder, quant="int8", kv_dtype="f16", threads=2)
+    plan = build(GOLDEN.folder, quant="int8", kv_dtype=kv_dtype, threads=2)
     want = feed(plan, plan.cache.sequence(), tokens)
     sequence = plan.cache.sequence()
     feed(plan, sequence, tokens[:keep] + tokens[::-1][: 130 - keep])
@@ -70,12 +80,13 @@ def test_cache_reuse(keep: int) -> None:
     assert np.array_equal(feed(plan, fork, tokens[keep:]), want[keep:])
 
 
-def test_long_contexts_are_split_and_merged_alike() -> None:
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
     """Beyond 512 positions one row is attended in parts: by one thread or by several."""
     tokens = (TOKENS * 30)[:1100]
     wanted = None
     for threads in (1, 2, 3):
-        plan = build(GOLDEN.folder, quant="int8", kv_dtype="f16", threads=threads)
+        plan = build(GOLDEN.folder, quant="int8", kv_dtype=kv_dtype, threads=threads)
         sequence = plan.cache.sequence()
         feed(plan, sequence, tokens)
         got = feed(plan, sequence, TOKENS[:5], cuts=range(5))

@@ -186,7 +186,10 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
     "no kv heads": (lambda: attend((1, 3, 8), (2, 0, 8)), "multiple of kv heads"),
     "too many shared heads": (lambda: attend((1, 65, 8), (2, 1, 8)), "multiple of kv heads"),
     "no channels": (lambda: attend((1, 1, 0), (2, 1, 0)), "head_dim >= 1"),
-    "kv type": (lambda: attend((1, 1, 8), (2, 1, 8), kv_dtype="f64"), "'f16' or 'f32', got 'f64'"),
+    "kv type": (
+        lambda: attend((1, 1, 8), (2, 1, 8), kv_dtype="f64"),
+        "'f16', 'f32' or 'int8', got 'f64'",
+    ),
     "activations": (lambda: SCALAR.quantize(normal(1, 2), "a4"), "'a8g32' or 'a16g32', got 'a4'"),
     "softmax scale": (lambda: SCALAR.softmax(normal(3), np.nan), "finite number"),
     "rope too wide": (

@@ -337,8 +337,8 @@ def test_unknown_quant_names(tmp_path: Path) -> None:
     golden = read_golden("llama", "gqa_untied")
     with pytest.raises(ValueError, match="expected a weight format, one of int4, int8"):
         logits_of(golden.folder, [1], quant="q4_k_m")
-    with pytest.raises(ValueError, match="kv_dtype: expected 'f16' or 'f32', got 'int8'"):
-        logits_of(golden.folder, [1], kv_dtype="int8")
+    with pytest.raises(ValueError, match="kv_dtype: expected 'f16', 'f32' or 'int8', got 'int4'"):
+        logits_of(golden.folder, [1], kv_dtype="int4")
     with pytest.raises(ValueError, match="unknown ISA 'sse'"):
         logits_of(golden.folder, [1], isa="sse")
     with pytest.raises(ValueError, match="activations: expected 'a8g32' or 'a16g32'"):

@@ -242,7 +242,7 @@ def open_engine(
         Most positions; by default what the model was made for.
     n_threads : int, optional
         By default physical cores within affinity and CPU quota.
-    kv_dtype : {"f16", "f32"}
+    kv_dtype : {"f16", "f32", "int8"}
     memory : {"mmap", "huge", "small"}, optional
         Where weights lie: see `slmq.load`.
     isa : str, optional

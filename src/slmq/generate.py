@@ -53,7 +53,7 @@ def load(
         Most tokens of prompt and answer together; None takes the length the model was made for.
     n_threads : int, optional
         Threads; None takes the physical cores that this process may use.
-    kv_dtype : {"f16", "f32"}
+    kv_dtype : {"f16", "f32", "int8"}
         Format of the cache of keys and values.
     memory : {"mmap", "huge", "small"}, optional
         Where weights lie. "mmap" maps a folder that `slmq convert` wrote: ready at once, shared

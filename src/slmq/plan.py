@@ -45,7 +45,7 @@ class RecordedPlan:
         Takes a Recorder and returns the handle of the logits.
     threads, max_rows, max_outputs, vocabulary : int
         Threads; rows (tokens) of one run; logit rows of one run; token ids.
-    kv_dtype : {"f16", "f32"}
+    kv_dtype : {"f16", "f32", "int8"}
         What the cache stores.
     activations : {"a16g32", "a8g32"}
         What inputs of integer weights are rounded to.

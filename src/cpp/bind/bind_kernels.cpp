@@ -131,9 +131,10 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   if (m < 1 || t < m || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kMaxQueries)
     throw py::value_error("attention: expected 1 <= m <= t and heads a multiple of kv heads");
   if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
-  if (kv_dtype != "f16" && kv_dtype != "f32")
-    throw py::value_error("kv_dtype: expected 'f16' or 'f32', got '" + kv_dtype + "'");
-  const KvType type = kv_dtype == "f16" ? KvType::f16 : KvType::f32;
+  const KvType type = kv_type_named(kv_dtype);
+  if (type == KvType::int8 && hd > kMaxInt8HeadDim)
+    throw py::value_error("attention: int8 takes heads of at most 512 channels, got " +
+                          std::to_string(hd));
   AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0};
   AttentionShape shape = attention_shape(config);
   auto cache = std::make_shared<KvCache>(kv_layer_bytes(config));
@@ -146,7 +147,7 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   const int group = heads / kv_heads, state = kStateHeader + shape.value_stride;
   std::vector<float> query(static_cast<size_t>(group) * shape.value_stride, 0.0f);
   std::vector<float> total(static_cast<size_t>(group) * state), part(total.size());
-  std::vector<float> scratch(static_cast<size_t>(kMaxQueries) * kPagePositions);
+  std::vector<float> scratch(attend_scratch_floats(shape));
   py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2)});
   for (int r = 0; r < m; ++r)
     for (int h = 0; h < kv_heads; ++h) {

@@ -8,6 +8,7 @@
 #include "core/matrix.h"
 #include "core/pool.h"
 #include "kernels/dispatch.h"
+#include "plan/attention_step.h"
 
 namespace slmq {
 namespace {
@@ -197,6 +198,12 @@ Activations activations_named(const std::string& name) {
   if (name == "a8g32") return Activations::a8;
   if (name == "a16g32") return Activations::a16;
   throw py::value_error("activations: expected 'a8g32' or 'a16g32', got '" + name + "'");
+}
+
+KvType kv_type_named(const std::string& name) {
+  for (const KvType type : {KvType::f16, KvType::f32, KvType::int8})
+    if (name == kv_type_name(type)) return type;
+  throw py::value_error("kv_dtype: expected 'f16', 'f32' or 'int8', got '" + name + "'");
 }
 
 // x @ m.T with one ISA's kernels: rows are quantized once, pairs are handed out by a counter.

@@ -16,12 +16,6 @@ using SliceTuple = std::tuple<int, int, int>;  // buffer, offset, width
 
 Slice to_slice(const SliceTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
-KvType kv_type_named(const std::string& name) {
-  if (name == "f16") return KvType::f16;
-  if (name == "f32") return KvType::f32;
-  throw py::value_error("kv_dtype: expected 'f16' or 'f32', got '" + name + "'");
-}
-
 // A plan has one frame: runs from several Python threads queue.
 struct GuardedPlan {
   Plan plan;

@@ -14,9 +14,11 @@ namespace py = pybind11;
 
 struct Kernels;
 struct Matrix;
+enum class KvType : int;
 
 Format format_named(const std::string& name);            // throws ValueError
 Activations activations_named(const std::string& name);  // throws ValueError
+KvType kv_type_named(const std::string& name);           // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

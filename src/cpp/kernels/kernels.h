@@ -29,12 +29,20 @@ struct LinearArgs {
 };
 
 // One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for
-// each KV head: keys [4 tiles][head_dim][16 positions], then values [64 positions][value_stride].
-enum class KvType : int { f16 = 0, f32 = 1 };
-inline constexpr int kKvTypes = 2;
+// each KV head, keys and then values:
+//
+//   f16, f32   keys [4 tiles][head_dim][16 positions], values [64 positions][value_stride]
+//   int8       keys [4 tiles][pairs of channels][16 positions][2], scales float32[64];
+//              values [32 pairs of positions][value_stride][2], scales float32[64]
+//
+// int8: key = scale * q with scale = max |key| / 127 over the head's channels, rounded to nearest
+// even; the scale of a key or value with an infinity or a NaN is NaN.
+enum class KvType : int { f16 = 0, f32 = 1, int8 = 2 };
+inline constexpr int kKvTypes = 3;
 inline constexpr int kPagePositions = 64;
-inline constexpr int kPartPositions = 512;  // attention splits here, whatever the thread count
-inline constexpr int kMaxQueries = 64;      // of one attend() call
+inline constexpr int kPartPositions = 512;   // attention splits here, whatever the thread count
+inline constexpr int kMaxQueries = 64;       // of one attend() call
+inline constexpr int kMaxInt8HeadDim = 512;  // sums of 127 * 32767 stay within 32 bits
 
 struct AttentionShape {
   int head_dim;
@@ -45,8 +53,19 @@ struct AttentionShape {
   size_t value_offset;  // bytes from the head's keys to its values
 };
 
-// Partial attention of one query: max of scores, sum of exp, unnormalized values[value_stride].
+// Partial attention of one query: max of scores (in units of log 2), sum of powers, unnormalized
+// values[value_stride].
 inline constexpr int kStateHeader = 16;  // floats in front of the values: max, sum, padding
+
+// Floats of scratch that attend() needs: scores, queries as they multiply, a page's keys or values
+// converted. The rows of scores are staggered so that they do not meet in the same cache sets.
+inline constexpr int kScoreStride = kPartPositions + 16;
+inline constexpr int kConvertedFloats = kPagePositions * 64;
+constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
+  const int keys = 16 * shape.value_stride;
+  return static_cast<size_t>(kMaxQueries) * (kScoreStride + shape.value_stride) +
+         (keys > kConvertedFloats ? keys : kConvertedFloats);
+}
 
 struct Kernels {
   const char* name;
@@ -83,7 +102,7 @@ struct Kernels {
   // queries float32[n_queries, value_stride] (zero-padded) against keys of part
   // [part * 512, part * 512 + 512) at positions <= positions[i] (and > positions[i] - window when
   // window > 0). states float32[n_queries, 16 + value_stride]. n_queries <= 64; scratch holds
-  // 64 * 64 floats.
+  // attend_scratch_floats(). A score that is not finite makes its query NaN.
   void (*attend[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
                            const float* queries, const int32_t* positions, int n_queries, int part,
                            int window, float* states, float* scratch);

@@ -14,6 +14,10 @@
 
 #include "kernels/attention.inl.h"
 
+#include "kernels/attention_float.inl.h"
+
+#include "kernels/attention_int8.inl.h"
+
 namespace slmq::SLMQ_ISA {
 
 static constexpr Kernels shared_table(const char* name) {
@@ -30,8 +34,8 @@ static constexpr Kernels shared_table(const char* name) {
       rope,
       swiglu,
       softmax,
-      {kv_append<KvF16>, kv_append<KvF32>},
-      {attend<KvF16>, attend<KvF32>},
+      {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
+      {attend<KvF16>, attend<KvF32>, attend_int8},
       merge,
       attend_finish,
       peak_dots,

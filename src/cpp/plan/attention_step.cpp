@@ -6,6 +6,9 @@
 namespace slmq {
 namespace {
 
+// Queries of a block of rows: the kernels take six at a time.
+constexpr int kBlockQueries = 60;
+
 // Below this many (row, head) tasks a sequence is split into parts so that all threads have work.
 constexpr int kEnoughTasks = 64;
 
@@ -26,18 +29,18 @@ struct AttentionStep::Scratch {
     states = queries + kMaxQueries * stride;
     totals = states + kMaxQueries * step.state_floats();
     scores = totals + kMaxQueries * step.state_floats();
-    key = scores + kMaxQueries * kPagePositions;
+    key = scores + attend_scratch_floats(step.shape_);
     positions = reinterpret_cast<int32_t*>(key + stride);
   }
 };
 
 size_t kv_layer_bytes(const AttentionConfig& config) {
-  const auto stride = static_cast<size_t>(round_up(config.head_dim, 16));
-  const size_t element = kv_element_bytes(config.kv_type);
-  const size_t keys = kPagePositions * static_cast<size_t>(config.head_dim) * element;
-  const size_t head = static_cast<size_t>(
-      round_up(static_cast<int64_t>(keys + kPagePositions * stride * element), 64));
-  return head * static_cast<size_t>(config.kv_heads);
+  return attention_shape(config).head_bytes * static_cast<size_t>(config.kv_heads);
+}
+
+const char* kv_type_name(KvType type) {
+  constexpr const char* kNames[kKvTypes] = {"f16", "f32", "int8"};
+  return kNames[static_cast<int>(type)];
 }
 
 AttentionShape attention_shape(const AttentionConfig& config) {
@@ -46,9 +49,12 @@ AttentionShape attention_shape(const AttentionConfig& config) {
   shape.value_stride = static_cast<int>(round_up(config.head_dim, 16));
   shape.scale = config.scale;
   shape.layer_offset = config.layer_offset;
-  shape.head_bytes = kv_layer_bytes(config) / config.kv_heads;
-  shape.value_offset =
-      kPagePositions * static_cast<size_t>(config.head_dim) * kv_element_bytes(config.kv_type);
+  const bool int8 = config.kv_type == KvType::int8;
+  const size_t element = int8 ? 1 : config.kv_type == KvType::f16 ? 2 : 4;
+  const size_t scale = int8 ? sizeof(float) : 0;
+  const auto key_channels = static_cast<size_t>(round_up(config.head_dim, int8 ? 2 : 1));
+  shape.value_offset = kPagePositions * (key_channels * element + scale);
+  shape.head_bytes = shape.value_offset + kPagePositions * (shape.value_stride * element + scale);
   return shape;
 }
 
@@ -64,14 +70,14 @@ AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Sl
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
-  return sizeof(float) *
-         (kMaxQueries * (stride + 2 * state + kPagePositions) + stride + kMaxQueries);
+  return sizeof(float) * (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) +
+                          stride + kMaxQueries);
 }
 
 void AttentionStep::prepare(const Frame& frame) {
   blocks_.clear();
   parts_ = 1;
-  const int block_rows = std::max(1, kMaxQueries / group());
+  const int block_rows = std::max(1, kBlockQueries / group());
   for (size_t i = 0; i < frame.segments.size(); ++i) {
     const Segment& s = frame.segments[i];
     for (int row = s.row; row < s.row + s.count; row += block_rows)

@@ -16,7 +16,7 @@ struct AttentionConfig {
   size_t layer_offset;  // of this layer in a page
 };
 
-inline size_t kv_element_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
+const char* kv_type_name(KvType type);
 
 // Bytes of one layer in one page, and where things lie in it.
 size_t kv_layer_bytes(const AttentionConfig& config);

@@ -315,6 +315,10 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
       fail("attention: the rope angles do not fit the rotated channels");
   }
   if (config.window < 0) fail("attention: expected window >= 0");
+  if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
+    fail("attention: an int8 cache takes heads of at most 512 channels, got " +
+         std::to_string(config.head_dim) + "; use kv_dtype='f16'");
+  }
   config.kv_type = kv_type_;
   config.layer_offset = page_bytes_;
   page_bytes_ += kv_layer_bytes(config);
@@ -322,7 +326,7 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
   std::vector<int> in = {q.buffer, k.buffer, v.buffer};
   if (config.rotary > 0) in.push_back(rope);
   return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, std::move(in),
-                  "attention", kv_type_ == KvType::f16 ? "f16" : "f32",
+                  "attention", kv_type_name(kv_type_),
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
                       std::to_string(config.head_dim));
 }

@@ -18,9 +18,9 @@ struct Case {
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> list = {
-      {5, 1, 40, {1, 6, 64}, {0, 1}},      {16, 2, 530, {1, 3, 9}, {0, 7, 600}},
-      {64, 1, 130, {1, 2, 3, 4}, {0, 64}}, {80, 1, 65, {5}, {0, 17}},
-      {128, 1, 64, {1, 2, 7}, {0}},
+      {5, 1, 40, {1, 6, 64}, {0, 1}},          {16, 2, 530, {1, 3, 9, 25}, {0, 7, 600}},
+      {64, 1, 130, {1, 2, 3, 4, 13}, {0, 64}}, {80, 1, 65, {5, 14}, {0, 17}},
+      {128, 1, 64, {1, 2, 7, 20}, {0}},        {272, 1, 70, {2, 13}, {0}},
   };
   return list;
 }
@@ -60,7 +60,7 @@ class AttentionCase {
       positions[i] = std::max(0, case_.positions - 1 - 3 * i * i);
     }
     const int head = case_.kv_heads - 1, state = kStateHeader + shape_.value_stride;
-    std::vector<float> total, alone(state), scratch(kMaxQueries * kPagePositions);
+    std::vector<float> total, alone(state), scratch(attend_scratch_floats(shape_));
     for (int part = 0; part <= positions[0] / kPartPositions; ++part) {
       std::vector<float> states(static_cast<size_t>(n) * state, -1.0f);
       kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), positions.data(), n,
@@ -110,7 +110,7 @@ void run_cache(const Kernels& kernels, KvType type, const std::string& name, Res
 void run_append_extremes(const Kernels& kernels, Results* results) {
   Inputs inputs(402);
   Hash hash;
-  for (const KvType type : {KvType::f16, KvType::f32}) {
+  for (const KvType type : {KvType::f16, KvType::f32, KvType::int8}) {
     const AttentionConfig config{1, 1, 50, 0, 0, 1.0f, type, 0};
     KvSequence sequence(std::make_shared<KvCache>(kv_layer_bytes(config)));
     sequence.reserve(3);
@@ -158,6 +158,7 @@ void run_states(const Kernels& kernels, Results* results) {
 void run_attention(const Kernels& kernels, Results* results) {
   run_cache(kernels, KvType::f16, "f16", results);
   run_cache(kernels, KvType::f32, "f32", results);
+  run_cache(kernels, KvType::int8, "int8", results);
   run_append_extremes(kernels, results);
   run_states(kernels, results);
 }

@@ -181,18 +181,19 @@ void run_ways(const Kernels& kernels, int max_threads, KvType type, const std::s
 }
 
 // Behind position 512 threads share a sequence; forks share its pages.
-void run_split(const Kernels& kernels, int max_threads, Results* results) {
+void run_split(const Kernels& kernels, int max_threads, KvType type, const std::string& name,
+               Results* results) {
   const Spec spec{24, 2, 1, 32, {{Format::q4g32s, Format::q4g32a, Activations::a8, 0}}};
   constexpr int kLength = 521, kDecoded = 3;
   const std::vector<int32_t> tokens = prompt(kLength);
-  const auto plan = plan_for(kernels, spec, 1, KvType::f16);
+  const auto plan = plan_for(kernels, spec, 1, type);
   const Sequences whole{std::make_shared<KvSequence>(plan->make_cache())};
   std::vector<float> last;
   for (int begin = 0; begin < kLength; begin += kMaxRows)
     last = feed(plan.get(), whole, tokens, begin, std::min(begin + kMaxRows, kLength));
   const std::vector<float> expected(last.end() - ptrdiff_t{kDecoded} * kVocabulary, last.end());
   for (int threads = 1; threads <= max_threads; ++threads) {
-    const auto decoder = plan_for(kernels, spec, threads, KvType::f16);
+    const auto decoder = plan_for(kernels, spec, threads, type);
     const Sequences fork{whole[0]->fork(kLength - kDecoded)};
     std::vector<float> logits;
     for (int position = kLength - kDecoded; position < kLength; ++position) {
@@ -201,11 +202,11 @@ void run_split(const Kernels& kernels, int max_threads, Results* results) {
     }
     results->expect(
         hash_of(logits.data(), logits.size()) == hash_of(expected.data(), expected.size()),
-        "model.split: a decode differs from the prompt's row");
+        name + ": a decode differs from the prompt's row");
   }
   Hash hash;
   hash.floats(expected);
-  results->add("model.split", hash);
+  results->add(name, hash);
 }
 
 }  // namespace
@@ -213,7 +214,9 @@ void run_split(const Kernels& kernels, int max_threads, Results* results) {
 void run_model(const Kernels& kernels, int max_threads, Results* results) {
   run_ways(kernels, max_threads, KvType::f16, "model.f16", results);
   run_ways(kernels, max_threads, KvType::f32, "model.f32", results);
-  run_split(kernels, max_threads, results);
+  run_ways(kernels, max_threads, KvType::int8, "model.int8", results);
+  run_split(kernels, max_threads, KvType::f16, "model.split", results);
+  run_split(kernels, max_threads, KvType::int8, "model.split.int8", results);
 }
 
 }  // namespace slmq::selftest

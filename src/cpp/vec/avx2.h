@@ -235,6 +235,43 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
   return int64_t{rounds} * 8 * 32;
 }
 
+// --- attention ---------------------------------------------------------------------------------
+
+static constexpr int kSums = 6;     // f32x16 sums of a multiplication that stay in registers
+static constexpr int kIntSums = 4;  // i32x16 sums: their products need registers of their own
+
+static inline __m256 times_pow2_8(__m256 v, __m256 shifted) {
+  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n));
+}
+static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
+  return {times_pow2_8(v.low, shifted.low), times_pow2_8(v.high, shifted.high)};
+}
+static inline void store_i32(void* p, i32x16 v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), v.low);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, v.high);
+}
+static inline void store_i16(int16_t* p, i32x16 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_permute4x64_epi64(_mm256_packs_epi32(v.low, v.high), 0xd8));
+}
+struct i16x32 {
+  __m256i low, high;
+};
+static inline i16x32 widen_i8(const int8_t* p) {
+  const auto* v = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(v)), _mm256_cvtepi8_epi16(_mm_loadu_si128(v + 1))};
+}
+static inline i16x32 splat_pair(const int16_t* p) {
+  int32_t two;
+  __builtin_memcpy(&two, p, 4);
+  return {_mm256_set1_epi32(two), _mm256_set1_epi32(two)};
+}
+static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
+  return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
+          _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
+}
+
 static inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }

@@ -147,6 +147,34 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
   return int64_t{rounds} * 16 * 64;
 }
 
+// --- attention ---------------------------------------------------------------------------------
+
+static constexpr int kSums = 16;  // f32x16 sums of a multiplication that stay in registers
+static constexpr int kIntSums = 16;
+
+static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
+  const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v.v), n))};
+}
+static inline void store_i32(void* p, i32x16 v) { _mm512_storeu_si512(p, v.v); }
+static inline void store_i16(int16_t* p, i32x16 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v.v));
+}
+struct i16x32 {
+  __m512i v;
+};
+static inline i16x32 widen_i8(const int8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline i16x32 splat_pair(const int16_t* p) {
+  int32_t two;
+  __builtin_memcpy(&two, p, 4);
+  return {_mm512_set1_epi32(two)};
+}
+static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
+  return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+}
+
 static inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }

@@ -201,6 +201,48 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
   return int64_t{rounds} * 16;
 }
 
+// --- what attention needs ----------------------------------------------------------------------
+
+static constexpr int kSums = 4;  // f32x16 sums of a multiplication that stay in registers
+static constexpr int kIntSums = 4;
+
+// v * 2^n where `shifted` is n + 1.5 * 2^23; v * 2^n must be normal (else some value below 2^-126).
+static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
+  f32x16 r;
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits, n;
+    std::memcpy(&bits, &v.lane[i], 4);
+    std::memcpy(&n, &shifted.lane[i], 4);
+    bits += n << 23;
+    std::memcpy(&r.lane[i], &bits, 4);
+  }
+  return r;
+}
+static inline void store_i32(void* p, i32x16 v) { std::memcpy(p, v.lane, 64); }
+static inline void store_i16(int16_t* p, i32x16 v) {  // values within int16
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(v.lane[i]);
+}
+// sixteen lanes of two 16-bit integers
+struct i16x32 {
+  int16_t pair[16][2];
+};
+static inline i16x32 widen_i8(const int8_t* p) {
+  i16x32 r;
+  for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i];
+  return r;
+}
+static inline i16x32 splat_pair(const int16_t* p) {
+  i16x32 r;
+  for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i % 2];
+  return r;
+}
+// sum + the dot product of the pairs in each lane
+static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
+  i32x16 r;
+  SLMQ_EACH(sum.lane[i] + a.pair[i][0] * b.pair[i][0] + a.pair[i][1] * b.pair[i][1]);
+  return r;
+}
+
 static inline void prefetch(const void*) {}
 
 #undef SLMQ_EACH

@@ -83,7 +83,7 @@ Quant = Annotated[
     typer.Option(help="int4, int8, f16, f32: what weights become.", rich_help_panel=LOADING),
 ]
 KvDtype = Annotated[
-    str, typer.Option("--kv-dtype", help="f16 or f32: the cache.", rich_help_panel=LOADING)
+    str, typer.Option("--kv-dtype", help="f16, f32 or int8: the cache.", rich_help_panel=LOADING)
 ]
 Memory = Annotated[
     str | None,

@@ -1,0 +1,258 @@
+// Attention over an int8 cache, in integers: queries and probabilities are rounded to sixteen bits,
+// so that their dots with keys and values are exact on every ISA, in any order.
+//
+// The scale of a key belongs to its score; the scale of a value goes into its probability, which is
+// rounded after that. Lanes hold pairs: of channels of a key, of positions of a value.
+
+namespace slmq::SLMQ_ISA {
+
+static constexpr int kInt8TileQueries = 4;        // that share a load of keys or values
+static constexpr float kSmallestScaled = 1e-30f;  // steps / largest must not overflow
+
+// Where the scales of 64 keys and 64 values lie.
+static inline const float* key_scales(const PartView& view, int page) {
+  return reinterpret_cast<const float*>(view.values(page)) - kPagePositions;
+}
+static inline const float* value_scales(const PartView& view, int page) {
+  return reinterpret_cast<const float*>(view.values(page) +
+                                        kPagePositions * view.shape.value_stride);
+}
+
+// n values at any address, zeros behind them
+static inline f32x16 load_some(const float* p, int n) {
+  return n >= 16 ? load(p) : load_tail(p, n, 0.0f);
+}
+
+// The largest magnitude of n values; NaN if one of them is not finite
+static inline float largest_magnitude(const float* x, int n) {
+  f32x16 largest = splat(0.0f), spoiled = largest;
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 v = load_some(x + i, n - i);
+    largest = max(largest, abs(v));
+    spoiled = fma(v, splat(0.0f), spoiled);
+  }
+  return reduce_add(spoiled) == 0.0f ? reduce_max(largest) : __builtin_nanf("");
+}
+
+// What multiplies values of this largest magnitude to reach `steps`, and the scale that undoes it
+struct Rounding {
+  float inverse, scale;
+};
+static inline Rounding rounding_to(float steps, float largest) {
+  if (largest < kSmallestScaled) return {0.0f, 0.0f};
+  return {steps / largest, largest / steps};
+}
+static inline i32x16 round_steps(f32x16 x, float inverse, float steps) {
+  return round_to_i32(clamp(mul(x, splat(inverse)), splat(-steps), splat(steps)));
+}
+
+// x as int8 at q[(i / pair) * step + i % pair]; returns the scale
+static inline float put_int8(const float* x, int n, int pair, int step, int8_t* q) {
+  const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, n));
+  for (int i = 0; i < n; i += 16) {
+    int8_t rounded[16];
+    store_i8(rounded, round_steps(load_some(x + i, n - i), rounding.inverse, 127.0f));
+    for (int j = i; j < smaller(n, i + 16); ++j) q[j / pair * step + j % pair] = rounded[j - i];
+  }
+  return rounding.scale;
+}
+
+static void kv_append_int8(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
+                           int position, const float* key, const float* value) {
+  uint8_t* head =
+      pages[position / kPagePositions] + shape.layer_offset + kv_head * shape.head_bytes;
+  const int slot = position % kPagePositions, head_dim = shape.head_dim;
+  auto* keys =
+      reinterpret_cast<int8_t*>(head) + slot / 16 * 16 * ((head_dim + 1) / 2 * 2) + slot % 16 * 2;
+  auto* values = reinterpret_cast<int8_t*>(head + shape.value_offset) +
+                 slot / 2 * 2 * shape.value_stride + slot % 2;
+  auto* scales = reinterpret_cast<float*>(head + shape.value_offset);
+  scales[slot - kPagePositions] = put_int8(key, head_dim, 2, 32, keys);
+  if (head_dim % 2 != 0) keys[head_dim / 2 * 32 + 1] = 0;
+  scales[kPagePositions * shape.value_stride / 4 + slot] = put_int8(value, head_dim, 1, 2, values);
+}
+
+// sums[q][t] += a[q, 2i], a[q, 2i + 1] . pairs of tile t of row i of b, for `count` rows
+template <int NQ, int NT>
+static inline void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
+                                  int tile_step, int count, const uint8_t* ahead,
+                                  i32x16 (&sums)[NQ][NT]) {
+#pragma GCC unroll 2
+  for (int i = 0; i < count; ++i, b += row_step) {
+    if (ahead != nullptr)
+      for (int line = 0; line < NT * 32; line += 64) prefetch(ahead + i * NT * 32 + line);
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+      const i16x32 lanes = widen_i8(b + t * tile_step);
+#pragma GCC unroll 6
+      for (int q = 0; q < NQ; ++q)
+        sums[q][t] = dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]);
+    }
+  }
+}
+
+struct Int8Queries {
+  const int16_t* rounded;  // [query][value_stride]
+  const float* scales;
+};
+
+template <int NQ, int NT>
+static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
+                               const float* key_scale, const Int8Queries& queries, int tile,
+                               int tile_end, const uint8_t* ahead, float* scores) {
+  const int pairs = (shape.head_dim + 1) / 2;
+  for (; tile + NT <= tile_end; tile += NT) {
+    i32x16 sums[NQ][NT];
+#pragma GCC unroll 6
+    for (int q = 0; q < NQ; ++q)
+#pragma GCC unroll 4
+      for (int t = 0; t < NT; ++t) sums[q][t] = splat_i32(0);
+    multiply_pairs<NQ, NT>(queries.rounded, shape.value_stride, keys + tile * 32 * pairs, 32,
+                           32 * pairs, pairs, ahead, sums);
+    if (ahead != nullptr) ahead += NT * 32 * pairs;
+#pragma GCC unroll 4
+    for (int t = 0; t < NT; ++t) {
+      const f32x16 scale = load(key_scale + (tile + t) * 16);
+#pragma GCC unroll 6
+      for (int q = 0; q < NQ; ++q)
+        store(scores + q * kScoreStride + (tile + t) * 16,
+              mul(mul(to_f32(sums[q][t]), scale), splat(queries.scales[q])));
+    }
+  }
+  if constexpr (NT > 1)
+    score_pairs<NQ, 1>(shape, keys, key_scale, queries, tile, tile_end, nullptr, scores);
+}
+
+// Probabilities of pages [first, last], times the values' scales, to int16 in place, zero where the
+// query sees nothing; returns their scale, NaN if one of the values' is.
+static inline float round_probabilities(const PartView& view, float* scores, Range seen, int first,
+                                        int last) {
+  const int from = first * kPagePositions, to = (last + 1) * kPagePositions;
+  const int begin = empty(seen) ? to : seen.begin / 16 * 16, end = empty(seen) ? to : seen.end;
+  f32x16 largest = splat(0.0f), spoiled = largest;
+  for (int t = begin; t < end; t += 16) {
+    const float* scales = value_scales(view, t / kPagePositions) + t % kPagePositions;
+    f32x16 w = mul(load(scores + t), load(scales));
+    if (t < seen.begin || t + 16 > end) w = keep_range(w, seen.begin - t, end - t, 0.0f);
+    spoiled = fma(w, splat(0.0f), spoiled);
+    largest = max(largest, w);
+    store(scores + t, w);
+  }
+  const Rounding rounding = rounding_to(32767.0f, reduce_max(largest));
+  auto* rounded = reinterpret_cast<int16_t*>(scores);  // never ahead of what is read
+  for (int t = from; t < to; t += 16) {
+    const bool zero = t < begin || t >= end;
+    const f32x16 w = zero ? splat(0.0f) : load(scores + t);
+    store_i16(rounded + t, round_steps(w, rounding.inverse, 32767.0f));
+  }
+  return reduce_add(spoiled) == 0.0f ? rounding.scale : __builtin_nanf("");
+}
+
+template <int NQ, int NC>
+static inline void add_pairs(const int8_t* rows, int value_stride, const int16_t* probabilities,
+                             int channel, const uint8_t* ahead, float* values, int state_stride) {
+  for (; channel + 16 * NC <= value_stride; channel += 16 * NC) {
+    i32x16 sums[NQ][NC];
+#pragma GCC unroll 6
+    for (int q = 0; q < NQ; ++q)
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c)
+        sums[q][c] = load_i32(values + q * state_stride + channel + 16 * c);
+    multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, rows + 2 * channel, 2 * value_stride,
+                           32, kPagePositions / 2, ahead, sums);
+    if (ahead != nullptr) ahead += kPagePositions * 16 * NC;
+#pragma GCC unroll 6
+    for (int q = 0; q < NQ; ++q)
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c)
+        store_i32(values + q * state_stride + channel + 16 * c, sums[q][c]);
+  }
+  if constexpr (NC > 1)
+    add_pairs<NQ, 1>(rows, value_stride, probabilities, channel, nullptr, values, state_stride);
+}
+
+static void score_page_int8(const PartView& view, int page, const Int8Queries& queries,
+                            const uint8_t* ahead, const Rows& rows) {
+  const auto* keys = reinterpret_cast<const int8_t*>(view.keys(page));
+  const int start = page * kPagePositions;
+  for (int q = 0; q < rows.count; q += kInt8TileQueries) {
+    const int n = smaller(kInt8TileQueries, rows.count - q);
+    const Range seen = within_page(rows.united(q, n), page);
+    if (empty(seen)) continue;
+    with_count(n, [&](auto count) {
+      constexpr int NQ = decltype(count)::value;
+      score_pairs<NQ, tiles_beside(NQ, kIntSums)>(
+          view.shape, keys, key_scales(view, page),
+          {queries.rounded + q * view.shape.value_stride, queries.scales + q},
+          (seen.begin - start) / 16, (seen.end - start + 15) / 16, q == 0 ? ahead : nullptr,
+          rows.scores_of(q) + start);
+    });
+  }
+}
+
+static void add_page_int8(const PartView& view, int page, const uint8_t* ahead, const Rows& rows) {
+  const auto* values = reinterpret_cast<const int8_t*>(view.values(page));
+  for (int q = 0; q < rows.count; q += kInt8TileQueries) {
+    const int n = smaller(kInt8TileQueries, rows.count - q);
+    if (empty(within_page(rows.united(q, n), page))) continue;
+    const auto* probabilities = reinterpret_cast<const int16_t*>(rows.scores_of(q));
+    with_count(n, [&](auto count) {
+      constexpr int NQ = decltype(count)::value;
+      add_pairs<NQ, tiles_beside(NQ, kIntSums)>(
+          values, view.shape.value_stride, probabilities + page * kPagePositions, 0,
+          q == 0 ? ahead : nullptr, rows.values_of(q), rows.state_stride);
+    });
+  }
+}
+
+// Fills seen ranges, states and rounded queries.
+static void start_int8(const AttentionShape& shape, const float* queries, const int32_t* positions,
+                       int part, int window, const Rows& rows, Range* seen, int16_t* rounded,
+                       float* scales) {
+  constexpr float kLog2E = 1.44269504088896341f;
+  const int stride = shape.value_stride;
+  for (int q = 0; q < rows.count; ++q) {
+    seen[q] = seen_range(positions[q], window, part);
+    const float* query = queries + q * stride;
+    const Rounding rounding = rounding_to(32767.0f, largest_magnitude(query, stride));
+    scales[q] = rounding.scale * (shape.scale * kLog2E);
+    for (int c = 0; c < stride; c += 16) {
+      store_i16(rounded + q * stride + c, round_steps(load(query + c), rounding.inverse, 32767.0f));
+      store_i32(rows.values_of(q) + c, splat_i32(0));
+    }
+    for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
+    if (empty(seen[q])) soften(nullptr, seen[q], rows.state_of(q));
+  }
+}
+
+static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
+                        const float* queries, const int32_t* positions, int n_queries, int part,
+                        int window, float* states, float* scratch) {
+  const int stride = shape.value_stride;
+  Range seen[kMaxQueries];
+  float scales[kMaxQueries];
+  const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
+  auto* rounded = reinterpret_cast<int16_t*>(scratch + kMaxQueries * kScoreStride);
+  start_int8(shape, queries, positions, part, window, rows, seen, rounded, scales);
+  const Range all = rows.united();
+  if (empty(all)) return;
+  const PartView view = view_part(shape, pages, kv_head, part);
+  const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
+  for (int page = first; page <= last; ++page) {
+    const uint8_t* next = page < last ? view.keys(page + 1) : view.values(first);
+    score_page_int8(view, page, {rounded, scales}, next, rows);
+  }
+  for (int q = 0; q < n_queries; ++q) {
+    soften(rows.scores_of(q), seen[q], rows.state_of(q));
+    scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
+  }
+  for (int page = first; page <= last; ++page) {
+    const uint8_t* next = page < last ? view.values(page + 1) : nullptr;
+    add_page_int8(view, page, next, rows);
+  }
+  for (int q = 0; q < n_queries; ++q)
+    for (int c = 0; c < stride; c += 16)
+      store(rows.values_of(q) + c, mul(to_f32(load_i32(rows.values_of(q) + c)), splat(scales[q])));
+}
+
+}  // namespace slmq::SLMQ_ISA
