@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizer_cases import CASES
 from tokenizer_files import bos_first, gguf_keys, lines, train, write_folder, write_gguf
 
 from slmq.checkpoint import open_checkpoint
@@ -128,3 +129,23 @@ def test_a_hostile_section(section: Any, message: str, tmp_path: Path) -> None:
     files = {"tokenizer.json": train(GPT2).to_str(), "tokenizer_config.json": config}
     with pytest.raises(TokenizerError, match=message):
         load(write_folder(tmp_path / "m", files))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gguf/rakuten", "gguf/phi3", "gguf/t5", "model/gemma", "model/rinna", "folder/gpt2-pair"],
+)
+def test_tokenizers_of_every_kind_of_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    assert_same(CASES[name].write(tmp_path / "source"), tmp_path / "saved")
+
+
+def test_damaged_scores_of_merging(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    folder = saved(CASES["gguf/rakuten"].write(tmp_path / "source"), tmp_path / "saved")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    for damaged in ([1.0], {"a": "1"}, {"a": None}):
+        config["slmq"]["merging"] = damaged
+        (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+        with pytest.raises(TokenizerError, match="merging: expected an object of scores"):
+            load(folder)

@@ -392,7 +392,7 @@ LONG = "a" * 2000
     ("changes", "match"),
     [
         ({"model": None}, "no tokenizer.ggml.model"),
-        ({"model": "t5"}, "'t5'.*not supported yet"),
+        ({"model": "rwkv"}, "'rwkv'.*not supported yet"),
         ({"model": 5}, "expected a string, got int 5"),
         ({"pre": None}, "no tokenizer.ggml.pre"),
         ({"pre": "klingon"}, "unknown pre-tokenizer 'klingon', expected one of .*smollm"),

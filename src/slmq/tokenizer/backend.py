@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slmq.errors import TokenizerError
+from slmq.errors import Error, TokenizerError
 
 __all__ = ["library_errors"]
 
@@ -15,7 +15,7 @@ def library_errors(what: str) -> Iterator[None]:
     """Raise whatever the library raises inside as `TokenizerError`, with `what` before it."""
     try:
         yield
-    except TokenizerError:
+    except Error:
         raise
     except Exception as e:
         raise TokenizerError(f"{what}: {e!s:.400}") from e

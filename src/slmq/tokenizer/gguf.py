@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import AddedToken, models, processors
+from tokenizers import AddedToken, models, normalizers, processors
 
 from slmq.checkpoint import Checkpoint
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.fields import Fields
 from slmq.tokenizer.pieces import Pieces, byte_level_bytes, sentencepiece_bytes
 from slmq.tokenizer.pretokenizers import pre_tokenizer
-from slmq.tokenizer.sentencepiece import build_sentencepiece
+from slmq.tokenizer.sentencepiece import (
+    HIDDEN_SCORE,
+    build_sentencepiece,
+    build_unigram,
+    space_steps,
+)
 from slmq.tokenizer.special import END_OF_TURN
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 from slmq.tokenizer.vocabulary import Kind, Vocabulary
 
 __all__ = ["load_gguf"]
+
+# Phi-3's own tokenizer.json lets these swallow the white space behind them; metadata cannot say so.
+PHI3_KEEP_SPACE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 class Model(NamedTuple):
@@ -28,9 +37,12 @@ class Model(NamedTuple):
     byte_level: bool
     space_prefix: bool
     add_bos: bool
+    add_eos: bool = False
     bos_id: int | None = None
     eos_id: int | None = None
     unk_id: int | None = None
+    pad_id: int | None = None
+    merging: Mapping[str, float] | None = None
 
 
 def load_gguf(checkpoint: Checkpoint) -> Tokenizer:
@@ -42,14 +54,14 @@ def load_gguf(checkpoint: Checkpoint) -> Tokenizer:
         The metadata is incomplete, contradicts itself, or names a kind that slmq lacks.
     """
     fields = Fields(checkpoint.metadata)
-    build = {"gpt2": _byte_level, "llama": _sentencepiece}
+    build = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram}
     name = fields.text("tokenizer.ggml.model")
     if name is None:
         fields.fail("no tokenizer.ggml.model: the file has no tokenizer")
     if name not in build:
         fields.fail(
             f"a tokenizer of kind {name!r:.80}, which is not supported yet; expected 'gpt2' "
-            f"(byte-level BPE) or 'llama' (SentencePiece BPE)"
+            f"(byte-level BPE), 'llama' (SentencePiece BPE) or 't5' (SentencePiece unigram)"
         )
     vocabulary = Vocabulary(fields)
     with library_errors("cannot build the tokenizer"):
@@ -105,19 +117,64 @@ def _merges(
 
 
 def _sentencepiece(fields: Fields, vocabulary: Vocabulary) -> Model:
+    scores = _scores(fields, vocabulary)
+    space_prefix = _flag(fields, "add_space_prefix", True)
+    unk_id = _id(fields, "unknown", len(vocabulary), 0)
+    by_piece = {vocabulary.tokens[i]: scores[i] for i in vocabulary.of_kind(Kind.NORMAL)}
+    backend = build_sentencepiece(
+        vocabulary.ids,
+        by_piece,
+        unknown=None if unk_id is None else vocabulary.tokens[unk_id],
+    )
+    backend.normalizer = normalizers.Sequence(space_steps(prefix=space_prefix))
+    return Model(
+        backend,
+        False,
+        space_prefix,
+        add_bos=True,
+        bos_id=1,
+        eos_id=2,
+        unk_id=unk_id,
+        merging=None if backend.pre_tokenizer is None else by_piece,
+    )
+
+
+def _unigram(fields: Fields, vocabulary: Vocabulary) -> Model:
+    scores = _scores(fields, vocabulary)
+    space_prefix = _flag(fields, "add_space_prefix", False)
+    unk_id = _id(fields, "unknown", len(vocabulary), 2)
+    if unk_id is None:
+        fields.fail("no tokenizer.ggml.unknown_token_id: a unigram vocabulary needs it")
+    text = set(vocabulary.of_kind(Kind.NORMAL, Kind.USER_DEFINED))
+    backend = build_unigram(
+        # Names that no text has, for tokens that the library cannot hold.
+        [t if t in vocabulary.ids else f"\0{i}" for i, t in enumerate(vocabulary.tokens)],
+        [score if i in text else HIDDEN_SCORE for i, score in enumerate(scores)],
+        unknown_id=unk_id,
+    )
+    charsmap = fields.array("tokenizer.ggml.precompiled_charsmap", int) or []
+    backend.normalizer = normalizers.Sequence(
+        space_steps(
+            prefix=space_prefix,
+            charsmap=bytes(byte & 0xFF for byte in charsmap),
+            remove_spaces=_flag(fields, "remove_extra_whitespaces", False),
+        )
+    )
+    return Model(
+        backend, False, space_prefix, add_bos=False, add_eos=True, eos_id=1, unk_id=unk_id, pad_id=0
+    )
+
+
+def _scores(fields: Fields, vocabulary: Vocabulary) -> list[float]:
     scores = fields.array("tokenizer.ggml.scores", float, len(vocabulary))
     if scores is None:
         fields.fail("no tokenizer.ggml.scores: a SentencePiece vocabulary needs them")
-    flag = fields.flag("tokenizer.ggml.add_space_prefix")
-    space_prefix = True if flag is None else flag
-    unk_id = _id(fields, "unknown", len(vocabulary), 0)
-    backend = build_sentencepiece(
-        vocabulary.ids,
-        {vocabulary.tokens[i]: scores[i] for i in vocabulary.of_kind(Kind.NORMAL)},
-        unknown=None if unk_id is None else vocabulary.tokens[unk_id],
-        space_prefix=space_prefix,
-    )
-    return Model(backend, False, space_prefix, add_bos=True, bos_id=1, eos_id=2, unk_id=unk_id)
+    return scores
+
+
+def _flag(fields: Fields, name: str, default: bool) -> bool:
+    flag = fields.flag(f"tokenizer.ggml.{name}")
+    return default if flag is None else flag
 
 
 def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer:
@@ -126,7 +183,7 @@ def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer
     bos = _id(fields, "bos", n_vocab, model.bos_id)
     eos = _id(fields, "eos", n_vocab, model.eos_id)
     unk = _id(fields, "unknown", n_vocab, model.unk_id)
-    pad = _id(fields, "padding", n_vocab)
+    pad = _id(fields, "padding", n_vocab, model.pad_id)
     others = [_id(fields, name, n_vocab) for name in ("eot", "eom")]
 
     ends = {i for i in (eos, *others) if i is not None}
@@ -135,9 +192,12 @@ def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer
     user_defined = set(vocabulary.of_kind(Kind.USER_DEFINED)) - special
 
     backend = model.backend
+    phi3 = not model.byte_level and fields.text("general.architecture") == "phi3"
     backend.add_special_tokens(
         [
-            AddedToken(tokens[i], normalized=False)
+            AddedToken(
+                tokens[i], normalized=False, rstrip=phi3 and tokens[i] not in PHI3_KEEP_SPACE
+            )
             for i in sorted(special)
             if tokens[i] in vocabulary.ids
         ]
@@ -164,6 +224,7 @@ def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer
             eos_ids=frozenset(ends),
             templates=_templates(fields),
             special_tokens={name: tokens[i] for name, i in named.items() if i is not None},
+            merging=model.merging,
         )
     )
 
@@ -180,6 +241,8 @@ def _add_bos_eos(fields: Fields, model: Model, bos: int | None, eos: int | None)
     add_eos = fields.flag("tokenizer.ggml.add_eos_token")
     if add_bos is None:
         add_bos = model.add_bos and bos is not None
+    if add_eos is None:
+        add_eos = model.add_eos and eos is not None
     for name, wanted, token in (("bos", add_bos, bos), ("eos", add_eos, eos)):
         if wanted and token is None:
             fields.fail(f"tokenizer.ggml.add_{name}_token is true, but no {name}_token_id is named")

@@ -1,7 +1,8 @@
 """A tokenizer from a folder: ``tokenizer.json`` and the small files beside it.
 
-``tokenizer.json`` says how text becomes ids, BOS and EOS included. The others name the special
-tokens and the chat templates, in places that changed over the years; all of them are read.
+``tokenizer.json`` says how text becomes ids, BOS and EOS included; `slmq.tokenizer.older_files`
+reads what older folders have instead. The others name the special tokens and the chat templates,
+in places that changed over the years; all of them are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
 from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.merging import piece_splitter
+from slmq.tokenizer.older_files import OlderFiles, read_older_files
 from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentencepiece_bytes
 from slmq.tokenizer.special import END_OF_TURN
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
@@ -47,8 +50,9 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
     texts = _special_texts(config, _config(folder, "special_tokens_map.json"))
     if EXACT in config:
         return _exactly(folder, config, texts)
-    with library_errors("tokenizer.json"):
-        backend = _backend(folder / "tokenizer.json")
+    with library_errors("tokenizer"):
+        backend, named = _backend(folder, config, checkpoint.metadata.get("model_type"), texts)
+        texts = {**named, **texts}
         _add_missing(backend, config, texts)
         added = backend.get_added_tokens_decoder()
         highest = _highest_id(backend)
@@ -99,8 +103,10 @@ def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) 
     if not isinstance(section, dict):
         raise TokenizerError(f"{where}: expected an object, got {type(section).__name__}")
     with library_errors("tokenizer.json"):
-        backend = _backend(folder / "tokenizer.json")
+        backend, _ = _backend(folder, config, None, texts)
         spell, drops_space = _spelling(backend)
+        if "merging" in section:
+            backend.pre_tokenizer = _merging(section["merging"], backend, f"{where}.merging")
     n_vocab = _size({"vocab_size": section.get("n_vocab", 0)})
     _check_frame(backend, n_vocab)
     special = frozenset(_ids(section, "special_ids", n_vocab, where))
@@ -116,6 +122,15 @@ def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) 
     bos = next(iter(_ids(section, "bos_id", n_vocab, where)), None)
     ends = frozenset(_ids(section, "eos_ids", n_vocab, where))
     return Tokenizer(TokenizerParts(backend, pieces, bos, ends, _templates(folder, config), texts))
+
+
+def _merging(
+    scores: Any, backend: tokenizers.Tokenizer, where: str
+) -> tokenizers.pre_tokenizers.PreTokenizer:
+    """The merging of pieces in Python, of scores by piece."""
+    if not isinstance(scores, dict) or not all(type(s) in (int, float) for s in scores.values()):
+        raise TokenizerError(f"{where}: expected an object of scores by piece")
+    return piece_splitter(scores, backend.get_vocab(with_added_tokens=False))
 
 
 def _known_bytes(found: Any, n_vocab: int, where: str) -> dict[int, bytes]:
@@ -150,23 +165,31 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     return read_json_object(path, MAX_CONFIG_BYTES, allow_duplicates=True) if path.exists() else {}
 
 
-def _backend(path: Path) -> tokenizers.Tokenizer:
+def _backend(
+    folder: Path, config: Mapping[str, Any], model_type: object, texts: Mapping[str, str]
+) -> OlderFiles:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        found = read_older_files(folder, config, model_type, texts)
+        if found is None:
+            raise TokenizerError(
+                "no tokenizer.json in the folder, nor tokenizer.model, nor vocab.json with "
+                "merges.txt; save one with transformers: "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+        return found
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise TokenizerError(f"expected at most {MAX_TOKENIZER_BYTES} bytes, found more")
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as e:
-        raise TokenizerError(
-            "no tokenizer.json in the folder; save one with transformers: "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        ) from e
     except (OSError, UnicodeDecodeError) as e:
         raise TokenizerError(f"cannot read tokenizer.json: {e}") from e
-    backend = tokenizers.Tokenizer.from_str(text)
+    with library_errors("tokenizer.json"):
+        backend = tokenizers.Tokenizer.from_str(text)
     # Some files carry the settings of a training run, which would cut prompts without a word.
     backend.no_truncation()
     backend.no_padding()
-    return backend
+    return OlderFiles(backend, {})
 
 
 def _spelling(backend: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bool]:

@@ -48,6 +48,16 @@ _DEEPSEEK3 = (
 )
 _HAN_AND_HANGUL = r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
+# DeepSeek LLM lists the letters that have upper and lower case, as of an older Unicode.
+_CASED_LETTERS = (
+    r"A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫ"
+    r"ᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭ"
+    r"ℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟"
+    r"𞤀-𞥃"
+)
+_DEEPSEEK_LETTERS = rf"\s?[{_CASED_LETTERS}]+"
+_DEEPSEEK_SIGNS = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
+
 
 @dataclass(frozen=True)
 class PreTokenizer:
@@ -102,6 +112,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "default": PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     "gpt-2": PreTokenizer((_GPT2,)),
     "phi-2": PreTokenizer((_GPT2,)),
+    "olmo": PreTokenizer((_GPT2,)),  # GPT-NeoX and Pythia
+    "mpt": PreTokenizer((_GPT2,)),
     "smollm": _STARCODER,
     "starcoder": _STARCODER,
     "refact": _STARCODER,
@@ -109,12 +121,16 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "llama-v3": _LLAMA3_RULE,
     "llama-bpe": _LLAMA3_RULE,
     "dbrx": PreTokenizer((_LLAMA3,)),  # Phi-4 too
+    "smaug-bpe": PreTokenizer((_LLAMA3,)),
     "qwen2": _QWEN2_RULE,
     "deepseek-r1-qwen": _QWEN2_RULE,
     "qwen35": PreTokenizer((_QWEN35,), nfc=True),
     "stablelm2": _QWEN2_RULE,
     "gpt-4o": PreTokenizer((_GPT4O,)),  # Phi-4-mini too
     "tekken": PreTokenizer((_TEKKEN,), whole_words=True, bos=True),
+    "deepseek-llm": PreTokenizer(
+        (r"[\r\n]", _DEEPSEEK_LETTERS, _DEEPSEEK_SIGNS, r"\s+$", _HAN_AND_HANGUL, r"\p{N}+")
+    ),
     "deepseek-coder": PreTokenizer(
         (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")
     ),

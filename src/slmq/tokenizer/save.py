@@ -18,6 +18,7 @@ from slmq.checkpoint import Checkpoint
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.gguf import load_gguf
 from slmq.tokenizer.hf_json import EXACT, TEMPLATES
+from slmq.tokenizer.older_files import SENTENCEPIECE_FILES
 from slmq.tokenizer.pieces import byte_level_bytes, spelled
 from slmq.tokenizer.tokenizer import TokenizerParts
 from slmq.tokenizer.vocabulary import is_unicode
@@ -29,6 +30,9 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    *SENTENCEPIECE_FILES,
+    "vocab.json",
+    "merges.txt",
     "generation_config.json",
     "chat_template.jinja",
 )
@@ -65,6 +69,8 @@ def _write(parts: TokenizerParts, folder: Path) -> None:
     else:
         scheme = "always" if pieces.drops_leading_space else "never"
         backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    if parts.merging is not None:
+        backend.pre_tokenizer = None  # in Python, which no file can hold
     with library_errors("cannot write tokenizer.json"):
         (folder / "tokenizer.json").write_text(backend.to_str(), "utf-8")
     config: dict[str, Any] = {
@@ -83,7 +89,9 @@ def _write(parts: TokenizerParts, folder: Path) -> None:
 def _exact(parts: TokenizerParts, backend: tokenizers.Tokenizer) -> dict[str, Any]:
     """What `hf_json.load_folder` takes as it stands, instead of working it out."""
     pieces = parts.pieces
+    merging = {} if parts.merging is None else {"merging": dict(parts.merging)}
     return {
+        **merging,
         "n_vocab": pieces.n_vocab,
         "bos_id": parts.bos_id,
         "eos_ids": sorted(parts.eos_ids),

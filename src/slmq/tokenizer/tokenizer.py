@@ -35,6 +35,8 @@ class TokenizerParts:
         Chat templates by name; the usual one is ``"default"``.
     special_tokens : Mapping
         Texts that templates know by name: ``bos_token``, ``eos_token``, ...
+    merging : Mapping, optional
+        Scores of the pieces where they are merged in Python; see `slmq.tokenizer.merging`.
     """
 
     backend: tokenizers.Tokenizer
@@ -43,6 +45,7 @@ class TokenizerParts:
     eos_ids: frozenset[int]
     templates: Mapping[str, str]
     special_tokens: Mapping[str, str]
+    merging: Mapping[str, float] | None = None
 
 
 class Tokenizer:

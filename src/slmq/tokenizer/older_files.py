@@ -1,0 +1,271 @@
+"""Tokenizers of folders that have no ``tokenizer.json``.
+
+Either a model of the SentencePiece library (``tokenizer.model``, ``spiece.model``) or the
+``vocab.json`` and ``merges.txt`` of byte-level BPE. Both say little: what else there is to know is
+what the class named in ``tokenizer_config.json`` does in `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from slmq.checkpoint.jsonfile import read_json_object
+from slmq.errors import TokenizerError
+from slmq.tokenizer.merging import PrefixOnce
+from slmq.tokenizer.pieces import SPACE_MARK
+from slmq.tokenizer.pretokenizers import pre_tokenizer
+from slmq.tokenizer.sentencepiece import (
+    HIDDEN_SCORE,
+    build_sentencepiece,
+    build_unigram,
+    space_steps,
+)
+from slmq.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
+from slmq.tokenizer.vocabulary import Kind
+
+__all__ = ["SENTENCEPIECE_FILES", "OlderFiles", "read_older_files"]
+
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+MAX_BYTES = 64 << 20
+
+# The rule of cutting by tokenizer class, or by model type where no class is named.
+BYTE_LEVEL_RULES = {
+    "GPT2Tokenizer": "gpt-2",
+    "CodeGenTokenizer": "phi-2",
+    "GPTNeoXTokenizer": "olmo",
+    "Qwen2Tokenizer": "qwen2",
+    "gpt2": "gpt-2",
+    "phi": "phi-2",
+    "gpt_neox": "olmo",
+    "qwen2": "qwen2",
+    "qwen3": "qwen2",
+}
+END_OF_TEXT = "<|endoftext|>"  # what all of these classes call their end token by default
+
+
+class OlderFiles(NamedTuple):
+    """A tokenizer, and its special tokens by name (``bos_token``) where the folder names none."""
+
+    backend: tokenizers.Tokenizer
+    special: dict[str, str]
+
+
+def read_older_files(
+    folder: Path, config: Mapping[str, Any], model_type: object, texts: Mapping[str, str]
+) -> OlderFiles | None:
+    """Build the tokenizer of a folder without ``tokenizer.json``; None if it has no files for one.
+
+    Parameters
+    ----------
+    folder : Path
+    config : Mapping
+        ``tokenizer_config.json``.
+    model_type : object
+        That of ``config.json``.
+    texts : Mapping
+        Special tokens by name, as far as the small files name them.
+
+    Raises
+    ------
+    TokenizerError
+        A file is corrupt or of a kind that slmq lacks.
+    CheckpointError
+        ``vocab.json`` or ``added_tokens.json`` is no JSON object.
+    """
+    kind = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    added = _added_tokens(folder, config)
+    for name in SENTENCEPIECE_FILES:
+        if (folder / name).is_file():
+            model = read_sentencepiece_model(folder / name)
+            return _from_sentencepiece(model, config, kind, texts, added)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return _byte_level(folder, config, kind or str(model_type), texts, added)
+    return None
+
+
+def _from_sentencepiece(
+    model: SentencePieceModel,
+    config: Mapping[str, Any],
+    kind: str,
+    texts: Mapping[str, str],
+    added: Mapping[int, AddedToken],
+) -> OlderFiles:
+    named = {f"{name}_token": model.pieces[i] for name, i in model.special.items()}
+    backend = _bpe(model) if model.model_type == "bpe" else _unigram(model)
+    prefix = config.get("add_prefix_space")
+    prefix = model.dummy_prefix if not isinstance(prefix, bool) else prefix
+    # Before the whole text only, or also behind every special token, as transformers once did.
+    everywhere = config.get("legacy") is True
+    backend.normalizer = normalizers.Sequence(
+        space_steps(
+            prefix=prefix and everywhere,
+            charsmap=model.charsmap,
+            remove_spaces=model.remove_spaces,
+        )
+    )
+    if prefix and not everywhere:
+        once = pre_tokenizers.PreTokenizer.custom(PrefixOnce(SPACE_MARK))
+        merging = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+        backend.pre_tokenizer = pre_tokenizers.Sequence([once, *merging])
+    steps = [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    _add_tokens(backend, added)
+    known = {token.content for token in added.values()}
+    for *kinds, special in ((Kind.CONTROL, Kind.UNKNOWN, True), (Kind.USER_DEFINED, False)):
+        pieces = [model.pieces[i] for i in model.of_kind(*kinds) if model.pieces[i] not in known]
+        tokens = [AddedToken(piece, normalized=not special) for piece in pieces]
+        (backend.add_special_tokens if special else backend.add_tokens)(tokens)
+    t5 = kind == "T5Tokenizer"
+    _add_around(backend, config, {**named, **texts}, bos=not t5, eos=t5)
+    return OlderFiles(backend, named)
+
+
+def _bpe(model: SentencePieceModel) -> tokenizers.Tokenizer:
+    # Unused pieces keep their place, under names that no text has.
+    unused = set(model.of_kind(Kind.UNUSED))
+    ids = {f"\0{i}" if i in unused or not p else p: i for i, p in enumerate(model.pieces)}
+    return build_sentencepiece(
+        ids,
+        {model.pieces[i]: model.scores[i] for i in model.of_kind(Kind.NORMAL)},
+        unknown=model.pieces[model.special["unk"]],
+        byte_fallback=model.byte_fallback,
+    )
+
+
+def _unigram(model: SentencePieceModel) -> tokenizers.Tokenizer:
+    text = set(model.of_kind(Kind.NORMAL, Kind.USER_DEFINED))
+    return build_unigram(
+        [piece or f"\0{i}" for i, piece in enumerate(model.pieces)],
+        [score if i in text else HIDDEN_SCORE for i, score in enumerate(model.scores)],
+        unknown_id=model.special["unk"],
+        byte_fallback=model.byte_fallback,
+    )
+
+
+def _byte_level(
+    folder: Path,
+    config: Mapping[str, Any],
+    kind: str,
+    texts: Mapping[str, str],
+    added: Mapping[int, AddedToken],
+) -> OlderFiles:
+    if kind not in BYTE_LEVEL_RULES:
+        raise TokenizerError(
+            f"vocab.json and merges.txt of {kind!r:.80}: how it cuts text into words is not known; "
+            f"expected one of {', '.join(BYTE_LEVEL_RULES)}. Save a tokenizer.json with "
+            f"transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    rule = pre_tokenizer(BYTE_LEVEL_RULES[kind])
+    ids = _vocabulary(folder / "vocab.json")
+    backend = tokenizers.Tokenizer(models.BPE(ids, _merges(folder / "merges.txt", ids)))
+    backend.pre_tokenizer = rule.splitter(space_prefix=config.get("add_prefix_space") is True)
+    if (normalizer := rule.normalizer()) is not None:
+        backend.normalizer = normalizer
+    backend.decoder = decoders.ByteLevel()
+    _add_tokens(backend, added)
+    named: dict[str, str] = {}
+    if END_OF_TEXT in ids or BYTE_LEVEL_RULES[kind] == "qwen2":
+        named = dict.fromkeys(("eos_token", "unk_token"), END_OF_TEXT)
+        if BYTE_LEVEL_RULES[kind] != "qwen2":
+            named["bos_token"] = END_OF_TEXT
+    _add_around(backend, config, {**named, **texts}, bos=False, eos=False)
+    return OlderFiles(backend, named)
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    found = read_json_object(path, MAX_BYTES)
+    ids = list(found.values())
+    if not found or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+        raise TokenizerError("vocab.json: expected an object of ids by token")
+    if len(set(ids)) != len(ids):
+        raise TokenizerError("vocab.json: expected no two tokens with the same id")
+    return found
+
+
+def _merges(path: Path, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise TokenizerError(f"merges.txt: expected at most {MAX_BYTES} bytes, found more")
+        # Tokens may hold characters that splitlines() takes for ends of lines.
+        entries = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+    except (OSError, UnicodeDecodeError) as e:
+        raise TokenizerError(f"cannot read merges.txt: {e}") from e
+    merges = []
+    for number, entry in enumerate(entries, 1):
+        if not entry or (number == 1 and entry.startswith("#version")):
+            continue
+        left, _, right = entry.partition(" ")
+        if left not in ids or right not in ids or left + right not in ids:
+            raise TokenizerError(
+                f"merges.txt: line {number} is {entry!r:.80}, expected two tokens of vocab.json "
+                f"which, joined, are a token too"
+            )
+        merges.append((left, right))
+    return merges
+
+
+def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Tokens by id that the small files add, or describe better than the vocabulary does.
+
+    ``added_tokens_decoder`` of the configuration says more than ``added_tokens.json``, which is
+    what older folders have.
+    """
+    added: dict[int, AddedToken] = {}
+    path = folder / "added_tokens.json"
+    if path.is_file():
+        for text, i in read_json_object(path, MAX_BYTES).items():
+            if type(i) is not int or not text:
+                raise TokenizerError("added_tokens.json: expected an object of ids by token")
+            added[i] = AddedToken(text, normalized=False, special=True)
+    entries = config.get("added_tokens_decoder", {})
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        named = entry if isinstance(entry, dict) else {}
+        if not (key.isdecimal() and len(key) < 10 and isinstance(named.get("content"), str)):
+            raise TokenizerError(f"added_tokens_decoder: expected a token, got {entry!r:.80}")
+        flags = {
+            flag: named[flag]
+            for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")
+            if isinstance(named.get(flag), bool)
+        }
+        added[int(key)] = AddedToken(named["content"], **flags)
+    return added
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) -> None:
+    """Add tokens in the order of their ids, and check that they get them."""
+    for i in sorted(added):
+        token = added[i]
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        if (got := backend.token_to_id(token.content)) != i:
+            raise TokenizerError(
+                f"the added token {token.content!r:.80} has the id {i}, but comes {got} behind the "
+                f"vocabulary; the files of the folder are not of one tokenizer"
+            )
+
+
+def _add_around(
+    backend: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    texts: Mapping[str, str],
+    *,
+    bos: bool,
+    eos: bool,
+) -> None:
+    """Let texts begin with BOS and end with EOS where the configuration or the class says so."""
+    before: list[str] = []
+    after: list[str] = []
+    ids: dict[str, int] = {}
+    for name, default, place in (("bos", bos, before), ("eos", eos, after)):
+        token = backend.token_to_id(texts.get(f"{name}_token", ""))
+        if token is not None and config.get(f"add_{name}_token", default):
+            place.append(name)
+            ids[name] = token
+    if ids:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after], special_tokens=list(ids.items())
+        )
