@@ -38,8 +38,12 @@ struct Buffer {
 
   uint8_t* bytes(int rows, int thread) const {
     if (replicated && rows <= kReplicaRows)
-      return replicas.data() + static_cast<size_t>(thread) * kReplicaRows * row_bytes;
+      return replicas.data() + static_cast<size_t>(thread) * replica_bytes();
     return shared.data();
+  }
+  // Of one thread; whole pairs of cache lines, which no two threads write.
+  size_t replica_bytes() const {
+    return static_cast<size_t>(round_up(static_cast<int64_t>(row_bytes * kReplicaRows), 128));
   }
   float* floats(int rows, int thread) const {
     return reinterpret_cast<float*>(bytes(rows, thread));

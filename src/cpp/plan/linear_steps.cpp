@@ -22,6 +22,14 @@ size_t chunk_bytes_for(size_t total_bytes, int threads) {
   return std::min(kMaxChunkBytes, total_bytes / static_cast<size_t>(threads * kChunksPerThread));
 }
 
+// Neighbouring chunks of one matrix as one: a longer stream of memory. Moves *first behind them.
+Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
+  Chunk chunk = chunks[(*first)++];
+  for (; *first < last && chunks[*first].part == chunk.part; ++*first)
+    chunk.pair_end = chunks[*first].pair_end;
+  return chunk;
+}
+
 // Takes weights and activations of a matrix; the caller sets where the result goes.
 LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
   LinearArgs args{};
@@ -60,10 +68,13 @@ int LinearStep::items(const Frame& frame, int) const {
   return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
 }
 
-void LinearStep::item(const Run& run, int, int item, int thread) {
+void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
+  while (first < last) multiply_pairs(run, joined(chunks_, &first, last), thread);
+}
+
+void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) const {
   const int n = run.frame->rows(domain_);
   const Buffer& out = run.buffer(out_);
-  const Chunk& chunk = chunks_[item];
   const LinearPart& part = parts_[chunk.part];
   LinearArgs args = arguments(*part.matrix, run.buffer(x_), n, thread);
   args.y = out.floats(n, thread) + part.offset;
@@ -117,9 +128,9 @@ int SwigluStep::items(const Frame& frame, int) const {
   return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
 }
 
-void SwigluStep::item(const Run& run, int, int item, int thread) {
+void SwigluStep::run_items(const Run& run, int, int first, int last, int thread) {
   const int n = run.frame->rows(domain_);
-  const Chunk& chunk = chunks_[item];
+  const Chunk chunk = joined(chunks_, &first, last);  // all of one matrix
   const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));
   const int tile_pairs = std::max(1, kTileFloats / (tile_rows * kPairRows));
   for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {

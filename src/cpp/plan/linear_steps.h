@@ -22,7 +22,7 @@ class LinearStep final : public Step {
  public:
   LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out, int threads);
   int items(const Frame& frame, int phase) const override;
-  void item(const Run& run, int phase, int item, int thread) override;
+  void run_items(const Run& run, int phase, int first, int last, int thread) override;
 
  private:
   const Domain domain_;
@@ -31,6 +31,8 @@ class LinearStep final : public Step {
   const Slice add_;
   const int out_;
   std::vector<Chunk> chunks_;
+
+  void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
 };
 
 // out = silu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
@@ -38,7 +40,7 @@ class SwigluStep final : public Step {
  public:
   SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads);
   int items(const Frame& frame, int phase) const override;
-  void item(const Run& run, int phase, int item, int thread) override;
+  void run_items(const Run& run, int phase, int first, int last, int thread) override;
   size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
 
  private:

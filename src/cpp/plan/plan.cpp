@@ -74,7 +74,7 @@ int Plan::new_buffer(BufferType type, Domain domain, int width, bool replicated)
   buffer->row_bytes = row_bytes;
   buffer->ends = {width};
   buffer->shared = Memory(row_bytes * rows);
-  if (replicated) buffer->replicas = Memory(row_bytes * kReplicaRows * threads_);
+  if (replicated) buffer->replicas = Memory(buffer->replica_bytes() * threads_);
   buffers_.push_back(std::move(buffer));
   return static_cast<int>(buffers_.size()) - 1;
 }

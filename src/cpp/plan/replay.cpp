@@ -85,7 +85,7 @@ void Replay::items(int index, int first, int last, int thread) {
   // One thread takes the first item: its measurements meet nobody else's.
   for (const int source : needs_[at.step])
     replicate(thread, source, times_ != nullptr && first == 0);
-  for (int item = first; item < last; ++item) steps_[at.step]->item(*run_, at.phase, item, thread);
+  steps_[at.step]->run_items(*run_, at.phase, first, last, thread);
 }
 
 void Replay::begin(int index) {

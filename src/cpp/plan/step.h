@@ -67,7 +67,11 @@ class Step {
   virtual void prepare(const Frame&) {}
   virtual int phases(const Frame&) const { return 1; }
   virtual int items(const Frame& frame, int phase) const = 0;  // 0: nothing to do
-  virtual void item(const Run& run, int phase, int item, int thread) = 0;
+  // A step implements one of these two: run_items() if it gains by doing neighbours together.
+  virtual void item(const Run&, int /*phase*/, int /*item*/, int /*thread*/) {}
+  virtual void run_items(const Run& run, int phase, int first, int last, int thread) {
+    for (int i = first; i < last; ++i) item(run, phase, i, thread);
+  }
   virtual size_t scratch_bytes() const { return 0; }
 
   // Whether, in this run, threads compute the whole step into replicas of their own instead of
