@@ -77,7 +77,6 @@ template <int NQ, int NT>
 static inline void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
                                   int tile_step, int count, const uint8_t* ahead,
                                   i32x16 (&sums)[NQ][NT]) {
-#pragma GCC unroll 2
   for (int i = 0; i < count; ++i, b += row_step) {
     if (ahead != nullptr)
       for (int line = 0; line < NT * 32; line += 64) prefetch(ahead + i * NT * 32 + line);
@@ -86,7 +85,7 @@ static inline void multiply_pairs(const int16_t* a, int a_stride, const int8_t* 
       const i16x32 lanes = widen_i8(b + t * tile_step);
 #pragma GCC unroll 6
       for (int q = 0; q < NQ; ++q)
-        sums[q][t] = dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]);
+        sums[q][t] = pinned(dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]));
     }
   }
 }

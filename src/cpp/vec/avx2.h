@@ -267,6 +267,15 @@ static inline i16x32 splat_pair(const int16_t* p) {
   __builtin_memcpy(&two, p, 4);
   return {_mm256_set1_epi32(two), _mm256_set1_epi32(two)};
 }
+// Keeps a sum of a loop in its registers: without it GCC copies sums around, and some to the stack.
+static inline i32x16 pinned(i32x16 v) {
+  __m256i low = v.low, high = v.high;
+#if defined(__GNUC__)
+  asm("" : "+x"(low));
+  asm("" : "+x"(high));
+#endif
+  return {low, high};
+}
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
           _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};

@@ -171,6 +171,14 @@ static inline i16x32 splat_pair(const int16_t* p) {
   __builtin_memcpy(&two, p, 4);
   return {_mm512_set1_epi32(two)};
 }
+// Keeps a sum of a loop in its register.
+static inline i32x16 pinned(i32x16 v) {
+  __m512i sum = v.v;
+#if defined(__GNUC__)
+  asm("" : "+v"(sum));
+#endif
+  return {sum};
+}
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
 }

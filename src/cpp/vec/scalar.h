@@ -236,6 +236,7 @@ static inline i16x32 splat_pair(const int16_t* p) {
   for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i % 2];
   return r;
 }
+static inline i32x16 pinned(i32x16 v) { return v; }
 // sum + the dot product of the pairs in each lane
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   i32x16 r;
