@@ -75,8 +75,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shape = models.Shape(320, 64, 96, 2, 4, 2, 16, True, 2048)
     monkeypatch.setattr(models, "PATTERN_BYTES", 1 << 12)
     monkeypatch.setattr(module("session"), "SHAPES", dict.fromkeys(models.SHAPES, shape))
-    monkeypatch.setattr(module("common"), "ROUNDS", 1)
-    monkeypatch.setattr(module("common"), "SPELL_S", 1e-3)
+    monkeypatch.setattr(module("limits"), "ROUNDS", 1)
+    monkeypatch.setattr(module("limits"), "SPELL_S", 1e-3)
     monkeypatch.setattr(module("linear"), "LARGE_BYTES", 1 << 20)
     monkeypatch.setattr(module("linear"), "PEAK_ROWS", 2)
     monkeypatch.delenv("SLMQ_ISA", raising=False)
@@ -117,12 +117,21 @@ def test_every_verb_and_model_runs() -> None:
         benchmark.time_rows()
     for name, cls in (("decode", "Decode"), ("stable", "OverLimit")):
         loaded = getattr(module(name), cls)
+        track = next(kind for kind in kinds(loaded) if kind.startswith("track_"))
         for params in itertools.product(*loaded.params[:-1], [1]):
             benchmark = loaded()
             benchmark.setup(folder, *params)
-            assert getattr(benchmark, next(k for k in kinds(loaded) if k[:2] == "tr"))(
-                folder, *params
-            )
+            assert getattr(benchmark, track)(folder, *params) > 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_native_folder_is_loaded_and_measured() -> None:
+    load, folder = module("load"), str(Path.cwd())
+    for model in load.MODELS:
+        benchmark = load.Load()
+        benchmark.setup(folder, "native", model, 1)
+        assert benchmark.path.is_dir()
+        benchmark.time_first_token(folder, "native", model, 1)
 
 
 def test_every_benchmark_is_pinned_and_has_a_unit() -> None:
@@ -156,11 +165,11 @@ def test_what_the_cpu_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fraction_is_the_best_rate_over_the_best_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    common = module("common")
+    machine = module("limits")
     seconds = iter([3.0, 2.0, 4.0] * 10)
-    monkeypatch.setattr(common, "shortest_s", lambda _: next(seconds))
+    monkeypatch.setattr(machine, "shortest_s", lambda _: next(seconds))
     limits = iter([10.0, 20.0] * 10)
-    assert common.fraction(lambda: next(limits), lambda: None, amount=30.0) == 30 / 2.0 / 20
+    assert machine.fraction(lambda: next(limits), lambda: None, amount=30.0) == 30 / 2.0 / 20
 
 
 def test_the_vocabulary_of_a_model_has_its_size() -> None:
@@ -270,3 +279,17 @@ def test_regress_tells_a_regression_from_what_was_not_measured() -> None:
 def test_the_stable_metrics_exist() -> None:
     names = {f"{name}.{cls.__name__}.{k}" for name, cls in benchmark_classes() for k in kinds(cls)}
     assert set(command("regress").STABLE) <= names
+
+
+def test_the_site_reads_its_own_files() -> None:
+    site = command("site")
+    page = (
+        '<script src="https://cdn.example/flot/0.8.3/jquery.flot.min.js" integrity="sha512-a=" '
+        'crossorigin="anonymous" onerror="f()"></script><a href="https://example.org/">x</a>'
+    )
+    assert site.EXTERNAL.sub(site.local, page) == (
+        '<script src="vendor/jquery.flot.min.js" onerror="f()"></script>'
+        '<a href="https://example.org/">x</a>'
+    )
+    with pytest.raises(SystemExit, match=r"new\.js"):
+        site.EXTERNAL.sub(site.local, '<script src="https://cdn.example/new.js"></script>')

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .common import ROUNDS, THREADS, shortest_s
+from .common import THREADS
+from .limits import ROUNDS, shortest_s
 from .session import ModelBenchmark, open_session
 
 MODELS = ["smollm2-135m/q4g32a", "tinyllama-cut/q4g32s"]

@@ -1,4 +1,4 @@
-"""What several benchmarks need: the machine, its limits, and what a commit can run.
+"""What several benchmarks need: what a commit and a CPU can run, and inputs.
 
 Benchmarks run against old commits too. What one of them lacks is a skip, never a failure: asv
 skips a benchmark whose `setup` raises NotImplementedError.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,6 @@ import numpy.typing as npt
 
 ISAS = ["scalar", "avx2", "avx512vnni"]
 THREADS = [1, 2, 4]  # those that the machine lacks are skipped
-ROUNDS = 5
-SPELL_S = 0.15  # of work, and of probing the machine's limit, in turn
 
 
 def need(module: str, name: str | None = None) -> Any:
@@ -65,58 +61,6 @@ def once_for_all_isas() -> None:
     """Skips under SLMQ_ISA: for what takes the instruction set as a parameter, or needs none."""
     if os.environ.get("SLMQ_ISA"):
         raise NotImplementedError("the same for every SLMQ_ISA: see the curve without it")
-
-
-def read_bytes_per_s(threads: int, count: float) -> float:
-    """Plain reading of memory by that many threads, now.
-
-    As many bytes as the work reads: passes that take as long as the work are disturbed as often by
-    a neighbour, and gain as much from a large cache.
-    """
-    probe = need("slmq._native", "memory_read_gb_per_s")
-    rate: float = probe(threads, max(int(count), 1 << 20), SPELL_S) * 1e9
-    return rate
-
-
-def read_fraction(work: Callable[[], object], count: float, threads: int) -> float:
-    """How near `work`, which reads `count` bytes, comes to plain reading of as many."""
-    return fraction(lambda: read_bytes_per_s(threads, count), work, count)
-
-
-def integer_macs_per_s(threads: int, isa: str | None = None) -> float:
-    """int8 multiply-accumulates from registers by that many threads, now."""
-    probe = need("slmq._native", "integer_peak_gmac_per_s")
-    rate: float = probe(threads, isa, SPELL_S) * 1e9
-    return rate
-
-
-def fraction(limit: Callable[[], float], work: Callable[[], object], amount: float) -> float:
-    """How near `work` comes to a limit of the machine, best against best.
-
-    Limit and work take turns, so that a busy neighbour slows both.
-
-    Parameters
-    ----------
-    limit : callable
-        Measures the limit: units per second.
-    work : callable
-        Does `amount` units of work.
-    """
-    work()
-    highest, shortest = 0.0, float("inf")
-    for _ in range(ROUNDS):
-        highest = max(highest, limit())
-        shortest = min(shortest, shortest_s(work))
-    return amount / shortest / highest
-
-
-def shortest_s(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of several calls."""
-    shortest, began = float("inf"), perf_counter()
-    while (start := perf_counter()) - began < SPELL_S:
-        work()
-        shortest = min(shortest, perf_counter() - start)
-    return shortest
 
 
 def random_rows(m: int, k: int) -> npt.NDArray[np.float32]:

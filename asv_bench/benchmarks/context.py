@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .common import ROUNDS, THREADS, read_bytes_per_s
+from .common import THREADS
+from .limits import ROUNDS, read_bytes_per_s
 from .session import PROMPT, ModelBenchmark, Session, elapsed_s, open_session
 
 MODEL = "smollm2-cut/q4g32a"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .common import THREADS, read_fraction
+from .common import THREADS
+from .limits import read_fraction
 from .session import PROMPT, ModelBenchmark, open_session
 
 MODELS = [

@@ -7,17 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .common import (
-    ISAS,
-    fraction,
-    integer_macs_per_s,
-    need,
-    need_isa,
-    need_threads,
-    once_for_all_isas,
-    random_rows,
-    read_fraction,
-)
+from .common import ISAS, need, need_isa, need_threads, once_for_all_isas, random_rows
+from .limits import fraction, integer_macs_per_s, read_fraction
 
 FORMATS = ["q4g32s", "q4g32a", "q8g32s", "f16"]
 INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s"]

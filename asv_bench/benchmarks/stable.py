@@ -7,7 +7,7 @@ seconds do not. Lower is better, and 1 is the limit, so asv calls a rise a regre
 
 from __future__ import annotations
 
-from .common import fraction, integer_macs_per_s, read_fraction
+from .limits import fraction, integer_macs_per_s, read_fraction
 from .session import PROMPT, ModelBenchmark, Session, open_session
 
 ROWS, TOKENS = 8, 256
