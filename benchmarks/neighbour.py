@@ -1,8 +1,8 @@
 """Decode beside a busy process on the same cores, over decode on a quiet machine.
 
 Alternates: a round of decode as it is, a round beside one process that does nothing but compute.
-With threads on every core, a fair share is what the system's scheduler leaves: on 2 cores with one
-neighbour 1.5 of 2 cores, .75 at best.
+The bound is what the scheduler leaves: beside one neighbour on 2 cores our 2 threads of 3 get 1.33
+(ratio .67), or 1.5 (.75) if the neighbour stays on one core.
 
     python benchmarks/neighbour.py MODEL [--threads 2] [--seconds 2] [--rounds 5]
 """

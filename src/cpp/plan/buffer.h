@@ -17,7 +17,7 @@ enum class BufferType : int { f32, a8, a16 };
 enum class Domain : int { tokens, outputs };
 
 // With few rows, cheap row steps are computed by every thread for itself, into its own replica:
-// that costs less than the barrier that sharing would need.
+// that costs less than handing them out would.
 inline constexpr int kReplicaRows = 2;
 
 struct Buffer {
