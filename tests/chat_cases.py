@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from chat_templates import FAMILY_TEMPLATES
+
 GOLDENS = Path(__file__).parent / "goldens" / "chat_rendered.json"
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -219,6 +221,7 @@ TEMPLATES = {
     "instruct": INSTRUCT,
     "pipes": PIPES,
     "corners": CORNERS,
+    **FAMILY_TEMPLATES,
 }
 
 HELLO = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -251,12 +254,44 @@ TOOLS = [
     {"role": "assistant", "content": "<think>\nsums\n</think>\n\nTwelve."},
 ]
 
+PARALLEL = [
+    *HELLO,
+    {
+        "role": "assistant",
+        "content": "Two cities.",
+        "tool_calls": [{"id": "abcdef012", **CALL}, {"id": "abcdef345", **CALL}],
+    },
+    {"role": "tool", "tool_call_id": "abcdef012", "content": '{"degrees": 12, "sky": "☁️"}'},
+    {"role": "tool", "tool_call_id": "abcdef345", "content": "13"},
+    {"role": "assistant", "content": " Twelve and thirteen. "},
+    {"role": "user", "content": "And tomorrow?"},
+]
+TURNS = [
+    *HELLO,
+    {"role": "assistant", "content": "Air scatters blue light."},
+    {"role": "user", "content": "  なぜ夕方は赤い？ 🌇\n"},
+    {"role": "assistant", "content": "The light's way is longer.", "reasoning": "\nlong way\n"},
+]
+
 CHATS: dict[str, dict[str, Any]] = {
     "hello": {"messages": HELLO},
     "open": {"messages": HELLO, "add_generation_prompt": False},
     "system": {"messages": SYSTEM, "date_string": "1 Jan 2026"},
+    "system open": {"messages": SYSTEM, "add_generation_prompt": False, "date_string": "today"},
+    "turns": {"messages": TURNS, "add_generation_prompt": False},
+    "answered": {"messages": TURNS},
+    "system turns": {"messages": [SYSTEM[0], *TURNS, *HELLO], "date_string": "today"},
+    "twice": {"messages": [*HELLO, *HELLO]},
+    "late system": {"messages": [*TURNS, SYSTEM[0]], "enable_thinking": True},
+    "stranger": {"messages": [{"role": "critic", "content": "boo"}], "date_string": "today"},
     "long": {"messages": LONG, "enable_thinking": False, "date_string": "1 Jan 2026"},
     "tools": {"messages": TOOLS, "tools": [WEATHER, WEATHER], "date_string": "1 Jan 2026"},
+    "tool question": {"messages": SYSTEM, "tools": [WEATHER], "date_string": "today"},
+    "parallel": {"messages": PARALLEL, "tools": [WEATHER], "date_string": "today"},
+    "system with tools": {
+        "messages": [{**SYSTEM[0], "tools": json.dumps([WEATHER["function"]])}, *HELLO],
+        "date_string": "today",
+    },
 }
 
 
@@ -285,7 +320,7 @@ def render_with_transformers(template: str, chat: str) -> str:
     messages = options.pop("messages")
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-    except jinja2.TemplateError as e:
+    except (jinja2.TemplateError, TypeError) as e:
         return f"TemplateError: {e}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import datetime, tzinfo
 from typing import Any
 
 import pytest
@@ -46,6 +47,26 @@ def test_renders_as_transformers_does(template: str, chat: str) -> None:
         assert refusal in str(caught.value)
     else:
         assert render(TEMPLATES[template], **CHATS[chat]) == expected
+
+
+def test_dates_are_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls(2026, 3, 9, 7, 5, tzinfo=tz)
+
+    monkeypatch.setattr("slmq.tokenizer.sandbox.datetime", Clock)
+    assert render("{{ strftime_now('%d %b %Y, %H:%M') }}") == "09 Mar 2026, 07:05"
+    assert "Today: 09 Mar 2026" in render(TEMPLATES["headers"])
+
+
+def test_reasoning_has_all_of_its_names() -> None:
+    template = "{{ messages[0] | tojson }}"
+    for name in ("reasoning", "reasoning_content", "thinking"):
+        said = {"role": "assistant", "content": "x", name: "y"}
+        known = json.loads(render(template, [said]))
+        assert known == {**said, "thinking": "y", "reasoning_content": "y"}
+    assert "thinking" not in render(template, [{"role": "assistant", "content": "x"}])
 
 
 PIPES = ChatTemplates({"default": TEMPLATES["pipes"]}, SPECIAL_TOKENS)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatTemplates"]
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+
 
 class ChatTemplates:
     """The chat templates of a model, compiled on first use.
@@ -96,6 +98,10 @@ def checked_message(message: object, where: str) -> dict[str, Any]:
         found["content"] = checked_content(found["content"], f"{where}.content")
     elif "tool_calls" not in found:
         raise ValueError(f"{where}: expected content, a string, got none")
+    for name in REASONING:
+        if name in found:  # templates of different years know it by different names
+            found = {"thinking": found[name], **found, "reasoning_content": found[name]}
+            break
     copy = plain(found, where)
     assert isinstance(copy, dict)
     return copy
