@@ -127,26 +127,54 @@ def test_queries_see_nothing_of_the_future(kv: str) -> None:
         assert same_bits(alone[0], among[row])
 
 
-def poisoned_logits(kv: str, isa: str, rows: int, poison: int, cuts: int) -> F32:
-    """Outputs of attention alone, in chunks of `cuts` rows: row `poison` has values of infinity."""
+def attention_plan(kv: str, isa: str, threads: int, scale: float, window: int = 0) -> Any:
+    """Attention of 2 heads and 1 KV head alone: token i is row i of an embedding, the output is
+    what attention gives. Queries are channels 0-31, keys 16-31, values 32-47."""
     embedding = normal(64, 64)
     embedding[63, 32:48] = 3e38
-    plan = _native.Plan(2, 64, 64, 64, kv, isa)
-    x = plan.embed(pack(embedding, "f32"), 2.0)
-    slices = [(x, 0, 32), (x, 32 - 16, 16), (x, 32, 16)]
-    a = plan.attention(*slices, -1, 2, 1, 16, 0, 0.25)
-    gathered = plan.select((a, 0, 32))
+    plan = _native.Plan(threads, 64, 64, 64, kv, isa)
+    x = plan.embed(pack(embedding, "f32"), scale)
+    slices = [(x, 0, 32), (x, 16, 16), (x, 32, 16)]
+    gathered = plan.select((plan.attention(*slices, -1, 2, 1, 16, 0, 0.25, window), 0, 32))
     plan.finish(plan.linear(gathered, [(pack(np.eye(64, 32, dtype=np.float32), "f32"), None)]))
-    tokens = np.arange(rows, dtype=np.int32)
-    if poison >= 0:
-        tokens[poison] = 63
-    sequence = plan.make_cache().sequence()
+    return plan
+
+
+def outputs(plan: Any, sequence: Any, tokens: npt.NDArray[np.int32], cuts: int) -> F32:
+    """Outputs of all tokens, fed in chunks of `cuts`."""
     logits = []
-    for start in range(0, rows, cuts):
+    for start in range(0, len(tokens), cuts):
         part = tokens[start : start + cuts]
         plan.run(part, [(sequence, len(part))], np.arange(len(part), dtype=np.int32))
         logits.append(plan.logits()[:, :32])
     return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("window", [0, 100, 600])
+def test_parts_of_a_plan(window: int, kv: str) -> None:
+    """Blocks of rows, rows split among threads, and the kernel alone agree behind position 512."""
+    tokens = np.random.default_rng(3).integers(0, 63, 1100).astype(np.int32)
+    rows = normal(64, 64)[tokens]
+    q, k, v = rows[-3:, :32].reshape(3, 2, 16), rows[:, None, 16:32], rows[:, None, 32:48]
+    arrays = [np.ascontiguousarray(x) for x in (q, k, v)]
+    want = SCALAR.attention(*arrays, 0.25, window, kv).reshape(3, 32)
+    for threads in (1, 3):
+        plan = attention_plan(kv, "scalar", threads, 1.0, window)
+        sequence = plan.make_cache().sequence()
+        whole = outputs(plan, sequence, tokens, 64)
+        assert same_bits(whole[-3:], want)
+        sequence.truncate(1097)
+        assert same_bits(outputs(plan, sequence, tokens[-3:], 1), want)
+
+
+def poisoned_logits(kv: str, isa: str, rows: int, poison: int, cuts: int) -> F32:
+    """Outputs of attention alone, in chunks of `cuts` rows: row `poison` has values of infinity."""
+    plan = attention_plan(kv, isa, 2, 2.0)
+    tokens = np.arange(rows, dtype=np.int32)
+    if poison >= 0:
+        tokens[poison] = 63
+    return outputs(plan, plan.make_cache().sequence(), tokens, cuts)
 
 
 @pytest.mark.parametrize("kv", KV_TYPES)

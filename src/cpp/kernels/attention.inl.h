@@ -33,14 +33,27 @@ struct PartView {
   const AttentionShape& shape;
   uint8_t* const* pages;  // of the part
   size_t offset;          // of the head in a page
+  bool more;              // a query sees a position behind the part
 
   const uint8_t* keys(int page) const { return pages[page] + offset; }
   const uint8_t* values(int page) const { return pages[page] + offset + shape.value_offset; }
 };
+static constexpr int kPartPages = kPartPositions / kPagePositions;
 static inline PartView view_part(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                                 int part) {
-  return {shape, pages + part * (kPartPositions / kPagePositions),
-          shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes};
+                                 int part, const int32_t* positions, int n_queries) {
+  int last = positions[0];
+  for (int q = 1; q < n_queries; ++q) last = larger(last, positions[q]);
+  return {shape, pages + part * kPartPages,
+          shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes,
+          last >= (part + 1) * kPartPositions};
+}
+// What will be read after a page's keys, or after its values, in pages [first, last].
+static inline const uint8_t* after_keys(const PartView& view, int page, int first, int last) {
+  return page < last ? view.keys(page + 1) : view.values(first);
+}
+static inline const uint8_t* after_values(const PartView& view, int page, int last) {
+  if (page < last) return view.values(page + 1);
+  return view.more ? view.keys(kPartPages) : nullptr;  // whoever took this part takes the next
 }
 
 // Positions of the part, counted from its start

@@ -181,14 +181,14 @@ static void attend_direct(const PartView& view, const float* queries, const Rows
   const Range all = rows.united();
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
   for (int page = first; page <= last; ++page) {
-    const uint8_t* next = page < last ? view.keys(page + 1) : view.values(first);
+    const uint8_t* next = after_keys(view, page, first, last);
     score_piece<Kv>(view, {reinterpret_cast<const Element*>(view.keys(page)), page, 0, 4, next},
                     queries, rows);
   }
   for (int q = 0; q < rows.count; ++q) soften(rows.scores_of(q), rows.seen[q], rows.state_of(q));
   const int stride = view.shape.value_stride;
   for (int page = first; page <= last; ++page) {
-    const uint8_t* next = page < last ? view.values(page + 1) : nullptr;
+    const uint8_t* next = after_values(view, page, last);
     add_piece<Kv>({reinterpret_cast<const Element*>(view.values(page)), page, 0, stride / 16, next},
                   stride, rows);
   }
@@ -244,7 +244,7 @@ static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_he
     for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
     if (empty(seen[q])) soften(nullptr, seen[q], rows.state_of(q));
   }
-  const PartView view = view_part(shape, pages, kv_head, part);
+  const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
   if (empty(rows.united())) return;
   if (n_queries <= Kv::kDirectQueries) {
     attend_direct<Kv>(view, scaled, rows);

@@ -142,7 +142,9 @@ static inline float round_probabilities(const PartView& view, float* scores, Ran
   for (int t = from; t < to; t += 16) {
     const bool zero = t < begin || t >= end;
     const f32x16 w = zero ? splat(0.0f) : load(scores + t);
-    store_i16(rounded + t, round_steps(w, rounding.inverse, 32767.0f));
+    // At most 32767 and a rounding error; in this order a NaN becomes 0.
+    const f32x16 steps = max(mul(w, splat(rounding.inverse)), splat(0.0f));
+    store_i16(rounded + t, round_to_i32(steps));
   }
   return reduce_add(spoiled) == 0.0f ? rounding.scale : __builtin_nanf("");
 }
@@ -235,20 +237,16 @@ static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int 
   start_int8(shape, queries, positions, part, window, rows, seen, rounded, scales);
   const Range all = rows.united();
   if (empty(all)) return;
-  const PartView view = view_part(shape, pages, kv_head, part);
+  const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  for (int page = first; page <= last; ++page) {
-    const uint8_t* next = page < last ? view.keys(page + 1) : view.values(first);
-    score_page_int8(view, page, {rounded, scales}, next, rows);
-  }
+  for (int page = first; page <= last; ++page)
+    score_page_int8(view, page, {rounded, scales}, after_keys(view, page, first, last), rows);
   for (int q = 0; q < n_queries; ++q) {
     soften(rows.scores_of(q), seen[q], rows.state_of(q));
     scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
   }
-  for (int page = first; page <= last; ++page) {
-    const uint8_t* next = page < last ? view.values(page + 1) : nullptr;
-    add_page_int8(view, page, next, rows);
-  }
+  for (int page = first; page <= last; ++page)
+    add_page_int8(view, page, after_values(view, page, last), rows);
   for (int q = 0; q < n_queries; ++q)
     for (int c = 0; c < stride; c += 16)
       store(rows.values_of(q) + c, mul(to_f32(load_i32(rows.values_of(q) + c)), splat(scales[q])));

@@ -12,8 +12,16 @@ constexpr int kBlockQueries = 60;
 // Below this many (row, head) tasks a sequence is split into parts so that all threads have work.
 constexpr int kEnoughTasks = 64;
 
+int position_of(const Segment& segment, int row) { return segment.position + row - segment.row; }
+
 int last_part(const Segment& segment, int row) {
-  return (segment.position + row - segment.row) / kPartPositions;
+  return position_of(segment, row) / kPartPositions;
+}
+
+// The first part of which the row sees anything.
+int first_part(const Segment& segment, int row, int window) {
+  const int position = position_of(segment, row);
+  return window > 0 && position >= window ? (position - window + 1) / kPartPositions : 0;
 }
 
 }  // namespace
@@ -113,8 +121,7 @@ void AttentionStep::append(const Run& run, int thread, const Segment& segment, i
     run.kernels->rope(scratch.key, angles, angles + config_.rotary / 2, config_.rotary);
   }
   run.kernels->kv_append[static_cast<int>(config_.kv_type)](
-      shape_, segment.sequence->pages(), kv_head, segment.position + row - segment.row, scratch.key,
-      value);
+      shape_, segment.sequence->pages(), kv_head, position_of(segment, row), scratch.key, value);
 }
 
 void AttentionStep::append_block(const Run& run, int thread, const Block& block) const {
@@ -163,12 +170,13 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
   if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
   load_queries(run, thread, block, kv_head, scratch);
   const int queries = block.count * group(), stride = state_floats();
-  for (int part = 0; part <= last_part(segment, block.row + block.count - 1); ++part) {
-    float* states = part == 0 ? scratch.totals : scratch.states;
+  const int first = first_part(segment, block.row, config_.window);
+  for (int part = first; part <= last_part(segment, block.row + block.count - 1); ++part) {
+    float* states = part == first ? scratch.totals : scratch.states;
     run.kernels->attend[static_cast<int>(config_.kv_type)](
         shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, queries,
         part, config_.window, states, scratch.scores);
-    if (part == 0) continue;
+    if (part == first) continue;
     for (int i = 0; i < queries; ++i)
       run.kernels->merge(shape_, states + static_cast<size_t>(i) * stride,
                          scratch.totals + static_cast<size_t>(i) * stride);
@@ -184,8 +192,9 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   const Block& block = blocks_[task / config_.kv_heads];
   const int kv_head = task % config_.kv_heads;
   const Segment& segment = run.frame->segments[block.segment];
+  const int first = first_part(segment, block.row, config_.window);
   const int last = last_part(segment, block.row);
-  if (part > last) return;
+  if (part < first || part > last) return;
   Scratch scratch(*this, run.scratch_of(thread));
   if (part == last) append(run, thread, segment, block.row, kv_head, scratch);
   load_queries(run, thread, block, kv_head, scratch);
@@ -194,7 +203,7 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   run.kernels->attend[static_cast<int>(config_.kv_type)](
       shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, group(), part,
       config_.window, states, scratch.scores);
-  if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last)
+  if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last - first)
     finish_split(run, thread, block, task, kv_head);
 }
 
@@ -202,14 +211,16 @@ void AttentionStep::finish_split(const Run& run, int thread, const Block& block,
                                  int kv_head) const {
   const Segment& segment = run.frame->segments[block.segment];
   const size_t stride = state_floats();
-  auto* first =
-      const_cast<float*>(partial_.data()) + static_cast<size_t>(task) * parts_ * group() * stride;
-  for (int part = 1; part <= last_part(segment, block.row); ++part)
+  const int first = first_part(segment, block.row, config_.window);
+  auto* states = const_cast<float*>(partial_.data()) +
+                 (static_cast<size_t>(task) * parts_ + first) * group() * stride;
+  for (int part = first + 1; part <= last_part(segment, block.row); ++part)
     for (int i = 0; i < group(); ++i)
-      run.kernels->merge(shape_, first + (static_cast<size_t>(part) * group() + i) * stride,
-                         first + i * stride);
+      run.kernels->merge(shape_,
+                         states + (static_cast<size_t>(part - first) * group() + i) * stride,
+                         states + i * stride);
   for (int i = 0; i < group(); ++i)
-    write_out(run, thread, block.row, kv_head * group() + i, first + i * stride);
+    write_out(run, thread, block.row, kv_head * group() + i, states + i * stride);
 }
 
 int AttentionStep::items(const Frame& frame, int phase) const {
