@@ -128,7 +128,10 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
     "no rows": (lambda r: _native.Plan(1, 0, 1, 8), "1..65536 rows in a chunk, got 0"),
     "too many outputs": (lambda r: _native.Plan(1, 8, 9, 8), "1..8 output rows, got 9"),
     "no vocabulary": (lambda r: _native.Plan(1, 8, 8, 0), "a vocabulary of at least 1, got 0"),
-    "a cache of float8": (lambda r: _native.Plan(1, 8, 8, 8, "f8"), "'f16', 'f32' or 'int8', got 'f8'"),
+    "a cache of float8": (
+        lambda r: _native.Plan(1, 8, 8, 8, "f8"),
+        "'f16', 'f32' or 'int8', got 'f8'",
+    ),
 }
 
 
