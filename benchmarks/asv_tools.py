@@ -103,7 +103,7 @@ def read_config() -> dict[str, Any]:
     return config
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
+def write_config(folder: Path, *, best_isa_only: bool = False, **changes: Any) -> Path:
     """asv.conf.json for this machine, somewhere else: same environments, same builds.
 
     The curve of a lower instruction set goes where the CPU has none that is higher: its benchmarks
@@ -113,13 +113,15 @@ def write_config(folder: Path, **changes: Any) -> Path:
     ----------
     folder : Path
         Where the file goes.
+    best_isa_only : bool
+        No curves of other instruction sets at all.
     changes
         Settings of asv.conf.json to replace.
     """
     config = read_config()
     for key in ("repo", "benchmark_dir", "env_dir", "results_dir", "html_dir"):
         config[key] = str(ROOT / config[key])
-    if "avx512_vnni" not in Path("/proc/cpuinfo").read_text("utf-8"):
+    if best_isa_only or "avx512_vnni" not in Path("/proc/cpuinfo").read_text("utf-8"):
         del config["matrix"]["env_nobuild"]["SLMQ_ISA"]
     config |= changes
     folder.mkdir(parents=True, exist_ok=True)
