@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .common import THREADS, need, need_threads
+from .common import THREADS, need, need_own_curve, need_threads
 from .session import ModelBenchmark, model_file
 
 MODELS = ["smollm2-135m/q4g32a", "tinyllama-cut/q4g32s"]
@@ -32,6 +32,7 @@ class Load(ModelBenchmark):
 
     def setup(self, folder: str, kind: str, model: str, threads: int) -> None:
         need_threads(threads)
+        need_own_curve()
         self.load = need("slmq", "load")
         self.path = stored(folder, model, kind)
 
