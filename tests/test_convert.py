@@ -80,7 +80,7 @@ def contents(loaded: LoadedWeights) -> dict[str, Any]:
     """Every matrix and vector of a Llama by a name of ours, byte by byte."""
     weights = loaded.weights
     parts = {"embed": weights.embed, "head": weights.lm_head}
-    parts |= {"norm": weights.norm, "rope": weights.rope}
+    parts |= {"norm": weights.norm, "rope": weights.rope.at(64).frequencies}
     for i, layer in enumerate(weights.layers):
         parts |= {f"{i}.{name}": value for name, value in vars(layer).items()}
     found: dict[str, Any] = {}

@@ -54,6 +54,10 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     ),
     "Matrix.matmul": (lambda a: float_matrix().matmul(a), (3, 33)),
     "Plan.rmsnorm weight": (lambda a: Recording().norm(a), (64,)),
+    "Plan.head_norm weight": (
+        lambda a: Recording().plan.head_norm((Recording().x, 0, 64), a, 0.1),
+        (32,),
+    ),
     "Plan.rope": (lambda a: Recording().plan.rope(a, 1.0), (4,)),
     "Plan.linear bias": (lambda a: Recording().biased(a), (64,)),
 }

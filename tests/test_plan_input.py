@@ -78,6 +78,14 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         lambda r: r.plan.rmsnorm((r.plan.quantize((r.x, 0, 64), "a8g32"), 0, 64), normal(64), 0.1),
         "expected a float32 buffer, got a quantized one",
     ),
+    "a norm of no whole heads": (
+        lambda r: r.plan.head_norm((r.x, 0, 64), normal(24), 0.1),
+        "a weight that divides 64 channels, got 24 values",
+    ),
+    "a norm of heads behind the selection": (
+        lambda r: r.plan.head_norm((r.plan.select((r.x, 0, 64)), 0, 64), normal(32), 0.1),
+        "head_norm: record it before select",
+    ),
     "gate and up that differ": (
         lambda r: r.plan.swiglu(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None)),
         "gate and up of one shape",

@@ -25,6 +25,7 @@ from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.engine import open_weights
 from slmq.errors import CheckpointError, Error
 from slmq.tokenizer.save import save_tokenizer
+from slmq.weights import Rows
 
 if TYPE_CHECKING:
     from slmq.checkpoint.mapped import MappedCheckpoint
@@ -108,10 +109,13 @@ def convert(
 
 @dataclass(frozen=True)
 class _Wish:
-    """What a family asks for: a vector, or a matrix; its rows may come in another order."""
+    """What a family asks for: a vector, or a matrix; its rows may come in another order, or be
+    some of a matrix that the source stores under the name `stored`."""
 
     tensor: PackedTensor
     order: npt.NDArray[np.int32] | None = None
+    rows: Rows | None = None
+    stored: str = ""
 
 
 class _Source:
@@ -159,8 +163,11 @@ class _Source:
         *,
         bias: str | None = None,
         order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        self._note(_Wish(PackedTensor(name, self._reader.format_of(name, n, k), (n, k)), order))
+        fmt = self._reader.format_of(name, n, k, rows)
+        written = name if rows is None else rows.name(name, n)
+        self._note(_Wish(PackedTensor(written, fmt, (n, k)), order, rows, name))
         if bias is not None:
             self._note(_Wish(PackedTensor(bias, None, (n,)), order))
 
@@ -171,7 +178,8 @@ class _Source:
         """The bytes that are stored for a tensor: uint8[nbytes]."""
         name, shape, order = wish.tensor.name, wish.tensor.shape, wish.order
         if len(shape) == 2:
-            return self._reader.linear(name, *shape, order=order).matrix.packed
+            read = self._reader.linear(wish.stored, *shape, order=order, rows=wish.rows)
+            return read.matrix.packed
         values = self._reader.vector(name, *shape)
         return (values if order is None else values[order]).astype("<f4").view(np.uint8)
 

@@ -287,7 +287,13 @@ def _build(
     alone = checkpoint.kind == "gguf"
     with _Meanwhile(lambda: load_tokenizer(checkpoint), alone=alone) as reading:
         plan, info = build_plan(
-            checkpoint, quant=quant, threads=threads, kv_dtype=kv_dtype, memory=memory, isa=isa
+            checkpoint,
+            quant=quant,
+            threads=threads,
+            kv_dtype=kv_dtype,
+            memory=memory,
+            isa=isa,
+            n_ctx=n_ctx,
         )
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
@@ -419,8 +425,13 @@ def record_plan(
     kv_dtype: str = "f16",
     activations: str = "a16g32",
     isa: str | None = None,
+    n_ctx: int | None = None,
 ) -> RecordedPlan:
-    """Records the forward pass over packed weights, which plans share."""
+    """Records the forward pass over packed weights, which plans share.
+
+    `n_ctx` is the most positions of a sequence, by default what the model was made for. Ropes of
+    types dynamic and longrope depend on it, never on the length of a text.
+    """
     rows = int(CHUNK_MACS / max(1, loaded.parameters)) // 16 * 16
     return RecordedPlan(
         lambda p: loaded.family.forward(p, loaded.weights, loaded.config),
@@ -431,6 +442,7 @@ def record_plan(
         kv_dtype=kv_dtype,
         activations=activations,
         isa=isa,
+        n_ctx=_context(n_ctx, loaded.config.max_positions),
     )
 
 
@@ -443,6 +455,7 @@ def build_plan(
     activations: str = "a16g32",
     memory: str | None = None,
     isa: str | None = None,
+    n_ctx: int | None = None,
 ) -> tuple[RecordedPlan, ModelInfo]:
     """Packs a checkpoint's weights and records its forward pass.
 
@@ -451,9 +464,16 @@ def build_plan(
     CheckpointError, UnsupportedModelError
     """
     loaded = load_weights(checkpoint, threads=threads, quant=quant, memory=memory)
-    plan = record_plan(loaded, threads=threads, kv_dtype=kv_dtype, activations=activations, isa=isa)
+    plan = record_plan(
+        loaded,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        activations=activations,
+        isa=isa,
+        n_ctx=n_ctx,
+    )
     info = ModelInfo(
-        architecture=loaded.family.GGUF.architecture,
+        architecture=loaded.family.__name__.rpartition(".")[2],
         parameters=loaded.parameters,
         weight_bytes=loaded.weight_bytes,
         formats=loaded.formats,

@@ -51,6 +51,8 @@ class RecordedPlan:
         What inputs of integer weights are rounded to.
     isa : str, optional
         Kernels to run; by default the best of this CPU, or SLMQ_ISA.
+    n_ctx : int
+        Most positions of a sequence, which the recording may depend on.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class RecordedPlan:
         kv_dtype: str = "f16",
         activations: str = "a16g32",
         isa: str | None = None,
+        n_ctx: int = 1,
     ) -> None:
         self.vocabulary = vocabulary
         self.native = _native.Plan(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
         # The recorder holds the handles whose buffers must outlive the recording.
-        self._recorder = Recorder(self.native, activations)
+        self._recorder = Recorder(self.native, activations, n_ctx)
         self._recorder.finish(record(self._recorder))
         self.steps = [StepInfo(**step) for step in self.native.describe()]
         self.cache = self.native.make_cache()

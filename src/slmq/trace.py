@@ -101,9 +101,12 @@ class Recorder:
     plan : _native.Plan
     activations : {"a16g32", "a8g32"}
         What inputs of integer weights are rounded to.
+    n_ctx : int
+        Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
     """
 
-    def __init__(self, plan: _native.Plan, activations: str = "a16g32") -> None:
+    def __init__(self, plan: _native.Plan, activations: str = "a16g32", n_ctx: int = 1) -> None:
+        self.n_ctx = n_ctx
         self._plan = plan
         self._activations = activations
         self._scope: list[str] = []
@@ -126,6 +129,11 @@ class Recorder:
     def rmsnorm(self, x: Handle, weight: F32, eps: float) -> Handle:
         """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich, 2019)."""
         number = self._plan.rmsnorm(x.slice, weight, eps)
+        return Handle(self._own(number), 0, x.width)
+
+    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+        """`rmsnorm` of every head by itself: heads of len(weight) channels, one weight for all."""
+        number = self._plan.head_norm(x.slice, weight, eps)
         return Handle(self._own(number), 0, x.width)
 
     def linear(

@@ -55,6 +55,26 @@ class Linear:
         return self.matrix.k
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A weight that is some rows of a stored matrix, as q is of a fused q/k/v.
+
+    Attributes
+    ----------
+    first : int
+        Its first row in the stored matrix.
+    stored : int
+        Rows of the stored matrix.
+    """
+
+    first: int
+    stored: int
+
+    def name(self, name: str, n: int) -> str:
+        """The name of these `n` rows in a folder of packed weights, where they lie alone."""
+        return f"{name}[{self.first}:{self.first + n}]"
+
+
 class WeightReader:
     """Reads a checkpoint's tensors by name, checks shapes, packs linear weights.
 
@@ -150,25 +170,28 @@ class WeightReader:
         *,
         bias: str | None = None,
         order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
     ) -> Linear:
         """A packed weight [n, k]; row r of it is row order[r] of the checkpoint's.
+
+        With `rows` it is a part of a stored matrix of `rows.stored` rows.
 
         Raises
         ------
         CheckpointError
             If the tensor is missing, has another shape or type, or holds NaN or infinity.
         """
-        fmt = self.format_of(name, n, k)
-        info = self._info(name)
+        info = self._part(name, n, k, rows)
+        fmt = self._format(info)
         if self._packed is not None:
             if order is not None:
                 raise ValueError("the rows of a packed matrix cannot be reordered")
             matrix = self._packed.matrix(info.name)
         else:
-            matrix = self._pack(info, fmt, order)
+            matrix = self._pack(info, fmt, order, 0 if rows is None else rows.first, n)
         self.packed_nbytes += matrix.nbytes
         self.packed_formats[fmt] += matrix.nbytes
-        self._finish(info)
+        self._finish(info, n)
         bias_values = None
         if bias is not None:
             bias_values = self.vector(bias, n)
@@ -176,17 +199,30 @@ class WeightReader:
                 bias_values = bias_values[order]
         return Linear(matrix, bias_values)
 
-    def format_of(self, name: str, n: int, k: int) -> str:
+    def format_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> str:
         """The format that `linear` gives a weight; raises as it does for a wrong shape or type."""
+        return self._format(self._part(name, n, k, rows))
+
+    def _part(self, name: str, n: int, k: int, rows: Rows | None) -> TensorInfo:
+        """The stored tensor that holds a weight."""
+        if rows is not None and self.checkpoint.kind == NATIVE:
+            name, rows = rows.name(name, n), None
         info = self._info(name)
-        self._check_shape(info, (n, k))
-        return self._format(info)
+        self._check_shape(info, (n if rows is None else rows.stored, k))
+        return info
 
     def _pack(
-        self, info: TensorInfo, fmt: str, order: npt.NDArray[np.int32] | None
+        self,
+        info: TensorInfo,
+        fmt: str,
+        order: npt.NDArray[np.int32] | None,
+        first: int,
+        n: int,
     ) -> _native.Matrix:
-        n, k = info.shape
+        stored, k = info.shape
         source, rows = self._rows(info, fmt)
+        row_bytes = len(rows) // stored
+        rows = rows[first * row_bytes : (first + n) * row_bytes]
         try:
             return _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
         except ValueError as error:
@@ -212,7 +248,8 @@ class WeightReader:
     def _upper_bound(self) -> int:
         stored = [t for t in self.checkpoint.tensors.values() if t.dtype in KEPT]
         return sum(
-            _native.packed_bytes(self._format(info), *info.shape)
+            # A fused matrix is read in up to three parts, each filled up to 32 rows.
+            _native.packed_bytes(self._format(info), info.shape[0] + 3 * 32, info.shape[1])
             for info in [*stored, *(weight.info for weight in self._decoded.values())]
             if len(info.shape) == 2 and min(info.shape) > 0
         )
@@ -255,13 +292,15 @@ class WeightReader:
     def _error(self, info: TensorInfo, message: str) -> CheckpointError:
         return CheckpointError(message, file=self.checkpoint.path, tensor=info.name)
 
-    def _finish(self, info: TensorInfo) -> None:
+    def _finish(self, info: TensorInfo, n: int | None = None) -> None:
+        """Notes that a tensor, or `n` rows of it, is read."""
         weight = self._decoded.get(info.name)
         if self._packed is None:
             for part in (info.name,) if weight is None else weight.parts:
                 self.checkpoint.release(part)
-        self.parameters += int(np.prod(info.shape, dtype=np.int64))
-        self._done += info.nbytes
+        size, read = (1, 1) if n is None else (info.shape[0], n)
+        self.parameters += int(np.prod(info.shape, dtype=np.int64)) * read // size
+        self._done += info.nbytes * read // size
         if self._progress is not None:
             self._progress(self._done, self._total)
 

@@ -96,6 +96,12 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           },
           py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def(
+          "head_norm",
+          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
+            return p.plan.head_norm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def(
           "quantize",
           [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
             return p.plan.quantize(to_slice(x), activations_named(activations));

@@ -182,6 +182,22 @@ int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
                   {x.buffer}, "rmsnorm", "f32", std::to_string(x.width));
 }
 
+int Plan::head_norm(Slice x, std::vector<float> weight, float eps) {
+  checked(x, "head_norm");
+  const int head_dim = static_cast<int>(weight.size());
+  if (head_dim < 1 || x.width % head_dim != 0) {
+    fail("head_norm: expected a weight that divides " + std::to_string(x.width) +
+         " channels, got " + std::to_string(head_dim) + " values");
+  }
+  if (!(eps >= 0.0f)) fail("head_norm: expected eps >= 0");
+  if (buffer(x.buffer).domain != Domain::tokens) fail("head_norm: record it before select()");
+  weight.resize(padded(head_dim), 0.0f);
+  const int out = new_buffer(BufferType::f32, Domain::tokens, x.width, true);
+  return add_step(std::make_unique<HeadNormStep>(x, std::move(weight), head_dim, eps, out), out,
+                  {x.buffer}, "head_norm", "f32",
+                  std::to_string(x.width / head_dim) + "x" + std::to_string(head_dim));
+}
+
 int Plan::quantize(Slice x, Activations activations) {
   checked_groups(x, "quantize");
   const Domain domain = buffer(x.buffer).domain;

@@ -40,6 +40,7 @@ class Plan {
   void scope(std::string name) { scope_ = std::move(name); }
   int embed(std::shared_ptr<const Matrix> matrix, float scale);
   int rmsnorm(Slice x, std::vector<float> weight, float eps);
+  int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
   int quantize(Slice x, Activations activations);
   int linear(int x, std::vector<Weight> parts, Slice add);
   int swiglu(int x, Weight gate, Weight up);

@@ -41,6 +41,25 @@ void RmsNormStep::rows(const Run& run, int thread, int begin, int end) {
   }
 }
 
+void HeadNormStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  // The kernel works in whole groups: a head of another size must not see its neighbour.
+  float* head = reinterpret_cast<float*>(run.scratch_of(thread));
+  float* normed = head + weight_.size();
+  std::fill(head, normed, 0.0f);
+  for (int row = begin; row < end; ++row) {
+    const float* from = x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset;
+    float* to = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
+    for (int c = 0; c < x_.width; c += head_dim_) {
+      std::copy_n(from + c, head_dim_, head);
+      run.kernels->rmsnorm(head, weight_.data(), head_dim_, eps_, normed);
+      std::copy_n(normed, head_dim_, to + c);
+    }
+  }
+}
+
 void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
   const int n = run.frame->rows(domain_);
   const Buffer& x = run.buffer(x_.buffer);

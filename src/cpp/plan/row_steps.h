@@ -31,6 +31,27 @@ class RmsNormStep final : public RowStep {
   int out_;
 };
 
+// The same norm over every head's channels by itself; one weight for all heads.
+class HeadNormStep final : public RowStep {
+ public:
+  HeadNormStep(Slice x, std::vector<float> weight, int head_dim, float eps, int out)
+      : RowStep(Domain::tokens, true),
+        x_(x),
+        weight_(std::move(weight)),
+        head_dim_(head_dim),
+        eps_(eps),
+        out_(out) {}
+  size_t scratch_bytes() const override { return 2 * weight_.size() * sizeof(float); }
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  std::vector<float> weight_;  // padded with zeros to a multiple of 32
+  int head_dim_;
+  float eps_;
+  int out_;
+};
+
 class QuantizeStep final : public RowStep {
  public:
   QuantizeStep(Domain domain, Slice x, int out) : RowStep(domain, true), x_(x), out_(out) {}

@@ -14,6 +14,10 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 # model_type -> module in slmq.models
 FAMILIES = {
     "llama": "llama",
+    "mistral": "mistral",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
 }
 
 

@@ -1,0 +1,68 @@
+"""Mistral 7B, Rakuten AI 2.0 mini and others of Hugging Face's model type "mistral".
+
+A Llama whose queries see a window of the latest positions (Jiang et al., "Mistral 7B", 2023). GGUF
+files of these models are of architecture "llama" and do not store the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slmq.models.blocks import (
+    DecoderConfig,
+    config_window,
+    decoder_values,
+    gated_mlp,
+    load_attention,
+    load_decoder,
+    load_gated_mlp,
+    load_norms,
+    logits,
+)
+from slmq.models.common import Weights
+from slmq.models.llama import GGUF
+from slmq.weights import WeightReader
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+__all__ = ["GGUF", "Config", "forward", "load"]
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """What config.json says, checked."""
+
+    window: int
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json; raises as `decoder_values`."""
+        return cls(**decoder_values(config), window=config_window(config))
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+
+    def load_layer(prefix: str, layer: Weights) -> None:
+        load_norms(r, cfg, prefix, layer)
+        load_attention(r, cfg, prefix, layer)
+        load_gated_mlp(r, cfg, prefix, layer)
+
+    return load_decoder(r, cfg, load_layer)
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    x = p.embed(w.embed)  # f32[m, hidden]
+    rope = p.rope(*w.rope.at(p.n_ctx))
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.rmsnorm(x, layer.attn_norm, cfg.rms_norm_eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            a = p.attention(q, k, v, head_dim=cfg.head_dim, rope=rope, window=cfg.window)
+            x = p.linear(a, layer.o, add=x)
+            x = gated_mlp(p, x, layer, cfg.rms_norm_eps)
+    return logits(p, x, w, cfg.rms_norm_eps)

@@ -1,0 +1,112 @@
+"""Goldens of any family in other files: GGUF as llama.cpp writes it, and changed folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf_writer import write_gguf
+from llama_files import permute_rope
+from numpy_weights import Weights, read_safetensors
+from safetensors.numpy import save_file
+
+# llama.cpp's architecture of a model type, where the two differ.
+ARCHITECTURES = {"mistral": "llama"}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json."""
+    parsed: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return parsed
+
+
+def rewritten(
+    source: Path,
+    folder: Path,
+    config: Callable[[dict[str, Any]], Any],
+    weights: Callable[[Weights], Any] = lambda w: w,
+) -> Path:
+    """A golden's model with its config, and weights, changed in place: a float32 folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parsed, tensors = read_config(source), read_safetensors(source / "model.safetensors")
+    config(parsed)
+    weights(tensors)
+    (folder / "config.json").write_text(json.dumps(parsed), "utf-8")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
+    """A golden's model under the `gguf` package's names of keys and tensors.
+
+    `stored`: type of the matrices; vectors are float32. Longrope becomes tensors of divisors and
+    the factor of sines and cosines, yarn metadata.
+    """
+    config = read_config(source)
+    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    tensors: dict[str, Any] = {}
+    for name, w in read_safetensors(source / "model.safetensors").items():
+        part = name.split(".")[-2]
+        permuted = architecture == "llama" and part in heads
+        rows = permute_rope(w, heads[part]) if permuted else w
+        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        tensors[written] = (rows, stored) if w.ndim == 2 and stored != "f32" else rows
+    keys, divisors = gguf_keys(config, architecture)
+    return write_gguf(path, keys | tokenizer_keys(config["vocab_size"]), tensors | divisors)
+
+
+def tokenizer_keys(size: int) -> dict[str, Any]:
+    """A SentencePiece tokenizer of `size` ids: three special ones and letters."""
+    letters = [chr(0x61 + i % 26) + chr(0x41 + i // 26) for i in range(size - 3)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *letters],
+        "tokenizer.ggml.scores": [float(-i) for i in range(size)],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[1] * (size - 3)],
+    }
+
+
+def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata, and tensors of rope divisors."""
+    model, attention, rope = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope
+    scaling = config["rope_parameters"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    keys = {
+        model.VOCAB_SIZE: config["vocab_size"],
+        model.EMBEDDING_LENGTH: config["hidden_size"],
+        model.FEED_FORWARD_LENGTH: config["intermediate_size"],
+        model.BLOCK_COUNT: config["num_hidden_layers"],
+        model.CONTEXT_LENGTH: config["max_position_embeddings"],
+        attention.HEAD_COUNT: config["num_attention_heads"],
+        attention.HEAD_COUNT_KV: config["num_key_value_heads"],
+        attention.LAYERNORM_RMS_EPS: config["rms_norm_eps"],
+        rope.FREQ_BASE: scaling["rope_theta"],
+        rope.DIMENSION_COUNT: int(head_dim * scaling.get("partial_rotary_factor", 1.0)),
+    }
+    if config.get("head_dim"):
+        keys[attention.KEY_LENGTH] = keys[attention.VALUE_LENGTH] = head_dim
+    if arch == "phi3":
+        keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
+    original = scaling.get("original_max_position_embeddings")
+    tensors: dict[str, Any] = {}
+    if scaling["rope_type"] == "yarn":
+        keys[rope.SCALING_TYPE] = "yarn"
+        keys[rope.SCALING_FACTOR] = scaling["factor"]
+        keys[rope.SCALING_ORIG_CTX_LEN] = original
+    if scaling["rope_type"] == "longrope":
+        ratio = config["max_position_embeddings"] / original
+        keys[rope.SCALING_ATTN_FACTOR] = math.sqrt(1 + math.log(ratio) / math.log(original))
+        keys[rope.SCALING_ORIG_CTX_LEN] = original
+        for kind in ("short", "long"):
+            divisors = np.array(scaling[f"{kind}_factor"], np.float32)
+            tensors[f"rope_factors_{kind}.weight"] = divisors
+    named = {key.format(arch=arch): value for key, value in keys.items()}
+    return {"general.architecture": arch} | named, tensors

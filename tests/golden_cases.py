@@ -1,0 +1,246 @@
+"""The tiny models that make_goldens.py makes: what each family's configurations switch on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny model: what differs from the common config, and how it is stored."""
+
+    name: str
+    config: dict[str, Any]
+    lengths: tuple[int, int]
+    dtype: str = "float32"
+    shard_size: str = "1GB"
+    v4: dict[str, Any] = field(default_factory=dict)  # rope keys of config.v4.json
+
+
+def sizes(hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int = 96) -> dict[str, Any]:
+    """The size keys of a config, by short names."""
+    return {
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+        "vocab_size": vocab,
+    }
+
+
+# With theta 100 and 32 original positions, one pair of eight is kept, two are blended and five are
+# slowed, and even the slowest turns enough in 90 positions to show.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "factor": 2.5}
+
+LLAMA = [
+    Case("gqa_untied", sizes(64, 8, 2, 96), (40, 67)),
+    Case(
+        "mha_tied",
+        sizes(64, 4, 4, 80) | {"tie_word_embeddings": True},
+        (49, 64),
+        dtype="bfloat16",
+    ),
+    Case(
+        "odd_sizes",
+        sizes(60, 3, 1, 172, vocab=259) | {"tie_word_embeddings": True},
+        (41, 73),
+        dtype="float16",
+    ),
+    Case(
+        "rope_llama3",
+        sizes(48, 3, 3, 64)
+        | {"rope_parameters": LLAMA3 | {"rope_theta": 100.0}, "max_position_embeddings": 256},
+        (45, 90),
+        v4={"rope_theta": 100.0, "rope_scaling": LLAMA3},
+    ),
+    Case(
+        "rope_linear",
+        sizes(48, 2, 1, 64) | {"rope_parameters": LINEAR | {"rope_theta": 500.0}},
+        (44, 81),
+        dtype="bfloat16",
+        v4={"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.5}},
+    ),
+    Case(
+        "biases",
+        sizes(36, 3, 1, 68) | {"attention_bias": True, "mlp_bias": True},  # head_dim 12
+        (40, 66),
+    ),
+    Case("head_dim", sizes(48, 4, 2, 72) | {"head_dim": 20}, (47, 65), dtype="float16"),
+    Case("sharded", sizes(48, 6, 3, 64), (42, 59), shard_size="100KB"),
+]
+
+# --- the other scalings, on a Llama ----------------------------------------------------------
+
+
+def scaled(kind: str, theta: float, positions: int, **values: Any) -> dict[str, Any]:
+    """A configuration with a rope scaling, small: the frequencies are what counts."""
+    rope = {"rope_type": kind, "rope_theta": theta} | values
+    return sizes(32, 2, 1, 48, vocab=48) | {
+        "rope_parameters": rope,
+        "max_position_embeddings": positions,
+    }
+
+
+YARN = {"factor": 4.0, "original_max_position_embeddings": 24}
+
+# The second text of each is longer than the original context.
+SCALINGS = [
+    Case("scaled_dynamic", scaled("dynamic", 100.0, 24, factor=3.0), (24, 80), "float16"),
+    Case(
+        "scaled_yarn",
+        scaled("yarn", 100.0, 96, **YARN, beta_fast=4.0, beta_slow=1.0),
+        (20, 90),
+        "float16",
+        v4={
+            "rope_theta": 100.0,
+            "rope_scaling": YARN | {"type": "yarn", "beta_fast": 4.0, "beta_slow": 1.0},
+        },
+    ),
+    Case(
+        "scaled_yarn_mscale",
+        scaled("yarn", 50.0, 96, **YARN, mscale=0.7, mscale_all_dim=1.3, truncate=False),
+        (20, 90),
+        "float16",
+    ),
+    Case(
+        "scaled_longrope",
+        scaled(
+            "longrope",
+            100.0,
+            96,
+            original_max_position_embeddings=24,
+            short_factor=[1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5],
+            long_factor=[1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.5, 6.0],
+        ),
+        (24, 90),
+        "float16",
+    ),
+]
+
+# --- the other families ------------------------------------------------------------------------
+
+MISTRAL = [
+    Case("window", sizes(32, 4, 2, 48, vocab=48) | {"sliding_window": 9}, (40, 75), "float16"),
+    # Beyond a page of 64 positions, and heads that hidden_size does not give.
+    Case(
+        "wide_window",
+        sizes(40, 3, 1, 56, vocab=50) | {"head_dim": 20, "sliding_window": 70},
+        (66, 150),
+        "float16",
+    ),
+    Case(
+        "no_window",
+        sizes(32, 2, 1, 48, vocab=48) | {"sliding_window": None, "tie_word_embeddings": True},
+        (40, 75),
+        "bfloat16",
+    ),
+]
+
+QWEN2 = [
+    Case("biases", sizes(32, 4, 2, 48, vocab=48), (40, 75), "float16"),
+    Case(
+        "window_in_last_layer",
+        sizes(32, 2, 1, 48, vocab=48)
+        | {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1},
+        (40, 75),
+        "float16",
+        v4={"rope_theta": 10000.0, "layer_types": None},
+    ),
+    Case(
+        "tied_yarn",
+        scaled("yarn", 100.0, 96, **YARN) | {"tie_word_embeddings": True},
+        (20, 90),
+        "bfloat16",
+    ),
+    # Windows that are named but not turned on, as most published configurations have them.
+    Case(
+        "window_off",
+        sizes(36, 3, 3, 44, vocab=50) | {"use_sliding_window": False, "sliding_window": 7},
+        (40, 75),
+        "float16",
+    ),
+]
+
+QWEN3 = [
+    Case("head_norms", sizes(32, 4, 2, 48, vocab=48) | {"head_dim": 32}, (40, 75), "float16"),
+    # Heads of 20 channels: the norm must not see the neighbour's.
+    Case(
+        "odd_heads_tied",
+        sizes(36, 3, 1, 44, vocab=50) | {"head_dim": 20, "tie_word_embeddings": True},
+        (40, 75),
+        "bfloat16",
+    ),
+    Case(
+        "biases_and_window",
+        sizes(32, 2, 1, 48, vocab=48)
+        | {"head_dim": 24, "attention_bias": True, "use_sliding_window": True}
+        | {"sliding_window": 11, "max_window_layers": 1},
+        (40, 75),
+        "float16",
+    ),
+]
+
+
+def phi3(hidden: int, heads: int, kv_heads: int, **values: Any) -> dict[str, Any]:
+    """A Phi-3; its padding token must lie within the vocabulary."""
+    return sizes(hidden, heads, kv_heads, 56, vocab=48) | {"pad_token_id": 0} | values
+
+
+def su(pairs: int, share: float = 1.0) -> dict[str, Any]:
+    """Longrope for an original context of 24, with as many divisors as a head has pairs."""
+    return {
+        "max_position_embeddings": 96,
+        "original_max_position_embeddings": 24,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 100.0,
+            "partial_rotary_factor": share,
+            "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
+            "long_factor": [1.0 + 0.6 * i for i in range(pairs)],
+        },
+    }
+
+
+PHI3 = [
+    # Heads of 12 channels and 56 rows of gate: parts that begin and end within groups of rows.
+    Case("fused_gqa", phi3(48, 4, 2), (40, 75), "float16"),
+    Case("window", phi3(32, 2, 2, sliding_window=9), (40, 75), "bfloat16"),
+    Case(
+        "longrope",
+        phi3(32, 2, 1, **su(8)),
+        (24, 90),
+        "float16",
+        v4={
+            "rope_theta": 100.0,
+            "rope_scaling": {
+                "type": "su",
+                "short_factor": su(8)["rope_parameters"]["short_factor"],
+                "long_factor": su(8)["rope_parameters"]["long_factor"],
+            },
+        },
+    ),
+    Case(
+        "partial_longrope_tied",
+        phi3(32, 2, 1, tie_word_embeddings=True, **su(6, 0.75)),
+        (24, 90),
+        "float16",
+    ),
+]
+
+# By folder: the model type, except that the scalings are shown on Llamas.
+CASES = {
+    "llama": LLAMA,
+    "rope": SCALINGS,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "phi3": PHI3,
+}
