@@ -53,7 +53,7 @@ def products(fmt: str, n: int, k: int) -> None:
     assert np.shares_memory(matrix.packed, edge)  # else the copy would be what is tested
     for m in (1, 2, 3, 4, 5, 16, 17, 33):
         x = floats(m, k)
-        for act in ("a8g32", "a16g32"):
+        for act in ("a8g32", "a16g32", "a8o16g32"):
             want = SCALAR.linear(far, x.copy(), 1, act)
             for table in ISAS.values():
                 assert same_bits(table.linear(matrix, x, 1, act), want)

@@ -194,7 +194,10 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: attend((1, 1, 8), (2, 1, 8), kv_dtype="f64"),
         "'f16', 'f32' or 'int8', got 'f64'",
     ),
-    "activations": (lambda: SCALAR.quantize(normal(1, 2), "a4"), "'a8g32' or 'a16g32', got 'a4'"),
+    "activations": (
+        lambda: SCALAR.quantize(normal(1, 2), "a4"),
+        "'a8g32', 'a16g32' or 'a8o16g32', got 'a4'",
+    ),
     "softmax scale": (lambda: SCALAR.softmax(normal(3), np.nan), "finite number"),
     "rope too wide": (
         lambda: SCALAR.rope(normal(1, 7), normal(4), normal(4)),

@@ -27,8 +27,8 @@ from slmq import _native, formats
 
 F32 = npt.NDArray[np.float32]
 
-STEPS = formats.ACTIVATION_STEPS
-KINDS = [(fmt, act) for fmt in QUANTIZED for act in STEPS] + [("f16", "a16g32"), ("f32", "a16g32")]
+ACTIVATIONS = formats.ACTIVATIONS
+KINDS = [(fmt, act) for fmt in QUANTIZED for act in ACTIVATIONS] + [("f16", "a16g32"), ("f32", "a16g32")]
 SIZES_N = (1, 15, 16, 17, 31, 32, 33, 50)
 SIZES_K = (1, 31, 32, 33, 100, 576, 1536)
 kinds = pytest.mark.parametrize(("fmt", "act"), KINDS, ids=["-".join(kind) for kind in KINDS])
@@ -115,7 +115,7 @@ def extreme_activations(k: int) -> F32:
     return np.array(rows, np.float32)
 
 
-@pytest.mark.parametrize("act", STEPS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("fmt", QUANTIZED)
 @pytest.mark.parametrize("byte", [0, 255, 128, 127, 0x0F])
 def test_linear_of_extreme_codes(fmt: str, act: str, byte: int) -> None:
@@ -161,7 +161,7 @@ def test_no_rows_are_no_rows() -> None:
     assert SCALAR.linear(pack(normal(5, 6), "f32"), np.zeros((0, 6), np.float32)).shape == (0, 5)
 
 
-@pytest.mark.parametrize("act", STEPS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("fmt", QUANTIZED)
 def test_quantized_activations_cost_what_they_should(fmt: str, act: str) -> None:
     """Against the true activations, the error is that of their rounding."""
@@ -178,15 +178,41 @@ def test_quantized_activations_cost_what_they_should(fmt: str, act: str) -> None
 # --- activation quantization ----------------------------------------------------------------
 
 
+def has_sixteen_bits(x: F32, act: str) -> npt.NDArray[np.bool_]:
+    """[m, groups]: which groups a row keeps in 16 bits; one by one, as the definition says."""
+    largest = np.abs(ref.groups_of(x)).max(axis=2).astype(np.float32)
+    wide = np.full(largest.shape, act == "a16g32")
+    for row in range(len(x) if act == "a8o16g32" else 0):
+        cut = [np.float32(v).view(np.int32) & -65536 for v in sorted(largest[row])]
+        median = np.int32(cut[len(cut) // 2]).view(np.float32)
+        wide[row] = largest[row] > 2 * median
+    return wide
+
+
 def activation_bound(x: F32, act: str) -> npt.NDArray[np.float64]:
     """Largest error of a quantized activation: half a step, and float32 in the division."""
-    steps = STEPS[act]
-    scale = np.abs(ref.groups_of(x)).max(axis=2) / steps
-    bound = scale * (0.5 + steps * ref.gamma(4)) + 1e-30
+    steps = np.where(has_sixteen_bits(x, act), 127 * 256, 127)
+    largest = np.abs(ref.groups_of(x)).max(axis=2)
+    bound = largest / steps * (0.5 + steps * ref.gamma(4)) + 1e-20 * (largest < 1e-20) + 1e-30
     return np.asarray(np.repeat(bound, 32, axis=1)[:, : x.shape[1]])
 
 
-@pytest.mark.parametrize("act", STEPS)
+def test_groups_that_stand_out_keep_sixteen_bits() -> None:
+    x = normal(5, 32 * 9, seed=11)
+    x[1, 70], x[2, 3], x[3] = 40, -40, 0
+    x[4, :96] *= 50  # a minority, however loud
+    wide = has_sixteen_bits(x, "a8o16g32")
+    assert wide[1].nonzero()[0].tolist() == [2]
+    assert wide[2].nonzero()[0].tolist() == [0]
+    assert not wide[3].any()
+    assert wide[4].nonzero()[0].tolist() == [0, 1, 2]
+    for table in ISAS.values():
+        q, _, _ = table.quantize(x, "a8o16g32")
+        low = (q & 255).reshape(5, 9, 32).any(axis=2)
+        assert np.array_equal(low, wide)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize(
     "shape", [(1, 1), (1, 31), (3, 33), (16, 64), (17, 100), (35, 576)], ids=str
 )
@@ -194,7 +220,7 @@ def test_activation_codes(act: str, shape: tuple[int, int]) -> None:
     x = normal(*shape, seed=7)
     q, scale, total = SCALAR.quantize(x, act)
     padded = np.pad(x, ((0, 0), (0, -shape[1] % 32)))
-    assert np.abs(q).max() <= STEPS[act]
+    assert np.abs(q).max() <= formats.ACTIVATION_LIMIT
     assert np.array_equal(total, q.reshape(*scale.shape, 32).sum(-1))
     assert not q[:, shape[1] :].any()
     assert_within(seen_activations(x, act), x.astype(np.float64), activation_bound(x, act))
@@ -206,7 +232,7 @@ def test_activation_codes(act: str, shape: tuple[int, int]) -> None:
             assert same_bits(got, want)
 
 
-@pytest.mark.parametrize("act", STEPS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_activations_are_the_specification(act: str) -> None:
     x = np.concatenate([normal(8, 96), extreme_activations(96)])
     q, scale, _ = SCALAR.quantize(x, act)
@@ -215,14 +241,14 @@ def test_activations_are_the_specification(act: str) -> None:
     assert same_bits(scale, wanted_scale)
 
 
-@pytest.mark.parametrize("act", STEPS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_extreme_activations_keep_their_meaning(act: str) -> None:
     x = extreme_activations(96)
     q, _, _ = SCALAR.quantize(x, act)
-    assert (q[0] == STEPS[act]).all()
-    assert (q[1] == -STEPS[act]).all()
+    assert (q[0] == formats.ACTIVATION_LIMIT).all()
+    assert (q[1] == -formats.ACTIVATION_LIMIT).all()
     assert not q[4].any()  # zeros
-    assert not q[6].any()  # below 1e-30, where steps / largest would overflow
+    assert not q[6].any()  # below 1e-20, where scales could underflow
     assert_within(seen_activations(x, act), x.astype(np.float64), activation_bound(x, act))
     for table in ISAS.values():
         assert np.array_equal(table.quantize(x, act)[0], q)
@@ -239,7 +265,7 @@ def test_every_sixteen_bit_code_splits_into_two_bytes() -> None:
         assert np.array_equal(q, x.astype(np.int32)), name
 
 
-@pytest.mark.parametrize("act", STEPS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_activations_that_are_not_finite(act: str) -> None:
     x = normal(4, 64)
     x[1, 3], x[2, 40], x[3, 63] = np.nan, np.inf, -np.inf

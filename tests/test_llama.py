@@ -345,7 +345,7 @@ def test_unknown_quant_names(tmp_path: Path) -> None:
         logits_of(golden.folder, [1], kv_dtype="int4")
     with pytest.raises(ValueError, match="unknown ISA 'sse'"):
         logits_of(golden.folder, [1], isa="sse")
-    with pytest.raises(ValueError, match="activations: expected 'a8g32' or 'a16g32'"):
+    with pytest.raises(ValueError, match="activations: expected 'a8g32', 'a16g32' or 'a8o16g32'"):
         logits_of(golden.folder, [1], quant="int8", activations="a4")
 
 

@@ -423,7 +423,7 @@ def record_plan(
     *,
     threads: int,
     kv_dtype: str = "f16",
-    activations: str = "a16g32",
+    activations: str = "a8o16g32",
     isa: str | None = None,
     n_ctx: int | None = None,
 ) -> RecordedPlan:
@@ -452,7 +452,7 @@ def build_plan(
     threads: int,
     quant: str | None = None,
     kv_dtype: str = "f16",
-    activations: str = "a16g32",
+    activations: str = "a8o16g32",
     memory: str | None = None,
     isa: str | None = None,
     n_ctx: int | None = None,

@@ -45,7 +45,7 @@ class Format:
 
     @property
     def quantized(self) -> bool:
-        """Whether weights are integers (activations are then a8g32)."""
+        """Whether weights are integers (activations are then rounded, too)."""
         return self.name.startswith("q")
 
 
@@ -161,30 +161,48 @@ def unpack(packed: U8, n: int, k: int, fmt: Format) -> F32:
     return np.ascontiguousarray(rows[:n, :k])
 
 
-ACTIVATION_STEPS = {"a8g32": 127, "a16g32": 127 * 256}
+ACTIVATIONS = ("a8g32", "a16g32", "a8o16g32")
+ACTIVATION_LIMIT = 127 * 256  # of |q|
 
 
-def quantize_activations(x: F32, kind: str = "a16g32") -> tuple[npt.NDArray[np.int32], F32]:
+def quantize_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np.int32], F32]:
     """Integers and one float32 scale per group of 32 columns; x is finite.
+
+    A group has 16 bits (q is any integer) or 8 (q is a multiple of 256). In `a8o16g32` the groups
+    that stand out of their row have 16.
 
     Parameters
     ----------
     x : float32[m, k], k a multiple of 32
-    kind : {"a16g32", "a8g32"}
+    kind : {"a8o16g32", "a16g32", "a8g32"}
 
     Returns
     -------
-    q : int32[m, k], |q| <= ACTIVATION_STEPS[kind]; scale : float32[m, k / 32]
+    q : int32[m, k], |q| <= ACTIVATION_LIMIT; scale : float32[m, k / 32]
     """
-    steps = ACTIVATION_STEPS[kind]
     groups = x.reshape(x.shape[0], -1, GROUP)
     largest = np.abs(groups).max(-1)
-    zero = largest < np.float32(1e-30)
-    safe = np.where(zero, np.float32(1), largest)
-    inverse = np.where(zero, np.float32(0), np.float32(steps) / safe)
-    q = np.rint(np.clip(groups * inverse[..., None], -steps, steps)).astype(np.int32)
-    scale = np.where(zero, np.float32(0), largest / np.float32(steps))
+    wide = {"a8g32": np.zeros_like, "a16g32": np.ones_like, "a8o16g32": _stands_out}[kind](largest)
+    wide = wide.astype(bool)
+    zero = largest < np.float32(1e-20)
+    steps = np.where(wide, np.float32(ACTIVATION_LIMIT), np.float32(127))
+    inverse = np.where(zero, np.float32(0), steps / np.where(zero, np.float32(1), largest))
+    codes = np.rint(np.clip(groups * inverse[..., None], -steps[..., None], steps[..., None]))
+    q = codes.astype(np.int32) * np.where(wide, 1, 256)[..., None]
+    unit = np.where(zero, np.float32(0), largest / steps)
+    scale = np.where(wide, unit, unit * np.float32(1 / 256))
     return q.reshape(x.shape), scale
+
+
+def _stands_out(largest: F32) -> npt.NDArray[np.bool_]:
+    """Groups whose largest magnitude is more than twice the row's median, which counts cut to the
+    upper 16 bits of a float32 and is the least value that more than half of the groups stay within.
+    """
+    upper = np.sort(largest.view(np.int32) >> 16, axis=-1)
+    median = upper[:, largest.shape[1] // 2] << 16
+    cut = np.float32(2) * median.astype(np.int32).view(np.float32)
+    out: npt.NDArray[np.bool_] = largest > cut[:, None]
+    return out
 
 
 def _half(x: F32) -> F32:

@@ -47,7 +47,7 @@ class RecordedPlan:
         Threads; rows (tokens) of one run; logit rows of one run; token ids.
     kv_dtype : {"f16", "f32", "int8"}
         What the cache stores.
-    activations : {"a16g32", "a8g32"}
+    activations : {"a8o16g32", "a16g32", "a8g32"}
         What inputs of integer weights are rounded to.
     isa : str, optional
         Kernels to run; by default the best of this CPU, or SLMQ_ISA.
@@ -64,7 +64,7 @@ class RecordedPlan:
         max_outputs: int,
         vocabulary: int,
         kv_dtype: str = "f16",
-        activations: str = "a16g32",
+        activations: str = "a8o16g32",
         isa: str | None = None,
         n_ctx: int = 1,
     ) -> None:
@@ -112,7 +112,7 @@ class RecordedPlan:
     ) -> F32:
         """float32[rows, width] that step number `step` writes when these tokens run.
 
-        Runs up to that step and leaves the sequences as they were. a8g32 values come dequantized.
+        Runs up to that step and leaves the sequences as they were. Rounded activations come dequantized.
 
         Raises
         ------

@@ -99,13 +99,15 @@ class Recorder:
     Parameters
     ----------
     plan : _native.Plan
-    activations : {"a16g32", "a8g32"}
+    activations : {"a8o16g32", "a16g32", "a8g32"}
         What inputs of integer weights are rounded to.
     n_ctx : int
         Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
     """
 
-    def __init__(self, plan: _native.Plan, activations: str = "a16g32", n_ctx: int = 1) -> None:
+    def __init__(
+        self, plan: _native.Plan, activations: str = "a8o16g32", n_ctx: int = 1
+    ) -> None:
         self.n_ctx = n_ctx
         self._plan = plan
         self._activations = activations
@@ -210,7 +212,7 @@ class Recorder:
         return _Buffer(self._plan, number)
 
     def _operand(self, x: Handle, weight: Linear) -> int:
-        """The buffer that weights of this format read: a8g32 for integers, else float rows."""
+        """The buffer that weights of this format read: integer panels for integers, else float rows."""
         if not FORMATS[weight.matrix.format].quantized:
             if x.offset != 0:
                 raise ValueError("float weights need all columns of a buffer")

@@ -27,15 +27,18 @@ std::vector<float> padded_copy(const float* x, py::ssize_t n) {
   return copy;
 }
 
-template <class Block>
-py::tuple quantize_rows(const IsaTable& isa, const py::array_t<float>& x, Activations activations) {
+// q (256 * high + low), scale and sum of every group: x ~ scale * q.
+py::tuple quantize(const IsaTable& isa, const py::object& object, const std::string& name) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const Activations activations = activations_named(name);
   const py::ssize_t m = x.shape(0), k = x.shape(1);
   const int groups = matrix_groups(static_cast<int>(k)), width = groups * kGroup;
   const int rows = static_cast<int>(m);
   std::vector<float> padded(static_cast<size_t>(m) * width, 0.0f);
   for (py::ssize_t r = 0; r < m; ++r)
     std::copy(x.data() + r * k, x.data() + (r + 1) * k, padded.begin() + r * width);
-  std::vector<Block> panel(static_cast<size_t>(m) * groups);
+  std::vector<ActivationInfo> panel(static_cast<size_t>(m) * groups * kActivationBytes /
+                                    sizeof(ActivationInfo));
   isa.kernels->quantize[static_cast<int>(activations)](padded.data(), width, groups, rows, 0, rows,
                                                        panel.data());
   py::array_t<int32_t> q({m, static_cast<py::ssize_t>(width)});
@@ -43,23 +46,13 @@ py::tuple quantize_rows(const IsaTable& isa, const py::array_t<float>& x, Activa
   py::array_t<int32_t> sum({m, static_cast<py::ssize_t>(groups)});
   for (int r = 0; r < rows; ++r)
     for (int g = 0; g < groups; ++g) {
-      const Block& block = panel[panel_offset(groups, rows, r, g)];
-      for (int c = 0; c < kGroup; ++c) {
-        int32_t value = block.high[c];
-        if constexpr (sizeof(Block) == sizeof(A16Block)) value = 256 * value + block.low[c];
-        *q.mutable_data(r, g * kGroup + c) = value;
-      }
-      *scale.mutable_data(r, g) = block.scale;
-      *sum.mutable_data(r, g) = block.sum;
+      const ActivationGroup group = activation_group(panel.data(), groups, rows, r, g);
+      for (int c = 0; c < kGroup; ++c)
+        *q.mutable_data(r, g * kGroup + c) = 256 * group.high[c] + group.low[c];
+      *scale.mutable_data(r, g) = group.info->scale;
+      *sum.mutable_data(r, g) = group.info->sum;
     }
   return py::make_tuple(q, scale, sum);
-}
-
-py::tuple quantize(const IsaTable& isa, const py::object& object, const std::string& name) {
-  const auto x = checked_array<float>(object, {-1, -1}, "x");
-  const Activations activations = activations_named(name);
-  return activations == Activations::a8 ? quantize_rows<A8Block>(isa, x, activations)
-                                        : quantize_rows<A16Block>(isa, x, activations);
 }
 
 py::array_t<float> rmsnorm(const IsaTable& isa, const py::object& object, const py::object& weight,
@@ -196,8 +189,8 @@ void bind_kernels(py::module_& m) {
             return matmul(*t.kernels, matrix, x, threads, activations_named(activations));
           },
           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1,
-          py::arg("activations") = "a16g32")
-      .def("quantize", &quantize, py::arg("x"), py::arg("activations") = "a16g32")
+          py::arg("activations") = kDefaultActivations)
+      .def("quantize", &quantize, py::arg("x"), py::arg("activations") = kDefaultActivations)
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))

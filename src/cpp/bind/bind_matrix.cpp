@@ -195,9 +195,10 @@ Format format_named(const std::string& name) {
 }
 
 Activations activations_named(const std::string& name) {
-  if (name == "a8g32") return Activations::a8;
-  if (name == "a16g32") return Activations::a16;
-  throw py::value_error("activations: expected 'a8g32' or 'a16g32', got '" + name + "'");
+  for (int i = 0; i < kActivations; ++i)
+    if (name == kActivationNames[i]) return static_cast<Activations>(i);
+  throw py::value_error("activations: expected 'a8g32', 'a16g32' or 'a8o16g32', got '" + name +
+                        "'");
 }
 
 KvType kv_type_named(const std::string& name) {
@@ -227,7 +228,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
     LinearArgs args{m.data,    m.groups(), rows,    nullptr, padded.data(), width, y.data(),
                     out_width, nullptr,    nullptr, 0};
     if (info(m.format).quantized) {
-      panel.resize(static_cast<size_t>(rows) * m.groups() * activation_block_bytes(activations));
+      panel.resize(static_cast<size_t>(rows) * m.groups() * kActivationBytes);
       kernels.quantize[static_cast<int>(activations)](padded.data(), width, m.groups(), rows, 0,
                                                       rows, panel.data());
       args.panel = panel.data();
@@ -237,9 +238,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
       const LinearArgs& args;
       void (*linear)(const LinearArgs&, int, int);
       std::atomic<int> next{0};
-    } shared{m, args,
-             activations == Activations::a16 ? kernels.linear16[static_cast<int>(m.format)]
-                                             : kernels.linear[static_cast<int>(m.format)]};
+    } shared{m, args, kernels.linear[static_cast<int>(m.format)]};
     const auto task = [](void* opaque, int) {
       auto& s = *static_cast<Shared*>(opaque);
       for (int pair; (pair = s.next.fetch_add(1)) < s.m.pairs();) s.linear(s.args, pair, pair + 1);
@@ -282,7 +281,7 @@ void bind_matrix(py::module_& m) {
           [](const Matrix& self, const py::object& x, int threads, const std::string& activations) {
             return matmul(active_kernels(), self, x, threads, activations_named(activations));
           },
-          py::arg("x"), py::arg("threads") = 1, py::arg("activations") = "a16g32");
+          py::arg("x"), py::arg("threads") = 1, py::arg("activations") = kDefaultActivations);
   m.def(
       "packed_bytes",
       [](const std::string& format, int64_t n, int64_t k) {

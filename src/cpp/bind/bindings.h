@@ -17,6 +17,7 @@ struct Matrix;
 enum class KvType : int;
 
 Format format_named(const std::string& name);            // throws ValueError
+inline constexpr const char* kDefaultActivations = "a8o16g32";
 Activations activations_named(const std::string& name);  // throws ValueError
 KvType kv_type_named(const std::string& name);           // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,

@@ -36,7 +36,7 @@ struct FormatInfo {
   const char* name;
   int tile_bytes;        // 16 rows x 32 columns, without scales
   int pair_group_bytes;  // two tiles, their scales and mins
-  bool quantized;        // true: activations are a8g32; false: float32 rows
+  bool quantized;        // true: activations are panels of integers; false: float32 rows
 };
 
 inline constexpr FormatInfo kFormatInfo[kFormats] = {
@@ -54,42 +54,59 @@ static_assert(kFormatInfo[2].pair_group_bytes == 1088 && kFormatInfo[2].pair_gro
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-// Activations of one token: 32 columns a block, x ~ scale * q.
-//   a8g32:  q = high, |q| <= 127
-//   a16g32: q = 256 * high + low, |q| <= 127 * 256: two int8 dots instead of one, no loss to speak of
-struct A8Block {
-  int8_t high[kGroup];
-  float scale;
-  int32_t sum;       // of q: pays for zero points
+// Activations of integer weights are rounded per token and group of 32 columns to
+//
+//   one plane:   x ~ scale_high * high,             |high| <= 127
+//   two planes:  x ~ scale * (256 * high + low),    |256 * high + low| <= 127 * 256
+//
+// Two planes cost two int8 dots instead of one and lose nothing to speak of. a8g32 uses one plane
+// throughout, a16g32 two; a8o16g32 gives two to the groups that stand out of their row: those are few
+// and carry most of what one plane would lose.
+enum class Activations : int { a8 = 0, a16 = 1, a8o16 = 2 };
+inline constexpr int kActivations = 3;
+inline constexpr const char* kActivationNames[kActivations] = {"a8g32", "a16g32", "a8o16g32"};
+
+struct ActivationInfo {
+  float scale;       // of 256 * high + low
+  float scale_high;  // 256 * scale: of high alone
   float scaled_sum;  // scale * sum: pays for mins
-  int32_t unused;    // keeps blocks 16-byte aligned
+  int32_t sum;       // of 256 * high + low
+  int32_t sum_high;  // of high
+  // -8 times the sums of columns 4j, 4j + 1 and of 4j + 2, 4j + 3: where 16-bit accumulators start to
+  // pay for the zero point of int4.
+  int16_t eights_high[2], eights_low[2];
+  int32_t wide;  // not 0: two planes; else low is zero
 };
-struct A16Block {
-  int8_t high[kGroup], low[kGroup];
-  float scale;
-  int32_t sum;
-  float scaled_sum;
-  int32_t unused;
-};
-static_assert(sizeof(A8Block) == 48 && sizeof(A16Block) == 80);
+static_assert(sizeof(ActivationInfo) == 32);
 
-enum class Activations : int { a8 = 0, a16 = 1 };
-inline constexpr int kActivations = 2;
-inline constexpr size_t activation_block_bytes(Activations a) {
-  return a == Activations::a8 ? sizeof(A8Block) : sizeof(A16Block);
-}
-
-// A panel of m tokens is cut into blocks of 16 tokens; inside, [group][token of the block], dense in
-// the rows that are there, so that one token is contiguous and sixteen stay within a few lines.
+// A panel of m tokens is cut into blocks of 16 tokens; a block of r tokens holds for each group
+//
+//   int8 high[r][32] | int8 low[r][32] | ActivationInfo info[r]
+//
+// so that one plane of sixteen tokens stays within a few lines.
 inline constexpr int kPanelRows = 16;
+inline constexpr size_t kActivationBytes = 2 * kGroup + sizeof(ActivationInfo);  // token and group
 
 inline constexpr int panel_rows(int m, int row) {  // tokens in the panel block that holds `row`
   const int left = m - row / kPanelRows * kPanelRows;
   return left < kPanelRows ? left : kPanelRows;
 }
-inline constexpr size_t panel_offset(int groups, int m, int row, int group) {  // in blocks
-  const size_t first = static_cast<size_t>(row / kPanelRows) * kPanelRows;
-  return first * groups + static_cast<size_t>(group) * panel_rows(m, row) + row % kPanelRows;
+
+// One token's entries of one group. Those of the next token of its block lie 32 bytes (planes) and
+// one ActivationInfo further, those of the next group panel_rows() * kActivationBytes.
+struct ActivationGroup {
+  int8_t *high, *low;
+  ActivationInfo* info;
+};
+inline ActivationGroup activation_group(void* panel, int groups, int m, int row, int group) {
+  const auto rows = static_cast<size_t>(panel_rows(m, row)),
+             at = static_cast<size_t>(row) % kPanelRows;
+  const size_t first = static_cast<size_t>(row) - at;
+  auto* block =
+      static_cast<int8_t*>(panel) +
+      (first * static_cast<size_t>(groups) + static_cast<size_t>(group) * rows) * kActivationBytes;
+  return {block + at * kGroup, block + (rows + at) * kGroup,
+          reinterpret_cast<ActivationInfo*>(block + rows * 2 * kGroup) + at};
 }
 
 }  // namespace slmq

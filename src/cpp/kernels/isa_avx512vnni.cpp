@@ -4,11 +4,10 @@
 #include "core/half.h"
 
 #define SLMQ_ISA avx512vnni
+#define SLMQ_WIDE_REGISTERS
 #include "kernels/table.inl.h"
-
-#include "kernels/linear_vnni.inl.h"
 
 namespace slmq {
 extern const Kernels kKernelsAvx512Vnni;
-const Kernels kKernelsAvx512Vnni = avx512vnni::vnni_table("avx512vnni");
+const Kernels kKernelsAvx512Vnni = avx512vnni::shared_table("avx512vnni");
 }  // namespace slmq

@@ -18,7 +18,7 @@ struct LinearArgs {
   const uint8_t* weight;  // packed pairs, 64-byte aligned
   int groups;             // of 32 columns
   int m;                  // tokens
-  const void* panel;      // quantized formats: A8Block or A16Block panel, see formats.h
+  const void* panel;      // quantized formats: a panel, see formats.h
   const float* x;         // f16, f32: rows of groups * 32 floats
   int x_stride;
   float* y;  // rows; pair p writes columns 32p .. 32p+31
@@ -72,8 +72,7 @@ struct Kernels {
 
   // Pairs [pair_begin, pair_end) of the weight. Accumulates in float32 over groups in order: one
   // exact integer dot per group, then fma(dot, scale_w * scale_a, sum), then the min's fma.
-  void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);    // a8g32 or floats
-  void (*linear16[kFormats])(const LinearArgs&, int pair_begin, int pair_end);  // a16g32 or floats
+  void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
 
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,

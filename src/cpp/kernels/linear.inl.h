@@ -1,81 +1,128 @@
-// gemv and gemm for quantized weights: one loop over groups, M tokens at a time.
+// gemv and gemm for quantized weights. Up to kTokens tokens: one loop over groups that unpacks weights
+// as it reads them. More: blocks of sixteen tokens, for which a pair-group is unpacked once
+// (group_times_block, by the ISA's registers in linear_block.inl.h or linear_wide.inl.h).
 
 namespace slmq::SLMQ_ISA {
+namespace {  // members of its types, too, stay in this object
 
-struct WeightQ4S {  // w = scale * (q - 8)
-  static constexpr int tile_bytes = 256, pair_group_bytes = 576, zero = 8;
+// A format: how a tile's dots start and what the kernel must take off them.
+struct WeightQ4S {  // w = scale * (q - 8): the accumulators start at -8 * sum
+  static constexpr int tile_bytes = 256, pair_group_bytes = 576, zero = 0;
   static constexpr bool has_min = false;
-  template <int M, int Stride>
-  static inline void dot(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-    dot_u4<M, Stride>(tile, a, sums);
+  static inline DotStart start(const int16_t* eights, int32_t sum) {
+    return start_eights(eights, sum);
+  }
+  template <int M>
+  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                         i32x16 (&sums)[M]) {
+    dot_u4<M>(tile, a, from, sums);
   }
 };
 struct WeightQ4A {  // w = scale * q + min
   static constexpr int tile_bytes = 256, pair_group_bytes = 640, zero = 0;
   static constexpr bool has_min = true;
-  template <int M, int Stride>
-  static inline void dot(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-    dot_u4<M, Stride>(tile, a, sums);
+  static inline DotStart start(const int16_t*, int32_t) { return start_zero(); }
+  template <int M>
+  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                         i32x16 (&sums)[M]) {
+    dot_u4<M>(tile, a, from, sums);
   }
 };
 struct WeightQ8S {  // w = scale * (u - 128)
   static constexpr int tile_bytes = 512, pair_group_bytes = 1088, zero = 128;
   static constexpr bool has_min = false;
-  template <int M, int Stride>
-  static inline void dot(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-    dot_u8<M, Stride>(tile, a, sums);
+  static inline DotStart start(const int16_t*, int32_t) { return start_zero(); }
+  template <int M>
+  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&)[M],
+                         i32x16 (&sums)[M]) {
+    dot_u8<M>(tile, a, sums);
   }
 };
 
-// A tile's dots with M tokens: a8g32 in one pass, a16g32 as 256 * high + low.
-template <class Weight, int M>
-static inline void dot_tokens(const uint8_t* tile, const A8Block* a, i32x16 (&sums)[M]) {
-  Weight::template dot<M, sizeof(A8Block)>(tile, a->high, sums);
-}
-template <class Weight, int M>
-static inline void dot_tokens(const uint8_t* tile, const A16Block* a, i32x16 (&sums)[M]) {
-  i32x16 low[M];
-  Weight::template dot<M, sizeof(A16Block)>(tile, a->high, sums);
-  Weight::template dot<M, sizeof(A16Block)>(tile, a->low, low);
-#pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) sums[t] = high_low(sums[t], low[t]);
+// A run of tokens in a panel: the entries of its first token in the current group.
+struct PanelTokens {
+  const int8_t *high, *low;
+  const ActivationInfo* info;
+  size_t group_bytes;  // to the next group
+
+  PanelTokens(const LinearArgs& args, int row)
+      : group_bytes(static_cast<size_t>(panel_rows(args.m, row)) * kActivationBytes) {
+    const ActivationGroup a =
+        activation_group(const_cast<void*>(args.panel), args.groups, args.m, row, 0);
+    high = a.high;
+    low = a.low;
+    info = a.info;
+  }
+  inline void next_group() {
+    high += group_bytes;
+    low += group_bytes;
+    info = reinterpret_cast<const ActivationInfo*>(reinterpret_cast<const int8_t*>(info) +
+                                                   group_bytes);
+  }
+  template <int M>
+  inline bool wide() const {
+    int32_t any = 0;
+    for (int t = 0; t < M; ++t) any |= info[t].wide;
+    return any != 0;
+  }
+};
+
+// Exact dots of a tile with M tokens, zero points paid: of 256 * high + low if Wide, else of high.
+// A token of one plane gives the same result either way: its low is zero, its scales differ by 256.
+template <class Weight, bool Wide, int M>
+static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
+                             const ActivationInfo* info, i32x16 (&dots)[M]) {
+  DotStart start[M];
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) start[t] = Weight::start(info[t].eights_high, info[t].sum_high);
+  Weight::template dot<M>(tile, high, start, dots);
+  if (Wide) {
+    i32x16 low_dots[M];
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t)
+      start[t] = Weight::start(info[t].eights_low, info[t].sum - 256 * info[t].sum_high);
+    Weight::template dot<M>(tile, low, start, low_dots);
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) dots[t] = high_low(dots[t], low_dots[t]);
+  }
+  if (Weight::zero != 0) {
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t)
+      dots[t] = sub(dots[t], splat_i32(Weight::zero * (Wide ? info[t].sum : info[t].sum_high)));
+  }
 }
 
 // sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a group
-template <class Weight, class Block>
+template <class Weight, bool Wide>
 static inline f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
-                                const Block& a) {
-  if (Weight::zero != 0) dot = sub(dot, splat_i32(Weight::zero * a.sum));
-  sum = fma(to_f32(dot), mul(scale, splat(a.scale)), sum);
+                                const ActivationInfo& a) {
+  sum = fma(to_f32(dot), mul(scale, splat(Wide ? a.scale : a.scale_high)), sum);
   if (Weight::has_min) sum = fma(min_w, splat(a.scaled_sum), sum);
   return sum;
 }
 
-template <class Weight, class Block, int M>
-static inline void pair_times_tokens(const uint8_t* pair, int groups, const Block* a, int a_stride,
-                                     int ahead_bytes, f32x16 (&sums)[2][M]) {
-#pragma GCC unroll 4  // every loop over sums, or they live in memory
-  for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
-  for (int g = 0; g < groups; ++g) {
-    if (ahead_bytes != 0) {
-      for (int line = 0; line < Weight::pair_group_bytes; line += 64)
-        prefetch(pair + ahead_bytes + line);
-    }
-    const uint8_t* scales = pair + 2 * Weight::tile_bytes;
+// Scales and mins of a tile of the pair-group.
+template <class Weight>
+struct TileScales {
+  f32x16 scale, min;
+  TileScales(const uint8_t* pair, int tile) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(pair + 2 * Weight::tile_bytes);
+    scale = load_f16(halves + 16 * tile);
+    min = Weight::has_min ? load_f16(halves + 32 + 16 * tile) : scale;
+  }
+};
+
+template <class Weight, bool Wide, int M>
+static inline void group_times_tokens(const uint8_t* pair, const PanelTokens& a,
+                                      f32x16 (&sums)[2][M]) {
 #pragma GCC unroll 2
-    for (int tile = 0; tile < 2; ++tile) {
-      i32x16 dots[M];
-      dot_tokens<Weight, M>(pair + tile * Weight::tile_bytes, a, dots);
-      const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(scales + 32 * tile));
-      f32x16 min_w = scale;
-      if (Weight::has_min)
-        min_w = load_f16(reinterpret_cast<const uint16_t*>(scales + 64 + 32 * tile));
-#pragma GCC unroll 4
-      for (int t = 0; t < M; ++t)
-        sums[tile][t] = accumulate<Weight>(sums[tile][t], dots[t], scale, min_w, a[t]);
-    }
-    pair += Weight::pair_group_bytes;
-    a += a_stride;
+  for (int tile = 0; tile < 2; ++tile) {
+    i32x16 dots[M];
+    tile_dots<Weight, Wide, M>(pair + tile * Weight::tile_bytes, a.high, a.low, a.info, dots);
+    const TileScales<Weight> w(pair, tile);
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t)
+      sums[tile][t] = accumulate<Weight, Wide>(sums[tile][t], dots[t], w.scale, w.min, a.info[t]);
   }
 }
 
@@ -89,15 +136,22 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
-template <class Weight, class Block, int M>
-static void linear_tokens(const LinearArgs& args, const uint8_t* weight, int pair, int row,
-                          int ahead_bytes) {
+template <class Weight, int M>
+static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
   f32x16 sums[2][M];
-  const Block* a =
-      static_cast<const Block*>(args.panel) + panel_offset(args.groups, args.m, row, 0);
-  pair_times_tokens<Weight, Block, M>(weight, args.groups, a, panel_rows(args.m, row), ahead_bytes,
-                                      sums);
-#pragma GCC unroll 4
+  PanelTokens a(args, row);
+#pragma GCC unroll 6  // every loop over sums, or they live in memory
+  for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
+  for (int g = 0; g < args.groups; ++g) {
+    if (a.wide<M>()) {
+      group_times_tokens<Weight, true, M>(weight, a, sums);
+    } else {
+      group_times_tokens<Weight, false, M>(weight, a, sums);
+    }
+    weight += Weight::pair_group_bytes;
+    a.next_group();
+  }
+#pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
     write_outputs(args, row + t, 2 * pair, sums[0][t]);
     write_outputs(args, row + t, 2 * pair + 1, sums[1][t]);
@@ -105,39 +159,58 @@ static void linear_tokens(const LinearArgs& args, const uint8_t* weight, int pai
 }
 
 // The next rows of at most `left`: as many as M, the most that stay in registers. Returns how many.
-template <class Weight, class Block, int M>
+template <class Weight, int M>
 static inline int linear_next(const LinearArgs& args, const uint8_t* weight, int pair, int row,
-                              int left, int ahead_bytes) {
+                              int left) {
   if constexpr (M > 1) {
-    if (left < M)
-      return linear_next<Weight, Block, M - 1>(args, weight, pair, row, left, ahead_bytes);
+    if (left < M) return linear_next<Weight, M - 1>(args, weight, pair, row, left);
   }
-  linear_tokens<Weight, Block, M>(args, weight, pair, row, ahead_bytes);
+  pair_times_tokens<Weight, M>(args, weight, pair, row);
   return M;
 }
 
-template <class Weight, class Block>
-static void linear_rows(const LinearArgs& args, const uint8_t* weight, int pair, int begin, int end,
-                        int ahead_bytes) {
-  // Two int8 dots a token keep twice the sums alive.
-  constexpr int kMost = sizeof(Block) == sizeof(A8Block) ? kTokens : (kTokens + 1) / 2;
-  for (int row = begin; row < end;) {
-    row += linear_next<Weight, Block, kMost>(args, weight, pair, row, end - row, ahead_bytes);
-    ahead_bytes = 0;  // the pair is in the cache now
-  }
-}
-
-template <class Weight, class Block>
-static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
+// A pair with at most kTokens rows, which lie in one panel block.
+template <class Weight>
+static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
   const size_t pair_bytes = static_cast<size_t>(args.groups) * Weight::pair_group_bytes;
-  const int ahead_bytes = args.m == 1 ? 8192 : 0;
-  for (int pair = pair_begin; pair < pair_end; ++pair) {
-    const uint8_t* weight = args.weight + pair * pair_bytes;
-    for (int row = 0; row < args.m; row += kPanelRows) {
-      linear_rows<Weight, Block>(args, weight, pair, row, smaller(row + kPanelRows, args.m),
-                                 ahead_bytes);
-    }
+  for (int pair = pair_begin; pair < pair_end; ++pair)
+    for (int row = 0; row < args.m;)
+      row += linear_next<Weight, kTokens>(args, args.weight + pair * pair_bytes, pair, row,
+                                          args.m - row);
+}
+
+// sums[token][32 rows] += a pair-group times the rows of a panel block
+template <class Weight>
+static inline void group_times_block(const uint8_t* weight, const PanelTokens& a, int rows,
+                                     float* sums);
+
+template <class Weight>
+static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
+  alignas(64) float sums[kPanelRows * kPairRows];
+  const int rows = panel_rows(args.m, row);
+  PanelTokens a(args, row);
+  for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
+  for (int g = 0; g < args.groups; ++g) {
+    group_times_block<Weight>(weight, a, rows, sums);
+    weight += Weight::pair_group_bytes;
+    a.next_group();
+  }
+  for (int t = 0; t < rows; ++t) {
+    write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
+    write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + 16));
   }
 }
 
+// Rows outside, pairs inside: the weights of a chunk and a block of activations stay in the
+// second-level cache, and the activations of a long prompt are read once a chunk.
+template <class Weight>
+static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
+  if (args.m <= kTokens) return linear_few<Weight>(args, pair_begin, pair_end);
+  const size_t pair_bytes = static_cast<size_t>(args.groups) * Weight::pair_group_bytes;
+  for (int row = 0; row < args.m; row += kPanelRows)
+    for (int pair = pair_begin; pair < pair_end; ++pair)
+      pair_times_block<Weight>(args, args.weight + pair * pair_bytes, pair, row);
+}
+
+}  // namespace
 }  // namespace slmq::SLMQ_ISA

@@ -4,18 +4,9 @@ namespace slmq::SLMQ_ISA {
 
 static inline f32x16 clamp(f32x16 x, f32x16 low, f32x16 high) { return min(max(x, low), high); }
 
-// One block of 32 values; a NaN becomes -127 so that all ISAs agree.
-static inline void write_block(f32x16 first, f32x16 second, A8Block* block) {
-  const f32x16 low = splat(-127.0f), high = splat(127.0f);
-  const i32x16 q_first = round_to_i32(clamp(first, low, high));
-  const i32x16 q_second = round_to_i32(clamp(second, low, high));
-  store_i8(block->high, q_first);
-  store_i8(block->high + 16, q_second);
-  block->sum = reduce_add(add(q_first, q_second));
-}
-
-// q = 256 * high + low. Rounding q / 256 to even can leave low = 128, which is no int8: it is carried.
-static inline int32_t split_half(f32x16 x, int8_t* high, int8_t* low) {
+// q = 256 * high + low of sixteen values that are within +-32512 (a NaN becomes -32512). Rounding
+// q / 256 to even can leave low = 128, which is no int8: it is carried.
+static inline void split_half(f32x16 x, int8_t* high, int8_t* low) {
   const f32x16 q = to_f32(round_to_i32(clamp(x, splat(-32512.0f), splat(32512.0f))));
   f32x16 h = to_f32(round_to_i32(mul(q, splat(1.0f / 256.0f))));
   f32x16 l = fma(h, splat(-256.0f), q);
@@ -24,42 +15,117 @@ static inline int32_t split_half(f32x16 x, int8_t* high, int8_t* low) {
   l = fma(carry, splat(-256.0f), l);
   store_i8(high, round_to_i32(h));
   store_i8(low, round_to_i32(l));
-  return reduce_add(round_to_i32(q));
 }
-static inline void write_block(f32x16 first, f32x16 second, A16Block* block) {
-  const int32_t sum = split_half(first, block->high, block->low);
-  block->sum = sum + split_half(second, block->high + 16, block->low + 16);
-}
-static constexpr float largest_q(const A8Block*) { return 127.0f; }
-static constexpr float largest_q(const A16Block*) { return 32512.0f; }
 
-template <class Block>
+// One group: 32 values whose largest magnitude is known. Fills planes and info but for the NaNs.
+static inline void quantize_group(const float* values, float largest, bool wide,
+                                  const ActivationGroup& to) {
+  constexpr float kSmallest = 1e-20f;  // scales of less could underflow where they meet a weight's
+  const bool zero = largest < kSmallest;
+  const float steps = wide ? 32512.0f : 127.0f;
+  const f32x16 inverse = splat(zero ? 0.0f : steps / largest);
+  const f32x16 first = mul(load(values), inverse), second = mul(load(values + 16), inverse);
+  if (wide) {
+    split_half(first, to.high, to.low);
+    split_half(second, to.high + 16, to.low + 16);
+  } else {
+    const f32x16 low = splat(-127.0f), high = splat(127.0f);
+    store_i8(to.high, round_to_i32(clamp(first, low, high)));
+    store_i8(to.high + 16, round_to_i32(clamp(second, low, high)));
+    store_i8(to.low, splat_i32(0));
+    store_i8(to.low + 16, splat_i32(0));
+  }
+  const float unit = zero ? 0.0f : largest / steps;
+  to.info->scale = wide ? unit : unit * (1.0f / 256.0f);
+  to.info->scale_high = wide ? unit * 256.0f : unit;
+  to.info->wide = wide ? 1 : 0;
+}
+
+// What pays for zero points and mins: sums over columns, from the planes.
+static inline void sum_group(const ActivationGroup& a) {
+  int32_t high[2] = {0, 0}, low[2] = {0, 0};
+  for (int c = 0; c < kGroup; ++c) {
+    high[c / 2 % 2] += a.high[c];
+    low[c / 2 % 2] += a.low[c];
+  }
+  for (int i = 0; i < 2; ++i) {
+    a.info->eights_high[i] = static_cast<int16_t>(-8 * high[i]);
+    a.info->eights_low[i] = static_cast<int16_t>(-8 * low[i]);
+  }
+  a.info->sum_high = high[0] + high[1];
+  a.info->sum = 256 * a.info->sum_high + low[0] + low[1];
+  a.info->scaled_sum = a.info->scale * static_cast<float>(a.info->sum);
+}
+
+// The upper 16 bits of a float >= 0 order as it does.
+static inline int32_t upper_half(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits >> 16;
+}
+
+// A group stands out if its largest magnitude is more than twice the row's median (of the groups'
+// largest, cut to their upper 16 bits). `largest` holds one number for each group of `stride` bytes.
+static inline float outlier_cut(const ActivationInfo* first, int groups, size_t stride) {
+  const auto key = [=](int g) {
+    const auto* at = reinterpret_cast<const int8_t*>(first) + static_cast<size_t>(g) * stride;
+    return upper_half(reinterpret_cast<const ActivationInfo*>(at)->scale);
+  };
+  int32_t below = 0, median = 0x7fff;  // the least key with more than half of the groups up to it
+  while (below < median) {
+    const int32_t middle = (below + median) / 2;
+    int count = 0;
+    for (int g = 0; g < groups; ++g) count += key(g) <= middle;
+    if (2 * count > groups) {
+      median = middle;
+    } else {
+      below = middle + 1;
+    }
+  }
+  const int32_t bits = static_cast<int32_t>(static_cast<uint32_t>(median) << 16);
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return 2.0f * value;
+}
+
+template <Activations Kind>
+static void quantize_row(const float* values, int groups, const ActivationGroup& first,
+                         size_t stride) {
+  const auto at = [&](int g) {
+    const size_t bytes = static_cast<size_t>(g) * stride;
+    return ActivationGroup{
+        first.high + bytes, first.low + bytes,
+        reinterpret_cast<ActivationInfo*>(reinterpret_cast<int8_t*>(first.info) + bytes)};
+  };
+  const f32x16 nothing = splat(0.0f);
+  f32x16 spoiled = nothing;  // 0 * x is 0, but for an infinity or a NaN
+  for (int g = 0; g < groups; ++g) {
+    const f32x16 a = load(values + g * kGroup), b = load(values + g * kGroup + 16);
+    spoiled = fma(b, nothing, fma(a, nothing, spoiled));
+    at(g).info->scale = reduce_max(max(abs(a), abs(b)));  // for now
+  }
+  const float cut = Kind == Activations::a8o16 ? outlier_cut(first.info, groups, stride) : 0.0f;
+  for (int g = 0; g < groups; ++g) {
+    const ActivationGroup to = at(g);
+    const float largest = to.info->scale;
+    const bool wide = Kind == Activations::a16 || (Kind == Activations::a8o16 && largest > cut);
+    quantize_group(values + g * kGroup, largest, wide, to);
+    sum_group(to);
+  }
+  if (reduce_add(spoiled) == 0.0f) return;
+  for (int g = 0; g < groups; ++g) {  // such a row must surface, all of it
+    ActivationInfo* info = at(g).info;
+    info->scale = info->scale_high = info->scaled_sum = __builtin_nanf("");
+  }
+}
+
+template <Activations Kind>
 static void quantize_activations(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel) {
-  constexpr float kSmallest = 1e-30f;
-  constexpr float kSteps = largest_q(static_cast<const Block*>(nullptr));
-  const f32x16 nothing = splat(0.0f);
   for (int row = row_begin; row < row_end; ++row) {
-    const float* values = x + static_cast<size_t>(row) * x_stride;
-    Block* block = static_cast<Block*>(panel) + panel_offset(groups, m, row, 0);
-    const int step = panel_rows(m, row);
-    f32x16 spoiled = nothing;  // 0 * x is 0, but for an infinity or a NaN
-    for (int g = 0; g < groups; ++g, values += kGroup, block += step) {
-      const f32x16 first = load(values), second = load(values + 16);
-      spoiled = fma(second, nothing, fma(first, nothing, spoiled));
-      const float largest = reduce_max(max(abs(first), abs(second)));
-      const bool zero = largest < kSmallest;  // steps / largest would overflow
-      const f32x16 inverse = splat(zero ? 0.0f : kSteps / largest);
-      write_block(mul(first, inverse), mul(second, inverse), block);
-      block->scale = zero ? 0.0f : largest / kSteps;
-      block->scaled_sum = block->scale * static_cast<float>(block->sum);
-      block->unused = 0;
-    }
-    if (reduce_add(spoiled) == 0.0f) continue;
-    for (int g = 0; g < groups; ++g) {  // such a row must surface, all of it
-      block -= step;
-      block->scale = block->scaled_sum = __builtin_nanf("");
-    }
+    quantize_row<Kind>(x + static_cast<size_t>(row) * x_stride, groups,
+                       activation_group(panel, groups, m, row, 0),
+                       static_cast<size_t>(panel_rows(m, row)) * kActivationBytes);
   }
 }
 

@@ -6,6 +6,12 @@
 
 #include "kernels/linear.inl.h"
 
+#if defined(SLMQ_WIDE_REGISTERS)
+#include "kernels/linear_wide.inl.h"
+#else
+#include "kernels/linear_block.inl.h"
+#endif
+
 #include "kernels/linear_float.inl.h"
 
 #include "kernels/rows.inl.h"
@@ -23,11 +29,10 @@ namespace slmq::SLMQ_ISA {
 static constexpr Kernels shared_table(const char* name) {
   return {
       name,
-      {linear<WeightQ4S, A8Block>, linear<WeightQ4A, A8Block>, linear<WeightQ8S, A8Block>,
-       linear_float<WeightF16>, linear_float<WeightF32>},
-      {linear<WeightQ4S, A16Block>, linear<WeightQ4A, A16Block>, linear<WeightQ8S, A16Block>,
-       linear_float<WeightF16>, linear_float<WeightF32>},
-      {quantize_activations<A8Block>, quantize_activations<A16Block>},
+      {linear<WeightQ4S>, linear<WeightQ4A>, linear<WeightQ8S>, linear_float<WeightF16>,
+       linear_float<WeightF32>},
+      {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
+       quantize_activations<Activations::a8o16>},
       {dequantize<Format::q4g32s>, dequantize<Format::q4g32a>, dequantize<Format::q8g32s>,
        dequantize<Format::f16>, dequantize<Format::f32>},
       rmsnorm,

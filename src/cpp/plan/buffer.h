@@ -9,9 +9,9 @@
 
 namespace slmq {
 
-// f32: rows of `width` floats (a multiple of 32, padding is zero). a8, a16: panels of width / 32
-// groups.
-enum class BufferType : int { f32, a8, a16 };
+// f32: rows of `width` floats (a multiple of 32, padding is zero). panel: integer activations of
+// width / 32 groups.
+enum class BufferType : int { f32, panel };
 
 // Which rows a buffer holds: the tokens of the chunk, or those whose logits are asked for.
 enum class Domain : int { tokens, outputs };
@@ -49,15 +49,11 @@ struct Buffer {
     return reinterpret_cast<float*>(bytes(rows, thread));
   }
   void* panel(int rows, int thread) const { return bytes(rows, thread); }
-  Activations activations() const {
-    return type == BufferType::a16 ? Activations::a16 : Activations::a8;
-  }
 };
 
 inline size_t buffer_row_bytes(BufferType type, int width) {
   if (type == BufferType::f32) return static_cast<size_t>(width) * sizeof(float);
-  return static_cast<size_t>(width / kGroup) *
-         (type == BufferType::a8 ? sizeof(A8Block) : sizeof(A16Block));
+  return static_cast<size_t>(width / kGroup) * kActivationBytes;
 }
 
 }  // namespace slmq

@@ -45,12 +45,9 @@ LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
   return args;
 }
 
-void multiply(const Run& run, const Matrix& m, const Buffer& x, const LinearArgs& args,
-              int pair_begin, int pair_end) {
-  const auto format = static_cast<int>(m.format);
-  const auto kernel = x.activations() == Activations::a16 ? run.kernels->linear16[format]
-                                                          : run.kernels->linear[format];
-  kernel(args, pair_begin, pair_end);
+void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_begin,
+              int pair_end) {
+  run.kernels->linear[static_cast<int>(m.format)](args, pair_begin, pair_end);
 }
 
 }  // namespace
@@ -85,7 +82,7 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
     args.add = add.floats(n, thread) + add_.offset;
     args.add_stride = add.width;
   }
-  multiply(run, *part.matrix, run.buffer(x_), args, chunk.pair_begin, chunk.pair_end);
+  multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
 }
 
 SwigluStep::SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads)
@@ -108,13 +105,13 @@ void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, 
     args.m = rows;  // rows that start at a panel block are a panel of their own
     if (args.panel != nullptr) {
       args.panel = static_cast<const uint8_t*>(args.panel) +
-                   static_cast<size_t>(row) * args.groups * activation_block_bytes(x.activations());
+                   static_cast<size_t>(row) * args.groups * kActivationBytes;
     }
     if (args.x != nullptr) args.x += static_cast<size_t>(row) * args.x_stride;
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
-    multiply(run, m, x, args, pair_begin, pair_end);
+    multiply(run, m, args, pair_begin, pair_end);
   }
   for (int r = 0; r < rows; ++r) {
     float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +

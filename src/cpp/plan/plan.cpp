@@ -201,10 +201,10 @@ int Plan::head_norm(Slice x, std::vector<float> weight, float eps) {
 int Plan::quantize(Slice x, Activations activations) {
   checked_groups(x, "quantize");
   const Domain domain = buffer(x.buffer).domain;
-  const bool wide = activations == Activations::a16;
-  const int out = new_buffer(wide ? BufferType::a16 : BufferType::a8, domain, x.width, true);
-  return add_step(std::make_unique<QuantizeStep>(domain, x, out), out, {x.buffer}, "quantize",
-                  wide ? "a16g32" : "a8g32", std::to_string(x.width));
+  const int out = new_buffer(BufferType::panel, domain, x.width, true);
+  return add_step(std::make_unique<QuantizeStep>(domain, x, activations, out), out, {x.buffer},
+                  "quantize", kActivationNames[static_cast<int>(activations)],
+                  std::to_string(x.width));
 }
 
 LinearPart Plan::part(int x, Weight weight, int offset) const {
@@ -493,15 +493,10 @@ void Plan::read_buffer(int id, float* out) const {
       continue;
     }
     for (int c = 0; c < b.logical; ++c) {
-      const size_t at = panel_offset(b.width / kGroup, rows, row, c / kGroup);
-      if (b.type == BufferType::a8) {
-        const A8Block& block = static_cast<const A8Block*>(b.panel(rows, 0))[at];
-        y[c] = block.scale * static_cast<float>(block.high[c % kGroup]);
-      } else {
-        const A16Block& block = static_cast<const A16Block*>(b.panel(rows, 0))[at];
-        const int q = 256 * block.high[c % kGroup] + block.low[c % kGroup];
-        y[c] = block.scale * static_cast<float>(q);
-      }
+      const ActivationGroup group =
+          activation_group(b.panel(rows, 0), b.width / kGroup, rows, row, c / kGroup);
+      const int q = 256 * group.high[c % kGroup] + group.low[c % kGroup];
+      y[c] = group.info->scale * static_cast<float>(q);
     }
   }
 }

@@ -64,9 +64,9 @@ void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
   const int n = run.frame->rows(domain_);
   const Buffer& x = run.buffer(x_.buffer);
   const Buffer& out = run.buffer(out_);
-  run.kernels->quantize[static_cast<int>(out.activations())](x.floats(n, thread) + x_.offset,
-                                                             x.width, out.width / kGroup, n, begin,
-                                                             end, out.panel(n, thread));
+  run.kernels->quantize[static_cast<int>(activations_)](x.floats(n, thread) + x_.offset, x.width,
+                                                        out.width / kGroup, n, begin, end,
+                                                        out.panel(n, thread));
 }
 
 void RopeStep::rows(const Run& run, int thread, int begin, int end) {

@@ -54,11 +54,13 @@ class HeadNormStep final : public RowStep {
 
 class QuantizeStep final : public RowStep {
  public:
-  QuantizeStep(Domain domain, Slice x, int out) : RowStep(domain, true), x_(x), out_(out) {}
+  QuantizeStep(Domain domain, Slice x, Activations activations, int out)
+      : RowStep(domain, true), x_(x), activations_(activations), out_(out) {}
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
   Slice x_;
+  Activations activations_;
   int out_;
 };
 

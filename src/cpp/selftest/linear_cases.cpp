@@ -1,4 +1,4 @@
-// linear and linear16 in all formats: sizes that do not fill tiles, panels and registers, the largest
+// linear in all formats and with all activations: sizes that do not fill tiles, panels and registers, the largest
 // and smallest values, ranges of pairs, bias and add.
 #include <algorithm>
 #include <cstring>
@@ -49,44 +49,22 @@ Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
 }
 
 // Rows of activations, and the panel of the first m of them.
-template <class Block>
 class Panels {
  public:
-  Panels(const Shape& shape, const std::vector<float>& x)
-      : groups_(matrix_groups(shape.k)), blocks_(x.size() / kGroup) {
-    const int rows = static_cast<int>(blocks_.size()) / groups_;
-    constexpr bool kWide = sizeof(Block) == sizeof(A16Block);
-    for (int row = 0; row < rows; ++row) {
-      Block* block = blocks_.data() + static_cast<ptrdiff_t>(row) * groups_;
-      kernels_named("scalar").quantize[kWide ? 1 : 0](
-          x.data() + static_cast<ptrdiff_t>(row) * groups_ * kGroup, groups_ * kGroup, groups_, 1,
-          0, 1, block);
-      for (int g = 0; shape.extreme && g < groups_; ++g) fill(row % 3, block + g);
-    }
-  }
-  std::vector<Block> first(int m) const {
-    std::vector<Block> panel(static_cast<size_t>(m) * groups_);
-    for (int row = 0; row < m; ++row)
-      for (int g = 0; g < groups_; ++g)
-        panel[panel_offset(groups_, m, row, g)] = blocks_[static_cast<size_t>(row) * groups_ + g];
+  Panels(const Shape& shape, Activations activations, const std::vector<float>& x)
+      : shape_(shape), activations_(activations), x_(x) {}
+  Memory first(int m) const {
+    const int groups = matrix_groups(shape_.k);
+    Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
+    kernels_named("scalar").quantize[static_cast<int>(activations_)](x_.data(), groups * kGroup,
+                                                                     groups, m, 0, m, panel.data());
     return panel;
   }
 
  private:
-  static void fill(int kind, A8Block* block) {
-    const int q = kind == 0 ? 127 : -127;
-    for (int8_t& value : block->high) value = static_cast<int8_t>(q);
-    block->sum = kGroup * q;
-  }
-  static void fill(int kind, A16Block* block) {
-    const int high = kind == 0 ? 127 : -127, low = kind == 0 ? 0 : kind == 1 ? 127 : -128;
-    for (int8_t& value : block->high) value = static_cast<int8_t>(high);
-    for (int8_t& value : block->low) value = static_cast<int8_t>(low);
-    block->sum = kGroup * (256 * high + low);
-  }
-
-  const int groups_;
-  std::vector<Block> blocks_;
+  const Shape& shape_;
+  const Activations activations_;
+  const std::vector<float>& x_;
 };
 
 using Kernel = void (*)(const LinearArgs&, int, int);
@@ -105,20 +83,20 @@ class LinearCase {
         add_(inputs->values(static_cast<size_t>(shape.tokens[0]) * stride_)) {
     for (int row = 0; row < shape.tokens[0]; ++row)
       for (int c = 0; c < shape.k; ++c)
-        x_[static_cast<size_t>(row) * groups_ * kGroup + c] = inputs->value();
+        x_[static_cast<size_t>(row) * groups_ * kGroup + c] = value(inputs, row, c);
     x_[0] = 300.0f;  // an outlier
   }
   const std::vector<float>& x() const { return x_; }
 
-  // `panel(m)`: null for float formats
+  // `panel_of(m)`: empty for float formats
   template <class PanelOf>
   void run(const Memory& weight, const PanelOf& panel_of, Hash* hash, Results* results) const {
     for (const bool extras : {false, true}) {
       std::vector<float> most;
       for (const int m : shape_.tokens) {
-        const auto panel = panel_of(m);
+        const Memory panel = panel_of(m);
         std::vector<float> y(add_.begin(), add_.begin() + static_cast<ptrdiff_t>(m) * stride_);
-        multiply(weight, panel.empty() ? nullptr : panel.data(), m, extras, y.data());
+        multiply(weight, panel.data(), m, extras, y.data());
         hash->floats(y);
         if (most.empty()) most = y;
         results->expect(hash_of(y.data(), y.size()) == hash_of(most.data(), y.size()),
@@ -128,6 +106,13 @@ class LinearCase {
   }
 
  private:
+  // Extreme shapes: rows of the largest and the smallest codes, and of both in turn.
+  float value(Inputs* inputs, int row, int column) const {
+    if (!shape_.extreme) return inputs->value();
+    const bool up = row % 3 == 0 || (row % 3 == 2 && column % 2 == 0);
+    return up ? 127.0f : -127.0f;
+  }
+
   void multiply(const Memory& weight, const void* panel, int m, bool extras, float* y) const {
     LinearArgs args{};
     args.weight = weight.data();
@@ -155,18 +140,18 @@ class LinearCase {
   std::vector<float> x_, bias_, add_;
 };
 
-template <class Block>
-void run_format(Kernel kernel, const std::string& name, Format format, Results* results) {
+void run_format(Kernel kernel, const std::string& name, Format format, Activations activations,
+                Results* results) {
   Inputs inputs(101 + static_cast<uint64_t>(format));
   Hash hash;
   for (const Shape& shape : shapes()) {
     const Memory weight = packed_weight(&inputs, format, shape);
     const LinearCase test(kernel, name, shape, &inputs);
     if (info(format).quantized) {
-      const Panels<Block> panels(shape, test.x());
+      const Panels panels(shape, activations, test.x());
       test.run(weight, [&panels](int m) { return panels.first(m); }, &hash, results);
     } else {
-      test.run(weight, [](int) { return std::vector<Block>(); }, &hash, results);
+      test.run(weight, [](int) { return Memory(); }, &hash, results);
     }
   }
   results->add(name, hash);
@@ -176,9 +161,15 @@ void run_format(Kernel kernel, const std::string& name, Format format, Results* 
 
 void run_linear(const Kernels& kernels, Results* results) {
   for (int f = 0; f < kFormats; ++f) {
-    const std::string name = kFormatInfo[f].name;
-    run_format<A8Block>(kernels.linear[f], "linear." + name, static_cast<Format>(f), results);
-    run_format<A16Block>(kernels.linear16[f], "linear16." + name, static_cast<Format>(f), results);
+    const auto format = static_cast<Format>(f);
+    const std::string name = std::string("linear.") + info(format).name;
+    if (!info(format).quantized) {
+      run_format(kernels.linear[f], name, format, Activations::a8, results);
+      continue;
+    }
+    for (int i = 0; i < kActivations; ++i)
+      run_format(kernels.linear[f], name + "." + kActivationNames[i], format,
+                 static_cast<Activations>(i), results);
   }
   for (int f = 0; f < kFormats; ++f) {
     Inputs inputs(201 + static_cast<uint64_t>(f));

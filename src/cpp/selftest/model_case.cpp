@@ -161,7 +161,7 @@ void run_ways(const Kernels& kernels, int max_threads, KvType type, const std::s
                   3,
                   1,
                   80,
-                  {{Format::q4g32a, Format::q4g32s, Activations::a16, 0},
+                  {{Format::q4g32a, Format::q4g32s, Activations::a8o16, 0},
                    {Format::q8g32s, Format::f16, Activations::a8, 20},
                    {Format::f32, Format::q8g32s, Activations::a16, 0}}};
   const Way ways[] = {{1, 1, {66}},

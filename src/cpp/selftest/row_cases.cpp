@@ -26,7 +26,6 @@ std::vector<float> rows_of(Inputs* inputs, int m, int k, int kind) {
   return x;
 }
 
-template <class Block>
 void run_quantize(const Kernels& kernels, Activations activations, const char* name,
                   Results* results) {
   Inputs inputs(301);
@@ -36,17 +35,19 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
       for (const int m : {1, 3, 16, 17, 33}) {
         const int groups = static_cast<int>(round_up(k, kGroup)) / kGroup;
         const std::vector<float> x = rows_of(&inputs, m, k, kind);
-        std::vector<Block> panel(static_cast<size_t>(m) * groups);
+        Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
         const auto quantize = kernels.quantize[static_cast<int>(activations)];
         quantize(x.data(), groups * kGroup, groups, m, m / 2, m, panel.data());
         quantize(x.data(), groups * kGroup, groups, m, 0, m / 2, panel.data());
-        for (const Block& block : panel) {
-          hash.bytes(block.high, sizeof(block.high));
-          if constexpr (sizeof(Block) == sizeof(A16Block)) hash.bytes(block.low, sizeof(block.low));
-          hash.floats(&block.scale, 1);
-          hash.bytes(&block.sum, sizeof(block.sum));
-          hash.floats(&block.scaled_sum, 1);
-          hash.bytes(&block.unused, sizeof(block.unused));
+        for (int i = 0; i < m * groups; ++i) {
+          const ActivationGroup group =
+              activation_group(panel.data(), groups, m, i / groups, i % groups);
+          const ActivationInfo& a = *group.info;
+          hash.bytes(group.high, kGroup);
+          hash.bytes(group.low, kGroup);
+          for (const float f : {a.scale, a.scale_high, a.scaled_sum}) hash.floats(&f, 1);
+          for (const int32_t v : {a.sum, a.sum_high, a.wide}) hash.bytes(&v, sizeof v);
+          hash.bytes(a.eights_high, sizeof a.eights_high + sizeof a.eights_low);
         }
       }
     }
@@ -129,8 +130,9 @@ void run_softmax(const Kernels& kernels, Results* results) {
 }  // namespace
 
 void run_rows(const Kernels& kernels, Results* results) {
-  run_quantize<A8Block>(kernels, Activations::a8, "quantize.a8g32", results);
-  run_quantize<A16Block>(kernels, Activations::a16, "quantize.a16g32", results);
+  for (int i = 0; i < kActivations; ++i)
+    run_quantize(kernels, static_cast<Activations>(i),
+                 (std::string("quantize.") + kActivationNames[i]).c_str(), results);
   run_rmsnorm(kernels, results);
   run_rope(kernels, results);
   run_swiglu(kernels, results);

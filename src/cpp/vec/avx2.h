@@ -148,73 +148,131 @@ static inline __m256i broadcast_i8x4(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
-static constexpr int kTokens = 4;  // of a8g32 that share a read of the weights
+static constexpr int kTokens = 4;       // that share a read of the weights
+static constexpr int kBlockTokens = 6;  // the same where they are unpacked already
 
-template <int M, int Stride>
-static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-  a = reread(a);
-  const __m256i nibble = _mm256_set1_epi8(15);
-  __m256i low_i16[M], high_i16[M];  // rows 0-7 and 8-15, two 16-bit sums a row
-#pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m256i rows_low = load_i8x32(tile + 64 * j);
-    const __m256i rows_high = load_i8x32(tile + 64 * j + 32);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const __m256i w_low =
-          _mm256_and_si256(half == 0 ? rows_low : _mm256_srli_epi16(rows_low, 4), nibble);
-      const __m256i w_high =
-          _mm256_and_si256(half == 0 ? rows_high : _mm256_srli_epi16(rows_high, 4), nibble);
-#pragma GCC unroll 4
-      for (int t = 0; t < M; ++t) {
-        const __m256i activations = broadcast_i8x4(a + t * Stride + 16 * half + 4 * j);
-        low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
-        high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
-      }
+// A sum stays in its register and grows there: the compiler would reorder integer sums into trees over
+// products that it keeps on the stack.
+static inline void keep(__m256i& sum) {
+#if defined(__GNUC__)
+  asm("" : "+x"(sum));
+#else
+  static_cast<void>(sum);
+#endif
+}
+
+// Where the accumulators of a dot start: two 16-bit sums a row.
+using DotStart = __m256i;
+static inline DotStart start_zero() { return _mm256_setzero_si256(); }
+static inline DotStart start_eights(const int16_t* eights, int32_t) {
+  int32_t both;
+  __builtin_memcpy(&both, eights, 4);
+  return _mm256_set1_epi32(both);
+}
+
+namespace {  // members, too, stay in this object
+
+// Sixteen rows' 16-bit sums of M tokens while they grow; eight steps of u4 * s8 stay below 2^15.
+template <int M>
+struct Sums16 {
+  __m256i low[M], high[M];  // rows 0-7 and 8-15
+  explicit inline Sums16(const DotStart (&from)[M]) {
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) low[t] = high[t] = from[t];
+  }
+  inline void add(__m256i w_low, __m256i w_high, const int8_t* four) {
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) {
+      const __m256i activations = broadcast_i8x4(four + t * kGroup);
+      low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(w_low, activations));
+      high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(w_high, activations));
+      keep(low[t]);
+      keep(high[t]);
     }
   }
-  const __m256i ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) {
-    sums[t] = {_mm256_madd_epi16(low_i16[t], ones), _mm256_madd_epi16(high_i16[t], ones)};
+  inline void finish(i32x16 (&sums)[M]) const {
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t)
+      sums[t] = {_mm256_madd_epi16(low[t], ones), _mm256_madd_epi16(high[t], ones)};
   }
+};
+
+}  // namespace
+
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
+  a = reread(a);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  Sums16<M> growing(from);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m256i low = load_i8x32(tile + 64 * j), high = load_i8x32(tile + 64 * j + 32);
+    growing.add(_mm256_and_si256(low, nibble), _mm256_and_si256(high, nibble), a + 4 * j);
+    growing.add(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibble),
+                _mm256_and_si256(_mm256_srli_epi16(high, 4), nibble), a + 16 + 4 * j);
+  }
+  growing.finish(sums);
+}
+
+// An int4 tile as bytes, in the order of an int8 tile.
+static inline void unpack_u4(const uint8_t* tile, uint8_t* bytes) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  auto* to = reinterpret_cast<__m256i*>(bytes);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m256i line = load_i8x32(tile + 32 * i);
+    _mm256_store_si256(to + i, _mm256_and_si256(line, nibble));
+    _mm256_store_si256(to + 8 + i, _mm256_and_si256(_mm256_srli_epi16(line, 4), nibble));
+  }
+}
+template <int M>
+static inline void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
+                                i32x16 (&sums)[M]) {
+  a = reread(a);
+  Sums16<M> growing(from);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j)
+    growing.add(load_i8x32(bytes + 64 * j), load_i8x32(bytes + 64 * j + 32), a + 4 * j);
+  growing.finish(sums);
 }
 
 // Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
-template <int M, int Stride>
+template <int M>
 static inline void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&sums)[M]) {
   a = reread(a);
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     const __m256i w = load_i8x32(rows + 64 * j);
     const __m256i w_low = _mm256_and_si256(w, nibble);
     const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int t = 0; t < M; ++t) {
-      const __m256i activations = broadcast_i8x4(a + t * Stride + 4 * j);
+      const __m256i activations = broadcast_i8x4(a + t * kGroup + 4 * j);
       low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
       high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
+      keep(low_i16[t]);
+      keep(high_i16[t]);
     }
   }
   const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
     sums[t] = _mm256_add_epi32(_mm256_madd_epi16(low_i16[t], ones),
                                _mm256_madd_epi16(high_i16[t], sixteens));
   }
 }
-template <int M, int Stride>
+template <int M>
 static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   __m256i low[M], high[M];
-  dot_u8_rows8<M, Stride>(tile, a, low);
-  dot_u8_rows8<M, Stride>(tile + 32, a, high);
-#pragma GCC unroll 4
+  dot_u8_rows8<M>(tile, a, low);
+  dot_u8_rows8<M>(tile + 32, a, high);
+#pragma GCC unroll 6
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }
 

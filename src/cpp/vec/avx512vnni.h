@@ -94,14 +94,21 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-static constexpr int kTokens = 4;  // of a8g32 that share a read of the weights
+static constexpr int kTokens = 4;  // that share a read of the weights
 
-template <int M, int Stride>
-static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+using DotStart = __m512i;
+static inline DotStart start_zero() { return _mm512_setzero_si512(); }
+static inline DotStart start_eights(const int16_t*, int32_t sum) {
+  return _mm512_set1_epi32(-8 * sum);
+}
+
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
   a = reread(a);
   const __m512i nibble = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+  for (int t = 0; t < M; ++t) sums[t].v = from[t];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const __m512i line = _mm512_load_si512(tile + 64 * j);
@@ -109,13 +116,13 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
     const __m512i w_high = _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble);
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(a + t * Stride + 4 * j));
-      sums[t].v =
-          _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(a + t * Stride + 16 + 4 * j));
+      const int8_t* four = a + t * kGroup + 4 * j;
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(four));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(four + 16));
     }
   }
 }
-template <int M, int Stride>
+template <int M>
 static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   a = reread(a);
 #pragma GCC unroll 4
@@ -125,7 +132,7 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
     const __m512i w = _mm512_load_si512(tile + 64 * j);
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
-      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a + t * Stride + 4 * j));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a + t * kGroup + 4 * j));
     }
   }
 }

@@ -163,33 +163,54 @@ static inline f32x16 pow2(i32x16 n) {
   return r;
 }
 
-// Tokens of a8g32 that share a read of the weights: there are no registers for more.
-static constexpr int kTokens = 1;
+// Tokens that share a read of the weights: there are no registers for more.
+static constexpr int kTokens = 1, kBlockTokens = 1;
 
-// sums[t] = for each of 16 rows: the dot product of 32 columns with 32 int8 values of token t, which
-// start Stride bytes after those of token t - 1. Exact.
-template <int M, int Stride>
-static inline void dot_u4(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+// Where a dot's sums start: at nothing, or at -8 times the sum of the activations, which pays for the
+// zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo).
+using DotStart = int32_t;
+static inline DotStart start_zero() { return 0; }
+static inline DotStart start_eights(const int16_t*, int32_t sum) { return -8 * sum; }
+
+// sums[t] = from[t] + for each of 16 rows: the dot product of 32 columns with 32 int8 values of token
+// t, which start 32 bytes after those of token t - 1. Exact.
+template <int M>
+static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
   for (int t = 0; t < M; ++t) {
     for (int r = 0; r < 16; ++r) {
-      int32_t sum = 0;
+      int32_t sum = from[t];
       for (int c = 0; c < 16; ++c) {
         const uint8_t byte = tile[(c / 4) * 64 + r * 4 + c % 4];
-        sum += (byte & 15) * a[t * Stride + c] + (byte >> 4) * a[t * Stride + 16 + c];
+        sum += (byte & 15) * a[t * kGroup + c] + (byte >> 4) * a[t * kGroup + 16 + c];
       }
       sums[t].lane[r] = sum;
     }
   }
 }
-template <int M, int Stride>
-static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+
+// An int4 tile as bytes, in the order of an int8 tile; and its dots.
+static inline void unpack_u4(const uint8_t* tile, uint8_t* bytes) {
+  for (int i = 0; i < 256; ++i) {
+    bytes[i] = tile[i] & 15;
+    bytes[256 + i] = tile[i] >> 4;
+  }
+}
+template <int M>
+static inline void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
+                                i32x16 (&sums)[M]) {
   for (int t = 0; t < M; ++t) {
     for (int r = 0; r < 16; ++r) {
-      int32_t sum = 0;
-      for (int c = 0; c < 32; ++c) sum += tile[(c / 4) * 64 + r * 4 + c % 4] * a[t * Stride + c];
+      int32_t sum = from[t];
+      for (int c = 0; c < 32; ++c) sum += bytes[(c / 4) * 64 + r * 4 + c % 4] * a[t * kGroup + c];
       sums[t].lane[r] = sum;
     }
   }
+}
+template <int M>
+static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  DotStart zeros[M] = {};
+  dot_bytes_u4<M>(tile, a, zeros, sums);
 }
 
 // The machine's integer peak as plain C++ reaches it.
