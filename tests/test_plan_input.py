@@ -247,7 +247,9 @@ def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
 
     calls: list[Callable[[], Any]] = [
         lambda: r.plan.rmsnorm(a_slice(), normal(data.draw(st.sampled_from([20, 48, 64]))), 1e-5),
-        lambda: r.plan.quantize(a_slice(), data.draw(st.sampled_from(["a8g32", "a16g32", "a8o16g32"]))),
+        lambda: r.plan.quantize(
+            a_slice(), data.draw(st.sampled_from(["a8g32", "a16g32", "a8o16g32"]))
+        ),
         lambda: r.plan.linear(a_buffer(), [a_weight(), a_weight()]),
         lambda: r.plan.linear(a_buffer(), [a_weight()], a_slice()),
         lambda: r.plan.swiglu(a_buffer(), a_weight(), a_weight()),

@@ -12,7 +12,7 @@ from .limits import fraction, integer_macs_per_s, read_fraction
 
 FORMATS = ["q4g32s", "q4g32a", "q8g32s", "f16"]
 INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s"]
-ACTIVATIONS = ["a8g32", "a16g32"]
+ACTIVATIONS = ["a8g32", "a16g32", "a8o16g32"]
 # Outputs x inputs: SmolLM2-135M's gate and down, TinyLlama-1.1B's gate.
 SHAPES = {"1536x576": (1536, 576), "576x1536": (576, 1536), "5632x2048": (5632, 2048)}
 LARGE_K = 2048

@@ -182,8 +182,8 @@ def quantize_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np
     """
     groups = x.reshape(x.shape[0], -1, GROUP)
     largest = np.abs(groups).max(-1)
-    wide = {"a8g32": np.zeros_like, "a16g32": np.ones_like, "a8o16g32": _stands_out}[kind](largest)
-    wide = wide.astype(bool)
+    rule = {"a8g32": np.zeros_like, "a16g32": np.ones_like, "a8o16g32": _stands_out}[kind]
+    wide = rule(largest).astype(bool)
     zero = largest < np.float32(1e-20)
     steps = np.where(wide, np.float32(ACTIVATION_LIMIT), np.float32(127))
     inverse = np.where(zero, np.float32(0), steps / np.where(zero, np.float32(1), largest))
@@ -195,12 +195,13 @@ def quantize_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np
 
 
 def _stands_out(largest: F32) -> npt.NDArray[np.bool_]:
-    """Groups whose largest magnitude is more than twice the row's median, which counts cut to the
-    upper 16 bits of a float32 and is the least value that more than half of the groups stay within.
+    """Groups whose largest magnitude is more than 13/8 of the row's median, which counts cut to
+    the upper 16 bits of a float32 and is the least value that more than half of the groups stay
+    within.
     """
     upper = np.sort(largest.view(np.int32) >> 16, axis=-1)
     median = upper[:, largest.shape[1] // 2] << 16
-    cut = np.float32(2) * median.astype(np.int32).view(np.float32)
+    cut = np.float32(1.625) * median.astype(np.int32).view(np.float32)
     out: npt.NDArray[np.bool_] = largest > cut[:, None]
     return out
 

@@ -64,7 +64,7 @@ static inline int32_t upper_half(float x) {
   return bits >> 16;
 }
 
-// A group stands out if its largest magnitude is more than twice the row's median (of the groups'
+// A group stands out if its largest magnitude is more than 13/8 of the row's median (of the groups'
 // largest, cut to their upper 16 bits). `largest` holds one number for each group of `stride` bytes.
 static inline float outlier_cut(const ActivationInfo* first, int groups, size_t stride) {
   const auto key = [=](int g) {
@@ -85,7 +85,7 @@ static inline float outlier_cut(const ActivationInfo* first, int groups, size_t 
   const int32_t bits = static_cast<int32_t>(static_cast<uint32_t>(median) << 16);
   float value;
   __builtin_memcpy(&value, &bits, 4);
-  return 2.0f * value;
+  return 1.625f * value;
 }
 
 template <Activations Kind>

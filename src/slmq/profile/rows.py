@@ -23,7 +23,8 @@ __all__ = [
 
 OUTSIDE = "outside steps"
 # int8 products for each weight and row. A float takes as much of a register as four bytes.
-PRODUCTS = {"a8g32": 1, "a16g32": 2, "float": 4}
+# The groups that a8o16g32 keeps in 16 bits are few: not counted.
+PRODUCTS = {"a8o16g32": 1, "a8g32": 1, "a16g32": 2, "float": 4}
 
 
 @dataclass(frozen=True)
