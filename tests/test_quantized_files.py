@@ -80,8 +80,8 @@ def test_gguf_of_every_type_is_its_dequantized_model(kind: str, tmp_path: Path) 
     config, weights, _ = load_gguf(path)
     want = NumpyLlama(config, weights, np.float64).logits(TOKENS)
     assert relative_error(logits_of(path, TOKENS, quant="f32"), want) < 5e-6
-    got = logits_of(path, TOKENS, quant=None)
-    if kind in LOSSLESS:  # integer weights meet sixteen-bit activations
+    got = logits_of(path, TOKENS, quant=None, activations="a16g32")
+    if kind in LOSSLESS:
         assert relative_error(got, want) < 5e-4
         return
     halves = NumpyLlama(config, rounded_to_float16(weights), np.float64).logits(TOKENS)
@@ -173,7 +173,7 @@ def test_quantized_folder_is_its_dequantized_model(name: str, tmp_path: Path) ->
     config = LlamaConfig.from_hf(hf)
     want = NumpyLlama(config, values, np.float64).logits(TOKENS)
     assert relative_error(logits_of(tmp_path, TOKENS, quant="f32"), want) < 5e-6
-    got = logits_of(tmp_path, TOKENS, quant=None)
+    got = logits_of(tmp_path, TOKENS, quant=None, activations="a16g32")
     if FOLDERS[name][1].get("desc_act"):  # kept as float16, as the tools themselves compute
         halves = NumpyLlama(config, rounded_to_float16(values), np.float64).logits(TOKENS)
         assert relative_error(got, halves) < 5e-6

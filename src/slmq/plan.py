@@ -112,7 +112,8 @@ class RecordedPlan:
     ) -> F32:
         """float32[rows, width] that step number `step` writes when these tokens run.
 
-        Runs up to that step and leaves the sequences as they were. Rounded activations come dequantized.
+        Runs up to that step and leaves the sequences as they were. Rounded activations come
+        dequantized.
 
         Raises
         ------

@@ -212,7 +212,7 @@ class Recorder:
         return _Buffer(self._plan, number)
 
     def _operand(self, x: Handle, weight: Linear) -> int:
-        """The buffer that weights of this format read: integer panels for integers, else float rows."""
+        """The buffer that weights of this format read: integers for integers, else float rows."""
         if not FORMATS[weight.matrix.format].quantized:
             if x.offset != 0:
                 raise ValueError("float weights need all columns of a buffer")
