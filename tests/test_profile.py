@@ -107,7 +107,7 @@ def test_products_are_those_of_the_model(found: Profile) -> None:
     assert prefill.total.macs == 40 * body + head + sum(range(1, 41)) * attends
     for phase in found.phases:
         with_weights = [step for step in phase.steps if step.products]
-        assert all(step.products == 2 * step.macs for step in with_weights)
+        assert all(step.products == step.macs for step in with_weights)
         rows = {row.name: row for row in phase.ops}
         assert rows["attention"].integer_fraction == 0
         assert rows["head"].macs == head

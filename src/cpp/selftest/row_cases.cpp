@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/math64.h"
+#include "core/memory.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
 
