@@ -125,7 +125,7 @@ def test_perplexity_is_that_of_a_float32_forward(smollm2_path: Path, shared_data
 
 @pytest.mark.slow
 def test_logits_are_those_of_a_float32_forward(smollm2_path: Path) -> None:
-    """Stored blocks with sixteen-bit activations, position by position; with the usual ones nearly."""
+    """Stored blocks with sixteen-bit activations at each position; the usual ones nearly."""
     config, weights, _ = load_gguf(smollm2_path)
     with open_checkpoint(smollm2_path) as checkpoint:
         ids = load_tokenizer(checkpoint).encode("The quick brown fox jumps over the lazy dog.")
