@@ -16,7 +16,7 @@ struct Kernels;
 struct Matrix;
 enum class KvType : int;
 
-Format format_named(const std::string& name);            // throws ValueError
+Format format_named(const std::string& name);  // throws ValueError
 inline constexpr const char* kDefaultActivations = "a8o16g32";
 Activations activations_named(const std::string& name);  // throws ValueError
 KvType kv_type_named(const std::string& name);           // throws ValueError

@@ -213,7 +213,7 @@ def _draw_legend(axes: Any, phases: list[Phase], wide: bool) -> None:
     axes.add_artist(
         axes.legend(handles=ops, loc="upper left", ncols=5, frameon=False, borderaxespad=0)
     )
-    limits = [
+    limits: list[Any] = [
         Patch(color=OTHER_COLOUR, label="of read bandwidth"),
         Patch(facecolor=OTHER_COLOUR, edgecolor="white", linewidth=0, hatch="//////",
               label="of the int8 peak"),
