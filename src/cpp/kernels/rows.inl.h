@@ -43,11 +43,9 @@ static inline void quantize_group(const float* values, float largest, bool wide,
 
 // What pays for zero points and mins: sums over columns, from the planes.
 static inline void sum_group(const ActivationGroup& a) {
-  int32_t high[2] = {0, 0}, low[2] = {0, 0};
-  for (int c = 0; c < kGroup; ++c) {
-    high[c / 2 % 2] += a.high[c];
-    low[c / 2 % 2] += a.low[c];
-  }
+  int32_t high[2], low[2];
+  sum_pairs(a.high, high);
+  sum_pairs(a.low, low);
   for (int i = 0; i < 2; ++i) {
     a.info->eights_high[i] = static_cast<int16_t>(-8 * high[i]);
     a.info->eights_low[i] = static_cast<int16_t>(-8 * low[i]);
@@ -71,7 +69,12 @@ static inline float outlier_cut(const ActivationInfo* first, int groups, size_t 
     const auto* at = reinterpret_cast<const int8_t*>(first) + static_cast<size_t>(g) * stride;
     return upper_half(reinterpret_cast<const ActivationInfo*>(at)->scale);
   };
-  int32_t below = 0, median = 0x7fff;  // the least key with more than half of the groups up to it
+  int32_t below = key(0), median = key(0);  // ends as the least key that more than half are within
+  for (int g = 1; g < groups; ++g) {
+    const int32_t k = key(g);
+    below = k < below ? k : below;
+    median = k > median ? k : median;
+  }
   while (below < median) {
     const int32_t middle = (below + median) / 2;
     int count = 0;

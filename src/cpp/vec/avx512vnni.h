@@ -137,6 +137,18 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   }
 }
 
+// Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
+static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
+  const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), values);
+  const __m128i by8 =
+      _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  const __m128i by4 = _mm_add_epi16(by8, _mm_shuffle_epi32(by8, 0x4e));
+  const __m128i by2 = _mm_add_epi16(by4, _mm_shuffle_epi32(by4, 0xb1));
+  sums[0] = static_cast<int16_t>(_mm_extract_epi16(by2, 0));
+  sums[1] = static_cast<int16_t>(_mm_extract_epi16(by2, 1));
+}
+
 // As many dots as the ports take: 16 chains of vpdpbusd, 64 products each.
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
   __m512i sums[16], w = _mm512_set1_epi8(1);

@@ -213,6 +213,12 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   dot_bytes_u4<M>(tile, a, zeros, sums);
 }
 
+// Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
+static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
+  sums[0] = sums[1] = 0;
+  for (int c = 0; c < kGroup; ++c) sums[c / 2 % 2] += p[c];
+}
+
 // The machine's integer peak as plain C++ reaches it.
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
   uint32_t sums[16] = {};
