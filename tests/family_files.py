@@ -57,6 +57,8 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
         part = name.split(".")[-2]
         permuted = architecture == "llama" and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
+        if architecture == "gemma" and name.endswith("norm.weight"):
+            rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         tensors[written] = (rows, stored) if w.ndim == 2 and stored != "f32" else rows
     keys, divisors = gguf_keys(config, architecture)
@@ -97,6 +99,9 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
     original = scaling.get("original_max_position_embeddings")
     tensors: dict[str, Any] = {}
+    if scaling["rope_type"] == "linear":
+        keys[rope.SCALING_TYPE] = "linear"
+        keys[rope.SCALING_FACTOR] = scaling["factor"]
     if scaling["rope_type"] == "yarn":
         keys[rope.SCALING_TYPE] = "yarn"
         keys[rope.SCALING_FACTOR] = scaling["factor"]

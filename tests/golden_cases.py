@@ -235,6 +235,24 @@ PHI3 = [
     ),
 ]
 
+GEMMA = [
+    # Heads of 24 channels where hidden_size would give 8; the embedding is the head.
+    Case("wide_heads", sizes(32, 4, 1, 48, vocab=48) | {"head_dim": 24}, (40, 75), "float16"),
+    Case(
+        "untied_biases",
+        sizes(36, 3, 3, 44, vocab=50)
+        | {"head_dim": 12, "tie_word_embeddings": False, "attention_bias": True},
+        (40, 75),
+        "float16",
+    ),
+    Case(
+        "linear_rope",
+        scaled("linear", 100.0, 96, factor=3.0) | {"head_dim": 16, "hidden_act": "gelu"},
+        (20, 90),
+        "bfloat16",
+    ),
+]
+
 # By folder: the model type, except that the scalings are shown on Llamas.
 CASES = {
     "llama": LLAMA,
@@ -243,4 +261,5 @@ CASES = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "phi3": PHI3,
+    "gemma": GEMMA,
 }

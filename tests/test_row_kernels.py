@@ -117,6 +117,36 @@ def test_swiglu_of_infinities_and_nan() -> None:
     assert got[3] == INF
 
 
+# --- geglu ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_geglu(n: int) -> None:
+    gate, up = normal(n, seed=n, scale=4), normal(n, seed=n + 1)
+    got = on_every_isa("geglu", gate, up)
+    assert_within(got, ref.geglu(gate, up), ref.geglu_bound(gate, up))
+
+
+def test_geglu_over_the_whole_range() -> None:
+    gate = np.concatenate([np.linspace(-30, 30, 4001), 10.0 ** np.arange(-40, 39)])
+    gate = np.concatenate([gate, -gate, [0.0, -0.0]]).astype(np.float32)
+    up = np.resize(np.array([1, -0.5, 1e-3], np.float32), gate.size)
+    got = on_every_isa("geglu", gate, up)
+    with np.errstate(over="ignore"):
+        assert_within(got, ref.geglu(gate, up), ref.geglu_bound(gate, up))
+    assert np.isfinite(got).all()
+
+
+def test_geglu_of_infinities_and_nan() -> None:
+    gate = np.array([INF, np.nan, 1, 1, -INF], np.float32)
+    up = np.array([1, 1, np.nan, INF, 1], np.float32)
+    got = on_every_isa("geglu", gate, up)
+    assert got[0] == INF
+    assert np.isnan(got[1:3]).all()
+    assert got[3] == INF
+    assert abs(got[4]) < 1e-30
+
+
 # --- softmax --------------------------------------------------------------------------------
 
 

@@ -162,6 +162,13 @@ class Recorder:
         )
         return Handle(self._own(number), 0, gate.n)
 
+    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        """gelu(x @ gate.T) * (x @ up.T), gelu by its tanh approximation (Shazeer, 2020)."""
+        number = self._plan.geglu(
+            self._operand(x, gate), (gate.matrix, gate.bias), (up.matrix, up.bias)
+        )
+        return Handle(self._own(number), 0, gate.n)
+
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency for rotate-half rope (Su et al., 2021); once per run."""
         number = self._plan.rope(frequencies, factor)

@@ -88,13 +88,16 @@ py::array_t<float> rope(const IsaTable& isa, const py::object& object, const py:
   return out;
 }
 
-py::array_t<float> swiglu(const IsaTable& isa, const py::object& gate, const py::object& up) {
+using GatedKernel = void (*Kernels::*)(const float*, const float*, int, float*);
+
+template <GatedKernel kernel>
+py::array_t<float> gated(const IsaTable& isa, const py::object& gate, const py::object& up) {
   const auto g = checked_array<float>(gate, {-1}, "gate");
   const auto u = checked_array<float>(up, {g.shape(0)}, "up");
   const std::vector<float> g_padded = padded_copy(g.data(), g.size());
   const std::vector<float> u_padded = padded_copy(u.data(), u.size());
   std::vector<float> y(g_padded.size());
-  isa.kernels->swiglu(g_padded.data(), u_padded.data(), static_cast<int>(y.size()), y.data());
+  (isa.kernels->*kernel)(g_padded.data(), u_padded.data(), static_cast<int>(y.size()), y.data());
   return py::array_t<float>(g.shape(0), y.data());
 }
 
@@ -194,7 +197,8 @@ void bind_kernels(py::module_& m) {
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
-      .def("swiglu", &swiglu, py::arg("gate"), py::arg("up"))
+      .def("swiglu", &gated<&Kernels::swiglu>, py::arg("gate"), py::arg("up"))
+      .def("geglu", &gated<&Kernels::geglu>, py::arg("gate"), py::arg("up"))
       .def(
           "softmax",
           [](const IsaTable& t, const py::object& x, float scale) {

@@ -123,7 +123,16 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           "swiglu",
           [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
              const std::pair<MatrixPointer, py::object>& up) {
-            return p.plan.swiglu(x, to_weight(gate, "swiglu gate"), to_weight(up, "swiglu up"));
+            return p.plan.gated(x, Gate::silu, to_weight(gate, "swiglu gate"),
+                                to_weight(up, "swiglu up"));
+          },
+          py::arg("x"), py::arg("gate"), py::arg("up"))
+      .def(
+          "geglu",
+          [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
+             const std::pair<MatrixPointer, py::object>& up) {
+            return p.plan.gated(x, Gate::gelu, to_weight(gate, "geglu gate"),
+                                to_weight(up, "geglu up"));
           },
           py::arg("x"), py::arg("gate"), py::arg("up"))
       .def(

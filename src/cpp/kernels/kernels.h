@@ -90,6 +90,8 @@ struct Kernels {
 
   // y[i] = gate[i] / (1 + exp(-gate[i])) * up[i] for n (multiple of 16) values; y may be gate.
   void (*swiglu)(const float* gate, const float* up, int n, float* y);
+  // gelu(gate) * up with the tanh approximation of gelu (Hendrycks and Gimpel, 2016)
+  void (*geglu)(const float* gate, const float* up, int n, float* y);
 
   // y = softmax(x * scale) of n values, any n >= 1; y may be x.
   void (*softmax)(const float* x, int n, float scale, float* y);

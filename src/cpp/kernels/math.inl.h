@@ -36,6 +36,14 @@ static inline f32x16 silu(f32x16 x) {
   return div(kept, add(splat(1.0f), exp(negate(kept))));
 }
 
+// x / (1 + exp(-u)), u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh(u / 2)) / 2. Below
+// -10 it is less than 1e-36.
+static inline f32x16 gelu(f32x16 x) {
+  const f32x16 kept = max(splat(-10.0f), x);  // in this order a NaN stays
+  const f32x16 slope = fma(mul(kept, kept), splat(0.0713548163f), splat(1.59576912f));
+  return div(kept, add(splat(1.0f), exp(negate(mul(kept, slope)))));
+}
+
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline int larger(int a, int b) { return a > b ? a : b; }
 static inline int smaller(int a, int b) { return a < b ? a : b; }

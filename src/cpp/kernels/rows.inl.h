@@ -165,6 +165,10 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; i += 16) store(y + i, mul(silu(load(gate + i)), load(up + i)));
 }
 
+static void geglu(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 16) store(y + i, mul(gelu(load(gate + i)), load(up + i)));
+}
+
 // n values at p as sixteen lanes; the lanes behind the end become `other`
 static inline f32x16 load_tail(const float* p, int n, float other) {
   float lanes[16];

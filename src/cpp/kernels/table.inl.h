@@ -38,6 +38,7 @@ static constexpr Kernels shared_table(const char* name) {
       rmsnorm,
       rope,
       swiglu,
+      geglu,
       softmax,
       {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
       {attend<KvF16>, attend<KvF32>, attend_int8},

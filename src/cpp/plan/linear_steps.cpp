@@ -85,13 +85,19 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
 }
 
-SwigluStep::SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads)
-    : domain_(domain), x_(x), gate_(std::move(gate)), up_(std::move(up)), out_(out) {
+GatedStep::GatedStep(Domain domain, int x, Gate activation, LinearPart gate, LinearPart up, int out,
+                     int threads)
+    : domain_(domain),
+      x_(x),
+      activation_(activation),
+      gate_(std::move(gate)),
+      up_(std::move(up)),
+      out_(out) {
   const Matrix& m = *gate_.matrix;
   add_chunks(m, 0, chunk_bytes_for(m.bytes(), threads), &chunks_);
 }
 
-void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
+void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
   const int n = run.frame->rows(domain_), columns = (pair_end - pair_begin) * kPairRows;
   const Buffer& x = run.buffer(x_);
   const Buffer& out = run.buffer(out_);
@@ -113,19 +119,20 @@ void SwigluStep::tile(const Run& run, int thread, int pair_begin, int pair_end, 
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     multiply(run, m, args, pair_begin, pair_end);
   }
+  const auto activate = activation_ == Gate::silu ? run.kernels->swiglu : run.kernels->geglu;
   for (int r = 0; r < rows; ++r) {
     float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +
                static_cast<size_t>(pair_begin) * kPairRows;
-    run.kernels->swiglu(gate + static_cast<size_t>(r) * columns,
-                        up + static_cast<size_t>(r) * columns, columns, y);
+    activate(gate + static_cast<size_t>(r) * columns, up + static_cast<size_t>(r) * columns,
+             columns, y);
   }
 }
 
-int SwigluStep::items(const Frame& frame, int) const {
+int GatedStep::items(const Frame& frame, int) const {
   return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
 }
 
-void SwigluStep::run_items(const Run& run, int, int first, int last, int thread) {
+void GatedStep::run_items(const Run& run, int, int first, int last, int thread) {
   const int n = run.frame->rows(domain_);
   const Chunk chunk = joined(chunks_, &first, last);  // all of one matrix
   const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));

@@ -35,10 +35,13 @@ class LinearStep final : public Step {
   void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
 };
 
-// out = silu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
-class SwigluStep final : public Step {
+enum class Gate : int { silu, gelu };
+
+// out = silu or gelu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
+class GatedStep final : public Step {
  public:
-  SwigluStep(Domain domain, int x, LinearPart gate, LinearPart up, int out, int threads);
+  GatedStep(Domain domain, int x, Gate activation, LinearPart gate, LinearPart up, int out,
+            int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
@@ -49,6 +52,7 @@ class SwigluStep final : public Step {
 
   const Domain domain_;
   const int x_;
+  const Gate activation_;
   const LinearPart gate_, up_;
   const int out_;
   std::vector<Chunk> chunks_;

@@ -271,10 +271,11 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
                   std::move(format), std::move(shape));
 }
 
-int Plan::swiglu(int x, Weight gate, Weight up) {
+int Plan::gated(int x, Gate activation, Weight gate, Weight up) {
+  const std::string op = activation == Gate::silu ? "swiglu" : "geglu";
   const Matrix &g = *gate.matrix, &u = *up.matrix;
   if (g.n != u.n || info(g.format).quantized != info(u.format).quantized) {
-    fail("swiglu: expected gate and up of one shape and kind, got " + dims(g.n, g.k) + " in " +
+    fail(op + ": expected gate and up of one shape and kind, got " + dims(g.n, g.k) + " in " +
          info(g.format).name + " and " + dims(u.n, u.k) + " in " + info(u.format).name);
   }
   const size_t bytes = g.bytes() + u.bytes();
@@ -283,11 +284,11 @@ int Plan::swiglu(int x, Weight gate, Weight up) {
   LinearPart gate_part = part(x, std::move(gate), 0), up_part = part(x, std::move(up), 0);
   const Domain domain = buffer(x).domain;
   const int out = new_buffer(BufferType::f32, domain, g.n, false);
-  auto step = std::make_unique<SwigluStep>(domain, x, std::move(gate_part), std::move(up_part), out,
-                                           threads_);
+  auto step = std::make_unique<GatedStep>(domain, x, activation, std::move(gate_part),
+                                          std::move(up_part), out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  return add_step(std::move(step), out, {x}, "swiglu", std::move(format), std::move(shape));
+  return add_step(std::move(step), out, {x}, op, std::move(format), std::move(shape));
 }
 
 int Plan::rope(std::vector<float> frequencies, float factor) {

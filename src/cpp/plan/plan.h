@@ -43,7 +43,7 @@ class Plan {
   int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
   int quantize(Slice x, Activations activations);
   int linear(int x, std::vector<Weight> parts, Slice add);
-  int swiglu(int x, Weight gate, Weight up);
+  int gated(int x, Gate activation, Weight gate, Weight up);
   int rope(std::vector<float> frequencies, float factor);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
   int select(Slice x);

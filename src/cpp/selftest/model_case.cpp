@@ -89,7 +89,8 @@ class Recorder {
   void mlp(const Layer& layer) {
     const int h = input(norm(), spec_.hidden, layer.mlp, layer.activations);
     Weight gate = weight(layer.mlp, spec_.inner, spec_.hidden);
-    const int y = plan_.swiglu(h, std::move(gate), weight(layer.mlp, spec_.inner, spec_.hidden));
+    const int y =
+        plan_.gated(h, Gate::silu, std::move(gate), weight(layer.mlp, spec_.inner, spec_.hidden));
     const int d = input(y, spec_.inner, layer.mlp, layer.activations);
     x_ = plan_.linear(d, {weight(layer.mlp, spec_.hidden, spec_.inner)}, {x_, 0, spec_.hidden});
   }

@@ -93,7 +93,9 @@ void run_rope(const Kernels& kernels, Results* results) {
   results->add("rope", hash);
 }
 
-void run_swiglu(const Kernels& kernels, Results* results) {
+using GatedKernel = void (*)(const float*, const float*, int, float*);
+
+void run_gated(GatedKernel kernel, const char* name, Results* results) {
   Inputs inputs(304);
   Hash hash;
   for (const int n : {16, 32, 48, 576}) {
@@ -101,13 +103,13 @@ void run_swiglu(const Kernels& kernels, Results* results) {
       std::vector<float> gate = rows_of(&inputs, 1, n, kind), up = rows_of(&inputs, 1, n, kind);
       for (size_t i = 0; i < gate.size(); i += 3) gate[i] = gate[i] * 30.0f;  // to both ends of exp
       std::vector<float> y(gate.size() + 16, -1.0f);
-      kernels.swiglu(gate.data(), up.data(), n, y.data());
-      kernels.swiglu(gate.data(), up.data(), n, gate.data());  // in place
+      kernel(gate.data(), up.data(), n, y.data());
+      kernel(gate.data(), up.data(), n, gate.data());  // in place
       hash.floats(y);
       hash.floats(gate);
     }
   }
-  results->add("swiglu", hash);
+  results->add(name, hash);
 }
 
 void run_softmax(const Kernels& kernels, Results* results) {
@@ -136,7 +138,8 @@ void run_rows(const Kernels& kernels, Results* results) {
                  (std::string("quantize.") + kActivationNames[i]).c_str(), results);
   run_rmsnorm(kernels, results);
   run_rope(kernels, results);
-  run_swiglu(kernels, results);
+  run_gated(kernels.swiglu, "swiglu", results);
+  run_gated(kernels.geglu, "geglu", results);
   run_softmax(kernels, results);
 }
 

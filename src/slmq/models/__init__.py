@@ -13,6 +13,7 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 
 # model_type -> module in slmq.models
 FAMILIES = {
+    "gemma": "gemma",
     "llama": "llama",
     "mistral": "mistral",
     "phi3": "phi3",
