@@ -71,14 +71,15 @@ static inline void pair_times_few(const UnpackedPair<Weight>& pair,
   }
 }
 
-// The next tokens of at most `left`: as many as M. Returns how many.
+// The next tokens of at most `left`: as many as M, but eight are four and four. Returns how many.
 template <class Weight, int M>
 static inline int pair_times_next(const UnpackedPair<Weight>& pair,
                                   const TileScales<Weight> (&w)[2], const PanelTokens& a, int t,
                                   int left, float* sums) {
   if constexpr (M > 1) {
     constexpr int kFewer = M > 4 ? 4 : M / 2;
-    if (left < M) return pair_times_next<Weight, kFewer>(pair, w, a, t, left, sums);
+    if (left < M || (M > 4 && left % M == 2))
+      return pair_times_next<Weight, kFewer>(pair, w, a, t, left, sums);
   }
   pair_times_few<Weight, M>(pair, w, a, t, sums);
   return M;
