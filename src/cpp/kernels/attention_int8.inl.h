@@ -6,8 +6,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kInt8TileQueries = 4;        // that share a load of keys or values
-static constexpr float kSmallestScaled = 1e-30f;  // steps / largest must not overflow
+static constexpr int kInt8TileQueries = 4;              // that share a load of keys or values
+static constexpr int kValueTile = kPagePositions * 16;  // bytes of sixteen channels of a page
+static constexpr float kSmallestScaled = 1e-30f;        // steps / largest must not overflow
 
 // Where the scales of 64 keys and 64 values lie.
 static inline const float* key_scales(const PartView& view, int page) {
@@ -46,13 +47,14 @@ static inline i32x16 round_steps(f32x16 x, float inverse, float steps) {
   return round_to_i32(clamp(mul(x, splat(inverse)), splat(-steps), splat(steps)));
 }
 
-// x as int8 at q[(i / pair) * step + i % pair]; returns the scale
-static inline float put_int8(const float* x, int n, int pair, int step, int8_t* q) {
+// x as int8 at q[i / 16 * tile_step + i % 16 / pair * step + i % pair]; returns the scale
+static inline float put_int8(const float* x, int n, int tile_step, int pair, int step, int8_t* q) {
   const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, n));
   for (int i = 0; i < n; i += 16) {
     int8_t rounded[16];
     store_i8(rounded, round_steps(load_some(x + i, n - i), rounding.inverse, 127.0f));
-    for (int j = i; j < smaller(n, i + 16); ++j) q[j / pair * step + j % pair] = rounded[j - i];
+    for (int j = 0; j < smaller(n - i, 16); ++j)
+      q[i / 16 * tile_step + j / pair * step + j % pair] = rounded[j];
   }
   return rounding.scale;
 }
@@ -64,12 +66,12 @@ static void kv_append_int8(const AttentionShape& shape, uint8_t* const* pages, i
   const int slot = position % kPagePositions, head_dim = shape.head_dim;
   auto* keys =
       reinterpret_cast<int8_t*>(head) + slot / 16 * 16 * ((head_dim + 1) / 2 * 2) + slot % 16 * 2;
-  auto* values = reinterpret_cast<int8_t*>(head + shape.value_offset) +
-                 slot / 2 * 2 * shape.value_stride + slot % 2;
+  auto* values = reinterpret_cast<int8_t*>(head + shape.value_offset) + slot / 2 * 32 + slot % 2;
   auto* scales = reinterpret_cast<float*>(head + shape.value_offset);
-  scales[slot - kPagePositions] = put_int8(key, head_dim, 2, 32, keys);
+  scales[slot - kPagePositions] = put_int8(key, head_dim, 8 * 32, 2, 32, keys);
   if (head_dim % 2 != 0) keys[head_dim / 2 * 32 + 1] = 0;
-  scales[kPagePositions * shape.value_stride / 4 + slot] = put_int8(value, head_dim, 1, 2, values);
+  scales[kPagePositions * shape.value_stride / 4 + slot] =
+      put_int8(value, head_dim, kValueTile, 1, 2, values);
 }
 
 // sums[q][t] += a[q, 2i], a[q, 2i + 1] . pairs of tile t of row i of b, for `count` rows
@@ -150,7 +152,7 @@ static inline float round_probabilities(const PartView& view, float* scores, Ran
 }
 
 template <int NQ, int NC>
-static inline void add_pairs(const int8_t* rows, int value_stride, const int16_t* probabilities,
+static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_t* probabilities,
                              int channel, const uint8_t* ahead, float* values, int state_stride) {
   for (; channel + 16 * NC <= value_stride; channel += 16 * NC) {
     i32x16 sums[NQ][NC];
@@ -159,8 +161,8 @@ static inline void add_pairs(const int8_t* rows, int value_stride, const int16_t
 #pragma GCC unroll 4
       for (int c = 0; c < NC; ++c)
         sums[q][c] = load_i32(values + q * state_stride + channel + 16 * c);
-    multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, rows + 2 * channel, 2 * value_stride,
-                           32, kPagePositions / 2, ahead, sums);
+    multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, tiles + channel / 16 * kValueTile, 32,
+                           kValueTile, kPagePositions / 2, ahead, sums);
     if (ahead != nullptr) ahead += kPagePositions * 16 * NC;
 #pragma GCC unroll 6
     for (int q = 0; q < NQ; ++q)
@@ -169,7 +171,7 @@ static inline void add_pairs(const int8_t* rows, int value_stride, const int16_t
         store_i32(values + q * state_stride + channel + 16 * c, sums[q][c]);
   }
   if constexpr (NC > 1)
-    add_pairs<NQ, 1>(rows, value_stride, probabilities, channel, nullptr, values, state_stride);
+    add_pairs<NQ, 1>(tiles, value_stride, probabilities, channel, nullptr, values, state_stride);
 }
 
 static void score_page_int8(const PartView& view, int page, const Int8Queries& queries,

@@ -33,7 +33,8 @@ struct LinearArgs {
 //
 //   f16, f32   keys [4 tiles][head_dim][16 positions], values [64 positions][value_stride]
 //   int8       keys [4 tiles][pairs of channels][16 positions][2], scales float32[64];
-//              values [32 pairs of positions][value_stride][2], scales float32[64]
+//              values [value_stride / 16][32 pairs of positions][16 channels][2], scales
+//              float32[64]
 //
 // int8: key = scale * q with scale = max |key| / 127 over the head's channels, rounded to nearest
 // even; the scale of a key or value with an infinity or a NaN is NaN.
