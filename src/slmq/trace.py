@@ -105,9 +105,7 @@ class Recorder:
         Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
     """
 
-    def __init__(
-        self, plan: _native.Plan, activations: str = "a8o16g32", n_ctx: int = 1
-    ) -> None:
+    def __init__(self, plan: _native.Plan, activations: str = "a8o16g32", n_ctx: int = 1) -> None:
         self.n_ctx = n_ctx
         self._plan = plan
         self._activations = activations

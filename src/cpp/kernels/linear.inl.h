@@ -67,8 +67,25 @@ struct PanelTokens {
   }
 };
 
-// Exact dots of a tile with M tokens, zero points paid: of 256 * high + low if Wide, else of high.
-// A token of one plane gives the same result either way: its low is zero, its scales differ by 256.
+// Exact dots of a tile with the low planes of M tokens, zero points paid.
+template <class Weight, int M>
+static inline void low_tile_dots(const uint8_t* tile, const int8_t* low, const ActivationInfo* info,
+                                 i32x16 (&dots)[M]) {
+  DotStart start[M];
+  int32_t sum[M];
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) {
+    sum[t] = info[t].sum - 256 * info[t].sum_high;
+    start[t] = Weight::start(info[t].eights_low, sum[t]);
+  }
+  Weight::template dot<M>(tile, low, start, dots);
+#pragma GCC unroll 6
+  for (int t = 0; t < M && Weight::zero != 0; ++t)
+    dots[t] = sub(dots[t], splat_i32(Weight::zero * sum[t]));
+}
+
+// With 256 * high + low if Wide, else with high. A token of one plane gives the same result either
+// way: its low is zero, its scales differ by 256.
 template <class Weight, bool Wide, int M>
 static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
                              const ActivationInfo* info, i32x16 (&dots)[M]) {
@@ -76,19 +93,14 @@ static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) start[t] = Weight::start(info[t].eights_high, info[t].sum_high);
   Weight::template dot<M>(tile, high, start, dots);
+#pragma GCC unroll 6
+  for (int t = 0; t < M && Weight::zero != 0; ++t)
+    dots[t] = sub(dots[t], splat_i32(Weight::zero * info[t].sum_high));
   if (Wide) {
     i32x16 low_dots[M];
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t)
-      start[t] = Weight::start(info[t].eights_low, info[t].sum - 256 * info[t].sum_high);
-    Weight::template dot<M>(tile, low, start, low_dots);
+    low_tile_dots<Weight, M>(tile, low, info, low_dots);
 #pragma GCC unroll 6
     for (int t = 0; t < M; ++t) dots[t] = high_low(dots[t], low_dots[t]);
-  }
-  if (Weight::zero != 0) {
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t)
-      dots[t] = sub(dots[t], splat_i32(Weight::zero * (Wide ? info[t].sum : info[t].sum_high)));
   }
 }
 

@@ -52,6 +52,27 @@ static inline void tile_times_tokens(const uint8_t* tile, const TileScales<Weigh
   }
 }
 
+// The same where few of the tokens have two planes: those take their second dot one by one.
+// Apart, so that its registers stay out of the loops around it.
+template <class Weight, int M>
+[[gnu::noinline]] static void tile_times_mixed(const uint8_t* tile, const TileScales<Weight>& w,
+                                               const int8_t* high, const int8_t* low,
+                                               const ActivationInfo* info, float* sums) {
+  i32x16 dots[M];
+  tile_dots<Unpacked<Weight>, false, M>(tile, high, low, info, dots);
+#pragma GCC unroll 1
+  for (int t = 0; t < M; ++t, sums += kPairRows) {
+    if (info[t].wide != 0) {
+      i32x16 low_dots[1];
+      low_tile_dots<Unpacked<Weight>, 1>(tile, low + t * kGroup, info + t, low_dots);
+      const i32x16 dot = high_low(dots[t], low_dots[0]);
+      store(sums, accumulate<Weight, true>(load(sums), dot, w.scale, w.min, info[t]));
+    } else {
+      store(sums, accumulate<Weight, false>(load(sums), dots[t], w.scale, w.min, info[t]));
+    }
+  }
+}
+
 // M tokens from `t` on meet both tiles.
 template <class Weight, int M>
 static inline void pair_times_few(const UnpackedPair<Weight>& pair,
@@ -60,13 +81,15 @@ static inline void pair_times_few(const UnpackedPair<Weight>& pair,
   const int8_t *high = a.high + t * kGroup, *low = a.low + t * kGroup;
   const ActivationInfo* info = a.info + t;
   int32_t wide = 0;
-  for (int i = 0; i < M; ++i) wide |= info[i].wide;
-  for (int tile = 0; tile < 2; ++tile) {
-    float* to = sums + t * kPairRows + 16 * tile;
-    if (wide != 0) {
+  for (int i = 0; i < M; ++i) wide += info[i].wide;
+  float* to = sums + t * kPairRows;
+  for (int tile = 0; tile < 2; ++tile, to += kLanes) {
+    if (wide == 0) {
+      tile_times_tokens<Weight, false, M>(pair.tile(tile), w[tile], high, low, info, to);
+    } else if (2 * wide > M) {
       tile_times_tokens<Weight, true, M>(pair.tile(tile), w[tile], high, low, info, to);
     } else {
-      tile_times_tokens<Weight, false, M>(pair.tile(tile), w[tile], high, low, info, to);
+      tile_times_mixed<Weight, M>(pair.tile(tile), w[tile], high, low, info, to);
     }
   }
 }
