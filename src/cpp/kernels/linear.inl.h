@@ -148,6 +148,9 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
+// One token leaves the memory waiting between its lines: fetch this far ahead, into the next pairs too.
+static constexpr int kAheadBytes = 8192;
+
 template <class Weight, int M>
 static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
   f32x16 sums[2][M];
@@ -155,6 +158,10 @@ static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   for (int g = 0; g < args.groups; ++g) {
+    if (M == 1) {
+      for (int line = 0; line < Weight::pair_group_bytes; line += 64)
+        prefetch(weight + kAheadBytes + line);
+    }
     if (a.wide<M>()) {
       group_times_tokens<Weight, true, M>(weight, a, sums);
     } else {
