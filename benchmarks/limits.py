@@ -9,8 +9,8 @@ and right after the run it belongs to, with as many threads, under it (the bette
 counts); variants take turns, and the median of all runs stands beside every value.
 
 Fractions of read bandwidth count weights and cached keys and values. Fractions of the int8 peak
-count one multiply-accumulate per weight and token, of the kernels in use: with 16-bit activations,
-which take two products for each, 0.5 is full use.
+count one multiply-accumulate per weight and token, of the kernels in use; groups of activations
+that have 16 bits take two products for each.
 """
 
 from __future__ import annotations

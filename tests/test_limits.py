@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_program, needs_programs
 
 from slmq import bench as b
-from slmq import shapes
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "limits.py"
-SMALL = shapes.Shape(
-    vocab=300,
-    hidden=96,
-    inner=160,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=24,
-    tied=False,
-    positions=40,
-)
-
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="reads the source tree")
+pytestmark = needs_programs
 
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, with a shape in place of the large one."""
-    spec = importlib.util.spec_from_file_location("limits", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "limits", module)
-    spec.loader.exec_module(module)
+    module = load_program("limits", monkeypatch, positions=40)
     monkeypatch.setattr(module, "LARGE", "small")
-    monkeypatch.setattr(shapes, "SHAPES", {"small": SMALL})
     monkeypatch.setattr(b, "PROBE_BYTES", 4 << 20)
     monkeypatch.setattr(b, "PROBE_S", 0.01)
     return module

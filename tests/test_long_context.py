@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_program, needs_programs
 
 from slmq import bench as b
-from slmq import shapes
 from slmq.engine import record_plan
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "long_context.py"
-SMALL = shapes.Shape(
-    vocab=300,
-    hidden=96,
-    inner=160,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=24,
-    tied=False,
-    positions=400,
-)
-
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="reads the source tree")
+pytestmark = needs_programs
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, on a small shape and with a short probe."""
-    spec = importlib.util.spec_from_file_location("long_context", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "long_context", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(shapes, "SHAPES", {"small": SMALL})
+    module = load_program("long_context", monkeypatch, positions=400)
     monkeypatch.setattr(module, "SHAPE", "small")
     monkeypatch.setattr(module, "PROBE_BYTES", 1 << 20)
     return module
