@@ -12,15 +12,12 @@ import argparse
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from slmq.checkpoint.native import NativeWriter, PackedTensor
 from slmq.formats import format_named
-from slmq.models import llama
 from slmq.shapes import Shape, random_blocks, shape_named
 
 SPECIALS = ("<unk>", "<s>", "</s>")
@@ -30,34 +27,16 @@ CHAT_TEMPLATE = (
 )
 
 
-class Wishes:
-    """Stands where a WeightReader stands, and notes what it is asked for."""
-
-    checkpoint = SimpleNamespace(kind="safetensors")
-
-    def __init__(self, fmt: str) -> None:
-        self._fmt = fmt
-        self.tensors: list[PackedTensor] = []
-
-    def has(self, _name: str) -> bool:
-        return True
-
-    def vector(self, name: str, size: int) -> Any:
-        self.tensors.append(PackedTensor(name, None, (size,)))
-        return np.ones(size, np.float32)
-
-    def linear(self, name: str, n: int, k: int, **_: Any) -> None:
-        self.tensors.append(PackedTensor(name, self._fmt, (n, k)))
-
-
 def write_weights(path: Path, shape: Shape, format_name: str) -> None:
-    """model.safetensors: random tiles, norms of ones."""
+    """model.safetensors: random tiles, vectors of ones."""
     fmt = format_named(format_name)
-    wishes: Any = Wishes(fmt.name)
-    llama.load(wishes, llama.Config.from_dict(shape.config()))
+    tensors = [
+        PackedTensor(w.name, fmt.name, (w.n, w.k)) if w.k else PackedTensor(w.name, None, (w.n,))
+        for w in shape.weights()
+    ]
     blocks = random_blocks(fmt, np.random.default_rng(0))
-    with NativeWriter(path, wishes.tensors) as file:
-        for tensor in wishes.tensors:
+    with NativeWriter(path, tensors) as file:
+        for tensor in tensors:
             if tensor.format is None:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())
             else:
@@ -90,10 +69,10 @@ def write_folder(folder: Path, shape: Shape, format_name: str) -> None:
     """All files of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", shape, format_name)
-    make_tokenizer(shape.vocab).save(str(folder / "tokenizer.json"))
+    make_tokenizer(shape.config["vocab_size"]).save(str(folder / "tokenizer.json"))
     texts = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHAT_TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(texts), "utf-8")
-    config = {"model_type": "llama", **shape.config(), "slmq": {"source": []}}
+    config = {**shape.config, "slmq": {"source": []}}
     (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
 
 

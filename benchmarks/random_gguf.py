@@ -1,4 +1,4 @@
-"""Writes a GGUF file with the shape of a published model and random weights.
+"""Writes a GGUF file of architecture "llama", with the sizes of a published model, random weights.
 
     python benchmarks/random_gguf.py tinyllama-1.1b q4_0 model.gguf
 
@@ -21,12 +21,12 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slmq.shapes import SHAPES, Shape, shape_named
+from slmq.shapes import SHAPES, shape_named
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["FORMATS", "file_bytes", "write_random_gguf"]
+__all__ = ["FORMATS", "Shape", "file_bytes", "llama_shape", "write_random_gguf"]
 
 U8 = npt.NDArray[np.uint8]
 
@@ -37,6 +37,46 @@ RMS_EPS = 1e-5
 ROPE_BASE = 10000.0
 NORMAL, CONTROL = 1, 3  # kinds of tokens
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+class Shape(NamedTuple):
+    """Sizes of a Llama: both sides of a comparison know that family."""
+
+    vocab: int
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    positions: int
+
+
+def llama_shape(name: str) -> Shape:
+    """The sizes of a published model, whatever its family.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a model whose MLP has no gate.
+    """
+    shape = shape_named(name)
+    config = shape.config
+    if "num_key_value_heads" not in config:
+        raise ValueError(f"{shape.name} has no sizes of a Llama; its family is its own")
+    heads = config["num_attention_heads"]
+    return Shape(
+        config["vocab_size"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["num_hidden_layers"],
+        heads,
+        config["num_key_value_heads"],
+        config.get("head_dim", config["hidden_size"] // heads),
+        config["tie_word_embeddings"],
+        config["max_position_embeddings"],
+    )
 
 
 class BlockFormat(NamedTuple):
@@ -68,7 +108,7 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
     path : Path
         Replaced when it is there; its folder must exist.
     shape : Shape
-        `slmq.shapes.shape_named` has the published ones.
+        `llama_shape` has the published ones.
     weight_format : {"q4_0", "q4_1", "q8_0"}
     seed : int
         Other seeds give other weights.
@@ -259,7 +299,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        path = write_random_gguf(args.path, shape_named(args.shape), args.format, seed=args.seed)
+        path = write_random_gguf(args.path, llama_shape(args.shape), args.format, seed=args.seed)
     except (ImportError, OSError, ValueError) as error:
         print(f"random_gguf: {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_shapes import small_shape
 
 from slmq import bench as b
 from slmq import shapes
@@ -15,18 +16,10 @@ from slmq.checkpoint import open_checkpoint
 from slmq.engine import load_weights, record_plan
 from slmq.errors import Error
 from slmq.formats import FORMATS, format_named
+from slmq.hub import catalogue
+from slmq.models import FAMILIES
 
-SMALL = shapes.Shape(
-    vocab=300,
-    hidden=96,
-    inner=160,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=24,
-    tied=False,
-    positions=128,
-)
+SMALL = small_shape(positions=128)
 
 
 @pytest.fixture(autouse=True)
@@ -197,35 +190,56 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert not np.array_equal(one, other)
 
 
-# Weights of all matrices of the published models, in millions; norms and biases are not counted.
-PUBLISHED = {
-    "smollm2-135m": 134.5,
-    "tinyllama-1.1b": 1100.0,
-    "tinyswallow-1.5b": 1543.6,
-    "stablelm-2-1.6b": 1644.4,
-    "gemma-2b": 2506.1,
-    "phi-3-mini": 3820.9,
-    "mistral-7b": 7241.5,
-    "phi-4": 14659.2,
-}
+def test_every_model_of_the_catalogue_has_a_shape() -> None:
+    """All of them fit into 20 GB at int4, and are of the family that the catalogue says."""
+    found = {name: shape.config["model_type"] for name, shape in shapes.SHAPES.items()}
+    # Of Gemma 3 4B, which also sees pictures, the text model runs.
+    text = {"gemma3": "gemma3_text"}
+    assert found == {
+        name: text.get(entry.architecture, entry.architecture)
+        for name, entry in catalogue().items()
+    }
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+KNOWN = [name for name, shape in shapes.SHAPES.items() if shape.config["model_type"] in FAMILIES]
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_shapes_have_the_published_sizes(name: str) -> None:
-    exact_bits = shapes.SHAPES[name].packed_bytes(FORMATS["f32"]) * 8
-    assert exact_bits / 32 / 1e6 == pytest.approx(PUBLISHED[name], rel=0.002)
+    """The family asks for as many weights as the model has: no matrix, norm or bias is missing."""
+    shape = shapes.SHAPES[name]
+    assert shape.parameters() == catalogue()[name].parameters
+    assert shape.packed_bytes(FORMATS["q4g32a"]) < 20e9
+
+
+def test_a_family_records_its_own_shape() -> None:
+    """Qwen2 with its biases, Phi-3 without the fused matrices: not a Llama of that size."""
+    qwen = [w.name for w in shapes.SHAPES["qwen2.5-0.5b-instruct"].weights()]
+    assert "model.layers.0.self_attn.q_proj.bias" in qwen
+    assert "lm_head.weight" not in qwen
+    phi = {w.name: (w.n, w.k) for w in shapes.SHAPES["phi-4"].weights()}
+    assert phi["model.layers.39.self_attn.qkv_proj.weight[5120:6400]"] == (1280, 5120)
+
+
+def test_shapes_go_by_the_start_of_a_name() -> None:
+    assert shapes.shape_named("tinyllama").name == "tinyllama-1.1b-chat"
+    assert shapes.shape_named("phi-4").name == "phi-4"
+    with pytest.raises(ValueError, match=r"mean 'qwen3-0\.6b' or 'qwen3-1\.7b' or 'qwen3-4b'"):
+        shapes.shape_named("qwen3")
 
 
 def test_unknown_shapes_and_formats_are_named() -> None:
-    with pytest.raises(ValueError, match=r"got 'tinyllama'; did you mean 'tinyllama-1\.1b'"):
-        shapes.random_weights("tinyllama")
+    with pytest.raises(ValueError, match=r"got 'tinylama'; did you mean 'tinyllama-1\.1b-chat'"):
+        shapes.random_weights("tinylama")
+    with pytest.raises(ValueError, match=r"shape: expected one of .*, got ''$"):
+        shapes.random_weights("")
     with pytest.raises(ValueError, match="weight format"):
         shapes.random_weights("smollm2-135m", "q3")
 
 
 def test_a_shape_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "available_memory_bytes", lambda: 10**9)
-    with pytest.raises(Error, match=r"phi-4 in q8g32s needs 15\.6 GB of memory, 1\.0 GB are free"):
+    with pytest.raises(Error, match=r"phi-4 in q8g32s needs 16\.6 GB .* 1\.0 GB are free; choose"):
         shapes.random_weights("phi-4", "q8g32s")
 
 

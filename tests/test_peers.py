@@ -13,11 +13,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from small_shapes import small_shape
 
 import slmq
 from slmq import _native
 from slmq.formats import format_named
-from slmq.shapes import Shape
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -31,7 +31,7 @@ import peer_report  # noqa: E402
 import peers  # noqa: E402
 import random_gguf  # noqa: E402
 
-SMALL = Shape(
+SMALL = random_gguf.Shape(
     vocab=300,
     hidden=96,
     inner=160,
@@ -80,7 +80,7 @@ def test_random_files_repeat_and_their_matrices_differ(tiny_gguf: Path, tmp_path
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    odd = Shape(300, 90, 160, 1, 2, 1, 45, True, 64)
+    odd = random_gguf.Shape(300, 90, 160, 1, 2, 1, 45, True, 64)
     path = tmp_path / "m.gguf"
     with pytest.raises(ValueError, match="expected one of q4_0, q4_1, q8_0, got 'q3'"):
         random_gguf.write_random_gguf(path, SMALL, "q3")
@@ -88,7 +88,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         random_gguf.write_random_gguf(path, odd, "q4_0")
     with pytest.raises(ValueError, match="vocabulary: expected at least 260 tokens, got 259"):
         random_gguf.vocabulary(259)
-    huge = Shape(1 << 40, 1 << 20, 32, 1, 1, 1, 32, True, 64)
+    huge = random_gguf.Shape(1 << 40, 1 << 20, 32, 1, 1, 1, 32, True, 64)
     with pytest.raises(OSError, match="GB of disk"):
         random_gguf.write_random_gguf(path, huge, "q4_0")
     assert not list(tmp_path.iterdir())
@@ -147,9 +147,9 @@ def test_what_cannot_be_measured_is_told(
 
 
 def test_an_unknown_shape_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--shape", "tinyllama", "--peer", "slmq", "--cache", str(tmp_path)]
+    options = ["--shape", "tinylama", "--peer", "slmq", "--cache", str(tmp_path)]
     assert peers.main(options) == 1
-    assert "did you mean 'tinyllama-1.1b'" in capsys.readouterr().err
+    assert "did you mean 'tinyllama-1.1b-chat'" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ its parts
@@ -165,7 +165,7 @@ def test_a_step_of_several_sequences_reads_the_weights_once(tiny_gguf: Path) -> 
         assert worker.ask("steps", sequences=[[1, 2], [3, 4]])["seconds"] > 0
     assert four["macs_per_token"] == one["macs_per_token"]
     embedding = _native.packed_bytes("q4g32s", SMALL.vocab, SMALL.hidden)  # a row of it is read
-    weights = SMALL.packed_bytes(format_named("q4g32s")) - embedding
+    weights = small_shape(64).packed_bytes(format_named("q4g32s")) - embedding
     saved = one["read_bytes_per_token"] - four["read_bytes_per_token"]
     assert saved == pytest.approx(0.75 * weights)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from small_shapes import small_shape
 from typer.testing import CliRunner
 
 from slmq import bench as b
@@ -23,17 +24,7 @@ from slmq.profile.measure import attention_width, work_of_steps
 from slmq.profile.plot import check_plot, draw
 from slmq.profile.rows import OUTSIDE, verdict
 
-SMALL = shapes.Shape(
-    vocab=300,
-    hidden=96,
-    inner=160,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=24,
-    tied=False,
-    positions=400,
-)
+SMALL = small_shape(positions=400)
 OPS = ["embed", "rope", "rmsnorm", "quantize", "linear", "attention", "linear+add", "swiglu"]
 OPS += ["select", "head", OUTSIDE]
 RUNNER = CliRunner()
@@ -48,7 +39,7 @@ def _short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(weight_format: str = "q4g32s") -> Loaded:
     weights = shapes.build_weights(SMALL, format_named(weight_format))
-    return Loaded("small", weights, SMALL.positions, 0.0)
+    return Loaded("small", weights, SMALL.config["max_position_embeddings"], 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +89,10 @@ def test_bytes_are_those_of_the_plan(found: Profile) -> None:
 
 
 def test_products_are_those_of_the_model(found: Profile) -> None:
-    q, kv = SMALL.heads * SMALL.head_dim, SMALL.kv_heads * SMALL.head_dim
-    body = SMALL.layers * SMALL.hidden * (2 * q + 2 * kv + 3 * SMALL.inner)
-    head = SMALL.vocab * SMALL.hidden
-    attends = SMALL.layers * 2 * q  # of one row with one position
+    matrices = {w.name: w.n * w.k for w in SMALL.weights()}
+    head = matrices["lm_head.weight"]
+    body = sum(matrices.values()) - head - matrices["model.embed_tokens.weight"]
+    attends = 2 * 2 * 4 * 24  # of one row with one position: layers, keys and values, channels
     decode, prefill = found.phases
     assert decode.total.macs == body + head + 71 * attends
     assert prefill.total.macs == 40 * body + head + sum(range(1, 41)) * attends

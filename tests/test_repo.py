@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
-    ("generate", "stream", "chat", "shapes", "bench", "perplexity", "conversion"),
+    ("generate", "stream", "chat", "published", "shapes", "bench", "perplexity", "conversion"),
     ("profile",),
     ("cli", "server"),
 )

@@ -207,12 +207,13 @@ def load(
 
 def load_shape(shape: str, weight_format: str) -> Loaded:
     """Random weights of a known architecture for `bench`; errors as `shapes.random_weights`."""
-    from slmq.shapes import random_weights
+    from slmq.shapes import random_weights, shape_named
 
+    name = shape_named(shape).name
     began_s = time.perf_counter()
-    weights = random_weights(shape, weight_format)
+    weights = random_weights(name, weight_format)
     load_s = time.perf_counter() - began_s
-    return Loaded(f"shape:{shape}", weights, weights.config.max_positions, load_s)
+    return Loaded(f"shape:{name}", weights, weights.config.max_positions, load_s)
 
 
 def bench(

@@ -1,19 +1,15 @@
-"""Known architectures with random weights, built in memory: speed without a download.
+"""Published models with random weights, built in memory: speed without a download.
 
-What counts for speed is the shape, so every one is recorded through the forward pass of the Llama
-family: the dimensions are those of the published configurations, the block is Llama's. For the
-families that differ (StableLM: LayerNorm and partial rope; Gemma: GELU and scaled embeddings; Qwen
-inside TinySwallow: biases; Phi-3 and Phi-4: fused weights) that is not the model itself but a
-Llama of its size: the same matrices are read and multiplied. What such a model says is noise.
+A shape is the configuration of a model in the catalogue, and its own family records it: the same
+matrices, norms, windows and biases, the same steps. What such a model says is noise.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,92 +18,81 @@ from slmq import _native
 from slmq.engine import LoadedWeights
 from slmq.errors import Error
 from slmq.formats import PAIR_ROWS, Format, format_named
+from slmq.hub.catalogue import nearest
 from slmq.memory import MemoryChoice
-from slmq.models import llama
+from slmq.models import family_named
+from slmq.published import CONFIGS
 from slmq.runtime import available_memory_bytes
-from slmq.weights import Linear, WeightReader
+from slmq.weights import Linear, Rows, WeightReader
 
-__all__ = ["SHAPES", "Shape", "random_blocks", "random_weights", "shape_named"]
+__all__ = ["SHAPES", "Shape", "Wanted", "random_blocks", "random_weights", "shape_named"]
 
 SLAB_BYTES = 64 << 20
 RANDOM_BYTES = 16 << 20
 ALIGNMENT = 64
 WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
+RUNNING_BYTES = 1 << 30  # buffers, cache, and what the probes of the machine read
+
+
+class Wanted(NamedTuple):
+    """A weight that a family asks its reader for: a matrix [n, k], or a vector of n (k is 0)."""
+
+    name: str
+    n: int
+    k: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a published model.
+    """A model without its weights.
 
     Attributes
     ----------
-    vocab, hidden, inner, layers, heads, kv_heads, head_dim : int
-    tied : bool
-        Whether the output head is the embedding.
-    positions : int
-        Positions that the model was made for.
+    name : str
+    config : mapping
+        As config.json, with its `model_type`.
     """
 
-    vocab: int
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    tied: bool
-    positions: int
+    name: str
+    config: Mapping[str, Any]
 
-    def config(self) -> dict[str, object]:
-        """As a Hugging Face configuration of model type "llama"."""
-        return {
-            "vocab_size": self.vocab,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.inner,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "tie_word_embeddings": self.tied,
-            "max_position_embeddings": self.positions,
-        }
+    def weights(self) -> list[Wanted]:
+        """What its family reads, in that order; errors as of a file with this configuration."""
+        reader = _Counter()
+        _load(self, reader)
+        return reader.wanted
+
+    def parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(w.n * max(w.k, 1) for w in self.weights())
 
     def packed_bytes(self, fmt: Format) -> int:
-        """Bytes of all packed weights."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        layer = [(q, self.hidden), (kv, self.hidden), (kv, self.hidden), (self.hidden, q)]
-        layer += [(self.inner, self.hidden)] * 2 + [(self.hidden, self.inner)]
-        matrices = layer * self.layers + [(self.vocab, self.hidden)] * (1 if self.tied else 2)
-        return sum(_native.packed_bytes(fmt.name, n, k) for n, k in matrices)
+        """Bytes of all packed matrices."""
+        matrices = [w for w in self.weights() if w.k]
+        return sum(_native.packed_bytes(fmt.name, w.n, w.k) for w in matrices)
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
-    {
-        "smollm2-135m": Shape(49152, 576, 1536, 30, 9, 3, 64, True, 8192),
-        "tinyllama-1.1b": Shape(32000, 2048, 5632, 22, 32, 4, 64, False, 2048),
-        "tinyswallow-1.5b": Shape(151936, 1536, 8960, 28, 12, 2, 128, True, 32768),
-        "stablelm-2-1.6b": Shape(100352, 2048, 5632, 24, 32, 32, 64, False, 4096),
-        "gemma-2b": Shape(256000, 2048, 16384, 18, 8, 1, 256, True, 8192),
-        "phi-3-mini": Shape(32064, 3072, 8192, 32, 32, 32, 96, False, 4096),
-        "mistral-7b": Shape(32000, 4096, 14336, 32, 32, 8, 128, False, 32768),
-        "phi-4": Shape(100352, 5120, 17920, 40, 40, 10, 128, False, 16384),
-    }
+    {name: Shape(name, config) for name, config in CONFIGS.items()}
 )
 
 
 def shape_named(name: str) -> Shape:
-    """The shape of that name.
+    """The shape of that name, or the only one that begins so.
 
     Raises
     ------
     ValueError
-        If there is none; names the nearest.
+        If there is none; names those that are near.
     """
-    if name not in SHAPES:
-        near = difflib.get_close_matches(name, SHAPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {name!r}{hint}")
-    return SHAPES[name]
+    if name in SHAPES:
+        return SHAPES[name]
+    starts = [known for known in SHAPES if name and known.startswith(name)]
+    if len(starts) == 1:
+        return SHAPES[starts[0]]
+    near = starts or nearest(name, SHAPES)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {name!r}{hint}")
 
 
 def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -> LoadedWeights:
@@ -116,7 +101,7 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
     Parameters
     ----------
     name : str
-        One of `SHAPES`.
+        One of `SHAPES`, or the start of only one.
     weight_format : str
         A stored format ("q4g32s", "q4g32a", "q8g32s", "f16", "f32") or "int4", "int8".
 
@@ -128,23 +113,21 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
         If the weights do not fit into the memory that is free.
     """
     shape, fmt = shape_named(name), format_named(weight_format)
-    need, free = shape.packed_bytes(fmt), available_memory_bytes()
+    need, free = shape.packed_bytes(fmt) + RUNNING_BYTES, available_memory_bytes()
     if free is not None and need > free:
         raise Error(
-            f"{name} in {fmt.name} needs {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
-            f"free; choose a smaller shape or a format of fewer bits"
+            f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory to run, "
+            f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format of fewer bits"
         )
     return build_weights(shape, fmt, seed)
 
 
 def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
-    """`random_weights` of dimensions that need no name."""
-    config = llama.Config.from_dict(shape.config())
+    """`random_weights` of a shape that needs no name."""
     source = _RandomReader(fmt, seed)
-    # It has the methods that a family's load() uses, over no file.
-    weights = llama.load(cast("WeightReader", source), config)
+    family, config, weights = _load(shape, source)
     return LoadedWeights(
-        llama,
+        family,
         config,
         weights,
         source.parameters,
@@ -154,37 +137,70 @@ def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
     )
 
 
-class _RandomReader:
-    """Stands where a WeightReader stands, and makes up what it is asked for."""
+def _load(shape: Shape, reader: _Counter) -> tuple[Any, Any, Any]:
+    """The family's module, its checked configuration, and what its load() returns."""
+    family = family_named(shape.config["model_type"], shape.name)
+    config = family.Config.from_dict(dict(shape.config))
+    # It has the methods that a family's load() uses, over no file.
+    return family, config, family.load(cast("WeightReader", reader), config)
+
+
+class _Counter:
+    """Stands where a WeightReader stands, over no file, and notes what it is asked for."""
 
     checkpoint = SimpleNamespace(kind="safetensors")
 
-    def __init__(self, fmt: Format, seed: int) -> None:
-        self._fmt = fmt
-        self._random = random_blocks(fmt, np.random.default_rng(seed))
-        self._slab = np.empty(0, np.uint8)
-        self.nbytes = 0
-        self.parameters = 0
+    def __init__(self) -> None:
+        self.wanted: list[Wanted] = []
 
     def has(self, _name: str) -> bool:
         return True
 
-    def vector(self, _name: str, size: int) -> npt.NDArray[np.float32]:
-        self.parameters += size
+    def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
+        self.wanted.append(Wanted(name, size, 0))
         return np.ones(size, np.float32)
 
     def linear(
-        self, _name: str, n: int, k: int, *, bias: str | None = None, order: object = None
+        self,
+        name: str,
+        n: int,
+        k: int,
+        *,
+        bias: str | None = None,
+        order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
     ) -> Linear:
-        if bias is not None or order is not None:
-            raise ValueError("shapes have neither biases nor row orders")
+        if order is not None:
+            raise ValueError("shapes have no row orders")
+        self.wanted.append(Wanted(name if rows is None else rows.name(name, n), n, k))
+        values = None if bias is None else self.vector(bias, n) * np.float32(0)
+        return Linear(self._matrix(n, k), values)
+
+    def _matrix(self, n: int, k: int) -> _native.Matrix:
+        return cast("_native.Matrix", SimpleNamespace(n=n, k=k))
+
+
+class _RandomReader(_Counter):
+    """Makes up what it is asked for."""
+
+    def __init__(self, fmt: Format, seed: int) -> None:
+        super().__init__()
+        self._fmt = fmt
+        self._random = random_blocks(fmt, np.random.default_rng(seed))
+        self._slab = np.empty(0, np.uint8)
+        self.nbytes = 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(w.n * max(w.k, 1) for w in self.wanted)
+
+    def _matrix(self, n: int, k: int) -> _native.Matrix:
         packed = self._take(_native.packed_bytes(self._fmt.name, n, k))
         for start in range(0, len(packed), len(self._random)):
             part = packed[start : start + len(self._random)]
             part[:] = self._random[: len(part)]
         self.nbytes += len(packed)
-        self.parameters += n * k
-        return Linear(_native.Matrix.from_packed(self._fmt.name, n, k, packed))
+        return _native.Matrix.from_packed(self._fmt.name, n, k, packed)
 
     def _take(self, count: int) -> npt.NDArray[np.uint8]:
         """Aligned bytes out of a large allocation, which NumPy asks 2 MiB pages for."""

@@ -50,10 +50,9 @@ MaybeModel = Annotated[
 Shape = Annotated[
     str | None,
     typer.Option(
-        help="Instead of MODEL: random weights with the dimensions of smollm2-135m, "
-        "tinyllama-1.1b, tinyswallow-1.5b, stablelm-2-1.6b, gemma-2b, phi-3-mini, mistral-7b "
-        "or phi-4, built in memory and run as a Llama of that size, whatever the family: the "
-        "shape is what counts.",
+        help="Instead of MODEL: random weights with the configuration of a model in the "
+        "catalogue (`slmq list --catalogue`; the start of a name will do), built in memory and "
+        "run as its own family.",
     ),
 ]
 ShapeFormat = Annotated[

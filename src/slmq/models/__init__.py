@@ -39,22 +39,27 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
         raise CheckpointError(
             f"expected {key} to name the architecture, found {architecture!r}", file=checkpoint.path
         )
-    if architecture not in FAMILIES:
-        raise unsupported(architecture, checkpoint.path)
-    family = importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+    family = family_named(architecture, checkpoint.path)
     metadata: Mapping[str, Any] = checkpoint.metadata
     config = family.GGUF.config(metadata, checkpoint.tensors) if gguf else dict(metadata)
     return family, config
 
 
-def unsupported(architecture: str, path: Path) -> UnsupportedModelError:
+def family_named(architecture: str, path: str | Path) -> Any:
+    """The module of an architecture; raises UnsupportedModelError as `family_of`."""
+    if architecture not in FAMILIES:
+        raise unsupported(architecture, path)
+    return importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+
+
+def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
     """The error for an architecture that has no family: what is near, and what can be done.
 
     Parameters
     ----------
     architecture : str
         ``model_type`` of a ``config.json`` or ``general.architecture`` of a GGUF file.
-    path : Path
+    path : str or Path
         The model.
     """
     nearest = difflib.get_close_matches(architecture.lower(), FAMILIES, n=1, cutoff=0.5)

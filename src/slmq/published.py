@@ -1,0 +1,207 @@
+"""What config.json says of the models in the catalogue, as far as a shape needs it.
+
+Dimensions, windows, biases and ties are those of the published files, and so is what else decides
+which steps a family records. Left out is what only changes numbers: longrope's divisors are ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["CONFIGS"]
+
+Config = dict[str, Any]
+
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+
+
+def decoder(*sizes: int, **more: Any) -> Config:
+    """`SIZES` in their order, and what else a configuration says."""
+    common = {"tie_word_embeddings": False, "rms_norm_eps": 1e-5}
+    return dict(zip(SIZES, sizes, strict=True)) | common | more
+
+
+def llama(*sizes: int, **more: Any) -> Config:
+    """Llama: TinyLlama, SmolLM2, Orca 2."""
+    return decoder(*sizes, model_type="llama", **more)
+
+
+def mistral(*sizes: int, **more: Any) -> Config:
+    """Mistral: Mistral 7B from v0.2 on and Rakuten AI 2.0 mini see the whole context."""
+    return decoder(*sizes, model_type="mistral", sliding_window=None, **more)
+
+
+def qwen2(*sizes: int) -> Config:
+    """Qwen2.5, TinySwallow: windows are named but off; the small ones are tied."""
+    return decoder(
+        *sizes,
+        32768,
+        model_type="qwen2",
+        tie_word_embeddings=True,
+        use_sliding_window=False,
+        sliding_window=32768,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+    )
+
+
+def qwen3(*sizes: int) -> Config:
+    """Qwen3: heads of 128 channels whatever the width."""
+    return decoder(
+        151936,
+        *sizes,
+        8,
+        40960,
+        model_type="qwen3",
+        head_dim=128,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+    )
+
+
+def phi3(*sizes: int, **more: Any) -> Config:
+    """Phi-3, Phi-3.5, Phi-4 and Phi-4-mini."""
+    return decoder(*sizes, model_type="phi3", **more)
+
+
+def longrope(pairs: int) -> Config:
+    """The long contexts of Phi-3.5 and Phi-4-mini, made of 4096 positions."""
+    ones = [1.0] * pairs
+    return {
+        "original_max_position_embeddings": 4096,
+        "sliding_window": 262144,
+        "rope_scaling": {"type": "longrope", "short_factor": ones, "long_factor": ones},
+    }
+
+
+def gemma(*sizes: int, **more: Any) -> Config:
+    """What all Gemmas have: tied, heads of 256 channels."""
+    common = {"model_type": "gemma", "head_dim": 256, "tie_word_embeddings": True}
+    return decoder(*sizes, **{**common, "rms_norm_eps": 1e-6, **more})
+
+
+def gemma3(*sizes: int, **more: Any) -> Config:
+    """Gemma 3's text models: five layers with a window, then one without."""
+    return gemma(
+        *sizes,
+        model_type="gemma3_text",
+        query_pre_attn_scalar=256,
+        rope_theta=1e6,
+        rope_local_base_freq=1e4,
+        sliding_window_pattern=6,
+        hidden_activation="gelu_pytorch_tanh",
+        **more,
+    )
+
+
+STABLELM: Config = {
+    "model_type": "stablelm",
+    "vocab_size": 100352,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 10000,
+    "use_qkv_bias": True,
+}
+
+CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "smollm2-135m-instruct": llama(
+            49152, 576, 1536, 30, 9, 3, 8192, tie_word_embeddings=True, rope_theta=1e5
+        ),
+        "smollm2-360m-instruct": llama(
+            49152, 960, 2560, 32, 15, 5, 8192, tie_word_embeddings=True, rope_theta=1e5
+        ),
+        "smollm2-1.7b-instruct": llama(
+            49152, 2048, 8192, 24, 32, 32, 8192, tie_word_embeddings=True, rope_theta=1.3e5
+        ),
+        "tinyllama-1.1b-chat": llama(32000, 2048, 5632, 22, 32, 4, 2048),
+        "qwen2.5-0.5b-instruct": qwen2(151936, 896, 4864, 24, 14, 2),
+        "qwen2.5-1.5b-instruct": qwen2(151936, 1536, 8960, 28, 12, 2),
+        "qwen2.5-3b-instruct": qwen2(151936, 2048, 11008, 36, 16, 2),
+        "qwen3-0.6b": qwen3(1024, 3072, 28, 16),
+        "qwen3-1.7b": qwen3(2048, 6144, 28, 16),
+        "qwen3-4b": qwen3(2560, 9728, 36, 32),
+        "tinyswallow-1.5b-instruct": qwen2(151936, 1536, 8960, 28, 12, 2),
+        "rakutenai-2.0-mini-instruct": mistral(48000, 2048, 8192, 22, 16, 4, 131072),
+        "gemma-2b-it": gemma(256000, 2048, 16384, 18, 8, 1, 8192),
+        "gemma-7b-it": gemma(256000, 3072, 24576, 28, 16, 16, 8192),
+        "gemma-2-2b-it": gemma(
+            256000,
+            2304,
+            9216,
+            26,
+            8,
+            4,
+            8192,
+            model_type="gemma2",
+            sliding_window=4096,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
+            query_pre_attn_scalar=256,
+            hidden_activation="gelu_pytorch_tanh",
+        ),
+        "gemma-3-270m-it": gemma3(262144, 640, 2048, 18, 4, 1, 32768, sliding_window=512),
+        "gemma-3-1b-it": gemma3(262144, 1152, 6912, 26, 4, 1, 32768, sliding_window=512),
+        "gemma-3-4b-it": gemma3(
+            262208,
+            2560,
+            10240,
+            34,
+            8,
+            4,
+            131072,
+            sliding_window=1024,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+        ),
+        "phi-3-mini-4k-instruct": phi3(32064, 3072, 8192, 32, 32, 32, 4096, sliding_window=2047),
+        "phi-3.5-mini-instruct": phi3(32064, 3072, 8192, 32, 32, 32, 131072, **longrope(48)),
+        "phi-4-mini-instruct": phi3(
+            200064,
+            3072,
+            8192,
+            32,
+            24,
+            8,
+            131072,
+            partial_rotary_factor=0.75,
+            tie_word_embeddings=True,
+            **longrope(48),
+        ),
+        "phi-4": phi3(100352, 5120, 17920, 40, 40, 10, 16384, rope_theta=250000),
+        "mistral-7b-instruct-v0.3": mistral(32768, 4096, 14336, 32, 32, 8, 32768, rope_theta=1e6),
+        "orca-2-7b": llama(32003, 4096, 11008, 32, 32, 32, 4096),
+        "stablelm-2-1.6b-chat": STABLELM,
+        "stablelm-2-zephyr-1.6b": STABLELM,
+        "distilgpt2": {
+            "model_type": "gpt2",
+            "vocab_size": 50257,
+            "n_embd": 768,
+            "n_layer": 6,
+            "n_head": 12,
+            "n_positions": 1024,
+            "n_ctx": 1024,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+        },
+    }
+)
