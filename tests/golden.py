@@ -20,6 +20,12 @@ class Golden:
     logits: list[npt.NDArray[np.float32]]  # [m, vocab] each
 
     @property
+    def half_logits(self) -> list[npt.NDArray[np.float32]]:
+        """The same with matrices, keys and values in float16: half_goldens.py says how."""
+        with np.load(self.folder / "half.npz") as arrays:
+            return [x + arrays[f"rounding_{i}"] for i, x in enumerate(self.logits)]
+
+    @property
     def v4_config(self) -> Path | None:
         """The same config in the form of transformers 4, where the case has one."""
         path = self.folder / "config.v4.json"

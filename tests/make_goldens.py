@@ -5,8 +5,9 @@ Run by hand, in an environment with torch and transformers; without names it mak
     python tests/make_goldens.py [FAMILY ...]
 
 Each case is a folder as transformers saves it (config.json, model.safetensors or shards) and
-goldens.npz: tokens_0, logits_0 (float32[m, vocab]), tokens_1, logits_1. Two cases also have a
-config.v4.json, the same config in the form of transformers 4, which most published models have.
+goldens.npz: tokens_0, logits_0 (float32[m, vocab]), tokens_1, logits_1; half.npz has the same in
+float16 (half_goldens.py). Some cases also have a config.v4.json, the same config in the form of
+transformers 4, which most published models have.
 
 The weights are scaled so that the goldens can tell right from wrong: attention that is far from
 uniform, norm weights and biases that matter, logits with a standard deviation over 1.
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from golden_cases import CASES, Case
+from half_goldens import write_half
 from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = Path(__file__).parent / "goldens"
@@ -76,6 +78,7 @@ def make(family: str, case: Case, seed: int) -> None:
         goldens |= {f"tokens_{i}": tokens.astype(np.int32), f"logits_{i}": logits}
         print(f"{family:8} {case.name:16} {length} tokens, logits std {logits.std():.2f}")
     np.savez_compressed(folder / "goldens.npz", **goldens)
+    write_half(folder)
     if case.v4:
         saved = json.loads((folder / "config.json").read_text("utf-8"))
         saved["torch_dtype"] = saved.pop("dtype")

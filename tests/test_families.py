@@ -48,18 +48,29 @@ def test_float32_agrees_with_transformers(family: str, name: str) -> None:
 
 
 @cases
-def test_float16_agrees_with_transformers(family: str, name: str) -> None:
-    """Weights as stored (bfloat16 becomes float16) lose nothing; a float16 cache rounds by 2^-11.
-
-    Attention of these models picks, which makes the most of such a rounding: single logits may
-    move by 3e-3 of the largest, all of them by 1.5e-3 of their size.
-    """
+def test_weights_as_stored_lose_nothing(family: str, name: str) -> None:
+    """float16 stays as it is, bfloat16 becomes float16."""
     golden = read_golden(family, name)
     assert max(errors(golden.folder, golden, quant=None)) < 1e-5
-    rounded = answers(golden.folder, golden, quant=None, kv_dtype="f16")
-    for got, want in zip(rounded, golden.logits, strict=True):
-        assert relative_error(got, want) < 3e-3
-        assert np.sqrt(np.mean((got - want) ** 2)) < 1.5e-3 * np.sqrt(np.mean(want**2))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [*CASES, *(("llama", n) for n in golden_names("llama"))]
+)
+def test_float16_agrees_with_transformers(family: str, name: str) -> None:
+    """Matrices, keys and values in float16: within 1e-3 of transformers in the same float16.
+
+    half.npz holds what transformers gives with its matrices rounded to float16 and a cache that
+    rounds keys and values, in float32 arithmetic (half_goldens.py). Rounding to 11 bits is the
+    format and stands on both sides; by itself it moves logits of these models, whose attention
+    picks, by up to 5e-3 of the largest one. What is left between the two is a last bit of float32
+    that decides now and then how a key or value rounds.
+    """
+    golden = read_golden(family, name)
+    rounded = answers(golden.folder, golden, quant="f16", kv_dtype="f16")
+    for got, want, exact in zip(rounded, golden.half_logits, golden.logits, strict=True):
+        assert relative_error(got, want) < 1e-3
+        assert 0 < relative_error(want, exact) < 1e-2  # the reference did round
 
 
 @cases
