@@ -58,7 +58,7 @@ def test_float16_cache_rounds_keys_and_values_only(name: str) -> None:
     for tokens in golden.tokens:
         got = logits_of(golden.folder, tokens, kv_dtype="f16")
         # A last bit of float32 may decide how a key or value rounds to float16.
-        assert relative_error(got, model.logits(tokens)) < 1e-3
+        assert relative_error(got, model.logits(tokens)) < 2e-3
 
 
 @cases
