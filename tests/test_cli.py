@@ -240,13 +240,13 @@ def test_messages_are_put_on_one_line() -> None:
 
 def test_perplexity_prints_what_the_library_finds(tiny_model_path: Path, tmp_path: Path) -> None:
     from slmq.engine import open_engine
-    from slmq.perplexity import perplexity
+    from slmq.evaluation import perplexity
 
     file = tmp_path / "text"
     file.write_bytes(b"Line\r\nline\n" * 40)
     arguments = ("perplexity", tiny_model_path, "--file", file, "--ctx", 32)
     found = json.loads(invoke(*arguments, "--chunks", 3, "--json").stdout)
-    assert list(found) == ["perplexity", "standard_error", "tokens", "seconds"]
+    assert list(found) == ["perplexity", "standard_error", "tokens", "windows", "seconds"]
     engine = open_engine(tiny_model_path)
     wanted = perplexity(engine, "Line\r\nline\n" * 40, ctx=32, chunks=3)
     assert found["perplexity"] == wanted.perplexity

@@ -11,7 +11,9 @@ import pytest
 
 from slmq.engine import Engine, open_engine
 from slmq.errors import Error
-from slmq.perplexity import leading_bos, log_probabilities, perplexity, read_text
+from slmq.evaluation import perplexity, read_text
+from slmq.evaluation.likelihood import log_probabilities
+from slmq.evaluation.windows import leading_bos
 
 TEXT = "Some text, \u00fcber tiny models.\r\n" * 12
 

@@ -24,7 +24,7 @@ from numpy_weights import load_gguf, load_hf_folder
 import slmq
 from slmq.checkpoint import open_checkpoint
 from slmq.engine import Engine, open_engine
-from slmq.perplexity import perplexity, read_text
+from slmq.evaluation import perplexity, read_text
 from slmq.tokenizer import load_tokenizer
 
 LLAMA_CPP_PERPLEXITY = 28.65  # of llama.cpp on the same file, protocol and windows

@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
-    ("generate", "stream", "chat", "published", "shapes", "bench", "perplexity", "conversion"),
+    ("generate", "stream", "chat", "published", "shapes", "bench", "evaluation", "conversion"),
     ("profile",),
     ("cli", "server"),
 )

@@ -23,6 +23,7 @@ from slmq.errors import (
 
 if TYPE_CHECKING:
     from slmq.conversion import convert
+    from slmq.evaluation import compare, perplexity
     from slmq.generate import Model, load
     from slmq.quantized import QuantizedMatrix
     from slmq.results import GenerationResult, StreamChunk
@@ -44,9 +45,11 @@ __all__ = [
     "TokenizerError",
     "UnsupportedModelError",
     "__version__",
+    "compare",
     "convert",
     "isa",
     "load",
+    "perplexity",
     "show_runtime",
 ]
 
@@ -56,9 +59,11 @@ _LAZY = {
     "Model": "slmq.generate",
     "QuantizedMatrix": "slmq.quantized",
     "StreamChunk": "slmq.results",
+    "compare": "slmq.evaluation",
     "convert": "slmq.conversion",
     "isa": "slmq.runtime",
     "load": "slmq.generate",
+    "perplexity": "slmq.evaluation",
     "show_runtime": "slmq.runtime",
 }
 

@@ -178,6 +178,41 @@ class Engine:
                 seq.last_logits = rows[0]
             yield start + len(part)
 
+    def feed_batch(
+        self, batch: SequenceABC[tuple[Sequence, SequenceABC[int], int]]
+    ) -> Iterator[F32]:
+        """Appends tokens to several sequences in one run; errors as `feed`.
+
+        Parameters
+        ----------
+        batch : sequence of (Sequence, tokens, wanted)
+            Different sequences, the tokens that each takes up (at most `chunk` in all), and of
+            how many of its last tokens logits are wanted.
+
+        Yields
+        ------
+        float32[rows, n_vocab]
+            Wanted rows in the order of the batch, at most 64 at a time. Between two blocks nobody
+            else may run this engine.
+        """
+        parts = [self._checked(seq, tokens) for seq, tokens, _ in batch]
+        counts = [len(part) for part in parts]
+        if sum(counts) > self.chunk or len({id(seq) for seq, _, _ in batch}) < len(batch):
+            raise ValueError(f"expected different sequences and at most {self.chunk} tokens")
+        ends = np.cumsum(counts)
+        rows = [range(end - wanted, end) for (_, _, wanted), end in zip(batch, ends, strict=True)]
+        outputs = np.concatenate(rows).astype(np.int32)
+        segments = [(seq.native, n) for (seq, _, _), n in zip(batch, counts, strict=True)]
+        self.plan.native.run(np.concatenate(parts), segments, outputs[:MAX_OUTPUTS])
+        for (seq, _, _), part in zip(batch, parts, strict=True):
+            seq.tokens.extend(part.tolist())
+            seq.last_logits = None
+        if len(outputs):
+            yield self.plan.logits()[:, : self.n_vocab]
+        for start in range(MAX_OUTPUTS, len(outputs), MAX_OUTPUTS):
+            self.plan.native.run_outputs(outputs[start : start + MAX_OUTPUTS])
+            yield self.plan.logits()[:, : self.n_vocab]
+
     def close(self) -> None:
         """Frees weights, buffers and cache."""
         self._plan = None

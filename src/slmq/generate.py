@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -226,6 +227,16 @@ class Model:
                 return self._engine.feed(sequence, ids, logits="all")
             finally:
                 sequence.close()
+
+    @contextmanager
+    def borrow_engine(self) -> Iterator[Engine]:
+        """The engine, for this thread alone within the block: other answers wait.
+
+        Raises slmq.Error if this thread has a stream open, ValueError if the model is closed.
+        """
+        self._require_open()
+        with self._turn.hold():
+            yield self._engine
 
     def chat(self, system: str | None = None, **params: Unpack[SamplingArgs]) -> ChatSession:
         """Begin a conversation.

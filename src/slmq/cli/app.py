@@ -12,10 +12,11 @@ from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
 from slmq.cli.errors import Commands
-from slmq.cli.measure import bench, perplexity
+from slmq.cli.measure import bench
 from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
 from slmq.cli.profile import profile
+from slmq.cli.quality import compare, perplexity
 from slmq.cli.run import run
 
 __all__ = ["app"]
@@ -66,6 +67,7 @@ app.command()(show)
 app.command("rm")(remove)
 app.command()(convert)
 app.command()(perplexity)
+app.command()(compare)
 app.command()(bench)
 app.command()(profile)
 app.command()(doctor)

@@ -1,4 +1,4 @@
-"""`slmq perplexity` and `slmq bench`: how good, how fast."""
+"""`slmq bench`: how fast."""
 
 from __future__ import annotations
 
@@ -7,70 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.loading import load_model
-from slmq.cli.output import Bar, Downloads, note, print_json, print_table, size, spinner, write
+from slmq.cli.output import Bar, Downloads, print_json, print_table, size, spinner, write
 
 if TYPE_CHECKING:
     from slmq.bench import BenchResult, Loaded
 
-__all__ = ["bench", "load_to_measure", "perplexity"]
-
-
-def perplexity(
-    model: o.ModelName,
-    *,
-    file: Annotated[str, typer.Option(help="UTF-8 text.")],
-    ctx: Annotated[int, typer.Option(help="Tokens of a window; its second half is scored.")] = 512,
-    chunks: Annotated[
-        int | None, typer.Option(help="Most windows; by default all that the file fills.")
-    ] = None,
-    threads: o.Threads = None,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    memory: o.Memory = None,
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    as_json: o.Json = False,
-) -> None:
-    """Perplexity of a text: consecutive windows, the second half of each scored."""
-    from slmq import perplexity as measure
-
-    text = measure.read_text(file)
-    loaded = load_model(
-        model,
-        quant=quant,
-        threads=threads,
-        kv_dtype=kv_dtype,
-        memory=memory,
-        revision=revision,
-        offline=offline,
-    )
-    with loaded.model as m, Bar() as bar:
-        result = measure.perplexity(
-            m.engine,
-            text,
-            ctx=ctx,
-            chunks=chunks,
-            progress=lambda done, total, so_far: bar.update(
-                f"perplexity {so_far:.2f}", done, total
-            ),
-        )
-    if chunks is not None and result.windows < chunks:
-        note(f"the file fills {result.windows} windows of {ctx} tokens, not {chunks}")
-    if as_json:
-        print_json(
-            {
-                "perplexity": result.perplexity,
-                "standard_error": result.standard_error,
-                "tokens": result.tokens,
-                "seconds": result.seconds,
-            }
-        )
-    else:
-        write(
-            f"perplexity {result.perplexity:.4f} +- {result.standard_error:.4f} "
-            f"({result.tokens:,} tokens of {result.windows} windows, {result.seconds:.1f} s)\n"
-        )
+__all__ = ["bench", "load_to_measure"]
 
 
 def bench(
