@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slmq.weights import Linear
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 
 
 class _Buffer:
@@ -54,6 +55,7 @@ class Handle:
         self.width = width
         self._parts = parts
         self._quantized: _Buffer | None = None
+        self._gathered: dict[bytes, Handle] = {}
 
     def split(self) -> tuple[Handle, ...]:
         """The results of a linear step over several weights, one handle each."""
@@ -124,7 +126,22 @@ class Recorder:
     def embed(self, weight: Linear, scale: float = 1.0) -> Handle:
         """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`."""
         number = self._plan.embed(weight.matrix, scale)
-        return Handle(self._own(number), 0, weight.k)
+        x = Handle(self._own(number), 0, weight.k)
+        if weight.columns is None:
+            return x
+        return self.gather(x, np.argsort(weight.columns).astype(np.int32))
+
+    def gather(self, x: Handle, columns: I32) -> Handle:
+        """Column c of the result is column columns[c] of x: float32[m, len(columns)].
+
+        `linear` and its kin record it for weights that are stored with their columns in another
+        order; a second call with the same order gives the same handle.
+        """
+        key = columns.tobytes()
+        if key not in x._gathered:
+            number = self._plan.gather(x.slice, columns)
+            x._gathered[key] = Handle(self._own(number), 0, len(columns))
+        return x._gathered[key]
 
     def rmsnorm(self, x: Handle, weight: F32, eps: float) -> Handle:
         """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich, 2019)."""
@@ -142,7 +159,7 @@ class Recorder:
         """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them."""
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._plan.linear(
-            self._operand(x, listed[0]),
+            [self._operand(x, w) for w in listed],
             [(w.matrix, w.bias) for w in listed],
             None if add is None else add.slice,
         )
@@ -156,14 +173,18 @@ class Recorder:
     def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
         """silu(x @ gate.T) * (x @ up.T) (Shazeer, 2020), without a step in between."""
         number = self._plan.swiglu(
-            self._operand(x, gate), (gate.matrix, gate.bias), (up.matrix, up.bias)
+            [self._operand(x, gate), self._operand(x, up)],
+            (gate.matrix, gate.bias),
+            (up.matrix, up.bias),
         )
         return Handle(self._own(number), 0, gate.n)
 
     def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
         """gelu(x @ gate.T) * (x @ up.T), gelu by its tanh approximation (Shazeer, 2020)."""
         number = self._plan.geglu(
-            self._operand(x, gate), (gate.matrix, gate.bias), (up.matrix, up.bias)
+            [self._operand(x, gate), self._operand(x, up)],
+            (gate.matrix, gate.bias),
+            (up.matrix, up.bias),
         )
         return Handle(self._own(number), 0, gate.n)
 
@@ -217,7 +238,9 @@ class Recorder:
         return _Buffer(self._plan, number)
 
     def _operand(self, x: Handle, weight: Linear) -> int:
-        """The buffer that weights of this format read: integers for integers, else float rows."""
+        """The buffer that a weight reads: columns in its order; integers for integer weights."""
+        if weight.columns is not None:
+            x = self.gather(x, weight.columns)
         if not FORMATS[weight.matrix.format].quantized:
             if x.offset != 0:
                 raise ValueError("float weights need all columns of a buffer")

@@ -19,6 +19,7 @@ from slmq.errors import CheckpointError
 from slmq.memory import PackedFile, choose_memory
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 
 # What a stored type becomes when nothing else is asked for: the format that keeps every bit (bf16
 # has no kernel of its own; float16 holds trained weights' range with more precision).
@@ -39,10 +40,19 @@ log = logging.getLogger("slmq")
 
 @dataclass(frozen=True)
 class Linear:
-    """A packed weight of n rows (outputs) and k columns (inputs), with its bias if it has one."""
+    """A packed weight of n rows (outputs) and k columns (inputs), with its bias if it has one.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    bias : float32[n], optional
+    columns : int32[k], optional
+        Where columns are stored in another order: column c of `matrix` reads input columns[c].
+    """
 
     matrix: _native.Matrix
     bias: F32 | None = None
+    columns: I32 | None = None
 
     @property
     def n(self) -> int:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <variant>
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
@@ -81,6 +82,31 @@ Weight to_weight(const std::pair<MatrixPointer, py::object>& pair, const char* w
   return {pair.first, optional_floats(pair.second, what)};
 }
 
+// A buffer for all weights of a step, or one for each.
+using Inputs = std::variant<int, std::vector<int>>;
+
+void set_inputs(const Inputs& x, std::vector<Weight>* weights, const std::string& what) {
+  const auto* each = std::get_if<std::vector<int>>(&x);
+  if (each != nullptr && each->size() != weights->size())
+    throw py::value_error(what + ": expected an input for each of " +
+                          std::to_string(weights->size()) + " weights, got " +
+                          std::to_string(each->size()));
+  for (size_t i = 0; i < weights->size(); ++i) {
+    const int id = each != nullptr ? (*each)[i] : std::get<int>(x);
+    if (id < 0) throw py::value_error(what + ": expected a buffer, got " + std::to_string(id));
+    (*weights)[i].x = id;
+  }
+}
+
+int gated(GuardedPlan& p, const Inputs& x, Gate activation,
+          const std::pair<MatrixPointer, py::object>& gate,
+          const std::pair<MatrixPointer, py::object>& up, const std::string& op) {
+  std::vector<Weight> both = {to_weight(gate, (op + " gate").c_str()),
+                              to_weight(up, (op + " up").c_str())};
+  set_inputs(x, &both, op);
+  return p.plan.gated(-1, activation, std::move(both[0]), std::move(both[1]));
+}
+
 void bind_recording(py::class_<GuardedPlan>& c) {
   c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
       .def(
@@ -108,31 +134,37 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           },
           py::arg("x"), py::arg("activations"))
       .def(
+          "gather",
+          [](GuardedPlan& p, const SliceTuple& x, const py::object& columns) {
+            return p.plan.gather(to_slice(x), checked_vector<int32_t>(columns, -1, "columns"));
+          },
+          py::arg("x"), py::arg("columns"))
+      .def(
           "linear",
-          [](GuardedPlan& p, int x, const std::vector<std::pair<MatrixPointer, py::object>>& parts,
+          [](GuardedPlan& p, const Inputs& x,
+             const std::vector<std::pair<MatrixPointer, py::object>>& parts,
              const std::optional<SliceTuple>& add) {
             std::vector<Weight> list;
             for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
+            set_inputs(x, &list, "linear");
             if (add && std::get<0>(*add) < 0)
               throw py::value_error("linear add: expected a buffer, got " +
                                     std::to_string(std::get<0>(*add)));
-            return p.plan.linear(x, std::move(list), add ? to_slice(*add) : Slice{});
+            return p.plan.linear(-1, std::move(list), add ? to_slice(*add) : Slice{});
           },
           py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
       .def(
           "swiglu",
-          [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
+          [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
              const std::pair<MatrixPointer, py::object>& up) {
-            return p.plan.gated(x, Gate::silu, to_weight(gate, "swiglu gate"),
-                                to_weight(up, "swiglu up"));
+            return gated(p, x, Gate::silu, gate, up, "swiglu");
           },
           py::arg("x"), py::arg("gate"), py::arg("up"))
       .def(
           "geglu",
-          [](GuardedPlan& p, int x, const std::pair<MatrixPointer, py::object>& gate,
+          [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
              const std::pair<MatrixPointer, py::object>& up) {
-            return p.plan.gated(x, Gate::gelu, to_weight(gate, "geglu gate"),
-                                to_weight(up, "geglu up"));
+            return gated(p, x, Gate::gelu, gate, up, "geglu");
           },
           py::arg("x"), py::arg("gate"), py::arg("up"))
       .def(

@@ -52,9 +52,9 @@ void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_
 
 }  // namespace
 
-LinearStep::LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out,
+LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add, int out,
                        int threads)
-    : domain_(domain), x_(x), parts_(std::move(parts)), add_(add), out_(out) {
+    : domain_(domain), parts_(std::move(parts)), add_(add), out_(out) {
   size_t total = 0;
   for (const LinearPart& part : parts_) total += part.matrix->bytes();
   for (size_t i = 0; i < parts_.size(); ++i)
@@ -73,7 +73,7 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
   const int n = run.frame->rows(domain_);
   const Buffer& out = run.buffer(out_);
   const LinearPart& part = parts_[chunk.part];
-  LinearArgs args = arguments(*part.matrix, run.buffer(x_), n, thread);
+  LinearArgs args = arguments(*part.matrix, run.buffer(part.x), n, thread);
   args.y = out.floats(n, thread) + part.offset;
   args.y_stride = out.width;
   args.bias = part.bias.empty() ? nullptr : part.bias.data();
@@ -85,10 +85,9 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
 }
 
-GatedStep::GatedStep(Domain domain, int x, Gate activation, LinearPart gate, LinearPart up, int out,
+GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out,
                      int threads)
     : domain_(domain),
-      x_(x),
       activation_(activation),
       gate_(std::move(gate)),
       up_(std::move(up)),
@@ -99,7 +98,6 @@ GatedStep::GatedStep(Domain domain, int x, Gate activation, LinearPart gate, Lin
 
 void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
   const int n = run.frame->rows(domain_), columns = (pair_end - pair_begin) * kPairRows;
-  const Buffer& x = run.buffer(x_);
   const Buffer& out = run.buffer(out_);
   auto* gate = reinterpret_cast<float*>(run.scratch_of(thread));
   float* up = gate + kTileFloats;
@@ -107,7 +105,7 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, i
   const LinearPart* parts[2] = {&gate_, &up_};
   for (int i = 0; i < 2; ++i) {
     const Matrix& m = *parts[i]->matrix;
-    LinearArgs args = arguments(m, x, n, thread);
+    LinearArgs args = arguments(m, run.buffer(parts[i]->x), n, thread);
     args.m = rows;  // rows that start at a panel block are a panel of their own
     if (args.panel != nullptr) {
       args.panel = static_cast<const uint8_t*>(args.panel) +

@@ -15,18 +15,18 @@ struct LinearPart {
   std::shared_ptr<const Matrix> matrix;
   std::vector<float> bias;  // padded to the pairs, or empty
   int offset;               // first column in the output buffer
+  int x;                    // buffer that it reads
 };
 
-// out[:, offset of part] = x @ part.T (+ bias) (+ add), all parts in one phase.
+// out[:, offset of part] = x of part @ part.T (+ bias) (+ add), all parts in one phase.
 class LinearStep final : public Step {
  public:
-  LinearStep(Domain domain, int x, std::vector<LinearPart> parts, Slice add, int out, int threads);
+  LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add, int out, int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
 
  private:
   const Domain domain_;
-  const int x_;
   const std::vector<LinearPart> parts_;
   const Slice add_;
   const int out_;
@@ -40,8 +40,7 @@ enum class Gate : int { silu, gelu };
 // out = silu or gelu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
 class GatedStep final : public Step {
  public:
-  GatedStep(Domain domain, int x, Gate activation, LinearPart gate, LinearPart up, int out,
-            int threads);
+  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out, int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
@@ -51,7 +50,6 @@ class GatedStep final : public Step {
   void tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows);
 
   const Domain domain_;
-  const int x_;
   const Gate activation_;
   const LinearPart gate_, up_;
   const int out_;

@@ -207,7 +207,23 @@ int Plan::quantize(Slice x, Activations activations) {
                   std::to_string(x.width));
 }
 
-LinearPart Plan::part(int x, Weight weight, int offset) const {
+int Plan::gather(Slice x, std::vector<int32_t> columns) {
+  checked(x, "gather");
+  if (columns.empty()) fail("gather: expected at least one column");
+  for (const int32_t column : columns) {
+    if (column < 0 || column >= x.width)
+      fail("gather: expected columns in 0.." + std::to_string(x.width - 1) + ", got " +
+           std::to_string(column));
+  }
+  const Domain domain = buffer(x.buffer).domain;
+  const int width = static_cast<int>(columns.size());
+  const int out = new_buffer(BufferType::f32, domain, width, true);
+  return add_step(std::make_unique<GatherStep>(domain, x, std::move(columns), out), out, {x.buffer},
+                  "gather", "f32", std::to_string(width));
+}
+
+LinearPart Plan::part(int x, Weight weight, int offset, Domain domain) const {
+  if (weight.x >= 0) x = weight.x;
   const Buffer& b = source(x);
   const Matrix& m = *weight.matrix;
   const bool quantized = info(m.format).quantized;
@@ -216,6 +232,8 @@ LinearPart Plan::part(int x, Weight weight, int offset) const {
          (quantized ? " take quantized activations, got float32 rows"
                     : " take float32 rows, got quantized activations"));
   }
+  if (b.domain != domain)
+    fail("linear: expected inputs of the same rows; one is behind select()");
   if (b.logical != m.k) {
     fail("linear: expected weights with k = " + std::to_string(b.logical) + ", got " +
          dims(m.n, m.k));
@@ -227,7 +245,7 @@ LinearPart Plan::part(int x, Weight weight, int offset) const {
     }
     weight.bias.resize(padded(m.n), 0.0f);
   }
-  return {std::move(weight.matrix), std::move(weight.bias), offset};
+  return {std::move(weight.matrix), std::move(weight.bias), offset, x};
 }
 
 int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
@@ -238,9 +256,13 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
   double macs = 0;
   size_t bytes = 0;
   std::string shape, format;
+  const Domain domain = buffer(parts[0].x < 0 ? x : parts[0].x).domain;
+  std::vector<int> in;
   for (Weight& weight : parts) {
     const std::shared_ptr<const Matrix> matrix = weight.matrix;
-    recorded.push_back(part(x, std::move(weight), width));
+    recorded.push_back(part(x, std::move(weight), width, domain));
+    if (std::find(in.begin(), in.end(), recorded.back().x) == in.end())
+      in.push_back(recorded.back().x);
     logical = width + matrix->n;
     ends.push_back(logical);
     macs += static_cast<double>(matrix->n) * matrix->k;
@@ -250,7 +272,6 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
     if (format.find(name) == std::string::npos) format += (format.empty() ? "" : "+") + name;
     width += padded(matrix->n);
   }
-  const Domain domain = buffer(x).domain;
   if (add.buffer >= 0) {
     if (recorded.size() != 1) fail("linear: expected one matrix with add=, got several");
     if (checked_groups(add, "linear add").width != logical) {
@@ -262,10 +283,9 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
   }
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   buffers_[out]->ends = std::move(ends);
-  auto step = std::make_unique<LinearStep>(domain, x, std::move(recorded), add, out, threads_);
+  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  std::vector<int> in = {x};
   if (add.buffer >= 0) in.push_back(add.buffer);
   return add_step(std::move(step), out, std::move(in), add.buffer >= 0 ? "linear+add" : "linear",
                   std::move(format), std::move(shape));
@@ -274,21 +294,24 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
 int Plan::gated(int x, Gate activation, Weight gate, Weight up) {
   const std::string op = activation == Gate::silu ? "swiglu" : "geglu";
   const Matrix &g = *gate.matrix, &u = *up.matrix;
-  if (g.n != u.n || info(g.format).quantized != info(u.format).quantized) {
-    fail(op + ": expected gate and up of one shape and kind, got " + dims(g.n, g.k) + " in " +
+  if (g.n != u.n) {
+    fail(op + ": expected gate and up of one shape, got " + dims(g.n, g.k) + " in " +
          info(g.format).name + " and " + dims(u.n, u.k) + " in " + info(u.format).name);
   }
   const size_t bytes = g.bytes() + u.bytes();
   const double macs = 2.0 * g.n * g.k;
   std::string format = info(g.format).name, shape = "2x" + dims(g.n, g.k);
-  LinearPart gate_part = part(x, std::move(gate), 0), up_part = part(x, std::move(up), 0);
-  const Domain domain = buffer(x).domain;
+  const Domain domain = buffer(gate.x < 0 ? x : gate.x).domain;
+  LinearPart gate_part = part(x, std::move(gate), 0, domain);
+  LinearPart up_part = part(x, std::move(up), 0, domain);
+  std::vector<int> in = {gate_part.x};
+  if (up_part.x != gate_part.x) in.push_back(up_part.x);
   const int out = new_buffer(BufferType::f32, domain, g.n, false);
-  auto step = std::make_unique<GatedStep>(domain, x, activation, std::move(gate_part),
+  auto step = std::make_unique<GatedStep>(domain, activation, std::move(gate_part),
                                           std::move(up_part), out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  return add_step(std::move(step), out, {x}, op, std::move(format), std::move(shape));
+  return add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));
 }
 
 int Plan::rope(std::vector<float> frequencies, float factor) {

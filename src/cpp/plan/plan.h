@@ -29,6 +29,7 @@ struct RunRequest {
 struct Weight {
   std::shared_ptr<const Matrix> matrix;
   std::vector<float> bias;  // n values, or empty
+  int x = -1;               // the buffer that it reads; -1: that of its step
 };
 
 class Plan {
@@ -42,6 +43,7 @@ class Plan {
   int rmsnorm(Slice x, std::vector<float> weight, float eps);
   int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
   int quantize(Slice x, Activations activations);
+  int gather(Slice x, std::vector<int32_t> columns);  // column c is column columns[c] of x
   int linear(int x, std::vector<Weight> parts, Slice add);
   int gated(int x, Gate activation, Weight gate, Weight up);
   int rope(std::vector<float> frequencies, float factor);
@@ -84,7 +86,7 @@ class Plan {
   // For steps that work in whole groups: what fills the slice's last one must be zeros.
   Slice checked_groups(Slice slice, const char* what) const;
   // Checks a weight against its input and pads its bias.
-  LinearPart part(int x, Weight weight, int offset) const;
+  LinearPart part(int x, Weight weight, int offset, Domain domain) const;
   void check_recording() const;
   int writer_of(int id) const;  // the last step of the last run that wrote this buffer
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);

@@ -69,6 +69,17 @@ void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
                                                         out.panel(n, thread));
 }
 
+void GatherStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row) {
+    const float* from = x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset;
+    float* to = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
+    for (size_t c = 0; c < columns_.size(); ++c) to[c] = from[columns_[c]];
+  }
+}
+
 void RopeStep::rows(const Run& run, int thread, int begin, int end) {
   const Buffer& out = run.buffer(out_);
   const size_t half = frequencies_.size();

@@ -1,4 +1,4 @@
-// Steps over rows: embedding, norms, activation quantization, rope angles, row selection.
+// Steps over rows: embedding, norms, column orders, activation quantization, rope angles, selection.
 #pragma once
 
 #include "core/matrix.h"
@@ -61,6 +61,20 @@ class QuantizeStep final : public RowStep {
   void rows(const Run& run, int thread, int begin, int end) override;
   Slice x_;
   Activations activations_;
+  int out_;
+};
+
+// Columns in another order: y[c] = x[columns[c]]. For weights whose columns are stored in an order of
+// their own; moving numbers rounds nothing.
+class GatherStep final : public RowStep {
+ public:
+  GatherStep(Domain domain, Slice x, std::vector<int32_t> columns, int out)
+      : RowStep(domain, true), x_(x), columns_(std::move(columns)), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  std::vector<int32_t> columns_;  // of x, each within its width
   int out_;
 };
 
