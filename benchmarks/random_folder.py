@@ -31,13 +31,13 @@ def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     """model.safetensors: random tiles, vectors of ones."""
     fmt = format_named(format_name)
     tensors = [
-        PackedTensor(w.name, fmt.name, (w.n, w.k)) if w.k else PackedTensor(w.name, None, (w.n,))
+        PackedTensor(w.name, fmt.name, (w.n, w.k)) if w.k else PackedTensor(w.name, "f32", (w.n,))
         for w in shape.weights()
     ]
     blocks = random_blocks(fmt, np.random.default_rng(0))
     with NativeWriter(path, tensors) as file:
         for tensor in tensors:
-            if tensor.format is None:
+            if len(tensor.shape) == 1:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())
             else:
                 copies = -(-tensor.nbytes // len(blocks))

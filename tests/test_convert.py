@@ -270,9 +270,10 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
         (tagged("q4g32a 60 65"), "expected 3840 bytes, found 2560"),
         (tagged("f32 60 60"), "expected 16384 bytes, found 2560"),
         (tagged("q4g32a 8 8", NORM), "expected packed bytes .U8. for the format"),
-        (lambda h: h[Q].update(shape=[2, 1280]), "expected U8 or F32 of one dimension"),
-        (lambda h: h[Q].update(dtype="I8"), "expected U8 or F32 of one dimension, found i8"),
+        (lambda h: h[Q].update(shape=[2, 1280]), "expected U8, F32 or I32 of one dimension"),
+        (lambda h: h[Q].update(dtype="I8"), "expected U8, F32 or I32 of one dimension, found i8"),
         (lambda h: h[Q].update(dtype="F32", shape=[640]), "expected packed bytes"),
+        (lambda h: h[Q].update(dtype="I32", shape=[640]), "for the format .*, found I32"),
     ],
 )
 def test_wrong_tags(edit: Callable[[dict[str, Any]], Any], message: str, converted: Path) -> None:

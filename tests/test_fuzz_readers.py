@@ -80,7 +80,7 @@ def native_seed() -> bytes:
     """A file of packed weights: every kind of tensor, and one of padding."""
     tensors = [
         PackedTensor("q4", "q4g32a", (33, 40)),
-        PackedTensor("norm", None, (33,)),
+        PackedTensor("norm", "f32", (33,)),
         PackedTensor("f16", "f16", (3, 5)),
     ]
     sizes = [-(-tensor.nbytes // 64) * 64 for tensor in tensors]

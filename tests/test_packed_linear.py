@@ -33,13 +33,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "gptq zeros": (GPTQ, {}, {}, "q8g32s"),
     "gptq zeros v2": (GPTQ, {"group_size": 32}, {"version": 2}, "q8g32s"),
     "gptq zeros rows": (GPTQ, {"group_size": -1}, {}, "q8g32s"),
-    "gptq desc_act": (GPTQ, {"desc_act": True, "symmetric": True}, {}, "f16"),
-    "gptq desc_act zeros": (GPTQ, {"desc_act": True, "group_size": 32}, {}, "f16"),
+    "gptq desc_act": (GPTQ, {"desc_act": True, "symmetric": True}, {}, "q4g32s"),
+    "gptq desc_act zeros": (GPTQ, {"desc_act": True, "group_size": 32}, {}, "q8g32s"),
     "gptq desc_act rows": (GPTQ, {"desc_act": True, "group_size": -1}, {}, "q8g32s"),
     "gptq 8 bits": (GPTQ, {"bits": 8, "symmetric": True}, {}, "q8g32s"),
     "gptq 8 bits rows": (GPTQ, {"bits": 8, "symmetric": True, "group_size": -1}, {}, "q8g32s"),
     "gptq 8 bits zeros": (GPTQ, {"bits": 8}, {}, "f16"),
-    "gptq 8 bits desc_act": (GPTQ, {"bits": 8, "symmetric": True, "desc_act": True}, {}, "f16"),
+    "gptq desc_act 96": (GPTQ, {"desc_act": True, "group_size": 96}, {}, "f16"),
+    "gptq 8 bits desc_act": (GPTQ, {"bits": 8, "symmetric": True, "desc_act": True}, {}, "q8g32s"),
     "gptq bfloat16": (GPTQ, {"symmetric": True, "scale_dtype": "bfloat16"}, {}, "q4g32s"),
     "gptq float32": (GPTQ, {"symmetric": True, "scale_dtype": "float32"}, {}, "f16"),
     "gptq 16": (GPTQ, {"group_size": 16, "symmetric": True}, {}, "f16"),
@@ -57,7 +58,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "ct rows": (CT, {"symmetric": True, "group_size": -1}, {}, "q4g32s"),
     "ct zeros": (CT, {}, {}, "q8g32s"),
     "ct int8 zeros": (CT, {"group_size": 64}, {"zeros": "int8"}, "q8g32s"),
-    "ct g_idx": (CT, {"desc_act": True}, {}, "f16"),
+    "ct g_idx": (CT, {"desc_act": True}, {}, "q8g32s"),
     "ct 8 bits": (CT, {"bits": 8, "symmetric": True}, {}, "q8g32s"),
     "ct 8 bits rows": (CT, {"bits": 8, "symmetric": True, "group_size": -1}, {}, "q8g32s"),
 }  # fmt: skip
@@ -120,9 +121,15 @@ def test_loaded_as_they_are_or_rounded_with_a_warning(
     with caplog.at_level(logging.WARNING, "slmq"), open_checkpoint(path) as checkpoint:
         reader = WeightReader(checkpoint, memory="small", threads=threads)
         assert reader.has("a.weight")
-        got = reader.linear("a.weight", N, K).matrix
+        linear = reader.linear("a.weight", N, K)
+    got = linear.matrix
     assert got.format == CASES[name][3]
     values = x.values()
+    if linear.columns is not None:
+        groups = x.group_of[linear.columns]
+        assert "desc_act" in name or "g_idx" in name
+        assert groups.tolist() == sorted(x.group_of)
+        values = values[:, linear.columns]
     if got.format == "f16":
         assert same_bits(got.dequantize(0, N), values.astype(np.float16).astype(np.float32))
         assert [f"{CASES[name][0]} int{x.bits}" in m for m in caplog.messages] == [True]
@@ -130,6 +137,18 @@ def test_loaded_as_they_are_or_rounded_with_a_warning(
         assert np.array_equal(got.dequantize(0, N), values)
         assert not caplog.messages
     assert reader.parameters == N * K
+
+
+def test_groups_of_other_sizes_are_not_sorted(tmp_path: Path) -> None:
+    """g_idx may give a group more columns than another: no run of columns has one scale."""
+    path, x = folder_of(tmp_path, "gptq desc_act")
+    x.group_of[np.flatnonzero(x.group_of == 0)[0]] = 1
+    tensors = {f"a.{p}": t for p, t in tensors_of(GPTQ, x).items()}
+    write_folder(path, json.loads((path / "config.json").read_text("utf-8")), tensors)
+    assert opened(path).columns is None
+    assert opened(path).lossless is None
+    got = decode(opened(path), "f32").view(np.float32).reshape(N, K)
+    assert same_bits(got, x.values())
 
 
 @pytest.mark.parametrize("quant", ["int4", "q4g32s", "f16", "f32"])

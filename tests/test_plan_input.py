@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import Recording, normal, pack
+from kernel_cases import ISAS, Recording, normal, pack, same_bits
 
 import slmq
 from slmq import _native
@@ -89,6 +89,20 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
     "gate and up that differ": (
         lambda r: r.plan.swiglu(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None)),
         "gate and up of one shape",
+    ),
+    "a column outside": (
+        lambda r: r.plan.gather((r.x, 32, 32), numbers(0, 32)),
+        "columns in 0..31, got 32",
+    ),
+    "a negative column": (lambda r: r.plan.gather((r.x, 0, 64), numbers(-1)), "0..63, got -1"),
+    "no columns gathered": (lambda r: r.plan.gather((r.x, 0, 64), numbers()), "one column"),
+    "fewer inputs than weights": (
+        lambda r: r.plan.linear([r.x], [(r.matrix, None)] * 2),
+        "an input for each of 2 weights, got 1",
+    ),
+    "inputs of other rows": (
+        lambda r: r.plan.linear([r.plan.select((r.x, 0, 64)), r.x], [(r.matrix, None)] * 2),
+        "linear: expected inputs of the same rows",
     ),
     "no frequencies": (lambda r: r.plan.rope(normal(0)), "at least one frequency"),
     "endless frequencies": (lambda r: r.plan.rope(normal(4) * np.float32(np.inf)), "finite"),
@@ -225,6 +239,7 @@ def test_a_refused_call_changes_nothing() -> None:
     assert np.isfinite(plan.logits()).all()
 
 
+column_lists = st.sampled_from([range(64), range(63, -1, -1), range(20), [5] * 48, [-1], []])
 slices = st.tuples(st.integers(-1, 6), st.sampled_from([0, 1, 16, 32, 48, 64]), st.integers(-1, 80))
 
 
@@ -250,7 +265,9 @@ def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
         lambda: r.plan.quantize(
             a_slice(), data.draw(st.sampled_from(["a8g32", "a16g32", "a8o16g32"]))
         ),
+        lambda: r.plan.gather(a_slice(), numbers(*data.draw(column_lists))),
         lambda: r.plan.linear(a_buffer(), [a_weight(), a_weight()]),
+        lambda: r.plan.linear([a_buffer(), a_buffer()], [a_weight(), a_weight()]),
         lambda: r.plan.linear(a_buffer(), [a_weight()], a_slice()),
         lambda: r.plan.swiglu(a_buffer(), a_weight(), a_weight()),
         lambda: r.plan.rope(normal(data.draw(st.sampled_from([2, 8])))),
@@ -353,6 +370,34 @@ def test_a_run_that_stopped_has_no_logits() -> None:
     sequence.truncate(0)
     plan.run(numbers(1, 2, 3), [(sequence, 3)], numbers(2))
     assert np.array_equal(plan.logits(), want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_columns_in_another_order(rows: int, isa: str) -> None:
+    """Inputs of their own for the weights of one step: the sums are those of sorted weights."""
+    rng = np.random.default_rng(rows)
+    plan = _native.Plan(2, 32, 32, 50, "f32", isa)
+    table, a, b = normal(50, 70), normal(33, 70, seed=1), normal(40, 70, seed=2)
+    orders = [rng.permutation(70).astype(np.int32) for _ in range(2)]
+    x = plan.select((plan.embed(pack(table, "f32")), 0, 70))
+    sorted_x = [plan.gather((x, 0, 70), order) for order in orders]
+    parts = [(pack(w[:, o], "f32"), None) for w, o in zip((a, b), orders, strict=True)]
+    both = plan.linear(sorted_x, parts)
+    gated = plan.swiglu(
+        [x, sorted_x[1]], (pack(b, "f32"), None), (pack(b[:, orders[1]], "f32"), None)
+    )
+    plan.finish(plan.linear(gated, [(pack(normal(50, 40), "f32"), None)]))
+    tokens = rng.integers(0, 50, rows).astype(np.int32)
+    plan.run(tokens, [(plan.make_cache().sequence(), rows)], np.arange(rows, dtype=np.int32))
+    got = plan.read(both)
+    for i, (w, at) in enumerate([(a, 0), (b, 64)]):
+        want = table[tokens][:, orders[i]].astype(np.float64) @ w[:, orders[i]].T
+        np.testing.assert_allclose(got[:, at : at + len(w)], want, rtol=1e-4, atol=1e-4)
+    y = table[tokens].astype(np.float64) @ b.T
+    np.testing.assert_allclose(plan.read(gated), y / (1 + np.exp(-y)) * y, rtol=1e-4, atol=1e-4)
+    plan.run(tokens, [(plan.make_cache().sequence(), rows)], np.arange(rows, dtype=np.int32), 3)
+    assert same_bits(plan.read(sorted_x[0]), table[tokens][:, orders[0]])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

@@ -17,6 +17,9 @@ from llama_files import build, feed, logits_of, relative_error
 from numpy_llama import LlamaConfig, NumpyLlama
 from numpy_weights import load_gguf
 
+import slmq
+from slmq import CheckpointError
+from slmq.checkpoint import open_checkpoint
 from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
 
 TOKENS = [3, 17, 0, 88, 41, 41, 5, 60, 2]
@@ -113,6 +116,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gptq": ("gptq", {"symmetric": True}, {}),
     "gptq v2, zeros, 32": ("gptq", {"group_size": 32}, {"version": 2}),
     "gptq desc_act": ("gptq", {"desc_act": True, "group_size": 64}, {}),
+    "gptq desc_act, uneven": ("gptq", {"desc_act": True, "group_size": 96}, {}),
     "gptq 8 bits, rows": ("gptq", {"bits": 8, "symmetric": True, "group_size": -1}, {}),
     "awq": ("awq", {}, {}),
     "awq 64": ("awq", {"group_size": 64}, {}),
@@ -174,7 +178,43 @@ def test_quantized_folder_is_its_dequantized_model(name: str, tmp_path: Path) ->
     want = NumpyLlama(config, values, np.float64).logits(TOKENS)
     assert relative_error(logits_of(tmp_path, TOKENS, quant="f32"), want) < 5e-6
     got = logits_of(tmp_path, TOKENS, quant=None, activations="a16g32")
-    if FOLDERS[name][1].get("desc_act"):  # kept as float16, as the tools themselves compute
+    if "uneven" in name:  # kept as float16, as the tools themselves compute
         halves = NumpyLlama(config, rounded_to_float16(values), np.float64).logits(TOKENS)
         assert relative_error(got, halves) < 5e-6
     assert relative_error(got, want) < 2e-3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_columns_in_orders_of_their_own(threads: int, tmp_path: Path) -> None:
+    """Each matrix has another order: q, k and v of one step, gate and up of one step."""
+    quantized_folder(tmp_path / "gptq", "gptq desc_act")
+    plan = build(tmp_path / "gptq", quant=None, threads=threads)
+    assert [step.op for step in plan.steps].count("gather") == 7
+    whole = feed(plan, plan.cache.sequence(), TOKENS)
+    one_by_one = feed(plan, plan.cache.sequence(), TOKENS, cuts=range(1, len(TOKENS)))
+    assert np.array_equal(whole, one_by_one)
+
+
+def test_a_folder_of_packed_weights_keeps_the_orders(tmp_path: Path) -> None:
+    quantized_folder(tmp_path / "gptq", "gptq desc_act")
+    want = logits_of(tmp_path / "gptq", TOKENS, quant=None)
+    folder = slmq.convert(tmp_path / "gptq", tmp_path / "packed", n_threads=2)
+    for memory in ("mmap", "small"):
+        assert np.array_equal(logits_of(folder, TOKENS, quant=None, memory=memory), want)
+    again = slmq.convert(folder, tmp_path / "again")
+    files = [path / "model.safetensors" for path in (folder, again)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    name = "model.layers.0.self_attn.k_proj.weight.columns"
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.tensors[name].shape == (HIDDEN,)
+        at = checkpoint.span(name)[1]  # type: ignore[attr-defined]
+        order = checkpoint.raw(name).view("<i4").copy()
+    data = bytearray(files[0].read_bytes())
+    for broken in (order[:1].repeat(HIDDEN), order - 1, order << 20):  # hostile, or damaged
+        data[at : at + 4 * HIDDEN] = broken.astype("<i4").tobytes()
+        files[0].unlink()
+        files[0].write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"every column 0\.\.255 once") as caught:
+            logits_of(folder, TOKENS, quant=None)
+        assert caught.value.tensor == name

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from slmq import _native, hub
 from slmq.checkpoint import NATIVE, Checkpoint, open_checkpoint
-from slmq.checkpoint.native import VERSION, NativeWriter, PackedTensor
+from slmq.checkpoint.native import COLUMNS, VERSION, NativeWriter, PackedTensor
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.engine import open_weights
 from slmq.errors import CheckpointError, Error
@@ -110,12 +110,13 @@ def convert(
 @dataclass(frozen=True)
 class _Wish:
     """What a family asks for: a vector, or a matrix; its rows may come in another order, or be
-    some of a matrix that the source stores under the name `stored`."""
+    some of a matrix that the source stores under the name `stored`. Or `values`: known already."""
 
     tensor: PackedTensor
     order: npt.NDArray[np.int32] | None = None
     rows: Rows | None = None
     stored: str = ""
+    values: npt.NDArray[np.int32] | None = None
 
 
 class _Source:
@@ -152,7 +153,7 @@ class _Source:
         return self._reader.has(name)
 
     def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
-        self._note(_Wish(PackedTensor(name, None, (size,))))
+        self._note(_Wish(PackedTensor(name, "f32", (size,))))
         return np.ones(size, np.float32)
 
     def linear(
@@ -168,8 +169,12 @@ class _Source:
         fmt = self._reader.format_of(name, n, k, rows)
         written = name if rows is None else rows.name(name, n)
         self._note(_Wish(PackedTensor(written, fmt, (n, k)), order, rows, name))
+        columns = self._reader.columns_of(name, n, k, rows)
+        if columns is not None:
+            beside = PackedTensor(written + COLUMNS, "i32", (k,))
+            self._note(_Wish(beside, values=columns))
         if bias is not None:
-            self._note(_Wish(PackedTensor(bias, None, (n,)), order))
+            self._note(_Wish(PackedTensor(bias, "f32", (n,)), order))
 
     def _note(self, wish: _Wish) -> None:
         self._wishes[wish.tensor.name] = wish
@@ -177,6 +182,8 @@ class _Source:
     def read(self, wish: _Wish) -> npt.NDArray[np.uint8]:
         """The bytes that are stored for a tensor: uint8[nbytes]."""
         name, shape, order = wish.tensor.name, wish.tensor.shape, wish.order
+        if wish.values is not None:
+            return wish.values.astype("<i4").view(np.uint8)
         if len(shape) == 2:
             read = self._reader.linear(wish.stored, *shape, order=order, rows=wish.rows)
             return read.matrix.packed

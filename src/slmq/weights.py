@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from slmq import _native, formats
 from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint, TensorInfo
-from slmq.checkpoint.decoded import decode, decoded_tensors
+from slmq.checkpoint.decoded import DecodedTensor, decode, decoded_tensors
 from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
+from slmq.checkpoint.native import COLUMNS
 from slmq.errors import CheckpointError
 from slmq.memory import PackedFile, choose_memory
 
@@ -193,6 +194,7 @@ class WeightReader:
         """
         info = self._part(name, n, k, rows)
         fmt = self._format(info)
+        columns = self._columns(info, fmt)
         if self._packed is not None:
             if order is not None:
                 raise ValueError("the rows of a packed matrix cannot be reordered")
@@ -202,16 +204,23 @@ class WeightReader:
         self.packed_nbytes += matrix.nbytes
         self.packed_formats[fmt] += matrix.nbytes
         self._finish(info, n)
+        if columns is not None and self._packed is not None:
+            self._done += columns.nbytes
         bias_values = None
         if bias is not None:
             bias_values = self.vector(bias, n)
             if order is not None:
                 bias_values = bias_values[order]
-        return Linear(matrix, bias_values)
+        return Linear(matrix, bias_values, columns)
 
     def format_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> str:
         """The format that `linear` gives a weight; raises as it does for a wrong shape or type."""
         return self._format(self._part(name, n, k, rows))
+
+    def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> I32 | None:
+        """The order of columns that `linear` gives a weight; raises as `format_of`."""
+        info = self._part(name, n, k, rows)
+        return self._columns(info, self._format(info))
 
     def _part(self, name: str, n: int, k: int, rows: Rows | None) -> TensorInfo:
         """The stored tensor that holds a weight."""
@@ -229,22 +238,23 @@ class WeightReader:
         first: int,
         n: int,
     ) -> _native.Matrix:
-        stored, k = info.shape
-        source, rows = self._rows(info, fmt)
-        row_bytes = len(rows) // stored
-        rows = rows[first * row_bytes : (first + n) * row_bytes]
+        k = info.shape[1]
+        source, rows = self._rows(info, fmt, first, n)
         try:
             return _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
         except ValueError as error:
             raise self._error(info, str(error)) from None
 
-    def _rows(self, info: TensorInfo, fmt: str) -> tuple[str, npt.NDArray[np.uint8]]:
-        """A weight as bytes of a type that the packer reads."""
+    def _rows(
+        self, info: TensorInfo, fmt: str, first: int, n: int
+    ) -> tuple[str, npt.NDArray[np.uint8]]:
+        """Rows of a weight as bytes of a type that the packer reads."""
         weight = self._decoded.get(info.name)
         if weight is None:
-            return info.dtype, self.checkpoint.raw(info.name)
-        lossless = weight.lossless
-        source = lossless if lossless is not None and KEPT[lossless] == fmt else "f32"
+            rows = self.checkpoint.raw(info.name)
+            row_bytes = len(rows) // info.shape[0]
+            return info.dtype, rows[first * row_bytes : (first + n) * row_bytes]
+        source = _source(weight, fmt)
         if source == "f32" and self._quant is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
             log.warning(
@@ -253,7 +263,23 @@ class WeightReader:
                 self.checkpoint.path,
                 info.dtype,
             )
-        return source, decode(weight, source, self._threads)
+        return source, decode(weight, source, self._threads, (first, first + n))
+
+    def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
+        """The order of a packed weight's columns, None if they are as they were."""
+        if self._packed is None:
+            weight = self._decoded.get(info.name)
+            return None if weight is None or _source(weight, fmt) == "f32" else weight.columns
+        order = self.checkpoint.tensors.get(info.name + COLUMNS)
+        if order is None:
+            return None
+        k = info.shape[1]
+        if order.dtype != "i32" or order.shape != (k,):
+            raise self._error(order, f"expected i32 [{k}], found {order.dtype} {list(order.shape)}")
+        columns: I32 = self.checkpoint.raw(order.name).view("<i4").astype(np.int32)
+        if not np.array_equal(np.sort(columns), np.arange(k)):
+            raise self._error(order, f"expected every column 0..{k - 1} once")
+        return columns
 
     def _upper_bound(self) -> int:
         stored = [t for t in self.checkpoint.tensors.values() if t.dtype in KEPT]
@@ -313,6 +339,12 @@ class WeightReader:
         self._done += info.nbytes * read // size
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def _source(weight: DecodedTensor, fmt: str) -> str:
+    """What a weight is decoded to before it is packed: blocks that hold it all, or float32."""
+    lossless = weight.lossless
+    return lossless if lossless is not None and KEPT[lossless] == fmt else "f32"
 
 
 def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

@@ -232,8 +232,7 @@ LinearPart Plan::part(int x, Weight weight, int offset, Domain domain) const {
          (quantized ? " take quantized activations, got float32 rows"
                     : " take float32 rows, got quantized activations"));
   }
-  if (b.domain != domain)
-    fail("linear: expected inputs of the same rows; one is behind select()");
+  if (b.domain != domain) fail("linear: expected inputs of the same rows; one is behind select()");
   if (b.logical != m.k) {
     fail("linear: expected weights with k = " + std::to_string(b.logical) + ", got " +
          dims(m.n, m.k));

@@ -23,6 +23,7 @@ from slmq.checkpoint.quant_config import read_quant_config
 
 __all__ = ["DecodedTensor", "decode", "decoded_tensors"]
 
+I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 
 CHUNK = 1 << 18  # weights that a thread decodes at a time: about a cache
@@ -46,12 +47,18 @@ class DecodedTensor(Protocol):
     def lossless(self) -> str | None:
         """The GGUF type ("q4_0", "q4_1", "q8_0") whose blocks hold the same values, if one does."""
 
+    @property
+    def columns(self) -> I32 | None:
+        """The order in which the `lossless` blocks have their columns; None: as they are."""
+
     def rows(self, source: str, begin: int, end: int, out: U8) -> None:
         """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes]."""
 
 
 class GgufTensor:
     """A tensor of a GGUF file; see `DecodedTensor`."""
+
+    columns = None
 
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
         self._checkpoint = checkpoint
@@ -94,15 +101,18 @@ def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[s
     }
 
 
-def decode(tensor: DecodedTensor, source: str, threads: int = 1) -> U8:
-    """All rows as "f32" or as blocks of the tensor's `lossless` type: uint8[bytes]."""
-    n, k = tensor.info.shape
+def decode(
+    tensor: DecodedTensor, source: str, threads: int = 1, rows: tuple[int, int] | None = None
+) -> U8:
+    """Rows, by default all, as "f32" or as blocks of the tensor's `lossless` type: uint8[bytes]."""
+    first, last = (0, tensor.info.shape[0]) if rows is None else rows
+    n, k = last - first, tensor.info.shape[1]
     out = np.empty((n, 4 * k if source == "f32" else k // 32 * BLOCK_BYTES[source]), np.uint8)
     step = max(1, CHUNK // k)
 
     def chunk(begin: int) -> None:
         end = min(begin + step, n)
-        tensor.rows(source, begin, end, out[begin:end])
+        tensor.rows(source, first + begin, first + end, out[begin:end])
 
     if threads == 1 or step >= n:
         for begin in range(0, n, step):

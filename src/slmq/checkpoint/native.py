@@ -2,10 +2,12 @@
 
 ``config.json`` is the family's own with a section ``"slmq"`` on where the weights come from.
 ``model.safetensors`` opens with any safetensors reader: a packed matrix is ``U8[bytes]``, norms and
-biases are ``F32[size]``. Its ``__metadata__`` has ``"slmq"``, the version of this layout, and for
-every packed tensor its name with ``"FORMAT N K"``: weight format, rows and columns. The header is
-padded with spaces, and every tensor begins at a multiple of 64 bytes of the file, so that what is
-mapped can run. (Where a vector would leave the next tensor unaligned, ``slmq.padding.I`` follows.)
+biases are ``F32[size]``. A matrix whose columns are stored in another order has it beside it: an
+``I32[k]`` of its name and ``.columns``. The file's ``__metadata__`` has ``"slmq"``, the version of
+this layout, and for every packed tensor its name with ``"FORMAT N K"``: weight format, rows and
+columns. The header is padded with spaces, and every tensor begins at a multiple of 64 bytes of the
+file, so that what is mapped can run. (Where a vector would leave the next tensor unaligned,
+``slmq.padding.I`` follows.)
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from slmq.formats import FORMATS, packed_bytes, padded
 
 __all__ = [
     "ALIGNMENT",
+    "COLUMNS",
     "NATIVE",
     "VERSION",
     "NativeCheckpoint",
@@ -40,6 +43,7 @@ NATIVE = "slmq"  # the kind of these checkpoints, and the key of the version
 VERSION = "1"
 ALIGNMENT = 64
 PADDING = "slmq.padding."
+COLUMNS = ".columns"  # behind a matrix's name: column c of it reads input columns[c]
 PIECE_BYTES = 8 << 20
 MAX_DIMENSION = 1 << 28
 TAG = re.compile(r"([a-z0-9]{1,16}) ([0-9]{1,9}) ([0-9]{1,9})", re.ASCII)
@@ -119,11 +123,14 @@ def _checked(info: TensorInfo, tag: str | None, span: Span) -> TensorInfo:
     def fail(message: str) -> CheckpointError:
         return CheckpointError(message, file=span[0].path, tensor=info.name)
 
-    if len(info.shape) != 1 or info.dtype not in ("u8", "f32"):
-        raise fail(f"expected U8 or F32 of one dimension, found {info.dtype} {list(info.shape)}")
-    if info.dtype == "f32":
+    if len(info.shape) != 1 or info.dtype not in ("u8", "f32", "i32"):
+        raise fail(
+            f"expected U8, F32 or I32 of one dimension, found {info.dtype} {list(info.shape)}"
+        )
+    if info.dtype != "u8":
         if tag is not None:
-            raise fail(f"expected packed bytes (U8) for the format {tag!r:.80}, found F32")
+            found = info.dtype.upper()
+            raise fail(f"expected packed bytes (U8) for the format {tag!r:.80}, found {found}")
         return info
     match = None if tag is None else TAG.fullmatch(tag)
     if match is None or match[1] not in FORMATS:
@@ -148,20 +155,20 @@ class PackedTensor:
     Attributes
     ----------
     name : str
-    format : str or None
-        A weight format, or None for a float32 vector.
+    format : str
+        A weight format; "f32" or "i32" for a vector.
     shape : tuple of int
         (n, k), or (size,) for a vector.
     """
 
     name: str
-    format: str | None
+    format: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes that are stored, without padding."""
-        if self.format is None:
+        if len(self.shape) == 1:
             return 4 * self.shape[0]
         return packed_bytes(FORMATS[self.format], *self.shape)
 
@@ -176,8 +183,8 @@ def native_header(tensors: Sequence[PackedTensor]) -> bytes:
     position = 0
     for i, tensor in enumerate(tensors):
         end = position + tensor.nbytes
-        if tensor.format is None:
-            entry = {"dtype": "F32", "shape": list(tensor.shape)}
+        if len(tensor.shape) == 1:
+            entry = {"dtype": tensor.format.upper(), "shape": list(tensor.shape)}
         else:
             entry = {"dtype": "U8", "shape": [tensor.nbytes]}
             metadata[tensor.name] = f"{tensor.format} {tensor.shape[0]} {tensor.shape[1]}"

@@ -7,6 +7,7 @@ that lie inside of a checked file, so nothing asks for more memory than the file
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -98,24 +99,44 @@ class PackedLinear(ABC):
         )
 
     def rows(self, source: str, begin: int, end: int, out: U8) -> None:
-        """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes]."""
+        """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes].
+
+        Blocks have their columns in the order of `columns`, float32 as they are stored.
+        """
         found = self.integers(begin, end)
         if source == "f32":
             found.dequantize(out.view(np.float32))
-        else:
-            write_blocks(source, found, out)
+            return
+        if self.columns is not None:
+            found = replace(found, codes=found.codes[:, self.columns], group_of=None)
+        write_blocks(source, found, out)
+
+    @cached_property
+    def columns(self) -> I32 | None:
+        """The order that puts columns of one group side by side: int32[k].
+
+        None where they lie so already, and where groups differ in size.
+        """
+        k = self.info.shape[1]
+        if self.group_of is None or k % self.group_size:
+            return None
+        if (np.bincount(self.group_of, minlength=k // self.group_size) != self.group_size).any():
+            return None
+        return np.argsort(self.group_of, kind="stable").astype(np.int32)
 
     @cached_property
     def lossless(self) -> str | None:
         """The GGUF type whose blocks hold the same values, if one does.
 
-        Needs groups of whole blocks of 32 neighbouring columns, and scales that float16 holds.
-        Symmetric weights then are Q4_0 or Q8_0. With zero points, Q4_1 holds those whose
-        ``-scale * zero`` is a float16 too, and Q8_0 all others: code - zero is a small integer.
+        Needs groups of whole blocks of 32 columns, neighbours at least in `columns`, and scales
+        that float16 holds. Symmetric weights then are Q4_0 or Q8_0. With zero points, Q4_1 holds
+        those whose ``-scale * zero`` is a float16 too, and Q8_0 all others: code - zero is a small
+        integer.
         """
         n, k = self.info.shape
         whole_blocks = k % GROUP == 0 and (self.group_size % GROUP == 0 or self.group_size == k)
-        if self.group_of is not None or not whole_blocks:
+        in_order = self.group_of is None or self.columns is not None
+        if not in_order or not whole_blocks:
             return None
         scales, zeros = self._scales(0, n), self._zeros(0, n)
         middle = 1 << self.bits - 1
