@@ -17,6 +17,7 @@ small errors are covered by `SLACK`, and results too small for float32's normal 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,6 +299,18 @@ def gelu_bound(x: npt.ArrayLike) -> F64:
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     inner = gamma(6) * np.abs(u) * (1 - np.tanh(u) ** 2) + TANH_ERROR + U
     return np.asarray(SLACK * (np.abs(x) / 2 * inner + gamma(3) * np.abs(gelu(x))) + TINY)
+
+
+def gelu_exact(x: npt.ArrayLike) -> F64:
+    """x times the normal distribution up to x, without cancellation."""
+    x = f64(x)
+    return np.asarray(x * np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x.flat]))
+
+
+def gelu_exact_bound(x: npt.ArrayLike) -> F64:
+    """A polynomial of ten terms that are mostly of one sign, below 2^-24 by itself, times a power
+    whose exponent is exact to U / 2 more; below -13 the power is none, and 0 is returned."""
+    return np.asarray(SLACK * (EXP_ERROR + gamma(14)) * np.abs(gelu_exact(x)) + 2e-38)
 
 
 # --- softmax and attention -----------------------------------------------------------------

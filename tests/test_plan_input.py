@@ -86,6 +86,22 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         lambda r: r.plan.head_norm((r.plan.select((r.x, 0, 64)), 0, 64), normal(32), 0.1),
         "head_norm: record it before select",
     ),
+    "a layer norm of no whole heads": (
+        lambda r: r.plan.layernorm((r.x, 0, 64), normal(64), None, 24, 0.1),
+        "heads that divide 64 channels, got 24",
+    ),
+    "a layer norm with half a bias": (
+        lambda r: r.plan.layernorm((r.x, 0, 64), normal(64), normal(32), 64, 0.1),
+        "a weight of 64 values and as many in a bias, got 64 and 32",
+    ),
+    "an unknown activation": (
+        lambda r: r.plan.linear(r.x, [(r.matrix, None)], None, "mish"),
+        "expected 'gelu', 'gelu_tanh', 'relu' or 'silu', got 'mish'",
+    ),
+    "positions of another width": (
+        lambda r: r.plan.embed(r.matrix, 1.0, pack(normal(8, 32), "f32")),
+        "positions of 64 columns, got 8x32",
+    ),
     "gate and up that differ": (
         lambda r: r.plan.swiglu(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None)),
         "gate and up of one shape",

@@ -142,6 +142,7 @@ def test_activation_functions_at_known_points() -> None:
     by_erf = [t / 2 * (1 + math.erf(t / math.sqrt(2))) for t in grid]
     assert ref.gelu(grid) == pytest.approx(by_erf, abs=5e-4)  # how good the tanh form is
     assert ref.gelu(grid) - ref.gelu(-grid) == pytest.approx(grid)
+    assert ref.gelu_exact(grid) == pytest.approx(by_erf, abs=1e-15)
 
 
 def test_softmax_in_closed_form() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,34 @@ def test_rows_of_a_norm_do_not_meet() -> None:
     got = on_every_isa("rmsnorm", x, w, 1e-5)
     assert np.isnan(got[2]).all()
     assert same_bits(np.delete(got, 2, axis=0), np.delete(clean, 2, axis=0))
+
+
+# --- layernorm ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", SIZES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_layernorm(k: int, biased: bool) -> None:
+    x, w, b = normal(5, k, seed=k), normal(k, seed=k + 1), normal(k, seed=k + 2)
+    x[1] *= 1e4
+    x[2] *= 1e-4
+    x[3] += 1000  # what mean(x^2) - mean^2 would lose
+    x[4, k // 2] = 1e5
+    eps = float(np.float32(1e-5))
+    got = on_every_isa("layernorm", x, w, b if biased else None, eps)
+    b = b if biased else 0 * b
+    assert_within(got, ref.layernorm(x, w, b, eps), ref.layernorm_bound(x, w, b, eps))
+
+
+def test_layernorm_of_equal_values_is_its_bias() -> None:
+    b = normal(37)
+    got = on_every_isa("layernorm", np.full((1, 37), 3.5, np.float32), b, b, 1e-5)
+    assert np.array_equal(got[0], b)
+    spoiled = normal(2, 37)
+    spoiled[1, 5] = INF
+    got = on_every_isa("layernorm", spoiled, b, None, 1e-5)
+    assert np.isnan(got[1]).all()
+    assert np.isfinite(got[0]).all()
 
 
 # --- rope -----------------------------------------------------------------------------------
@@ -145,6 +174,39 @@ def test_geglu_of_infinities_and_nan() -> None:
     assert np.isnan(got[1:3]).all()
     assert got[3] == INF
     assert abs(got[4]) < 1e-30
+
+
+# --- activations without a gate -------------------------------------------------------------
+
+UNARIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "gelu": (ref.gelu_exact, ref.gelu_exact_bound),
+    "gelu_tanh": (ref.gelu, lambda x: ref.geglu_bound(x, np.ones_like(x))),
+    "relu": (lambda x: np.maximum(x, 0), np.zeros_like),
+    "silu": (ref.silu, lambda x: ref.swiglu_bound(x, np.ones_like(x))),
+}
+
+
+@pytest.mark.parametrize("name", UNARIES)
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 100])
+def test_unary(name: str, n: int) -> None:
+    x = normal(n, seed=n, scale=3)
+    want, bound = UNARIES[name]
+    assert_within(on_every_isa("unary", name, x), want(x), bound(x))
+
+
+@pytest.mark.parametrize("name", UNARIES)
+def test_unary_over_the_whole_range(name: str) -> None:
+    x = np.concatenate([np.linspace(-30, 30, 8001), 10.0 ** np.arange(-40, 39)])
+    x = np.concatenate([x, -x, [0.0, -0.0]]).astype(np.float32)
+    want, bound = UNARIES[name]
+    got = on_every_isa("unary", name, x)
+    with np.errstate(over="ignore"):
+        assert_within(got, want(x), bound(x))
+    assert not got[x == 0].any()
+    ends = on_every_isa("unary", name, np.array([INF, -INF, np.nan], np.float32))
+    assert ends[0] == INF
+    assert abs(ends[1]) < 1e-30
+    assert np.isnan(ends[2])
 
 
 # --- softmax --------------------------------------------------------------------------------

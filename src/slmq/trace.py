@@ -123,10 +123,25 @@ class Recorder:
         self._scope.pop()
         self._plan.scope(".".join(self._scope))
 
-    def embed(self, weight: Linear, scale: float = 1.0) -> Handle:
-        """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`."""
-        number = self._plan.embed(weight.matrix, scale)
-        x = Handle(self._own(number), 0, weight.k)
+    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
+        """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`.
+
+        `positions` are learned: the row of a token's position is added.
+
+        Raises
+        ------
+        ValueError
+            If the model is loaded for more positions than were learned.
+        """
+        if positions is not None and self.n_ctx > positions.n:
+            raise ValueError(
+                f"n_ctx: expected at most {positions.n}, the positions that this model has "
+                f"learned, got {self.n_ctx}"
+            )
+        if positions is not None and (weight.columns is not None or positions.columns is not None):
+            raise ValueError("learned positions need embeddings with their columns in order")
+        learned = None if positions is None else positions.matrix
+        x = Handle(self._own(self._plan.embed(weight.matrix, scale, learned)), 0, weight.k)
         if weight.columns is None:
             return x
         return self.gather(x, np.argsort(weight.columns).astype(np.int32))
@@ -153,15 +168,35 @@ class Recorder:
         number = self._plan.head_norm(x.slice, weight, eps)
         return Handle(self._own(number), 0, x.width)
 
-    def linear(
-        self, x: Handle, weights: Linear | Sequence[Linear], add: Handle | None = None
+    def layernorm(
+        self, x: Handle, weight: F32, bias: F32 | None, eps: float, head_dim: int | None = None
     ) -> Handle:
-        """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them."""
+        """(x - mean) / sqrt(variance + eps) * weight (+ bias), row by row (Ba et al., 2016).
+
+        With `head_dim` every head of so many channels by itself; weight and bias have the values
+        of all heads.
+        """
+        number = self._plan.layernorm(x.slice, weight, bias, head_dim or x.width, eps)
+        return Handle(self._own(number), 0, x.width)
+
+    def linear(
+        self,
+        x: Handle,
+        weights: Linear | Sequence[Linear],
+        add: Handle | None = None,
+        activation: str | None = None,
+    ) -> Handle:
+        """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them.
+
+        `activation` of the result, without a step in between: "gelu", "gelu_tanh" (Hendrycks and
+        Gimpel, 2016; its tanh approximation), "relu" or "silu".
+        """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._plan.linear(
             [self._operand(x, w) for w in listed],
             [(w.matrix, w.bias) for w in listed],
             None if add is None else add.slice,
+            activation,
         )
         parts, offset, width = [], 0, 0
         for w in listed:

@@ -72,6 +72,33 @@ py::array_t<float> rmsnorm(const IsaTable& isa, const py::object& object, const 
   return out;
 }
 
+py::array_t<float> layernorm(const IsaTable& isa, const py::object& object,
+                             const py::object& weight, const py::object& bias, float eps) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const py::ssize_t k = x.shape(1);
+  if (k < 1) throw py::value_error("x: expected at least one column");
+  const std::vector<float> w = padded_copy(checked_array<float>(weight, {k}, "weight").data(), k);
+  std::vector<float> b;
+  if (!bias.is_none()) b = padded_copy(checked_array<float>(bias, {k}, "bias").data(), k);
+  py::array_t<float> out({x.shape(0), k});
+  for (py::ssize_t r = 0; r < x.shape(0); ++r) {
+    const std::vector<float> row = padded_copy(x.data(r, 0), k);
+    std::vector<float> y(row.size());
+    isa.kernels->layernorm(row.data(), w.data(), b.empty() ? nullptr : b.data(),
+                           static_cast<int>(k), eps, y.data());
+    std::copy(y.begin(), y.begin() + k, out.mutable_data(r, 0));
+  }
+  return out;
+}
+
+py::array_t<float> unary(const IsaTable& isa, const std::string& name, const py::object& object) {
+  const auto x = checked_array<float>(object, {-1}, "x");
+  std::vector<float> y = padded_copy(x.data(), x.size());
+  isa.kernels->unary[static_cast<int>(unary_named(name))](y.data(), static_cast<int>(y.size()),
+                                                          y.data());
+  return py::array_t<float>(x.shape(0), y.data());
+}
+
 py::array_t<float> rope(const IsaTable& isa, const py::object& object, const py::object& cosines,
                         const py::object& sines) {
   const auto x = checked_array<float>(object, {-1, -1}, "x");
@@ -196,6 +223,9 @@ void bind_kernels(py::module_& m) {
       .def("quantize", &quantize, py::arg("x"), py::arg("activations") = kDefaultActivations)
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def("layernorm", &layernorm, py::arg("x"), py::arg("weight"), py::arg("bias"),
+           py::arg("eps"))
+      .def("unary", &unary, py::arg("name"), py::arg("x"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
       .def("swiglu", &gated<&Kernels::swiglu>, py::arg("gate"), py::arg("up"))
       .def("geglu", &gated<&Kernels::geglu>, py::arg("gate"), py::arg("up"))

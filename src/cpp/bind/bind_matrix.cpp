@@ -201,6 +201,13 @@ Activations activations_named(const std::string& name) {
                         "'");
 }
 
+Unary unary_named(const std::string& name) {
+  for (int i = 0; i < kUnaries; ++i)
+    if (name == kUnaryNames[i]) return static_cast<Unary>(i);
+  throw py::value_error("activation: expected 'gelu', 'gelu_tanh', 'relu' or 'silu', got '" + name +
+                        "'");
+}
+
 KvType kv_type_named(const std::string& name) {
   for (const KvType type : {KvType::f16, KvType::f32, KvType::int8})
     if (name == kv_type_name(type)) return type;

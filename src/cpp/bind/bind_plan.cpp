@@ -111,10 +111,10 @@ void bind_recording(py::class_<GuardedPlan>& c) {
   c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
       .def(
           "embed",
-          [](GuardedPlan& p, const MatrixPointer& m, float scale) {
-            return p.plan.embed(m, scale);
+          [](GuardedPlan& p, const MatrixPointer& m, float scale, const MatrixPointer& positions) {
+            return p.plan.embed(m, scale, positions);
           },
-          py::arg("matrix").none(false), py::arg("scale") = 1.0f)
+          py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
       .def(
           "rmsnorm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
@@ -127,6 +127,14 @@ void bind_recording(py::class_<GuardedPlan>& c) {
             return p.plan.head_norm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
           },
           py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def(
+          "layernorm",
+          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, const py::object& bias,
+             int head_dim, float eps) {
+            return p.plan.layernorm(to_slice(x), checked_vector<float>(weight, -1, "weight"),
+                                    optional_floats(bias, "bias"), head_dim, eps);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("head_dim"), py::arg("eps"))
       .def(
           "quantize",
           [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
@@ -143,16 +151,19 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           "linear",
           [](GuardedPlan& p, const Inputs& x,
              const std::vector<std::pair<MatrixPointer, py::object>>& parts,
-             const std::optional<SliceTuple>& add) {
+             const std::optional<SliceTuple>& add, const std::optional<std::string>& activation) {
             std::vector<Weight> list;
             for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
             set_inputs(x, &list, "linear");
             if (add && std::get<0>(*add) < 0)
               throw py::value_error("linear add: expected a buffer, got " +
                                     std::to_string(std::get<0>(*add)));
-            return p.plan.linear(-1, std::move(list), add ? to_slice(*add) : Slice{});
+            return p.plan.linear(
+                -1, std::move(list), add ? to_slice(*add) : Slice{},
+                activation ? std::optional(unary_named(*activation)) : std::nullopt);
           },
-          py::arg("x"), py::arg("parts"), py::arg("add") = py::none())
+          py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
+          py::arg("activation") = py::none())
       .def(
           "swiglu",
           [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,

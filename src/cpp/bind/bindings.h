@@ -15,11 +15,13 @@ namespace py = pybind11;
 struct Kernels;
 struct Matrix;
 enum class KvType : int;
+enum class Unary : int;
 
 Format format_named(const std::string& name);  // throws ValueError
 inline constexpr const char* kDefaultActivations = "a8o16g32";
 Activations activations_named(const std::string& name);  // throws ValueError
 KvType kv_type_named(const std::string& name);           // throws ValueError
+Unary unary_named(const std::string& name);              // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

@@ -68,6 +68,12 @@ constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
          (keys > kConvertedFloats ? keys : kConvertedFloats);
 }
 
+// What a layer without a gate does to its values. gelu: x times the normal distribution up to x;
+// gelu_tanh: its approximation (Hendrycks and Gimpel, 2016).
+enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
+inline constexpr int kUnaries = 4;
+inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu", "silu"};
+
 struct Kernels {
   const char* name;
 
@@ -86,6 +92,11 @@ struct Kernels {
   // y = x / sqrt(mean(x^2) + eps) * weight; k columns count, k rounded up to 32 are touched.
   void (*rmsnorm)(const float* x, const float* weight, int k, float eps, float* y);
 
+  // y = (x - mean) / sqrt(variance + eps) * weight (+ bias, which may be null); the variance is the
+  // mean of (x - mean)^2. k columns count, k rounded up to 32 are touched.
+  void (*layernorm)(const float* x, const float* weight, const float* bias, int k, float eps,
+                    float* y);
+
   // Rotates pairs (i, i + rotary / 2) of one head in place; cosines and sines of rotary / 2 angles.
   void (*rope)(float* head, const float* cosines, const float* sines, int rotary);
 
@@ -93,6 +104,9 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, int n, float* y);
   // gelu(gate) * up with the tanh approximation of gelu (Hendrycks and Gimpel, 2016)
   void (*geglu)(const float* gate, const float* up, int n, float* y);
+
+  // y[i] = f(x[i]) for n (multiple of 16) values; y may be x. f(0) = 0.
+  void (*unary[kUnaries])(const float* x, int n, float* y);
 
   // y = softmax(x * scale) of n values, any n >= 1; y may be x.
   void (*softmax)(const float* x, int n, float scale, float* y);

@@ -1,4 +1,4 @@
-// Row kernels: activation quantization, rmsnorm, rope, swiglu, softmax.
+// Row kernels: activation quantization, norms, rope, gated and plain activations, softmax.
 
 namespace slmq::SLMQ_ISA {
 
@@ -145,6 +145,27 @@ static void rmsnorm(const float* x, const float* weight, int k, float eps, float
     store(y + c, mul(mul(load(x + c), inverse), load(weight + c)));
 }
 
+static void layernorm(const float* x, const float* weight, const float* bias, int k, float eps,
+                      float* y) {
+  const f32x16 nothing = splat(0.0f);
+  f32x16 sums = nothing;
+  for (int c = 0; c < k; c += 16) sums = add(sums, load(x + c));
+  const f32x16 mean = splat(reduce_add(sums) / static_cast<float>(k));
+  f32x16 squares = nothing;
+  for (int c = 0; c < k; c += 16) {
+    const f32x16 d = keep_range(sub(load(x + c), mean), 0, smaller(k - c, 16), 0.0f);
+    squares = fma(d, d, squares);
+  }
+  const float variance = reduce_add(squares) / static_cast<float>(k);
+  const f32x16 inverse = splat(1.0f / __builtin_sqrtf(variance + eps));
+  const int padded = (k + kGroup - 1) / kGroup * kGroup;
+  for (int c = 0; c < padded; c += 16) {
+    const f32x16 d = mul(sub(load(x + c), mean), inverse);
+    store(y + c,
+          bias == nullptr ? mul(d, load(weight + c)) : fma(d, load(weight + c), load(bias + c)));
+  }
+}
+
 static void rope(float* head, const float* cosines, const float* sines, int rotary) {
   const int half = rotary / 2;
   int i = 0;
@@ -166,7 +187,12 @@ static void swiglu(const float* gate, const float* up, int n, float* y) {
 }
 
 static void geglu(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; i += 16) store(y + i, mul(gelu(load(gate + i)), load(up + i)));
+  for (int i = 0; i < n; i += 16) store(y + i, mul(gelu_tanh(load(gate + i)), load(up + i)));
+}
+
+template <f32x16 (*f)(f32x16)>
+static void unary(const float* x, int n, float* y) {
+  for (int i = 0; i < n; i += 16) store(y + i, f(load(x + i)));
 }
 
 // n values at p as sixteen lanes; the lanes behind the end become `other`

@@ -52,9 +52,9 @@ void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_
 
 }  // namespace
 
-LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add, int out,
-                       int threads)
-    : domain_(domain), parts_(std::move(parts)), add_(add), out_(out) {
+LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
+                       std::optional<Unary> activation, int out, int threads)
+    : domain_(domain), parts_(std::move(parts)), add_(add), activation_(activation), out_(out) {
   size_t total = 0;
   for (const LinearPart& part : parts_) total += part.matrix->bytes();
   for (size_t i = 0; i < parts_.size(); ++i)
@@ -83,6 +83,14 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
     args.add_stride = add.width;
   }
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
+  if (!activation_) return;
+  const auto activate = run.kernels->unary[static_cast<int>(*activation_)];
+  const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
+  for (int row = 0; row < n; ++row) {
+    float* y = args.y + static_cast<size_t>(row) * args.y_stride +
+               static_cast<size_t>(chunk.pair_begin) * kPairRows;
+    activate(y, columns, y);
+  }
 }
 
 GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out,

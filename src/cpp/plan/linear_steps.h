@@ -1,6 +1,8 @@
 // Steps that read weights: linear layers (several at once) and the gated unit.
 #pragma once
 
+#include <optional>
+
 #include "core/matrix.h"
 #include "plan/step.h"
 
@@ -18,10 +20,12 @@ struct LinearPart {
   int x;                    // buffer that it reads
 };
 
-// out[:, offset of part] = x of part @ part.T (+ bias) (+ add), all parts in one phase.
+// out[:, offset of part] = x of part @ part.T (+ bias) (+ add), all parts in one phase; or f of it,
+// which happens while the products are in cache.
 class LinearStep final : public Step {
  public:
-  LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add, int out, int threads);
+  LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
+             std::optional<Unary> activation, int out, int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
 
@@ -29,6 +33,7 @@ class LinearStep final : public Step {
   const Domain domain_;
   const std::vector<LinearPart> parts_;
   const Slice add_;
+  const std::optional<Unary> activation_;
   const int out_;
   std::vector<Chunk> chunks_;
 

@@ -157,15 +157,24 @@ const Buffer& Plan::source(int id) const {
   return b;
 }
 
-int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale) {
+int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale,
+                std::shared_ptr<const Matrix> positions) {
   if (matrix->n < vocabulary_) {
     fail("embedding: expected at least " + std::to_string(vocabulary_) + " rows, got " +
          std::to_string(matrix->n));
   }
-  const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
   std::string format = info(matrix->format).name, shape = dims(matrix->n, matrix->k);
-  return add_step(std::make_unique<EmbedStep>(std::move(matrix), scale, out), out, {}, "embed",
-                  std::move(format), std::move(shape));
+  if (positions != nullptr) {
+    if (positions->k != matrix->k) {
+      fail("embedding: expected positions of " + std::to_string(matrix->k) + " columns, got " +
+           dims(positions->n, positions->k));
+    }
+    learned_positions_ = positions->n;
+    shape += " + " + dims(positions->n, positions->k);
+  }
+  const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
+  return add_step(std::make_unique<EmbedStep>(std::move(matrix), std::move(positions), scale, out),
+                  out, {}, "embed", std::move(format), std::move(shape));
 }
 
 int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
@@ -196,6 +205,33 @@ int Plan::head_norm(Slice x, std::vector<float> weight, float eps) {
   return add_step(std::make_unique<HeadNormStep>(x, std::move(weight), head_dim, eps, out), out,
                   {x.buffer}, "head_norm", "f32",
                   std::to_string(x.width / head_dim) + "x" + std::to_string(head_dim));
+}
+
+int Plan::layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
+                    int head_dim, float eps) {
+  const bool whole = head_dim == x.width;
+  if (whole) {
+    checked_groups(x, "layernorm");
+  } else {
+    checked(x, "layernorm");
+  }
+  if (head_dim < 1 || x.width % head_dim != 0) {
+    fail("layernorm: expected heads that divide " + std::to_string(x.width) + " channels, got " +
+         std::to_string(head_dim));
+  }
+  const size_t width = static_cast<size_t>(x.width);
+  if (weight.size() != width || (!bias.empty() && bias.size() != width)) {
+    fail("layernorm: expected a weight of " + std::to_string(width) +
+         " values and as many in a bias, got " + std::to_string(weight.size()) + " and " +
+         std::to_string(bias.size()));
+  }
+  if (!(eps >= 0.0f)) fail("layernorm: expected eps >= 0");
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::f32, domain, x.width, true);
+  return add_step(
+      std::make_unique<LayerNormStep>(domain, x, weight, bias, head_dim, eps, out), out, {x.buffer},
+      "layernorm", "f32",
+      (whole ? "" : std::to_string(x.width / head_dim) + "x") + std::to_string(head_dim));
 }
 
 int Plan::quantize(Slice x, Activations activations) {
@@ -247,7 +283,7 @@ LinearPart Plan::part(int x, Weight weight, int offset, Domain domain) const {
   return {std::move(weight.matrix), std::move(weight.bias), offset, x};
 }
 
-int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
+int Plan::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation) {
   if (parts.empty()) fail("linear: expected at least one matrix");
   std::vector<LinearPart> recorded;
   std::vector<int> ends;
@@ -282,12 +318,15 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add) {
   }
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   buffers_[out]->ends = std::move(ends);
-  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, out, threads_);
+  auto step =
+      std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   if (add.buffer >= 0) in.push_back(add.buffer);
-  return add_step(std::move(step), out, std::move(in), add.buffer >= 0 ? "linear+add" : "linear",
-                  std::move(format), std::move(shape));
+  std::string op = add.buffer >= 0 ? "linear+add" : "linear";
+  if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
+  return add_step(std::move(step), out, std::move(in), std::move(op), std::move(format),
+                  std::move(shape));
 }
 
 int Plan::gated(int x, Gate activation, Weight gate, Weight up) {
@@ -416,6 +455,11 @@ void Plan::prepare(const RunRequest& request) {
     if (sequence->cache()->page_bytes() != page_bytes_)
       fail("the sequence belongs to a cache of another model");
     frame.segments.push_back({sequence.get(), row, count, sequence->length()});
+    if (learned_positions_ >= 0 && count > learned_positions_ - sequence->length()) {
+      fail("expected at most " + std::to_string(learned_positions_) +
+           " positions, which the model has learned, got " + std::to_string(sequence->length()) +
+           " and " + std::to_string(count) + " more");
+    }
     for (int i = 0; i < count; ++i) frame.positions.push_back(sequence->length() + i);
     frame.one_row_each = frame.one_row_each && count == 1;
     row += count;

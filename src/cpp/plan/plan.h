@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,12 +40,17 @@ class Plan {
 
   // --- recording; all return buffer ids -------------------------------------------------------
   void scope(std::string name) { scope_ = std::move(name); }
-  int embed(std::shared_ptr<const Matrix> matrix, float scale);
+  // positions: may be null; else a sequence has at most as many positions as it has rows.
+  int embed(std::shared_ptr<const Matrix> matrix, float scale,
+            std::shared_ptr<const Matrix> positions = nullptr);
   int rmsnorm(Slice x, std::vector<float> weight, float eps);
   int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
+  // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
+  int layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
+                int head_dim, float eps);
   int quantize(Slice x, Activations activations);
   int gather(Slice x, std::vector<int32_t> columns);  // column c is column columns[c] of x
-  int linear(int x, std::vector<Weight> parts, Slice add);
+  int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {});
   int gated(int x, Gate activation, Weight gate, Weight up);
   int rope(std::vector<float> frequencies, float factor);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
@@ -103,6 +109,7 @@ class Plan {
   std::string scope_;
   size_t page_bytes_ = 0;
   int select_step_ = -1, logits_ = -1;
+  int learned_positions_ = -1;  // most positions of a sequence; -1: any
   Frame frame_;
   int ran_ = 0;  // steps [0, ran_) hold values of the frame
   std::unique_ptr<Replay> replay_;

@@ -27,6 +27,13 @@ void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
                                                         y, out.width);
     if (scale_ != 1.0f)
       for (int c = 0; c < m.k; ++c) y[c] = y[c] * scale_;
+    if (positions_ == nullptr) continue;
+    const Matrix& learned = *positions_;
+    auto* offset = reinterpret_cast<float*>(run.scratch_of(thread));
+    const int position = run.frame->positions[row];
+    run.kernels->dequantize[static_cast<int>(learned.format)](
+        learned.data, learned.groups(), learned.k, position, position + 1, offset, learned.k);
+    for (int c = 0; c < m.k; ++c) y[c] = y[c] + offset[c];
   }
 }
 
@@ -55,6 +62,50 @@ void HeadNormStep::rows(const Run& run, int thread, int begin, int end) {
     for (int c = 0; c < x_.width; c += head_dim_) {
       std::copy_n(from + c, head_dim_, head);
       run.kernels->rmsnorm(head, weight_.data(), head_dim_, eps_, normed);
+      std::copy_n(normed, head_dim_, to + c);
+    }
+  }
+}
+
+LayerNormStep::LayerNormStep(Domain domain, Slice x, const std::vector<float>& weight,
+                             const std::vector<float>& bias, int head_dim, float eps, int out)
+    : RowStep(domain, true),
+      x_(x),
+      head_dim_(head_dim),
+      stride_(static_cast<size_t>(round_up(head_dim, kGroup))),
+      eps_(eps),
+      out_(out) {
+  const auto padded = [&](const std::vector<float>& values) {
+    std::vector<float> all(values.size() / head_dim * stride_, 0.0f);
+    for (size_t i = 0; i < values.size(); ++i)
+      all[i / head_dim * stride_ + i % head_dim] = values[i];
+    return all;
+  };
+  weight_ = padded(weight);
+  bias_ = padded(bias);
+}
+
+void LayerNormStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  // The kernel works in whole groups: a head of another size must not see its neighbour.
+  float* head = reinterpret_cast<float*>(run.scratch_of(thread));
+  float* normed = head + stride_;
+  std::fill(head, normed, 0.0f);
+  for (int row = begin; row < end; ++row) {
+    const float* from = x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset;
+    float* to = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
+    if (head_dim_ == x_.width) {
+      run.kernels->layernorm(from, weight_.data(), bias_.empty() ? nullptr : bias_.data(),
+                             head_dim_, eps_, to);
+      continue;
+    }
+    for (int c = 0, i = 0; c < x_.width; c += head_dim_, ++i) {
+      std::copy_n(from + c, head_dim_, head);
+      run.kernels->layernorm(head, weight_.data() + i * stride_,
+                             bias_.empty() ? nullptr : bias_.data() + i * stride_, head_dim_, eps_,
+                             normed);
       std::copy_n(normed, head_dim_, to + c);
     }
   }

@@ -6,14 +6,23 @@
 
 namespace slmq {
 
+// A token's row times scale, plus the row of its position if positions are learned.
 class EmbedStep final : public RowStep {
  public:
-  EmbedStep(std::shared_ptr<const Matrix> matrix, float scale, int out)
-      : RowStep(Domain::tokens, false), matrix_(std::move(matrix)), scale_(scale), out_(out) {}
+  EmbedStep(std::shared_ptr<const Matrix> matrix, std::shared_ptr<const Matrix> positions,
+            float scale, int out)
+      : RowStep(Domain::tokens, false),
+        matrix_(std::move(matrix)),
+        positions_(std::move(positions)),
+        scale_(scale),
+        out_(out) {}
+  size_t scratch_bytes() const override {
+    return positions_ == nullptr ? 0 : static_cast<size_t>(positions_->k) * sizeof(float);
+  }
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
-  std::shared_ptr<const Matrix> matrix_;
+  std::shared_ptr<const Matrix> matrix_, positions_;  // positions: may be null
   float scale_;
   int out_;
 };
@@ -48,6 +57,23 @@ class HeadNormStep final : public RowStep {
   Slice x_;
   std::vector<float> weight_;  // padded with zeros to a multiple of 32
   int head_dim_;
+  float eps_;
+  int out_;
+};
+
+// Heads of head_dim channels are normed by themselves; x is one head if that is its width.
+class LayerNormStep final : public RowStep {
+ public:
+  LayerNormStep(Domain domain, Slice x, const std::vector<float>& weight,
+                const std::vector<float>& bias, int head_dim, float eps, int out);
+  size_t scratch_bytes() const override { return 2 * stride_ * sizeof(float); }
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  int head_dim_;
+  size_t stride_;                     // head_dim rounded up to 32
+  std::vector<float> weight_, bias_;  // [heads][stride], padded with zeros; bias: may be empty
   float eps_;
   int out_;
 };

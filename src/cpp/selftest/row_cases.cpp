@@ -1,4 +1,4 @@
-// Kernels over rows: quantize, rmsnorm, rope, swiglu, softmax; every length around a register's.
+// Kernels over rows: quantize, norms, rope, activations, softmax; every length around a register's.
 #include <algorithm>
 
 #include "core/math64.h"
@@ -73,6 +73,41 @@ void run_rmsnorm(const Kernels& kernels, Results* results) {
   results->add("rmsnorm", hash);
 }
 
+void run_layernorm(const Kernels& kernels, Results* results) {
+  Inputs inputs(306);
+  Hash hash;
+  for (const int k : {1, 15, 16, 17, 31, 32, 33, 100, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      const std::vector<float> x = rows_of(&inputs, 1, k, kind);
+      const std::vector<float> weight = rows_of(&inputs, 1, k, 0), bias = rows_of(&inputs, 1, k, 0);
+      for (const float* b : {bias.data(), static_cast<const float*>(nullptr)}) {
+        std::vector<float> y(x.size() + 16, -1.0f);
+        kernels.layernorm(x.data(), weight.data(), b, k, 1e-5f, y.data());
+        hash.floats(y);
+      }
+    }
+  }
+  results->add("layernorm", hash);
+}
+
+void run_unary(const Kernels& kernels, Unary f, Results* results) {
+  Inputs inputs(307);
+  Hash hash;
+  const auto kernel = kernels.unary[static_cast<int>(f)];
+  for (const int n : {16, 32, 48, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      std::vector<float> x = rows_of(&inputs, 1, n, kind);
+      for (size_t i = 0; i < x.size(); i += 3) x[i] = x[i] * 30.0f;  // to both ends of exp
+      std::vector<float> y(x.size() + 16, -1.0f);
+      kernel(x.data(), n, y.data());
+      kernel(x.data(), n, x.data());  // in place
+      hash.floats(y);
+      hash.floats(x);
+    }
+  }
+  results->add(kUnaryNames[static_cast<int>(f)], hash);
+}
+
 void run_rope(const Kernels& kernels, Results* results) {
   Inputs inputs(303);
   Hash hash;
@@ -137,9 +172,11 @@ void run_rows(const Kernels& kernels, Results* results) {
     run_quantize(kernels, static_cast<Activations>(i),
                  (std::string("quantize.") + kActivationNames[i]).c_str(), results);
   run_rmsnorm(kernels, results);
+  run_layernorm(kernels, results);
   run_rope(kernels, results);
   run_gated(kernels.swiglu, "swiglu", results);
   run_gated(kernels.geglu, "geglu", results);
+  for (int i = 0; i < kUnaries; ++i) run_unary(kernels, static_cast<Unary>(i), results);
   run_softmax(kernels, results);
 }
 
