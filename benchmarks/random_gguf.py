@@ -2,9 +2,10 @@
 
     python benchmarks/random_gguf.py tinyllama-1.1b q4_0 model.gguf
 
-Every matrix, embedding and head included, is of the one format (as `llama-quantize --pure` does),
-norms are ones, and the tokenizer is one of bytes filled up to the vocabulary of the shape: slmq,
-llama.cpp and OpenVINO GenAI load the file. The same arguments give the same bytes.
+In q4_0, q4_1 and q8_0 every matrix, embedding and head included, is of that type (as
+`llama-quantize --pure` does); q4_k_m is llama.cpp's mix of Q4_K and Q6_K. Norms are ones, and the
+tokenizer is one of bytes filled up to the vocabulary of the shape: slmq, llama.cpp and OpenVINO
+GenAI load the file. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from random_blocks import BLOCKS, random_pool
 
 from slmq.shapes import SHAPES, shape_named
 
@@ -30,9 +32,6 @@ __all__ = ["FORMATS", "Shape", "file_bytes", "llama_shape", "write_random_gguf"]
 
 U8 = npt.NDArray[np.uint8]
 
-GROUP = 32  # weights that share a scale
-POOL_BYTES = 16 << 20
-WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
 RMS_EPS = 1e-5
 ROPE_BASE = 10000.0
 NORMAL, CONTROL = 1, 3  # kinds of tokens
@@ -79,24 +78,39 @@ def llama_shape(name: str) -> Shape:
     )
 
 
-class BlockFormat(NamedTuple):
-    """How a group of 32 weights is stored: `header` float16 values, then `codes` bytes."""
+class Mix(NamedTuple):
+    """Which type each matrix has, and llama.cpp's number for the whole."""
 
-    header: int
-    codes: int
-    levels: int
-    file_type: int  # general.file_type of llama.cpp
+    file_type: int
+    type_of: Callable[[str, Shape], str]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a group."""
-        return 2 * self.header + self.codes
+
+def all_of(kind: str) -> Callable[[str, Shape], str]:
+    """Every matrix of one type."""
+    return lambda _name, _shape: kind
+
+
+def q4_k_m(name: str, shape: Shape) -> str:
+    """llama.cpp's choice: Q6_K for the head, and in half of the layers for v and down.
+
+    Those are the first and the last eighth of the layers and of the others every third.
+    """
+    if name == ("token_embd.weight" if shape.tied else "output.weight"):
+        return "q6_k"
+    _, _, rest = name.partition("blk.")
+    layer, _, matrix = rest.partition(".")
+    if matrix not in ("attn_v.weight", "ffn_down.weight"):
+        return "q4_k"
+    i, n = int(layer), shape.layers
+    more_bits = i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
+    return "q6_k" if more_bits else "q4_k"
 
 
 FORMATS = {
-    "q4_0": BlockFormat(1, 16, 16, 2),
-    "q4_1": BlockFormat(2, 16, 16, 3),
-    "q8_0": BlockFormat(1, 32, 255, 7),
+    "q4_0": Mix(2, all_of("q4_0")),
+    "q4_1": Mix(3, all_of("q4_1")),
+    "q8_0": Mix(7, all_of("q8_0")),
+    "q4_k_m": Mix(15, q4_k_m),
 }
 
 
@@ -109,14 +123,14 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
         Replaced when it is there; its folder must exist.
     shape : Shape
         `llama_shape` has the published ones.
-    weight_format : {"q4_0", "q4_1", "q8_0"}
+    weight_format : {"q4_0", "q4_1", "q8_0", "q4_k_m"}
     seed : int
         Other seeds give other weights.
 
     Raises
     ------
     ValueError
-        For another format, or sizes that are no multiples of 32.
+        For another format, or sizes that are no whole blocks.
     OSError
         If the file cannot be written; says so before writing when the disk is too full.
     ImportError
@@ -126,10 +140,10 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
 
     if weight_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {weight_format!r}")
-    matrices = dict(matrix_shapes(shape))
-    for name, (_, k) in matrices.items():
-        if k % GROUP:
-            raise ValueError(f"{name}: expected inputs in groups of {GROUP}, got {k}")
+    for name, _, k, kind in typed_matrices(shape, weight_format):
+        if k % BLOCKS[kind].columns:
+            expected = f"inputs in groups of {BLOCKS[kind].columns}"
+            raise ValueError(f"{name}: expected {expected}, got {k}")
     need, free = file_bytes(shape, weight_format), shutil.disk_usage(path.parent).free
     if need > free:
         raise OSError(f"{path} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
@@ -152,7 +166,19 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
 
 def file_bytes(shape: Shape, weight_format: str) -> int:
     """Bytes of the weights: those of the file but for its header."""
-    return sum(n * k for _, (n, k) in matrix_shapes(shape)) // GROUP * FORMATS[weight_format].nbytes
+    return sum(n * row_bytes(k, kind) for _, n, k, kind in typed_matrices(shape, weight_format))
+
+
+def row_bytes(k: int, kind: str) -> int:
+    """Bytes of `k` weights."""
+    return k // BLOCKS[kind].columns * BLOCKS[kind].nbytes
+
+
+def typed_matrices(shape: Shape, weight_format: str) -> Iterator[tuple[str, int, int, str]]:
+    """Name, outputs, inputs and type of every matrix."""
+    type_of = FORMATS[weight_format].type_of
+    for name, (n, k) in matrix_shapes(shape):
+        yield name, n, k, type_of(name, shape)
 
 
 def matrix_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -240,11 +266,9 @@ def byte_alphabet() -> list[str]:
 def _add_tensor_infos(writer: GGUFWriter, shape: Shape, weight_format: str) -> None:
     import gguf
 
-    kind = gguf.GGMLQuantizationType[weight_format.upper()]
-    nbytes = FORMATS[weight_format].nbytes
-    for name, (n, k) in matrix_shapes(shape):
-        row = k // GROUP * nbytes
-        writer.add_tensor_info(name, (n, row), np.dtype(np.uint8), n * row, kind)
+    for name, n, k, kind in typed_matrices(shape, weight_format):
+        row, stored = row_bytes(k, kind), gguf.GGMLQuantizationType[kind.upper()]
+        writer.add_tensor_info(name, (n, row), np.dtype(np.uint8), n * row, stored)
     for name in norm_names(shape):
         writer.add_tensor_info(name, (shape.hidden,), np.dtype(np.float32), 4 * shape.hidden)
 
@@ -252,13 +276,16 @@ def _add_tensor_infos(writer: GGUFWriter, shape: Shape, weight_format: str) -> N
 def _write_tensors(
     file: IO[bytes], shape: Shape, weight_format: str, seed: int, alignment: int
 ) -> None:
-    """Appends the data in the order of the infos, a pool of random groups at a time."""
+    """Appends the data in the order of the infos, a pool of random blocks at a time."""
     pad_to(file, alignment)
-    pool = random_groups(FORMATS[weight_format], np.random.default_rng(seed))
-    for name, (n, k) in matrix_shapes(shape):
+    pools: dict[str, U8] = {}
+    for name, n, k, kind in typed_matrices(shape, weight_format):
+        if kind not in pools:
+            pools[kind] = random_pool(kind, np.random.default_rng(seed))
+        pool = pools[kind]
         # Each matrix begins elsewhere in the pool, so that no two are the same.
         at = zlib.crc32(name.encode()) % len(pool)
-        left = n * k // GROUP
+        left = n * k // BLOCKS[kind].columns
         while left:
             part = pool[at : at + left]
             file.write(part.data)
@@ -273,21 +300,6 @@ def _write_tensors(
 def pad_to(file: IO[bytes], alignment: int) -> None:
     """Appends zeros up to a multiple of `alignment`."""
     file.write(bytes(-file.seek(0, os.SEEK_END) % alignment))
-
-
-def random_groups(fmt: BlockFormat, rng: np.random.Generator) -> U8:
-    """uint8[groups, bytes]: weights around 0 with a standard deviation of about 0.02."""
-    count = POOL_BYTES // fmt.nbytes
-    groups: U8 = np.empty((count, fmt.nbytes), np.uint8)
-    codes = groups[:, 2 * fmt.header :]
-    codes[:] = rng.integers(0, 256, codes.shape, np.uint8)
-    if fmt.levels == 255:
-        codes[codes == 0x80] = 0  # llama.cpp never writes -128
-    # A uniform code has a standard deviation of levels / sqrt(12).
-    scales = rng.uniform(0.5, 1.5, (count, 1)) * WEIGHT_STD * np.sqrt(12) / fmt.levels
-    header = [scales, -7.5 * scales][: fmt.header]
-    groups[:, : 2 * fmt.header] = np.concatenate(header, axis=1).astype("<f2").view(np.uint8)
-    return groups
 
 
 def main() -> int:

@@ -42,6 +42,11 @@ SMALL = random_gguf.Shape(
     tied=False,
     positions=64,
 )
+BLOCKS_OF_256 = SMALL._replace(hidden=256, inner=256, layers=10, head_dim=64)
+# What llama-quantize makes of ten layers.
+MORE_BITS = ["output.weight"] + [
+    f"blk.{i}.{name}.weight" for i in (0, 3, 6, 8, 9) for name in ("attn_v", "ffn_down")
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +60,21 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("weight_format", random_gguf.FORMATS)
 def test_a_random_file_is_a_model(weight_format: str, tmp_path: Path) -> None:
-    path = random_gguf.write_random_gguf(tmp_path / "m.gguf", SMALL, weight_format)
+    shape = BLOCKS_OF_256 if weight_format == "q4_k_m" else SMALL
+    path = random_gguf.write_random_gguf(tmp_path / "m.gguf", shape, weight_format)
     weights = [t for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2]
-    assert sum(t.n_bytes for t in weights) == random_gguf.file_bytes(SMALL, weight_format)
+    assert sum(t.n_bytes for t in weights) == random_gguf.file_bytes(shape, weight_format)
     for tensor in weights:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
-        assert tensor.tensor_type.name == weight_format.upper()
+        sixth = weight_format == "q4_k_m" and tensor.name in MORE_BITS
+        kind = weight_format.removesuffix("_m") if not sixth else "q6_k"
+        assert tensor.tensor_type.name == kind.upper()
         assert abs(values.mean()) < 0.003
         assert 0.018 < values.std() < 0.024
     with slmq.load(path, n_threads=1) as model:
         assert model.engine.tokenizer.decode(model.engine.tokenizer.encode("the sea")) == "the sea"
         logits = model.logits("the sea")
-    assert logits.shape[1] == SMALL.vocab
+    assert logits.shape[1] == shape.vocab
     assert np.isfinite(logits).all()
     assert logits.std() > 0
 
@@ -82,10 +90,12 @@ def test_random_files_repeat_and_their_matrices_differ(tiny_gguf: Path, tmp_path
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     odd = random_gguf.Shape(300, 90, 160, 1, 2, 1, 45, True, 64)
     path = tmp_path / "m.gguf"
-    with pytest.raises(ValueError, match="expected one of q4_0, q4_1, q8_0, got 'q3'"):
+    with pytest.raises(ValueError, match="expected one of q4_0, q4_1, q8_0, q4_k_m, got 'q3'"):
         random_gguf.write_random_gguf(path, SMALL, "q3")
     with pytest.raises(ValueError, match=r"token_embd\.weight: expected inputs in groups of 32"):
         random_gguf.write_random_gguf(path, odd, "q4_0")
+    with pytest.raises(ValueError, match="expected inputs in groups of 256, got 96"):
+        random_gguf.write_random_gguf(path, SMALL, "q4_k_m")
     with pytest.raises(ValueError, match="vocabulary: expected at least 260 tokens, got 259"):
         random_gguf.vocabulary(259)
     huge = random_gguf.Shape(1 << 40, 1 << 20, 32, 1, 1, 1, 32, True, 64)
