@@ -131,6 +131,8 @@ def to_gguf(
         "llama.attention.head_count": hf["num_attention_heads"],
         "llama.attention.head_count_kv": hf["num_key_value_heads"],
         "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
         "llama.attention.layer_norm_rms_epsilon": hf["rms_norm_eps"],
         "llama.context_length": hf["max_position_embeddings"],
         "llama.rope.freq_base": rope["rope_theta"],

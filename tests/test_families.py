@@ -99,7 +99,8 @@ def test_configs_of_transformers_4(family: str, name: str, tmp_path: Path) -> No
 
 # --- other files ----------------------------------------------------------------------------
 
-# GGUF has no window for these, no kind of rope scaling for the others, no head for a Gemma.
+# GGUF has no window for these (nor does llama.cpp read one), no kind of rope scaling for the others,
+# no head for a Gemma.
 GGUF_CASES = [
     (family, name)
     for family, name in CASES

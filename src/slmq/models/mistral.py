@@ -1,7 +1,8 @@
 """Mistral 7B, Rakuten AI 2.0 mini and others of Hugging Face's model type "mistral".
 
 A Llama whose queries see a window of the latest positions (Jiang et al., "Mistral 7B", 2023). GGUF
-files of these models are of architecture "llama" and do not store the window.
+files of these models are of architecture "llama" and do not store the window; llama.cpp runs them
+without.
 """
 
 from __future__ import annotations

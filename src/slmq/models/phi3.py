@@ -3,7 +3,8 @@
 A Llama that is stored with q, k and v in one matrix, gate and up in another (Abdin et al., "Phi-3
 Technical Report", 2024). Long contexts have their own divisors of the rope's frequencies
 (longrope, once named su; even "yarn" means it in early configurations), Phi-4-mini turns only a
-share of a head's channels, and some have a window.
+share of a head's channels, and some have a window, which
+GGUF files store too (llama.cpp reads and ignores it).
 """
 
 from __future__ import annotations
