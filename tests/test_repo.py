@@ -26,7 +26,7 @@ PYTHON_LAYERS = (
     ("exact", "runtime"),
     ("formats", "sampling", "stops"),
     ("quantized", "checkpoint"),
-    ("memory",),
+    ("memory", "folders"),
     ("weights", "tokenizer"),
     ("trace",),
     ("plan",),
@@ -34,12 +34,14 @@ PYTHON_LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
+    ("wanted",),
     ("generate", "stream", "chat", "published", "shapes", "bench", "evaluation", "conversion"),
+    ("quantizer",),
     ("profile",),
     ("cli", "server"),
 )
 PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
-CPP_LAYERS = ("core", "vec", "kernels", "plan", "bind", "selftest")
+CPP_LAYERS = ("core", "quantizer", "vec", "kernels", "plan", "bind", "selftest")
 
 # What a kernel may take from the system: types, constants, plain math and intrinsics.
 KERNEL_HEADERS = {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slmq.evaluation import compare, perplexity
     from slmq.generate import Model, load
     from slmq.quantized import QuantizedMatrix
+    from slmq.quantizer import QuantizedFolder, dequantize, quantize
     from slmq.results import GenerationResult, StreamChunk
     from slmq.runtime import isa, show_runtime
 
@@ -39,6 +40,7 @@ __all__ = [
     "GenerationResult",
     "Model",
     "ModelNotFoundError",
+    "QuantizedFolder",
     "QuantizedMatrix",
     "StreamChunk",
     "TemplateError",
@@ -47,9 +49,11 @@ __all__ = [
     "__version__",
     "compare",
     "convert",
+    "dequantize",
     "isa",
     "load",
     "perplexity",
+    "quantize",
     "show_runtime",
 ]
 
@@ -57,13 +61,16 @@ __all__ = [
 _LAZY = {
     "GenerationResult": "slmq.results",
     "Model": "slmq.generate",
+    "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",
     "StreamChunk": "slmq.results",
     "compare": "slmq.evaluation",
     "convert": "slmq.conversion",
+    "dequantize": "slmq.quantizer",
     "isa": "slmq.runtime",
     "load": "slmq.generate",
     "perplexity": "slmq.evaluation",
+    "quantize": "slmq.quantizer",
     "show_runtime": "slmq.runtime",
 }
 

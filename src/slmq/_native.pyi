@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 Slice = tuple[int, int, int]
@@ -174,3 +176,25 @@ def probe_fp_mode(threads: int) -> list[tuple[int, int]]: ...
 def memory_read_gb_per_s(threads: int, nbytes: int = ..., seconds: float = ...) -> float: ...
 def integer_peak_gmac_per_s(threads: int, isa: str | None = ..., seconds: float = ...) -> float: ...
 def read_strings(buffer: Any, begin: int, limit: int, count: int) -> tuple[list[str], int]: ...
+def search_scales(
+    w: F32,
+    importance: F32 | None,
+    columns: int,
+    low: int,
+    high: int,
+    zero: int,
+    has_min: bool,
+    threads: int = ...,
+) -> tuple[U8, F16, F16]: ...
+def round_with_feedback(
+    w: F32,
+    coupling: F32,
+    weight: F32,
+    columns: int,
+    low: int,
+    high: int,
+    zero: int,
+    has_min: bool,
+    threads: int = ...,
+) -> tuple[U8, F16, F16]: ...
+def factorize(h: F64, threads: int = ...) -> tuple[F32, F32]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceABC
@@ -253,7 +254,7 @@ class Engine:
 
 
 def open_engine(
-    model: str | Path,
+    model: str | os.PathLike[str],
     *,
     quant: str | None = None,
     n_ctx: int | None = None,
@@ -269,7 +270,7 @@ def open_engine(
 
     Parameters
     ----------
-    model : str or Path
+    model : str or path
         Catalogue name, hub id, folder or .gguf file.
     quant : str, optional
         "int4", "int8", "f16", "f32": what float weights become. By default as stored.
@@ -290,7 +291,7 @@ def open_engine(
     check_memory(memory)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(
-        str(model), revision=revision, local_files_only=local_files_only, progress=progress
+        os.fspath(model), revision=revision, local_files_only=local_files_only, progress=progress
     )
     with open_checkpoint(found.path) as checkpoint:
         return _build(

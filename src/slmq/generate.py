@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +32,7 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 def load(
-    model: str | Path,
+    model: str | os.PathLike[str],
     *,
     quant: str | None = None,
     n_ctx: int | None = None,
@@ -46,7 +46,7 @@ def load(
 
     Parameters
     ----------
-    model : str or Path
+    model : str or path
         Name in the catalogue, hub id ``"org/name"``, folder with a checkpoint, or .gguf file.
     quant : {"int4", "int8", "f16", "f32"}, optional
         What float weights become; None keeps them as they are stored.

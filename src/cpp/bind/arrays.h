@@ -26,6 +26,10 @@ struct ArrayName<float> {
   static constexpr const char* value = "float32";
 };
 template <>
+struct ArrayName<double> {
+  static constexpr const char* value = "float64";
+};
+template <>
 struct ArrayName<int32_t> {
   static constexpr const char* value = "int32";
 };

@@ -29,5 +29,6 @@ void bind_system(py::module_& m);
 void bind_matrix(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_plan(py::module_& m);
+void bind_quantizer(py::module_& m);
 
 }  // namespace slmq

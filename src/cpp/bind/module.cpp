@@ -8,4 +8,5 @@ PYBIND11_MODULE(_native, m) {
   slmq::bind_matrix(m);
   slmq::bind_kernels(m);
   slmq::bind_plan(m);
+  slmq::bind_quantizer(m);
 }

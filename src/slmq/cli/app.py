@@ -17,6 +17,7 @@ from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
 from slmq.cli.profile import profile
 from slmq.cli.quality import compare, perplexity
+from slmq.cli.quantize import dequantize, quantize
 from slmq.cli.run import run
 
 __all__ = ["app"]
@@ -66,6 +67,8 @@ app.command("list")(list_models)
 app.command()(show)
 app.command("rm")(remove)
 app.command()(convert)
+app.command()(quantize)
+app.command()(dequantize)
 app.command()(perplexity)
 app.command()(compare)
 app.command()(bench)

@@ -1,0 +1,98 @@
+"""`slmq quantize` and `slmq dequantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.models import stored_bytes
+from slmq.cli.output import Bar, Downloads, print_json, write
+
+__all__ = ["dequantize", "quantize"]
+
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="Catalogue name, hub id, folder or .gguf file.")
+]
+Target = Annotated[str, typer.Argument(metavar="DST", help="The folder to make.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a folder that slmq wrote.")]
+
+
+def quantize(
+    src: Source,
+    dst: Target,
+    *,
+    format: Annotated[
+        str, typer.Option(help="int4 (q4g32a), int8 (q8g32s), or q4g32s, q4g32a, q8g32s.")
+    ] = "int4",
+    method: Annotated[str, typer.Option(help="How weights are rounded: auto, rtn.")] = "auto",
+    force: Force = False,
+    threads: o.Threads = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Quantize a model into a folder that slmq maps and runs, and print where it lies.
+
+    The same source and settings give the same bytes everywhere. What was interrupted goes on where
+    it was when the same command is given again.
+    """
+    from slmq import hub
+    from slmq.quantizer import quantize as write_folder
+
+    with Downloads() as downloads:
+        found = hub.resolve(src, revision=revision, local_files_only=offline, progress=downloads)
+    with Bar() as bar:
+        made = write_folder(
+            found.path,
+            Path(dst),
+            format=format,
+            method=method,
+            force=force,
+            n_threads=threads,
+            progress=bar.update,
+        )
+    if not as_json:
+        write(f"{made.path}\n")
+        return
+    print_json(
+        {
+            "name": found.name,
+            "path": str(made.path),
+            "bytes": stored_bytes(made.path),
+            "bits_per_weight": made.bits_per_weight,
+            "tensors": [vars(tensor) for tensor in made.tensors],
+        }
+    )
+
+
+def dequantize(
+    src: Source,
+    dst: Target,
+    *,
+    force: Force = False,
+    threads: o.Threads = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Write a model as an ordinary folder with float16 weights, which transformers loads."""
+    from slmq import hub
+    from slmq.quantizer import dequantize as write_folder
+
+    with Downloads() as downloads:
+        found = hub.resolve(src, revision=revision, local_files_only=offline, progress=downloads)
+    with Bar("bytes") as bar:
+        path = write_folder(
+            found.path,
+            Path(dst),
+            force=force,
+            n_threads=threads,
+            progress=lambda done, total: bar.update(f"dequantizing {found.name}", done, total),
+        )
+    if as_json:
+        print_json({"name": found.name, "path": str(path), "bytes": stored_bytes(path)})
+    else:
+        write(f"{path}\n")

@@ -1,0 +1,157 @@
+"""Folders of weights that appear whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from slmq.checkpoint import NATIVE, Checkpoint, open_checkpoint
+from slmq.errors import CheckpointError, Error
+
+if TYPE_CHECKING:
+    from slmq.checkpoint.mapped import MappedCheckpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing tells a killed process from one at work
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["check_room", "check_target", "lock_folder", "new_folder", "source_files", "sync"]
+
+PIECE = 8 << 20  # bytes that are hashed at a time
+PART = ".part"
+SPARE_BYTES = 64 << 20  # for tokenizer and configuration, when the free space is looked at
+
+
+def source_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Name, bytes and sha256 of every file of a checkpoint."""
+    files = []
+    for file in cast("MappedCheckpoint", checkpoint).files:
+        digest = hashlib.sha256()
+        with file.path.open("rb") as f:
+            while piece := f.read(PIECE):
+                digest.update(piece)
+        files.append({"name": file.path.name, "bytes": file.size, "sha256": digest.hexdigest()})
+    return files
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Check that a folder may be written.
+
+    Raises
+    ------
+    Error
+        It exists and is not to be replaced (or nothing that slmq wrote), or its parent is missing.
+    """
+    if not target.parent.is_dir():
+        raise Error(f"cannot write {target}: there is no folder {target.parent}")
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise Error(f"{target} exists; give another folder, or force (--force) to replace it")
+    try:
+        with open_checkpoint(target) as old:
+            ours = old.kind == NATIVE and target.is_dir() and not target.is_symlink()
+    except CheckpointError:
+        ours = False
+    if not ours:
+        raise Error(
+            f"{target} exists and is no folder that slmq wrote, so force does not replace it; "
+            f"delete it yourself or give another folder"
+        )
+
+
+@contextmanager
+def new_folder(target: Path, nbytes: int, force: bool) -> Iterator[Path]:
+    """A folder beside `target` which takes its place at the end of the block, or vanishes.
+
+    Raises
+    ------
+    Error
+        It cannot be written, or the disk has no room for `nbytes`.
+    """
+    _remove_stale(target)
+    check_room(target, nbytes)
+    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}{PART}"
+    lock = None
+    try:
+        folder.mkdir()
+        lock = lock_folder(folder)
+        yield folder
+        for path in (*folder.rglob("*"), folder):
+            sync(path)
+        _publish(folder, target, force)
+        sync(target.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Error(f"cannot write {target}: {reason}; nothing was kept") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def check_room(target: Path, nbytes: int) -> None:
+    """Raises Error if the disk of a new folder has no room for so many bytes."""
+    free = shutil.disk_usage(target.parent).free
+    if nbytes + SPARE_BYTES > free:
+        raise Error(
+            f"cannot write {target}: the weights need {nbytes:,} bytes, and {free:,} are free there"
+        )
+
+
+def _publish(folder: Path, target: Path, force: bool) -> None:
+    """Rename a finished folder to its name; an older one goes first, if it may."""
+    if not os.path.lexists(target):
+        folder.rename(target)
+        return
+    if not force:
+        raise Error(f"{target} exists by now; nothing was kept")
+    old = folder.with_suffix(f".old{PART}")
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Let the disk have a file or folder before its name says that it is whole."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """A lock on a folder until it is closed or the process ends; None if another has it."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_stale(target: Path) -> None:
+    """Delete what runs for `target` left that were killed: nobody holds its lock."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*{PART}"):
+        lock = lock_folder(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)

@@ -1,0 +1,96 @@
+"""What a quantization has done so far, in a folder beside its target, so that it can be resumed.
+
+Every finished tensor is a file, which gets its name when it is on the disk. A key says for what
+they were made: another source, calibration or setting begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.errors import Error
+from slmq.folders import lock_folder, sync
+
+__all__ = ["Work", "open_work"]
+
+
+class Work:
+    """A folder of finished pieces: bytes or a JSON value, each under a name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def data(self, name: str) -> npt.NDArray[np.uint8] | None:
+        """The bytes that were saved, mapped: uint8[size]; None if there are none yet."""
+        path = self.folder / f"{name}.bin"
+        if not path.is_file():
+            return None
+        return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+
+    def value(self, name: str) -> Any:
+        """The value that was saved; None if there is none yet."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    def save_data(self, name: str, data: npt.NDArray[np.uint8]) -> None:
+        """Save bytes; they are on the disk when this returns."""
+        self._save(f"{name}.bin", data.data)
+
+    def save_value(self, name: str, value: Any) -> None:
+        """Save a value that JSON can say."""
+        self._save(f"{name}.json", json.dumps(value).encode("utf-8"))
+
+    def forget(self, name: str) -> None:
+        """Delete the bytes of this name, if there are any."""
+        (self.folder / f"{name}.bin").unlink(missing_ok=True)
+
+    def _save(self, name: str, data: bytes | memoryview) -> None:
+        path = self.folder / f"{name}.new"
+        path.write_bytes(data)
+        sync(path)
+        path.replace(self.folder / name)
+
+
+@contextmanager
+def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
+    """The work for a target; it is gone when the block ends well, and stays when it fails.
+
+    Raises
+    ------
+    Error
+        Another process works for the same target, or the disk is full.
+    """
+    folder = target.parent / f".{target.name}.quantizing"
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8")).hexdigest()
+    descriptor = None
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = lock_folder(folder)
+        if descriptor is None and os.name != "nt":
+            raise Error(f"cannot write {target}: another process is quantizing to it")
+        work = Work(folder)
+        if work.value("key") != digest:
+            for path in folder.iterdir():
+                path.unlink()
+            work.save_value("key", digest)
+        yield work
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Error(
+            f"cannot write {target}: {reason}; what is finished is kept in {folder}, and the same "
+            f"command goes on from there"
+        ) from error
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

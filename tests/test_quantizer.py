@@ -1,0 +1,220 @@
+"""Quantized folders: never worse than plain rounding, the same everywhere, whole or resumable."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import safetensors.numpy
+from golden import GOLDENS
+from llama_files import logits_of
+
+import slmq
+from slmq import _native
+from slmq.checkpoint import open_checkpoint
+from slmq.formats import FORMATS, unpack
+from slmq.quantizer.grids import GRIDS, pack_rounded
+from slmq.quantizer.methods import round_searched
+
+F32 = npt.NDArray[np.float32]
+TOKENS = [5, 1, 9, 30, 2, 7, 7, 11]
+SOURCE = GOLDENS / "llama" / "biases"
+
+
+def heavy_tailed(n: int, k: int, seed: int = 0) -> F32:
+    return np.random.default_rng(seed).standard_t(4, (n, k)).astype(np.float32)
+
+
+def plain(w: F32, fmt: str) -> F32:
+    raw = np.ascontiguousarray(w).reshape(-1).view(np.uint8)
+    return _native.Matrix.pack("f32", raw, *w.shape, fmt).dequantize(0, len(w))
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- one matrix -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", GRIDS)
+@pytest.mark.parametrize("shape", [(1, 1), (33, 50), (16, 160)])
+def test_a_search_beats_plain_rounding_in_every_group(fmt: str, shape: tuple[int, int]) -> None:
+    w = heavy_tailed(*shape)
+    searched = round_searched(w, fmt).values()
+    for begin in range(0, shape[1], 32):
+        part = slice(begin, begin + 32)
+        best = np.square(w[:, part] - searched[:, part]).sum(1)
+        usual = np.square(w[:, part] - plain(w, fmt)[:, part]).sum(1)
+        assert (best <= usual * (1 + 1e-5) + 1e-12).all()
+
+
+def test_a_search_gains_what_it_should() -> None:
+    """On heavy tails: a tenth of the squared error at least, a fifth with a min."""
+    w = heavy_tailed(256, 256)
+    for fmt, most in (("q4g32s", 0.93), ("q4g32a", 0.85)):
+        usual = np.square(w - plain(w, fmt)).sum()
+        assert np.square(w - round_searched(w, fmt).values()).sum() < most * usual
+
+
+def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
+    w = heavy_tailed(64, 64)
+    importance = np.where(np.arange(64) % 2 == 0, 100, 1).astype(np.float32)
+
+    def error(values: F32) -> float:
+        return float((np.square(w - values) * importance).sum())
+
+    weighted = round_searched(w, "q4g32a", importance).values()
+    assert error(weighted) < 0.8 * error(round_searched(w, "q4g32a").values())
+
+
+@pytest.mark.parametrize("fmt", GRIDS)
+def test_packed_codes_are_the_values(fmt: str) -> None:
+    rounded = round_searched(heavy_tailed(50, 172), fmt)
+    matrix = pack_rounded(rounded)
+    assert (matrix.dequantize(0, 50) == rounded.values()).all()
+    assert (unpack(matrix.packed, 50, 172, FORMATS[fmt]) == rounded.values()).all()
+
+
+@pytest.mark.parametrize(
+    "w", [np.zeros((2, 40)), np.full((2, 40), 3.5), np.full((2, 40), 1e-9), np.eye(2, 40) * 6e4]
+)
+@pytest.mark.parametrize("fmt", GRIDS)
+def test_odd_groups_are_rounded(fmt: str, w: npt.NDArray[np.float64]) -> None:
+    values = round_searched(w.astype(np.float32), fmt).values()
+    assert np.abs(values - w).max() <= np.abs(w).max() / 100 + 1e-9
+
+
+def test_what_float16_cannot_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="too large for float16"):
+        round_searched(np.full((1, 32), 1e9, np.float32), "q4g32a")
+
+
+# --- whole models ---------------------------------------------------------------------------
+
+
+def test_a_quantized_folder_runs_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    made = slmq.quantize(SOURCE, tmp_path / "q", format="int8", n_threads=2)
+    assert made.bits_per_weight == 8.5
+    assert {t.format for t in made.tensors} == {"q8g32s"}
+    exact, rounded = logits_of(SOURCE, TOKENS), logits_of(made.path, TOKENS, quant=None)
+    assert np.abs(exact - rounded).max() < 0.06 * np.abs(exact).max()
+    with open_checkpoint(made.path) as checkpoint:
+        said = checkpoint.metadata["slmq"]
+    assert said["method"] == "auto"
+    assert said["source"][0]["name"] == "model.safetensors"
+    assert re.fullmatch("[0-9a-f]{64}", said["source"][0]["sha256"])
+
+
+def test_threads_do_not_change_a_byte(tmp_path: Path) -> None:
+    one = slmq.quantize(SOURCE, tmp_path / "one", n_threads=1)
+    two = slmq.quantize(SOURCE, tmp_path / "two", n_threads=2)
+    assert folder_bytes(one.path) == folder_bytes(two.path)
+
+
+class StopError(Exception):
+    """Somebody interrupts."""
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = slmq.quantize(SOURCE, tmp_path / "whole")
+    target = tmp_path / "q"
+    steps: list[int] = []
+
+    def stop_half_way(_what: str, done: int, total: int) -> None:
+        steps.append(done)
+        if done > total // 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        slmq.quantize(SOURCE, target, progress=stop_half_way)
+    assert not target.exists()
+    work = tmp_path / ".q.quantizing"
+    kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.bin")}
+    assert kept
+    with pytest.raises(StopError):  # other settings: nothing of it is of use
+        slmq.quantize(SOURCE, target, format="int8", progress=stop_half_way)
+    with pytest.raises(StopError):
+        slmq.quantize(SOURCE, target, progress=stop_half_way)
+    kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.bin")}
+
+    def unchanged(_what: str, _done: int, _total: int) -> None:
+        now = {path.name: path.stat().st_mtime_ns for path in work.glob("*.bin")}
+        assert kept.items() <= now.items()
+
+    slmq.quantize(SOURCE, target, progress=unchanged)
+    assert folder_bytes(target) == folder_bytes(whole.path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q", "whole"]
+
+
+FAILING = """
+import os, resource, signal, sys
+import slmq
+source, target, how = sys.argv[1:]
+if how == "full":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+def progress(what, done, total):
+    if how == "kill" and done > total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+slmq.quantize(source, target, progress=progress)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits and signals of POSIX")
+@pytest.mark.parametrize(
+    ("how", "message"), [("full", "cannot write .*File too large"), ("kill", "")]
+)
+def test_a_run_that_fails_leaves_no_folder(how: str, message: str, tmp_path: Path) -> None:
+    target = tmp_path / "q"
+    run = subprocess.run(
+        [sys.executable, "-c", FAILING, str(SOURCE), str(target), how],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert re.search(message, run.stderr)
+    assert not target.exists()
+    slmq.quantize(SOURCE, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["q"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "int3"}, "expected a weight format"),
+        ({"format": "f16"}, "expected int4, int8"),
+        ({"method": "magic"}, "method: expected one of auto, rtn"),
+    ],
+)
+def test_unknown_settings_are_named(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        slmq.quantize(SOURCE, tmp_path / "q", **options)
+
+
+# --- and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama/biases", "phi3/fused_gqa"])
+def test_dequantized_folders_are_ordinary(family: str, tmp_path: Path) -> None:
+    """The names and shapes of the source, in float16, with the values that kernels see."""
+    made = slmq.quantize(GOLDENS / family, tmp_path / "q")
+    back = slmq.dequantize(made, tmp_path / "f16")
+    source = safetensors.numpy.load_file(GOLDENS / family / "model.safetensors")
+    stored = safetensors.numpy.load_file(back / "model.safetensors")
+    assert {n: v.shape for n, v in stored.items()} == {n: v.shape for n, v in source.items()}
+    assert {v.dtype for v in stored.values()} == {np.dtype(np.float16)}
+    for name, values in stored.items():
+        assert np.abs(values - source[name]).max() < 0.1 * np.abs(source[name]).max()
+    quantized, plain_logits = (
+        logits_of(made.path, TOKENS, quant=None),
+        logits_of(back, TOKENS, quant=None),
+    )
+    assert np.abs(quantized - plain_logits).max() < 0.05 * np.abs(plain_logits).max()
