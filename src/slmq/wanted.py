@@ -154,11 +154,11 @@ class Source:
         return self.values(wish).astype("<f4").view(np.uint8)
 
     def matrix(self, wish: Wish) -> _native.Matrix:
-        """A matrix, packed in its format; its columns may be in another order, a wish of its own."""
+        """A matrix, packed in its format; its columns may be in the order of another wish."""
         return self._linear(wish).matrix
 
     def floats(self, wish: Wish) -> Iterator[npt.NDArray[np.float32]]:
-        """The rows of a matrix, some at a time and with their columns in order: float32[rows, k]."""
+        """The rows of a matrix, some at a time, columns in order: float32[rows, k]."""
         linear = self._linear(wish)
         for begin in range(0, wish.n, ROWS):
             rows = linear.matrix.dequantize(begin, min(begin + ROWS, wish.n))
