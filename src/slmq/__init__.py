@@ -23,7 +23,7 @@ from slmq.errors import (
 
 if TYPE_CHECKING:
     from slmq.conversion import convert
-    from slmq.evaluation import compare, perplexity
+    from slmq.evaluation import compare, evaluate, perplexity
     from slmq.generate import Model, load
     from slmq.quantized import QuantizedMatrix
     from slmq.quantizer import QuantizedFolder, dequantize, quantize
@@ -50,6 +50,7 @@ __all__ = [
     "compare",
     "convert",
     "dequantize",
+    "evaluate",
     "isa",
     "load",
     "perplexity",
@@ -67,6 +68,7 @@ _LAZY = {
     "compare": "slmq.evaluation",
     "convert": "slmq.conversion",
     "dequantize": "slmq.quantizer",
+    "evaluate": "slmq.evaluation",
     "isa": "slmq.runtime",
     "load": "slmq.generate",
     "perplexity": "slmq.evaluation",

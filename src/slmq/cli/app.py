@@ -16,7 +16,7 @@ from slmq.cli.measure import bench
 from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
 from slmq.cli.profile import profile
-from slmq.cli.quality import compare, perplexity
+from slmq.cli.quality import compare, evaluate, perplexity
 from slmq.cli.quantize import dequantize, quantize
 from slmq.cli.run import run
 
@@ -71,6 +71,7 @@ app.command()(quantize)
 app.command()(dequantize)
 app.command()(perplexity)
 app.command()(compare)
+app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(profile)
 app.command()(doctor)

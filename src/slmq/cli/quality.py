@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +16,7 @@ from slmq.cli.output import Bar, note, print_json, print_table, write
 if TYPE_CHECKING:
     from slmq.evaluation import Comparison, Metric
 
-__all__ = ["compare", "perplexity"]
+__all__ = ["compare", "evaluate", "perplexity"]
 
 Text = Annotated[str, typer.Option(help="UTF-8 text.")]
 Ctx = Annotated[int, typer.Option(help="Tokens of a window; those of its second half are scored.")]
@@ -130,6 +132,72 @@ def compare(
         print_json({"a": a, "b": b, **result.as_json()})
     else:
         print_comparison(result)
+
+
+def evaluate(
+    model: o.ModelName,
+    *,
+    task: Annotated[str, typer.Option(help="lambada, sst2 or choices.")],
+    file: Annotated[str, typer.Option(help="JSONL, JSON, CSV or TSV with the items.")],
+    shots: Annotated[int, typer.Option(help="Examples with answers before each question.")] = 0,
+    train: Annotated[
+        str | None,
+        typer.Option(help="File to draw the shots from; by default the first rows of --file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of drawing from --train.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Most items; by default all.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help='How an item is written, such as "Q: {question}\nA: {answer}".'),
+    ] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="Write every item with its log-probabilities as JSONL.")
+    ] = None,
+    threads: o.Threads = None,
+    quant: o.Quant = None,
+    n_ctx: o.NCtx = None,
+    kv_dtype: o.KvDtype = "f16",
+    memory: o.Memory = None,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """How often the right answer is the likeliest: last words, sentiment, multiple choice."""
+    from slmq import evaluation as measure
+
+    # What is wrong with the file is said before a model is looked for.
+    measure.prepare(task, file, shots=shots, train=train, seed=seed, limit=limit, template=template)
+    loaded = load_model(
+        model,
+        quant=quant,
+        n_ctx=n_ctx,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        memory=memory,
+        revision=revision,
+        offline=offline,
+    )
+    with loaded.model as m, Bar() as bar:
+        result = measure.evaluate(
+            m,
+            task,
+            file,
+            shots=shots,
+            train=train,
+            seed=seed,
+            limit=limit,
+            template=template,
+            progress=lambda done, total, so_far: bar.update(f"accuracy {so_far:.3f}", done, total),
+        )
+    if samples is not None:
+        lines = (json.dumps(sample.as_json(), ensure_ascii=False) for sample in result.samples)
+        Path(samples).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    if as_json:
+        print_json({"model": model, **result.as_json()})
+    else:
+        rows = [measured(name, metric, 4) for name, metric in result.metrics.items()]
+        print_table((task, "value>", "standard error>"), rows)
+        write(f"{len(result.samples):,} items, shots {shots}, {result.seconds:.1f} s\n")
 
 
 def note_windows(found: int, ctx: int, wanted: int | None) -> None:
