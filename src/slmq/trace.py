@@ -158,9 +158,9 @@ class Recorder:
             x._gathered[key] = Handle(self._own(number), 0, len(columns))
         return x._gathered[key]
 
-    def rmsnorm(self, x: Handle, weight: F32, eps: float) -> Handle:
-        """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich, 2019)."""
-        number = self._plan.rmsnorm(x.slice, weight, eps)
+    def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
+        """x / sqrt(mean(x^2) + eps) * weight (+ add), row by row (Zhang and Sennrich, 2019)."""
+        number = self._plan.rmsnorm(x.slice, weight, eps, None if add is None else add.slice)
         return Handle(self._own(number), 0, x.width)
 
     def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
@@ -185,11 +185,13 @@ class Recorder:
         weights: Linear | Sequence[Linear],
         add: Handle | None = None,
         activation: str | None = None,
+        softcap: float = 0.0,
     ) -> Handle:
         """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them.
 
         `activation` of the result, without a step in between: "gelu", "gelu_tanh" (Hendrycks and
-        Gimpel, 2016; its tanh approximation), "relu" or "silu".
+        Gimpel, 2016; its tanh approximation), "relu" or "silu". With `softcap` > 0 every y of that
+        becomes softcap * tanh(y / softcap).
         """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._plan.linear(
@@ -197,6 +199,7 @@ class Recorder:
             [(w.matrix, w.bias) for w in listed],
             None if add is None else add.slice,
             activation,
+            softcap,
         )
         parts, offset, width = [], 0, 0
         for w in listed:
@@ -239,11 +242,13 @@ class Recorder:
         rope: Rope | None = None,
         scale: float | None = None,
         window: int = 0,
+        softcap: float = 0.0,
     ) -> Handle:
         """Causal attention of q over all cached positions; rotates q and k, appends k and v.
 
         Query heads share KV heads in order (GQA, Ainslie et al., 2023). `window` > 0 limits a
-        query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim).
+        query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim). `softcap` > 0
+        lets a scaled score s count as softcap * tanh(s / softcap) (Gemma 2, 2024).
         """
         number = self._plan.attention(
             q.slice,
@@ -256,6 +261,7 @@ class Recorder:
             rotary=0 if rope is None else rope.rotary,
             scale=float(head_dim) ** -0.5 if scale is None else scale,
             window=window,
+            softcap=softcap,
         )
         return Handle(self._own(number), 0, q.width)
 

@@ -128,6 +128,15 @@ py::array_t<float> gated(const IsaTable& isa, const py::object& gate, const py::
   return py::array_t<float>(g.shape(0), y.data());
 }
 
+py::array_t<float> softcap(const IsaTable& isa, const py::object& object, float cap) {
+  const auto x = checked_array<float>(object, {-1}, "x");
+  if (!(cap > 0.0f)) throw py::value_error("cap: expected a number > 0");
+  const std::vector<float> padded = padded_copy(x.data(), x.size());
+  std::vector<float> y(padded.size());
+  isa.kernels->softcap(padded.data(), static_cast<int>(y.size()), cap, y.data());
+  return py::array_t<float>(x.shape(0), y.data());
+}
+
 py::array_t<float> softmax(const Kernels& kernels, const py::object& object, float scale) {
   const auto x = checked_array<float>(object, {-1}, "x");
   if (x.size() < 1) throw py::value_error("x: expected at least one value");
@@ -144,7 +153,7 @@ py::array_t<float> softmax(const Kernels& kernels, const py::object& object, flo
 // q [m, heads, hd] at the last m positions of k, v [t, kv_heads, hd]: through a real paged cache.
 py::array_t<float> attention(const IsaTable& isa, const py::object& queries, const py::object& keys,
                              const py::object& values, float scale, int window,
-                             const std::string& kv_dtype) {
+                             const std::string& kv_dtype, float softcap) {
   const auto q = checked_array<float>(queries, {-1, -1, -1}, "q");
   const auto k = checked_array<float>(keys, {-1, -1, q.shape(2)}, "k");
   const auto v = checked_array<float>(values, {k.shape(0), k.shape(1), q.shape(2)}, "v");
@@ -154,11 +163,12 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   if (m < 1 || t < m || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kMaxQueries)
     throw py::value_error("attention: expected 1 <= m <= t and heads a multiple of kv heads");
   if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
+  if (!(softcap >= 0.0f)) throw py::value_error("attention: expected softcap >= 0");
   const KvType type = kv_type_named(kv_dtype);
   if (type == KvType::int8 && hd > kMaxInt8HeadDim)
     throw py::value_error("attention: int8 takes heads of at most 512 channels, got " +
                           std::to_string(hd));
-  AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0};
+  AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0, softcap};
   AttentionShape shape = attention_shape(config);
   auto cache = std::make_shared<KvCache>(kv_layer_bytes(config));
   KvSequence sequence(cache);
@@ -229,6 +239,7 @@ void bind_kernels(py::module_& m) {
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
       .def("swiglu", &gated<&Kernels::swiglu>, py::arg("gate"), py::arg("up"))
       .def("geglu", &gated<&Kernels::geglu>, py::arg("gate"), py::arg("up"))
+      .def("softcap", &softcap, py::arg("x"), py::arg("cap"))
       .def(
           "softmax",
           [](const IsaTable& t, const py::object& x, float scale) {
@@ -236,7 +247,7 @@ void bind_kernels(py::module_& m) {
           },
           py::arg("x"), py::arg("scale") = 1.0f)
       .def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("scale"),
-           py::arg("window") = 0, py::arg("kv_dtype") = "f16");
+           py::arg("window") = 0, py::arg("kv_dtype") = "f16", py::arg("softcap") = 0.0f);
   m.def("isa_tables", [] {
     py::dict tables;
     for (const Isa& isa : all_isas()) {

@@ -17,6 +17,13 @@ using SliceTuple = std::tuple<int, int, int>;  // buffer, offset, width
 
 Slice to_slice(const SliceTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
+Slice optional_slice(const std::optional<SliceTuple>& t, const char* what) {
+  if (t && std::get<0>(*t) < 0)
+    throw py::value_error(std::string(what) + ": expected a buffer, got " +
+                          std::to_string(std::get<0>(*t)));
+  return t ? to_slice(*t) : Slice{};
+}
+
 // A plan has one frame: runs from several Python threads queue.
 struct GuardedPlan {
   Plan plan;
@@ -117,10 +124,12 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
       .def(
           "rmsnorm",
-          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
-            return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
+          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps,
+             const std::optional<SliceTuple>& add) {
+            return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps,
+                                  optional_slice(add, "rmsnorm add"));
           },
-          py::arg("x"), py::arg("weight"), py::arg("eps"))
+          py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
       .def(
           "head_norm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
@@ -151,19 +160,17 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           "linear",
           [](GuardedPlan& p, const Inputs& x,
              const std::vector<std::pair<MatrixPointer, py::object>>& parts,
-             const std::optional<SliceTuple>& add, const std::optional<std::string>& activation) {
+             const std::optional<SliceTuple>& add, const std::optional<std::string>& activation,
+             float softcap) {
             std::vector<Weight> list;
             for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
             set_inputs(x, &list, "linear");
-            if (add && std::get<0>(*add) < 0)
-              throw py::value_error("linear add: expected a buffer, got " +
-                                    std::to_string(std::get<0>(*add)));
             return p.plan.linear(
-                -1, std::move(list), add ? to_slice(*add) : Slice{},
-                activation ? std::optional(unary_named(*activation)) : std::nullopt);
+                -1, std::move(list), optional_slice(add, "linear add"),
+                activation ? std::optional(unary_named(*activation)) : std::nullopt, softcap);
           },
           py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
-          py::arg("activation") = py::none())
+          py::arg("activation") = py::none(), py::arg("softcap") = 0.0f)
       .def(
           "swiglu",
           [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
@@ -187,14 +194,15 @@ void bind_recording(py::class_<GuardedPlan>& c) {
       .def(
           "attention",
           [](GuardedPlan& p, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
-             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window) {
-            const AttentionConfig config{heads,  kv_heads, head_dim,    rotary,
-                                         window, scale,    KvType::f16, 0};
+             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
+             float softcap) {
+            const AttentionConfig config{heads, kv_heads,    head_dim, rotary, window,
+                                         scale, KvType::f16, 0,        softcap};
             return p.plan.attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
           },
           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
-          py::arg("window") = 0)
+          py::arg("window") = 0, py::arg("softcap") = 0.0f)
       .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p.plan.select(to_slice(x)); })
       .def("release", [](GuardedPlan& p, int buffer) { p.plan.release(buffer); })
       .def("finish", [](GuardedPlan& p, int logits) { p.plan.finish(logits); });

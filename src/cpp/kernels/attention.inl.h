@@ -117,14 +117,32 @@ static inline f32x16 exp2(f32x16 x) {
   return times_pow2(p, shifted);
 }
 
+static constexpr float kLog2E = 1.44269504088896341f;
+
+// What queries are multiplied by: scores come in units of log 2, or in units of the soft cap.
+static inline float score_factor(const AttentionShape& shape) {
+  return shape.softcap > 0.0f ? shape.scale / shape.softcap : shape.scale * kLog2E;
+}
+
+// Scores of one query in place from units of the soft cap to capped ones in units of log 2. One that
+// is not finite becomes NaN: the cap must not hide it.
+static inline void cap_scores(float cap, Range seen, float* scores) {
+  const f32x16 top = splat(cap * kLog2E), nothing = splat(0.0f);
+  for (int t = seen.begin / 16 * 16; t < seen.end; t += 16) {
+    const f32x16 s = load(scores + t);
+    store(scores + t, fma(s, nothing, mul(tanh(s), top)));
+  }
+}
+
 // Scores of one query in place to 2^(score - max). Max and sum go into the state; a score that is
 // not finite makes the sum NaN.
-static inline void soften(float* scores, Range seen, float* state) {
+static inline void soften(float softcap, float* scores, Range seen, float* state) {
   if (empty(seen)) {
     state[0] = -__builtin_inff();
     state[1] = 0.0f;
     return;
   }
+  if (softcap > 0.0f) cap_scores(softcap, seen, scores);
   constexpr float kLowest = -3.4e38f;
   const f32x16 nothing = splat(0.0f);
   const int first = seen.begin / 16 * 16, whole = (seen.begin + 15) / 16 * 16;

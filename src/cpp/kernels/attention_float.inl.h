@@ -185,7 +185,8 @@ static void attend_direct(const PartView& view, const float* queries, const Rows
     score_piece<Kv>(view, {reinterpret_cast<const Element*>(view.keys(page)), page, 0, 4, next},
                     queries, rows);
   }
-  for (int q = 0; q < rows.count; ++q) soften(rows.scores_of(q), rows.seen[q], rows.state_of(q));
+  for (int q = 0; q < rows.count; ++q)
+    soften(view.shape.softcap, rows.scores_of(q), rows.seen[q], rows.state_of(q));
   const int stride = view.shape.value_stride;
   for (int page = first; page <= last; ++page) {
     const uint8_t* next = after_values(view, page, last);
@@ -212,7 +213,8 @@ static void attend_converted(const PartView& view, const float* queries, const R
       score_piece<KvF32>(view, {buffer, page, tile, tile_end, nullptr}, queries, rows);
     }
   }
-  for (int q = 0; q < rows.count; ++q) soften(rows.scores_of(q), rows.seen[q], rows.state_of(q));
+  for (int q = 0; q < rows.count; ++q)
+    soften(view.shape.softcap, rows.scores_of(q), rows.seen[q], rows.state_of(q));
   for (int page = first; page <= last; ++page) {
     const auto* values = reinterpret_cast<const Element*>(view.values(page));
     for (int tile = 0; tile < stride / 16; tile += 4) {
@@ -229,12 +231,11 @@ template <class Kv>
 static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
                    const float* queries, const int32_t* positions, int n_queries, int part,
                    int window, float* states, float* scratch) {
-  constexpr float kLog2E = 1.44269504088896341f;
   const int stride = shape.value_stride;
   Range seen[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
   float* scaled = scratch + kMaxQueries * kScoreStride;
-  const f32x16 scale = splat(shape.scale * kLog2E);
+  const f32x16 scale = splat(score_factor(shape));
   for (int q = 0; q < n_queries; ++q) {
     seen[q] = seen_range(positions[q], window, part);
     for (int c = 0; c < stride; c += 16) {
@@ -242,7 +243,7 @@ static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_he
       store(rows.values_of(q) + c, splat(0.0f));
     }
     for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) soften(nullptr, seen[q], rows.state_of(q));
+    if (empty(seen[q])) soften(0.0f, nullptr, seen[q], rows.state_of(q));
   }
   const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
   if (empty(rows.united())) return;

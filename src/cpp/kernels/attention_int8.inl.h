@@ -212,19 +212,18 @@ static void add_page_int8(const PartView& view, int page, const uint8_t* ahead, 
 static void start_int8(const AttentionShape& shape, const float* queries, const int32_t* positions,
                        int part, int window, const Rows& rows, Range* seen, int16_t* rounded,
                        float* scales) {
-  constexpr float kLog2E = 1.44269504088896341f;
   const int stride = shape.value_stride;
   for (int q = 0; q < rows.count; ++q) {
     seen[q] = seen_range(positions[q], window, part);
     const float* query = queries + q * stride;
     const Rounding rounding = rounding_to(32767.0f, largest_magnitude(query, stride));
-    scales[q] = rounding.scale * (shape.scale * kLog2E);
+    scales[q] = rounding.scale * score_factor(shape);
     for (int c = 0; c < stride; c += 16) {
       store_i16(rounded + q * stride + c, round_steps(load(query + c), rounding.inverse, 32767.0f));
       store_i32(rows.values_of(q) + c, splat_i32(0));
     }
     for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) soften(nullptr, seen[q], rows.state_of(q));
+    if (empty(seen[q])) soften(0.0f, nullptr, seen[q], rows.state_of(q));
   }
 }
 
@@ -244,7 +243,7 @@ static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int 
   for (int page = first; page <= last; ++page)
     score_page_int8(view, page, {rounded, scales}, after_keys(view, page, first, last), rows);
   for (int q = 0; q < n_queries; ++q) {
-    soften(rows.scores_of(q), seen[q], rows.state_of(q));
+    soften(shape.softcap, rows.scores_of(q), seen[q], rows.state_of(q));
     scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
   }
   for (int page = first; page <= last; ++page)

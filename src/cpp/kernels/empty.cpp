@@ -31,9 +31,10 @@ Kernels make_empty() {
   Kernels kernels{};
   // As many names as members, or this does not compile: none stays null.
   auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, swiglu, geglu, unary,
-         softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = kernels;
-  clear_all(linear, quantize, dequantize, rmsnorm, layernorm, rope, swiglu, geglu, unary, softmax,
-            kv_append, attend, merge, attend_finish, peak_dots, read_memory);
+         softcap, softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] =
+      kernels;
+  clear_all(linear, quantize, dequantize, rmsnorm, layernorm, rope, swiglu, geglu, unary, softcap,
+            softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory);
   name = "empty";
   return kernels;
 }

@@ -49,6 +49,7 @@ struct AttentionShape {
   int head_dim;
   int value_stride;     // head_dim rounded up to 16
   float scale;          // of q . k
+  float softcap;        // scores s count as softcap * tanh(s / softcap); 0: as they are
   size_t layer_offset;  // bytes from the page's start to this layer
   size_t head_bytes;    // keys and values of one KV head in one page
   size_t value_offset;  // bytes from the head's keys to its values
@@ -107,6 +108,9 @@ struct Kernels {
 
   // y[i] = f(x[i]) for n (multiple of 16) values; y may be x. f(0) = 0.
   void (*unary[kUnaries])(const float* x, int n, float* y);
+
+  // y = cap * tanh(x / cap) of n (multiple of 16) values, cap > 0; y may be x.
+  void (*softcap)(const float* x, int n, float cap, float* y);
 
   // y = softmax(x * scale) of n values, any n >= 1; y may be x.
   void (*softmax)(const float* x, int n, float scale, float* y);

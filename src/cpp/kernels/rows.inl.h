@@ -1,4 +1,4 @@
-// Row kernels: activation quantization, norms, rope, gated and plain activations, softmax.
+// Row kernels: activation quantization, norms, rope, activations, soft cap, softmax.
 
 namespace slmq::SLMQ_ISA {
 
@@ -193,6 +193,11 @@ static void geglu(const float* gate, const float* up, int n, float* y) {
 template <f32x16 (*f)(f32x16)>
 static void unary(const float* x, int n, float* y) {
   for (int i = 0; i < n; i += 16) store(y + i, f(load(x + i)));
+}
+
+static void softcap(const float* x, int n, float cap, float* y) {
+  const f32x16 top = splat(cap), inverse = splat(1.0f / cap);
+  for (int i = 0; i < n; i += 16) store(y + i, mul(tanh(mul(load(x + i), inverse)), top));
 }
 
 // n values at p as sixteen lanes; the lanes behind the end become `other`

@@ -41,6 +41,7 @@ static constexpr Kernels shared_table(const char* name) {
       swiglu,
       geglu,
       {unary<gelu>, unary<gelu_tanh>, unary<relu>, unary<silu>},
+      softcap,
       softmax,
       {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
       {attend<KvF16>, attend<KvF32>, attend_int8},

@@ -56,6 +56,7 @@ AttentionShape attention_shape(const AttentionConfig& config) {
   shape.head_dim = config.head_dim;
   shape.value_stride = static_cast<int>(round_up(config.head_dim, 16));
   shape.scale = config.scale;
+  shape.softcap = config.softcap;
   shape.layer_offset = config.layer_offset;
   const bool int8 = config.kv_type == KvType::int8;
   const size_t element = int8 ? 1 : config.kv_type == KvType::f16 ? 2 : 4;

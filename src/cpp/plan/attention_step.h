@@ -13,7 +13,8 @@ struct AttentionConfig {
   int window;  // 0: all earlier positions
   float scale;
   KvType kv_type;
-  size_t layer_offset;  // of this layer in a page
+  size_t layer_offset;   // of this layer in a page
+  float softcap = 0.0f;  // 0: none
 };
 
 const char* kv_type_name(KvType type);

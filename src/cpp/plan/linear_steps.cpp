@@ -53,8 +53,13 @@ void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_
 }  // namespace
 
 LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
-                       std::optional<Unary> activation, int out, int threads)
-    : domain_(domain), parts_(std::move(parts)), add_(add), activation_(activation), out_(out) {
+                       std::optional<Unary> activation, float softcap, int out, int threads)
+    : domain_(domain),
+      parts_(std::move(parts)),
+      add_(add),
+      activation_(activation),
+      softcap_(softcap),
+      out_(out) {
   size_t total = 0;
   for (const LinearPart& part : parts_) total += part.matrix->bytes();
   for (size_t i = 0; i < parts_.size(); ++i)
@@ -83,13 +88,13 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
     args.add_stride = add.width;
   }
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
-  if (!activation_) return;
-  const auto activate = run.kernels->unary[static_cast<int>(*activation_)];
+  if (!activation_ && softcap_ == 0.0f) return;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
   for (int row = 0; row < n; ++row) {
     float* y = args.y + static_cast<size_t>(row) * args.y_stride +
                static_cast<size_t>(chunk.pair_begin) * kPairRows;
-    activate(y, columns, y);
+    if (activation_) run.kernels->unary[static_cast<int>(*activation_)](y, columns, y);
+    if (softcap_ != 0.0f) run.kernels->softcap(y, columns, softcap_, y);
   }
 }
 

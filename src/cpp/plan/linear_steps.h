@@ -21,11 +21,12 @@ struct LinearPart {
 };
 
 // out[:, offset of part] = x of part @ part.T (+ bias) (+ add), all parts in one phase; or f of it,
-// which happens while the products are in cache.
+// which happens while the products are in cache. With a soft cap (> 0) y of that becomes
+// softcap * tanh(y / softcap).
 class LinearStep final : public Step {
  public:
   LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
-             std::optional<Unary> activation, int out, int threads);
+             std::optional<Unary> activation, float softcap, int out, int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
 
@@ -34,6 +35,7 @@ class LinearStep final : public Step {
   const std::vector<LinearPart> parts_;
   const Slice add_;
   const std::optional<Unary> activation_;
+  const float softcap_;
   const int out_;
   std::vector<Chunk> chunks_;
 

@@ -21,6 +21,13 @@ int padded(int width) { return static_cast<int>(round_up(width, kGroup)); }
 
 constexpr float kLargestFrequency = 1e9f;  // times any position it stays within exact_sincos
 
+// 0 is none; more than the largest cap of a model by far keeps 1 / cap a normal number.
+void check_softcap(float softcap, const char* what) {
+  if (!(softcap == 0.0f || (softcap >= 1e-6f && softcap <= 1e6f)))
+    fail(std::string(what) + ": expected a softcap of 0 or 1e-6..1e6, got " +
+         std::to_string(softcap));
+}
+
 std::string dims(int n, int k) { return std::to_string(n) + "x" + std::to_string(k); }
 
 }  // namespace
@@ -177,7 +184,7 @@ int Plan::embed(std::shared_ptr<const Matrix> matrix, float scale,
                   out, {}, "embed", std::move(format), std::move(shape));
 }
 
-int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
+int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add) {
   checked_groups(x, "rmsnorm");
   if (static_cast<int>(weight.size()) != x.width) {
     fail("rmsnorm: expected a weight of " + std::to_string(x.width) + " values, got " +
@@ -186,9 +193,13 @@ int Plan::rmsnorm(Slice x, std::vector<float> weight, float eps) {
   if (!(eps >= 0.0f)) fail("rmsnorm: expected eps >= 0");
   weight.resize(padded(x.width), 0.0f);
   const Domain domain = buffer(x.buffer).domain;
-  const int out = new_buffer(BufferType::f32, domain, x.width, true);
-  return add_step(std::make_unique<RmsNormStep>(domain, x, std::move(weight), eps, out), out,
-                  {x.buffer}, "rmsnorm", "f32", std::to_string(x.width));
+  const bool adds = add.buffer >= 0;
+  if (adds) check_add(add, x.width, domain, "rmsnorm");
+  const int out = new_buffer(BufferType::f32, domain, x.width, !adds);
+  std::vector<int> in = {x.buffer};
+  if (adds) in.push_back(add.buffer);
+  return add_step(std::make_unique<RmsNormStep>(domain, x, std::move(weight), eps, add, out), out,
+                  std::move(in), adds ? "rmsnorm+add" : "rmsnorm", "f32", std::to_string(x.width));
 }
 
 int Plan::head_norm(Slice x, std::vector<float> weight, float eps) {
@@ -283,8 +294,19 @@ LinearPart Plan::part(int x, Weight weight, int offset, Domain domain) const {
   return {std::move(weight.matrix), std::move(weight.bias), offset, x};
 }
 
-int Plan::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation) {
+void Plan::check_add(Slice add, int width, Domain domain, const std::string& op) const {
+  if (checked_groups(add, (op + " add").c_str()).width != width) {
+    fail(op + ": expected add= of width " + std::to_string(width) + ", got " +
+         std::to_string(add.width));
+  }
+  if (buffer(add.buffer).domain != domain)
+    fail(op + ": expected add= and the input to have the same rows; one is behind select()");
+}
+
+int Plan::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation,
+                 float softcap) {
   if (parts.empty()) fail("linear: expected at least one matrix");
+  check_softcap(softcap, "linear");
   std::vector<LinearPart> recorded;
   std::vector<int> ends;
   int width = 0, logical = 0;
@@ -309,22 +331,18 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unar
   }
   if (add.buffer >= 0) {
     if (recorded.size() != 1) fail("linear: expected one matrix with add=, got several");
-    if (checked_groups(add, "linear add").width != logical) {
-      fail("linear: expected add= of width " + std::to_string(logical) + ", got " +
-           std::to_string(add.width));
-    }
-    if (buffer(add.buffer).domain != domain)
-      fail("linear: expected add= and the input to have the same rows; one is behind select()");
+    check_add(add, logical, domain, "linear");
   }
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   buffers_[out]->ends = std::move(ends);
-  auto step =
-      std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, out, threads_);
+  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, softcap,
+                                           out, threads_);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   if (add.buffer >= 0) in.push_back(add.buffer);
   std::string op = add.buffer >= 0 ? "linear+add" : "linear";
   if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
+  if (softcap > 0.0f) op += "+softcap";
   return add_step(std::move(step), out, std::move(in), std::move(op), std::move(format),
                   std::move(shape));
 }
@@ -393,6 +411,7 @@ int Plan::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config)
       fail("attention: the rope angles do not fit the rotated channels");
   }
   if (config.window < 0) fail("attention: expected window >= 0");
+  check_softcap(config.softcap, "attention");
   if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
     fail("attention: an int8 cache takes heads of at most 512 channels, got " +
          std::to_string(config.head_dim) + "; use kv_dtype='f16'");

@@ -43,14 +43,15 @@ class Plan {
   // positions: may be null; else a sequence has at most as many positions as it has rows.
   int embed(std::shared_ptr<const Matrix> matrix, float scale,
             std::shared_ptr<const Matrix> positions = nullptr);
-  int rmsnorm(Slice x, std::vector<float> weight, float eps);
+  int rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add = {});
   int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
   // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
   int layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
                 int head_dim, float eps);
   int quantize(Slice x, Activations activations);
   int gather(Slice x, std::vector<int32_t> columns);  // column c is column columns[c] of x
-  int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {});
+  int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {},
+             float softcap = 0.0f);
   int gated(int x, Gate activation, Weight gate, Weight up);
   int rope(std::vector<float> frequencies, float factor);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
@@ -91,6 +92,7 @@ class Plan {
   Slice checked(Slice slice, const char* what) const;
   // For steps that work in whole groups: what fills the slice's last one must be zeros.
   Slice checked_groups(Slice slice, const char* what) const;
+  void check_add(Slice add, int width, Domain domain, const std::string& op) const;
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
   void check_recording() const;

@@ -42,9 +42,13 @@ void RmsNormStep::rows(const Run& run, int thread, int begin, int end) {
   const Buffer& x = run.buffer(x_.buffer);
   const Buffer& out = run.buffer(out_);
   for (int row = begin; row < end; ++row) {
+    float* y = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
     run.kernels->rmsnorm(x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset,
-                         weight_.data(), x_.width, eps_,
-                         out.floats(n, thread) + static_cast<size_t>(row) * out.width);
+                         weight_.data(), x_.width, eps_, y);
+    if (add_.buffer < 0) continue;
+    const Buffer& add = run.buffer(add_.buffer);
+    const float* from = add.floats(n, thread) + static_cast<size_t>(row) * add.width + add_.offset;
+    for (int c = 0; c < add_.width; ++c) y[c] = y[c] + from[c];
   }
 }
 

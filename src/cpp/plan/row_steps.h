@@ -27,16 +27,24 @@ class EmbedStep final : public RowStep {
   int out_;
 };
 
+// The norm (+ add). With add it is not computed by every thread for itself: a sum that goes on from
+// layer to layer would have to be replayed from the first.
 class RmsNormStep final : public RowStep {
  public:
-  RmsNormStep(Domain domain, Slice x, std::vector<float> weight, float eps, int out)
-      : RowStep(domain, true), x_(x), weight_(std::move(weight)), eps_(eps), out_(out) {}
+  RmsNormStep(Domain domain, Slice x, std::vector<float> weight, float eps, Slice add, int out)
+      : RowStep(domain, add.buffer < 0),
+        x_(x),
+        weight_(std::move(weight)),
+        eps_(eps),
+        add_(add),
+        out_(out) {}
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
   Slice x_;
   std::vector<float> weight_;  // padded with zeros to a multiple of 32
   float eps_;
+  Slice add_;
   int out_;
 };
 

@@ -28,12 +28,12 @@ const std::vector<Case>& cases() {
 // One case in one cache type.
 class AttentionCase {
  public:
-  AttentionCase(const Kernels& kernels, const Case& c, KvType type, Inputs* inputs)
+  AttentionCase(const Kernels& kernels, const Case& c, KvType type, float softcap, Inputs* inputs)
       : kernels_(kernels),
         case_(c),
         type_(static_cast<int>(type)),
-        shape_(attention_shape(config(c, type))),
-        sequence_(std::make_shared<KvCache>(kv_layer_bytes(config(c, type)))) {
+        shape_(attention_shape(config(c, type, softcap))),
+        sequence_(std::make_shared<KvCache>(kv_layer_bytes(config(c, type, softcap)))) {
     sequence_.reserve(c.positions);
     for (int position = 0; position < c.positions; ++position)
       for (int head = 0; head < c.kv_heads; ++head) {
@@ -82,8 +82,8 @@ class AttentionCase {
   }
 
  private:
-  static AttentionConfig config(const Case& c, KvType type) {
-    return {c.kv_heads, c.kv_heads, c.head_dim, 0, 0, 0.125f, type, 0};
+  static AttentionConfig config(const Case& c, KvType type, float softcap) {
+    return {c.kv_heads, c.kv_heads, c.head_dim, 0, 0, 0.125f, type, 0, softcap};
   }
 
   const Kernels& kernels_;
@@ -95,15 +95,19 @@ class AttentionCase {
 
 void run_cache(const Kernels& kernels, KvType type, const std::string& name, Results* results) {
   Inputs inputs(401);
-  Hash pages, states;
+  Hash pages, states, capped;
   for (const Case& c : cases()) {
-    const AttentionCase test(kernels, c, type, &inputs);
-    test.hash_pages(&pages);
-    for (const int n : c.queries)
-      for (const int window : c.windows) test.attend(n, window, &inputs, &states, results);
+    for (const float softcap : {0.0f, 20.0f}) {
+      const AttentionCase test(kernels, c, type, softcap, &inputs);
+      Hash* hash = softcap == 0.0f ? &states : &capped;
+      if (softcap == 0.0f) test.hash_pages(&pages);
+      for (const int n : c.queries)
+        for (const int window : c.windows) test.attend(n, window, &inputs, hash, results);
+    }
   }
   results->add("kv_append." + name, pages);
   results->add("attend." + name, states);
+  results->add("attend_softcap." + name, capped);
 }
 
 // Values that overflow or vanish in float16.

@@ -1,4 +1,5 @@
-// Kernels over rows: quantize, norms, rope, activations, softmax; every length around a register's.
+// Kernels over rows: quantize, norms, rope, activations, soft cap, softmax; every length around a
+// register's.
 #include <algorithm>
 
 #include "core/math64.h"
@@ -147,6 +148,25 @@ void run_gated(GatedKernel kernel, const char* name, Results* results) {
   results->add(name, hash);
 }
 
+void run_softcap(const Kernels& kernels, Results* results) {
+  Inputs inputs(306);
+  Hash hash;
+  for (const int n : {16, 32, 48, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      for (const float cap : {1.0f, 30.0f, 0.01f}) {
+        std::vector<float> x = rows_of(&inputs, 1, n, kind);
+        for (size_t i = 0; i < x.size(); i += 3) x[i] = x[i] * 30.0f;  // to both ends of tanh
+        std::vector<float> y(x.size() + 16, -1.0f);
+        kernels.softcap(x.data(), static_cast<int>(x.size()), cap, y.data());
+        kernels.softcap(x.data(), static_cast<int>(x.size()), cap, x.data());  // in place
+        hash.floats(y);
+        hash.floats(x);
+      }
+    }
+  }
+  results->add("softcap", hash);
+}
+
 void run_softmax(const Kernels& kernels, Results* results) {
   Inputs inputs(305);
   Hash hash;
@@ -177,6 +197,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_gated(kernels.swiglu, "swiglu", results);
   run_gated(kernels.geglu, "geglu", results);
   for (int i = 0; i < kUnaries; ++i) run_unary(kernels, static_cast<Unary>(i), results);
+  run_softcap(kernels, results);
   run_softmax(kernels, results);
 }
 

@@ -14,6 +14,9 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 # model_type -> module in slmq.models
 FAMILIES = {
     "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
+    "gemma3_text": "gemma3_text",
     "llama": "llama",
     "mistral": "mistral",
     "phi3": "phi3",

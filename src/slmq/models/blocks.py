@@ -111,38 +111,58 @@ def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     layers = config_count(config, "num_hidden_layers")
     window = config_window(config) if config.get("use_sliding_window") is True else 0
     first = config_value(config, "max_window_layers", int, 28)
-    kinds = config_value(
-        config,
-        "layer_types",
-        list,
-        ["sliding_attention" if i >= first else "full_attention" for i in range(layers)],
-    )
-    if len(kinds) != layers:
-        raise CheckpointError(f"expected {layers} layer_types, found {len(kinds)}")
-    windows = {"full_attention": 0, "sliding_attention": window}
+    sliding = layer_sliding(config, [i >= first for i in range(layers)])
+    return tuple(window if slides else 0 for slides in sliding)
+
+
+def layer_sliding(config: Mapping[str, Any], default: list[bool]) -> tuple[bool, ...]:
+    """Which layers have a window, by `layer_types`; `default` without it.
+
+    Raises
+    ------
+    CheckpointError
+        If there are not as many as layers.
+    UnsupportedModelError
+        For another type than sliding_attention and full_attention.
+    """
+    if config.get("layer_types") is None:
+        return tuple(default)
+    kinds = config_value(config, "layer_types", list)
+    if len(kinds) != len(default):
+        raise CheckpointError(f"expected {len(default)} layer_types, found {len(kinds)}")
+    known = ("full_attention", "sliding_attention")
     for kind in kinds:
-        if not isinstance(kind, str) or kind not in windows:
+        if kind not in known:
             raise UnsupportedModelError(
-                f"layer type {kind!r:.80} is not supported; supported are {', '.join(windows)}"
+                f"layer type {kind!r:.80} is not supported; supported are {', '.join(known)}"
             )
-    return tuple(windows[kind] for kind in kinds)
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def load_decoder(
-    r: WeightReader, cfg: DecoderConfig, load_layer: Callable[[str, Weights], None]
+    r: WeightReader,
+    cfg: DecoderConfig,
+    load_layer: Callable[[str, Weights], None],
+    *,
+    model: str = "model",
+    head: str = "lm_head",
 ) -> Weights:
-    """Embedding, final norm and head, and the layers: `load_layer(prefix, layer)` fills each."""
+    """Embedding, final norm and head, and the layers: `load_layer(prefix, layer)` fills each.
+
+    `model` and `head` are what their tensors' names begin with.
+    """
     w = Weights()
     w.rope = cfg.rope
-    w.embed = r.linear("model.embed_tokens.weight", cfg.vocab_size, cfg.hidden_size)
+    w.embed = r.linear(f"{model}.embed_tokens.weight", cfg.vocab_size, cfg.hidden_size)
     w.layers = []
     for i in range(cfg.n_layers):
         layer = Weights()
-        load_layer(f"model.layers.{i}", layer)
+        load_layer(f"{model}.layers.{i}", layer)
         w.layers.append(layer)
-    w.norm = r.vector("model.norm.weight", cfg.hidden_size)
-    separate = r.has("lm_head.weight") and not cfg.tied
-    w.lm_head = r.linear("lm_head.weight", cfg.vocab_size, cfg.hidden_size) if separate else w.embed
+    w.norm = r.vector(f"{model}.norm.weight", cfg.hidden_size)
+    w.lm_head = w.embed
+    if r.has(f"{head}.weight") and not cfg.tied:
+        w.lm_head = r.linear(f"{head}.weight", cfg.vocab_size, cfg.hidden_size)
     return w
 
 

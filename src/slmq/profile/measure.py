@@ -285,7 +285,7 @@ def attention_width(shape: str) -> int:
 
 def _op(steps: Sequence[StepInfo], i: int) -> str:
     last = i == len(steps) - 1
-    return "head" if last and steps[i].op == "linear" else steps[i].op
+    return "head" if last and steps[i].op.startswith("linear") else steps[i].op
 
 
 def _activations(steps: Iterable[StepInfo]) -> str:

@@ -1,0 +1,220 @@
+"""Gemma 2 2B, 9B and 27B: Hugging Face's model type "gemma2".
+
+A Gemma whose attention and MLP are normed in front and behind, with a window in every other layer,
+and soft caps for attention scores and logits (Gemma Team, "Gemma 2: Improving Open Language Models
+at a Practical Size", 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.models.blocks import (
+    DECODER_NAMES,
+    LAYER_NAMES,
+    DecoderConfig,
+    config_window,
+    decoder_from_gguf,
+    decoder_values,
+    layer_sliding,
+    load_attention,
+    load_decoder,
+    load_gated_mlp,
+)
+from slmq.models.common import GgufMap, Weights
+from slmq.weights import WeightReader, config_count, config_value
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+GELU = "gelu_pytorch_tanh"
+NORMS = {
+    "attn_norm": "input_layernorm",
+    "attn_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """What config.json says, checked.
+
+    Attributes
+    ----------
+    attention_bias : bool
+    norm_offset : float
+        Added to stored norm weights: 1, but for GGUF files, which store the sum.
+    scale : float
+        Of attention scores.
+    window : int
+        Latest positions that a query sees where `sliding` says so; 0 for all.
+    sliding : tuple of bool
+    attention_softcap, logit_softcap : float
+        0 for none.
+    """
+
+    attention_bias: bool
+    norm_offset: float
+    scale: float
+    window: int
+    sliding: tuple[bool, ...]
+    attention_softcap: float
+    logit_softcap: float
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json; raises as `decoder_values`."""
+        # Every other layer has a window, the first one too.
+        values = {
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "sliding_window_pattern": 2,
+        } | dict(config)
+        return cls(**gemma_values(values))
+
+
+def gemma_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Config`; raises as `decoder_values`.
+
+    The last of every `sliding_window_pattern` layers has no window, unless `layer_types` says it.
+    """
+    values = {"head_dim": 256, "tie_word_embeddings": True, "sliding_window": 4096} | dict(config)
+    # Not hidden_act, which some files hold too.
+    values["hidden_act"] = config_value(config, "hidden_activation", str, GELU)
+    if config.get("use_bidirectional_attention"):
+        raise UnsupportedModelError("attention to later tokens is not supported")
+    scalar = config_value(config, "query_pre_attn_scalar", float, 256.0)
+    if not 0 < scalar < float("inf"):
+        raise CheckpointError(f"expected a finite query_pre_attn_scalar > 0, found {scalar}")
+    layers = config_count(config, "num_hidden_layers")
+    every = config_count(config, "sliding_window_pattern")
+    return decoder_values(values, activation=GELU) | {
+        "attention_bias": config_value(config, "attention_bias", bool, False),
+        "norm_offset": config_value(config, "norm_offset", float, 1.0),
+        "scale": scalar**-0.5,
+        "window": config_window(values),
+        "sliding": layer_sliding(config, [(i + 1) % every != 0 for i in range(layers)]),
+        "attention_softcap": _softcap(config, "attn_logit_softcapping"),
+        "logit_softcap": _softcap(config, "final_logit_softcapping"),
+    }
+
+
+def _softcap(config: Mapping[str, Any], key: str) -> float:
+    """A soft cap; 0 where it is missing or null."""
+    if config.get(key) is None:
+        return 0.0
+    cap: float = config_value(config, key, float)
+    if not 1e-3 <= cap <= 1e6:
+        raise CheckpointError(f"expected {key} of 1e-3..1e6, found {cap}")
+    return cap
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+
+    def load_layer(prefix: str, layer: Weights) -> None:
+        load_block(r, cfg, prefix, layer)
+
+    w = load_decoder(r, cfg, load_layer)
+    w.norm = w.norm + np.float32(cfg.norm_offset)
+    return w
+
+
+def load_block(r: WeightReader, cfg: Config, prefix: str, layer: Weights) -> None:
+    """Four norms, attention and MLP of a layer."""
+    for name, stored in NORMS.items():
+        norm = r.vector(f"{prefix}.{stored}.weight", cfg.hidden_size)
+        setattr(layer, name, norm + np.float32(cfg.norm_offset))
+    bias = cfg.attention_bias
+    load_attention(r, cfg, prefix, layer, qkv_bias=bias, o_bias=bias)
+    load_gated_mlp(r, cfg, prefix, layer)
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    x = p.embed(w.embed, scale=float(cfg.hidden_size) ** 0.5)  # f32[m, hidden]
+    rope = p.rope(*w.rope.at(p.n_ctx))
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.rmsnorm(x, layer.attn_norm, cfg.rms_norm_eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            a = p.attention(
+                q,
+                k,
+                v,
+                head_dim=cfg.head_dim,
+                rope=rope,
+                scale=cfg.scale,
+                window=cfg.window if cfg.sliding[i] else 0,
+                softcap=cfg.attention_softcap,
+            )
+            x = p.rmsnorm(p.linear(a, layer.o), layer.attn_post_norm, cfg.rms_norm_eps, add=x)
+            x = normed_mlp(p, x, layer, cfg.rms_norm_eps)
+    return capped_logits(p, x, w, cfg)
+
+
+def normed_mlp(p: Recorder, x: Handle, layer: Weights, eps: float) -> Handle:
+    """x + norm(down(gelu(gate(h)) * up(h))) with h the norm of x."""
+    h = p.rmsnorm(x, layer.mlp_norm, eps)
+    y = p.linear(p.geglu(h, layer.gate, layer.up), layer.down)
+    return p.rmsnorm(y, layer.mlp_post_norm, eps, add=x)
+
+
+def capped_logits(p: Recorder, x: Handle, w: Weights, cfg: Config) -> Handle:
+    """The output head over the selected rows, capped where the model says so."""
+    h = p.rmsnorm(p.select(x), w.norm, cfg.rms_norm_eps)
+    return p.linear(h, w.lm_head, softcap=cfg.logit_softcap)
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "gemma2" as a Hugging Face configuration."""
+    # The file does not say what queries are divided by: by the head size, but for the 27B model,
+    # which is known by its layers.
+    return gemma_from_gguf(metadata, tensors, "gemma2", wide_layers=46)
+
+
+def gemma_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str, wide_layers: int
+) -> dict[str, Any]:
+    """GGUF metadata of both architectures; a model of `wide_layers` scales queries by its width."""
+    a = architecture
+    config = decoder_from_gguf(metadata, tensors, a)
+    wide = config["num_hidden_layers"] == wide_layers
+    width = config["hidden_size"] // max(config["num_attention_heads"], 1)
+    config |= {
+        "norm_offset": 0.0,
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "query_pre_attn_scalar": float(width if wide else config["head_dim"]),
+    }
+    for theirs, ours in {
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+        "attention.sliding_window": "sliding_window",
+    }.items():
+        if (value := metadata.get(f"{a}.{theirs}")) is not None:
+            config[ours] = value
+    pattern = metadata.get(f"{a}.attention.sliding_window_pattern")
+    if isinstance(pattern, int):
+        config["sliding_window_pattern"] = pattern
+    elif pattern is not None:  # an array, true where a layer has a window
+        config["layer_types"] = ["sliding_attention" if s else "full_attention" for s in pattern]
+    return config
+
+
+GGUF = GgufMap(
+    architecture="gemma2",
+    config=config_from_gguf,
+    names=DECODER_NAMES,
+    layer_names=LAYER_NAMES
+    | {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
+)

@@ -1,0 +1,151 @@
+"""Gemma 3 270M, 1B, and the language model of 4B, 12B and 27B: "gemma3_text" and "gemma3".
+
+A Gemma 2 with norms of queries and keys instead of soft caps, five layers with a window for one
+without, and a rope of its own for each of the two kinds (Gemma Team, "Gemma 3 Technical Report",
+2025). Files of type "gemma3" also hold a vision tower, which is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmq.errors import CheckpointError
+from slmq.models import gemma2
+from slmq.models.blocks import DECODER_NAMES, load_decoder
+from slmq.models.common import GgufMap, Weights
+from slmq.models.gemma2 import capped_logits, gemma_values, load_block, normed_mlp
+from slmq.models.rope import Rope, rope_of
+from slmq.weights import WeightReader, config_value
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+# What published configurations leave out.
+DEFAULTS = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131072,
+    "sliding_window_pattern": 6,
+}
+GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
+
+# What the names of the language model's tensors, and of its head, begin with: alone, and beside a
+# vision tower as the published files and as newer ones have them.
+PLACES = (
+    ("model", "lm_head"),
+    ("language_model.model", "language_model.lm_head"),
+    ("model.language_model", "lm_head"),
+)
+
+
+@dataclass(frozen=True)
+class Config(gemma2.Config):
+    """What config.json says, checked; `rope` is that of layers without a window.
+
+    Attributes
+    ----------
+    local_rope : Rope
+        That of layers with a window.
+    """
+
+    local_rope: Rope
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json; raises as `decoder_values`."""
+        text = config.get("text_config", config)
+        if not isinstance(text, Mapping):
+            raise CheckpointError(f"expected text_config as an object, found {text!r:.80}")
+        values = DEFAULTS | dict(text)
+        far, near = _ropes(values)
+        fields = gemma_values(values | {"rope_parameters": far})
+        return cls(
+            **fields, local_rope=rope_of(values | {"rope_parameters": near}, fields["head_dim"])
+        )
+
+
+def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rope parameters of layers without and with a window."""
+    both = config.get("rope_parameters") or {}
+    if not isinstance(both, Mapping):
+        raise CheckpointError(f"expected rope_parameters as an object, found {both!r:.80}")
+    # Configurations of transformers 4 scale the rope of layers without a window only.
+    far = both.get("full_attention") or config.get("rope_scaling") or {}
+    near = both.get("sliding_attention") or {}
+    if not isinstance(far, Mapping) or not isinstance(near, Mapping):
+        raise CheckpointError(f"expected rope parameters as objects, found {far!r:.80}, {near!r:.80}")
+    far_base = config_value(config, "rope_theta", float, GLOBAL_BASE)
+    near_base = config_value(config, "rope_local_base_freq", float, LOCAL_BASE)
+    # Never empty, so that a rope_scaling beside them does not count.
+    return {"rope_theta": far_base, **far}, {"rope_theta": near_base, **near}
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+
+    def load_layer(prefix: str, layer: Weights) -> None:
+        load_block(r, cfg, prefix, layer)
+        offset = np.float32(cfg.norm_offset)
+        layer.q_norm = r.vector(f"{prefix}.self_attn.q_norm.weight", cfg.head_dim) + offset
+        layer.k_norm = r.vector(f"{prefix}.self_attn.k_norm.weight", cfg.head_dim) + offset
+
+    found = [place for place in PLACES if r.has(f"{place[0]}.embed_tokens.weight")]
+    if not found:
+        names = ", ".join(f"{model}.embed_tokens.weight" for model, _ in PLACES)
+        raise CheckpointError(f"expected the language model's tensors, found none of {names}")
+    model, head = found[0]
+    w = load_decoder(r, cfg, load_layer, model=model, head=head)
+    w.local_rope = cfg.local_rope
+    w.norm = w.norm + np.float32(cfg.norm_offset)
+    return w
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    x = p.embed(w.embed, scale=float(cfg.hidden_size) ** 0.5)  # f32[m, hidden]
+    far, near = p.rope(*w.rope.at(p.n_ctx)), p.rope(*w.local_rope.at(p.n_ctx))
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.rmsnorm(x, layer.attn_norm, cfg.rms_norm_eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            q = p.head_norm(q, layer.q_norm, cfg.rms_norm_eps)
+            k = p.head_norm(k, layer.k_norm, cfg.rms_norm_eps)
+            a = p.attention(
+                q,
+                k,
+                v,
+                head_dim=cfg.head_dim,
+                rope=near if cfg.sliding[i] else far,
+                scale=cfg.scale,
+                window=cfg.window if cfg.sliding[i] else 0,
+            )
+            x = p.rmsnorm(p.linear(a, layer.o), layer.attn_post_norm, cfg.rms_norm_eps, add=x)
+            x = normed_mlp(p, x, layer, cfg.rms_norm_eps)
+    return capped_logits(p, x, w, cfg)
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "gemma3" as a Hugging Face configuration."""
+    config = gemma2.gemma_from_gguf(metadata, tensors, "gemma3", wide_layers=62)
+    if "sliding_window" not in config:
+        config["sliding_window_pattern"] = 1  # no layer has one
+    local = config_value(metadata, "gemma3.rope.freq_base_swa", float, LOCAL_BASE)
+    base = config_value(metadata, "gemma3.rope.freq_base", float, GLOBAL_BASE)
+    return config | {"rope_theta": base, "rope_local_base_freq": local}
+
+
+GGUF = GgufMap(
+    architecture="gemma3",
+    config=config_from_gguf,
+    names=DECODER_NAMES,
+    layer_names=gemma2.GGUF.layer_names
+    | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"},
+)
