@@ -253,6 +253,97 @@ GEMMA = [
     ),
 ]
 
+# Caps near the scores and logits of these models, so that they bend most of them.
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}
+NO_CAPS = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+
+GEMMA2 = [
+    # Layer 0 has a window, layer 1 has none.
+    Case(
+        "caps_and_alternating_windows",
+        sizes(32, 4, 2, 48, vocab=48)
+        | {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 9}
+        | CAPS,
+        (40, 75),
+        "float16",
+    ),
+    # Scores are not divided by the root of the head's size; windows beyond a page of 64 positions.
+    Case(
+        "query_scalar_and_wide_windows",
+        sizes(36, 3, 1, 44, vocab=50)
+        | {"head_dim": 20, "query_pre_attn_scalar": 7, "sliding_window": 70}
+        | CAPS,
+        (66, 150),
+        "bfloat16",
+    ),
+    Case(
+        "untied_biases_no_caps",
+        sizes(36, 3, 3, 44, vocab=50)
+        | {"head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 11}
+        | {"tie_word_embeddings": False, "attention_bias": True}
+        | NO_CAPS,
+        (40, 75),
+        "float16",
+    ),
+    Case(
+        "layer_types_and_linear_rope",
+        scaled("linear", 100.0, 96, factor=3.0)
+        | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 13}
+        | {"layer_types": ["full_attention", "sliding_attention"]}
+        | CAPS,
+        (20, 90),
+        "float16",
+    ),
+]
+
+
+def two_ropes(near: float, far: float, **scaling: Any) -> dict[str, Any]:
+    """Bases of layers with and without a window, and the scaling of those without."""
+    return {
+        "sliding_attention": {"rope_type": "default", "rope_theta": near},
+        "full_attention": {"rope_type": "default", "rope_theta": far} | scaling,
+    }
+
+
+GEMMA3 = [
+    # What the configuration leaves out: five layers with a window for one without, a base of 10,000
+    # for those and of a million for this.
+    Case(
+        "five_windows_for_one_full",
+        sizes(24, 2, 1, 32, vocab=48)
+        | {"head_dim": 16, "query_pre_attn_scalar": 16}
+        | {"sliding_window": 9, "num_hidden_layers": 7},
+        (40, 75),
+        "float16",
+    ),
+    # Texts beyond what the model was made for before its rope was scaled.
+    Case(
+        "two_ropes_and_linear_scaling",
+        sizes(32, 4, 2, 48, vocab=48)
+        | {"head_dim": 24, "query_pre_attn_scalar": 24}
+        | {"sliding_window": 13, "sliding_window_pattern": 2, "max_position_embeddings": 96}
+        | {"rope_parameters": two_ropes(40.0, 100.0, rope_type="linear", factor=4.0)},
+        (24, 90),
+        "float16",
+        v4={
+            "layer_types": None,
+            "sliding_window_pattern": 2,
+            "rope_theta": 100.0,
+            "rope_local_base_freq": 40.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
+    ),
+    Case(
+        "untied_biases_logit_cap",
+        sizes(36, 3, 3, 44, vocab=50)
+        | {"head_dim": 20, "query_pre_attn_scalar": 9, "final_logit_softcapping": 6.0}
+        | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 70}
+        | {"tie_word_embeddings": False, "attention_bias": True},
+        (66, 150),
+        "bfloat16",
+    ),
+]
+
 # By folder: the model type, except that the scalings are shown on Llamas.
 CASES = {
     "llama": LLAMA,
@@ -262,4 +353,6 @@ CASES = {
     "qwen3": QWEN3,
     "phi3": PHI3,
     "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
 }

@@ -66,6 +66,7 @@ def rows(n: int) -> None:
     for table in ISAS.values():
         table.softmax(floats(n))
         table.swiglu(floats(n), floats(n))
+        table.softcap(floats(n), 30.0)
         table.rmsnorm(floats(2, n), floats(n), 1e-5)
         table.rope(floats(2, n), floats(n // 2), floats(n // 2))
         table.quantize(floats(3, n))

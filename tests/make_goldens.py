@@ -38,7 +38,7 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains = {"q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.2, "o_proj": 1.5}
     gains |= {"gate_proj": 1.5, "up_proj": 1.5, "down_proj": 1.5, "lm_head": 2.0}
     gains |= {"qkv_proj": 1.3, "gate_up_proj": 1.5}
-    norm_offset = 1.0 if model.config.model_type == "gemma" else 0.0
+    norm_offset = 1.0 if model.config.model_type.startswith("gemma") else 0.0
     with torch.no_grad():
         for name, p in model.named_parameters():
             shape, part = tuple(p.shape), name.split(".")[-2]

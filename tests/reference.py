@@ -32,7 +32,7 @@ GROUP = 32  # values that share a scale
 U = 2.0**-24  # unit roundoff of float32
 U16 = 2.0**-11  # unit roundoff of float16
 EXP_ERROR = 4 * U  # relative
-TANH_ERROR = 4 * U  # absolute, |tanh| <= 1
+TANH_ERROR = 4 * U  # relative
 RSQRT_ERROR = 4 * U  # relative
 SLACK = 1.01
 TINY = 2.0**-120
@@ -275,6 +275,19 @@ def geglu_bound(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
     return np.asarray(lost * np.abs(geglu(gate, up)) + (1e-36 + TINY) * (1 + np.abs(up)))
 
 
+def softcap(x: npt.ArrayLike, cap: float) -> F64:
+    """cap * tanh(x / cap)."""
+    return np.asarray(cap * np.tanh(f64(x) / cap))
+
+
+def softcap_bound(x: npt.ArrayLike, cap: float) -> F64:
+    """The argument u carries two roundings, which tanh turns into gamma(2) |u| (1 - tanh(u) ** 2),
+    at most gamma(2) |tanh(u)|; its own error, relative as it is small for small u, and a product
+    follow."""
+    relative = gamma(2) + TANH_ERROR + gamma(1)
+    return np.asarray(SLACK * relative * np.abs(softcap(x, cap)) + TINY)
+
+
 def swiglu_bound(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
     """exp(-gate) is off by EXP_ERROR relative, and so at most is 1 + exp(-gate); a sum, a
     division and a product follow. Below -87 exp(-gate) overflows float32's range and the kernel
@@ -446,17 +459,20 @@ def attention_int8_bound(
     *,
     scale: float,
     window: int | None = None,
+    softcap: float | None = None,
 ) -> F64:
     """What sixteen-bit queries and probabilities add to `attention_bound`, k and v as cached.
 
     A query is rounded in steps of max|q| / 32767, so a score moves by up to half a step times
-    sum |k|, and a weight by twice the largest such error. Probabilities, times the scales of
-    their values, are rounded in steps of the largest of a part / 32767, and then meet codes of
-    127 at most: with the largest of all, half a step for every position that is seen.
+    sum |k| (a soft cap has a slope of 1 at most), and a weight by twice the largest such error.
+    Probabilities, times the scales of their values, are rounded in steps of the largest of a part
+    / 32767, and then meet codes of 127 at most: with the largest of all, half a step for every
+    position that is seen.
     """
     q, k, v = f64(q), f64(k), f64(v)
     group = q.shape[1] // k.shape[1]
-    p = softmax(attention_scores(q, k, positions, scale=scale, window=window).value)  # [h, m, t]
+    scores = attention_scores(q, k, positions, scale=scale, window=window, softcap=softcap)
+    p = softmax(scores.value)  # [h, m, t]
     step = np.abs(q).max(axis=-1) / 32767  # [m, heads]
     keys = np.repeat(np.abs(k).sum(axis=-1).max(axis=0), group)  # [heads]
     e = 0.5 * abs(scale) * step * keys

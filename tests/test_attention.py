@@ -34,15 +34,22 @@ def stored(x: F32, kv: str) -> Any:
 
 
 def assert_attention(
-    q: F32, k: F32, v: F32, *, kv: str, scale: float | None = None, window: int = 0
+    q: F32,
+    k: F32,
+    v: F32,
+    *,
+    kv: str,
+    scale: float | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> F32:
     """Within the bound of the reference on what the cache holds, and one result on every ISA."""
     scale = float(np.float32(q.shape[2] ** -0.5 if scale is None else scale))
-    arguments: Any = (q, k, v, scale, window, kv)
+    arguments: Any = (q, k, v, scale, window, kv, softcap)
     got: F32 = SCALAR.attention(*arguments)
     stored_k, stored_v = stored(k, kv), stored(v, kv)
     positions = np.arange(len(k) - len(q), len(k))
-    options: Any = {"scale": scale, "window": window or None}
+    options: Any = {"scale": scale, "window": window or None, "softcap": softcap or None}
     want = ref.attention(q, stored_k, stored_v, positions, **options)
     bound = ref.attention_bound(q, stored_k, stored_v, positions, **options)
     if kv == "int8":
@@ -109,6 +116,39 @@ def test_scales(scale: float, kv: str) -> None:
 
 
 @pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("softcap", [0.5, 3.0, 50.0])
+def test_soft_caps(softcap: float, kv: str) -> None:
+    """Scores far below and far above the cap, behind a part of 512, in windows; few query heads
+    multiply from the cache, twenty from what is converted."""
+    for m, t, heads, kv_heads, head_dim, window in [
+        (2, 530, 4, 2, 20, 0),
+        (1, 65, 20, 1, 33, 17),
+        (3, 31, 3, 3, 1, 0),
+    ]:
+        q, k, v = problem(m, t, heads, kv_heads, head_dim)
+        q[-1] *= 100
+        got = assert_attention(q, k, v, kv=kv, window=window, softcap=softcap)
+        scale = float(np.float32(head_dim**-0.5))
+        assert not same_bits(got, SCALAR.attention(q, k, v, scale, window, kv))
+        for head in range(0, heads, 7):  # alone as beside others
+            own = slice(head * kv_heads // heads, head * kv_heads // heads + 1)
+            alone = [np.ascontiguousarray(x) for x in (q[:, head : head + 1], k[:, own], v[:, own])]
+            one = SCALAR.attention(*alone, scale, window, kv, softcap)
+            assert same_bits(one[:, 0], np.ascontiguousarray(got[:, head]))
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+def test_a_soft_cap_hides_no_infinity(kv: str) -> None:
+    q, k, v = problem(2, 70, 2, 2, 12)
+    k[3, 1, 5] = np.inf
+    got = SCALAR.attention(q, k, v, 0.3, 0, kv, 2.0)
+    assert np.isfinite(got[:, 0]).all()
+    assert not np.isfinite(got[:, 1]).any()
+    for name, table in ISAS.items():
+        assert same_bits(table.attention(q, k, v, 0.3, 0, kv, 2.0), got), name
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
 def test_a_position_that_outshines_all_before_it(kv: str) -> None:
     """Rescaling across pages and parts, upwards at every step and downwards after the first."""
     q, k, v = problem(1, 700, 1, 1, 8)
@@ -127,7 +167,9 @@ def test_queries_see_nothing_of_the_future(kv: str) -> None:
         assert same_bits(alone[0], among[row])
 
 
-def attention_plan(kv: str, isa: str, threads: int, scale: float, window: int = 0) -> Any:
+def attention_plan(
+    kv: str, isa: str, threads: int, scale: float, window: int = 0, softcap: float = 0.0
+) -> Any:
     """Attention of 2 heads and 1 KV head alone: token i is row i of an embedding, the output is
     what attention gives. Queries are channels 0-31, keys 16-31, values 32-47."""
     embedding = normal(64, 64)
@@ -135,7 +177,7 @@ def attention_plan(kv: str, isa: str, threads: int, scale: float, window: int = 
     plan: Any = _native.Plan(threads, 64, 64, 64, kv, isa)
     x = plan.embed(pack(embedding, "f32"), scale)
     slices: Any = [(x, 0, 32), (x, 16, 16), (x, 32, 16)]
-    gathered = plan.select((plan.attention(*slices, -1, 2, 1, 16, 0, 0.25, window), 0, 32))
+    gathered = plan.select((plan.attention(*slices, -1, 2, 1, 16, 0, 0.25, window, softcap), 0, 32))
     plan.finish(plan.linear(gathered, [(pack(np.eye(64, 32, dtype=np.float32), "f32"), None)]))
     return plan
 
@@ -151,16 +193,16 @@ def outputs(plan: Any, sequence: Any, tokens: npt.NDArray[np.int32], cuts: int) 
 
 
 @pytest.mark.parametrize("kv", KV_TYPES)
-@pytest.mark.parametrize("window", [0, 100, 600])
-def test_parts_of_a_plan(window: int, kv: str) -> None:
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (100, 0.0), (600, 0.0), (600, 2.0)])
+def test_parts_of_a_plan(window: int, softcap: float, kv: str) -> None:
     """Blocks of rows, rows split among threads, and the kernel alone agree behind position 512."""
     tokens = np.random.default_rng(3).integers(0, 63, 1100).astype(np.int32)
     rows = normal(64, 64)[tokens]
     q, k, v = rows[-3:, :32].reshape(3, 2, 16), rows[:, None, 16:32], rows[:, None, 32:48]
     arrays = [np.ascontiguousarray(x) for x in (q, k, v)]
-    want = SCALAR.attention(*arrays, 0.25, window, kv).reshape(3, 32)
+    want = SCALAR.attention(*arrays, 0.25, window, kv, softcap).reshape(3, 32)
     for threads in (1, 3):
-        plan = attention_plan(kv, "scalar", threads, 1.0, window)
+        plan = attention_plan(kv, "scalar", threads, 1.0, window, softcap)
         sequence = plan.make_cache().sequence()
         whole = outputs(plan, sequence, tokens, 64)
         assert same_bits(whole[-3:], want)

@@ -38,6 +38,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "IsaTable.rope sines": (lambda a: SCALAR.rope(normal(3, 33), normal(4), a), (4,)),
     "IsaTable.swiglu gate": (lambda a: SCALAR.swiglu(a, normal(33)), (33,)),
     "IsaTable.swiglu up": (lambda a: SCALAR.swiglu(normal(33), a), (33,)),
+    "IsaTable.softcap": (lambda a: SCALAR.softcap(a, 30.0), (33,)),
     "IsaTable.softmax": (SCALAR.softmax, (33,)),
     "softmax": (_native.softmax, (33,)),
     "IsaTable.attention q": (
@@ -62,7 +63,14 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "Plan.linear bias": (lambda a: Recording().biased(a), (64,)),
 }
 # Entries that take any last size.
-FREE_SIZE = {"IsaTable.quantize", "IsaTable.rope x", "IsaTable.softmax", "softmax", "Plan.rope"}
+FREE_SIZE = {
+    "IsaTable.quantize",
+    "IsaTable.rope x",
+    "IsaTable.softcap",
+    "IsaTable.softmax",
+    "softmax",
+}
+FREE_SIZE |= {"Plan.rope"}
 entries = pytest.mark.parametrize(("call", "shape"), ENTRIES.values(), ids=list(ENTRIES))
 Call = Callable[[Any], Any]
 

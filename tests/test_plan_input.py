@@ -70,6 +70,32 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         lambda r: r.plan.linear(r.plan.select((r.x, 0, 64)), [(r.matrix, None)], (r.x, 0, 64)),
         "the same rows",
     ),
+    "a norm with an add of another width": (
+        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), 0.1, (r.x, 0, 32)),
+        "rmsnorm: expected add= of width 64, got 32",
+    ),
+    "a norm with an add of nothing": (
+        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), 0.1, (-1, 0, 64)),
+        "rmsnorm add: expected a buffer, got -1",
+    ),
+    "a norm with an add of other rows": (
+        lambda r: r.plan.rmsnorm(
+            (r.plan.select((r.x, 0, 64)), 0, 64), normal(64), 0.1, (r.x, 0, 64)
+        ),
+        "rmsnorm: expected add= and the input to have the same rows",
+    ),
+    "a cap below zero": (
+        lambda r: r.plan.linear(r.x, [(r.matrix, None)], softcap=-1.0),
+        "linear: expected a softcap of 0 or",
+    ),
+    "a cap of NaN": (
+        lambda r: r.plan.linear(r.x, [(r.matrix, None)], softcap=np.nan),
+        "linear: expected a softcap of 0 or",
+    ),
+    "a cap of scores that is infinite": (
+        lambda r: r.plan.attention(*[(r.x, 0, 32)] * 3, -1, 1, 1, 32, 0, 1.0, 0, np.inf),
+        "attention: expected a softcap of 0 or",
+    ),
     "an add to several": (
         lambda r: r.plan.linear(r.x, [(pack(normal(32, 64), "f32"), None)] * 2, (r.x, 0, 64)),
         "one matrix with add=, got several",

@@ -209,6 +209,34 @@ def test_unary_over_the_whole_range(name: str) -> None:
     assert np.isnan(ends[2])
 
 
+# --- softcap --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("cap", [30.0, 1.0, 0.01])
+def test_softcap(n: int, cap: float) -> None:
+    x = normal(n, seed=n, scale=20)
+    cap = float(np.float32(cap))
+    assert_within(on_every_isa("softcap", x, cap), ref.softcap(x, cap), ref.softcap_bound(x, cap))
+
+
+def test_softcap_over_the_whole_range() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 8001), 10.0 ** np.arange(-36, 39), [0.625]])
+    x = np.concatenate([x, -x, np.nextafter(np.float32(0.625), [0, 1])]).astype(np.float32)
+    got = on_every_isa("softcap", x, 1.0)
+    assert_within(got, ref.softcap(x, 1.0), ref.softcap_bound(x, 1.0))
+    assert np.array_equal(on_every_isa("softcap", -x, 1.0), -got)
+    assert (got[x > 9.1] == 1).all()
+    order = np.argsort(x)
+    assert (np.diff(got[order]) >= -1e-7).all()
+
+
+def test_softcap_of_infinities_and_nan() -> None:
+    got = on_every_isa("softcap", np.array([INF, -INF, np.nan, 0], np.float32), 30.0)
+    assert np.array_equal(got[[0, 1, 3]], np.array([30, -30, 0], np.float32))
+    assert np.isnan(got[2])
+
+
 # --- softmax --------------------------------------------------------------------------------
 
 

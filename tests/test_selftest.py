@@ -83,8 +83,9 @@ def test_no_kernel_is_left_out(selftest: Path) -> None:
     wanted |= {f"linear.{f}.{a}" for f in formats[:3] for a in activations}
     wanted |= {f"quantize.{a}" for a in activations}
     wanted |= {f"{verb}.{kv}" for verb in ("kv_append", "attend", "model") for kv in ("f16", "f32")}
-    wanted |= {"rmsnorm", "layernorm", "rope", "swiglu", "geglu", "softmax"}
+    wanted |= {"rmsnorm", "layernorm", "rope", "swiglu", "geglu", "softcap", "softmax"}
     wanted |= {"gelu", "gelu_tanh", "relu", "silu"}
+    wanted |= {f"attend_softcap.{kv}" for kv in ("f16", "f32", "int8")}
     wanted |= {"merge", "attend_finish", "model.split"}
     assert wanted <= hashes(run(selftest).stdout)["scalar"].keys()
 

@@ -81,7 +81,9 @@ def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     far = both.get("full_attention") or config.get("rope_scaling") or {}
     near = both.get("sliding_attention") or {}
     if not isinstance(far, Mapping) or not isinstance(near, Mapping):
-        raise CheckpointError(f"expected rope parameters as objects, found {far!r:.80}, {near!r:.80}")
+        raise CheckpointError(
+            f"expected rope parameters as objects, found {far!r:.80}, {near!r:.80}"
+        )
     far_base = config_value(config, "rope_theta", float, GLOBAL_BASE)
     near_base = config_value(config, "rope_local_base_freq", float, LOCAL_BASE)
     # Never empty, so that a rope_scaling beside them does not count.
