@@ -16,13 +16,31 @@ from numpy_weights import Weights, read_safetensors
 from safetensors.numpy import save_file
 
 # llama.cpp's architecture of a model type, where the two differ.
-ARCHITECTURES = {"mistral": "llama"}
+ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
+# One layer of so many has no window, unless a file says otherwise.
+PATTERNS = {"gemma2": 2, "gemma3": 6}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json."""
     parsed: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     return parsed
+
+
+def language_model(source: Path) -> tuple[dict[str, Any], Weights]:
+    """Configuration and tensors, without a vision tower and the names that it asks for."""
+    config, tensors = read_config(source), read_safetensors(source / "model.safetensors")
+    if "text_config" not in config:
+        return config, tensors
+    prefix = "language_model."
+    named = {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
+    return config["text_config"] | {"model_type": config["model_type"]}, named
+
+
+def main_rope(config: Mapping[str, Any]) -> Any:
+    """The rope parameters; of layers without a window, where those with one have their own."""
+    both = config["rope_parameters"]
+    return both.get("full_attention", both)
 
 
 def rewritten(
@@ -47,17 +65,17 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     `stored`: type of the matrices; vectors are float32. Longrope becomes tensors of divisors and
     the factor of sines and cosines, yarn metadata.
     """
-    config = read_config(source)
+    config, weights = language_model(source)
     architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
     number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     tensors: dict[str, Any] = {}
-    for name, w in read_safetensors(source / "model.safetensors").items():
+    for name, w in weights.items():
         part = name.split(".")[-2]
         permuted = architecture == "llama" and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
-        if architecture == "gemma" and name.endswith("norm.weight"):
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         tensors[written] = (rows, stored) if w.ndim == 2 and stored != "f32" else rows
@@ -79,7 +97,7 @@ def tokenizer_keys(size: int) -> dict[str, Any]:
 def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metadata, and tensors of rope divisors."""
     model, attention, rope = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope
-    scaling = config["rope_parameters"]
+    scaling = main_rope(config)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     keys = {
         model.VOCAB_SIZE: config["vocab_size"],
@@ -97,6 +115,8 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[attention.KEY_LENGTH] = keys[attention.VALUE_LENGTH] = head_dim
     if arch == "phi3":
         keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
+    if arch in PATTERNS:
+        keys |= gemma_keys(config, PATTERNS[arch])
     original = scaling.get("original_max_position_embeddings")
     tensors: dict[str, Any] = {}
     if scaling["rope_type"] == "linear":
@@ -115,3 +135,22 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
             tensors[f"rope_factors_{kind}.weight"] = divisors
     named = {key.format(arch=arch): value for key, value in keys.items()}
     return {"general.architecture": arch} | named, tensors
+
+
+def gemma_keys(config: Mapping[str, Any], pattern: int) -> dict[str, Any]:
+    """Metadata of Gemma 2 and 3: what is as llama.cpp has it without a key gets none."""
+    model, attention, rope = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope
+    keys = {attention.SLIDING_WINDOW: config["sliding_window"]}
+    for key, name in {
+        model.ATTN_LOGIT_SOFTCAPPING: "attn_logit_softcapping",
+        model.FINAL_LOGIT_SOFTCAPPING: "final_logit_softcapping",
+    }.items():
+        if config[name] is not None:
+            keys[key] = config[name]
+    slides = [kind == "sliding_attention" for kind in config["layer_types"]]
+    if slides != [(i + 1) % pattern != 0 for i in range(len(slides))]:
+        keys[attention.SLIDING_WINDOW_PATTERN] = slides
+    local = config["rope_parameters"].get("sliding_attention", {}).get("rope_theta", 10000.0)
+    if local != 10000.0:
+        keys[rope.FREQ_BASE_SWA] = local
+    return keys

@@ -16,6 +16,7 @@ class Case:
     dtype: str = "float32"
     shard_size: str = "1GB"
     v4: dict[str, Any] = field(default_factory=dict)  # rope keys of config.v4.json
+    model_type: str = ""  # where it is not the family's
 
 
 def sizes(hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int = 96) -> dict[str, Any]:
@@ -343,6 +344,31 @@ GEMMA3 = [
         "bfloat16",
     ),
 ]
+
+# A language model beside a vision tower, as the larger ones come.
+GEMMA3.append(
+    Case(
+        "beside_a_vision_tower",
+        {
+            "text_config": sizes(24, 2, 1, 32, vocab=48)
+            | {"head_dim": 16, "query_pre_attn_scalar": 16, "num_hidden_layers": 2}
+            | {"sliding_window": 9, "sliding_window_pattern": 2, "max_position_embeddings": 128},
+            "vision_config": {
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "image_size": 8,
+                "patch_size": 4,
+            },
+            "mm_tokens_per_image": 4,
+            "image_token_index": 50,
+        },
+        (40, 75),
+        "float16",
+        model_type="gemma3",
+    )
+)
 
 # By folder: the model type, except that the scalings are shown on Llamas.
 CASES = {

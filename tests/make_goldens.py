@@ -49,7 +49,7 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
             elif part == "embed_tokens":  # which may be the output matrix too
                 values = rng.normal(0, 2.0 / np.sqrt(shape[1]), shape)
             else:
-                values = rng.normal(0, gains[part] / np.sqrt(shape[1]), shape)
+                values = rng.normal(0, gains.get(part, 1.0) / np.sqrt(shape[1]), shape)
             p.copy_(torch.from_numpy(values))
 
 
@@ -58,7 +58,11 @@ def make(family: str, case: Case, seed: int) -> None:
     folder = OUT / family / case.name
     shutil.rmtree(folder, ignore_errors=True)
     common = {"num_hidden_layers": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5}
-    config = AutoConfig.for_model("llama" if family == "rope" else family, **(common | case.config))
+    model_type = case.model_type or ("llama" if family == "rope" else family)
+    if "text_config" in case.config:
+        common = {}
+    config = AutoConfig.for_model(model_type, **(common | case.config))
+    vocabulary = config.get_text_config().vocab_size
     model = AutoModelForCausalLM.from_config(config)
     scale_weights(model, seed)
     torch.nn.Module.to(model, getattr(torch, case.dtype))
@@ -72,7 +76,7 @@ def make(family: str, case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed + 1)
     goldens: dict[str, Any] = {}
     for i, length in enumerate(case.lengths):
-        tokens = rng.integers(0, config.vocab_size, length)
+        tokens = rng.integers(0, vocabulary, length)
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
         goldens |= {f"tokens_{i}": tokens.astype(np.int32), f"logits_{i}": logits}

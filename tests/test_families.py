@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_files import read_config, rewritten, to_gguf
+from family_files import language_model, main_rope, rewritten, to_gguf
 from golden import Golden, golden_names, read_golden
 from llama_files import build, feed, logits_of, relative_error
 
@@ -100,15 +100,20 @@ def test_configs_of_transformers_4(family: str, name: str, tmp_path: Path) -> No
 
 # --- other files ----------------------------------------------------------------------------
 
-# GGUF has no window for these (nor does llama.cpp read one), no kind of rope scaling for the others,
-# no head for a Gemma.
-GGUF_CASES = [
-    (family, name)
-    for family, name in CASES
-    if family != "rope"
-    and name != "untied_biases"
-    and (family == "phi3" or "window" not in name or name in ("no_window", "window_off"))
-]
+
+def in_gguf(family: str, name: str) -> bool:
+    """Whether a GGUF file can say what the case is."""
+    config = language_model(read_golden(family, name).folder)[0]
+    if family.startswith("gemma"):  # which scale scores by the size of their heads, and are tied
+        head_dim = config["head_dim"]
+        scalar = config.get("query_pre_attn_scalar", head_dim)
+        return config["tie_word_embeddings"] is True and scalar == head_dim
+    # No window for these (nor does llama.cpp read one), no kind of rope scaling for the others.
+    plain = "window" not in name or name in ("no_window", "window_off")
+    return family != "rope" and (family == "phi3" or plain)
+
+
+GGUF_CASES = [case for case in CASES if in_gguf(*case)]
 
 
 @pytest.mark.parametrize("stored", ["f32", "f16"])
@@ -119,7 +124,7 @@ def test_gguf_gives_the_logits_of_safetensors(
     golden = read_golden(family, name)
     path = to_gguf(golden.folder, tmp_path / "model.gguf", stored)
     assert max(errors(path, golden)) < (1e-5 if stored == "f32" else 1e-3)
-    if read_config(golden.folder)["rope_parameters"]["rope_type"] == "default":
+    if main_rope(language_model(golden.folder)[0])["rope_type"] == "default":
         pairs = zip(answers(path, golden), answers(golden.folder, golden), strict=True)
         assert stored == "f16" or all(np.array_equal(a, b) for a, b in pairs)
 
@@ -133,6 +138,8 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("phi3", "partial_longrope_tied"),
         ("qwen3", "odd_heads_tied"),
         ("gemma", "wide_heads"),
+        ("gemma2", "layer_types_and_linear_rope"),
+        ("gemma3_text", "two_ropes_and_linear_scaling"),
     ],
 )
 def test_converted_folders_answer_the_same(

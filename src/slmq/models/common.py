@@ -37,11 +37,11 @@ class GgufMap:
     layer_names: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
-        """The GGUF tensor name of a Hugging Face tensor name."""
+        """The GGUF tensor name of a Hugging Face tensor name; one that it has not stays as it is."""
         module, _, kind = name.rpartition(".")
         layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
         if layer is None:
-            return f"{self.names[module]}.{kind}"
+            return f"{self.names.get(module, module)}.{kind}"
         return f"blk.{layer[1]}.{self.layer_names[layer[2]]}.{kind}"
 
 

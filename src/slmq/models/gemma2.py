@@ -197,13 +197,15 @@ def gemma_from_gguf(
         "final_logit_softcapping": "final_logit_softcapping",
         "attention.sliding_window": "sliding_window",
     }.items():
-        if (value := metadata.get(f"{a}.{theirs}")) is not None:
-            config[ours] = value
-    pattern = metadata.get(f"{a}.attention.sliding_window_pattern")
-    if isinstance(pattern, int):
-        config["sliding_window_pattern"] = pattern
-    elif pattern is not None:  # an array, true where a layer has a window
-        config["layer_types"] = ["sliding_attention" if s else "full_attention" for s in pattern]
+        if metadata.get(f"{a}.{theirs}"):  # 0 is none
+            config[ours] = metadata[f"{a}.{theirs}"]
+    key = f"{a}.attention.sliding_window_pattern"
+    if isinstance(metadata.get(key), int):
+        config["sliding_window_pattern"] = metadata[key]
+    else:  # true where a layer has a window
+        pattern = config_value(metadata, key, list, [])
+        kinds = ["sliding_attention" if slides else "full_attention" for slides in pattern]
+        config["layer_types"] = kinds or None
     return config
 
 

@@ -99,15 +99,20 @@ def load(r: WeightReader, cfg: Config) -> Weights:
         layer.q_norm = r.vector(f"{prefix}.self_attn.q_norm.weight", cfg.head_dim) + offset
         layer.k_norm = r.vector(f"{prefix}.self_attn.k_norm.weight", cfg.head_dim) + offset
 
-    found = [place for place in PLACES if r.has(f"{place[0]}.embed_tokens.weight")]
-    if not found:
-        names = ", ".join(f"{model}.embed_tokens.weight" for model, _ in PLACES)
-        raise CheckpointError(f"expected the language model's tensors, found none of {names}")
-    model, head = found[0]
+    model, head = _place(r)
     w = load_decoder(r, cfg, load_layer, model=model, head=head)
     w.local_rope = cfg.local_rope
     w.norm = w.norm + np.float32(cfg.norm_offset)
     return w
+
+
+def _place(r: WeightReader) -> tuple[str, str]:
+    """Which of `PLACES` holds the language model."""
+    for model, head in PLACES:
+        if r.has(f"{model}.embed_tokens.weight"):
+            return model, head
+    names = ", ".join(f"{model}.embed_tokens.weight" for model, _ in PLACES)
+    raise CheckpointError(f"expected the language model's tensors, found none of {names}")
 
 
 def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
@@ -148,6 +153,9 @@ GGUF = GgufMap(
     architecture="gemma3",
     config=config_from_gguf,
     names=DECODER_NAMES,
-    layer_names=gemma2.GGUF.layer_names
-    | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"},
+    layer_names={
+        **gemma2.GGUF.layer_names,
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+    },
 )
