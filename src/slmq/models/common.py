@@ -37,7 +37,7 @@ class GgufMap:
     layer_names: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
-        """The GGUF tensor name of a Hugging Face tensor name; one that it has not stays as it is."""
+        """The GGUF tensor name of a Hugging Face tensor name, or that name itself if it has none."""
         module, _, kind = name.rpartition(".")
         layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
         if layer is None:
