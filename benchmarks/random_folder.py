@@ -31,17 +31,22 @@ def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     """model.safetensors: random tiles, vectors of ones."""
     fmt = format_named(format_name)
     tensors = [
-        PackedTensor(w.name, fmt.name, (w.n, w.k)) if w.k else PackedTensor(w.name, "f32", (w.n,))
+        PackedTensor(w.name, w.format(fmt).name, (w.n, w.k))
+        if w.k
+        else PackedTensor(w.name, "f32", (w.n,))
         for w in shape.weights()
     ]
-    blocks = random_blocks(fmt, np.random.default_rng(0))
+    formats = {tensor.format for tensor in tensors if len(tensor.shape) == 2}
+    rng = np.random.default_rng
+    blocks = {name: random_blocks(format_named(name), rng(0)) for name in formats}
     with NativeWriter(path, tensors) as file:
         for tensor in tensors:
             if len(tensor.shape) == 1:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())
             else:
-                copies = -(-tensor.nbytes // len(blocks))
-                file.write(np.tile(blocks, copies)[: tensor.nbytes].data)
+                block = blocks[tensor.format]
+                copies = -(-tensor.nbytes // len(block))
+                file.write(np.tile(block, copies)[: tensor.nbytes].data)
 
 
 def make_tokenizer(size: int) -> Tokenizer:

@@ -6,6 +6,7 @@ matrices, norms, windows and biases, the same steps. What such a model says is n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from slmq import _native
 from slmq.engine import LoadedWeights
 from slmq.errors import Error
-from slmq.formats import PAIR_ROWS, Format, format_named
+from slmq.formats import FORMATS, PAIR_ROWS, Format, format_named
 from slmq.hub.catalogue import nearest
 from slmq.memory import MemoryChoice
 from slmq.models import family_named
@@ -35,11 +36,19 @@ RUNNING_BYTES = 1 << 30  # buffers, cache, and what the probes of the machine re
 
 
 class Wanted(NamedTuple):
-    """A weight that a family asks its reader for: a matrix [n, k], or a vector of n (k is 0)."""
+    """A weight that a family asks its reader for: a matrix [n, k], or a vector of n (k is 0).
+
+    `floats`: a matrix that stays float16 where others become integers.
+    """
 
     name: str
     n: int
     k: int
+    floats: bool = False
+
+    def format(self, fmt: Format) -> Format:
+        """What it is packed to when the others are packed to `fmt`."""
+        return FORMATS["f16"] if self.floats and fmt.quantized else fmt
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Shape:
     def packed_bytes(self, fmt: Format) -> int:
         """Bytes of all packed matrices."""
         matrices = [w for w in self.weights() if w.k]
-        return sum(_native.packed_bytes(fmt.name, w.n, w.k) for w in matrices)
+        return sum(_native.packed_bytes(w.format(fmt).name, w.n, w.k) for w in matrices)
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
@@ -131,8 +140,8 @@ def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
         config,
         weights,
         source.parameters,
-        source.nbytes,
-        {fmt.name: source.nbytes},
+        source.nbytes.total(),
+        dict(source.nbytes),
         MemoryChoice("huge", "random"),
     )
 
@@ -156,8 +165,8 @@ class _Counter:
     def has(self, _name: str) -> bool:
         return True
 
-    def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
-        self.wanted.append(Wanted(name, size, 0))
+    def vector(self, name: str, size: int, rows: Rows | None = None) -> npt.NDArray[np.float32]:
+        self.wanted.append(Wanted(name if rows is None else rows.name(name, size), size, 0))
         return np.ones(size, np.float32)
 
     def linear(
@@ -169,15 +178,17 @@ class _Counter:
         bias: str | None = None,
         order: npt.NDArray[np.int32] | None = None,
         rows: Rows | None = None,
+        floats: bool = False,
     ) -> Linear:
         if order is not None:
             raise ValueError("shapes have no row orders")
-        self.wanted.append(Wanted(name if rows is None else rows.name(name, n), n, k))
-        values = None if bias is None else self.vector(bias, n) * np.float32(0)
-        return Linear(self._matrix(n, k), values)
+        wanted = Wanted(name if rows is None else rows.name(name, n), n, k, floats)
+        self.wanted.append(wanted)
+        values = None if bias is None else self.vector(bias, n, rows) * np.float32(0)
+        return Linear(self._matrix(wanted), values)
 
-    def _matrix(self, n: int, k: int) -> _native.Matrix:
-        return cast("_native.Matrix", SimpleNamespace(n=n, k=k))
+    def _matrix(self, wanted: Wanted) -> _native.Matrix:
+        return cast("_native.Matrix", SimpleNamespace(n=wanted.n, k=wanted.k))
 
 
 class _RandomReader(_Counter):
@@ -186,21 +197,25 @@ class _RandomReader(_Counter):
     def __init__(self, fmt: Format, seed: int) -> None:
         super().__init__()
         self._fmt = fmt
-        self._random = random_blocks(fmt, np.random.default_rng(seed))
+        self._seed = seed
+        self._random: dict[str, npt.NDArray[np.uint8]] = {}
         self._slab = np.empty(0, np.uint8)
-        self.nbytes = 0
+        self.nbytes: Counter[str] = Counter()
 
     @property
     def parameters(self) -> int:
         return sum(w.n * max(w.k, 1) for w in self.wanted)
 
-    def _matrix(self, n: int, k: int) -> _native.Matrix:
-        packed = self._take(_native.packed_bytes(self._fmt.name, n, k))
-        for start in range(0, len(packed), len(self._random)):
-            part = packed[start : start + len(self._random)]
-            part[:] = self._random[: len(part)]
-        self.nbytes += len(packed)
-        return _native.Matrix.from_packed(self._fmt.name, n, k, packed)
+    def _matrix(self, wanted: Wanted) -> _native.Matrix:
+        fmt, n, k = wanted.format(self._fmt), wanted.n, wanted.k
+        if fmt.name not in self._random:
+            self._random[fmt.name] = random_blocks(fmt, np.random.default_rng(self._seed))
+        random, packed = self._random[fmt.name], self._take(_native.packed_bytes(fmt.name, n, k))
+        for start in range(0, len(packed), len(random)):
+            part = packed[start : start + len(random)]
+            part[:] = random[: len(part)]
+        self.nbytes[fmt.name] += len(packed)
+        return _native.Matrix.from_packed(fmt.name, n, k, packed)
 
     def _take(self, count: int) -> npt.NDArray[np.uint8]:
         """Aligned bytes out of a large allocation, which NumPy asks 2 MiB pages for."""
