@@ -2,6 +2,7 @@
 
 transformers reads an ordinary folder, which `slmq dequantize MODEL FOLDER` writes of a quantized
 model, and computes in float32, one whole sequence at a time. Needs torch and transformers.
+With `--activations exact` slmq rounds as little as it can: what differs then would be a fault.
 
     python benchmarks/eval_reference.py MODEL FOLDER --task sst2 --file dev.tsv --limit 200
 
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--activations", default="mixed", help="of slmq: mixed or exact")
     given = parser.parse_args(arguments)
 
     def tell(text: str) -> None:
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\r{text} ", end="", file=sys.stderr, flush=True)
 
     options = {name: getattr(given, name) for name in ("shots", "train", "seed", "limit")}
-    with slmq.load(given.model, n_threads=given.threads) as model:
+    with slmq.load(given.model, n_threads=given.threads, activations=given.activations) as model:
         ours = slmq.evaluate(
             model,
             given.task,

@@ -98,6 +98,20 @@ def test_a_model_is_no_distance_from_itself(full: Engine, tiny_model_path: Path)
     assert found.perplexity_ratio.value == 1
 
 
+def test_exact_activations_are_nearer(full: Engine, tiny_model_path: Path) -> None:
+    weights = open_engine(tiny_model_path, quant="int8", kv_dtype="f32", activations="exact")
+    mixed = open_engine(tiny_model_path, quant="int8", kv_dtype="f32")
+    found = slmq.compare(weights, mixed, TEXT, ctx=CTX)
+    far = slmq.compare(full, mixed, TEXT, ctx=CTX)
+    near = slmq.compare(full, weights, TEXT, ctx=CTX)
+    for engine in (weights, mixed):
+        engine.close()
+    assert 0 < found.logit_rms.value < far.logit_rms.value
+    assert near.kl_mean.value < far.kl_mean.value
+    with pytest.raises(ValueError, match="activations: expected 'mixed' or 'exact', got 'x'"):
+        open_engine(tiny_model_path, activations="x")
+
+
 def test_a_constant_added_to_logits_is_no_difference() -> None:
     rng = np.random.default_rng(5)
     a = rng.standard_normal((6, 700)).astype(np.float32)

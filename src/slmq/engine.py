@@ -30,6 +30,8 @@ CHUNK_MACS = 1.5e11
 MIN_CHUNK, MAX_CHUNK = 64, 512
 MAX_OUTPUTS = 64
 MAX_CONTEXT = 1 << 24  # positions must be exact in float32
+# What inputs of integer weights are rounded to, by user name.
+ACTIVATIONS = {"mixed": "a8o16g32", "exact": "a16g32"}
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ def open_engine(
     revision: str | None = None,
     local_files_only: bool = False,
     isa: str | None = None,
+    activations: str = "mixed",
     progress: Any = None,
 ) -> Engine:
     """Finds, opens and packs a model.
@@ -283,12 +286,17 @@ def open_engine(
         Where weights lie: see `slmq.load`.
     isa : str, optional
         Kernels to run, as SLMQ_ISA.
+    activations : {"mixed", "exact"}
+        What inputs of integer weights are rounded to: see `slmq.load`.
 
     Raises
     ------
     ModelNotFoundError, DownloadError, CheckpointError, UnsupportedModelError, TokenizerError
     """
     check_memory(memory)
+    if activations not in ACTIVATIONS:
+        names = " or ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"activations: expected {names}, got {activations!r}")
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(
         os.fspath(model), revision=revision, local_files_only=local_files_only, progress=progress
@@ -303,6 +311,7 @@ def open_engine(
             kv_dtype=kv_dtype,
             memory=memory,
             isa=isa,
+            activations=ACTIVATIONS[activations],
         )
 
 
@@ -316,6 +325,7 @@ def _build(
     kv_dtype: str,
     memory: str | None,
     isa: str | None,
+    activations: str,
 ) -> Engine:
     family_of(checkpoint)  # an unknown architecture is named before its tokenizer is looked at
     # Packing a foreign file tensor by tensor would wait for the interpreter lock each time that the
@@ -330,6 +340,7 @@ def _build(
             memory=memory,
             isa=isa,
             n_ctx=n_ctx,
+            activations=activations,
         )
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:

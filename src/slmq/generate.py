@@ -39,6 +39,7 @@ def load(
     n_threads: int | None = None,
     kv_dtype: str = "f16",
     memory: str | None = None,
+    activations: str = "mixed",
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Model:
@@ -60,6 +61,9 @@ def load(
         Where weights lie. "mmap" maps a folder that `slmq convert` wrote: ready at once, shared
         between processes (the file must not be cut short meanwhile). "huge" and "small" copy or
         pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is "huge".
+    activations : {"mixed", "exact"}
+        What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
+        and 16 where a group stands out. "exact": 16 everywhere, for twice the products.
     revision : str, optional
         Revision of a hub repository.
     local_files_only : bool
@@ -86,6 +90,7 @@ def load(
             n_threads=n_threads,
             kv_dtype=kv_dtype,
             memory=memory,
+            activations=activations,
             revision=revision,
             local_files_only=local_files_only,
         )

@@ -29,6 +29,7 @@ def load_model(
     threads: int | None = None,
     kv_dtype: str = "f16",
     memory: str | None = None,
+    activations: str = "mixed",
     revision: str | None = None,
     offline: bool = False,
 ) -> Loaded:
@@ -48,6 +49,7 @@ def load_model(
             n_threads=threads,
             kv_dtype=kv_dtype,
             memory=memory,
+            activations=activations,
             revision=revision,
             local_files_only=True,
         )

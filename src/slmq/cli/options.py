@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "Activations",
     "FrequencyPenalty",
     "IgnoreEos",
     "Json",
@@ -90,6 +91,12 @@ Memory = Annotated[
         help="Where weights lie: mmap (the default for folders of `slmq convert`), huge (2 MiB "
         "pages, the default for others) or small (ordinary ones).",
         rich_help_panel=LOADING,
+    ),
+]
+Activations = Annotated[
+    str,
+    typer.Option(
+        help="mixed, or exact: 16 bits for all inputs of integer weights.", rich_help_panel=LOADING
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Of a hub repository.", rich_help_panel=LOADING)]

@@ -35,6 +35,7 @@ def perplexity(
     quant: o.Quant = None,
     kv_dtype: o.KvDtype = "f16",
     memory: o.Memory = None,
+    activations: o.Activations = "mixed",
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -49,6 +50,7 @@ def perplexity(
         threads=threads,
         kv_dtype=kv_dtype,
         memory=memory,
+        activations=activations,
         revision=revision,
         offline=offline,
     )
@@ -93,6 +95,10 @@ def compare(
     quant_b: Annotated[str | None, typer.Option(help="What weights of B become.")] = None,
     kv_dtype_a: Annotated[str, typer.Option("--kv-dtype-a", help="Cache of A.")] = "f16",
     kv_dtype_b: Annotated[str, typer.Option("--kv-dtype-b", help="Cache of B.")] = "f16",
+    activations_a: Annotated[str, typer.Option("--activations-a", help="Of A.")] = "mixed",
+    activations_b: Annotated[
+        str, typer.Option("--activations-b", help="Of B: mixed or exact.")
+    ] = "mixed",
     threads: o.Threads = None,
     memory: o.Memory = None,
     offline: o.Offline = False,
@@ -111,10 +117,14 @@ def compare(
                     threads=threads,
                     kv_dtype=kv_dtype,
                     memory=memory,
+                    activations=activations,
                     offline=offline,
                 ).model
             )
-            for name, quant, kv_dtype in ((a, quant_a, kv_dtype_a), (b, quant_b, kv_dtype_b))
+            for name, quant, kv_dtype, activations in (
+                (a, quant_a, kv_dtype_a, activations_a),
+                (b, quant_b, kv_dtype_b, activations_b),
+            )
         )
         bar = opened.enter_context(Bar())
         result = measure.compare(
@@ -158,6 +168,7 @@ def evaluate(
     n_ctx: o.NCtx = None,
     kv_dtype: o.KvDtype = "f16",
     memory: o.Memory = None,
+    activations: o.Activations = "mixed",
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -174,6 +185,7 @@ def evaluate(
         threads=threads,
         kv_dtype=kv_dtype,
         memory=memory,
+        activations=activations,
         revision=revision,
         offline=offline,
     )
