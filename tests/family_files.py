@@ -16,9 +16,22 @@ from numpy_weights import Weights, read_safetensors
 from safetensors.numpy import save_file
 
 # llama.cpp's architecture of a model type, where the two differ.
-ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
+ARCHITECTURES = {
+    "mistral": "llama",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gptneox",
+    "phi": "phi2",
+}
 # One layer of so many has no window, unless a file says otherwise.
 PATTERNS = {"gemma2": 2, "gemma3": 6}
+# What GPT-2's configurations call otherwise.
+GPT2_KEYS = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -39,7 +52,7 @@ def language_model(source: Path) -> tuple[dict[str, Any], Weights]:
 
 def main_rope(config: Mapping[str, Any]) -> Any:
     """The rope parameters; of layers without a window, where those with one have their own."""
-    both = config["rope_parameters"]
+    both = config.get("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0})
     return both.get("full_attention", both)
 
 
@@ -66,21 +79,48 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     the factor of sines and cosines, yarn metadata.
     """
     config, weights = language_model(source)
+    config = {GPT2_KEYS.get(k, k): v for k, v in config.items()}
     architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
     number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     tensors: dict[str, Any] = {}
-    for name, w in weights.items():
+    for name, w in laid_out(config, weights).items():
         part = name.split(".")[-2]
         permuted = architecture == "llama" and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        tensors[written] = (rows, stored) if w.ndim == 2 and stored != "f32" else rows
+        plain = w.ndim == 1 or stored == "f32" or "norm" in name or "wpe" in name
+        tensors[written] = rows if plain else (rows, stored)
     keys, divisors = gguf_keys(config, architecture)
     return write_gguf(path, keys | tokenizer_keys(config["vocab_size"]), tensors | divisors)
+
+
+def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
+    """Weights in the layout of llama.cpp's converter, where that is not the model's own.
+
+    GPT-2's matrices of layers are no longer transposed, GPT-NeoX's q, k and v are apart, and the
+    norms of StableLM's heads are rows of one tensor.
+    """
+    if config["model_type"] == "gpt2":
+        return {k: w.T if ".c_" in k and w.ndim == 2 else w for k, w in weights.items()}
+    if config["model_type"] == "gpt_neox":
+        heads = config["num_attention_heads"]
+        return {
+            k: np.concatenate(w.reshape(heads, 3, -1, *w.shape[1:]), 1).reshape(w.shape)
+            if "query_key_value" in k
+            else w
+            for k, w in weights.items()
+        }
+    stacked = {k for k in weights if ".norms." in k}
+    others = {k: w for k, w in weights.items() if k not in stacked}
+    for stem in {k.split("norms.")[0] for k in stacked}:
+        count = sum(k.startswith(stem) for k in stacked)
+        rows = [weights[f"{stem}norms.{i}.weight"] for i in range(count)]
+        others[f"{stem}weight"] = np.stack(rows)
+    return others
 
 
 def tokenizer_keys(size: int) -> dict[str, Any]:
@@ -102,17 +142,25 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
     keys = {
         model.VOCAB_SIZE: config["vocab_size"],
         model.EMBEDDING_LENGTH: config["hidden_size"],
-        model.FEED_FORWARD_LENGTH: config["intermediate_size"],
+        model.FEED_FORWARD_LENGTH: config.get("intermediate_size") or config.get("n_inner"),
         model.BLOCK_COUNT: config["num_hidden_layers"],
         model.CONTEXT_LENGTH: config["max_position_embeddings"],
         attention.HEAD_COUNT: config["num_attention_heads"],
-        attention.HEAD_COUNT_KV: config["num_key_value_heads"],
+        attention.HEAD_COUNT_KV: config.get("num_key_value_heads"),
         attention.LAYERNORM_RMS_EPS: config["rms_norm_eps"],
         rope.FREQ_BASE: scaling["rope_theta"],
         rope.DIMENSION_COUNT: int(head_dim * scaling.get("partial_rotary_factor", 1.0)),
     }
     if config.get("head_dim"):
         keys[attention.KEY_LENGTH] = keys[attention.VALUE_LENGTH] = head_dim
+    if "layer_norm_eps" in config:
+        keys[attention.LAYERNORM_EPS] = config["layer_norm_eps"]
+        del keys[attention.LAYERNORM_RMS_EPS]
+    if "use_parallel_residual" in config:
+        keys[model.USE_PARALLEL_RESIDUAL] = config["use_parallel_residual"]
+    if arch == "gpt2":
+        keys[model.FEED_FORWARD_LENGTH] = config["n_inner"] or 4 * config["hidden_size"]
+        del keys[rope.FREQ_BASE], keys[rope.DIMENSION_COUNT]
     if arch == "phi3":
         keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
     if arch in PATTERNS:
@@ -133,7 +181,7 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         for kind in ("short", "long"):
             divisors = np.array(scaling[f"{kind}_factor"], np.float32)
             tensors[f"rope_factors_{kind}.weight"] = divisors
-    named = {key.format(arch=arch): value for key, value in keys.items()}
+    named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
     return {"general.architecture": arch} | named, tensors
 
 

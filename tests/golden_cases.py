@@ -370,6 +370,26 @@ GEMMA3.append(
     )
 )
 
+
+def gpt2(hidden: int, heads: int, **values: Any) -> dict[str, Any]:
+    """A GPT-2 with as many learned positions as the longer text needs."""
+    sizes = {"n_embd": hidden, "n_head": heads, "vocab_size": 50}
+    return sizes | {"max_position_embeddings": 80} | values
+
+
+GPT2 = [
+    # Heads of 12 channels, an inner width of 4 * 36; text up to the last position.
+    Case("learned_positions", gpt2(36, 3), (40, 80), "float16"),
+    Case("untied", gpt2(32, 2, n_inner=56, tie_word_embeddings=False), (40, 75), "bfloat16"),
+    Case("scaled_by_layer", gpt2(32, 2, scale_attn_by_inverse_layer_idx=True), (40, 75), "float16"),
+    Case(
+        "unscaled_relu",
+        gpt2(32, 4, n_inner=40, scale_attn_weights=False, activation_function="relu"),
+        (40, 75),
+        "float16",
+    ),
+]
+
 # By folder: the model type, except that the scalings are shown on Llamas.
 CASES = {
     "llama": LLAMA,
@@ -381,4 +401,5 @@ CASES = {
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
+    "gpt2": GPT2,
 }

@@ -28,6 +28,7 @@ from half_goldens import write_half
 from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = Path(__file__).parent / "goldens"
+EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in")
 
 
 def scale_weights(model: torch.nn.Module, seed: int) -> None:
@@ -38,6 +39,9 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains = {"q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.2, "o_proj": 1.5}
     gains |= {"gate_proj": 1.5, "up_proj": 1.5, "down_proj": 1.5, "lm_head": 2.0}
     gains |= {"qkv_proj": 1.3, "gate_up_proj": 1.5}
+    gains |= {"c_attn": 1.3, "c_proj": 1.5, "c_fc": 1.5}
+    gains |= {"query_key_value": 1.3, "dense": 1.5, "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5}
+    gains |= {"fc1": 1.5, "fc2": 1.5}
     norm_offset = 1.0 if model.config.model_type.startswith("gemma") else 0.0
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -46,10 +50,11 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
                 values = rng.normal(0, 0.5, shape)
             elif len(shape) == 1:
                 values = rng.uniform(0.5, 1.5, shape) - norm_offset
-            elif part == "embed_tokens":  # which may be the output matrix too
+            elif part in EMBEDDINGS:  # which may be the output matrix too
                 values = rng.normal(0, 2.0 / np.sqrt(shape[1]), shape)
             else:
-                values = rng.normal(0, gains.get(part, 1.0) / np.sqrt(shape[1]), shape)
+                inputs = shape[0] if part.startswith("c_") else shape[1]  # GPT-2's are transposed
+                values = rng.normal(0, gains.get(part, 1.0) / np.sqrt(inputs), shape)
             p.copy_(torch.from_numpy(values))
 
 

@@ -169,13 +169,14 @@ class Recorder:
         return Handle(self._own(number), 0, x.width)
 
     def layernorm(
-        self, x: Handle, weight: F32, bias: F32 | None, eps: float, head_dim: int | None = None
+        self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
     ) -> Handle:
         """(x - mean) / sqrt(variance + eps) * weight (+ bias), row by row (Ba et al., 2016).
 
-        With `head_dim` every head of so many channels by itself; weight and bias have the values
-        of all heads.
+        `norm` is weight and bias. With `head_dim` every head of so many channels by itself, and
+        they have the values of all heads.
         """
+        weight, bias = norm
         number = self._plan.layernorm(x.slice, weight, bias, head_dim or x.width, eps)
         return Handle(self._own(number), 0, x.width)
 

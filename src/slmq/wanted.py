@@ -40,11 +40,13 @@ class Wish:
     rows : Rows, optional
         The matrix is some rows of a stored one.
     stored : str
-        The name in the source, of a matrix.
+        The name in the source, of a matrix or a part of a vector.
     bias : str or None
         The name of the bias that a matrix has.
     known : int32[k], optional
         Values that need no reading: in which order a matrix takes its columns.
+    floats : bool
+        A matrix that is never rounded to integers: positions, which are added.
     """
 
     tensor: PackedTensor
@@ -53,11 +55,17 @@ class Wish:
     stored: str = ""
     bias: str | None = None
     known: npt.NDArray[np.int32] | None = None
+    floats: bool = False
 
     @property
     def is_matrix(self) -> bool:
         """Whether it is a matrix, not a vector."""
         return len(self.tensor.shape) == 2
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it is a matrix that may be rounded to integers."""
+        return self.is_matrix and not self.floats
 
     @property
     def n(self) -> int:
@@ -129,17 +137,19 @@ class Source:
         bias: str | None = None,
         order: npt.NDArray[np.int32] | None = None,
         rows: Rows | None = None,
+        floats: bool = False,
     ) -> Linear:
         """Note a matrix and its bias; returns the wish in the place of the matrix."""
-        fmt = self._reader.format_of(name, n, k, rows)
+        fmt = self._reader.format_of(name, n, k, rows, floats)
         written = name if rows is None else rows.name(name, n)
-        wish = Wish(PackedTensor(written, fmt, (n, k)), order, rows, name, bias)
+        wish = Wish(PackedTensor(written, fmt, (n, k)), order, rows, name, bias, floats=floats)
         self._note(wish)
         columns = self._reader.columns_of(name, n, k, rows)
         if columns is not None:
             self._note(Wish(PackedTensor(written + COLUMNS, "i32", (k,)), known=columns))
         if bias is not None:
-            self._note(Wish(PackedTensor(bias, "f32", (n,)), order))
+            written = bias if rows is None else rows.name(bias, n)
+            self._note(Wish(PackedTensor(written, "f32", (n,)), order, rows, bias))
         return cast("Linear", wish)
 
     def _note(self, wish: Wish) -> None:
@@ -164,11 +174,21 @@ class Source:
             rows = linear.matrix.dequantize(begin, min(begin + ROWS, wish.n))
             yield rows if linear.columns is None else rows[:, np.argsort(linear.columns)]
 
+    def pieces(self, wish: Wish) -> Iterator[npt.NDArray[np.float32]]:
+        """A matrix as `floats`, or a vector in one piece."""
+        if wish.is_matrix:
+            yield from self.floats(wish)
+        else:
+            yield self.values(wish)
+
     def _linear(self, wish: Wish) -> Linear:
         n, k = wish.tensor.shape
-        return self._reader.linear(wish.stored, n, k, order=wish.order, rows=wish.rows)
+        return self._reader.linear(
+            wish.stored, n, k, order=wish.order, rows=wish.rows, floats=wish.floats
+        )
 
     def values(self, wish: Wish) -> npt.NDArray[np.float32]:
         """A vector: float32[size]."""
-        values = self._reader.vector(wish.tensor.name, wish.tensor.shape[0])
+        name = wish.stored or wish.tensor.name
+        values = self._reader.vector(name, wish.tensor.shape[0], wish.rows)
         return values if wish.order is None else values[wish.order]

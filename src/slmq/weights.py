@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from slmq.errors import CheckpointError
 from slmq.memory import PackedFile, choose_memory
 
 F32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 I32 = npt.NDArray[np.int32]
 
 # What a stored type becomes when nothing else is asked for: the format that keeps every bit (bf16
@@ -76,14 +78,36 @@ class Rows:
         Its first row in the stored matrix.
     stored : int
         Rows of the stored matrix.
+    heads : int
+        If not 0, a folder of safetensors stores q, k and v of a head together, then those of the
+        next head, so many of them.
+    transposed : bool
+        A folder of safetensors stores the matrix as [k, stored].
     """
 
     first: int
     stored: int
+    heads: int = 0
+    transposed: bool = False
 
     def name(self, name: str, n: int) -> str:
         """The name of these `n` rows in a folder of packed weights, where they lie alone."""
-        return f"{name}[{self.first}:{self.first + n}]"
+        return name if n == self.stored else f"{name}[{self.first}:{self.first + n}]"
+
+    def of(self, values: Array, n: int) -> Array:
+        """These `n` rows of an array [stored, ...] that a folder of safetensors holds."""
+        if self.heads == 0:
+            return values[self.first : self.first + n]
+        by_head = values.reshape(self.heads, self.stored // n, -1, *values.shape[1:])
+        return by_head[:, self.first // n].reshape(n, *values.shape[1:])
+
+    def whole(self, parts: list[Array]) -> Array:
+        """All rows of these parts, in order, as a folder of safetensors holds them."""
+        if self.heads != 0:
+            by_head = [part.reshape(self.heads, -1, *part.shape[1:]) for part in parts]
+            return np.concatenate(by_head, axis=1).reshape(self.stored, *parts[0].shape[1:])
+        values = np.concatenate(parts)
+        return values.T if self.transposed and values.ndim == 2 else values
 
 
 class WeightReader:
@@ -155,10 +179,15 @@ class WeightReader:
         stored = self._names(name)
         return stored in self.checkpoint.tensors or stored in self._decoded
 
-    def vector(self, name: str, size: int) -> F32:
-        """A float32[size] tensor: norms and biases."""
+    def vector(self, name: str, size: int, rows: Rows | None = None) -> F32:
+        """A float32[size] tensor: norms and biases; with `rows` a part of a stored one."""
+        if rows is not None and self.checkpoint.kind == NATIVE:
+            name, rows = rows.name(name, size), None
         info = self._info(name)
-        self._check_shape(info, (size,))
+        stored = size if rows is None else rows.stored
+        # llama.cpp stacks the norms of heads.
+        if self.checkpoint.kind != "gguf" or math.prod(info.shape) != stored:
+            self._check_shape(info, (stored,))
         if info.dtype not in FLOATS:
             raise self._error(info, f"expected f32, f16 or bf16, found {info.dtype}")
         raw = self.checkpoint.raw(info.name)
@@ -171,7 +200,7 @@ class WeightReader:
         if not np.isfinite(values).all():
             raise self._error(info, "expected finite weights, found NaN or infinity")
         self._finish(info)
-        return values
+        return values if rows is None else self._layout(rows).of(values, size)
 
     def linear(
         self,
@@ -182,10 +211,12 @@ class WeightReader:
         bias: str | None = None,
         order: npt.NDArray[np.int32] | None = None,
         rows: Rows | None = None,
+        floats: bool = False,
     ) -> Linear:
         """A packed weight [n, k]; row r of it is row order[r] of the checkpoint's.
 
-        With `rows` it is a part of a stored matrix of `rows.stored` rows.
+        With `rows` it is a part of a stored matrix of `rows.stored` rows. With `floats` it stays
+        what it is where `quant` would make integers of it: positions, which are added.
 
         Raises
         ------
@@ -193,29 +224,31 @@ class WeightReader:
             If the tensor is missing, has another shape or type, or holds NaN or infinity.
         """
         info = self._part(name, n, k, rows)
-        fmt = self._format(info)
+        fmt = self._format(info, floats)
         columns = self._columns(info, fmt)
         if self._packed is not None:
             if order is not None:
                 raise ValueError("the rows of a packed matrix cannot be reordered")
             matrix = self._packed.matrix(info.name)
         else:
-            matrix = self._pack(info, fmt, order, 0 if rows is None else rows.first, n)
+            matrix = self._pack(info, fmt, order, rows or Rows(0, n), n, k)
         self.packed_nbytes += matrix.nbytes
         self.packed_formats[fmt] += matrix.nbytes
-        self._finish(info, n)
+        self._finish(info, n * k)
         if columns is not None and self._packed is not None:
             self._done += columns.nbytes
         bias_values = None
         if bias is not None:
-            bias_values = self.vector(bias, n)
+            bias_values = self.vector(bias, n, rows)
             if order is not None:
                 bias_values = bias_values[order]
         return Linear(matrix, bias_values, columns)
 
-    def format_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> str:
+    def format_of(
+        self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
+    ) -> str:
         """The format that `linear` gives a weight; raises as it does for a wrong shape or type."""
-        return self._format(self._part(name, n, k, rows))
+        return self._format(self._part(name, n, k, rows), floats)
 
     def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> I32 | None:
         """The order of columns that `linear` gives a weight; raises as `format_of`."""
@@ -227,33 +260,48 @@ class WeightReader:
         if rows is not None and self.checkpoint.kind == NATIVE:
             name, rows = rows.name(name, n), None
         info = self._info(name)
-        self._check_shape(info, (n if rows is None else rows.stored, k))
+        if rows is None:
+            self._check_shape(info, (n, k))
+        elif self._layout(rows).transposed:
+            self._check_shape(info, (k, rows.stored))
+        else:
+            self._check_shape(info, (rows.stored, k))
         return info
+
+    def _layout(self, rows: Rows) -> Rows:
+        """As this checkpoint stores them: only folders of safetensors keep a model's own layout."""
+        folder = self.checkpoint.kind == "safetensors"
+        return rows if folder else Rows(rows.first, rows.stored)
 
     def _pack(
         self,
         info: TensorInfo,
         fmt: str,
         order: npt.NDArray[np.int32] | None,
-        first: int,
+        rows: Rows,
         n: int,
+        k: int,
     ) -> _native.Matrix:
-        k = info.shape[1]
-        source, rows = self._rows(info, fmt, first, n)
+        source, raw = self._rows(info, fmt, self._layout(rows), n)
         try:
-            return _native.Matrix.pack(source, rows, n, k, fmt, order, self._arena, self._threads)
+            return _native.Matrix.pack(source, raw, n, k, fmt, order, self._arena, self._threads)
         except ValueError as error:
             raise self._error(info, str(error)) from None
 
     def _rows(
-        self, info: TensorInfo, fmt: str, first: int, n: int
+        self, info: TensorInfo, fmt: str, rows: Rows, n: int
     ) -> tuple[str, npt.NDArray[np.uint8]]:
         """Rows of a weight as bytes of a type that the packer reads."""
         weight = self._decoded.get(info.name)
         if weight is None:
-            rows = self.checkpoint.raw(info.name)
-            row_bytes = len(rows) // info.shape[0]
-            return info.dtype, rows[first * row_bytes : (first + n) * row_bytes]
+            raw = self.checkpoint.raw(info.name)
+            if rows.transposed:
+                wide = "<u4" if info.dtype == "f32" else "<u2"
+                columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
+                return info.dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
+            return info.dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
+        if rows.transposed:
+            raise self._error(info, "quantized weights that are stored transposed are not read")
         source = _source(weight, fmt)
         if source == "f32" and self._quant is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
@@ -263,7 +311,10 @@ class WeightReader:
                 self.checkpoint.path,
                 info.dtype,
             )
-        return source, decode(weight, source, self._threads, (first, first + n))
+        if rows.heads == 0:
+            return source, decode(weight, source, self._threads, (rows.first, rows.first + n))
+        whole = decode(weight, source, self._threads, (0, rows.stored))
+        return source, rows.of(whole.reshape(rows.stored, -1), n).reshape(-1)
 
     def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
         """The order of a packed weight's columns, None if they are as they were."""
@@ -301,7 +352,8 @@ class WeightReader:
             )
         return info
 
-    def _format(self, info: TensorInfo) -> str:
+    def _format(self, info: TensorInfo, floats: bool = False) -> str:
+        """What a weight is packed to."""
         if self.checkpoint.kind == NATIVE:
             if self._quant not in (None, info.dtype):
                 raise self._error(
@@ -313,12 +365,14 @@ class WeightReader:
         weight = self._decoded.get(info.name)
         if weight is not None:
             kept = "f16" if weight.lossless is None else KEPT[weight.lossless]
-            return self._quant or kept
+            return kept if floats else self._quant or kept
         if info.dtype not in KEPT:
             known = ", ".join(dict.fromkeys([*KEPT, *QUANTIZED_TYPES]))
             raise self._error(
                 info, f"expected a tensor of type {known}; {info.dtype} is not supported"
             )
+        if floats and self._quant not in (None, "f16", "f32"):
+            return KEPT[info.dtype]
         return self._quant or KEPT[info.dtype]
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
@@ -328,15 +382,16 @@ class WeightReader:
     def _error(self, info: TensorInfo, message: str) -> CheckpointError:
         return CheckpointError(message, file=self.checkpoint.path, tensor=info.name)
 
-    def _finish(self, info: TensorInfo, n: int | None = None) -> None:
-        """Notes that a tensor, or `n` rows of it, is read."""
+    def _finish(self, info: TensorInfo, count: int | None = None) -> None:
+        """Notes that a tensor, or `count` values of it, is read."""
         weight = self._decoded.get(info.name)
         if self._packed is None:
             for part in (info.name,) if weight is None else weight.parts:
                 self.checkpoint.release(part)
-        size, read = (1, 1) if n is None else (info.shape[0], n)
-        self.parameters += int(np.prod(info.shape, dtype=np.int64)) * read // size
-        self._done += info.nbytes * read // size
+        size = math.prod(info.shape)
+        read = size if count is None else count
+        self.parameters += read
+        self._done += info.nbytes * read // max(size, 1)
         if self._progress is not None:
             self._progress(self._done, self._total)
 

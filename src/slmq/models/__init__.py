@@ -17,6 +17,7 @@ FAMILIES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
     "gemma3_text": "gemma3_text",
+    "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "mistral",
     "phi3": "phi3",

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """What config.json says of every decoder with RMSNorm, rope and a gated MLP, checked."""
+class DecoderSizes:
+    """What config.json says of every decoder with rope, checked."""
 
     vocab_size: int
     hidden_size: int
@@ -35,7 +35,6 @@ class DecoderConfig:
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    rms_norm_eps: float
     max_positions: int
     tied: bool
     rope: Rope
@@ -51,6 +50,13 @@ class DecoderConfig:
         return self.n_kv_heads * self.head_dim
 
 
+@dataclass(frozen=True)
+class DecoderConfig(DecoderSizes):
+    """What config.json says of every decoder with RMSNorm, rope and a gated MLP, checked."""
+
+    rms_norm_eps: float
+
+
 def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[str, Any]:
     """The fields of `DecoderConfig` from a Hugging Face config.json.
 
@@ -61,6 +67,24 @@ def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[
     UnsupportedModelError
         If the configuration asks for something that these blocks lack.
     """
+    found = config_value(config, "hidden_act", str, activation)
+    if found != activation:
+        raise UnsupportedModelError(
+            f"hidden_act {found!r:.80} is not supported; supported is {activation}"
+        )
+    return decoder_sizes(config) | {"rms_norm_eps": config_eps(config, "rms_norm_eps", 1e-6)}
+
+
+def config_eps(config: Mapping[str, Any], key: str, default: float) -> float:
+    """What a norm adds to a variance: a number within 0..1."""
+    eps: float = config_value(config, key, float, default)
+    if not 0 <= eps < 1:
+        raise CheckpointError(f"expected {key} within 0..1, found {eps}")
+    return eps
+
+
+def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `DecoderSizes` from a Hugging Face config.json; raises as `decoder_values`."""
     hidden = config_count(config, "hidden_size")
     heads = config_count(config, "num_attention_heads")
     kv_heads = config_count(config, "num_key_value_heads", heads)
@@ -72,14 +96,6 @@ def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[
     head_dim = config_count(config, "head_dim", hidden // heads)
     if heads * head_dim > LARGEST_SIZE:
         raise CheckpointError(f"expected a sane model, found {heads} heads of {head_dim}")
-    eps = config_value(config, "rms_norm_eps", float, 1e-6)
-    if not 0 <= eps < 1:
-        raise CheckpointError(f"expected rms_norm_eps within 0..1, found {eps}")
-    found = config_value(config, "hidden_act", str, activation)
-    if found != activation:
-        raise UnsupportedModelError(
-            f"hidden_act {found!r:.80} is not supported; supported is {activation}"
-        )
     return {
         "vocab_size": config_count(config, "vocab_size"),
         "hidden_size": hidden,
@@ -88,7 +104,6 @@ def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[
         "n_heads": heads,
         "n_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "rms_norm_eps": eps,
         "max_positions": config_count(config, "max_position_embeddings", 2048),
         "tied": config_value(config, "tie_word_embeddings", bool, False),
         "rope": rope_of(config, head_dim),
@@ -226,6 +241,15 @@ def logits(p: Recorder, x: Handle, w: Weights, eps: float) -> Handle:
 def decoder_from_gguf(
     metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str
 ) -> dict[str, Any]:
+    """GGUF metadata of decoders with RMSNorm, as a Hugging Face configuration."""
+    key = f"{architecture}.attention.layer_norm_rms_epsilon"
+    sizes = sizes_from_gguf(metadata, tensors, architecture)
+    return sizes | {"rms_norm_eps": config_value(metadata, key, float)}
+
+
+def sizes_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str
+) -> dict[str, Any]:
     """GGUF metadata that all decoders have, as a Hugging Face configuration."""
     a = architecture
     heads = config_value(metadata, f"{a}.attention.head_count", int)
@@ -245,7 +269,6 @@ def decoder_from_gguf(
         "head_dim": head_dim,
         # Half a channel more, so that no rounding loses one.
         "partial_rotary_factor": min(1.0, (rotary + 0.5) / max(head_dim, 1)),
-        "rms_norm_eps": config_value(metadata, f"{a}.attention.layer_norm_rms_epsilon", float),
         "max_position_embeddings": config_value(metadata, f"{a}.context_length", int),
         "tie_word_embeddings": "output.weight" not in tensors,
         **rope_from_gguf(metadata, a),

@@ -28,18 +28,20 @@ class GgufMap:
         Metadata and tensors to a config.json-like dict.
     names, layer_names : dict
         Hugging Face module name to GGUF name, without `.weight` and `.bias`; of the model and of
-        `model.layers.<i>` (GGUF: `blk.<i>`).
+        `<layers>.<i>` (GGUF: `blk.<i>`).
+    layers : str
     """
 
     architecture: str
     config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     names: Mapping[str, str]
     layer_names: Mapping[str, str] = field(default_factory=dict)
+    layers: str = "model.layers"
 
     def name(self, name: str) -> str:
         """The GGUF tensor name of a Hugging Face tensor name, or that name itself if it has none."""
         module, _, kind = name.rpartition(".")
-        layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+        layer = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", module)
         if layer is None:
             return f"{self.names.get(module, module)}.{kind}"
         return f"blk.{layer[1]}.{self.layer_names[layer[2]]}.{kind}"

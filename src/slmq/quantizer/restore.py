@@ -112,6 +112,9 @@ def _header(stored: dict[str, list[Wish]]) -> bytes:
     for name, parts in stored.items():
         rows = sum(wish.n for wish in parts)
         shape = [rows, *parts[0].tensor.shape[1:]]
+        layout = parts[0].rows
+        if layout is not None and layout.transposed:
+            shape.reverse()
         end = position + 2 * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [position, end]}
         position = end
@@ -122,8 +125,13 @@ def _header(stored: dict[str, list[Wish]]) -> bytes:
 
 def _halves(source: Source, stored: dict[str, list[Wish]]) -> Iterator[npt.NDArray[np.float16]]:
     for name, parts in stored.items():
+        layout = parts[0].rows
+        if layout is not None and (layout.transposed or layout.heads):
+            whole = [np.concatenate(list(source.pieces(wish))) for wish in parts]
+            yield _half(source, name, layout.whole(whole))
+            continue
         for wish in parts:
-            for rows in source.floats(wish) if wish.is_matrix else [source.values(wish)]:
+            for rows in source.pieces(wish):
                 yield _half(source, name, rows)
 
 

@@ -164,7 +164,7 @@ def _settings(format: str, method: str) -> _Settings:
 
 
 def _format_of(wish: Wish, settings: _Settings) -> PackedTensor:
-    if not wish.is_matrix:
+    if not wish.rounds:
         return wish.tensor
     return PackedTensor(wish.tensor.name, settings.format, wish.tensor.shape)
 
@@ -181,7 +181,7 @@ def _round_all(
     """Every matrix into the work folder, unless it is there."""
     reports = []
     for i, (wish, tensor) in enumerate(zip(wishes, tensors, strict=True)):
-        if wish.is_matrix:
+        if wish.rounds:
             found = work.value(str(i))
             if found is None:
                 report = _round(source, wish, tensor, work, str(i), threads)
@@ -217,7 +217,7 @@ def _write_weights(
 ) -> None:
     with NativeWriter(path, tensors) as file:
         for i, (wish, tensor) in enumerate(zip(wishes, tensors, strict=True)):
-            if not wish.is_matrix:
+            if not wish.rounds:
                 file.write(source.read(wish).data)
                 continue
             data = work.data(str(i))

@@ -1,0 +1,163 @@
+"""GPT-2 and distilGPT2: Hugging Face's model type "gpt2".
+
+Learned positions, LayerNorm, an MLP without a gate, biases everywhere, the embedding as the head
+(Radford et al., "Language Models are Unsupervised Multitask Learners", 2019). Folders store the
+matrices of layers transposed, as [inputs, outputs], with q, k and v in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.models.blocks import config_eps
+from slmq.models.common import GgufMap, Weights
+from slmq.models.layer_norms import config_activation, load_norm, stored_prefix
+from slmq.weights import Rows, WeightReader, config_count, config_value
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+
+@dataclass(frozen=True)
+class Config:
+    """What config.json says, checked.
+
+    Attributes
+    ----------
+    scales : tuple of float
+        Of attention scores, by layer.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    inner_size: int
+    n_heads: int
+    head_dim: int
+    max_positions: int
+    layer_norm_eps: float
+    activation: str
+    tied: bool
+    scales: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json.
+
+        Raises
+        ------
+        CheckpointError
+            If a value is missing or makes no sense.
+        UnsupportedModelError
+            For cross attention, or an unknown activation.
+        """
+        hidden, heads = config_count(config, "n_embd"), config_count(config, "n_head")
+        if hidden % heads != 0:
+            raise CheckpointError(
+                f"expected n_embd to be a multiple of n_head, found {hidden} and {heads}"
+            )
+        if config.get("add_cross_attention"):
+            raise UnsupportedModelError("cross attention is not supported")
+        scaled = config_value(config, "scale_attn_weights", bool, True)
+        scale = float(hidden // heads) ** -0.5 if scaled else 1.0
+        by_layer = config_value(config, "scale_attn_by_inverse_layer_idx", bool, False)
+        return cls(
+            vocab_size=config_count(config, "vocab_size"),
+            hidden_size=hidden,
+            inner_size=config_count(config, "n_inner", 4 * hidden),
+            n_heads=heads,
+            head_dim=hidden // heads,
+            max_positions=config_count(config, "n_positions"),
+            layer_norm_eps=config_eps(config, "layer_norm_epsilon", 1e-5),
+            activation=config_activation(config, "activation_function", "gelu_new"),
+            tied=config_value(config, "tie_word_embeddings", bool, True),
+            scales=tuple(
+                scale / (i + 1) if by_layer else scale
+                for i in range(config_count(config, "n_layer"))
+            ),
+        )
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+    hidden, inner = cfg.hidden_size, cfg.inner_size
+    prefix = stored_prefix(r, "transformer.", "wte.weight")
+
+    def linear(name: str, n: int, k: int, first: int, stored: int) -> Any:
+        rows = Rows(first, stored, transposed=True)
+        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias", rows=rows)
+
+    w = Weights()
+    w.embed = r.linear(f"{prefix}wte.weight", cfg.vocab_size, hidden)
+    w.positions = r.linear(f"{prefix}wpe.weight", cfg.max_positions, hidden, floats=True)
+    w.layers = []
+    for i in range(len(cfg.scales)):
+        name, layer = f"{prefix}h.{i}", Weights()
+        layer.attn_norm = load_norm(r, f"{name}.ln_1", hidden)
+        qkv = f"{name}.attn.c_attn"
+        layer.q = linear(qkv, hidden, hidden, 0, 3 * hidden)
+        layer.k = linear(qkv, hidden, hidden, hidden, 3 * hidden)
+        layer.v = linear(qkv, hidden, hidden, 2 * hidden, 3 * hidden)
+        layer.o = linear(f"{name}.attn.c_proj", hidden, hidden, 0, hidden)
+        layer.mlp_norm = load_norm(r, f"{name}.ln_2", hidden)
+        layer.up = linear(f"{name}.mlp.c_fc", inner, hidden, 0, inner)
+        layer.down = linear(f"{name}.mlp.c_proj", hidden, inner, 0, hidden)
+        w.layers.append(layer)
+    w.norm = load_norm(r, f"{prefix}ln_f", hidden)
+    w.lm_head = w.embed
+    if r.has("lm_head.weight") and not cfg.tied:
+        w.lm_head = r.linear("lm_head.weight", cfg.vocab_size, hidden)
+    return w
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    eps = cfg.layer_norm_eps
+    x = p.embed(w.embed, positions=w.positions)  # f32[m, hidden]
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.layernorm(x, layer.attn_norm, eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            a = p.attention(q, k, v, head_dim=cfg.head_dim, scale=cfg.scales[i])
+            x = p.linear(a, layer.o, add=x)
+            h = p.layernorm(x, layer.mlp_norm, eps)
+            x = p.linear(p.linear(h, layer.up, activation=cfg.activation), layer.down, add=x)
+    return p.linear(p.layernorm(p.select(x), w.norm, eps), w.lm_head)
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "gpt2" as a Hugging Face configuration."""
+    embed = tensors.get("token_embd.weight")
+    return {
+        "vocab_size": None if embed is None else embed.shape[0],
+        "n_embd": config_value(metadata, "gpt2.embedding_length", int),
+        "n_inner": config_value(metadata, "gpt2.feed_forward_length", int),
+        "n_layer": config_value(metadata, "gpt2.block_count", int),
+        "n_head": config_value(metadata, "gpt2.attention.head_count", int),
+        "n_positions": config_value(metadata, "gpt2.context_length", int),
+        "layer_norm_epsilon": config_value(metadata, "gpt2.attention.layer_norm_epsilon", float),
+        "tie_word_embeddings": "output.weight" not in tensors,
+    }
+
+
+GGUF = GgufMap(
+    architecture="gpt2",
+    config=config_from_gguf,
+    names={
+        "transformer.wte": "token_embd",
+        "transformer.wpe": "position_embd",
+        "transformer.ln_f": "output_norm",
+        "lm_head": "output",
+    },
+    layers="transformer.h",
+    layer_names={
+        "ln_1": "attn_norm",
+        "attn.c_attn": "attn_qkv",
+        "attn.c_proj": "attn_output",
+        "ln_2": "ffn_norm",
+        "mlp.c_fc": "ffn_up",
+        "mlp.c_proj": "ffn_down",
+    },
+)
