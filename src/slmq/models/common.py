@@ -39,7 +39,7 @@ class GgufMap:
     layers: str = "model.layers"
 
     def name(self, name: str) -> str:
-        """The GGUF tensor name of a Hugging Face tensor name, or that name itself if it has none."""
+        """The GGUF tensor name of a Hugging Face tensor, or its own if there is none."""
         module, _, kind = name.rpartition(".")
         layer = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", module)
         if layer is None:
