@@ -44,11 +44,11 @@ def main() -> None:
         if sys.argv[1:] and family not in sys.argv[1:]:
             continue
         golden = read_golden(family, name)
-        vocabulary = read_config(golden.folder)["vocab_size"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             if family == "llama":
-                llama_to_gguf(name, path, metadata=tokenizer_keys(vocabulary))
+                size = read_config(golden.folder)["vocab_size"]
+                llama_to_gguf(name, path, metadata=tokenizer_keys(size))
             else:
                 to_gguf(golden.folder, path)
             for tokens in golden.tokens:
