@@ -13,6 +13,8 @@ from llama_files import build, feed, logits_of, relative_error
 
 import slmq
 from slmq import CheckpointError, UnsupportedModelError
+from slmq.checkpoint import open_checkpoint
+from slmq.cli.models import describe
 from slmq.conversion import convert
 from slmq.models import gemma2, gemma3_text
 
@@ -63,8 +65,9 @@ def test_a_vision_tower_is_left_out(tmp_path: Path) -> None:
     packed = convert(VISION.folder, tmp_path / "packed", quant="f32")
     for path in (newer, packed, to_gguf(VISION.folder, tmp_path / "m.gguf")):
         assert np.array_equal(logits_of(path, VISION.tokens[0], quant=None), want), path
-    names = slmq.checkpoint.open_checkpoint(packed).tensors
-    assert not [name for name in names if "vision" in name]
+    with open_checkpoint(packed) as checkpoint:
+        assert not [name for name in checkpoint.tensors if "vision" in name]
+        assert describe(checkpoint)["context"] == 128
 
 
 def test_a_vision_tower_alone(tmp_path: Path) -> None:

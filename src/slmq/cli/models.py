@@ -147,7 +147,9 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         parameters += math.prod(tensor.shape)
         types[tensor.dtype] += tensor.nbytes
     choice = choose_memory(None, checkpoint)
-    context = meta.get(f"{architecture}.context_length" if gguf else "max_position_embeddings")
+    language = meta.get("text_config")  # where the model is more than its language model
+    named = language if isinstance(language, dict) else meta
+    context = named.get(f"{architecture}.context_length" if gguf else "max_position_embeddings")
     facts = {
         "architecture": architecture,
         "supported": architecture in FAMILIES,
