@@ -390,6 +390,103 @@ GPT2 = [
     ),
 ]
 
+
+def rotated(share: float, theta: float = 10000.0, **values: Any) -> dict[str, Any]:
+    """Rope parameters with a share of a head's channels that turn."""
+    rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}
+    return {"rope_parameters": rope | values}
+
+
+def neox(hidden: int, heads: int, ffn: int, **values: Any) -> dict[str, Any]:
+    """A GPT-NeoX; its special tokens must lie within the vocabulary."""
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": ffn}
+    return sizes | {"vocab_size": 50, "layer_norm_eps": 1e-5} | values
+
+
+GPT_NEOX = [
+    # Heads of 16 channels of which 4 turn.
+    Case(
+        "parallel",
+        neox(32, 2, 48),
+        (40, 75),
+        "float16",
+        v4={"rotary_pct": 0.25, "rotary_emb_base": 10000},
+    ),
+    # As rinna's: one after the other, and all channels turn. Heads of 12.
+    Case(
+        "one_after_the_other",
+        neox(36, 3, 44, use_parallel_residual=False, **rotated(1.0, 500.0)),
+        (40, 75),
+        "bfloat16",
+        v4={"rotary_pct": 1.0, "rotary_emb_base": 500},
+    ),
+    Case(
+        "tied_without_attention_bias",
+        neox(40, 2, 56, attention_bias=False, tie_word_embeddings=True)
+        | rotated(0.5, 100.0, rope_type="linear", factor=3.0),
+        (20, 90),
+        "float16",
+    ),
+]
+
+PHI = [
+    # Heads of 16 channels of which 8 turn, as many keys as queries.
+    Case(
+        "half_rotary",
+        sizes(32, 2, 2, 48, vocab=48) | {"layer_norm_eps": 1e-5},
+        (40, 75),
+        "float16",
+        v4={"partial_rotary_factor": 0.5, "rope_theta": 10000.0},
+    ),
+    # Phi-2 turns 0.4 of a head.
+    Case(
+        "gqa_and_head_norms",
+        sizes(40, 2, 1, 56, vocab=50)
+        | {"layer_norm_eps": 1e-5, "qk_layernorm": True}
+        | rotated(0.4, 500.0),
+        (40, 75),
+        "float16",
+    ),
+    Case(
+        "odd_heads_exact_gelu",
+        sizes(36, 3, 3, 44, vocab=50)
+        | {"layer_norm_eps": 1e-5, "hidden_act": "gelu"}
+        | rotated(0.5, 100.0),
+        (40, 75),
+        "bfloat16",
+    ),
+]
+
+
+def stablelm(*numbers: int, **values: Any) -> dict[str, Any]:
+    """A StableLM."""
+    return sizes(*numbers, vocab=48) | {"layer_norm_eps": 1e-5} | values
+
+
+STABLELM = [
+    # StableLM 2 1.6B: heads of 16 channels of which 4 turn, biases of q, k and v.
+    Case(
+        "qkv_bias",
+        stablelm(32, 2, 2, 48, use_qkv_bias=True),
+        (40, 75),
+        "float16",
+        v4={"partial_rotary_factor": 0.25, "rope_theta": 10000},
+    ),
+    # StableLM 2 12B: attention and MLP behind one norm, a norm for every head.
+    Case(
+        "parallel_head_norms_gqa",
+        stablelm(48, 4, 2, 56, use_parallel_residual=True, qk_layernorm=True) | rotated(0.5, 500.0),
+        (40, 75),
+        "float16",
+    ),
+    Case(
+        "head_norms_tied",
+        stablelm(40, 2, 1, 44, qk_layernorm=True, tie_word_embeddings=True) | rotated(0.3, 100.0),
+        (40, 75),
+        "bfloat16",
+    ),
+]
+
 # By folder: the model type, except that the scalings are shown on Llamas.
 CASES = {
     "llama": LLAMA,
@@ -402,4 +499,7 @@ CASES = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+    "phi": PHI,
+    "stablelm": STABLELM,
 }

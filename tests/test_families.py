@@ -101,8 +101,8 @@ def test_configs_of_transformers_4(family: str, name: str, tmp_path: Path) -> No
 # --- other files ----------------------------------------------------------------------------
 
 
-# GPT-2's: another scale of attention, another activation.
-NOT_IN_GGUF = ("scaled_by_layer", "unscaled_relu")
+# GPT-2's: another scale of attention, another activation, and so Phi's; and its norms of heads.
+NOT_IN_GGUF = ("scaled_by_layer", "unscaled_relu", "odd_heads_exact_gelu", "gqa_and_head_norms")
 
 
 def in_gguf(family: str, name: str) -> bool:
@@ -145,6 +145,8 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("gemma2", "layer_types_and_linear_rope"),
         ("gemma3_text", "two_ropes_and_linear_scaling"),
         ("gpt2", "learned_positions"),
+        ("gpt_neox", "parallel"),
+        ("stablelm", "parallel_head_norms_gqa"),
     ],
 )
 def test_converted_folders_answer_the_same(

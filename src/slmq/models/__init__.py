@@ -18,11 +18,16 @@ FAMILIES = {
     "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
     "gemma3_text": "gemma3_text",
     "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "gptneox": "gpt_neox",  # in GGUF files
     "llama": "llama",
     "mistral": "mistral",
+    "phi": "phi",
+    "phi2": "phi",  # in GGUF files
     "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "stablelm": "stablelm",
 }
 
 

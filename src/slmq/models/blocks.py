@@ -181,7 +181,7 @@ def load_decoder(
     return w
 
 
-def load_norms(r: WeightReader, cfg: DecoderConfig, prefix: str, layer: Weights) -> None:
+def load_norms(r: WeightReader, cfg: DecoderSizes, prefix: str, layer: Weights) -> None:
     """The norms in front of attention and MLP."""
     layer.attn_norm = r.vector(f"{prefix}.input_layernorm.weight", cfg.hidden_size)
     layer.mlp_norm = r.vector(f"{prefix}.post_attention_layernorm.weight", cfg.hidden_size)
@@ -189,7 +189,7 @@ def load_norms(r: WeightReader, cfg: DecoderConfig, prefix: str, layer: Weights)
 
 def load_attention(
     r: WeightReader,
-    cfg: DecoderConfig,
+    cfg: DecoderSizes,
     prefix: str,
     layer: Weights,
     *,
@@ -213,7 +213,7 @@ def load_attention(
 
 
 def load_gated_mlp(
-    r: WeightReader, cfg: DecoderConfig, prefix: str, layer: Weights, *, bias: bool = False
+    r: WeightReader, cfg: DecoderSizes, prefix: str, layer: Weights, *, bias: bool = False
 ) -> None:
     """Matrices of gate, up and down."""
 

@@ -1,0 +1,137 @@
+"""GPT-NeoX: Pythia, rinna's Japanese models and others of Hugging Face's model type "gpt_neox".
+
+LayerNorm, rope on a share of a head's channels, an MLP without a gate, and attention and MLP beside
+each other: both read the layer's input, and their results are added to it (Black et al.,
+"GPT-NeoX-20B: An Open-Source Autoregressive Language Model", 2022). Folders store q, k and v of one
+head together, then those of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slmq.models.blocks import DecoderSizes, config_eps, decoder_sizes, sizes_from_gguf
+from slmq.models.common import GgufMap, Weights
+from slmq.models.layer_norms import config_activation, load_norm, stored_prefix
+from slmq.weights import Rows, WeightReader, config_value
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+
+@dataclass(frozen=True)
+class Config(DecoderSizes):
+    """What config.json says, checked.
+
+    Attributes
+    ----------
+    parallel : bool
+        Whether the MLP reads the layer's input, and not what attention made of it.
+    """
+
+    layer_norm_eps: float
+    activation: str
+    attention_bias: bool
+    parallel: bool
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json; raises as `decoder_sizes` and `config_activation`."""
+        older = {
+            "partial_rotary_factor": config_value(config, "rotary_pct", float, 0.25),
+            "rope_theta": config_value(config, "rotary_emb_base", float, 10000.0),
+        }
+        return cls(
+            **decoder_sizes(older | dict(config)),
+            layer_norm_eps=config_eps(config, "layer_norm_eps", 1e-5),
+            activation=config_activation(config, "hidden_act", "gelu"),
+            attention_bias=config_value(config, "attention_bias", bool, True),
+            parallel=config_value(config, "use_parallel_residual", bool, True),
+        )
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+    hidden, inner, q = cfg.hidden_size, cfg.intermediate_size, cfg.q_size
+    prefix = stored_prefix(r, "gpt_neox.", "embed_in.weight")
+
+    def linear(name: str, n: int, k: int, biased: bool = True, rows: Rows | None = None) -> Any:
+        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias" if biased else None, rows=rows)
+
+    w = Weights()
+    w.rope = cfg.rope
+    w.embed = r.linear(f"{prefix}embed_in.weight", cfg.vocab_size, hidden)
+    w.layers = []
+    for i in range(cfg.n_layers):
+        name, layer = f"{prefix}layers.{i}", Weights()
+        layer.attn_norm = load_norm(r, f"{name}.input_layernorm", hidden)
+        layer.q, layer.k, layer.v = (
+            linear(
+                f"{name}.attention.query_key_value",
+                q,
+                hidden,
+                cfg.attention_bias,
+                Rows(part * q, 3 * q, heads=cfg.n_heads),
+            )
+            for part in range(3)
+        )
+        layer.o = linear(f"{name}.attention.dense", hidden, q, cfg.attention_bias)
+        layer.mlp_norm = load_norm(r, f"{name}.post_attention_layernorm", hidden)
+        layer.up = linear(f"{name}.mlp.dense_h_to_4h", inner, hidden)
+        layer.down = linear(f"{name}.mlp.dense_4h_to_h", hidden, inner)
+        w.layers.append(layer)
+    w.norm = load_norm(r, f"{prefix}final_layer_norm", hidden)
+    head = "embed_out.weight" if r.has("embed_out.weight") else "lm_head.weight"
+    w.lm_head = w.embed
+    if r.has(head) and not cfg.tied:
+        w.lm_head = r.linear(head, cfg.vocab_size, hidden)
+    return w
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    eps = cfg.layer_norm_eps
+    x = p.embed(w.embed)  # f32[m, hidden]
+    rope = p.rope(*w.rope.at(p.n_ctx))
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.layernorm(x, layer.attn_norm, eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            a = p.attention(q, k, v, head_dim=cfg.head_dim, rope=rope)
+            y = p.linear(a, layer.o, add=x)
+            h = p.layernorm(x if cfg.parallel else y, layer.mlp_norm, eps)
+            x = p.linear(p.linear(h, layer.up, activation=cfg.activation), layer.down, add=y)
+    return p.linear(p.layernorm(p.select(x), w.norm, eps), w.lm_head)
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "gptneox" as a Hugging Face configuration."""
+    return sizes_from_gguf(metadata, tensors, "gptneox") | {
+        "layer_norm_eps": config_value(metadata, "gptneox.attention.layer_norm_epsilon", float),
+        "use_parallel_residual": config_value(
+            metadata, "gptneox.use_parallel_residual", bool, True
+        ),
+        "attention_bias": "blk.0.attn_qkv.bias" in tensors,
+    }
+
+
+GGUF = GgufMap(
+    architecture="gptneox",
+    config=config_from_gguf,
+    names={
+        "gpt_neox.embed_in": "token_embd",
+        "gpt_neox.final_layer_norm": "output_norm",
+        "embed_out": "output",
+    },
+    layers="gpt_neox.layers",
+    layer_names={
+        "input_layernorm": "attn_norm",
+        "attention.query_key_value": "attn_qkv",
+        "attention.dense": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.dense_h_to_4h": "ffn_up",
+        "mlp.dense_4h_to_h": "ffn_down",
+    },
+)

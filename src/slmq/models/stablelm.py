@@ -1,0 +1,142 @@
+"""StableLM 3B and StableLM 2: Hugging Face's model type "stablelm".
+
+A Llama with LayerNorm, rope on a share of a head's channels and, where configured, biases of q, k
+and v, a norm for every head's queries and keys, and attention and MLP beside each other behind one
+norm (Bellagente et al., "Stable LM 2 1.6B Technical Report", 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmq.errors import UnsupportedModelError
+from slmq.models.blocks import (
+    DECODER_NAMES,
+    LAYER_NAMES,
+    DecoderSizes,
+    config_eps,
+    decoder_sizes,
+    load_attention,
+    load_gated_mlp,
+    sizes_from_gguf,
+)
+from slmq.models.common import GgufMap, Weights
+from slmq.models.layer_norms import Norm, load_norm, stored_prefix
+from slmq.weights import WeightReader, config_value
+
+if TYPE_CHECKING:
+    from slmq.trace import Handle, Recorder
+
+
+@dataclass(frozen=True)
+class Config(DecoderSizes):
+    """What config.json says, checked.
+
+    Attributes
+    ----------
+    parallel : bool
+        Whether the MLP reads what attention reads, and not what it made of it.
+    """
+
+    layer_norm_eps: float
+    qkv_bias: bool
+    qk_norms: bool
+    parallel: bool
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """From a Hugging Face config.json; raises as `decoder_sizes`."""
+        found = config_value(config, "hidden_act", str, "silu")
+        if found != "silu":
+            raise UnsupportedModelError(
+                f"hidden_act {found!r:.80} is not supported; supported is silu"
+            )
+        return cls(
+            **decoder_sizes({"partial_rotary_factor": 0.25} | dict(config)),
+            layer_norm_eps=config_eps(config, "layer_norm_eps", 1e-5),
+            qkv_bias=config_value(config, "use_qkv_bias", bool, False),
+            qk_norms=config_value(config, "qk_layernorm", bool, False),
+            parallel=config_value(config, "use_parallel_residual", bool, False),
+        )
+
+
+def load(r: WeightReader, cfg: Config) -> Weights:
+    """Reads the tensors that `forward` uses."""
+    hidden = cfg.hidden_size
+    prefix = stored_prefix(r, "model.", "embed_tokens.weight")
+    w = Weights()
+    w.rope = cfg.rope
+    w.embed = r.linear(f"{prefix}embed_tokens.weight", cfg.vocab_size, hidden)
+    w.layers = []
+    for i in range(cfg.n_layers):
+        name, layer = f"{prefix}layers.{i}", Weights()
+        layer.attn_norm = load_norm(r, f"{name}.input_layernorm", hidden)
+        load_attention(r, cfg, name, layer, qkv_bias=cfg.qkv_bias)
+        if cfg.qk_norms:
+            layer.q_norm = load_head_norms(
+                r, f"{name}.self_attn.q_layernorm", cfg.n_heads, cfg.head_dim
+            )
+            layer.k_norm = load_head_norms(
+                r, f"{name}.self_attn.k_layernorm", cfg.n_kv_heads, cfg.head_dim
+            )
+        if not cfg.parallel:
+            layer.mlp_norm = load_norm(r, f"{name}.post_attention_layernorm", hidden)
+        load_gated_mlp(r, cfg, name, layer)
+        w.layers.append(layer)
+    w.norm = load_norm(r, f"{prefix}norm", hidden)
+    w.lm_head = w.embed
+    if r.has("lm_head.weight") and not cfg.tied:
+        w.lm_head = r.linear("lm_head.weight", cfg.vocab_size, hidden)
+    return w
+
+
+def load_head_norms(r: WeightReader, name: str, heads: int, head_dim: int) -> Norm:
+    """The norms of all heads; GGUF files, and folders made of them, have them in one tensor."""
+    if r.checkpoint.kind != "safetensors" and r.has(f"{name}.weight"):
+        return Norm(r.vector(f"{name}.weight", heads * head_dim), None)
+    weights = [r.vector(f"{name}.norms.{i}.weight", head_dim) for i in range(heads)]
+    return Norm(np.concatenate(weights), None)
+
+
+def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+    """Records the model; returns the logits of the selected rows."""
+    eps, head_dim = cfg.layer_norm_eps, cfg.head_dim
+    x = p.embed(w.embed)  # f32[m, hidden]
+    rope = p.rope(*w.rope.at(p.n_ctx))
+    for i, layer in enumerate(w.layers):
+        with p.scope(f"layer {i}"):
+            h = p.layernorm(x, layer.attn_norm, eps)
+            q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+            if cfg.qk_norms:
+                q = p.layernorm(q, layer.q_norm, eps, head_dim)
+                k = p.layernorm(k, layer.k_norm, eps, head_dim)
+            a = p.attention(q, k, v, head_dim=head_dim, rope=rope)
+            x = p.linear(a, layer.o, add=x)
+            if not cfg.parallel:
+                h = p.layernorm(x, layer.mlp_norm, eps)
+            x = p.linear(p.swiglu(h, layer.gate, layer.up), layer.down, add=x)
+    return p.linear(p.layernorm(p.select(x), w.norm, eps), w.lm_head)
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "stablelm" as a Hugging Face configuration."""
+    return sizes_from_gguf(metadata, tensors, "stablelm") | {
+        "layer_norm_eps": config_value(metadata, "stablelm.attention.layer_norm_epsilon", float),
+        "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in tensors,
+        # What the metadata says of it is true for models that have no such key and are not.
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,
+    }
+
+
+GGUF = GgufMap(
+    architecture="stablelm",
+    config=config_from_gguf,
+    names=DECODER_NAMES,
+    layer_names=LAYER_NAMES
+    | {"self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm"},
+)
