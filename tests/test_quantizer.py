@@ -218,3 +218,21 @@ def test_dequantized_folders_are_ordinary(family: str, tmp_path: Path) -> None:
         logits_of(back, TOKENS, quant=None),
     )
     assert np.abs(quantized - plain_logits).max() < 0.05 * np.abs(plain_logits).max()
+
+
+def test_dequantized_to_float32_nothing_is_rounded(tmp_path: Path) -> None:
+    """What a matrix of scales times integers stands for, to the last bit."""
+    made = slmq.quantize(GOLDENS / "llama/biases", tmp_path / "q", format="int8")
+    back = slmq.dequantize(made, tmp_path / "f32", dtype="f32")
+    wide = safetensors.numpy.load_file(back / "model.safetensors")
+    assert {v.dtype for v in wide.values()} == {np.dtype(np.float32)}
+    half = slmq.dequantize(made, tmp_path / "f16")
+    narrow = safetensors.numpy.load_file(half / "model.safetensors")
+    rounded = {name: values.astype(np.float16) for name, values in wide.items()}
+    assert all((rounded[name] == values).all() for name, values in narrow.items())
+    assert any((narrow[name].astype(np.float32) != values).any() for name, values in wide.items())
+    same = logits_of(made.path, TOKENS, quant=None, activations="a16g32")
+    plain = logits_of(back, TOKENS, quant=None)
+    assert np.abs(same - plain).max() < 0.001 * np.abs(plain).max()
+    with pytest.raises(ValueError, match="dtype: expected one of f16, f32; got 'f64'"):
+        slmq.dequantize(made, tmp_path / "f64", dtype="f64")

@@ -72,13 +72,14 @@ def dequantize(
     src: Source,
     dst: Target,
     *,
+    dtype: Annotated[str, typer.Option(help="f16, or f32: twice the bytes, no rounding.")] = "f16",
     force: Force = False,
     threads: o.Threads = None,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Write a model as an ordinary folder with float16 weights, which transformers loads."""
+    """Write a model as an ordinary folder with float weights, which transformers loads."""
     from slmq import hub
     from slmq.quantizer import dequantize as write_folder
 
@@ -88,6 +89,7 @@ def dequantize(
         path = write_folder(
             found.path,
             Path(dst),
+            dtype=dtype,
             force=force,
             n_threads=threads,
             progress=lambda done, total: bar.update(f"dequantizing {found.name}", done, total),

@@ -1,4 +1,4 @@
-"""`slmq.dequantize`: any model that slmq loads, as an ordinary folder of float16."""
+"""`slmq.dequantize`: any model that slmq loads, as an ordinary folder of floats."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ __all__ = ["dequantize"]
 
 PART = re.compile(r"(.+)\[(\d+):(\d+)\]")
 Progress = Callable[[int, int], None]
+F32 = npt.NDArray[np.float32]
+Float = np.dtype[np.float16] | np.dtype[np.float32]
+# By user name: the name in safetensors, and NumPy's.
+DTYPES: dict[str, tuple[str, Float]] = {
+    "f16": ("F16", np.dtype("<f2")),
+    "f32": ("F32", np.dtype("<f4")),
+}
 
 
 def dequantize(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
+    dtype: str = "f16",
     force: bool = False,
     n_threads: int | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a model as an ordinary Hugging Face folder with float16 weights.
+    """Write a model as an ordinary Hugging Face folder with float weights.
 
     The folder loads with `transformers`, and everywhere else. It appears whole or not at all.
 
@@ -46,6 +54,9 @@ def dequantize(
         Catalogue name, hub id, folder (of `slmq.quantize`, as a rule) or .gguf file.
     dst : str or path
         The folder to make. It must not exist unless `force` is given.
+    dtype : {"f16", "f32"}
+        What weights become. float16 rounds products of scales and integers (2^-11), float32 does
+        not, but for q4g32a's last bits.
     force : bool
         Whether a folder that slmq wrote may be replaced.
     n_threads, revision, local_files_only
@@ -59,9 +70,14 @@ def dequantize(
         `dst` exists or cannot be written.
     CheckpointError
         A weight does not fit float16, or `src` cannot be loaded.
+    ValueError
+        For another `dtype`.
     ModelNotFoundError, UnsupportedModelError, DownloadError, TokenizerError
         If `src` cannot be loaded.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
+    tag, kind = DTYPES[dtype]
     target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
@@ -69,15 +85,17 @@ def dequantize(
     with open_checkpoint(found.path) as checkpoint:
         source = Source(checkpoint, None, threads)
         stored = _whole_tensors(source)
-        header = _header(stored)
-        total = sum(2 * wish.n * _width(wish) for parts in stored.values() for wish in parts)
+        header = _header(stored, tag, kind.itemsize)
+        total = sum(
+            kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
+        )
         done = 0
         config = {k: v for k, v in source.config.items() if k != NATIVE}
-        config["torch_dtype"] = "float16"
+        config["torch_dtype"] = kind.name
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:
                 file.write(header)
-                for values in _halves(source, stored):
+                for values in _values(source, stored, kind):
                     file.write(values.data)
                     done += values.nbytes
                     if progress is not None:
@@ -106,7 +124,7 @@ def _whole_tensors(source: Source) -> dict[str, list[Wish]]:
     }
 
 
-def _header(stored: dict[str, list[Wish]]) -> bytes:
+def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, parts in stored.items():
@@ -115,31 +133,35 @@ def _header(stored: dict[str, list[Wish]]) -> bytes:
         layout = parts[0].rows
         if layout is not None and layout.transposed:
             shape.reverse()
-        end = position + 2 * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [position, end]}
+        end = position + itemsize * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": tag, "shape": shape, "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
     return struct.pack("<Q", len(text)) + text
 
 
-def _halves(source: Source, stored: dict[str, list[Wish]]) -> Iterator[npt.NDArray[np.float16]]:
+def _values(
+    source: Source, stored: dict[str, list[Wish]], kind: Float
+) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
     for name, parts in stored.items():
         layout = parts[0].rows
         if layout is not None and (layout.transposed or layout.heads):
             whole = [np.concatenate(list(source.pieces(wish))) for wish in parts]
-            yield _half(source, name, layout.whole(whole))
+            yield _fitting(source, name, layout.whole(whole), kind)
             continue
         for wish in parts:
             for rows in source.pieces(wish):
-                yield _half(source, name, rows)
+                yield _fitting(source, name, rows, kind)
 
 
-def _half(source: Source, name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def _fitting(
+    source: Source, name: str, values: F32, kind: Float
+) -> npt.NDArray[np.float16 | np.float32]:
     with np.errstate(over="ignore"):
-        half = values.astype("<f2")
-    if not np.isfinite(half).all():
+        found = values.astype(kind)
+    if not np.isfinite(found).all():
         raise CheckpointError(
-            "expected weights that fit float16", file=source.checkpoint.path, tensor=name
+            f"expected weights that fit {kind.name}", file=source.checkpoint.path, tensor=name
         )
-    return np.ascontiguousarray(half)
+    return np.ascontiguousarray(found)
