@@ -68,6 +68,8 @@ def rows(n: int) -> None:
         table.swiglu(floats(n), floats(n))
         table.softcap(floats(n), 30.0)
         table.rmsnorm(floats(2, n), floats(n), 1e-5)
+        table.layernorm(floats(2, n), floats(n), floats(n), 1e-5)
+        table.unary("gelu", floats(n))
         table.rope(floats(2, n), floats(n // 2), floats(n // 2))
         table.quantize(floats(3, n))
         for kv in ("f16", "f32"):

@@ -24,19 +24,26 @@ def unprefixed(weights: dict[str, Any], prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "name", "prefix"), [("gpt2", "learned_positions", "transformer.")]
+    ("family", "name", "prefix", "attention"),
+    [
+        ("gpt2", "learned_positions", "transformer.", "h.0.attn"),
+        ("gpt_neox", "parallel", "gpt_neox.", "layers.0.attention"),
+        ("phi", "half_rotary", "model.", "layers.0.self_attn"),
+        ("stablelm", "qkv_bias", "model.", "layers.0.self_attn"),
+    ],
 )
 def test_names_without_prefix_and_buffers_of_masks(
-    family: str, name: str, prefix: str, tmp_path: Path
+    family: str, name: str, prefix: str, attention: str, tmp_path: Path
 ) -> None:
     """Published folders have both kinds of names, and old ones hold the masks of attention."""
     golden = read_golden(family, name)
 
     def old(weights: dict[str, Any]) -> None:
         unprefixed(weights, prefix)
-        layer = next(key for key in weights if ".0." in key).split("0.")[0] + "0"
-        weights[f"{layer}.attn.bias"] = np.tril(np.ones((1, 1, 80, 80), np.float32))
-        weights[f"{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
+        weights[f"{attention}.bias"] = np.tril(np.ones((1, 1, 80, 80), np.float32))
+        weights[f"{attention}.masked_bias"] = np.array(-1e4, np.float32)
+        if "embed_out.weight" not in weights and family == "gpt_neox":
+            weights["embed_out.weight"] = weights.pop("lm_head.weight")
 
     folder = rewritten(golden.folder, tmp_path / "m", lambda c: c, old)
     tokens = golden.tokens[0]
@@ -60,7 +67,7 @@ def test_no_more_positions_than_were_learned() -> None:
     assert sequence.length == 80
 
 
-def test_positions_stay_floats_in_a_quantized_model() -> None:
+def test_positions_stay_floats_in_a_quantized_model(tmp_path: Path) -> None:
     """They are added to the embedding, where no norm takes an error back."""
     golden = read_golden("gpt2", "learned_positions")
     with open_checkpoint(golden.folder) as checkpoint:
@@ -68,6 +75,11 @@ def test_positions_stay_floats_in_a_quantized_model() -> None:
     assert info.formats["f16"] == 96 * 64 * 2  # 80 x 36, in whole tiles
     assert set(info.formats) == {"f16", "q4g32a"}
     assert np.isfinite(feed(plan, plan.cache.sequence(), golden.tokens[0])).all()
+    made = slmq.quantize(golden.folder, tmp_path / "q")
+    with open_checkpoint(made.path) as checkpoint:
+        formats = {name: info.dtype for name, info in checkpoint.tensors.items()}
+    assert formats["transformer.wpe.weight"] == "f32"
+    assert formats["transformer.h.0.attn.c_attn.weight[36:72]"] == "q4g32a"
 
 
 @pytest.mark.parametrize(
@@ -103,3 +115,37 @@ def test_matrices_of_a_layer_are_transposed_in_folders_only(tmp_path: Path) -> N
     path = to_gguf(golden.folder, tmp_path / "m.gguf")
     tokens = golden.tokens[0]
     assert np.array_equal(logits_of(path, tokens), logits_of(golden.folder, tokens))
+
+
+def test_phi_with_one_matrix_for_queries_keys_and_values(tmp_path: Path) -> None:
+    """Early GGUF files of Phi-2 have them so."""
+    golden = read_golden("phi", "half_rotary")
+
+    def fuse(weights: dict[str, Any]) -> None:
+        for kind in ("weight", "bias"):
+            for layer in range(2):
+                stem = f"model.layers.{layer}.self_attn"
+                parts = [weights.pop(f"{stem}.{p}_proj.{kind}") for p in "qkv"]
+                weights[f"{stem}.qkv_proj.{kind}"] = np.concatenate(parts)
+
+    folder = rewritten(golden.folder, tmp_path / "m", lambda c: c, fuse)
+    path = to_gguf(folder, tmp_path / "m.gguf")
+    tokens = golden.tokens[0]
+    assert np.array_equal(logits_of(path, tokens), logits_of(golden.folder, tokens))
+
+
+def test_stablelm_whose_norms_have_no_bias(tmp_path: Path) -> None:
+    golden = read_golden("stablelm", "qkv_bias")
+
+    def biases(weights: dict[str, Any], *, zero: bool) -> None:
+        for name in [name for name in weights if "norm" in name and name.endswith(".bias")]:
+            weights[name] = 0 * weights[name]
+            if not zero:
+                del weights[name]
+
+    zeros = rewritten(golden.folder, tmp_path / "0", lambda c: c, lambda w: biases(w, zero=True))
+    none = rewritten(golden.folder, tmp_path / "n", lambda c: c, lambda w: biases(w, zero=False))
+    tokens = golden.tokens[0]
+    assert np.array_equal(logits_of(none, tokens), logits_of(zeros, tokens))
+    with pytest.raises(slmq.UnsupportedModelError, match="hidden_act 'gelu' is not supported"):
+        build(rewritten(zeros, tmp_path / "g", lambda c: c.update(hidden_act="gelu")))

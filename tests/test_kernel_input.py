@@ -33,6 +33,15 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "IsaTable.quantize": (SCALAR.quantize, (3, 33)),
     "IsaTable.rmsnorm x": (lambda a: SCALAR.rmsnorm(a, normal(33), 1e-5), (3, 33)),
     "IsaTable.rmsnorm weight": (lambda a: SCALAR.rmsnorm(normal(3, 33), a, 1e-5), (33,)),
+    "IsaTable.layernorm weight": (
+        lambda a: SCALAR.layernorm(normal(3, 33), a, None, 1e-5),
+        (33,),
+    ),
+    "IsaTable.layernorm bias": (
+        lambda a: SCALAR.layernorm(normal(3, 33), normal(33), a, 1e-5),
+        (33,),
+    ),
+    "IsaTable.unary": (lambda a: SCALAR.unary("gelu", a), (33,)),
     "IsaTable.rope x": (lambda a: SCALAR.rope(a, normal(4), normal(4)), (3, 33)),
     "IsaTable.rope cosines": (lambda a: SCALAR.rope(normal(3, 33), a, normal(4)), (4,)),
     "IsaTable.rope sines": (lambda a: SCALAR.rope(normal(3, 33), normal(4), a), (4,)),
@@ -65,6 +74,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
 # Entries that take any last size.
 FREE_SIZE = {
     "IsaTable.quantize",
+    "IsaTable.unary",
     "IsaTable.rope x",
     "IsaTable.softcap",
     "IsaTable.softmax",

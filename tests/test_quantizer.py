@@ -202,7 +202,9 @@ def test_unknown_settings_are_named(options: dict[str, str], message: str, tmp_p
 # --- and back -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama/biases", "phi3/fused_gqa"])
+@pytest.mark.parametrize(
+    "family", ["llama/biases", "phi3/fused_gqa", "gpt2/learned_positions", "gpt_neox/parallel"]
+)
 def test_dequantized_folders_are_ordinary(family: str, tmp_path: Path) -> None:
     """The names and shapes of the source, in float16, with the values that kernels see."""
     made = slmq.quantize(GOLDENS / family, tmp_path / "q")
