@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -192,9 +193,12 @@ def test_a_run_that_fails_leaves_no_folder(how: str, message: str, tmp_path: Pat
         ({"format": "int3"}, "expected a weight format"),
         ({"format": "f16"}, "expected int4, int8"),
         ({"method": "magic"}, "method: expected one of auto, rtn"),
+        ({"method": "feedback"}, "needs a text to calibrate with"),
+        ({"format": "int4", "bits": 5}, "a format or bits, not both"),
+        ({"bits": 4}, "expected at least 4.5, got 4"),
     ],
 )
-def test_unknown_settings_are_named(options: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_unknown_settings_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         slmq.quantize(SOURCE, tmp_path / "q", **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,29 @@ def quantize(
     dst: Target,
     *,
     format: Annotated[
-        str, typer.Option(help="int4 (q4g32a), int8 (q8g32s), or q4g32s, q4g32a, q8g32s.")
-    ] = "int4",
-    method: Annotated[str, typer.Option(help="How weights are rounded: auto, rtn.")] = "auto",
+        str | None,
+        typer.Option(help="int4 (q4g32a, the default), int8 (q8g32s), q4g32s, q4g32a, q8g32s."),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of a format: bits per weight on average, 4.5 for example; every matrix "
+            "gets the format that it needs."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A text like those that the model is for: better rounding."
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How weights are rounded: auto (what measures best), rtn, and with --calibrate "
+            "weighted, feedback."
+        ),
+    ] = "auto",
     force: Force = False,
     threads: o.Threads = None,
     revision: o.Revision = None,
@@ -49,6 +70,8 @@ def quantize(
             found.path,
             Path(dst),
             format=format,
+            bits=bits,
+            calibrate=calibrate,
             method=method,
             force=force,
             n_threads=threads,
@@ -63,7 +86,7 @@ def quantize(
             "path": str(made.path),
             "bytes": stored_bytes(made.path),
             "bits_per_weight": made.bits_per_weight,
-            "tensors": [vars(tensor) for tensor in made.tensors],
+            "tensors": [asdict(tensor) for tensor in made.tensors],
         }
     )
 

@@ -1,7 +1,7 @@
 """Ways to round one matrix.
 
 All that decides a stored byte is computed by our own code in one fixed order (`quantizer/search.h`,
-`quantizer/feedback.h`), or element by element: never by a library's matrix product.
+`quantizer/feedback.h`, kernels), or element by element: never by a library's matrix product.
 """
 
 from __future__ import annotations
@@ -10,11 +10,59 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq import _native
+from slmq.quantizer.calibration import Moments
 from slmq.quantizer.grids import GRIDS, Rounded
 
-__all__ = ["round_searched"]
+__all__ = ["METHODS", "Inputs", "output_error", "relative_error", "round_searched", "round_with"]
+
+METHODS = ("rtn", "weighted", "feedback")
+DAMPING = 0.01  # of the mean diagonal, added to it: what the text did not show may come, too
 
 F32 = npt.NDArray[np.float32]
+
+
+class Inputs:
+    """An input of matrices, as methods need it; what is costly is computed once.
+
+    Parameters
+    ----------
+    moments : Moments
+    threads : int
+    """
+
+    def __init__(self, moments: Moments, threads: int) -> None:
+        self.moments = moments
+        self.importance = moments.importance
+        self._threads = threads
+        self._factors: tuple[F32, F32] | None = None
+
+    def factors(self) -> tuple[F32, F32]:
+        """The coupling float32[k, k] and weight float32[k] of `feedback.h`."""
+        if self._factors is None:
+            gram = self.moments.gram.copy()
+            diagonal = np.diagonal(gram)
+            mean = float(np.add.accumulate(diagonal)[-1]) / len(diagonal)
+            damping = DAMPING * mean if mean > 0 else 1.0
+            gram[np.diag_indices_from(gram)] += damping
+            self._factors = _native.factorize(gram, self._threads)
+        return self._factors
+
+
+def round_with(
+    method: str, w: F32, fmt: str, inputs: Inputs | None, *, threads: int = 1
+) -> Rounded:
+    """Round a matrix by one of `METHODS`; all but "rtn" need what its input is like.
+
+    Raises
+    ------
+    ValueError
+        A scale does not fit float16.
+    """
+    if method == "rtn" or inputs is None:
+        return round_searched(w, fmt, threads=threads)
+    if method == "weighted":
+        return round_searched(w, fmt, inputs.importance, threads=threads)
+    return _round_with_feedback(w, fmt, inputs, threads)
 
 
 def round_searched(w: F32, fmt: str, importance: F32 | None = None, *, threads: int = 1) -> Rounded:
@@ -39,3 +87,33 @@ def round_searched(w: F32, fmt: str, importance: F32 | None = None, *, threads: 
         w, importance, grid.columns, grid.low, grid.high, grid.zero, grid.has_min, threads
     )
     return Rounded(fmt, codes, scales, mins)
+
+
+def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Rounded:
+    grid = GRIDS[fmt]
+    coupling, weight = inputs.factors()
+    codes, scales, mins = _native.round_with_feedback(
+        w, coupling, weight, grid.columns, grid.low, grid.high, grid.zero, grid.has_min, threads
+    )
+    return Rounded(fmt, codes, scales, mins)
+
+
+def output_error(w: F32, rounded: F32, x: F32, threads: int) -> float:
+    """Squared error of the outputs over their squares, for inputs x: float32[m, k]."""
+    k = x.shape[1]
+    raw = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    packed = _native.Matrix.pack("f32", raw, len(x), k, "f32", None, None, threads)
+    exact = _squares(packed.matmul(w, threads))
+    return _squares(packed.matmul(w - rounded, threads)) / exact if exact > 0 else 0.0
+
+
+def relative_error(w: F32, rounded: F32) -> float:
+    """Squared error of the weights over their squares."""
+    exact = _squares(w)
+    return _squares(w - rounded) / exact if exact > 0 else 0.0
+
+
+def _squares(values: F32) -> float:
+    """The sum of squares, in the order of the values: a library's sum would follow the CPU."""
+    squares = np.square(values, dtype=np.float64).reshape(-1)
+    return float(np.add.accumulate(squares, out=squares)[-1]) if len(squares) else 0.0

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -32,33 +33,36 @@ class Work:
 
     def data(self, name: str) -> npt.NDArray[np.uint8] | None:
         """The bytes that were saved, mapped: uint8[size]; None if there are none yet."""
-        path = self.folder / f"{name}.bin"
+        path = self._path(name, "bin")
         if not path.is_file():
             return None
         return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
 
     def value(self, name: str) -> Any:
         """The value that was saved; None if there is none yet."""
-        path = self.folder / f"{name}.json"
+        path = self._path(name, "json")
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
     def save_data(self, name: str, data: npt.NDArray[np.uint8]) -> None:
         """Save bytes; they are on the disk when this returns."""
-        self._save(f"{name}.bin", data.data)
+        self._save(self._path(name, "bin"), data.data)
 
     def save_value(self, name: str, value: Any) -> None:
         """Save a value that JSON can say."""
-        self._save(f"{name}.json", json.dumps(value).encode("utf-8"))
+        self._save(self._path(name, "json"), json.dumps(value).encode("utf-8"))
 
     def forget(self, name: str) -> None:
         """Delete the bytes of this name, if there are any."""
-        (self.folder / f"{name}.bin").unlink(missing_ok=True)
+        self._path(name, "bin").unlink(missing_ok=True)
 
-    def _save(self, name: str, data: bytes | memoryview) -> None:
-        path = self.folder / f"{name}.new"
-        path.write_bytes(data)
-        sync(path)
-        path.replace(self.folder / name)
+    def _path(self, name: str, kind: str) -> Path:
+        return self.folder / f"{quote(name, safe='')}.{kind}"
+
+    def _save(self, path: Path, data: bytes | memoryview) -> None:
+        new = path.with_suffix(".new")
+        new.write_bytes(data)
+        sync(new)
+        new.replace(path)
 
 
 @contextmanager

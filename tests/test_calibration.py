@@ -1,0 +1,215 @@
+"""Calibration: layers taken apart are the whole model; a text makes choices better."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from golden import GOLDENS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_files import build
+
+import slmq
+from slmq import _native
+from slmq.checkpoint import open_checkpoint
+from slmq.formats import FORMATS
+from slmq.quantizer.calibration import Moments, collect, read_calibration
+from slmq.quantizer.grids import GRIDS
+from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
+from slmq.quantizer.mix import Choice, choose_formats
+from slmq.quantizer.stages import FloatSource, StageRun, survey
+
+F32 = npt.NDArray[np.float32]
+FAMILIES = ("llama/biases", "mistral/window", "qwen2/biases", "qwen3/head_norms")
+FAMILIES += ("phi3/fused_gqa", "gemma/wide_heads")
+TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
+
+
+@pytest.fixture
+def text_path(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, "utf-8")
+    return path
+
+
+# --- stages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_are_the_model(family: str) -> None:
+    """Bit for bit: the input of the head, and so the logits."""
+    tokens = np.random.default_rng(0).integers(0, 40, (2, 24)).astype(np.int32)
+    whole = build(GOLDENS / family, quant="f32", kv_dtype="f32")
+    with open_checkpoint(GOLDENS / family) as checkpoint:
+        source = FloatSource(checkpoint, "f32", 1)
+        stages = survey(source)
+        hidden = None
+        for stage in stages:
+            run = StageRun(source, stage, stages[-1].number, tokens, hidden, 1, source.linear_of)
+            reads = [
+                [read(None), *(read(tap.handle) for tap in run.taps)] for read in run.windows()
+            ]
+            hidden = np.concatenate([values[0] for values in reads])
+        names = [wish.tensor.name for stage in stages for wish in stage.wishes]
+        assert set(names) == {wish.tensor.name for wish in source.wishes if wish.is_matrix}
+        (head,) = run.taps[0].wishes
+        matrix = source.linear_of(head).matrix
+        for window, (_, x) in zip(tokens, reads, strict=True):
+            whole.run(window, [(whole.cache.sequence(), 24)], np.arange(24, dtype=np.int32))
+            assert (matrix.matmul(x)[:, : head.n] == whole.logits()[:, : head.n]).all()
+
+
+def test_moments_are_those_of_the_inputs(tiny_model_path: Path, text_path: Path) -> None:
+    with open_checkpoint(tiny_model_path) as checkpoint:
+        source = FloatSource(checkpoint, "f32", 2)
+        stages = survey(source)
+        tokens = read_calibration(text_path, checkpoint, 64).tokens
+        assert tokens.shape[1] == 64
+        first = StageRun(source, stages[0], stages[-1].number, tokens, None, 2, source.linear_of)
+        hidden = collect(first, len(tokens), 2)[1]
+        run = StageRun(source, stages[1], stages[-1].number, tokens, hidden, 2, source.linear_of)
+        inputs = [np.stack([read(tap.handle) for tap in run.taps[:1]])[0] for read in run.windows()]
+        moments = collect(run, len(tokens), 2)[0]
+    fit = np.concatenate([x for i, x in enumerate(inputs) if i % 5 != 4]).astype(np.float64)
+    assert np.allclose(moments[0].gram, fit.T @ fit / len(fit), rtol=1e-4, atol=1e-6)
+    held_back = np.concatenate([x for i, x in enumerate(inputs) if i % 5 == 4])
+    assert {row.tobytes() for row in moments[0].test} <= {row.tobytes() for row in held_back}
+
+
+# --- methods --------------------------------------------------------------------------------
+
+
+def correlated(k: int, rows: int, seed: int = 1) -> F32:
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((k, k)) * (rng.random(k) < 0.3) + np.eye(k)
+    return (rng.standard_normal((rows, k)) @ mixing).astype(np.float32)
+
+
+@pytest.mark.parametrize("fmt", GRIDS)
+def test_feedback_cuts_the_output_error(fmt: str) -> None:
+    w = np.random.default_rng(0).standard_t(4, (50, 100)).astype(np.float32)
+    x = correlated(100, 2200)
+    x, test = x[:2000], x[2000:]
+    inputs = Inputs(Moments((), x.T.astype(np.float64) @ x / len(x), test), 2)
+    errors = {
+        method: output_error(w, round_with(method, w, fmt, inputs).values(), test, 1)
+        for method in METHODS
+    }
+    assert errors["weighted"] < errors["rtn"] * 1.02
+    assert errors["feedback"] < 0.6 * errors["rtn"]
+
+
+def test_factors_are_those_of_the_matrix() -> None:
+    x = correlated(70, 300).astype(np.float64)
+    h = x.T @ x
+    coupling, weight = _native.factorize(h, 2)
+    upper = coupling.T.astype(np.float64) + np.eye(70)
+    assert np.allclose(upper @ np.diag(weight) @ upper.T, h, rtol=1e-4, atol=1e-4 * h.max())
+    alone = _native.factorize(h, 1)
+    assert (alone[0] == coupling).all()
+    assert (alone[1] == weight).all()
+    with pytest.raises(ValueError, match="positive definite"):
+        _native.factorize(-h, 1)
+
+
+# --- models ---------------------------------------------------------------------------------
+
+
+def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
+    tiny_model_path: Path, text_path: Path, tmp_path: Path
+) -> None:
+    def run(name: str, threads: int, progress: Callable[[str, int, int], None] | None) -> Any:
+        return slmq.quantize(
+            tiny_model_path, tmp_path / name, bits=5, calibrate=text_path, n_threads=threads,
+            progress=progress,
+        )  # fmt: skip
+
+    one = run("one", 1, None)
+    for limit in itertools.count(1):
+        calls = itertools.count(1)
+
+        def stop(
+            _what: str, _done: int, _total: int, limit: int = limit, calls: Any = calls
+        ) -> None:
+            if next(calls) == limit:
+                raise KeyboardInterrupt
+
+        try:
+            two = run("two", 2, stop)
+            break
+        except KeyboardInterrupt:
+            assert not (tmp_path / "two").exists()
+    files = {path.name: path.read_bytes() for path in one.path.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in two.path.iterdir()}
+    assert one.tensors == two.tensors
+    assert one.bits_per_weight <= 5
+    assert all(b > a for (a, _), (b, _) in itertools.pairwise(one.front))
+    assert all(b < a for (_, a), (_, b) in itertools.pairwise(one.front))
+
+
+def test_auto_takes_what_measures_best(
+    tiny_model_path: Path, text_path: Path, tmp_path: Path
+) -> None:
+    made = slmq.quantize(tiny_model_path, tmp_path / "q", calibrate=text_path)
+    for tensor in made.tensors:
+        assert set(tensor.output_errors) == set(METHODS)
+        assert tensor.output_error == min(tensor.output_errors.values())
+    feedback = sum(t.output_errors["feedback"] for t in made.tensors)
+    assert feedback < sum(t.output_errors["rtn"] for t in made.tensors)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff\xfe\x00", "expected UTF-8"), (b"short", "at least 16 tokens, found 5")],
+)
+def test_a_text_that_cannot_calibrate_is_refused(
+    content: bytes, message: str, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    with pytest.raises(slmq.Error, match=message):
+        slmq.quantize(tiny_model_path, tmp_path / "q", calibrate=path)
+    with pytest.raises(slmq.Error, match="cannot read"):
+        slmq.quantize(tiny_model_path, tmp_path / "q", calibrate=tmp_path / "none")
+
+
+# --- mixes ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.floats(0.01, 1), st.floats(0.3, 0.9), st.floats(0, 0.1)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.floats(4.5, 8.5),
+)
+def test_mixes_are_the_best_for_their_bits(
+    rows: list[tuple[int, float, float, float]], bits: float
+) -> None:
+    choices = [
+        Choice(str(i), size, {"q4g32s": worst, "q4g32a": worst * five, "q8g32s": worst * eight})
+        for i, (size, worst, five, eight) in enumerate(rows)
+    ]
+    total = sum(choice.size for choice in choices)
+
+    def cost(formats: tuple[str, ...]) -> tuple[float, float]:
+        stored = sum(
+            FORMATS[f].bits_per_weight * c.size for f, c in zip(formats, choices, strict=True)
+        )
+        return stored / total, sum(c.damage[f] for f, c in zip(formats, choices, strict=True))
+
+    mix = choose_formats(choices, bits)
+    found = cost(tuple(mix.formats[choice.name] for choice in choices))
+    assert found[0] <= bits + 1e-9
+    for formats in itertools.product(GRIDS, repeat=len(choices)):
+        other = cost(formats)
+        if other[0] <= found[0] - 1e-9 or (other[0] <= found[0] and other[0] <= bits):
+            assert other[1] >= found[1] - 1e-9
