@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,13 @@ from slmq.quantizer.stages import FloatSource, StageRun, survey
 
 F32 = npt.NDArray[np.float32]
 FAMILIES = ("llama/biases", "mistral/window", "qwen2/biases", "qwen3/head_norms")
-FAMILIES += ("phi3/fused_gqa", "gemma/wide_heads")
+FAMILIES += (
+    "phi3/fused_gqa",
+    "gemma/wide_heads",
+    "gemma2/untied_biases_no_caps",
+    "gemma3_text/two_ropes_and_linear_scaling",
+    "gpt2/untied",
+)
 TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
 
 
@@ -151,6 +158,19 @@ def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
     assert one.bits_per_weight <= 5
     assert all(b > a for (a, _), (b, _) in itertools.pairwise(one.front))
     assert all(b < a for (_, a), (_, b) in itertools.pairwise(one.front))
+
+
+def test_the_page_shows_what_was_measured(
+    tiny_model_path: Path, text_path: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    made = slmq.quantize(tiny_model_path, tmp_path / "q", bits=6, calibrate=text_path, report=page)
+    text = page.read_text("utf-8")
+    assert all(tensor.name in text for tensor in made.tensors)
+    assert text.count("<svg") == 2
+    assert "http" not in text
+    body = text[text.index("<body>") : text.index("</body>") + len("</body>")]
+    assert ElementTree.fromstring(body.replace("&nbsp;", " ")).tag == "body"  # every tag is closed
 
 
 def test_auto_takes_what_measures_best(

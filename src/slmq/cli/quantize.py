@@ -49,6 +49,13 @@ def quantize(
             "weighted, feedback."
         ),
     ] = "auto",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An HTML page: error per layer and per format, size against quality.",
+        ),
+    ] = None,
     force: Force = False,
     threads: o.Threads = None,
     revision: o.Revision = None,
@@ -73,6 +80,7 @@ def quantize(
             bits=bits,
             calibrate=calibrate,
             method=method,
+            report=report,
             force=force,
             n_threads=threads,
             progress=bar.update,

@@ -21,6 +21,7 @@ from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS
 from slmq.quantizer.methods import METHODS
 from slmq.quantizer.mix import Choice, Mix, choose_formats
+from slmq.quantizer.page import write_report
 from slmq.quantizer.pipeline import Pipeline, Progress
 from slmq.quantizer.reports import QuantizedFolder
 from slmq.quantizer.stages import FloatSource
@@ -50,6 +51,7 @@ def quantize(
     bits: float | None = None,
     method: str = "auto",
     calibrate: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
     force: bool = False,
     n_threads: int | None = None,
     revision: str | None = None,
@@ -81,6 +83,8 @@ def quantize(
         the text that is held back; without `calibrate`, "rtn".
     calibrate : str or path, optional
         A text file (UTF-8) like those that the model is for; ten thousand tokens of it are used.
+    report : str or path, optional
+        An HTML page to write: error per layer and per format, size against quality.
     force : bool
         Whether a folder that slmq wrote may be replaced.
     n_threads : int, optional
@@ -93,7 +97,7 @@ def quantize(
     Raises
     ------
     Error
-        `dst` exists or cannot be written, or `calibrate` cannot be used.
+        `dst` exists, or it or `report` cannot be written, or `calibrate` cannot be used.
     ValueError
         For unknown settings, or bits that no mix of formats has.
     ModelNotFoundError, CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
@@ -126,12 +130,15 @@ def quantize(
                 config = source.config | {NATIVE: made_of}
                 # Last: a folder without it does not load.
                 (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
-    return QuantizedFolder(
+    made = QuantizedFolder(
         target,
         _bits_per_weight(tensors),
         tuple(replace(r, damage=damage.get(name, {})) for name, r in reports.items()),
         mix.front,
     )
+    if report is not None:
+        write_report(made, Path(report))
+    return made
 
 
 def _settings(format: str | None, bits: float | None, method: str, calibrated: bool) -> _Settings:

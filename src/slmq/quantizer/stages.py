@@ -202,8 +202,8 @@ class _Proxy:
     def _real(self, value: Any, load: bool = True) -> Any:
         if isinstance(value, Wish):
             return self._linear_of(value) if load else value
-        if isinstance(value, list | tuple):
-            return type(value)(self._real(item, load) for item in value)
+        if isinstance(value, list) or type(value) is tuple:
+            return [self._real(item, load) for item in value]
         if not isinstance(value, _Ghost):
             return value
         if self._input_ghost not in (None, value) or self._hidden is None:
@@ -229,7 +229,7 @@ class _Proxy:
 
 def _flat(values: Any) -> Iterator[Any]:
     for value in values:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list) or type(value) is tuple:
             yield from _flat(value)
         else:
             yield value
