@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+from slmq import _native, formats
 
 F32 = npt.NDArray[np.float32]
 
 FORMATS = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
 QUANTIZED = FORMATS[:3]
+# Not rounded from floats but made of the parts that somebody else quantized.
+FROM_PARTS = tuple(name for name in formats.FORMATS if name not in FORMATS)
 # Any: tests pass what the types forbid.
 ISAS: dict[str, Any] = {
     name: table for name, table in _native.isa_tables().items() if table is not None
@@ -31,6 +33,44 @@ def pack(w: npt.NDArray[Any], fmt: str, source: str | None = None, **options: An
     kind = source or {"float32": "f32", "float16": "f16"}[str(w.dtype)]
     rows = np.ascontiguousarray(w).view(np.uint8).reshape(-1)
     return _native.Matrix.pack(kind, rows, len(w), w.shape[1], fmt, **options)
+
+
+def random_parts(fmt: str, n: int, k: int, seed: int = 0) -> formats.Parts:
+    """Parts of a format with every code, factor and zero point that it knows, scales at random."""
+    layout, rng = formats.FORMATS[fmt], np.random.default_rng(seed)
+    groups = -(-k // 32)
+    scales: npt.NDArray[Any]
+    mins: npt.NDArray[Any] | None
+    codes = rng.integers(0, 1 << layout.bits, (n, k), np.uint8)
+
+    def halves(count: int) -> npt.NDArray[np.float16]:
+        values = (rng.standard_normal((n, count)) * 0.1).astype(np.float16)
+        values[rng.random(values.shape) < 0.05] = 2.0**-24  # the smallest subnormal
+        return values
+
+    if layout.two_level:
+        low, high = (-128, 128) if fmt == "q6k" else (0, 16 if fmt == "q2k" else 64)
+        shape = (n, groups * layout.parts)
+        scales = rng.integers(low, high, shape).astype(np.int8)
+        mins = rng.integers(low, high, shape).astype(np.int8)
+        d, dmin = halves(groups // 8), halves(groups // 8)
+        if not layout.offset:
+            return formats.Parts(codes, scales, None, d)
+        return formats.Parts(codes, scales, mins, d, dmin)
+    scales = halves(groups // layout.run)
+    mins = {
+        "": None,
+        "min": halves(groups // layout.run),
+        "zero": rng.integers(0, 17, scales.shape, np.uint8),
+    }[layout.offset]
+    return formats.Parts(codes, scales, mins)
+
+
+def from_parts(parts: formats.Parts, fmt: str, **options: Any) -> Any:
+    """The native matrix of these parts."""
+    n, k = parts.codes.shape
+    p = parts
+    return _native.Matrix.from_parts(fmt, n, k, p.codes, p.scales, p.mins, p.d, p.dmin, **options)
 
 
 def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:

@@ -163,15 +163,17 @@ def linear(w: npt.ArrayLike, x: npt.ArrayLike) -> F64:
     return np.asarray(f64(x) @ f64(w).T)
 
 
-def linear_bound(magnitude: npt.ArrayLike, x: npt.ArrayLike, *, grouped: bool) -> F64:
+def linear_bound(
+    magnitude: npt.ArrayLike, x: npt.ArrayLike, *, grouped: bool, parts: int = 1
+) -> F64:
     """Bound of `linear` for weights of `magnitude` [n, k] (|w|, or `Quantized.magnitude`).
 
     `grouped`: integer dot products per group are exact (32 * 127 * 128 < 2**24), so only the
-    groups are summed in float32, in up to two parts each (scale and minimum), with up to three
-    operations to make a part. Otherwise all k products are.
+    groups are summed in float32, in up to two terms each (scale and minimum) for each of their
+    `parts`, with up to three operations to make a term. Otherwise all k products are.
     """
     k = np.shape(x)[1]
-    terms = 2 * -(-k // GROUP) + 3 if grouped else k + 1
+    terms = 2 * parts * -(-k // GROUP) + 3 if grouped else k + 1
     return np.asarray(SLACK * gamma(terms) * (np.abs(f64(x)) @ np.abs(f64(magnitude)).T) + TINY)
 
 

@@ -403,7 +403,7 @@ def test_quantize_says_what_it_expects(array: Any, error: type[Exception], messa
 
 
 def test_unknown_formats_name_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="int4, int8, q4g32s, q4g32a, q8g32s, f16, f32; got 'q5'"):
+    with pytest.raises(ValueError, match=r"int4, int8, q4g32s, q4g32a, .*; got 'q5'"):
         QuantizedMatrix.quantize(normal(2, 2), "q5")
     with pytest.raises(ValueError, match=r"expected a format q4g32s.*got 'int4'"):
         _native.packed_bytes("int4", 1, 1)

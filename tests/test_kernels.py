@@ -6,6 +6,7 @@ activations); one ISA is held to it, the others, all thread counts and row count
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,25 +57,24 @@ def seen_activations(x: F32, act: str) -> npt.NDArray[np.float64]:
 
 def magnitude(matrix: Any) -> npt.NDArray[np.float64]:
     """Size of what a kernel sums for each weight, as `reference.Quantized.magnitude`."""
-    w = np.abs(matrix.dequantize(0, matrix.n).astype(np.float64))
-    if matrix.format != "q4g32a":
-        return np.asarray(w)
-    layout = formats.FORMATS["q4g32a"]
-    groups = -(-matrix.k // 32)
-    blocks = matrix.packed.reshape(-1, groups, layout.pair_group_bytes)
-    tail = np.ascontiguousarray(blocks[..., 512:]).view(np.float16).astype(np.float64)
-    minimum = tail.reshape(-1, groups, 2, 32)[:, :, 1].transpose(0, 2, 1).reshape(-1, groups)
-    minimum = np.abs(np.repeat(minimum, 32, axis=1)[: matrix.n, : matrix.k])
-    return np.asarray(w + 2 * minimum)  # |scale * code| is at most |w| + |minimum|
+    w = matrix.dequantize(0, matrix.n).astype(np.float64)
+    layout = formats.FORMATS[matrix.format]
+    if not layout.offset:
+        return np.asarray(np.abs(w))
+    parts = formats.unpack_parts(matrix.packed, matrix.n, matrix.k, layout)
+    assert parts.mins is not None
+    alone = replace(parts, mins=np.zeros_like(parts.mins)).dequantize(layout).astype(np.float64)
+    return np.asarray(np.abs(alone) + np.abs(w - alone))
 
 
 def assert_linear(matrix: Any, x: F32, act: str) -> F32:
     """Within the bound on one ISA, the same bits on all and for any thread count."""
-    quantized = matrix.format in QUANTIZED
+    layout = formats.FORMATS[matrix.format]
+    quantized = layout.quantized
     seen = seen_activations(x, act) if quantized else x
     got: F32 = SCALAR.linear(matrix, x, 1, act)
     w = matrix.dequantize(0, matrix.n)
-    bound = ref.linear_bound(magnitude(matrix), seen, grouped=quantized)
+    bound = ref.linear_bound(magnitude(matrix), seen, grouped=quantized, parts=layout.parts)
     assert_within(got, ref.linear(w, seen), bound)
     for name, table in ISAS.items():
         for threads in (1, 2, 3):

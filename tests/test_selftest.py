@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slmq import _native
+from slmq import _native, formats
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"(\w+) +([\w.]+) +([0-9a-f]{16})")
@@ -77,11 +77,10 @@ def test_every_isa_gives_the_bits_of_scalar(selftest: Path) -> None:
 
 
 def test_no_kernel_is_left_out(selftest: Path) -> None:
-    formats = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
-    activations = ("a8g32", "a16g32", "a8o16g32")
-    wanted = {f"dequantize.{f}" for f in formats} | {"linear.f16", "linear.f32"}
-    wanted |= {f"linear.{f}.{a}" for f in formats[:3] for a in activations}
-    wanted |= {f"quantize.{a}" for a in activations}
+    integers = [name for name, layout in formats.FORMATS.items() if layout.quantized]
+    wanted = {f"dequantize.{f}" for f in formats.FORMATS} | {"linear.f16", "linear.f32"}
+    wanted |= {f"linear.{f}.{a}" for f in integers for a in formats.ACTIVATIONS}
+    wanted |= {f"quantize.{a}" for a in formats.ACTIVATIONS}
     wanted |= {f"{verb}.{kv}" for verb in ("kv_append", "attend", "model") for kv in ("f16", "f32")}
     wanted |= {"rmsnorm", "layernorm", "rope", "swiglu", "geglu", "softcap", "softmax"}
     wanted |= {"gelu", "gelu_tanh", "relu", "silu"}

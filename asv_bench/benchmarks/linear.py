@@ -10,8 +10,8 @@ import numpy as np
 from .common import ISAS, need, need_isa, need_threads, once_for_all_isas, random_rows
 from .limits import fraction, integer_macs_per_s, read_fraction
 
-FORMATS = ["q4g32s", "q4g32a", "q8g32s", "f16"]
-INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s"]
+INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s", "q4k", "q5k", "q6k", "q4g128z"]
+FORMATS = [*INTEGER_FORMATS, "f16"]
 ACTIVATIONS = ["a8g32", "a16g32", "a8o16g32"]
 # Outputs x inputs: SmolLM2-135M's gate and down, TinyLlama-1.1B's gate.
 SHAPES = {"1536x576": (1536, 576), "576x1536": (576, 1536), "5632x2048": (5632, 2048)}
@@ -22,8 +22,16 @@ PEAK_SHAPE, PEAK_ROWS = "5632x2048", 128
 
 @lru_cache(maxsize=1)
 def matrix(shape: tuple[int, int], weight_format: str) -> Any:
-    """A random packed matrix."""
-    return need("slmq", "QuantizedMatrix").quantize(random_rows(*shape), weight_format)
+    """A random packed matrix; skips a shape whose rows are not whole runs of the format."""
+    made = need("slmq", "QuantizedMatrix")
+    if weight_format in ("q4g32s", "q4g32a", "q8g32s", "f16"):
+        return made.quantize(random_rows(*shape), weight_format)
+    layout = need("slmq.formats", "FORMATS").get(weight_format)
+    if layout is None or shape[1] % layout.columns:
+        raise NotImplementedError(f"{weight_format} does not hold rows of {shape[1]} columns here")
+    blocks = need("slmq.shapes", "random_blocks")(layout, np.random.default_rng(0))
+    size = need("slmq.formats", "packed_bytes")(layout, *shape)
+    return made.from_packed(np.resize(blocks, size), shape, weight_format)
 
 
 @lru_cache(maxsize=1)

@@ -39,6 +39,20 @@ class Matrix:
         threads: int = ...,
     ) -> Matrix: ...
     @staticmethod
+    def from_parts(
+        format: str,
+        n: int,
+        k: int,
+        codes: U8,
+        scales: npt.NDArray[Any],
+        mins: npt.NDArray[Any] | None = ...,
+        d: npt.NDArray[np.float16] | None = ...,
+        dmin: npt.NDArray[np.float16] | None = ...,
+        order: I32 | None = ...,
+        arena: Arena | None = ...,
+        threads: int = ...,
+    ) -> Matrix: ...
+    @staticmethod
     def from_packed(format: str, n: int, k: int, packed: U8) -> Matrix: ...
     @property
     def format(self) -> str: ...

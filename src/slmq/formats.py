@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
@@ -22,43 +23,100 @@ GROUP = 32
 
 @dataclass(frozen=True)
 class Format:
-    """One stored format.
+    """One stored format; `core/formats.h` draws its bytes.
 
     Attributes
     ----------
     name : str
-        `<kind><bits>g<group><s|a>`: s is symmetric (a scale), a is asymmetric (scale and min).
-    tile_bytes : int
-        Bytes of a tile of 16 rows x 32 columns, without scales.
-    pair_group_bytes : int
-        Bytes of two tiles with their scales and mins.
+        `<kind><bits>g<group><s|a|z>`: s is symmetric (a scale), a is asymmetric (scale and min), z
+        has scale and zero point. `q<bits>k`: what GGUF's K-quants hold.
+    bits : int
+        Of a code; 16 and 32 are floats.
+    zero : int
+        The code that means 0 in all groups.
+    offset : {"", "min", "zero"}
+        What a group has beside its scale.
+    run : int
+        Groups of 32 columns that share scales; rows consist of whole runs.
+    two_level : bool
+        Scales are integers times `d`, mins integers times `dmin`, both shared by a run.
+    parts : int
+        Of a group with scales of their own, in two-level formats.
     """
 
     name: str
-    tile_bytes: int
-    pair_group_bytes: int
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits of one weight, scales and mins included."""
-        return self.pair_group_bytes * 8 / (PAIR_ROWS * GROUP)
+    bits: int
+    zero: int = 0
+    offset: str = ""
+    run: int = 1
+    two_level: bool = False
+    parts: int = 1
 
     @property
     def quantized(self) -> bool:
         """Whether weights are integers (activations are then rounded, too)."""
-        return self.name.startswith("q")
+        return self.bits < 16
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a tile of 16 rows x 32 columns, without scales."""
+        return LANES * GROUP // 8 * self.bits
+
+    @property
+    def pair_group_bytes(self) -> int:
+        """Bytes of two tiles and what no other group shares with them."""
+        if self.two_level:
+            return 2 * self.tile_bytes + PAIR_ROWS * self.parts * self._lines
+        return 2 * self.tile_bytes + (2 * PAIR_ROWS * self._lines if self.run == 1 else 0)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that the groups of a run share."""
+        return 2 * PAIR_ROWS * self._lines if self.two_level or self.run > 1 else 0
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes of a run of 32 rows."""
+        return self.run * self.pair_group_bytes + self.shared_bytes
+
+    @property
+    def columns(self) -> int:
+        """What the columns of a matrix are a multiple of."""
+        return self.run * GROUP if self.run > 1 else 1
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of one weight, scales and mins included."""
+        return self.run_bytes * 8 / (PAIR_ROWS * GROUP * self.run)
+
+    @property
+    def _lines(self) -> int:
+        return self.quantized + bool(self.offset)
 
 
 FORMATS = {
     f.name: f
     for f in (
-        Format("q4g32s", 256, 576),
-        Format("q4g32a", 256, 640),
-        Format("q8g32s", 512, 1088),
-        Format("f16", 1024, 2048),
-        Format("f32", 2048, 4096),
+        Format("q4g32s", 4, zero=8),
+        Format("q4g32a", 4, offset="min"),
+        Format("q8g32s", 8, zero=128),
+        Format("f16", 16),
+        Format("f32", 32),
+        Format("q4k", 4, offset="min", run=8, two_level=True),
+        Format("q5k", 5, offset="min", run=8, two_level=True),
+        Format("q6k", 6, zero=32, run=8, two_level=True, parts=2),
+        Format("q2k", 2, offset="min", run=8, two_level=True, parts=2),
+        Format("q8g32a", 8, offset="min"),
+        Format("q4g32z", 4, offset="zero"),
+        Format("q4g64z", 4, offset="zero", run=2),
+        Format("q4g128z", 4, offset="zero", run=4),
+        Format("q4g64s", 4, zero=8, run=2),
+        Format("q4g128s", 4, zero=8, run=4),
     )
 }
+
+# Floats can be rounded to these; the others hold what was quantized elsewhere.
+ROUNDED = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
 
 USER_FORMATS = {"int4": "q4g32a", "int8": "q8g32s"}
 
@@ -84,8 +142,121 @@ def padded(size: int, to: int) -> int:
 
 
 def packed_bytes(fmt: Format, n: int, k: int) -> int:
-    """Bytes of a packed matrix of `n` rows and `k` columns."""
-    return padded(n, PAIR_ROWS) // PAIR_ROWS * (padded(k, GROUP) // GROUP) * fmt.pair_group_bytes
+    """Bytes of a packed matrix of `n` rows and `k` columns.
+
+    Raises
+    ------
+    ValueError
+        If rows of `k` columns do not consist of whole runs.
+    """
+    if k % fmt.columns:
+        raise ValueError(f"expected k to be a multiple of {fmt.columns} for {fmt.name}, got {k}")
+    return (
+        padded(n, PAIR_ROWS) // PAIR_ROWS * (padded(k, GROUP) // GROUP // fmt.run) * fmt.run_bytes
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a quantized matrix of n rows and k columns is made of.
+
+    With G columns that share a scale (32 * run, or 32 / parts if two-level)::
+
+        w = scale * (code - zero)                     q4g*s, q8g32s: 8, 128
+        w = scale * code + min                        q4g32a, q8g32a
+        w = scale * (code - zero)                     q4g*z
+        w = (d * scale) * code - dmin * min           q4k, q5k, q2k
+        w = (d * scale) * (code - 32)                 q6k
+
+    Products are exact in float32; only the addition of a min rounds.
+
+    Attributes
+    ----------
+    codes : uint8[n, k]
+    scales : float16[n, ceil(k / G)], or int8 if two-level
+    mins : float16 or uint8 (zero points) or int8 (two-level), shape of scales, optional
+    d, dmin : float16[n, k / 256], optional
+    """
+
+    codes: U8
+    scales: npt.NDArray[Any]
+    mins: npt.NDArray[Any] | None = None
+    d: F16 | None = None
+    dmin: F16 | None = None
+
+    def dequantize(self, fmt: Format) -> F32:
+        """The weights: float32[n, k]."""
+        k = self.codes.shape[1]
+        q = self.codes.astype(np.float32) - np.float32(fmt.zero)
+        group = GROUP // fmt.parts if fmt.two_level else GROUP * fmt.run
+        times = _spread(self.d, GROUP * fmt.run, k) if fmt.two_level else np.float32(1)
+        scale = times * _spread(self.scales, group, k)
+        w: F32 = scale * q
+        if not fmt.offset:
+            return w
+        mins = _spread(self.mins, group, k)
+        if fmt.offset == "zero":
+            w = scale * (q - mins)
+        elif fmt.two_level:
+            w -= _spread(self.dmin, GROUP * fmt.run, k) * mins
+        else:
+            w += mins
+        return w
+
+
+def pack_parts(parts: Parts, fmt: Format) -> U8:
+    """Lay quantized weights out as the kernels read them: uint8[packed_bytes(fmt, n, k)]."""
+    n, k = parts.codes.shape
+    groups, pairs = padded(k, GROUP) // GROUP, padded(n, PAIR_ROWS) // PAIR_ROWS
+    out = np.zeros(packed_bytes(fmt, n, k), np.uint8)
+    runs = out.reshape(pairs, groups // fmt.run, fmt.run_bytes)
+    own = runs[..., : fmt.run * fmt.pair_group_bytes]
+    own = own.reshape(pairs, groups // fmt.run, fmt.run, fmt.pair_group_bytes)
+    codes = np.zeros((pairs * PAIR_ROWS, groups * GROUP), np.uint8)
+    codes[:n] = fmt.zero
+    codes[:n, :k] = parts.codes
+    own[..., : 2 * fmt.tile_bytes] = _tiles(codes, fmt).reshape(*own.shape[:3], -1)
+    if fmt.two_level:
+        assert parts.d is not None
+        shared = [parts.d] if parts.dmin is None else [parts.d, -parts.dmin]
+        factors = [parts.scales] if parts.mins is None else [parts.scales, parts.mins]
+        rows = [_rows_last(f.view(np.int8), fmt.run * fmt.parts) for f in factors]
+        split = [f.reshape(pairs, -1, fmt.run, fmt.parts, PAIR_ROWS) for f in rows]
+        own[..., 2 * fmt.tile_bytes :] = (
+            np.concatenate(split, 3).reshape(*own.shape[:3], -1).view(np.uint8)
+        )
+    else:
+        shared = [parts.scales]
+        if parts.mins is not None:
+            stored = -parts.mins.astype(np.float16) if fmt.offset == "zero" else parts.mins
+            shared.append(stored)
+    lines = np.concatenate([_rows_last(line, 1) for line in shared], -2)
+    lines = lines.reshape(pairs, groups // fmt.run, -1)
+    runs[..., -2 * PAIR_ROWS * len(shared) :] = np.ascontiguousarray(lines).view(np.uint8)
+    return out
+
+
+def unpack_parts(packed: U8, n: int, k: int, fmt: Format) -> Parts:
+    """What a packed matrix is made of (inverse of `pack_parts`)."""
+    groups = padded(k, GROUP) // GROUP
+    runs = packed.reshape(-1, groups // fmt.run, fmt.run_bytes)
+    own = runs[..., : fmt.run * fmt.pair_group_bytes].reshape(
+        len(runs), groups, fmt.pair_group_bytes
+    )
+    codes = _codes(np.ascontiguousarray(own[..., : 2 * fmt.tile_bytes]), fmt)[:n, :k]
+    lines = np.ascontiguousarray(runs[..., -2 * PAIR_ROWS * (1 + bool(fmt.offset)) :])
+    halves = _rows_first(lines.view(np.float16).reshape(*runs.shape[:2], -1, PAIR_ROWS), n)
+    first, second = halves[..., 0], halves[..., 1] if fmt.offset else None
+    if not fmt.two_level:
+        if fmt.offset == "zero" and second is not None:
+            second = (-second).astype(np.uint8)
+        return Parts(codes, first, second)
+    factors = np.ascontiguousarray(own[..., 2 * fmt.tile_bytes :]).view(np.int8)
+    rows = _rows_first(factors.reshape(len(runs), groups, -1, PAIR_ROWS), n)
+    scales = rows[..., : fmt.parts].reshape(n, -1)
+    if second is None:
+        return Parts(codes, scales, None, first)
+    return Parts(codes, scales, rows[..., fmt.parts :].reshape(n, -1), first, -second)
 
 
 def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
@@ -117,47 +288,52 @@ def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
     return q.astype(np.int8), scale, np.zeros_like(scale)
 
 
-def dequantize_groups(q: npt.NDArray[Any], scale: F32, minimum: F32, fmt: Format) -> F32:
-    """The float32 weights of quantized groups (inverse of `quantize_groups`)."""
-    zero = np.float32(8 if fmt.name == "q4g32s" else 0)
-    w: F32 = scale[..., None] * (q.astype(np.float32) - zero)
-    return w + minimum[..., None] if fmt.name == "q4g32a" else w
+def round_to(w: F32, fmt: Format) -> Parts:
+    """Quantized weights of float32[n, k]: groups of 32 columns, the last one as long as it is.
+
+    Raises
+    ------
+    ValueError
+        If a weight or its scale is too large for float16.
+    """
+    whole = w.shape[1] // GROUP * GROUP
+    pieces = [w[:, :whole].reshape(len(w), -1, GROUP)] if whole else []
+    if whole < w.shape[1]:
+        pieces.append(w[:, None, whole:])
+    found = [quantize_groups(piece, fmt) for piece in pieces]
+    codes = np.concatenate([q.reshape(len(w), -1) for q, _, _ in found], 1)
+    if fmt.name == "q8g32s":
+        codes = codes.view(np.uint8) ^ np.uint8(128)
+    scales = np.concatenate([scale for _, scale, _ in found], 1).astype(np.float16)
+    mins = np.concatenate([minimum for _, _, minimum in found], 1).astype(np.float16)
+    return Parts(codes, scales, mins if fmt.offset else None)
 
 
 def pack(w: F32, fmt: Format) -> U8:
-    """Quantize float32[n, k] and lay it out as the kernels read it.
+    """Round float32[n, k] to one of `ROUNDED` and lay it out as the kernels read it.
 
     Returns
     -------
     uint8[packed_bytes(fmt, n, k)]
     """
+    if fmt.quantized:
+        return pack_parts(round_to(w, fmt), fmt)
     n, k = w.shape
-    groups = padded(k, GROUP) // GROUP
-    out = np.zeros((padded(n, PAIR_ROWS) // PAIR_ROWS, groups, fmt.pair_group_bytes), np.uint8)
-    for row in range(n):
-        for g in range(groups):
-            values = w[row, g * GROUP : (g + 1) * GROUP]
-            _pack_group(out[row // PAIR_ROWS, g], row % PAIR_ROWS, values, fmt)
-    return out.reshape(-1)
+    full = np.zeros((padded(n, PAIR_ROWS), padded(k, GROUP)), np.float32)
+    full[:n, :k] = w
+    stored = _half(full).astype(np.float16) if fmt.name == "f16" else full
+    tiles = stored.reshape(-1, 2, LANES, full.shape[1] // GROUP, GROUP).transpose(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(tiles).reshape(-1).view(np.uint8)
 
 
 def unpack(packed: U8, n: int, k: int, fmt: Format) -> F32:
     """The float32[n, k] weights of a packed matrix."""
+    if fmt.quantized:
+        return unpack_parts(packed, n, k, fmt).dequantize(fmt)
     groups = padded(k, GROUP) // GROUP
-    blocks = packed.reshape(-1, groups, fmt.pair_group_bytes)
-    tiles = blocks[..., : 2 * fmt.tile_bytes].reshape(*blocks.shape[:2], 2, fmt.tile_bytes)
-    if not fmt.quantized:
-        dtype = np.float16 if fmt.name == "f16" else np.float32
-        floats = np.ascontiguousarray(tiles).view(dtype).astype(np.float32)
-        floats = floats.reshape(*tiles.shape[:3], GROUP, LANES)
-        rows = floats.transpose(0, 2, 4, 1, 3)
-        return np.ascontiguousarray(rows.reshape(-1, groups * GROUP)[:n, :k])
-    halves = np.ascontiguousarray(blocks[..., 2 * fmt.tile_bytes :]).view(np.float16)
-    scales = halves.astype(np.float32).reshape(*blocks.shape[:2], -1, PAIR_ROWS)
-    q = _unpack_integers(tiles, fmt)  # [pair, group, row of the pair, column]
-    minimum = scales[:, :, 1] if fmt.name == "q4g32a" else np.zeros_like(scales[:, :, 0])
-    w = dequantize_groups(q, scales[:, :, 0], minimum, fmt)
-    rows = w.transpose(0, 2, 1, 3).reshape(-1, groups * GROUP)
+    dtype = np.float16 if fmt.name == "f16" else np.float32
+    tiles = packed.view(dtype).astype(np.float32).reshape(-1, groups, 2, GROUP, LANES)
+    rows = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, groups * GROUP)
     return np.ascontiguousarray(rows[:n, :k])
 
 
@@ -218,38 +394,59 @@ def _inverse(scale: F32) -> F32:
     return inverse
 
 
-def _pack_group(block: U8, row: int, values: F32, fmt: Format) -> None:
-    count, lane = len(values), row % LANES
-    tile = block[row // LANES * fmt.tile_bytes :][: fmt.tile_bytes]
-    if not fmt.quantized:
-        full = np.zeros(GROUP, np.float32)
-        full[:count] = values
-        stored = _half(full).astype(np.float16) if fmt.name == "f16" else full
-        tile.view(stored.dtype).reshape(GROUP, LANES)[:, lane] = stored
-        return
-    q, scale, minimum = quantize_groups(values[None], fmt)
-    floats = block[2 * fmt.tile_bytes :].view(np.float16).reshape(-1, PAIR_ROWS)
-    floats[0, row] = scale[0]
-    if fmt.name == "q4g32a":
-        floats[1, row] = minimum[0]
-    full_q = np.full(GROUP, _padding(fmt), np.uint8)
-    full_q[:count] = q[0].astype(np.int16) + 128 if fmt.name == "q8g32s" else q[0]
-    lines = tile.reshape(-1, LANES, 4)
-    if fmt.name == "q8g32s":
-        lines[:, lane] = full_q.reshape(8, 4)
+def _spread(values: npt.NDArray[Any] | None, group: int, k: int) -> F32:
+    """A value for each of k columns, from one for each group."""
+    assert values is not None
+    spread: F32 = np.repeat(values.astype(np.float32), group, axis=1)[:, :k]
+    return spread
+
+
+def _rows_last(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """[n, runs * count] -> [pairs, runs, count, row of the pair], rows filled up with zeros."""
+    full = np.zeros((padded(len(values), PAIR_ROWS), values.shape[1]), values.dtype)
+    full[: len(values)] = values
+    rows = full.reshape(-1, PAIR_ROWS, values.shape[1] // count, count)
+    lines: npt.NDArray[Any] = rows.transpose(0, 2, 3, 1)
+    return lines
+
+
+def _rows_first(lines: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+    """[pairs, runs, count, row of the pair] -> [n, runs, count]"""
+    rows = lines.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:])[:n])
+
+
+def _tiles(codes: U8, fmt: Format) -> U8:
+    """uint8[pairs * 32, groups * 32] -> [pairs, groups, bytes of two tiles]"""
+    rows = codes.reshape(-1, 2, LANES, codes.shape[1] // GROUP, 8, 4)
+    quads = rows.transpose(0, 3, 1, 4, 2, 5)  # [pair, group, tile, four columns, row, column]
+    if fmt.bits == 8:
+        return np.ascontiguousarray(quads).reshape(*quads.shape[:2], -1)
+    planes = [] if fmt.bits == 2 else [(quads[:, :, :, :4] & 15) | (quads[:, :, :, 4:] << 4)]
+    if fmt.bits == 5:
+        fifth = (quads >> 4) << np.arange(8, dtype=np.uint8)[:, None, None]
+        planes.append(np.bitwise_or.reduce(fifth, axis=3, keepdims=True))
+    elif fmt.bits != 4:
+        upper = (quads if fmt.bits == 2 else quads >> 4).reshape(*quads.shape[:3], 2, 4, LANES, 4)
+        shifted = upper << (2 * np.arange(4, dtype=np.uint8))[:, None, None]
+        planes.append(np.bitwise_or.reduce(shifted, axis=4))
+    return np.concatenate(planes, axis=3).reshape(*quads.shape[:2], -1)
+
+
+def _codes(tiles: U8, fmt: Format) -> U8:
+    """[pairs, groups, bytes of two tiles] -> uint8[pairs * 32, groups * 32]"""
+    lines = tiles.reshape(*tiles.shape[:2], 2, -1, LANES, 4)
+    quads: npt.NDArray[Any]
+    if fmt.bits == 8:
+        quads = lines
     else:
-        lines[:, lane] = (full_q[:16] | (full_q[16:] << 4)).reshape(4, 4)
-
-
-def _padding(fmt: Format) -> int:
-    return {"q4g32s": 8, "q4g32a": 0, "q8g32s": 128}[fmt.name]
-
-
-def _unpack_integers(tiles: U8, fmt: Format) -> npt.NDArray[Any]:
-    lead = tiles.shape[:2]
-    lines = tiles.reshape(*lead, 2, -1, LANES, 4)
-    rows = lines.transpose(0, 1, 2, 4, 3, 5).reshape(*lead, PAIR_ROWS, -1)
-    if fmt.name == "q8g32s":
-        signed: npt.NDArray[Any] = (rows.astype(np.int16) - 128).astype(np.int8)
-        return signed
-    return np.concatenate([rows & 15, rows >> 4], axis=-1)
+        nibbles, upper = lines[:, :, :, :4], lines[:, :, :, 0 if fmt.bits == 2 else 4 :]
+        quads = np.concatenate([nibbles & 15, nibbles >> 4], axis=3)
+        if fmt.bits == 5:
+            quads |= (upper >> np.arange(8, dtype=np.uint8)[:, None, None] & 1) << 4
+        elif fmt.bits != 4:
+            fields = upper[:, :, :, :, None] >> (2 * np.arange(4, dtype=np.uint8))[:, None, None]
+            pairs = (fields & 3).reshape(*lines.shape[:3], 8, LANES, 4)
+            quads = pairs if fmt.bits == 2 else quads | pairs << 4
+    rows = quads.transpose(0, 2, 4, 1, 3, 5)
+    return np.ascontiguousarray(rows).reshape(-1, lines.shape[1] * GROUP)

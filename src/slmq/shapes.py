@@ -18,7 +18,7 @@ import numpy.typing as npt
 from slmq import _native
 from slmq.engine import LoadedWeights
 from slmq.errors import Error
-from slmq.formats import FORMATS, PAIR_ROWS, Format, format_named
+from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
 from slmq.memory import MemoryChoice
 from slmq.models import family_named
@@ -112,7 +112,7 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
     name : str
         One of `SHAPES`, or the start of only one.
     weight_format : str
-        A stored format ("q4g32s", "q4g32a", "q8g32s", "f16", "f32") or "int4", "int8".
+        A stored format (one of `slmq.formats.FORMATS`) or "int4", "int8".
 
     Raises
     ------
@@ -234,20 +234,32 @@ def random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8
     -------
     uint8[bytes], about 16 MiB of whole pair-groups.
     """
-    count = RANDOM_BYTES // fmt.pair_group_bytes
+    count = RANDOM_BYTES // fmt.run_bytes
     if not fmt.quantized:
         dtype = np.float16 if fmt.name == "f16" else np.float32
-        size = fmt.pair_group_bytes // np.dtype(dtype).itemsize
+        size = fmt.run_bytes // np.dtype(dtype).itemsize
         values = rng.standard_normal((count, size), np.float32) * np.float32(WEIGHT_STD)
         stored: npt.NDArray[np.uint8] = values.astype(dtype).view(np.uint8)
         return stored.reshape(-1)
-    blocks: npt.NDArray[np.uint8] = np.empty((count, fmt.pair_group_bytes), np.uint8)
-    tiles = 2 * fmt.tile_bytes
+    return pack_parts(_random_parts(fmt, PAIR_ROWS, count * fmt.run * GROUP, rng), fmt)
+
+
+def _random_parts(fmt: Format, n: int, k: int, rng: np.random.Generator) -> Parts:
+    """Codes of one size are as frequent as others, and stand for weights around 0."""
+    levels = 1 << fmt.bits
     # An int8 weight is stored plus 128 and is never -128.
-    lowest = 1 if fmt.name == "q8g32s" else 0
-    blocks[:, :tiles] = rng.integers(lowest, 256, (count, tiles), np.uint8)
-    levels = 255 if fmt.name == "q8g32s" else 16
-    scales = rng.uniform(0.5, 1.5, (count, PAIR_ROWS)) * WEIGHT_STD * np.sqrt(12) / levels
-    lines = [scales] if fmt.name != "q4g32a" else [scales, -7.5 * scales]
-    blocks[:, tiles:] = np.concatenate(lines, axis=1).astype(np.float16).view(np.uint8)
-    return blocks.reshape(-1)
+    codes = rng.integers(1 if fmt.name == "q8g32s" else 0, levels, (n, k), np.uint8)
+    step = WEIGHT_STD * np.sqrt(12) / levels
+    shared = (n, k // (fmt.run * GROUP))
+    sizes = rng.uniform(0.5, 1.5, shared) * step
+    middle = (levels - 1) / 2
+    if fmt.two_level:
+        factors = rng.integers(8, 16, (n, k // GROUP * fmt.parts)).astype(np.int8)
+        d = (sizes / 12).astype(np.float16)
+        if not fmt.offset:
+            return Parts(codes, factors, None, d)
+        return Parts(codes, factors, factors, d, (sizes / 12 * middle).astype(np.float16))
+    scales = sizes.astype(np.float16)
+    if fmt.offset == "zero":
+        return Parts(codes, scales, np.full(shared, 8, np.uint8))
+    return Parts(codes, scales, (-middle * sizes).astype(np.float16) if fmt.offset else None)

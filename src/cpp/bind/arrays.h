@@ -34,6 +34,10 @@ struct ArrayName<int32_t> {
   static constexpr const char* value = "int32";
 };
 template <>
+struct ArrayName<int8_t> {
+  static constexpr const char* value = "int8";
+};
+template <>
 struct ArrayName<uint8_t> {
   static constexpr const char* value = "uint8";
 };

@@ -6,6 +6,7 @@
 #include "bind/arrays.h"
 #include "bind/bindings.h"
 #include "core/matrix.h"
+#include "core/pack_parts.h"
 #include "core/pool.h"
 #include "kernels/dispatch.h"
 #include "plan/attention_step.h"
@@ -30,23 +31,55 @@ void check_shape(int64_t n, int64_t k) {
   }
 }
 
-// Packs on all threads of the pool, pairs handed out by a counter.
-PackStatus pack_in_parallel(const PackArgs& args, int threads) {
+// What a format's runs need, beside check_shape().
+void check_runs(Format format, int64_t k) {
+  const int columns = info(format).columns;
+  if (k % columns != 0) {
+    throw py::value_error("expected k to be a multiple of " + std::to_string(columns) + " for " +
+                          info(format).name + ", got " + std::to_string(k));
+  }
+}
+
+// Packs on all threads of the pool, pairs handed out by a counter. Throws what the packer finds.
+template <class Args>
+void pack_in_parallel(PackStatus (*packer)(const Args&, int, int), const Args& args, int threads) {
   struct Shared {
-    const PackArgs& args;
+    PackStatus (*packer)(const Args&, int, int);
+    const Args& args;
     std::atomic<int> next{0};
     std::atomic<int> status{0};
-  } shared{args};
+  } shared{packer, args};
   const auto task = [](void* opaque, int) {
     auto& s = *static_cast<Shared*>(opaque);
     const int pairs = matrix_pairs(s.args.n);
     for (int pair; (pair = s.next.fetch_add(1)) < pairs && s.status.load() == 0;) {
-      const PackStatus status = pack_pairs(s.args, pair, pair + 1);
+      const PackStatus status = s.packer(s.args, pair, pair + 1);
       if (status != PackStatus::ok) s.status.store(static_cast<int>(status));
     }
   };
-  shared_pool(threads)->run(task, &shared);
-  return static_cast<PackStatus>(shared.status.load());
+  {
+    py::gil_scoped_release release;
+    shared_pool(threads)->run(task, &shared);
+  }
+  switch (static_cast<PackStatus>(shared.status.load())) {
+    case PackStatus::ok: return;
+    case PackStatus::not_finite:
+      throw py::value_error("expected finite weights, found NaN or infinity");
+    case PackStatus::too_large:
+      throw py::value_error("a weight or its scale is too large for float16; use quant=\"f32\"");
+    case PackStatus::beyond_bits:
+      throw py::value_error("codes: expected integers of " +
+                            std::to_string(info(args.format).bits) + " bits, found a larger one");
+  }
+}
+
+std::vector<int32_t> row_order(const py::object& order, int64_t n) {
+  std::vector<int32_t> rows;
+  if (order.is_none()) return rows;
+  rows = checked_vector<int32_t>(order, n, "order");
+  for (const int32_t row : rows)
+    if (row < 0 || row >= n) throw py::value_error("order: row out of range");
+  return rows;
 }
 
 std::shared_ptr<Matrix> allocate(Format format, int n, int k, const std::shared_ptr<Arena>& arena) {
@@ -76,33 +109,97 @@ std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& r
   if (static_cast<int>(source) >= static_cast<int>(Source::q4_0) && k % kGroup != 0)
     throw py::value_error("expected k to be a multiple of 32 for " + source_name + ", got " +
                           std::to_string(k));
+  if (!rounds(format)) {
+    throw py::value_error(format_name +
+                          " holds what was quantized elsewhere; expected a format to round to: "
+                          "q4g32s, q4g32a, q8g32s, f16 or f32");
+  }
   const size_t bytes = source_row_bytes(source, static_cast<int>(k)) * static_cast<size_t>(n);
   const auto data = checked_array<uint8_t>(rows, {static_cast<py::ssize_t>(bytes)}, "rows");
-  std::vector<int32_t> row_order;
-  if (!order.is_none()) {
-    row_order = checked_vector<int32_t>(order, n, "order");
-    for (const int32_t row : row_order)
-      if (row < 0 || row >= n) throw py::value_error("order: row out of range");
-  }
+  const std::vector<int32_t> in_order = row_order(order, n);
   auto matrix = allocate(format, static_cast<int>(n), static_cast<int>(k), arena);
   const PackArgs args{format,      source,    data.data(),
-                      matrix->n,   matrix->k, row_order.empty() ? nullptr : row_order.data(),
+                      matrix->n,   matrix->k, in_order.empty() ? nullptr : in_order.data(),
                       matrix->data};
-  PackStatus status;
-  {
-    py::gil_scoped_release release;
-    status = pack_in_parallel(args, threads);
-  }
-  if (status == PackStatus::not_finite)
-    throw py::value_error("expected finite weights, found NaN or infinity");
-  if (status == PackStatus::too_large)
-    throw py::value_error("a weight or its scale is too large for float16; use quant=\"f32\"");
+  pack_in_parallel(&pack_pairs, args, threads);
+  return matrix;
+}
+
+// The bytes of an array of 8-bit factors, given as int8 or as uint8 below 128.
+const void* checked_factors(const py::object& object, const std::vector<py::ssize_t>& shape,
+                            const char* what) {
+  if (!py::isinstance<py::array_t<uint8_t>>(object))
+    return checked_array<int8_t>(object, shape, what).data();
+  const auto values = checked_array<uint8_t>(object, shape, what);
+  if (std::any_of(values.data(), values.data() + values.size(), [](uint8_t v) { return v > 127; }))
+    throw py::value_error(std::string(what) + ": expected factors of 0..127, found a larger one");
+  return values.data();
+}
+
+const uint16_t* checked_halves(const py::object& object, const std::vector<py::ssize_t>& shape,
+                               const char* what) {
+  detail::check_array(object, py::dtype("e"), "float16", shape, what);
+  return static_cast<const uint16_t*>(py::reinterpret_borrow<py::array>(object).data());
+}
+
+// Checks that what a format has not is None, and what it has is there: the data or null.
+template <class Check>
+auto if_wanted(bool wanted, const py::object& object, const char* what, Check check)
+    -> decltype(check()) {
+  if (wanted) return check();
+  if (!object.is_none())
+    throw py::value_error(std::string(what) + ": expected None for this format, got " +
+                          describe_array(object));
+  return nullptr;
+}
+
+std::shared_ptr<Matrix> from_parts(const std::string& format_name, int64_t n, int64_t k,
+                                   const py::object& codes, const py::object& scales,
+                                   const py::object& mins, const py::object& d,
+                                   const py::object& dmin, const py::object& order,
+                                   const std::shared_ptr<Arena>& arena, int threads) {
+  const Format format = format_named(format_name);
+  const FormatInfo& layout = info(format);
+  check_shape(n, k);
+  check_runs(format, k);
+  if (!layout.quantized)
+    throw py::value_error(format_name + " has no parts; expected a format of integers");
+  const auto groups = static_cast<py::ssize_t>(matrix_groups(static_cast<int>(k)));
+  const std::vector<py::ssize_t> runs{n, groups / layout.run}, factors{n, groups * layout.parts};
+  const bool two_level = layout.two_level, offset = layout.has_offset;
+  const auto values = checked_array<uint8_t>(codes, {n, k}, "codes");
+  PartsArgs args{format,
+                 static_cast<int>(n),
+                 static_cast<int>(k),
+                 values.data(),
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr};
+  args.scales = two_level ? checked_factors(scales, factors, "scales")
+                          : checked_halves(scales, runs, "scales");
+  args.mins = if_wanted(offset, mins, "mins", [&]() -> const void* {
+    if (two_level) return checked_factors(mins, factors, "mins");
+    if (layout.offset == Offset::min) return checked_halves(mins, runs, "mins");
+    return checked_array<uint8_t>(mins, runs, "mins").data();
+  });
+  args.d = if_wanted(two_level, d, "d", [&] { return checked_halves(d, runs, "d"); });
+  args.dmin = if_wanted(two_level && offset, dmin, "dmin",
+                        [&] { return checked_halves(dmin, runs, "dmin"); });
+  const std::vector<int32_t> in_order = row_order(order, n);
+  args.order = in_order.empty() ? nullptr : in_order.data();
+  auto matrix = allocate(format, args.n, args.k, arena);
+  args.out = matrix->data;
+  pack_in_parallel(&pack_parts, args, threads);
   return matrix;
 }
 
 std::shared_ptr<Matrix> from_packed(const std::string& format_name, int64_t n, int64_t k,
                                     const py::object& packed) {
   check_shape(n, k);
+  check_runs(format_named(format_name), k);
   auto matrix = std::make_shared<Matrix>(Matrix{format_named(format_name), static_cast<int>(n),
                                                 static_cast<int>(k), nullptr, nullptr});
   const auto data =
@@ -154,6 +251,7 @@ std::shared_ptr<Matrix> matrix_in(const std::shared_ptr<Arena>& arena,
                                   const std::string& format_name, int64_t n, int64_t k,
                                   size_t offset) {
   check_shape(n, k);
+  check_runs(format_named(format_name), k);
   auto matrix = std::make_shared<Matrix>(
       Matrix{format_named(format_name), static_cast<int>(n), static_cast<int>(k), nullptr, arena});
   if (offset % 64 != 0 || offset > arena->size() || matrix->bytes() > arena->size() - offset) {
@@ -191,7 +289,10 @@ py::array_t<float> dequantize(const Matrix& m, int64_t begin, int64_t end) {
 Format format_named(const std::string& name) {
   for (int i = 0; i < kFormats; ++i)
     if (name == kFormatInfo[i].name) return static_cast<Format>(i);
-  throw py::value_error("expected a format q4g32s, q4g32a, q8g32s, f16 or f32, got '" + name + "'");
+  std::string known;
+  for (int i = 0; i < kFormats; ++i)
+    known += std::string(i == 0 ? "" : i + 1 < kFormats ? ", " : " or ") + kFormatInfo[i].name;
+  throw py::value_error("expected a format " + known + ", got '" + name + "'");
 }
 
 Activations activations_named(const std::string& name) {
@@ -274,6 +375,11 @@ void bind_matrix(py::module_& m) {
       .def_static("pack", &pack, py::arg("source"), py::arg("rows"), py::arg("n"), py::arg("k"),
                   py::arg("format"), py::arg("order") = py::none(),
                   py::arg("arena") = std::shared_ptr<Arena>(), py::arg("threads") = 1)
+      .def_static("from_parts", &from_parts, py::arg("format"), py::arg("n"), py::arg("k"),
+                  py::arg("codes"), py::arg("scales"), py::arg("mins") = py::none(),
+                  py::arg("d") = py::none(), py::arg("dmin") = py::none(),
+                  py::arg("order") = py::none(), py::arg("arena") = std::shared_ptr<Arena>(),
+                  py::arg("threads") = 1)
       .def_static("from_packed", &from_packed, py::arg("format"), py::arg("n"), py::arg("k"),
                   py::arg("packed"))
       .def_property_readonly("format",
@@ -293,6 +399,7 @@ void bind_matrix(py::module_& m) {
       "packed_bytes",
       [](const std::string& format, int64_t n, int64_t k) {
         check_shape(n, k);
+        check_runs(format_named(format), k);
         return matrix_bytes(format_named(format), static_cast<int>(n), static_cast<int>(k));
       },
       py::arg("format"), py::arg("n"), py::arg("k"));

@@ -1,23 +1,31 @@
 // The weight formats and the one byte layout that every ISA consumes.
 //
 // A matrix of n rows (outputs) and k columns (inputs) is cut into *pairs* of 32 rows and *groups* of
-// 32 columns. A pair-group is stored in one piece; pair-groups of a pair follow each other along k:
+// 32 columns. Some groups in a row share scales: a *run* of 1 to 8 groups.
 //
 //   matrix      = pair 0 | pair 1 | ...                 (n rounded up to 32 rows)
-//   pair        = group 0 | group 1 | ...               (k rounded up to 32 columns)
-//   pair-group  = tile A | tile B | scales | mins       (A: rows 0-15 of the pair, B: rows 16-31)
+//   pair        = run 0 | run 1 | ...                   (k rounded up to 32 columns; runs are whole)
+//   run         = pair-group 0 | ... | what they share
+//   pair-group  = tile A | tile B | what is its own     (A: rows 0-15 of the pair, B: rows 16-31)
 //
-//   int4 tile, 256 bytes: line j = 0..3 of 64 bytes; 32-bit lane r of a line belongs to row r
+// A tile is 16 rows x 32 columns in lines of 64 bytes; 32-bit lane r of a line belongs to row r. Codes
+// of 4 to 6 bits lie in planes, one behind the other:
 //
-//     line j, lane r:   byte 0      byte 1      byte 2      byte 3
-//        low nibble     col 4j      col 4j+1    col 4j+2    col 4j+3
-//        high nibble    col 16+4j   col 17+4j   col 18+4j   col 19+4j
+//   4 bits, lines j = 0..3      byte 0      byte 1      byte 2      byte 3
+//        low nibble             col 4j      col 4j+1    col 4j+2    col 4j+3
+//        high nibble            col 16+4j   col 17+4j   col 18+4j   col 19+4j
+//   fifth bit, one line:        bit i of byte b is column 4i + b
+//   two bits, lines h = 0, 1:   bits 2j and 2j+1 of byte b are column 16h + 4j + b
 //
-//   int8 tile, 512 bytes: line j = 0..7, lane r: columns 4j..4j+3, stored as w + 128 (unsigned)
-//   f16 / f32 tile:       [32 columns][16 rows]
-//   scales, mins:         float16[32], one per row of the pair (64 bytes each: lines stay aligned)
+// Two-bit codes have the last plane alone. 8 bits: lines j = 0..7, columns 4j..4j+3, signed ones plus
+// 128. f16 and f32: [32 columns][16 rows].
 //
-// Every part is a multiple of 64 bytes, so a matrix that starts aligned stays aligned.
+// Scales are float16[32], one per row of the pair, and so are mins and zeros (stored as -zero). They
+// are the pair-group's own if the run is one group, else shared. Two-level formats share float16[32]
+// d (and -dmin) in a run of 256 columns; a pair-group's own are int8[parts][32] factors of d (and as
+// many of dmin), where a part is 32 columns, or 16.
+//
+// Every piece is a multiple of 64 bytes, so a matrix that starts aligned stays aligned.
 #pragma once
 
 #include <cstddef>
@@ -27,32 +35,113 @@ namespace slmq {
 
 inline constexpr int kLanes = 16;     // rows of a tile; also the width of the vector layer
 inline constexpr int kPairRows = 32;  // rows of a tile pair
-inline constexpr int kGroup = 32;     // columns that share a scale
+inline constexpr int kGroup = 32;     // columns that share an activation's scale
 
-enum class Format : int { q4g32s = 0, q4g32a = 1, q8g32s = 2, f16 = 3, f32 = 4 };
-inline constexpr int kFormats = 5;
+enum class Format : int {
+  q4g32s = 0,
+  q4g32a = 1,
+  q8g32s = 2,
+  f16 = 3,
+  f32 = 4,
+  q4k = 5,
+  q5k = 6,
+  q6k = 7,
+  q2k = 8,
+  q8g32a = 9,
+  q4g32z = 10,
+  q4g64z = 11,
+  q4g128z = 12,
+  q4g64s = 13,
+  q4g128s = 14
+};
+inline constexpr int kFormats = 15;
+
+// What is added to scale * (q - zero): nothing, a min, or scale times a stored -zero.
+enum class Offset : int { none, min, zero };
 
 struct FormatInfo {
   const char* name;
+  int bits;        // of a code; 16 and 32: floats
+  int zero;        // the code that means 0, in all groups
+  Offset offset;   // what rows have beside their scales
+  int run;         // groups that share scales
+  bool two_level;  // scales are integers times d, mins integers times dmin
+  int parts;       // of a group with scales of their own
+  bool quantized;  // activations are panels of integers; else float32 rows
+  bool has_offset;
+  int columns;  // k is a multiple of it
+
   int tile_bytes;        // 16 rows x 32 columns, without scales
-  int pair_group_bytes;  // two tiles, their scales and mins
-  bool quantized;        // true: activations are panels of integers; false: float32 rows
+  int pair_group_bytes;  // two tiles and what is the group's own
+  int shared_bytes;      // what the groups of a run share
+  int run_bytes;
 };
 
+consteval FormatInfo make_format(const char* name, int bits, int zero, Offset offset, int run = 1,
+                                 bool two_level = false, int parts = 1) {
+  FormatInfo f{name,
+               bits,
+               zero,
+               offset,
+               run,
+               two_level,
+               parts,
+               bits < 16,
+               offset != Offset::none,
+               run > 1 ? run * kGroup : 1,
+               0,
+               0,
+               0,
+               0};
+  const int lines = f.quantized ? f.has_offset ? 2 : 1 : 0;
+  f.tile_bytes = kLanes * kGroup / 8 * bits;
+  f.shared_bytes = run > 1 ? 64 * lines : 0;
+  f.pair_group_bytes = 2 * f.tile_bytes + (two_level  ? kPairRows * parts * lines
+                                           : run == 1 ? 64 * lines
+                                                      : 0);
+  f.run_bytes = run * f.pair_group_bytes + f.shared_bytes;
+  return f;
+}
+
 inline constexpr FormatInfo kFormatInfo[kFormats] = {
-    {"q4g32s", 256, 2 * 256 + 64, true},   // w = scale * (q - 8)
-    {"q4g32a", 256, 2 * 256 + 128, true},  // w = scale * q + min
-    {"q8g32s", 512, 2 * 512 + 64, true},   // w = scale * q, q in [-128, 127]
-    {"f16", 1024, 2 * 1024, false},       {"f32", 2048, 2 * 2048, false},
+    make_format("q4g32s", 4, 8, Offset::none),    // w = scale * (q - 8)
+    make_format("q4g32a", 4, 0, Offset::min),     // w = scale * q + min
+    make_format("q8g32s", 8, 128, Offset::none),  // w = scale * (q - 128)
+    make_format("f16", 16, 0, Offset::none),
+    make_format("f32", 32, 0, Offset::none),
+    make_format("q4k", 4, 0, Offset::min, 8, true),       // w = d * scale * q - dmin * min
+    make_format("q5k", 5, 0, Offset::min, 8, true),       // the same
+    make_format("q6k", 6, 32, Offset::none, 8, true, 2),  // w = d * scale * (q - 32), by 16 columns
+    make_format("q2k", 2, 0, Offset::min, 8, true,
+                2),                             // w = d * scale * q - dmin * min, by 16 columns
+    make_format("q8g32a", 8, 0, Offset::min),   // w = scale * q + min
+    make_format("q4g32z", 4, 0, Offset::zero),  // w = scale * (q - zero)
+    make_format("q4g64z", 4, 0, Offset::zero, 2),
+    make_format("q4g128z", 4, 0, Offset::zero, 4),
+    make_format("q4g64s", 4, 8, Offset::none, 2),  // w = scale * (q - 8)
+    make_format("q4g128s", 4, 8, Offset::none, 4),
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
 
-static_assert(kFormatInfo[0].pair_group_bytes == 576 && kFormatInfo[0].pair_group_bytes % 64 == 0);
-static_assert(kFormatInfo[1].pair_group_bytes == 640 && kFormatInfo[1].pair_group_bytes % 64 == 0);
-static_assert(kFormatInfo[2].pair_group_bytes == 1088 && kFormatInfo[2].pair_group_bytes % 64 == 0);
+constexpr bool stays_aligned() {
+  for (const FormatInfo& f : kFormatInfo)
+    if (f.pair_group_bytes % 64 != 0 || f.shared_bytes % 64 != 0) return false;
+  return true;
+}
+static_assert(stays_aligned());
+static_assert(info(Format::q4g32s).run_bytes == 576 && info(Format::q4g32a).run_bytes == 640);
+static_assert(info(Format::q8g32s).run_bytes == 1088 && info(Format::f16).run_bytes == 2048);
+static_assert(info(Format::q4k).run_bytes == 8 * 576 + 128);
+static_assert(info(Format::q6k).run_bytes == 8 * 832 + 64);
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// Bytes of a pair of `groups` groups.
+static inline size_t pair_bytes(Format f, int groups) {
+  const FormatInfo& layout = info(f);
+  return static_cast<size_t>((groups + layout.run - 1) / layout.run) * layout.run_bytes;
+}
 
 // Activations of integer weights are rounded per token and group of 32 columns to
 //
@@ -67,15 +156,16 @@ inline constexpr int kActivations = 3;
 inline constexpr const char* kActivationNames[kActivations] = {"a8g32", "a16g32", "a8o16g32"};
 
 struct ActivationInfo {
-  float scale;       // of 256 * high + low
-  float scale_high;  // 256 * scale: of high alone
-  float scaled_sum;  // scale * sum: pays for mins
-  int32_t sum;       // of 256 * high + low
-  int32_t sum_high;  // of high
+  float scale;                    // of 256 * high + low
+  float scale_high;               // 256 * scale: of high alone
+  float scaled_sum;               // scale * sum: pays for mins
+  int32_t sum;                    // of 256 * high + low
+  int16_t sum_high;               // of high
+  int16_t wide;                   // not 0: two planes; else low is zero
+  int16_t first_high, first_low;  // sums of the first sixteen columns
   // -8 times the sums of columns 4j, 4j + 1 and of 4j + 2, 4j + 3: where 16-bit accumulators start to
   // pay for the zero point of int4.
   int16_t eights_high[2], eights_low[2];
-  int32_t wide;  // not 0: two planes; else low is zero
 };
 static_assert(sizeof(ActivationInfo) == 32);
 

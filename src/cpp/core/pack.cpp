@@ -206,18 +206,17 @@ size_t source_row_bytes(Source source, int k) {
 
 PackStatus pack_pairs(const PackArgs& args, int pair_begin, int pair_end) {
   const int groups = matrix_groups(args.k);
+  const int group_bytes = info(args.format).pair_group_bytes;
   const size_t row_bytes = source_row_bytes(args.source, args.k);
   const int source_group_bytes = kSourceInfo[static_cast<int>(args.source)].group_bytes;
   const bool exact = keeps_bits(args.format, args.source);
   const int last = pair_end * kPairRows < args.n ? pair_end * kPairRows : args.n;
   for (int row = pair_begin * kPairRows; row < last; ++row) {
     const uint8_t* source = args.rows + row_bytes * (args.order != nullptr ? args.order[row] : row);
-    uint8_t* pair = args.out + static_cast<size_t>(row / kPairRows) * groups *
-                                   info(args.format).pair_group_bytes;
+    uint8_t* pair = args.out + static_cast<size_t>(row / kPairRows) * groups * group_bytes;
     for (int g = 0; g < groups; ++g) {
       const Lane lane =
-          lane_of(args.format, pair + static_cast<size_t>(g) * info(args.format).pair_group_bytes,
-                  row % kPairRows);
+          lane_of(args.format, pair + static_cast<size_t>(g) * group_bytes, row % kPairRows);
       PackStatus status;
       if (exact) {
         status =

@@ -14,10 +14,14 @@ inline constexpr int kSources = 6;
 
 size_t source_row_bytes(Source source, int k);  // k multiple of 32 for quantized types
 
-enum class PackStatus : int { ok, not_finite, too_large };  // too_large: for a float16
+// too_large: for a float16; beyond_bits: a code
+enum class PackStatus : int { ok, not_finite, too_large, beyond_bits };
+
+// Formats that weights can be rounded to; the others hold what was rounded elsewhere.
+inline constexpr bool rounds(Format f) { return static_cast<int>(f) < 5; }
 
 struct PackArgs {
-  Format format;
+  Format format;  // one that rounds()
   Source source;
   const uint8_t* rows;  // n rows of source_row_bytes(source, k); any alignment
   int n, k;
@@ -31,7 +35,7 @@ PackStatus pack_pairs(const PackArgs& args, int pair_begin, int pair_end);
 inline int matrix_pairs(int n) { return static_cast<int>(round_up(n, kPairRows) / kPairRows); }
 inline int matrix_groups(int k) { return static_cast<int>(round_up(k, kGroup) / kGroup); }
 inline size_t matrix_bytes(Format f, int n, int k) {
-  return static_cast<size_t>(matrix_pairs(n)) * matrix_groups(k) * info(f).pair_group_bytes;
+  return static_cast<size_t>(matrix_pairs(n)) * pair_bytes(f, matrix_groups(k));
 }
 
 }  // namespace slmq

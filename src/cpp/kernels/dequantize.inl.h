@@ -1,37 +1,67 @@
-// Packed rows back to float32; also the embedding lookup. One multiplication a weight, exact in
-// float32 for four-bit values (4 + 11 bits), so scale * q + min has a single rounding either way.
+// Packed rows back to float32; also the embedding lookup. Products of a code and its scales are exact
+// in float32 (at most 11 + 7 + 6 bits), so a min's addition is the only rounding there is.
 
 namespace slmq::SLMQ_ISA {
 
-static inline float unpack_one(const uint8_t* pair_group, int lane32, int c, Format format) {
-  const int tile = lane32 / 16, lane = lane32 % 16;
-  const FormatInfo& layout = kFormatInfo[static_cast<int>(format)];
-  const uint8_t* bytes = pair_group + tile * layout.tile_bytes;
-  if (format == Format::f32) return reinterpret_cast<const float*>(bytes)[c * 16 + lane];
-  if (format == Format::f16) {
-    return half_to_float(reinterpret_cast<const uint16_t*>(bytes)[c * 16 + lane]);
+// Column c of a row (0..15) of a tile of integers.
+template <Format Name>
+static inline int stored_code(const uint8_t* tile, int row, int c) {
+  const int half = c / 16, j = c % 16 / 4, b = 4 * row + c % 4;
+  switch (info(Name).bits) {
+    case 8: return tile[256 * half + 64 * j + b];
+    case 2: return (tile[64 * half + b] >> (2 * j)) & 3;
+    default: break;
   }
-  const auto* scales = reinterpret_cast<const uint16_t*>(pair_group + 2 * layout.tile_bytes);
-  const float scale = half_to_float(scales[lane32]);
-  if (format == Format::q8g32s) {
-    return scale * static_cast<float>(bytes[c / 4 * 64 + lane * 4 + c % 4] - 128);
+  const int nibble = half == 0 ? tile[64 * j + b] & 15 : tile[64 * j + b] >> 4;
+  switch (info(Name).bits) {
+    case 6: return nibble | ((tile[256 + 64 * half + b] >> (2 * j)) & 3) << 4;
+    case 5: return nibble | ((tile[256 + b] >> (c / 4)) & 1) << 4;
+    default: return nibble;
   }
-  const uint8_t byte = bytes[c % 16 / 4 * 64 + lane * 4 + c % 4];
-  const int q = c < 16 ? byte & 15 : byte >> 4;
-  if (format == Format::q4g32s) return scale * static_cast<float>(q - 8);
-  return scale * static_cast<float>(q) + half_to_float(scales[32 + lane32]);
 }
 
-template <Format format>
+// Row `row` (0..31) of a pair-group.
+template <Format Name>
+static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, int row,
+                                    int columns, float* out) {
+  constexpr FormatInfo layout = info(Name);
+  const uint8_t* tile = pair + row / 16 * layout.tile_bytes;
+  const uint8_t* own = pair + 2 * layout.tile_bytes;
+  const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
+  const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
+  for (int c = 0; c < columns; ++c) {
+    const int at = c * kLanes + row % 16, part = c * layout.parts / kGroup;
+    if constexpr (Name == Format::f32) {
+      out[c] = reinterpret_cast<const float*>(tile)[at];
+    } else if constexpr (Name == Format::f16) {
+      out[c] = half_to_float(reinterpret_cast<const uint16_t*>(tile)[at]);
+    } else {
+      float q = static_cast<float>(stored_code<Name>(tile, row % 16, c) - layout.zero);
+      float scale = half_to_float(halves[row]), min = 0.0f;
+      if constexpr (layout.has_offset) min = half_to_float(halves[kPairRows + row]);
+      if constexpr (layout.two_level) {
+        scale *= static_cast<float>(factors[kPairRows * part]);
+        min *= layout.has_offset ? factors[kPairRows * (layout.parts + part)] : 0;
+      }
+      if constexpr (layout.offset == Offset::zero) q += min;
+      out[c] = scale * q;
+      if constexpr (layout.offset == Offset::min) out[c] += min;
+    }
+  }
+}
+
+template <Format Name>
 static void dequantize(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
                        float* out, int out_stride) {
-  const size_t group_bytes = kFormatInfo[static_cast<int>(format)].pair_group_bytes;
+  constexpr FormatInfo layout = info(Name);
+  const size_t bytes = pair_bytes(Name, groups);
   for (int row = row_begin; row < row_end; ++row, out += out_stride) {
-    const uint8_t* pair = weight + static_cast<size_t>(row / kPairRows) * groups * group_bytes;
+    const uint8_t* pair = weight + static_cast<size_t>(row / kPairRows) * bytes;
     for (int g = 0; g < groups; ++g) {
-      const int columns = smaller(kGroup, k - g * kGroup);
-      for (int c = 0; c < columns; ++c)
-        out[g * kGroup + c] = unpack_one(pair + g * group_bytes, row % kPairRows, c, format);
+      const uint8_t* run = pair + static_cast<size_t>(g / layout.run) * layout.run_bytes;
+      dequantize_group<Name>(run + g % layout.run * layout.pair_group_bytes,
+                             run + layout.run * layout.pair_group_bytes, row % kPairRows,
+                             smaller(kGroup, k - g * kGroup), out + g * kGroup);
     }
   }
 }

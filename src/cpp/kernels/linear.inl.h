@@ -5,37 +5,34 @@
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// A format: how a tile's dots start and what the kernel must take off them.
-struct WeightQ4S {  // w = scale * (q - 8): the accumulators start at -8 * sum
-  static constexpr int tile_bytes = 256, pair_group_bytes = 576, zero = 0;
-  static constexpr bool has_min = false;
+// A format: how a tile's dots are made and what the kernel must take off them. A group has one or two
+// parts, each with a dot, a scale and a min of its own.
+template <Format Name>
+struct Weight {
+  static constexpr Format name = Name;
+  static constexpr FormatInfo layout = info(Name);
+  static constexpr int bits = layout.bits, parts = layout.parts, run = layout.run;
+  static constexpr int tile_bytes = layout.tile_bytes;
+  static constexpr int pair_group_bytes = layout.pair_group_bytes;
+  static constexpr int shared_bytes = layout.shared_bytes;
+  static constexpr bool has_min = layout.has_offset;
+  // int4's zero point is paid where its sums start; others are subtracted from the dots.
+  static constexpr bool starts_low = bits == 4 && layout.zero == 8;
+  static constexpr int zero = starts_low ? 0 : layout.zero;
+
   static inline DotStart start(const int16_t* eights, int32_t sum) {
-    return start_eights(eights, sum);
+    return starts_low ? start_eights(eights, sum) : start_zero();
   }
-  template <int M>
+  template <int Part, int M>
   static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
                          i32x16 (&sums)[M]) {
-    dot_u4<M>(tile, a, from, sums);
-  }
-};
-struct WeightQ4A {  // w = scale * q + min
-  static constexpr int tile_bytes = 256, pair_group_bytes = 640, zero = 0;
-  static constexpr bool has_min = true;
-  static inline DotStart start(const int16_t*, int32_t) { return start_zero(); }
-  template <int M>
-  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
-                         i32x16 (&sums)[M]) {
-    dot_u4<M>(tile, a, from, sums);
-  }
-};
-struct WeightQ8S {  // w = scale * (u - 128)
-  static constexpr int tile_bytes = 512, pair_group_bytes = 1088, zero = 128;
-  static constexpr bool has_min = false;
-  static inline DotStart start(const int16_t*, int32_t) { return start_zero(); }
-  template <int M>
-  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&)[M],
-                         i32x16 (&sums)[M]) {
-    dot_u8<M>(tile, a, sums);
+    if constexpr (bits == 4) {
+      dot_u4<M>(tile, a, from, sums);
+    } else if constexpr (bits == 8) {
+      dot_u8<M>(tile, a, sums);
+    } else {
+      dot_planes<bits, parts == 1 ? 0 : Part, parts == 1 ? 2 : Part + 1, M>(tile, a, sums);
+    }
   }
 };
 
@@ -61,24 +58,37 @@ struct PanelTokens {
   }
   template <int M>
   inline bool wide() const {
-    int32_t any = 0;
+    int any = 0;
     for (int t = 0; t < M; ++t) any |= info[t].wide;
     return any != 0;
   }
 };
 
-// Exact dots of a tile with the low planes of M tokens, zero points paid.
-template <class Weight, int M>
+// Sums of a part's activations: of the high plane, of the low one.
+template <class Weight, int Part>
+static inline int32_t part_high(const ActivationInfo& a) {
+  if (Weight::parts == 1) return a.sum_high;
+  return Part == 0 ? a.first_high : a.sum_high - a.first_high;
+}
+template <class Weight, int Part>
+static inline int32_t part_low(const ActivationInfo& a) {
+  const int32_t low = a.sum - 256 * a.sum_high;
+  if (Weight::parts == 1) return low;
+  return Part == 0 ? a.first_low : low - a.first_low;
+}
+
+// Exact dots of a part of a tile with the low planes of M tokens, zero points paid.
+template <class Weight, int Part, int M>
 static inline void low_tile_dots(const uint8_t* tile, const int8_t* low, const ActivationInfo* info,
                                  i32x16 (&dots)[M]) {
   DotStart start[M];
   int32_t sum[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
-    sum[t] = info[t].sum - 256 * info[t].sum_high;
+    sum[t] = part_low<Weight, Part>(info[t]);
     start[t] = Weight::start(info[t].eights_low, sum[t]);
   }
-  Weight::template dot<M>(tile, low, start, dots);
+  Weight::template dot<Part>(tile, low, start, dots);
 #pragma GCC unroll 6
   for (int t = 0; t < M && Weight::zero != 0; ++t)
     dots[t] = sub(dots[t], splat_i32(Weight::zero * sum[t]));
@@ -86,56 +96,82 @@ static inline void low_tile_dots(const uint8_t* tile, const int8_t* low, const A
 
 // With 256 * high + low if Wide, else with high. A token of one plane gives the same result either
 // way: its low is zero, its scales differ by 256.
-template <class Weight, bool Wide, int M>
+template <class Weight, int Part, bool Wide, int M>
 static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
                              const ActivationInfo* info, i32x16 (&dots)[M]) {
   DotStart start[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) start[t] = Weight::start(info[t].eights_high, info[t].sum_high);
-  Weight::template dot<M>(tile, high, start, dots);
+  Weight::template dot<Part>(tile, high, start, dots);
 #pragma GCC unroll 6
   for (int t = 0; t < M && Weight::zero != 0; ++t)
-    dots[t] = sub(dots[t], splat_i32(Weight::zero * info[t].sum_high));
+    dots[t] = sub(dots[t], splat_i32(Weight::zero * part_high<Weight, Part>(info[t])));
   if (Wide) {
     i32x16 low_dots[M];
-    low_tile_dots<Weight, M>(tile, low, info, low_dots);
+    low_tile_dots<Weight, Part, M>(tile, low, info, low_dots);
 #pragma GCC unroll 6
     for (int t = 0; t < M; ++t) dots[t] = high_low(dots[t], low_dots[t]);
   }
 }
 
-// sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a group
-template <class Weight, bool Wide>
+// The part's sum of activations, which a min multiplies.
+template <class Weight, int Part>
+static inline float scaled_sum(const ActivationInfo& a) {
+  if (Weight::parts == 1) return a.scaled_sum;
+  const int32_t first = 256 * a.first_high + a.first_low;
+  return a.scale * static_cast<float>(Part == 0 ? first : a.sum - first);
+}
+
+// sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a part
+template <class Weight, int Part, bool Wide>
 static inline f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
                                 const ActivationInfo& a) {
   sum = fma(to_f32(dot), mul(scale, splat(Wide ? a.scale : a.scale_high)), sum);
-  if (Weight::has_min) sum = fma(min_w, splat(a.scaled_sum), sum);
+  if (Weight::has_min) sum = fma(min_w, splat(scaled_sum<Weight, Part>(a)), sum);
   return sum;
 }
 
-// Scales and mins of a tile of the pair-group.
-template <class Weight>
+// Scales and mins of a part of a tile: exact products in the formats that multiply them.
+template <class Weight, int Part>
 struct TileScales {
   f32x16 scale, min;
-  TileScales(const uint8_t* pair, int tile) {
-    const auto* halves = reinterpret_cast<const uint16_t*>(pair + 2 * Weight::tile_bytes);
-    scale = load_f16(halves + 16 * tile);
-    min = Weight::has_min ? load_f16(halves + 32 + 16 * tile) : scale;
+  // `shared`: what the run of this pair-group shares
+  TileScales(const uint8_t* pair, const uint8_t* shared, int tile) {
+    const uint8_t* own = pair + 2 * Weight::tile_bytes;
+    const auto* halves =
+        reinterpret_cast<const uint16_t*>(Weight::shared_bytes == 0 ? own : shared) + 16 * tile;
+    scale = load_f16(halves);
+    min = Weight::has_min ? load_f16(halves + kPairRows) : scale;
+    if constexpr (Weight::layout.two_level) {
+      const auto* factors = reinterpret_cast<const int8_t*>(own) + kPairRows * Part + 16 * tile;
+      scale = mul(scale, to_f32(load_i8(factors)));
+      if (Weight::has_min) min = mul(min, to_f32(load_i8(factors + kPairRows * Weight::parts)));
+    } else if (Weight::layout.offset == Offset::zero) {
+      min = mul(scale, min);
+    }
   }
 };
 
-template <class Weight, bool Wide, int M>
-static inline void group_times_tokens(const uint8_t* pair, const PanelTokens& a,
-                                      f32x16 (&sums)[2][M]) {
+template <class Weight, int Part, bool Wide, int M>
+static inline void part_times_tokens(const uint8_t* pair, const uint8_t* shared,
+                                     const PanelTokens& a, f32x16 (&sums)[2][M]) {
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
     i32x16 dots[M];
-    tile_dots<Weight, Wide, M>(pair + tile * Weight::tile_bytes, a.high, a.low, a.info, dots);
-    const TileScales<Weight> w(pair, tile);
+    tile_dots<Weight, Part, Wide, M>(pair + tile * Weight::tile_bytes, a.high, a.low, a.info, dots);
+    const TileScales<Weight, Part> w(pair, shared, tile);
 #pragma GCC unroll 6
     for (int t = 0; t < M; ++t)
-      sums[tile][t] = accumulate<Weight, Wide>(sums[tile][t], dots[t], w.scale, w.min, a.info[t]);
+      sums[tile][t] =
+          accumulate<Weight, Part, Wide>(sums[tile][t], dots[t], w.scale, w.min, a.info[t]);
   }
+}
+
+template <class Weight, bool Wide, int M>
+static inline void group_times_tokens(const uint8_t* pair, const uint8_t* shared,
+                                      const PanelTokens& a, f32x16 (&sums)[2][M]) {
+  part_times_tokens<Weight, 0, Wide, M>(pair, shared, a, sums);
+  if constexpr (Weight::parts == 2) part_times_tokens<Weight, 1, Wide, M>(pair, shared, a, sums);
 }
 
 // y = sums (+ bias) (+ add), columns 16 * half_pair .. + 15
@@ -150,6 +186,9 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
 
 // One token leaves the memory waiting between its lines: fetch this far ahead, into the next pairs too.
 static constexpr int kAheadBytes = 8192;
+static inline void prefetch_lines(const uint8_t* p, int bytes) {
+  for (int line = 0; line < bytes; line += 64) prefetch(p + line);
+}
 
 template <class Weight, int M>
 static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
@@ -157,18 +196,21 @@ static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int
   PanelTokens a(args, row);
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
-  for (int g = 0; g < args.groups; ++g) {
-    if (M == 1) {
-      for (int line = 0; line < Weight::pair_group_bytes; line += 64)
-        prefetch(weight + kAheadBytes + line);
+  for (int g = 0; g < args.groups; g += Weight::run) {
+    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
+#pragma GCC unroll 1
+    for (int i = 0; i < Weight::run; ++i) {
+      if (M == 1) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
+      if (a.wide<M>()) {
+        group_times_tokens<Weight, true, M>(weight, shared, a, sums);
+      } else {
+        group_times_tokens<Weight, false, M>(weight, shared, a, sums);
+      }
+      weight += Weight::pair_group_bytes;
+      a.next_group();
     }
-    if (a.wide<M>()) {
-      group_times_tokens<Weight, true, M>(weight, a, sums);
-    } else {
-      group_times_tokens<Weight, false, M>(weight, a, sums);
-    }
-    weight += Weight::pair_group_bytes;
-    a.next_group();
+    if (M == 1) prefetch_lines(weight + kAheadBytes, Weight::shared_bytes);
+    weight += Weight::shared_bytes;
   }
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
@@ -191,17 +233,17 @@ static inline int linear_next(const LinearArgs& args, const uint8_t* weight, int
 // A pair with at most kTokens rows, which lie in one panel block.
 template <class Weight>
 static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
-  const size_t pair_bytes = static_cast<size_t>(args.groups) * Weight::pair_group_bytes;
+  const size_t bytes = pair_bytes(Weight::name, args.groups);
   for (int pair = pair_begin; pair < pair_end; ++pair)
     for (int row = 0; row < args.m;)
-      row += linear_next<Weight, kTokens>(args, args.weight + pair * pair_bytes, pair, row,
-                                          args.m - row);
+      row +=
+          linear_next<Weight, kTokens>(args, args.weight + pair * bytes, pair, row, args.m - row);
 }
 
 // sums[token][32 rows] += a pair-group times the rows of a panel block
 template <class Weight>
-static inline void group_times_block(const uint8_t* weight, const PanelTokens& a, int rows,
-                                     float* sums);
+static inline void group_times_block(const uint8_t* pair, const uint8_t* shared,
+                                     const PanelTokens& a, int rows, float* sums);
 
 template <class Weight>
 static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
@@ -209,10 +251,15 @@ static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int 
   const int rows = panel_rows(args.m, row);
   PanelTokens a(args, row);
   for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
-  for (int g = 0; g < args.groups; ++g) {
-    group_times_block<Weight>(weight, a, rows, sums);
-    weight += Weight::pair_group_bytes;
-    a.next_group();
+  for (int g = 0; g < args.groups; g += Weight::run) {
+    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
+#pragma GCC unroll 1
+    for (int i = 0; i < Weight::run; ++i) {
+      group_times_block<Weight>(weight, shared, a, rows, sums);
+      weight += Weight::pair_group_bytes;
+      a.next_group();
+    }
+    weight += Weight::shared_bytes;
   }
   for (int t = 0; t < rows; ++t) {
     write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
@@ -225,10 +272,10 @@ static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int 
 template <class Weight>
 static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
   if (args.m <= kTokens) return linear_few<Weight>(args, pair_begin, pair_end);
-  const size_t pair_bytes = static_cast<size_t>(args.groups) * Weight::pair_group_bytes;
+  const size_t bytes = pair_bytes(Weight::name, args.groups);
   for (int row = 0; row < args.m; row += kPanelRows)
     for (int pair = pair_begin; pair < pair_end; ++pair)
-      pair_times_block<Weight>(args, args.weight + pair * pair_bytes, pair, row);
+      pair_times_block<Weight>(args, args.weight + pair * bytes, pair, row);
 }
 
 }  // namespace

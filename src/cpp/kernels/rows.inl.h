@@ -50,8 +50,11 @@ static inline void sum_group(const ActivationGroup& a) {
     a.info->eights_high[i] = static_cast<int16_t>(-8 * high[i]);
     a.info->eights_low[i] = static_cast<int16_t>(-8 * low[i]);
   }
-  a.info->sum_high = high[0] + high[1];
-  a.info->sum = 256 * a.info->sum_high + low[0] + low[1];
+  const int32_t sum_high = high[0] + high[1];
+  a.info->sum_high = static_cast<int16_t>(sum_high);
+  a.info->sum = 256 * sum_high + low[0] + low[1];
+  a.info->first_high = static_cast<int16_t>(sum_16(a.high));
+  a.info->first_low = static_cast<int16_t>(sum_16(a.low));
   a.info->scaled_sum = a.info->scale * static_cast<float>(a.info->sum);
 }
 

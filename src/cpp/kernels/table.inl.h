@@ -1,5 +1,7 @@
 // Every kernel of one ISA, from the sources that all ISAs share. Include after the vector header,
 // with SLMQ_ISA set to its namespace.
+#include <utility>
+
 #include "kernels/kernels.h"
 
 #include "kernels/math.inl.h"
@@ -26,15 +28,30 @@
 
 namespace slmq::SLMQ_ISA {
 
+// The product and the dequantizer of a format, which stand at its place in the table.
+template <Format Name>
+static constexpr void put_format(Kernels* table) {
+  if constexpr (Name == Format::f16) {
+    table->linear[static_cast<int>(Name)] = linear_float<WeightF16>;
+  } else if constexpr (Name == Format::f32) {
+    table->linear[static_cast<int>(Name)] = linear_float<WeightF32>;
+  } else {
+    table->linear[static_cast<int>(Name)] = linear<Weight<Name>>;
+  }
+  table->dequantize[static_cast<int>(Name)] = dequantize<Name>;
+}
+template <int... Names>
+static constexpr void put_formats(Kernels* table, std::integer_sequence<int, Names...>) {
+  (put_format<static_cast<Format>(Names)>(table), ...);
+}
+
 static constexpr Kernels shared_table(const char* name) {
-  return {
+  Kernels table = {
       name,
-      {linear<WeightQ4S>, linear<WeightQ4A>, linear<WeightQ8S>, linear_float<WeightF16>,
-       linear_float<WeightF32>},
+      {},
       {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
        quantize_activations<Activations::a8o16>},
-      {dequantize<Format::q4g32s>, dequantize<Format::q4g32a>, dequantize<Format::q8g32s>,
-       dequantize<Format::f16>, dequantize<Format::f32>},
+      {},
       rmsnorm,
       layernorm,
       rope,
@@ -50,6 +67,8 @@ static constexpr Kernels shared_table(const char* name) {
       peak_dots,
       read_memory,
   };
+  put_formats(&table, std::make_integer_sequence<int, kFormats>());
+  return table;
 }
 
 }  // namespace slmq::SLMQ_ISA

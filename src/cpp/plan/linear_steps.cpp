@@ -8,12 +8,9 @@ namespace {
 constexpr size_t kMaxChunkBytes = 128 * 1024;
 constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
 
-size_t pair_bytes(const Matrix& m) {
-  return static_cast<size_t>(m.groups()) * info(m.format).pair_group_bytes;
-}
-
 void add_chunks(const Matrix& m, int part, size_t chunk_bytes, std::vector<Chunk>* chunks) {
-  const int pairs = std::max<int>(1, static_cast<int>(chunk_bytes / pair_bytes(m)));
+  const int pairs =
+      std::max<int>(1, static_cast<int>(chunk_bytes / pair_bytes(m.format, m.groups())));
   for (int begin = 0; begin < m.pairs(); begin += pairs)
     chunks->push_back({part, begin, std::min(begin + pairs, m.pairs())});
 }

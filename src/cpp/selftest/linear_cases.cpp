@@ -18,7 +18,15 @@ struct Shape {
   std::vector<int> tokens;  // the most first: fewer must give the same rows
 };
 
-const std::vector<Shape>& shapes() {
+// Of formats with runs of groups: whole ones.
+const std::vector<Shape>& run_shapes() {
+  static const std::vector<Shape> list = {{49, 512, false, {33, 17, 16, 5, 4, 3, 2, 1}},
+                                          {64, 256, true, {17, 6, 5, 3, 1}}};
+  return list;
+}
+
+const std::vector<Shape>& shapes(Format format) {
+  if (info(format).run > 1) return run_shapes();
   static const std::vector<Shape> list = {{32, 32, false, {33, 17, 16, 5, 4, 3, 2, 1}},
                                           {49, 100, false, {33, 17, 16, 5, 4, 3, 2, 1}},
                                           {40, 416, false, {17, 5, 4, 1}},
@@ -26,24 +34,41 @@ const std::vector<Shape>& shapes() {
   return list;
 }
 
+// Bytes at random, or of ones and zeros in turn; float16 where the layout has it.
 Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
+  const FormatInfo& layout = info(format);
   Memory memory(matrix_bytes(format, shape.n, shape.k));
-  const int groups = matrix_groups(shape.k), pairs = matrix_pairs(shape.n);
-  const int tiles = 2 * info(format).tile_bytes, bytes = info(format).pair_group_bytes;
-  uint8_t* p = memory.data();
-  for (int i = 0; i < pairs * groups; ++i, p += bytes) {
-    auto* halves = reinterpret_cast<uint16_t*>(p);
-    auto* floats = reinterpret_cast<float*>(p);
+  uint8_t* const end = memory.data() + matrix_bytes(format, shape.n, shape.k);
+  int piece = 0;
+  const auto put_bytes = [&](uint8_t* p, int bytes) {
+    ++piece;
+    for (int b = 0; b < bytes; ++b)
+      p[b] = static_cast<uint8_t>(!shape.extreme ? inputs->bits() : piece % 2 == 1 ? 0x00 : 0xff);
+    return p + bytes;
+  };
+  const auto put_halves = [&](uint8_t* p, int bytes) {
+    for (int h = 0; h < bytes / 2; ++h)
+      reinterpret_cast<uint16_t*>(p)[h] = inputs->half(shape.extreme);
+    return p + bytes;
+  };
+  for (uint8_t* p = memory.data(); p < end;) {
     if (format == Format::f32) {
-      std::vector<float> values = inputs->values(static_cast<size_t>(bytes) / 4);
+      std::vector<float> values = inputs->values(static_cast<size_t>(layout.pair_group_bytes) / 4);
       if (shape.extreme) inputs->salt(&values, finite_extremes());
-      std::copy(values.begin(), values.end(), floats);
+      std::memcpy(p, values.data(), 4 * values.size());
+      p += 4 * values.size();
       continue;
     }
-    const int first_half = format == Format::f16 ? 0 : tiles / 2;
-    for (int b = 0; b < 2 * first_half; ++b)
-      p[b] = static_cast<uint8_t>(!shape.extreme ? inputs->bits() : i % 2 == 0 ? 0x00 : 0xff);
-    for (int h = first_half; h < bytes / 2; ++h) halves[h] = inputs->half(shape.extreme);
+    if (format == Format::f16) {
+      p = put_halves(p, layout.pair_group_bytes);
+      continue;
+    }
+    for (int i = 0; i < layout.run; ++i) {
+      p = put_bytes(p, 2 * layout.tile_bytes);
+      const int own = layout.pair_group_bytes - 2 * layout.tile_bytes;
+      p = layout.two_level ? put_bytes(p, own) : put_halves(p, own);
+    }
+    p = put_halves(p, layout.shared_bytes);
   }
   return memory;
 }
@@ -144,7 +169,7 @@ void run_format(Kernel kernel, const std::string& name, Format format, Activatio
                 Results* results) {
   Inputs inputs(101 + static_cast<uint64_t>(format));
   Hash hash;
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : shapes(format)) {
     const Memory weight = packed_weight(&inputs, format, shape);
     const LinearCase test(kernel, name, shape, &inputs);
     if (info(format).quantized) {
@@ -174,7 +199,7 @@ void run_linear(const Kernels& kernels, Results* results) {
   for (int f = 0; f < kFormats; ++f) {
     Inputs inputs(201 + static_cast<uint64_t>(f));
     Hash hash;
-    for (const Shape& shape : shapes()) {
+    for (const Shape& shape : shapes(static_cast<Format>(f))) {
       const Memory weight = packed_weight(&inputs, static_cast<Format>(f), shape);
       const int stride = shape.k + 3;
       std::vector<float> out(static_cast<size_t>(shape.n) * stride, -1.0f);

@@ -48,7 +48,9 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
           hash.bytes(group.high, kGroup);
           hash.bytes(group.low, kGroup);
           for (const float f : {a.scale, a.scale_high, a.scaled_sum}) hash.floats(&f, 1);
-          for (const int32_t v : {a.sum, a.sum_high, a.wide}) hash.bytes(&v, sizeof v);
+          for (const int32_t v : {a.sum, int32_t{a.sum_high}, int32_t{a.wide},
+                                  int32_t{a.first_high}, int32_t{a.first_low}})
+            hash.bytes(&v, sizeof v);
           hash.bytes(a.eights_high, sizeof a.eights_high + sizeof a.eights_low);
         }
       }

@@ -6,6 +6,7 @@
 //   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*128*16 = 30720)
 //                  vpmaddwd             pairs of 16-bit sums to 32 bits
 //   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
+//   dot_planes     codes of 5 and 6 bits, widened to 32 bits before the 16-bit sums are full
 #pragma once
 
 #include <immintrin.h>
@@ -95,6 +96,10 @@ static inline float reduce_max(f32x16 v) {
 static inline i32x16 load_i32(const void* p) {
   const auto* v = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
+}
+static inline i32x16 load_i8(const int8_t* p) {
+  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
 }
 static inline i32x16 splat_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) {
@@ -276,6 +281,92 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }
 
+namespace {  // members, too, stay in this object
+
+// Eight rows (the lower or the upper ones: rows = 0 or 32) of four columns of a tile: column
+// 16 * half + 4 * j on, out of their planes (see formats.h).
+template <int Bits>
+struct Planes {
+  const uint8_t* tile;
+  inline __m256i columns(int rows, int half, int j) const {
+    const __m256i upper_mask = _mm256_set1_epi8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
+    const int line = Bits == 5 ? 0 : half;
+    const int place = Bits == 2 ? 0 : 4, stored = Bits == 5 ? 4 * half + j : 2 * j;
+    __m256i upper = load_i8x32(tile + (Bits == 2 ? 0 : 256) + 64 * line + rows);
+    if (stored < place) upper = _mm256_slli_epi16(upper, place - stored);
+    if (stored > place) upper = _mm256_srli_epi16(upper, stored - place);
+    upper = _mm256_and_si256(upper, upper_mask);
+    if (Bits == 2) return upper;
+    __m256i lower = load_i8x32(tile + 64 * j + rows);
+    if (half == 1) lower = _mm256_srli_epi16(lower, 4);
+    return _mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(15)), upper);
+  }
+};
+struct Bytes {  // the same, unpacked
+  const uint8_t* tile;
+  inline __m256i columns(int rows, int half, int j) const {
+    return load_i8x32(tile + 256 * half + 64 * j + rows);
+  }
+};
+
+}  // namespace
+
+// Columns [16 * First, 16 * Last) of eight rows. 16-bit sums hold two products of six bits
+// (4 * 63 * 127 = 32004), four of five bits (8 * 31 * 127 = 31496).
+template <int Bits, int First, int Last, class Tile, int M>
+static inline void dot_rows8(const Tile& tile, int rows, const int8_t* a, __m256i (&sums)[M]) {
+  constexpr int kSteps = Bits == 6 ? 2 : 4;
+  a = reread(a);
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+  for (int step = 4 * First; step < 4 * Last; step += kSteps) {
+    __m256i words[M];
+#pragma GCC unroll 4
+    for (int i = step; i < step + kSteps; ++i) {
+      const __m256i w = tile.columns(rows, i / 4, i % 4);
+#pragma GCC unroll 6
+      for (int t = 0; t < M; ++t) {
+        const __m256i product = _mm256_maddubs_epi16(w, broadcast_i8x4(a + t * kGroup + 4 * i));
+        words[t] = i == step ? product : _mm256_add_epi16(words[t], product);
+        keep(words[t]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) {
+      const __m256i wide = _mm256_madd_epi16(words[t], ones);
+      sums[t] = step == 4 * First ? wide : _mm256_add_epi32(sums[t], wide);
+      keep(sums[t]);
+    }
+  }
+}
+template <int Bits, int First, int Last, class Tile, int M>
+static inline void dot_rows16(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
+  __m256i low[M], high[M];
+  dot_rows8<Bits, First, Last>(tile, 0, a, low);
+  dot_rows8<Bits, First, Last>(tile, 32, a, high);
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  dot_rows16<Bits, First, Last>(Planes<Bits>{tile}, a, sums);
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
+  dot_rows16<Bits, First, Last>(Bytes{bytes}, a, sums);
+}
+
+// A tile as bytes, in the order of an int8 tile.
+template <int Bits>
+static inline void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
+  auto* to = reinterpret_cast<__m256i*>(bytes);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    _mm256_store_si256(to + 2 * i, Planes<Bits>{tile}.columns(0, i / 4, i % 4));
+    _mm256_store_si256(to + 2 * i + 1, Planes<Bits>{tile}.columns(32, i / 4, i % 4));
+  }
+}
+
 // Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
 static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -286,6 +377,14 @@ static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   const __m128i by2 = _mm_add_epi16(by4, _mm_shuffle_epi32(by4, 0xb1));
   sums[0] = static_cast<int16_t>(_mm_extract_epi16(by2, 0));
   sums[1] = static_cast<int16_t>(_mm_extract_epi16(by2, 1));
+}
+
+// Sum of 16 int8 values.
+static inline int32_t sum_16(const int8_t* p) {
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i above = _mm_xor_si128(values, _mm_set1_epi8(-128));  // plus 128, unsigned
+  const __m128i sums = _mm_sad_epu8(above, _mm_setzero_si128());
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 
 // As many int4 dots as the ports take: 8 chains of vpmaddubsw + vpaddw, 32 products each.

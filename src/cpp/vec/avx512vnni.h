@@ -3,7 +3,7 @@
 //   fma            vfmadd231ps zmm      one rounding, as std::fma
 //   load_f16       vcvtph2ps zmm        exact
 //   store_f16      vcvtps2ph            round to nearest even
-//   dot_u4, dot_u8 vpdpbusd             u8 * s8, four products a lane, no saturation; the activation
+//   dot_*          vpdpbusd             u8 * s8, four products a lane, no saturation; the activation
 //                                       is a broadcast memory operand
 #pragma once
 
@@ -63,6 +63,9 @@ static inline float reduce_max(f32x16 a) {
 }
 
 static inline i32x16 load_i32(const void* p) { return {_mm512_loadu_si512(p)}; }
+static inline i32x16 load_i8(const int8_t* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
@@ -137,6 +140,38 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   }
 }
 
+// Sixteen rows of four columns of a tile, column 16 * half + 4 * j on, out of their planes
+// (see formats.h).
+template <int Bits>
+static inline __m512i plane_columns(const uint8_t* tile, int half, int j) {
+  __m512i code = _mm512_setzero_si512();
+  if (Bits >= 4) {
+    const __m512i line = _mm512_load_si512(tile + 64 * j);
+    code = _mm512_and_si512(half == 0 ? line : _mm512_srli_epi16(line, 4), _mm512_set1_epi8(15));
+  }
+  if (Bits == 4) return code;
+  const __m512i mask = _mm512_set1_epi8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
+  const int line = Bits == 5 ? 0 : half;
+  const int place = Bits == 2 ? 0 : 4, stored = Bits == 5 ? 4 * half + j : 2 * j;
+  __m512i upper = _mm512_load_si512(tile + (Bits == 2 ? 0 : 256) + 64 * line);
+  if (stored < place) upper = _mm512_slli_epi16(upper, static_cast<unsigned>(place - stored));
+  if (stored > place) upper = _mm512_srli_epi16(upper, static_cast<unsigned>(stored - place));
+  return _mm512_or_si512(code, _mm512_and_si512(upper, mask));
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  a = reread(a);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int i = 4 * First; i < 4 * Last; ++i) {
+    const __m512i w = plane_columns<Bits>(tile, i / 4, i % 4);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t)
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a + t * kGroup + 4 * i));
+  }
+}
+
 // Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
 static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -147,6 +182,14 @@ static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   const __m128i by2 = _mm_add_epi16(by4, _mm_shuffle_epi32(by4, 0xb1));
   sums[0] = static_cast<int16_t>(_mm_extract_epi16(by2, 0));
   sums[1] = static_cast<int16_t>(_mm_extract_epi16(by2, 1));
+}
+
+// Sum of 16 int8 values.
+static inline int32_t sum_16(const int8_t* p) {
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i above = _mm_xor_si128(values, _mm_set1_epi8(-128));  // plus 128, unsigned
+  const __m128i sums = _mm_sad_epu8(above, _mm_setzero_si128());
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 
 // As many dots as the ports take: 16 chains of vpdpbusd, 64 products each.

@@ -113,6 +113,11 @@ static inline i32x16 load_i32(const void* p) {
   std::memcpy(r.lane, p, 64);
   return r;
 }
+static inline i32x16 load_i8(const int8_t* p) {
+  i32x16 r;
+  SLMQ_EACH(p[i]);
+  return r;
+}
 static inline i32x16 splat_i32(int32_t x) {
   i32x16 r;
   SLMQ_EACH(x);
@@ -213,10 +218,59 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   dot_bytes_u4<M>(tile, a, zeros, sums);
 }
 
+// Codes of 2, 5 or 6 bits in their planes (see formats.h): columns [16 * First, 16 * Last) of sixteen rows,
+// times int8 values as above. Exact.
+template <int Bits>
+static inline int code_of(const uint8_t* tile, int row, int c) {
+  const int half = c / 16, j = c % 16 / 4, b = 4 * row + c % 4;
+  const uint8_t* upper = tile + (Bits == 2 ? 0 : 256);
+  const int field = upper[(Bits == 5 ? 0 : 64 * half) + b] >> (Bits == 5 ? c / 4 : 2 * j);
+  if (Bits == 2) return field & 3;
+  const int nibble = half == 0 ? tile[64 * j + b] & 15 : tile[64 * j + b] >> 4;
+  return nibble | (field & (Bits == 5 ? 1 : 3)) << 4;
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  for (int t = 0; t < M; ++t) {
+    for (int r = 0; r < 16; ++r) {
+      int32_t sum = 0;
+      for (int c = 16 * First; c < 16 * Last; ++c)
+        sum += code_of<Bits>(tile, r, c) * a[t * kGroup + c];
+      sums[t].lane[r] = sum;
+    }
+  }
+}
+
+// The tile as bytes, in the order of an int8 tile; and its dots.
+template <int Bits>
+static inline void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
+  for (int r = 0; r < 16; ++r)
+    for (int c = 0; c < 32; ++c)
+      bytes[c / 4 * 64 + 4 * r + c % 4] = static_cast<uint8_t>(code_of<Bits>(tile, r, c));
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
+  for (int t = 0; t < M; ++t) {
+    for (int r = 0; r < 16; ++r) {
+      int32_t sum = 0;
+      for (int c = 16 * First; c < 16 * Last; ++c)
+        sum += bytes[c / 4 * 64 + 4 * r + c % 4] * a[t * kGroup + c];
+      sums[t].lane[r] = sum;
+    }
+  }
+}
+
 // Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
 static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   sums[0] = sums[1] = 0;
   for (int c = 0; c < kGroup; ++c) sums[c / 2 % 2] += p[c];
+}
+
+// Sum of 16 int8 values.
+static inline int32_t sum_16(const int8_t* p) {
+  int32_t sum = 0;
+  for (int c = 0; c < 16; ++c) sum += p[c];
+  return sum;
 }
 
 // The machine's integer peak as plain C++ reaches it.

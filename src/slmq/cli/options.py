@@ -57,7 +57,8 @@ Shape = Annotated[
     ),
 ]
 ShapeFormat = Annotated[
-    str, typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q8g32s, f16, f32.")
+    str,
+    typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q4k, q6k, q8g32s, f16, f32, ..."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 System = Annotated[str | None, typer.Option(help="System message.")]
