@@ -1,4 +1,4 @@
-"""Weights that are decoded before they are packed: GGUF types without a packed format of ours."""
+"""GGUF types of 5 bits and K-quants: kept bit by bit, or decoded and rounded as asked for."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from ggml_packer import SIZES, random_tensor
+from ggml_packer import SIGNED_SCALES, SIZES, WITH_MIN, Block, block_bytes, random_tensor
 from gguf_writer import write_gguf
 from kernel_cases import pack, same_bits
 
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
-from slmq.checkpoint.decoded import decode, decoded_tensors
-from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
-from slmq.weights import KEPT, WeightReader
+from slmq.checkpoint.decoded import BLOCK_FORMATS, decode, decoded_tensors
+from slmq.checkpoint.ggml_blocks import block_integers
+from slmq.formats import FORMATS, Parts, pack_parts
+from slmq.weights import Rows, WeightReader
 
 META = {"general.architecture": "llama"}
-DECODED = [kind for kind in QUANTIZED_TYPES if kind not in KEPT]
-LOSSLESS = ["q5_0", "iq4_nl"]
+KINDS = list(BLOCK_FORMATS)
 N, K = 40, 512
 
 
@@ -36,43 +36,90 @@ def file_of(kind: str, path: Path, blocks: Any = None) -> tuple[Path, Any]:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("kind", DECODED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_value_in_one_piece_or_many(
     kind: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slmq.checkpoint.decoded.CHUNK", 7 * K)
+    monkeypatch.setattr("slmq.checkpoint.chunks.CHUNK", 7 * K)
     path, values = file_of(kind, tmp_path / "w.gguf")
     with open_checkpoint(path) as checkpoint:
-        tensor = decoded_tensors(checkpoint, KEPT)["w"]
+        tensor = decoded_tensors(checkpoint)["w"]
         assert tensor.parts == ("w",)
-        got = decode(tensor, "f32", threads).view(np.float32).reshape(N, K)
-        assert same_bits(got, values)
-        assert tensor.lossless == ("q8_0" if kind in LOSSLESS else None)
-        if tensor.lossless:
-            blocks = decode(tensor, "q8_0", threads).reshape(N, -1)
-            q8_0 = gguf.GGMLQuantizationType.Q8_0
-            assert np.array_equal(gguf.quants.dequantize(blocks, q8_0), values)
+        assert same_bits(decode(tensor, threads), values)
+        assert same_bits(decode(tensor, threads, (3, 30)), values[3:30])
 
 
-@pytest.mark.parametrize("kind", DECODED)
-def test_kept_without_loss_or_rounded_with_a_warning(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_without_loss(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, values = file_of(kind, tmp_path / "w.gguf")
+    order = np.random.default_rng(1).permutation(N).astype(np.int32)
     with caplog.at_level(logging.WARNING, "slmq"), open_checkpoint(path) as checkpoint:
         reader = WeightReader(checkpoint, memory="small", threads=2)
         got = reader.linear("w", N, K).matrix
-        reader.linear("v", N, K)
-    if kind in LOSSLESS:
-        assert got.format == "q8g32s"
-        assert np.array_equal(got.dequantize(0, N), values)
-        assert not caplog.messages
+        turned = reader.linear("v", N, K, order=order).matrix
+        part = reader.linear("v", 7, K, rows=Rows(30, N)).matrix
+    assert got.format == BLOCK_FORMATS[kind]
+    assert np.array_equal(got.dequantize(0, N), values)
+    assert np.array_equal(turned.dequantize(0, N), values[order])
+    assert np.array_equal(part.dequantize(0, 7), values[30:37])
+    assert not caplog.messages
+    assert dict(reader.packed_formats) == {got.format: 2 * got.nbytes + part.nbytes}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_packed_bytes_are_those_of_the_specification(kind: str, tmp_path: Path) -> None:
+    path, _ = file_of(kind, tmp_path / "w.gguf")
+    fmt = FORMATS[BLOCK_FORMATS[kind]]
+    with open_checkpoint(path) as checkpoint:
+        found = block_integers(kind, checkpoint.raw("w"), (N, K))
+        packed = WeightReader(checkpoint, memory="small").linear("w", N, K).matrix.packed
+    codes = found.codes if found.codebook is None else found.codebook.take(found.codes) + 128
+    codes = (codes.astype(np.int16) + (fmt.zero - found.zero) * (found.codebook is None)).astype(
+        np.uint8
+    )
+    if fmt.two_level:
+        parts = Parts(codes, found.scales, found.mins, found.d, found.dmin)
     else:
-        assert got.format == "f16"
-        assert same_bits(got.dequantize(0, N), values.astype(np.float16).astype(np.float32))
-        assert [kind in message for message in caplog.messages] == [True]
-        assert str(path) in caplog.text
-    assert dict(reader.packed_formats) == {got.format: 2 * got.nbytes}
+        parts = Parts(codes, found.d, found.dmin)
+    assert np.array_equal(packed, pack_parts(parts, fmt))
+
+
+# Scales of all sizes: zeros of both signs, subnormal, the largest, negative.
+HALVES = [0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 0.01, -3.3, 65504.0, -65504.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extremes_are_kept(kind: str, tmp_path: Path) -> None:
+    """All codes lowest and highest, all scales and mins lowest and highest, with every d."""
+    columns, _, bits, groups, largest, largest_min = SIZES[kind]
+    low, high = SIGNED_SCALES.get(kind, (0, largest))
+    blocks = [
+        Block([code] * columns, np.float16(d), [scale] * groups, np.float16(dmin), [least] * groups)
+        for code in (0, (1 << bits) - 1)
+        for scale in sorted({low, high})
+        for least in sorted({0, largest_min})
+        for d in HALVES
+        for dmin in (HALVES if kind in WITH_MIN else [0.0])
+    ]
+    stored = np.frombuffer(b"".join(block_bytes(kind, b) for b in blocks), np.uint8)
+    path, values = file_of(kind, tmp_path / "w.gguf", stored.reshape(len(blocks), -1))
+    with open_checkpoint(path) as checkpoint:
+        reader = WeightReader(checkpoint, memory="small")
+        got = reader.linear("w", *values.shape).matrix.dequantize(0, len(blocks))
+    assert np.array_equal(got, values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("q2_k", 3.25), ("q3_k", 6.75), ("q4_k", 5.0), ("q5_k", 5.75), ("q6_k", 6.75)],
+)
+def test_bits_of_a_weight_in_memory(kind: str, most: float, tmp_path: Path) -> None:
+    path, _ = file_of(
+        kind, tmp_path / "w.gguf", random_tensor(kind, 64, K, np.random.default_rng(1))
+    )
+    with open_checkpoint(path) as checkpoint:
+        got = WeightReader(checkpoint, memory="small").linear("w", 64, K).matrix
+    assert got.nbytes * 8 / (64 * K) <= most
 
 
 @pytest.mark.parametrize("quant", ["int4", "int8", "q4g32s", "f16", "f32"])
@@ -92,7 +139,7 @@ def test_what_is_asked_for_is_made_of_the_values(
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("kind", DECODED)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E01])
 def test_scales_that_are_not_finite(kind: str, bits: int, tmp_path: Path) -> None:
     blocks = random_tensor(kind, N, K, np.random.default_rng(5)).copy()
@@ -113,6 +160,14 @@ def test_values_beyond_float16(tmp_path: Path) -> None:
     assert np.abs(values).max() > 65520
     with open_checkpoint(path) as checkpoint:
         with pytest.raises(CheckpointError, match=r'use quant="f32"'):
-            WeightReader(checkpoint, memory="small").linear("w", N, K)
-        got = WeightReader(checkpoint, quant="f32", memory="small").linear("w", N, K).matrix
-        assert same_bits(got.dequantize(0, N), values)
+            WeightReader(checkpoint, quant="f16", memory="small").linear("w", N, K)
+        for quant in (None, "f32"):
+            got = WeightReader(checkpoint, quant=quant, memory="small").linear("w", N, K).matrix
+            assert np.array_equal(got.dequantize(0, N), values)
+
+
+def test_formats_that_nothing_is_rounded_to(tmp_path: Path) -> None:
+    path, _ = file_of("q4_k", tmp_path / "w.gguf")
+    message = "expected a format to round to, one of int4, int8, .*; q5k only holds what was quant"
+    with open_checkpoint(path) as checkpoint, pytest.raises(ValueError, match=message):
+        WeightReader(checkpoint, quant="q5k", memory="small")

@@ -22,7 +22,7 @@ from int_packer import config_of, known_weight, tensors_of, write_folder
 from slmq.checkpoint import open_checkpoint
 from slmq.checkpoint.decoded import decoded_tensors
 from slmq.errors import CheckpointError
-from slmq.weights import KEPT, WeightReader
+from slmq.weights import WeightReader
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 N, K = 8, 64
@@ -33,7 +33,7 @@ def load_every_weight(path: Path) -> str:
     try:
         with open_checkpoint(path) as checkpoint:
             reader = WeightReader(checkpoint, memory="small")
-            for name, weight in decoded_tensors(checkpoint, KEPT).items():
+            for name, weight in decoded_tensors(checkpoint).items():
                 matrix = reader.linear(name, *weight.info.shape).matrix
                 assert np.isfinite(matrix.dequantize(0, matrix.n)).all()
     except CheckpointError as error:

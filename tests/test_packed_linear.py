@@ -18,47 +18,47 @@ from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
 from slmq.checkpoint.decoded import decode, decoded_tensors
 from slmq.checkpoint.packed_linear import PackedLinear
-from slmq.weights import KEPT, WeightReader
+from slmq.weights import WeightReader
 
 N, K = 40, 256
 GPTQ, AWQ, CT = "gptq", "awq", "compressed-tensors"
 
 # name: (method, what `known_weight` and the config take, what the layout takes, stored format)
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
-    "gptq 128": (GPTQ, {"symmetric": True}, {}, "q4g32s"),
-    "gptq 64": (GPTQ, {"group_size": 64, "symmetric": True}, {}, "q4g32s"),
+    "gptq 128": (GPTQ, {"symmetric": True}, {}, "q4g128s"),
+    "gptq 64": (GPTQ, {"group_size": 64, "symmetric": True}, {}, "q4g64s"),
     "gptq 32": (GPTQ, {"group_size": 32, "symmetric": True}, {}, "q4g32s"),
-    "gptq rows": (GPTQ, {"group_size": -1, "symmetric": True}, {}, "q4g32s"),
-    "gptq v2": (GPTQ, {"symmetric": True}, {"version": 2}, "q4g32s"),
-    "gptq zeros": (GPTQ, {}, {}, "q8g32s"),
-    "gptq zeros v2": (GPTQ, {"group_size": 32}, {"version": 2}, "q8g32s"),
-    "gptq zeros rows": (GPTQ, {"group_size": -1}, {}, "q8g32s"),
-    "gptq desc_act": (GPTQ, {"desc_act": True, "symmetric": True}, {}, "q4g32s"),
-    "gptq desc_act zeros": (GPTQ, {"desc_act": True, "group_size": 32}, {}, "q8g32s"),
-    "gptq desc_act rows": (GPTQ, {"desc_act": True, "group_size": -1}, {}, "q8g32s"),
+    "gptq rows": (GPTQ, {"group_size": -1, "symmetric": True}, {}, "q4g128s"),
+    "gptq v2": (GPTQ, {"symmetric": True}, {"version": 2}, "q4g128s"),
+    "gptq zeros": (GPTQ, {}, {}, "q4g128z"),
+    "gptq zeros v2": (GPTQ, {"group_size": 32}, {"version": 2}, "q4g32z"),
+    "gptq zeros rows": (GPTQ, {"group_size": -1}, {}, "q4g128z"),
+    "gptq desc_act": (GPTQ, {"desc_act": True, "symmetric": True}, {}, "q4g128s"),
+    "gptq desc_act zeros": (GPTQ, {"desc_act": True, "group_size": 32}, {}, "q4g32z"),
+    "gptq desc_act rows": (GPTQ, {"desc_act": True, "group_size": -1}, {}, "q4g128z"),
     "gptq 8 bits": (GPTQ, {"bits": 8, "symmetric": True}, {}, "q8g32s"),
     "gptq 8 bits rows": (GPTQ, {"bits": 8, "symmetric": True, "group_size": -1}, {}, "q8g32s"),
     "gptq 8 bits zeros": (GPTQ, {"bits": 8}, {}, "f16"),
     "gptq desc_act 96": (GPTQ, {"desc_act": True, "group_size": 96}, {}, "f16"),
     "gptq 8 bits desc_act": (GPTQ, {"bits": 8, "symmetric": True, "desc_act": True}, {}, "q8g32s"),
-    "gptq bfloat16": (GPTQ, {"symmetric": True, "scale_dtype": "bfloat16"}, {}, "q4g32s"),
+    "gptq bfloat16": (GPTQ, {"symmetric": True, "scale_dtype": "bfloat16"}, {}, "q4g128s"),
     "gptq float32": (GPTQ, {"symmetric": True, "scale_dtype": "float32"}, {}, "f16"),
     "gptq 16": (GPTQ, {"group_size": 16, "symmetric": True}, {}, "f16"),
     "gptq 96": (GPTQ, {"group_size": 96, "symmetric": True}, {}, "q4g32s"),  # the last has 64
     "gptq 96 zeros": (GPTQ, {"group_size": 96, "scale_dtype": "float32"}, {}, "f16"),
-    "awq 128": (AWQ, {}, {}, "q8g32s"),
-    "awq 64": (AWQ, {"group_size": 64}, {}, "q8g32s"),
-    "awq 32": (AWQ, {"group_size": 32}, {}, "q8g32s"),
-    "awq rows": (AWQ, {"group_size": -1}, {}, "q8g32s"),
+    "awq 128": (AWQ, {}, {}, "q4g128z"),
+    "awq 64": (AWQ, {"group_size": 64}, {}, "q4g64z"),
+    "awq 32": (AWQ, {"group_size": 32}, {}, "q4g32z"),
+    "awq rows": (AWQ, {"group_size": -1}, {}, "q4g128z"),
     "awq 48": (AWQ, {"group_size": 48}, {}, "f16"),
-    "awq bfloat16": (AWQ, {"scale_dtype": "bfloat16"}, {}, "q8g32s"),
-    "ct 128": (CT, {"symmetric": True}, {}, "q4g32s"),
+    "awq bfloat16": (AWQ, {"scale_dtype": "bfloat16"}, {}, "q4g128z"),
+    "ct 128": (CT, {"symmetric": True}, {}, "q4g128s"),
     "ct 32 bfloat16": (CT, {"symmetric": True, "group_size": 32, "scale_dtype": "bfloat16"},
                        {}, "q4g32s"),
-    "ct rows": (CT, {"symmetric": True, "group_size": -1}, {}, "q4g32s"),
-    "ct zeros": (CT, {}, {}, "q8g32s"),
-    "ct int8 zeros": (CT, {"group_size": 64}, {"zeros": "int8"}, "q8g32s"),
-    "ct g_idx": (CT, {"desc_act": True}, {}, "q8g32s"),
+    "ct rows": (CT, {"symmetric": True, "group_size": -1}, {}, "q4g128s"),
+    "ct zeros": (CT, {}, {}, "q4g128z"),
+    "ct int8 zeros": (CT, {"group_size": 64}, {"zeros": "int8"}, "q4g64z"),
+    "ct g_idx": (CT, {"desc_act": True}, {}, "q4g128z"),
     "ct 8 bits": (CT, {"bits": 8, "symmetric": True}, {}, "q8g32s"),
     "ct 8 bits rows": (CT, {"bits": 8, "symmetric": True, "group_size": -1}, {}, "q8g32s"),
 }  # fmt: skip
@@ -86,7 +86,7 @@ def folder_of(path: Path, name: str, n: int = N, k: int = K) -> tuple[Path, Know
 
 def opened(path: Path) -> PackedLinear:
     """The weight "a.weight" of a folder; the mapping stays alive in its views."""
-    found = decoded_tensors(open_checkpoint(path), KEPT)["a.weight"]
+    found = decoded_tensors(open_checkpoint(path))["a.weight"]
     assert isinstance(found, PackedLinear)
     return found
 
@@ -116,7 +116,7 @@ def test_loaded_as_they_are_or_rounded_with_a_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("slmq.checkpoint.decoded.CHUNK", 11 * K)
+    monkeypatch.setattr("slmq.checkpoint.chunks.CHUNK", 11 * K)
     path, x = folder_of(tmp_path, name)
     with caplog.at_level(logging.WARNING, "slmq"), open_checkpoint(path) as checkpoint:
         reader = WeightReader(checkpoint, memory="small", threads=threads)
@@ -146,9 +146,8 @@ def test_groups_of_other_sizes_are_not_sorted(tmp_path: Path) -> None:
     tensors = {f"a.{p}": t for p, t in tensors_of(GPTQ, x).items()}
     write_folder(path, json.loads((path / "config.json").read_text("utf-8")), tensors)
     assert opened(path).columns is None
-    assert opened(path).lossless is None
-    got = decode(opened(path), "f32").view(np.float32).reshape(N, K)
-    assert same_bits(got, x.values())
+    assert opened(path).kept is None
+    assert same_bits(decode(opened(path)), x.values())
 
 
 @pytest.mark.parametrize("quant", ["int4", "q4g32s", "f16", "f32"])
@@ -157,19 +156,23 @@ def test_what_is_asked_for_is_made_of_the_values(name: str, quant: str, tmp_path
     path, x = folder_of(tmp_path, name)
     with open_checkpoint(path) as checkpoint:
         got = WeightReader(checkpoint, quant=quant, memory="small").linear("a.weight", N, K).matrix
-    if (name, quant) == ("gptq 128", "q4g32s"):
-        assert np.array_equal(got.dequantize(0, N), x.values())
-    else:
-        assert np.array_equal(got.packed, pack(x.values(), got.format).packed)
+    assert np.array_equal(got.packed, pack(x.values(), got.format).packed)
 
 
 def test_rows_and_columns_that_fill_no_tile(tmp_path: Path) -> None:
-    for name, n, k in [("gptq rows", 8, 40), ("awq rows", 24, 33), ("ct rows", 3, 37)]:
+    for name, n, k, kept in [
+        ("gptq rows", 8, 40, "q4g32s"),
+        ("awq rows", 24, 33, "q4g32z"),
+        ("ct rows", 3, 37, "q4g32s"),
+        ("gptq zeros rows", 8, 192, "q4g64z"),
+        ("gptq 8 bits rows", 8, 40, "q8g32s"),
+    ]:
         path, x = folder_of(tmp_path / name, name, n, k)
-        weight = opened(path)
-        assert weight.lossless is None
-        got = decode(weight, "f32").view(np.float32).reshape(n, k)
-        assert same_bits(got, x.values())
+        assert same_bits(decode(opened(path)), x.values())
+        with open_checkpoint(path) as checkpoint:
+            got = WeightReader(checkpoint, memory="small").linear("a.weight", n, k).matrix
+        assert got.format == kept
+        assert np.array_equal(got.dequantize(0, n), x.values())
 
 
 def test_zeros_of_the_first_gptq_format_wrap(tmp_path: Path) -> None:
@@ -211,10 +214,9 @@ def test_modules_of_their_own_width_and_group(tmp_path: Path) -> None:
         tensors |= {f"b.{p}": t for p, t in tensors_of(method, b, **symmetric).items()}
         path = write_folder(tmp_path / method, {"quantization_config": config}, tensors)
         with open_checkpoint(path) as checkpoint:
-            found = decoded_tensors(checkpoint, KEPT)
+            found = decoded_tensors(checkpoint)
             for name, x in [("a.weight", a), ("b.weight", b)]:
-                got = decode(found[name], "f32").view(np.float32).reshape(N, K)
-                assert same_bits(got, x.values())
+                assert same_bits(decode(found[name]), x.values())
 
 
 def test_g_idx_of_minus_one_means_in_order(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_zero_points_far_from_the_codes(tmp_path: Path) -> None:
         {"quantization_config": config_of(CT)},
         {f"a.{p}": t for p, t in tensors_of(CT, x, zeros="int8").items()},
     )
-    assert opened(path).lossless is None
+    assert opened(path).kept is None
     assert same_bits(opened(path).integers(0, N).dequantize(), x.values())
 
 
@@ -415,12 +417,12 @@ def test_configs_that_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_zero_points_that_float16_products_hold(tmp_path: Path) -> None:
-    """Scales that are powers of two: -scale * zero is exact, so four bits and a minimum do."""
-    x = known_weight(N, K)
+    """Scales that are powers of two: -scale * zero is exact, so eight bits and a minimum do."""
+    x = known_weight(N, K, bits=8)
     x.scales[:] = rounded(np.exp2(np.floor(np.log2(x.scales))), "float16")
-    tensors = {f"a.{p}": t for p, t in tensors_of(AWQ, x).items()}
-    path = write_folder(tmp_path, {"quantization_config": config_of(AWQ)}, tensors)
+    tensors = {f"a.{p}": t for p, t in tensors_of(GPTQ, x).items()}
+    path = write_folder(tmp_path, {"quantization_config": config_of(GPTQ, bits=8)}, tensors)
     with open_checkpoint(path) as checkpoint:
         got = WeightReader(checkpoint, memory="small").linear("a.weight", N, K).matrix
-    assert got.format == "q4g32a"
+    assert got.format == "q8g32a"
     assert np.array_equal(got.dequantize(0, N), x.values())

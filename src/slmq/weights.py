@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from slmq import _native, formats
 from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint, TensorInfo
-from slmq.checkpoint.decoded import DecodedTensor, decode, decoded_tensors
-from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES
+from slmq.checkpoint.decoded import BLOCK_FORMATS, DecodedTensor, decode, decoded_tensors
 from slmq.checkpoint.native import COLUMNS
 from slmq.errors import CheckpointError
 from slmq.memory import PackedFile, choose_memory
@@ -33,6 +32,7 @@ KEPT = {
     "q4_0": "q4g32s",
     "q4_1": "q4g32a",
     "q8_0": "q8g32s",
+    **BLOCK_FORMATS,
 }
 FLOATS = ("f32", "f16", "bf16")
 
@@ -121,9 +121,9 @@ class WeightReader:
     names : callable
         Maps the model file's (Hugging Face) tensor name to the stored name.
     quant : str, optional
-        "int4", "int8", "f16", "f32" or a stored format: what float weights become. None keeps
-        them as stored. Quantized tensors of a checkpoint are kept bit by bit unless `quant` is
-        given; values of types that no format of ours holds are rounded to float16, which a
+        "int4", "int8", "f16", "f32" or another format of `formats.ROUNDED`: what weights become.
+        None keeps them as stored. Quantized tensors of a checkpoint are kept bit by bit unless
+        `quant` is given; values that no format of ours holds are rounded to float16, which a
         warning of the logger "slmq" says.
     threads : int
         Threads that pack or read.
@@ -156,11 +156,17 @@ class WeightReader:
         self.checkpoint = checkpoint
         self._names = names
         self._quant = None if quant is None else formats.format_named(quant).name
+        if checkpoint.kind != NATIVE and self._quant not in (None, *formats.ROUNDED):
+            known = ", ".join([*formats.USER_FORMATS, *formats.ROUNDED])
+            raise ValueError(
+                f"quant: expected a format to round to, one of {known}; {self._quant} only holds "
+                f"what was quantized elsewhere"
+            )
         self._threads = threads
         self._progress = progress
         self._done = 0
         self._total = sum(t.nbytes for t in checkpoint.tensors.values())
-        self._decoded = decoded_tensors(checkpoint, KEPT)
+        self._decoded = decoded_tensors(checkpoint)
         self.memory = choose_memory(memory, checkpoint)
         self._packed: PackedFile | None = None
         self._arena: _native.Arena | None = None
@@ -282,17 +288,22 @@ class WeightReader:
         n: int,
         k: int,
     ) -> _native.Matrix:
-        source, raw = self._rows(info, fmt, self._layout(rows), n)
+        rows, weight = self._layout(rows), self._decoded.get(info.name)
+        if weight is not None and rows.transposed:
+            raise self._error(info, "quantized weights that are stored transposed are not read")
         try:
+            if weight is not None and weight.kept == fmt:
+                wanted = rows.of(np.arange(info.shape[0]), n)
+                return weight.pack(wanted, order, self._arena, self._threads)
+            source, raw = self._rows(info, weight, rows, n)
             return _native.Matrix.pack(source, raw, n, k, fmt, order, self._arena, self._threads)
         except ValueError as error:
             raise self._error(info, str(error)) from None
 
     def _rows(
-        self, info: TensorInfo, fmt: str, rows: Rows, n: int
+        self, info: TensorInfo, weight: DecodedTensor | None, rows: Rows, n: int
     ) -> tuple[str, npt.NDArray[np.uint8]]:
         """Rows of a weight as bytes of a type that the packer reads."""
-        weight = self._decoded.get(info.name)
         if weight is None:
             raw = self.checkpoint.raw(info.name)
             if rows.transposed:
@@ -300,27 +311,25 @@ class WeightReader:
                 columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
                 return info.dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
             return info.dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
-        if rows.transposed:
-            raise self._error(info, "quantized weights that are stored transposed are not read")
-        source = _source(weight, fmt)
-        if source == "f32" and self._quant is None and info.dtype not in self._rounded:
+        if self._quant is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
             log.warning(
-                "%s: weights of type %s have no packed format yet; their values are rounded to "
+                "%s: no packed format holds these weights of type %s; their values are rounded to "
                 "float16 (by 2^-11 at most)",
                 self.checkpoint.path,
                 info.dtype,
             )
         if rows.heads == 0:
-            return source, decode(weight, source, self._threads, (rows.first, rows.first + n))
-        whole = decode(weight, source, self._threads, (0, rows.stored))
-        return source, rows.of(whole.reshape(rows.stored, -1), n).reshape(-1)
+            values = decode(weight, self._threads, (rows.first, rows.first + n))
+        else:
+            values = np.ascontiguousarray(rows.of(decode(weight, self._threads), n))
+        return "f32", values.reshape(-1).view(np.uint8)
 
     def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
         """The order of a packed weight's columns, None if they are as they were."""
         if self._packed is None:
             weight = self._decoded.get(info.name)
-            return None if weight is None or _source(weight, fmt) == "f32" else weight.columns
+            return None if weight is None or weight.kept != fmt else weight.columns
         order = self.checkpoint.tensors.get(info.name + COLUMNS)
         if order is None:
             return None
@@ -333,11 +342,12 @@ class WeightReader:
         return columns
 
     def _upper_bound(self) -> int:
-        stored = [t for t in self.checkpoint.tensors.values() if t.dtype in KEPT]
+        stored = {t.name: t for t in self.checkpoint.tensors.values() if t.dtype in KEPT}
+        stored |= {name: weight.info for name, weight in self._decoded.items()}
         return sum(
             # A fused matrix is read in up to three parts, each filled up to 32 rows.
             _native.packed_bytes(self._format(info), info.shape[0] + 3 * 32, info.shape[1])
-            for info in [*stored, *(weight.info for weight in self._decoded.values())]
+            for info in stored.values()
             if len(info.shape) == 2 and min(info.shape) > 0
         )
 
@@ -364,10 +374,10 @@ class WeightReader:
             return info.dtype
         weight = self._decoded.get(info.name)
         if weight is not None:
-            kept = "f16" if weight.lossless is None else KEPT[weight.lossless]
+            kept = weight.kept or "f16"
             return kept if floats else self._quant or kept
         if info.dtype not in KEPT:
-            known = ", ".join(dict.fromkeys([*KEPT, *QUANTIZED_TYPES]))
+            known = ", ".join(KEPT)
             raise self._error(
                 info, f"expected a tensor of type {known}; {info.dtype} is not supported"
             )
@@ -394,12 +404,6 @@ class WeightReader:
         self._done += info.nbytes * read // max(size, 1)
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-def _source(weight: DecodedTensor, fmt: str) -> str:
-    """What a weight is decoded to before it is packed: blocks that hold it all, or float32."""
-    lossless = weight.lossless
-    return lossless if lossless is not None and KEPT[lossless] == fmt else "f32"
 
 
 def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

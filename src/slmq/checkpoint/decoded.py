@@ -1,39 +1,46 @@
-"""Weights that the packer does not read as stored: decoded by row ranges, in threads.
+"""Weights that are quantized in ways that Matrix.pack cannot round from.
 
-These are GGUF types without a packed format of ours, and the weights of GPTQ, AWQ and
-compressed-tensors. Where a GGUF type that the packer knows holds the very same values (an int8 and
-a float16 scale per 32 columns hold those of Q5_0), they are handed on as its blocks and nothing is
-lost. All others are handed on as float32.
+These are GGUF's types of 5 bits and K-quants, and the weights of GPTQ, AWQ and compressed-tensors.
+Most are packed into a format of ours that holds the very same values; all can be decoded to
+float32, by row ranges, in threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from slmq import _native
 from slmq.checkpoint.base import Checkpoint, TensorInfo
-from slmq.checkpoint.block_writer import BLOCK_BYTES, write_q8_0
-from slmq.checkpoint.ggml_blocks import QUANTIZED_TYPES, block_integers, dequantize
+from slmq.checkpoint.chunks import in_chunks
+from slmq.checkpoint.ggml_blocks import dequantize
 from slmq.checkpoint.packed_layouts import packed_linears
 from slmq.checkpoint.quant_config import read_quant_config
 
-__all__ = ["DecodedTensor", "decode", "decoded_tensors"]
+__all__ = ["BLOCK_FORMATS", "DecodedTensor", "decode", "decoded_tensors"]
 
+F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.intp]
 U8 = npt.NDArray[np.uint8]
 
-CHUNK = 1 << 18  # weights that a thread decodes at a time: about a cache
-
-# int8 times a float16 scale per 32 columns says it all.
-FITS_Q8_0 = ("q5_0", "iq4_nl")
+# The format that holds the values of a GGUF type bit by bit; `core/pack_blocks.h` moves them.
+BLOCK_FORMATS = {
+    "q5_0": "q8g32s",
+    "q5_1": "q8g32a",
+    "iq4_nl": "q8g32s",
+    "q2_k": "q2k",
+    "q3_k": "q6k",
+    "q4_k": "q4k",
+    "q5_k": "q5k",
+    "q6_k": "q6k",
+}
 
 
 class DecodedTensor(Protocol):
-    """A weight of n rows and k columns that must be decoded before it is packed."""
+    """A weight of n rows and k columns."""
 
     @property
     def info(self) -> TensorInfo:
@@ -44,15 +51,26 @@ class DecodedTensor(Protocol):
         """The stored tensors that it is made of."""
 
     @property
-    def lossless(self) -> str | None:
-        """The GGUF type ("q4_0", "q4_1", "q8_0") whose blocks hold the same values, if one does."""
+    def kept(self) -> str | None:
+        """The weight format that holds the same values, if one does."""
 
     @property
     def columns(self) -> I32 | None:
-        """The order in which the `lossless` blocks have their columns; None: as they are."""
+        """The order in which `pack` puts columns, int32[k]; None: as they are."""
 
-    def rows(self, source: str, begin: int, end: int, out: U8) -> None:
-        """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes]."""
+    def pack(
+        self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Pack these rows in the format `kept`; the rest as `Matrix.pack` takes it.
+
+        Raises
+        ------
+        ValueError
+            A scale is not finite.
+        """
+
+    def floats(self, begin: int, end: int, out: F32) -> None:
+        """Write the values of rows to float32[end - begin, k]."""
 
 
 class GgufTensor:
@@ -64,27 +82,27 @@ class GgufTensor:
         self._checkpoint = checkpoint
         self.info = info
         self.parts = (info.name,)
-        self.lossless = "q8_0" if info.dtype in FITS_Q8_0 else None
+        self.kept = BLOCK_FORMATS[info.dtype]
 
-    def rows(self, source: str, begin: int, end: int, out: U8) -> None:
-        """Write rows as "f32" or as blocks of the `lossless` type."""
-        kind, raw = self.info.dtype, self._checkpoint.raw(self.info.name)
+    def pack(
+        self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Pack neighbouring rows in the format `kept`: integers change places."""
+        stored, k = self.info.shape
+        blocks = self._checkpoint.raw(self.info.name).reshape(stored, -1)
+        wanted = blocks[rows[0] : rows[-1] + 1].reshape(-1)
+        kind, n = self.info.dtype, len(rows)
+        return _native.Matrix.pack(kind, wanted, n, k, self.kept, order, arena, threads)
+
+    def floats(self, begin: int, end: int, out: F32) -> None:
+        """Write the values of rows."""
         n, k = self.info.shape
-        if source == "f32":
-            dequantize(kind, raw, (n, k), begin, end, out.view(np.float32))
-            return
-        found = block_integers(kind, raw, (n, k), begin, end)
-        values = found.signed() if found.codebook is None else found.codebook.take(found.codes)
-        write_q8_0(values, found.d, out)
+        raw = self._checkpoint.raw(self.info.name)
+        dequantize(self.info.dtype, raw, (n, k), begin, end, out)
 
 
-def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[str, DecodedTensor]:
-    """The weights of a checkpoint that need decoding, by name.
-
-    Parameters
-    ----------
-    packable : collection of str
-        Types that are packed as they are.
+def decoded_tensors(checkpoint: Checkpoint) -> dict[str, DecodedTensor]:
+    """The weights of a checkpoint that are of these kinds, by name.
 
     Raises
     ------
@@ -97,27 +115,17 @@ def decoded_tensors(checkpoint: Checkpoint, packable: Collection[str]) -> dict[s
     return {
         name: GgufTensor(checkpoint, info)
         for name, info in checkpoint.tensors.items()
-        if info.dtype in QUANTIZED_TYPES and info.dtype not in packable and len(info.shape) == 2
+        if info.dtype in BLOCK_FORMATS and len(info.shape) == 2
     }
 
 
-def decode(
-    tensor: DecodedTensor, source: str, threads: int = 1, rows: tuple[int, int] | None = None
-) -> U8:
-    """Rows, by default all, as "f32" or as blocks of the tensor's `lossless` type: uint8[bytes]."""
+def decode(tensor: DecodedTensor, threads: int = 1, rows: tuple[int, int] | None = None) -> F32:
+    """The values of rows, by default all: float32[rows, k]."""
     first, last = (0, tensor.info.shape[0]) if rows is None else rows
-    n, k = last - first, tensor.info.shape[1]
-    out = np.empty((n, 4 * k if source == "f32" else k // 32 * BLOCK_BYTES[source]), np.uint8)
-    step = max(1, CHUNK // k)
+    out = np.empty((last - first, tensor.info.shape[1]), np.float32)
 
-    def chunk(begin: int) -> None:
-        end = min(begin + step, n)
-        tensor.rows(source, first + begin, first + end, out[begin:end])
+    def chunk(begin: int, end: int) -> None:
+        tensor.floats(first + begin, first + end, out[begin:end])
 
-    if threads == 1 or step >= n:
-        for begin in range(0, n, step):
-            chunk(begin)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(chunk, range(0, n, step)))  # raises what a chunk raised
-    return out.reshape(-1)
+    in_chunks(*out.shape, threads, chunk)
+    return out

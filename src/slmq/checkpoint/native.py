@@ -138,6 +138,8 @@ def _checked(info: TensorInfo, tag: str | None, span: Span) -> TensorInfo:
     fmt, n, k = FORMATS[match[1]], int(match[2]), int(match[3])
     if not (1 <= n <= MAX_DIMENSION and 1 <= k <= MAX_DIMENSION):
         raise fail(f"expected 1..2^28 rows and columns, got {n} x {k}")
+    if k % fmt.columns:
+        raise fail(f"{fmt.name} of {n} x {k}: expected columns in multiples of {fmt.columns}")
     if packed_bytes(fmt, n, k) != info.nbytes:
         raise fail(
             f"{fmt.name} of {n} x {k}: expected {packed_bytes(fmt, n, k)} bytes, found "

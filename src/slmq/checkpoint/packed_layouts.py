@@ -164,6 +164,9 @@ def packed_linears(checkpoint: Checkpoint, config: QuantConfig) -> dict[str, Pac
 def _awq_rows(words: npt.NDArray[Any], begin: int, end: int) -> U8:
     """Columns `begin` to `end` of words along the columns, as rows: uint8[end - begin, rows]."""
     first = begin // 8
-    fields = unpack_words(words[:, first : -(-end // 8)], 4).reshape(len(words), -1, 8)
-    columns = fields[:, :, AWQ_ORDER].reshape(len(words), -1)
-    return np.ascontiguousarray(columns[:, begin - 8 * first : end - 8 * first].T)
+    across = np.ascontiguousarray(words[:, first : -(-end // 8)].T).view(np.uint32)
+    rows: U8 = np.empty((len(across), 8, len(words)), np.uint8)
+    for column, field in enumerate(AWQ_ORDER):
+        shift = np.uint32(4 * field)
+        np.bitwise_and(across >> shift, 15, out=rows[:, column], casting="unsafe")
+    return rows.reshape(-1, len(words))[begin - 8 * first : end - 8 * first]

@@ -7,24 +7,26 @@ that lie inside of a checked file, so nothing asks for more memory than the file
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from slmq import _native
 from slmq.checkpoint.base import Checkpoint, TensorInfo
-from slmq.checkpoint.block_writer import write_blocks
+from slmq.checkpoint.chunks import in_chunks
 from slmq.checkpoint.int_words import GroupedIntegers
 from slmq.checkpoint.quant_config import QuantConfig
 from slmq.errors import CheckpointError
+from slmq.formats import FORMATS, GROUP
 
 __all__ = ["PackedLinear"]
 
 F32 = npt.NDArray[np.float32]
 I16 = npt.NDArray[np.int16]
 I32 = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.intp]
 U8 = npt.NDArray[np.uint8]
 
 WORDS = ("i32", "u32")
@@ -37,7 +39,6 @@ NUMPY_TYPES = {
     "bf16": "<u2",
     "f32": "<f4",
 }
-GROUP = 32
 
 
 class PackedLinear(ABC):
@@ -98,18 +99,41 @@ class PackedLinear(ABC):
             self.group_of,
         )
 
-    def rows(self, source: str, begin: int, end: int, out: U8) -> None:
-        """Write rows as "f32" or as blocks of the `lossless` type: uint8[end - begin, bytes].
+    def floats(self, begin: int, end: int, out: F32) -> None:
+        """Write the values of rows to float32[end - begin, k]."""
+        self.integers(begin, end).dequantize(out)
 
-        Blocks have their columns in the order of `columns`, float32 as they are stored.
-        """
-        found = self.integers(begin, end)
-        if source == "f32":
-            found.dequantize(out.view(np.float32))
-            return
-        if self.columns is not None:
-            found = replace(found, codes=found.codes[:, self.columns], group_of=None)
-        write_blocks(source, found, out)
+    def pack(
+        self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Pack rows in the format `kept`, with columns in the order of `columns`."""
+        assert self.kept is not None
+        first, last = int(rows.min()), int(rows.max()) + 1
+        n, k, fmt = len(rows), self.info.shape[1], FORMATS[self.kept]
+        codes = np.empty((last - first, k), np.uint8)
+
+        def chunk(begin: int, end: int) -> None:
+            found = self._codes(first + begin, first + end)
+            if self.columns is None:
+                codes[begin:end] = found
+            else:
+                np.take(found, self.columns, axis=1, out=codes[begin:end], mode="clip")
+
+        in_chunks(last - first, k, threads, chunk)
+        group = np.arange(0, k, GROUP * fmt.run) // self.group_size  # of each run
+        scales = self._scales(first, last).take(group, axis=1)
+        zeros = self._zeros(first, last).take(group, axis=1)
+        if last - first != n:
+            codes, scales, zeros = codes[rows - first], scales[rows - first], zeros[rows - first]
+        mins: npt.NDArray[Any] | None = None
+        if fmt.offset == "zero":
+            mins = zeros.astype(np.uint8)
+        elif fmt.offset == "min":
+            mins = (-scales * zeros.astype(np.float32)).astype(np.float16)
+        halves = scales.astype(np.float16)
+        return _native.Matrix.from_parts(
+            fmt.name, n, k, codes, halves, mins, order=order, arena=arena, threads=threads
+        )
 
     @cached_property
     def columns(self) -> I32 | None:
@@ -125,28 +149,39 @@ class PackedLinear(ABC):
         return np.argsort(self.group_of, kind="stable").astype(np.int32)
 
     @cached_property
-    def lossless(self) -> str | None:
-        """The GGUF type whose blocks hold the same values, if one does.
+    def kept(self) -> str | None:
+        """The weight format that holds the same values, if one does.
 
-        Needs groups of whole blocks of 32 columns, neighbours at least in `columns`, and scales
-        that float16 holds. Symmetric weights then are Q4_0 or Q8_0. With zero points, Q4_1 holds
-        those whose ``-scale * zero`` is a float16 too, and Q8_0 all others: code - zero is a small
-        integer.
+        Needs scales that float16 holds, and groups of whole runs of 32 columns, neighbours at least
+        in `columns`. Weights of 4 bits take the longest run that fits, with zero points if they
+        have them; those of 8 bits with zero points need mins, ``-scale * zero``, that are float16.
         """
-        n, k = self.info.shape
-        whole_blocks = k % GROUP == 0 and (self.group_size % GROUP == 0 or self.group_size == k)
-        in_order = self.group_of is None or self.columns is not None
-        if not in_order or not whole_blocks:
+        run = self._longest_run()
+        if run == 0:
             return None
+        n, middle = self.info.shape[0], 1 << self.bits - 1
         scales, zeros = self._scales(0, n), self._zeros(0, n)
-        middle = 1 << self.bits - 1
         if not _fits_float16(scales):
             return None
-        if (zeros == middle).all():
-            return "q4_0" if self.bits == 4 else "q8_0"
-        if self.bits == 8 or zeros.min() < 0 or zeros.max() > 15:
-            return None
-        return "q4_1" if _fits_float16(scales * zeros.astype(np.float32)) else "q8_0"
+        symmetric = bool((zeros == middle).all())
+        if self.bits == 4:
+            if zeros.min() < 0 or zeros.max() > 15:
+                return None
+            return f"q4g{GROUP * run}{'s' if symmetric else 'z'}"
+        if symmetric:
+            return "q8g32s"
+        return "q8g32a" if _fits_float16(scales * zeros.astype(np.float32)) else None
+
+    def _longest_run(self) -> int:
+        """How many groups of 32 columns share a scale: 4, 2 or 1; 0 if a single one may not."""
+        if self.group_of is not None and self.columns is None:
+            return 0
+        k = self.info.shape[1]
+        for run in (4, 2):
+            whole = self.group_size % (GROUP * run) == 0 or self.group_size == k
+            if self.bits == 4 and whole and k % (GROUP * run) == 0:
+                return run
+        return 1 if self.group_size % GROUP == 0 or self.group_size == k else 0
 
     # -- what the layouts differ in ----------------------------------------------------------------
 
