@@ -6,6 +6,7 @@
 #include "bind/arrays.h"
 #include "bind/bindings.h"
 #include "core/matrix.h"
+#include "core/pack_blocks.h"
 #include "core/pack_parts.h"
 #include "core/pool.h"
 #include "kernels/dispatch.h"
@@ -20,8 +21,9 @@ constexpr int kLargestDimension = 1 << 28;
 Source source_named(const std::string& name) {
   for (int i = 0; i < kSources; ++i)
     if (name == kSourceNames[i]) return static_cast<Source>(i);
-  throw py::value_error("expected a source type f32, f16, bf16, q4_0, q4_1 or q8_0, got '" + name +
-                        "'");
+  std::string known = "f32, f16, bf16, q4_0, q4_1, q8_0";
+  for (const BlocksInfo& blocks : kBlocksInfo) known += std::string(", ") + blocks.name;
+  throw py::value_error("expected a source type, one of " + known + ", got '" + name + "'");
 }
 
 void check_shape(int64_t n, int64_t k) {
@@ -100,9 +102,41 @@ std::shared_ptr<Matrix> allocate(Format format, int n, int k, const std::shared_
   return matrix;
 }
 
+// Rows of GGUF blocks into the one format that holds their values.
+std::shared_ptr<Matrix> pack_rows_of_blocks(Blocks blocks, const py::object& rows, int64_t n,
+                                            int64_t k, const std::string& format_name,
+                                            const py::object& order,
+                                            const std::shared_ptr<Arena>& arena, int threads) {
+  const BlocksInfo& from = info(blocks);
+  const Format format = format_named(format_name);
+  check_shape(n, k);
+  if (format != from.format) {
+    throw py::value_error(std::string("expected the format ") + info(from.format).name + " for " +
+                          from.name + ", got " + format_name);
+  }
+  if (k % from.columns != 0) {
+    throw py::value_error("expected k to be a multiple of " + std::to_string(from.columns) +
+                          " for " + from.name + ", got " + std::to_string(k));
+  }
+  const auto bytes = static_cast<py::ssize_t>(n * (k / from.columns) * from.bytes);
+  const auto data = checked_array<uint8_t>(rows, {bytes}, "rows");
+  const std::vector<int32_t> in_order = row_order(order, n);
+  auto matrix = allocate(format, static_cast<int>(n), static_cast<int>(k), arena);
+  const BlocksArgs args{blocks,      format,    data.data(),
+                        matrix->n,   matrix->k, in_order.empty() ? nullptr : in_order.data(),
+                        matrix->data};
+  pack_in_parallel(&pack_blocks, args, threads);
+  return matrix;
+}
+
 std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& rows, int64_t n,
                              int64_t k, const std::string& format_name, const py::object& order,
                              const std::shared_ptr<Arena>& arena, int threads) {
+  for (int i = 0; i < kBlocks; ++i) {
+    if (source_name == kBlocksInfo[i].name)
+      return pack_rows_of_blocks(static_cast<Blocks>(i), rows, n, k, format_name, order, arena,
+                                 threads);
+  }
   const Source source = source_named(source_name);
   const Format format = format_named(format_name);
   check_shape(n, k);

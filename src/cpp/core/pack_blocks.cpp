@@ -65,8 +65,8 @@ void q3_k(const uint8_t* b, const Integers& out) {
   for (int c = 0; c < 256; c += 32) {
     const uint8_t* q = b + 32 + c / 128 * 32;
     for (int j = 0; j < 32; ++j)
-      out.codes[c + j] = static_cast<uint8_t>(
-          ((q[j] >> c % 128 / 16 & 3) | (b[j] >> c / 32 & 1) << 2) + 32 - 4);
+      out.codes[c + j] =
+          static_cast<uint8_t>(((q[j] >> c % 128 / 16 & 3) | (b[j] >> c / 32 & 1) << 2) + 32 - 4);
   }
   for (int j = 0; j < 16; ++j) {
     const int low = j < 8 ? b[96 + j] & 15 : b[96 + j - 8] >> 4;
@@ -150,7 +150,8 @@ PackStatus pack_blocks(const BlocksArgs& args, int pair_begin, int pair_end) {
   for (int pair = pair_begin; pair < pair_end; ++pair) {
     const int left = args.n - pair * kPairRows;
     parts.n = left < kPairRows ? left : kPairRows;
-    parts.out = args.out + static_cast<size_t>(pair) * pair_bytes(args.format, matrix_groups(args.k));
+    parts.out =
+        args.out + static_cast<size_t>(pair) * pair_bytes(args.format, matrix_groups(args.k));
     for (int column = 0; column < args.k; column += kColumns) {
       parts.k = args.k - column < kColumns ? args.k - column : kColumns;
       Integers at = {codes, scales, mins, d, dmin};
