@@ -269,6 +269,7 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
         (tagged("q4g32a 999999999 60"), "expected 1..2.28 rows"),
         (tagged("q4g32a 60 65"), "expected 3840 bytes, found 2560"),
         (tagged("f32 60 60"), "expected 16384 bytes, found 2560"),
+        (tagged("q4k 60 60"), "q4k of 60 x 60: expected columns in multiples of 256"),
         (tagged("q4g32a 8 8", NORM), "expected packed bytes .U8. for the format"),
         (lambda h: h[Q].update(shape=[2, 1280]), "expected U8, F32 or I32 of one dimension"),
         (lambda h: h[Q].update(dtype="I8"), "expected U8, F32 or I32 of one dimension, found i8"),

@@ -73,10 +73,10 @@ def test_the_packed_bytes_are_those_of_the_specification(kind: str, tmp_path: Pa
     with open_checkpoint(path) as checkpoint:
         found = block_integers(kind, checkpoint.raw("w"), (N, K))
         packed = WeightReader(checkpoint, memory="small").linear("w", N, K).matrix.packed
-    codes = found.codes if found.codebook is None else found.codebook.take(found.codes) + 128
-    codes = (codes.astype(np.int16) + (fmt.zero - found.zero) * (found.codebook is None)).astype(
-        np.uint8
-    )
+    values = found.codes.astype(np.int16) - found.zero
+    if found.codebook is not None:
+        values = found.codebook.take(found.codes).astype(np.int16)
+    codes = (values + fmt.zero).astype(np.uint8)
     if fmt.two_level:
         parts = Parts(codes, found.scales, found.mins, found.d, found.dmin)
     else:

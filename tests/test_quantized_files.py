@@ -45,6 +45,10 @@ METADATA = {
     "llama.attention.layer_norm_rms_epsilon": 1e-5,
     "llama.context_length": 128,
     "llama.rope.freq_base": 10000.0,
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *(chr(0x4E00 + i) for i in range(VOCAB - 3))],
+    "tokenizer.ggml.scores": [float(-i) for i in range(VOCAB)],
+    "tokenizer.ggml.token_type": [2, 3, 3, *[1] * (VOCAB - 3)],
 }
 # What llama.cpp's Q4_K_M makes of a model's tensors: four, five and six bits side by side.
 MIX = {"attn_v": "q6_k", "ffn_down": "q6_k", "token_embd": "q6_k", "attn_k": "q5_k"}
