@@ -13,10 +13,14 @@ struct Integers {
   uint16_t *d, *dmin;
 };
 
+// Bytes of a block, and where its codes go: nothing else lies there, so loops become vectors.
+using In = const uint8_t* __restrict;
+using Out = uint8_t* __restrict;
+
 void copy_half(const uint8_t* from, uint16_t* to) { std::memcpy(to, from, 2); }
 
 // Column c of a run of 32 has bit c of `high` above its nibble: low nibbles come first.
-void five_bits(const uint8_t* high, const uint8_t* low, uint8_t plus, uint8_t* codes) {
+void five_bits(In high, In low, uint8_t plus, Out codes) {
   uint32_t bits;
   std::memcpy(&bits, high, 4);
   for (int j = 0; j < 16; ++j) {
@@ -25,12 +29,12 @@ void five_bits(const uint8_t* high, const uint8_t* low, uint8_t plus, uint8_t* c
   }
 }
 
-void q5_0(const uint8_t* b, const Integers& out) {
+void q5_0(In b, const Integers& out) {
   copy_half(b, out.d);
   five_bits(b + 2, b + 6, 128 - 16, out.codes);
 }
 
-void q5_1(const uint8_t* b, const Integers& out) {
+void q5_1(In b, const Integers& out) {
   copy_half(b, out.d);
   copy_half(b + 2, out.dmin);
   five_bits(b + 4, b + 8, 0, out.codes);
@@ -39,33 +43,36 @@ void q5_1(const uint8_t* b, const Integers& out) {
 constexpr int kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                 1,    13,   25,  38,  53,  69,  89,  113};
 
-void iq4_nl(const uint8_t* b, const Integers& out) {
+void iq4_nl(In b, const Integers& out) {
+  const Out codes = out.codes;
   copy_half(b, out.d);
   for (int j = 0; j < 16; ++j) {
-    out.codes[j] = static_cast<uint8_t>(kIq4Values[b[2 + j] & 15] + 128);
-    out.codes[16 + j] = static_cast<uint8_t>(kIq4Values[b[2 + j] >> 4] + 128);
+    codes[j] = static_cast<uint8_t>(kIq4Values[b[2 + j] & 15] + 128);
+    codes[16 + j] = static_cast<uint8_t>(kIq4Values[b[2 + j] >> 4] + 128);
   }
 }
 
-void q2_k(const uint8_t* b, const Integers& out) {
+void q2_k(In b, const Integers& out) {
+  const Out codes = out.codes;
   for (int j = 0; j < 16; ++j) {
     out.scales[j] = b[j] & 15;
     out.mins[j] = b[j] >> 4;
   }
   for (int c = 0; c < 256; c += 32) {
     const uint8_t* q = b + 16 + c / 128 * 32;
-    for (int j = 0; j < 32; ++j) out.codes[c + j] = q[j] >> c % 128 / 16 & 3;
+    for (int j = 0; j < 32; ++j) codes[c + j] = q[j] >> c % 128 / 16 & 3;
   }
   copy_half(b + 80, out.d);
   copy_half(b + 82, out.dmin);
 }
 
 // Codes of three bits mean code - 4; among those of six, which mean code - 32, that is code + 28.
-void q3_k(const uint8_t* b, const Integers& out) {
+void q3_k(In b, const Integers& out) {
+  const Out codes = out.codes;
   for (int c = 0; c < 256; c += 32) {
     const uint8_t* q = b + 32 + c / 128 * 32;
     for (int j = 0; j < 32; ++j)
-      out.codes[c + j] =
+      codes[c + j] =
           static_cast<uint8_t>(((q[j] >> c % 128 / 16 & 3) | (b[j] >> c / 32 & 1) << 2) + 32 - 4);
   }
   for (int j = 0; j < 16; ++j) {
@@ -89,37 +96,40 @@ void six_bit_factors(const uint8_t* b, const Integers& out) {
   }
 }
 
-void q4_k(const uint8_t* b, const Integers& out) {
+void q4_k(In b, const Integers& out) {
+  const Out codes = out.codes;
   six_bit_factors(b, out);
   for (int c = 0; c < 256; c += 64) {
     const uint8_t* q = b + 16 + c / 2;
     for (int j = 0; j < 32; ++j) {
-      out.codes[c + j] = q[j] & 15;
-      out.codes[c + 32 + j] = q[j] >> 4;
+      codes[c + j] = q[j] & 15;
+      codes[c + 32 + j] = q[j] >> 4;
     }
   }
 }
 
-void q5_k(const uint8_t* b, const Integers& out) {
+void q5_k(In b, const Integers& out) {
+  const Out codes = out.codes;
   six_bit_factors(b, out);
   const uint8_t* high = b + 16;
   for (int c = 0; c < 256; c += 64) {
     const uint8_t* q = b + 48 + c / 2;
     for (int j = 0; j < 32; ++j) {
-      out.codes[c + j] = static_cast<uint8_t>((q[j] & 15) | (high[j] >> c / 32 & 1) << 4);
-      out.codes[c + 32 + j] = static_cast<uint8_t>(q[j] >> 4 | (high[j] >> (c / 32 + 1) & 1) << 4);
+      codes[c + j] = static_cast<uint8_t>((q[j] & 15) | (high[j] >> c / 32 & 1) << 4);
+      codes[c + 32 + j] = static_cast<uint8_t>(q[j] >> 4 | (high[j] >> (c / 32 + 1) & 1) << 4);
     }
   }
 }
 
-void q6_k(const uint8_t* b, const Integers& out) {
+void q6_k(In b, const Integers& out) {
+  const Out codes = out.codes;
   for (int c = 0; c < 256; c += 128) {
     const uint8_t *q = b + c / 2, *high = b + 128 + c / 4;
     for (int j = 0; j < 32; ++j) {
-      out.codes[c + j] = static_cast<uint8_t>((q[j] & 15) | (high[j] & 3) << 4);
-      out.codes[c + 32 + j] = static_cast<uint8_t>((q[32 + j] & 15) | (high[j] >> 2 & 3) << 4);
-      out.codes[c + 64 + j] = static_cast<uint8_t>(q[j] >> 4 | (high[j] >> 4 & 3) << 4);
-      out.codes[c + 96 + j] = static_cast<uint8_t>(q[32 + j] >> 4 | high[j] >> 6 << 4);
+      codes[c + j] = static_cast<uint8_t>((q[j] & 15) | (high[j] & 3) << 4);
+      codes[c + 32 + j] = static_cast<uint8_t>((q[32 + j] & 15) | (high[j] >> 2 & 3) << 4);
+      codes[c + 64 + j] = static_cast<uint8_t>(q[j] >> 4 | (high[j] >> 4 & 3) << 4);
+      codes[c + 96 + j] = static_cast<uint8_t>(q[32 + j] >> 4 | high[j] >> 6 << 4);
     }
   }
   std::memcpy(out.scales, b + 192, 16);
