@@ -54,12 +54,13 @@ METADATA = {
 MIX = {"attn_v": "q6_k", "ffn_down": "q6_k", "token_embd": "q6_k", "attn_k": "q5_k"}
 
 
-def gguf_model(path: Path, kinds: dict[str, str], rest: str) -> Path:
+def gguf_model(path: Path, kinds: dict[str, str], rest: str, *, tied: bool = False) -> Path:
     """A model of random blocks: each tensor of its type in `kinds`, or of the type `rest`."""
     rng = np.random.default_rng(11)
     tensors: dict[str, Any] = {}
     named = {f"blk.0.{name}": size for name, size in SIZES.items()}
-    for name, size in ({"token_embd": (VOCAB, HIDDEN), "output": (VOCAB, HIDDEN)} | named).items():
+    top = ("token_embd",) if tied else ("token_embd", "output")
+    for name, size in (dict.fromkeys(top, (VOCAB, HIDDEN)) | named).items():
         kind = kinds.get(name.removeprefix("blk.0."), rest)
         if kind in QUANTIZED_TYPES:
             stored = random_tensor(kind, *size, rng, size=0.03)
@@ -93,6 +94,15 @@ def test_gguf_of_every_type_is_its_dequantized_model(kind: str, tmp_path: Path) 
     halves = NumpyLlama(config, rounded_to_float16(weights), np.float64).logits(TOKENS)
     assert relative_error(got, halves) < 5e-6
     assert relative_error(got, want) < 2e-3
+
+
+@pytest.mark.parametrize("kind", ["q5_1", "q2_k", "q4_k", "q6_k"])
+def test_a_table_that_is_embedding_and_head(kind: str, tmp_path: Path) -> None:
+    path = gguf_model(tmp_path / "m.gguf", {}, kind, tied=True)
+    config, weights, _ = load_gguf(path)
+    want = NumpyLlama(config, weights, np.float64).logits(TOKENS)
+    got = logits_of(path, TOKENS, quant=None, activations="a16g32")
+    assert relative_error(got, want) < 5e-4
 
 
 def test_parts_of_a_mix_are_kept_side_by_side(tmp_path: Path) -> None:
