@@ -18,6 +18,7 @@ from slmq.cli.app import app
 from slmq.engine import Engine, open_engine
 from slmq.evaluation.divergence import compare_logits
 from slmq.evaluation.metrics import exp_of_mean, mean, root_of_mean
+from slmq.evaluation.windows import scored_blocks
 
 TEXT = "Some text, \u00fcber tiny models.\r\n" * 12
 CTX, WINDOWS = 40, 3
@@ -132,6 +133,13 @@ def test_blocks_may_be_cut_differently(full: Engine, rounded: Engine) -> None:
         rounded.chunk = chunk
     assert wanted.tokens == 149
     assert found.as_json() | {"seconds": 0} == wanted.as_json() | {"seconds": 0}
+
+
+def test_few_logits_are_in_memory_at_a_time(full: Engine) -> None:
+    ids = full.tokenizer.encode(TEXT, add_special=False)[:300]
+    blocks = list(scored_blocks(full, ids))
+    assert [logits.shape for logits, _ in blocks] == [(n, full.n_vocab) for n in (64, 64, 21)]
+    assert np.concatenate([tokens for _, tokens in blocks]).tolist() == ids[151:]
 
 
 def test_token_ids_are_taken_as_they_are(full: Engine, rounded: Engine) -> None:
