@@ -24,8 +24,8 @@ struct Weight {
     return starts_low ? start_eights(eights, sum) : start_zero();
   }
   template <int Part, int M>
-  static inline void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
-                         i32x16 (&sums)[M]) {
+  SLMQ_INLINE void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                       i32x16 (&sums)[M]) {
     if constexpr (bits == 4) {
       dot_u4<M>(tile, a, from, sums);
     } else if constexpr (bits == 8) {
@@ -79,8 +79,8 @@ static inline int32_t part_low(const ActivationInfo& a) {
 
 // Exact dots of a part of a tile with the low planes of M tokens, zero points paid.
 template <class Weight, int Part, int M>
-static inline void low_tile_dots(const uint8_t* tile, const int8_t* low, const ActivationInfo* info,
-                                 i32x16 (&dots)[M]) {
+SLMQ_INLINE void low_tile_dots(const uint8_t* tile, const int8_t* low, const ActivationInfo* info,
+                               i32x16 (&dots)[M]) {
   DotStart start[M];
   int32_t sum[M];
 #pragma GCC unroll 6
@@ -97,8 +97,8 @@ static inline void low_tile_dots(const uint8_t* tile, const int8_t* low, const A
 // With 256 * high + low if Wide, else with high. A token of one plane gives the same result either
 // way: its low is zero, its scales differ by 256.
 template <class Weight, int Part, bool Wide, int M>
-static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
-                             const ActivationInfo* info, i32x16 (&dots)[M]) {
+SLMQ_INLINE void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
+                           const ActivationInfo* info, i32x16 (&dots)[M]) {
   DotStart start[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) start[t] = Weight::start(info[t].eights_high, info[t].sum_high);
@@ -116,7 +116,7 @@ static inline void tile_dots(const uint8_t* tile, const int8_t* high, const int8
 
 // The part's sum of activations, which a min multiplies.
 template <class Weight, int Part>
-static inline float scaled_sum(const ActivationInfo& a) {
+SLMQ_INLINE float scaled_sum(const ActivationInfo& a) {
   if (Weight::parts == 1) return a.scaled_sum;
   const int32_t first = 256 * a.first_high + a.first_low;
   return a.scale * static_cast<float>(Part == 0 ? first : a.sum - first);
@@ -124,8 +124,8 @@ static inline float scaled_sum(const ActivationInfo& a) {
 
 // sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a part
 template <class Weight, int Part, bool Wide>
-static inline f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
-                                const ActivationInfo& a) {
+SLMQ_INLINE f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
+                              const ActivationInfo& a) {
   sum = fma(to_f32(dot), mul(scale, splat(Wide ? a.scale : a.scale_high)), sum);
   if (Weight::has_min) sum = fma(min_w, splat(scaled_sum<Weight, Part>(a)), sum);
   return sum;
@@ -136,7 +136,7 @@ template <class Weight, int Part>
 struct TileScales {
   f32x16 scale, min;
   // `shared`: what the run of this pair-group shares
-  TileScales(const uint8_t* pair, const uint8_t* shared, int tile) {
+  SLMQ_INLINE_MEMBER TileScales(const uint8_t* pair, const uint8_t* shared, int tile) {
     const uint8_t* own = pair + 2 * Weight::tile_bytes;
     const auto* halves =
         reinterpret_cast<const uint16_t*>(Weight::shared_bytes == 0 ? own : shared) + 16 * tile;
@@ -153,8 +153,8 @@ struct TileScales {
 };
 
 template <class Weight, int Part, bool Wide, int M>
-static inline void part_times_tokens(const uint8_t* pair, const uint8_t* shared,
-                                     const PanelTokens& a, f32x16 (&sums)[2][M]) {
+SLMQ_INLINE void part_times_tokens(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
+                                   f32x16 (&sums)[2][M]) {
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
     i32x16 dots[M];
@@ -168,8 +168,8 @@ static inline void part_times_tokens(const uint8_t* pair, const uint8_t* shared,
 }
 
 template <class Weight, bool Wide, int M>
-static inline void group_times_tokens(const uint8_t* pair, const uint8_t* shared,
-                                      const PanelTokens& a, f32x16 (&sums)[2][M]) {
+SLMQ_INLINE void group_times_tokens(const uint8_t* pair, const uint8_t* shared,
+                                    const PanelTokens& a, f32x16 (&sums)[2][M]) {
   part_times_tokens<Weight, 0, Wide, M>(pair, shared, a, sums);
   if constexpr (Weight::parts == 2) part_times_tokens<Weight, 1, Wide, M>(pair, shared, a, sums);
 }
@@ -184,8 +184,7 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
-// One token leaves the memory waiting between its lines: fetch this far ahead, into the next pairs too.
-static constexpr int kAheadBytes = 8192;
+// One token leaves the memory waiting between its lines: fetch ahead, into the next pairs too.
 static inline void prefetch_lines(const uint8_t* p, int bytes) {
   for (int line = 0; line < bytes; line += 64) prefetch(p + line);
 }

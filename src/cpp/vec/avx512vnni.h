@@ -97,7 +97,8 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-static constexpr int kTokens = 4;  // that share a read of the weights
+static constexpr int kTokens = 4;         // that share a read of the weights
+static constexpr int kAheadBytes = 8192;  // 2 KiB is harmful (Zen 4)
 
 using DotStart = __m512i;
 static inline DotStart start_zero() { return _mm512_setzero_si512(); }
