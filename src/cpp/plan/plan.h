@@ -1,7 +1,8 @@
 // A recorded model: a straight list of steps over static buffers.
 //
 // Recording calls check shapes and append one step each; run() replays them with the frame's tokens.
-// Recording is in operations.cpp. Errors of recording and of frames are std::invalid_argument; nothing throws while threads run.
+// Recording is in operations.cpp. Errors of it and of frames are std::invalid_argument; nothing throws
+// while threads run.
 #pragma once
 
 #include <memory>
