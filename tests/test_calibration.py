@@ -211,7 +211,7 @@ def test_a_text_that_cannot_calibrate_is_refused(
     ),
     st.floats(4.5, 8.5),
 )
-def test_mixes_are_the_best_for_their_bits(
+def test_mixes_on_the_front_are_the_best_for_their_bits(
     rows: list[tuple[int, float, float, float]], bits: float
 ) -> None:
     choices = [
@@ -229,7 +229,7 @@ def test_mixes_are_the_best_for_their_bits(
     mix = choose_formats(choices, bits)
     found = cost(tuple(mix.formats[choice.name] for choice in choices))
     assert found[0] <= bits + 1e-9
-    for formats in itertools.product(GRIDS, repeat=len(choices)):
-        other = cost(formats)
-        if other[0] <= found[0] - 1e-9 or (other[0] <= found[0] and other[0] <= bits):
-            assert other[1] >= found[1] - 1e-9
+    assert found[1] <= min(damage for stored, damage in mix.front if stored <= bits) + 1e-9
+    others = [cost(formats) for formats in itertools.product(GRIDS, repeat=len(choices))]
+    for stored, damage in mix.front:
+        assert damage <= min(d for b, d in others if b <= stored + 1e-9) + 1e-9

@@ -13,7 +13,15 @@ from slmq import _native
 from slmq.quantizer.calibration import Moments
 from slmq.quantizer.grids import GRIDS, Rounded
 
-__all__ = ["METHODS", "Inputs", "output_error", "relative_error", "round_searched", "round_with"]
+__all__ = [
+    "METHODS",
+    "Inputs",
+    "ordered_sum",
+    "output_error",
+    "relative_error",
+    "round_searched",
+    "round_with",
+]
 
 METHODS = ("rtn", "weighted", "feedback")
 DAMPING = 0.01  # of the mean diagonal, added to it: what the text did not show may come, too
@@ -41,7 +49,7 @@ class Inputs:
         if self._factors is None:
             gram = self.moments.gram.copy()
             diagonal = np.diagonal(gram)
-            mean = float(np.add.accumulate(diagonal)[-1]) / len(diagonal)
+            mean = ordered_sum(diagonal) / len(diagonal)
             damping = DAMPING * mean if mean > 0 else 1.0
             gram[np.diag_indices_from(gram)] += damping
             self._factors = _native.factorize(gram, self._threads)
@@ -113,7 +121,10 @@ def relative_error(w: F32, rounded: F32) -> float:
     return _squares(w - rounded) / exact if exact > 0 else 0.0
 
 
+def ordered_sum(values: npt.NDArray[np.float64]) -> float:
+    """The sum in the order of the values: that of a library would follow the CPU."""
+    return float(np.add.accumulate(values)[-1]) if len(values) else 0.0
+
+
 def _squares(values: F32) -> float:
-    """The sum of squares, in the order of the values: a library's sum would follow the CPU."""
-    squares = np.square(values, dtype=np.float64).reshape(-1)
-    return float(np.add.accumulate(squares, out=squares)[-1]) if len(squares) else 0.0
+    return ordered_sum(np.square(values, dtype=np.float64).reshape(-1))

@@ -39,7 +39,7 @@ def choose_formats(choices: Sequence[Choice], bits: float) -> Mix:
 
     Damages add up. From the cheapest format of every matrix on, the step that saves the most damage
     per stored bit is taken, as long as the bits last (Fox, 1966): the best mix for each number of
-    bits that it passes.
+    bits that it passes. What is left then goes to the best of the smaller steps that it pays for.
 
     Raises
     ------
@@ -55,15 +55,19 @@ def choose_formats(choices: Sequence[Choice], bits: float) -> Mix:
         raise ValueError(f"bits: expected at least {stored / total:.4g}, got {bits:g}")
     front = [(stored / total, damage)]
     chosen = list(formats)
-    full = False
+    spent = stored
+    stuck: set[int] = set()  # their next step is too dear
     # Of equal gains the earlier matrix comes first, and of a matrix the smaller step.
     for i, step in sorted(steps, key=lambda item: (-item[1].gain, item[0], item[1].bits)):
         stored += step.bits * choices[i].size
         damage -= step.saved
         front.append((stored / total, damage))
-        full = full or stored > bits * total
-        if not full:
-            chosen[i] = step.format
+        cost = step.bits * choices[i].size
+        if i in stuck or spent + cost > bits * total:
+            stuck.add(i)
+            continue
+        chosen[i] = step.format
+        spent += cost
     return Mix(
         {choice.name: fmt for choice, fmt in zip(choices, chosen, strict=True)}, tuple(front)
     )
