@@ -21,7 +21,7 @@ from slmq import _native
 from slmq.checkpoint import open_checkpoint
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Moments, collect, read_calibration
-from slmq.quantizer.grids import GRIDS
+from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
 from slmq.quantizer.mix import Choice, choose_formats
 from slmq.quantizer.stages import FloatSource, StageRun, survey
@@ -100,16 +100,19 @@ def correlated(k: int, rows: int, seed: int = 1) -> F32:
 
 @pytest.mark.parametrize("fmt", GRIDS)
 def test_feedback_cuts_the_output_error(fmt: str) -> None:
-    w = np.random.default_rng(0).standard_t(4, (50, 100)).astype(np.float32)
-    x = correlated(100, 2200)
+    k = 100 if fits(fmt, 100) else 256
+    w = np.random.default_rng(0).standard_t(4, (50, k)).astype(np.float32)
+    x = correlated(k, 2200)
     x, test = x[:2000], x[2000:]
     inputs = Inputs(Moments((), x.T.astype(np.float64) @ x / len(x), test), 2)
-    errors = {
-        method: output_error(w, round_with(method, w, fmt, inputs).values(), test, 1)
-        for method in METHODS
-    }
+    rounded = {method: round_with(method, w, fmt, inputs) for method in METHODS}
+    errors = {method: output_error(w, found.values(), test, 1) for method, found in rounded.items()}
     assert errors["weighted"] < errors["rtn"] * 1.02
     assert errors["feedback"] < 0.6 * errors["rtn"]
+    for found in rounded.values():
+        assert (pack_rounded(found).dequantize(0, 50) == found.values()).all()
+    again = round_with("feedback", w, fmt, inputs, threads=2)
+    assert (again.values() == rounded["feedback"].values()).all()
 
 
 def test_factors_are_those_of_the_matrix() -> None:
@@ -230,6 +233,7 @@ def test_mixes_on_the_front_are_the_best_for_their_bits(
     found = cost(tuple(mix.formats[choice.name] for choice in choices))
     assert found[0] <= bits + 1e-9
     assert found[1] <= min(damage for stored, damage in mix.front if stored <= bits) + 1e-9
-    others = [cost(formats) for formats in itertools.product(GRIDS, repeat=len(choices))]
+    mixes = itertools.product(choices[0].damage, repeat=len(choices))
+    others = [cost(formats) for formats in mixes]
     for stored, damage in mix.front:
         assert damage <= min(d for b, d in others if b <= stored + 1e-9) + 1e-9

@@ -203,22 +203,28 @@ def read_strings(buffer: Any, begin: int, limit: int, count: int) -> tuple[list[
 def search_scales(
     w: F32,
     importance: F32 | None,
-    columns: int,
-    low: int,
-    high: int,
-    zero: int,
-    has_min: bool,
+    grid: tuple[int, int, int, int, bool],
+    stored: tuple[int, int, int, int],
+    units: tuple[F32, F32] | None,
     threads: int = ...,
-) -> tuple[U8, F16, F16]: ...
+) -> tuple[U8, F32, F32]: ...
 def round_with_feedback(
     w: F32,
     coupling: F32,
     weight: F32,
-    columns: int,
-    low: int,
-    high: int,
-    zero: int,
-    has_min: bool,
+    grid: tuple[int, int, int, int, bool],
+    stored: tuple[int, int, int, int],
+    units: tuple[F32, F32] | None,
     threads: int = ...,
-) -> tuple[U8, F16, F16]: ...
+) -> tuple[U8, F32, F32]: ...
+def refine_rounding(
+    w: F32,
+    rounded: tuple[U8, F32, F32],
+    h: F32,
+    grid: tuple[int, int, int, int, bool],
+    stored: tuple[int, int, int, int],
+    units: tuple[F32, F32] | None,
+    sweeps: int,
+    threads: int = ...,
+) -> tuple[U8, F32, F32]: ...
 def factorize(h: F64, threads: int = ...) -> tuple[F32, F32]: ...

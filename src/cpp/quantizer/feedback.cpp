@@ -3,8 +3,6 @@
 #include <cmath>
 #include <vector>
 
-#include "core/half.h"
-
 namespace slmq {
 namespace {
 
@@ -31,12 +29,13 @@ void trailing_row(void* opaque, int row) {
 class Block {
  public:
   Block(const FeedbackArgs& args, int block)
-      : a_(args),
+      : f_(args),
+        a_(args.round),
         first_(block * R),
-        rows_(args.n - first_ < R ? args.n - first_ : R),
-        groups_((args.k + args.columns - 1) / args.columns),
-        target_(static_cast<size_t>(args.k) * R),
-        error_(static_cast<size_t>(args.columns) * R),
+        rows_(a_.n - first_ < R ? a_.n - first_ : R),
+        groups_(a_.groups()),
+        target_(static_cast<size_t>(a_.k) * R),
+        error_(static_cast<size_t>(a_.columns) * R),
         trial_(error_.size()),
         levels_(error_.size()),
         trial_levels_(error_.size()) {
@@ -48,8 +47,8 @@ class Block {
     for (int g = 0; g < groups_; ++g) {
       begin_ = g * a_.columns;
       end_ = begin_ + a_.columns < a_.k ? begin_ + a_.columns : a_.k;
-      if (!guess()) return false;
-      choose();
+      if (!guess(g)) return false;
+      choose(g);
       store(g);
       spread();
     }
@@ -60,33 +59,35 @@ class Block {
   float w(int r, int j) const { return a_.w[static_cast<size_t>(first_ + r) * a_.k + j]; }
 
   // Scales of the group for the targets as they stand.
-  bool guess() {
+  bool guess(int g) {
     Group group;
     const int columns = end_ - begin_;
     group.count = (columns + 7) / 8 * 8;
     for (int c = 0; c < group.count; ++c)
-      group.weight[c] = c < columns ? a_.weight[begin_ + c] : 0.0f;
+      group.weight[c] = c < columns ? f_.weight[begin_ + c] : 0.0f;
     for (int r = 0; r < R; ++r) {
       guess_[r] = {0.0f, 0.0f, 0.0f};
       if (r >= rows_) continue;
       for (int c = 0; c < group.count; ++c)
         group.w[c] = c < columns ? target_[static_cast<size_t>(begin_ + c) * R + r] : 0.0f;
-      guess_[r] = search_group(a_.grid, group);
+      guess_[r] = search_group(a_.grid, a_.scales_of(first_ + r, g), group);
       if (!std::isfinite(guess_[r].error)) return false;
     }
     return true;
   }
 
   // The best of a few scales around the guess, each tried with its feedback within the group.
-  void choose() {
+  void choose(int g) {
     constexpr float kFactors[] = {1.0f, 0.97f, 1.03f, 0.94f, 0.9f, 1.06f};
     const float middle = 0.5f * static_cast<float>(a_.grid.low + a_.grid.high);
     for (int t = 0; t < static_cast<int>(sizeof(kFactors) / sizeof(kFactors[0])); ++t) {
       float scale[R], min[R], loss[R];
       for (int r = 0; r < R; ++r) {
-        scale[r] = half_to_float(float_to_half(guess_[r].scale * kFactors[t]));
+        scale[r] = guess_[r].scale * kFactors[t];
         min[r] = a_.grid.has_min ? guess_[r].min + (guess_[r].scale - scale[r]) * middle : 0.0f;
-        min[r] = half_to_float(float_to_half(min[r]));
+        const int row = first_ + (r < rows_ ? r : 0);
+        if (!store_scale(a_.scales_of(row, g), &scale[r], &min[r]))
+          scale[r] = guess_[r].scale, min[r] = guess_[r].min;
       }
       attempt(scale, min, loss);
       for (int r = 0; r < R; ++r) {
@@ -109,7 +110,7 @@ class Block {
       loss[r] = 0.0f;
     }
     for (int j = begin_; j < end_; ++j) {
-      const float* u = a_.feedback + static_cast<size_t>(j) * a_.k + begin_;
+      const float* u = f_.feedback + static_cast<size_t>(j) * a_.k + begin_;
       float t[R];
       for (int r = 0; r < R; ++r) t[r] = target_[static_cast<size_t>(j) * R + r];
       for (int i = 0; i < j - begin_; ++i)
@@ -122,7 +123,7 @@ class Block {
         const float level = (x + 12582912.0f) - 12582912.0f;
         const float rounded = scale[r] * level + min[r];
         const float miss = t[r] - rounded;
-        loss[r] += a_.weight[j] * (miss * miss);
+        loss[r] += f_.weight[j] * (miss * miss);
         trial_levels_[at + r] = level;
         trial_[at + r] = (r < rows_ ? w(r, j) : 0.0f) - rounded;
       }
@@ -132,8 +133,8 @@ class Block {
   void store(int g) {
     for (int r = 0; r < rows_; ++r) {
       const size_t row = static_cast<size_t>(first_) + r;
-      a_.scales[row * groups_ + g] = float_to_half(best_[r].scale);
-      a_.mins[row * groups_ + g] = float_to_half(best_[r].min);
+      a_.scales[row * groups_ + g] = best_[r].scale;
+      a_.mins[row * groups_ + g] = best_[r].min;
       uint8_t* codes = a_.codes + row * a_.k + begin_;
       for (int c = 0; c < end_ - begin_; ++c)
         codes[c] = static_cast<uint8_t>(static_cast<int>(levels_[static_cast<size_t>(c) * R + r]) +
@@ -144,7 +145,7 @@ class Block {
   // Adds the group's errors to the targets of all later columns.
   void spread() {
     for (int j = end_; j < a_.k; ++j) {
-      const float* u = a_.feedback + static_cast<size_t>(j) * a_.k + begin_;
+      const float* u = f_.feedback + static_cast<size_t>(j) * a_.k + begin_;
       float t[R];
       for (int r = 0; r < R; ++r) t[r] = target_[static_cast<size_t>(j) * R + r];
       for (int i = 0; i < end_ - begin_; ++i)
@@ -153,7 +154,8 @@ class Block {
     }
   }
 
-  const FeedbackArgs& a_;
+  const FeedbackArgs& f_;
+  const RoundArgs& a_;
   const int first_, rows_, groups_;
   int begin_ = 0, end_ = 0;                                            // columns of the group
   std::vector<float> target_, error_, trial_, levels_, trial_levels_;  // [column][16 rows]

@@ -21,18 +21,18 @@ using EachRow = void (*)(void* opaque, int rows, RowWork work, void* context);
 bool factor(double* h, int k, EachRow each, void* opaque);
 
 struct FeedbackArgs {
-  Grid grid;
-  const float* w;         // [n][k]
+  RoundArgs round;        // its importance is not used
   const float* feedback;  // U transposed: [k][k], row j holds U[i][j] for i < j
   const float* weight;    // D: [k]
-  int n, k, columns;
-  uint8_t* codes;           // [n][k]
-  uint16_t *scales, *mins;  // float16 [n][groups]
 };
 
 inline constexpr int kFeedbackRows = 16;  // rows that are rounded together
 
-// Rows of block `block` (16 rows). False if some scale does not fit float16.
+// Rows of block `block` (16 rows). False if some scale does not fit.
 bool feedback_block(const FeedbackArgs& args, int block);
+
+// Improves a rounded matrix, 16 rows at a time: group by group, codes and then scale and min take
+// the values that lower the output error e H e^T, all else as it stands. H [k][k] is symmetric.
+void refine_block(const RoundArgs& args, const float* h, int sweeps, int block);
 
 }  // namespace slmq

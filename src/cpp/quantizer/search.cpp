@@ -48,13 +48,22 @@ float error_of(const Group& g, const float* levels, float scale, float min) {
   return tree(sum);
 }
 
-// Keeps the better of `best` and this scale and min, as float16.
-void consider(const Grid& grid, const Group& g, float scale, float min, Fit* best, float* levels) {
-  scale = half_rounded(scale), min = half_rounded(min);
-  if (!std::isfinite(scale) || !std::isfinite(min)) return;
+// What a search needs at every candidate.
+struct Search {
+  const Grid& grid;
+  const Scales& scales;
+  const Group& group;
+  Fit best = {0.0f, 0.0f, std::numeric_limits<float>::infinity()};
+};
+
+// Keeps the better of the best and this scale and min, as they are stored.
+void consider(Search* search, float scale, float min, float* levels) {
+  const Grid& grid = search->grid;
+  const Group& g = search->group;
+  if (!store_scale(search->scales, &scale, &min)) return;
   round_levels(grid, g.w, g.count, scale, min, levels);
   const float error = error_of(g, levels, scale, min);
-  if (error < best->error) *best = {scale, min, error};
+  if (error < search->best.error) search->best = {scale, min, error};
 }
 
 // The scale (and min) of least squared error for levels that stand.
@@ -73,54 +82,62 @@ bool least_squares(const Grid& grid, const Group& g, const float* levels, float*
 }
 
 // A first guess, as it is and refined.
-void try_from(const Grid& grid, const Group& g, float scale, float min, int rounds, Fit* best) {
+void try_from(Search* search, float scale, float min, int rounds) {
   alignas(64) float levels[kMaxGroup];
-  consider(grid, g, scale, min, best, levels);
-  round_levels(grid, g.w, g.count, scale, min, levels);
+  const Group& g = search->group;
+  consider(search, scale, min, levels);
+  round_levels(search->grid, g.w, g.count, scale, min, levels);
   for (int round = 0; round < rounds; ++round) {
-    if (!least_squares(grid, g, levels, &scale, &min)) return;
-    consider(grid, g, scale, min, best, levels);
+    if (!least_squares(search->grid, g, levels, &scale, &min)) return;
+    consider(search, scale, min, levels);
   }
 }
 
-Fit search_symmetric(const Grid& grid, const Group& g) {
+void search_symmetric(Search* search) {
+  const Group& g = search->group;
   float extreme = 0.0f;
   for (int c = 0; c < g.count; ++c)
     if (std::fabs(g.w[c]) > std::fabs(extreme)) extreme = g.w[c];
-  Fit best = {0.0f, 0.0f, std::numeric_limits<float>::infinity()};
-  if (extreme == 0.0f) return {0.0f, 0.0f, 0.0f};
+  if (extreme == 0.0f) {
+    search->best = {0.0f, 0.0f, 0.0f};
+    return;
+  }
   // The largest weight becomes the lowest level, or a little more: then it is cut. As the highest
   // level, which may be one less, it leaves the lowest to nobody.
-  const float low = static_cast<float>(grid.low), high = static_cast<float>(grid.high);
+  const auto low = static_cast<float>(search->grid.low);
+  const auto high = static_cast<float>(search->grid.high);
   const float step = low / 32.0f;
   for (int i = -3; i <= 10; ++i)
-    try_from(grid, g, extreme / (low + static_cast<float>(i) * step), 0.0f, 1, &best);
+    try_from(search, extreme / (low + static_cast<float>(i) * step), 0.0f, 1);
   for (int i = -1; i <= 6; ++i)
-    try_from(grid, g, extreme / (high - static_cast<float>(i) * step), 0.0f, 1, &best);
-  try_from(grid, g, best.scale, 0.0f, 2, &best);
-  return best;
+    try_from(search, extreme / (high - static_cast<float>(i) * step), 0.0f, 1);
+  try_from(search, search->best.scale, 0.0f, 2);
 }
 
-Fit search_with_min(const Grid& grid, const Group& g, int columns) {
-  float low = g.w[0] + 0.0f, high = g.w[0] + 0.0f;
+void search_with_min(Search* search, int columns) {
+  const Group& g = search->group;
+  float low = g.w[0], high = g.w[0];
   for (int c = 1; c < columns; ++c) {
     low = g.w[c] < low ? g.w[c] : low;
     high = g.w[c] > high ? g.w[c] : high;
   }
   low += 0.0f, high += 0.0f;  // a zero is +0, whichever of two zeros came first
-  Fit best = {0.0f, 0.0f, std::numeric_limits<float>::infinity()};
-  const float range = high - low, levels = static_cast<float>(grid.high - grid.low);
-  try_from(grid, g, 0.0f, low, 0, &best);
-  if (range == 0.0f) return best;
+  if (search->scales.stored != Stored::halves) {
+    low = low < 0.0f ? low : 0.0f;  // these store no min above zero
+    high = high > 0.0f ? high : 0.0f;
+  }
+  const float range = high - low;
+  const auto levels = static_cast<float>(search->grid.high - search->grid.low);
+  try_from(search, 0.0f, low, 0);
+  if (range == 0.0f) return;
   // Either end may be cut by up to a fifth.
   constexpr float kCuts[] = {0.0f, 0.03f, 0.06f, 0.1f, 0.15f, 0.2f};
   for (const float below : kCuts)
     for (const float above : kCuts) {
       const float scale = (range - (below + above) * range) / levels;
-      try_from(grid, g, scale, low + below * range, 1, &best);
+      try_from(search, scale, low + below * range, 1);
     }
-  try_from(grid, g, best.scale, best.min, 3, &best);
-  return best;
+  try_from(search, search->best.scale, search->best.min, 3);
 }
 
 }  // namespace
@@ -137,16 +154,49 @@ void round_levels(const Grid& grid, const float* w, int count, float scale, floa
   }
 }
 
-Fit search_group(const Grid& grid, const Group& group) {
-  if (!grid.has_min) return search_symmetric(grid, group);
+bool store_scale(const Scales& scales, float* scale, float* min) {
+  if (scales.stored == Stored::multiples && scales.d != 0.0f) {
+    // Products of float16 and seven bits are exact.
+    const auto low = static_cast<float>(scales.low), high = static_cast<float>(scales.high);
+    float times = *scale / scales.d;
+    times = times > low ? times : low;
+    times = times < high ? times : high;
+    *scale = scales.d * nearest(times);
+    times = scales.dmin != 0.0f ? -*min / scales.dmin : 0.0f;
+    times = times > 0.0f ? times : 0.0f;
+    times = times < high ? times : high;
+    *min = 0.0f - scales.dmin * nearest(times);
+    return true;
+  }
+  *scale = half_rounded(*scale);
+  if (scales.stored == Stored::zero_point) {
+    const auto high = static_cast<float>(scales.high);
+    float zero = *scale != 0.0f ? -*min / *scale : 0.0f;
+    zero = zero > 0.0f ? zero : 0.0f;
+    zero = zero < high ? zero : high;
+    *min = 0.0f - *scale * nearest(zero);
+  } else {
+    if (scales.stored == Stored::multiples && *min > 0.0f) *min = 0.0f;
+    *min = half_rounded(*min);
+  }
+  return std::isfinite(*scale) && std::isfinite(*min);
+}
+
+Fit search_group(const Grid& grid, const Scales& scales, const Group& group) {
+  Search search{grid, scales, group};
+  if (!grid.has_min) {
+    search_symmetric(&search);
+    return search.best;
+  }
   int columns = group.count;
   while (columns > 1 && group.weight[columns - 1] == 0.0f && group.w[columns - 1] == 0.0f)
     --columns;
-  return search_with_min(grid, group, columns);
+  search_with_min(&search, columns);
+  return search.best;
 }
 
-bool search_rows(const SearchArgs& args, int row_begin, int row_end) {
-  const int groups = (args.k + args.columns - 1) / args.columns;
+bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
+  const int groups = args.groups();
   Group g;
   alignas(64) float levels[kMaxGroup];
   for (int row = row_begin; row < row_end; ++row) {
@@ -161,11 +211,11 @@ bool search_rows(const SearchArgs& args, int row_begin, int row_end) {
             args.importance != nullptr && c < columns ? args.importance[first + c] : 1.0f;
         g.weight[c] = c < columns ? weight : 0.0f;
       }
-      const Fit fit = search_group(args.grid, g);
+      const Fit fit = search_group(args.grid, args.scales_of(row, i), g);
       if (!std::isfinite(fit.error)) return false;
       const size_t at = static_cast<size_t>(row) * groups + i;
-      args.scales[at] = float_to_half(fit.scale);
-      args.mins[at] = float_to_half(fit.min);
+      args.scales[at] = fit.scale;
+      args.mins[at] = fit.min;
       round_levels(args.grid, g.w, g.count, fit.scale, fit.min, levels);
       uint8_t* codes = args.codes + static_cast<size_t>(row) * args.k + first;
       for (int c = 0; c < columns; ++c)

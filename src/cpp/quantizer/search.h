@@ -4,6 +4,7 @@
 // is found is the same everywhere.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace slmq {
@@ -15,6 +16,22 @@ struct Grid {
   bool has_min;   // else min is 0
 };
 
+// Which scales and mins a format can store.
+enum class Stored : int {
+  halves,      // any float16
+  multiples,   // scale = d * low..high, min = -dmin * 0..high: d, dmin float16
+  zero_point,  // scale float16, min = -scale * 0..high
+};
+
+struct Scales {
+  Stored stored;
+  int low, high;
+  float d, dmin;  // multiples: of the group at hand; 0: only mins not above 0 are asked for
+};
+
+// The scale and min that are stored for these; false if float16 cannot hold them.
+bool store_scale(const Scales& scales, float* scale, float* min);
+
 inline constexpr int kMaxGroup = 128;
 
 // A group to be rounded; columns from count on up to a multiple of 8 weigh nothing.
@@ -24,10 +41,10 @@ struct Group {
   int count;                            // a multiple of 8
 };
 
-// Scale and min are values that float16 holds.
+// Scale and min are values that the format stores.
 struct Fit {
   float scale, min;
-  float error;  // weighted and squared; infinite if no float16 scale will do
+  float error;  // weighted and squared; infinite if no scale will do
 };
 
 // The levels of a group under a scale and min.
@@ -35,19 +52,31 @@ void round_levels(const Grid& grid, const float* w, int count, float scale, floa
                   float* levels);
 
 // The best of a fixed list of scales (and mins), each refined by least squares.
-Fit search_group(const Grid& grid, const Group& group);
+Fit search_group(const Grid& grid, const Scales& scales, const Group& group);
 
-// Rows row_begin..row_end of a matrix of k columns, in groups of `columns`.
-struct SearchArgs {
+// A matrix to be rounded, in groups of `columns`.
+struct RoundArgs {
   Grid grid;
   const float* w;           // [n][k]
   const float* importance;  // [k], or null: all alike
-  int k, columns;
-  uint8_t* codes;           // [n][k]
-  uint16_t *scales, *mins;  // float16 [n][groups]
+  int n, k, columns;
+  Scales stored;
+  const float *d, *dmin;  // [n][units] of `stored`, or null
+  int groups_per_unit;
+  uint8_t* codes;        // [n][k]
+  float *scales, *mins;  // [n][groups]
+
+  int groups() const { return (k + columns - 1) / columns; }
+  int units() const { return (groups() + groups_per_unit - 1) / groups_per_unit; }
+  // What a group of a row may store.
+  Scales scales_of(int row, int group) const {
+    if (d == nullptr) return stored;
+    const size_t at = static_cast<size_t>(row) * units() + group / groups_per_unit;
+    return {stored.stored, stored.low, stored.high, d[at], dmin[at]};
+  }
 };
 
-// False if some scale does not fit float16.
-bool search_rows(const SearchArgs& args, int row_begin, int row_end);
+// Rows row_begin..row_end, each group by itself. False if some scale does not fit.
+bool search_rows(const RoundArgs& args, int row_begin, int row_end);
 
 }  // namespace slmq

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from slmq import _native
 from slmq.quantizer.calibration import collect, test_windows
-from slmq.quantizer.grids import pack_rounded
+from slmq.quantizer.grids import fits, pack_rounded
 from slmq.quantizer.methods import Inputs, ordered_sum, output_error, relative_error
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import Stage
@@ -50,11 +50,12 @@ def stage_damage(
     exact = runner.of_windows(passed_on, windows)
     damage: Damage = {}
     for wish in (wish for wish in stage.wishes if wish.rounds):
-        errors, lowest = _errors(runner, wish, formats, inputs.get(wish.tensor.name))
+        fitting = [fmt for fmt in formats if fits(fmt, wish.k)]
+        errors, lowest = _errors(runner, wish, fitting, inputs.get(wish.tensor.name))
         replaced = StageWeights(source, {wish.tensor.name: lowest}, weights)
         run = runner.run(stage, hidden, replaced, windows)
         changed = np.concatenate([read(None) for read in run.windows()])
-        scale = _row_error(exact, changed) / max(errors[formats[0]], 1e-30)
+        scale = _row_error(exact, changed) / max(errors[fitting[0]], 1e-30)
         damage[wish.tensor.name] = {fmt: error * scale for fmt, error in errors.items()}
     return damage, passed_on
 
@@ -101,7 +102,7 @@ def head_damage(runner: Runner, hidden: F32, formats: list[str]) -> tuple[Damage
     inputs = Inputs(moments[0], threads)
     w = floats_of(source, wish)
     damage = {}
-    for fmt in formats:
+    for fmt in (fmt for fmt in formats if fits(fmt, wish.k)):
         rounded = round_wish(source, wish, w, fmt, "weighted", inputs, threads)
         changed = pack_rounded(rounded).matmul(taps[0], threads, "a16g32")
         damage[fmt] = _divergence(logits, changed)

@@ -1,4 +1,4 @@
-"""The grids that weights are rounded to, and codes as packed matrices."""
+"""The grids that weights are rounded to, and rounded weights as packed matrices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq import _native
-from slmq.formats import FORMATS, GROUP, LANES, PAIR_ROWS, packed_bytes, padded
+from slmq.formats import FORMATS, GROUP, Parts
 
-__all__ = ["GRIDS", "Grid", "Rounded", "pack_rounded"]
+__all__ = ["GRIDS", "MIXED", "Grid", "Rounded", "fits", "pack_rounded"]
 
 F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+HALVES, MULTIPLES, ZERO_POINT = 0, 1, 2  # as in quantizer/search.h
+LARGEST_ZERO = 15
+LARGEST_SCALE = 127  # of two-level scales and mins, in units of d and dmin
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class Grid:
     zero : int
     has_min : bool
     columns : int
+    stored : int
+        HALVES: scales and mins are float16. MULTIPLES: whole numbers times d and -dmin, float16
+        that 256 columns share. ZERO_POINT: a min is a whole number times -scale.
     """
 
     low: int
@@ -33,13 +41,47 @@ class Grid:
     zero: int
     has_min: bool
     columns: int = GROUP
+    stored: int = HALVES
+
+    @property
+    def levels(self) -> tuple[int, int, int, int, bool]:
+        """Columns and codes, as the native functions take them."""
+        return self.columns, self.low, self.high, self.zero, self.has_min
+
+    @property
+    def scales(self) -> tuple[int, int, int, int]:
+        """What is stored of scales, as the native functions take it."""
+        if self.stored == MULTIPLES:
+            return MULTIPLES, 0 if self.has_min else -LARGEST_SCALE, LARGEST_SCALE, self.per_unit
+        return self.stored, 0, LARGEST_ZERO, 1
+
+    @property
+    def per_unit(self) -> int:
+        """Groups that share a d and dmin."""
+        return 8 * GROUP // self.columns
 
 
 GRIDS = {
+    "q2k": Grid(0, 3, 0, True, 16, MULTIPLES),
+    "q4g128s": Grid(-8, 7, 8, False, 128),
+    "q4g64s": Grid(-8, 7, 8, False, 64),
+    "q4g128z": Grid(0, 15, 0, True, 128, ZERO_POINT),
     "q4g32s": Grid(-8, 7, 8, False),
+    "q4g64z": Grid(0, 15, 0, True, 64, ZERO_POINT),
+    "q4k": Grid(0, 15, 0, True, GROUP, MULTIPLES),
     "q4g32a": Grid(0, 15, 0, True),
+    "q5k": Grid(0, 31, 0, True, GROUP, MULTIPLES),
+    "q6k": Grid(-32, 31, 32, False, 16, MULTIPLES),
     "q8g32s": Grid(-127, 127, 128, False),
 }
+
+# What a mix takes its formats from.
+MIXED = ("q4g64s", "q4g32s", "q4g64z", "q4k", "q4g32a", "q5k", "q6k", "q8g32s")
+
+
+def fits(fmt: str, k: int) -> bool:
+    """Whether rows of k columns can have a format."""
+    return k % FORMATS[fmt].columns == 0
 
 
 @dataclass(frozen=True)
@@ -50,50 +92,56 @@ class Rounded:
     ----------
     format : str
     codes : uint8[n, k]
-    scales, mins : float16[n, groups]
+    scales, mins : float32[n, groups]
+    units : tuple of float32[n, k / 256], optional
+        d and dmin.
     """
 
     format: str
-    codes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float16]
-    mins: npt.NDArray[np.float16]
+    codes: U8
+    scales: F32
+    mins: F32
+    units: tuple[F32, F32] | None = None
 
     def values(self) -> F32:
         """The weights that kernels see: float32[n, k]."""
         grid = GRIDS[self.format]
         k = self.codes.shape[1]
-        scales = np.repeat(self.scales.astype(np.float32), grid.columns, axis=1)[:, :k]
+        scales = np.repeat(self.scales, grid.columns, axis=1)[:, :k]
         values: F32 = scales * (self.codes.astype(np.float32) - np.float32(grid.zero))
         if grid.has_min:
-            values += np.repeat(self.mins.astype(np.float32), grid.columns, axis=1)[:, :k]
+            values += np.repeat(self.mins, grid.columns, axis=1)[:, :k]
         return values
 
+    def parts(self) -> Parts:
+        """What is stored."""
+        grid = GRIDS[self.format]
+        if self.units is not None:
+            d, dmin = (np.repeat(unit, grid.per_unit, axis=1) for unit in self.units)
+            scales = _times(self.scales, d).astype(np.int8)
+            halves = [unit.astype(np.float16) for unit in self.units]
+            if not grid.has_min:
+                return Parts(self.codes, scales, None, halves[0])
+            return Parts(self.codes, scales, _times(-self.mins, dmin).astype(np.int8), *halves)
+        mins: npt.NDArray[np.uint8] | npt.NDArray[np.float16] | None = None
+        if grid.stored == ZERO_POINT:
+            mins = _times(-self.mins, self.scales).astype(np.uint8)
+        elif grid.has_min:
+            mins = self.mins.astype(np.float16)
+        return Parts(self.codes, self.scales.astype(np.float16), mins)
 
-def pack_rounded(rounded: Rounded) -> _native.Matrix:
-    """The matrix as its kernels read it; `core/formats.h` draws the bytes."""
-    fmt, grid = FORMATS[rounded.format], GRIDS[rounded.format]
+
+def _times(values: F32, unit: F32) -> F32:
+    """Whole numbers: values over their unit, 0 where that is 0."""
+    some = unit != 0
+    result: F32 = np.rint(np.where(some, values, 0) / np.where(some, unit, 1))
+    return result
+
+
+def pack_rounded(rounded: Rounded, threads: int = 1) -> _native.Matrix:
+    """The matrix as its kernels read it."""
     n, k = rounded.codes.shape
-    pairs, groups = padded(n, PAIR_ROWS) // PAIR_ROWS, padded(k, GROUP) // GROUP
-    codes = np.zeros((pairs * PAIR_ROWS, groups * GROUP), np.uint8)
-    codes[:n, :k] = rounded.codes
-    codes[:n, k:] = grid.zero
-    out = np.zeros((pairs, groups, fmt.pair_group_bytes), np.uint8)
-    # [pair, tile, lane, group, column] -> lines of 16 lanes with runs of 4 columns
-    tiles = codes.reshape(pairs, 2, LANES, groups, GROUP)
-    if grid.zero == 128:
-        lines = tiles.reshape(pairs, 2, LANES, groups, 8, 4)
-    else:
-        both: npt.NDArray[np.uint8] = tiles[..., :16] | (tiles[..., 16:] << np.uint8(4))
-        lines = both.reshape(pairs, 2, LANES, groups, 4, 4)
-    in_order = lines.transpose(0, 3, 1, 4, 2, 5)
-    out[..., : 2 * fmt.tile_bytes] = in_order.reshape(pairs, groups, -1)
-    halves = [rounded.scales, rounded.mins] if grid.has_min else [rounded.scales]
-    for i, half in enumerate(halves):
-        rows = np.zeros((pairs * PAIR_ROWS, groups), np.float16)
-        rows[:n] = half
-        by_pair = np.ascontiguousarray(rows.reshape(pairs, PAIR_ROWS, groups).transpose(0, 2, 1))
-        begin = 2 * fmt.tile_bytes + i * 2 * PAIR_ROWS
-        out[..., begin : begin + 2 * PAIR_ROWS] = by_pair.view(np.uint8)
-    packed = out.reshape(-1)
-    assert len(packed) == packed_bytes(fmt, n, k)
-    return _native.Matrix.from_packed(fmt.name, n, k, packed)
+    p = rounded.parts()
+    return _native.Matrix.from_parts(
+        rounded.format, n, k, p.codes, p.scales, p.mins, p.d, p.dmin, None, None, threads
+    )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from slmq import _native
 from slmq.quantizer.calibration import Moments
-from slmq.quantizer.grids import GRIDS, Rounded
+from slmq.quantizer.grids import GRIDS, LARGEST_SCALE, MULTIPLES, Grid, Rounded
 
 __all__ = [
     "METHODS",
@@ -26,7 +26,11 @@ __all__ = [
 METHODS = ("rtn", "weighted", "feedback")
 DAMPING = 0.01  # of the mean diagonal, added to it: what the text did not show may come, too
 
+SWEEPS = 2  # of refinement
+SMALLEST_HALF = np.float32(2**-24)
+
 F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
 
 
 class Inputs:
@@ -43,17 +47,26 @@ class Inputs:
         self.importance = moments.importance
         self._threads = threads
         self._factors: tuple[F32, F32] | None = None
+        self._gram: F32 | None = None
 
     def factors(self) -> tuple[F32, F32]:
         """The coupling float32[k, k] and weight float32[k] of `feedback.h`."""
         if self._factors is None:
-            gram = self.moments.gram.copy()
-            diagonal = np.diagonal(gram)
-            mean = ordered_sum(diagonal) / len(diagonal)
-            damping = DAMPING * mean if mean > 0 else 1.0
-            gram[np.diag_indices_from(gram)] += damping
-            self._factors = _native.factorize(gram, self._threads)
+            self._factors = _native.factorize(self._damped(), self._threads)
         return self._factors
+
+    def damped(self) -> F32:
+        """The second moments, with something added to the diagonal: float32[k, k]."""
+        if self._gram is None:
+            self._gram = self._damped().astype(np.float32)
+        return self._gram
+
+    def _damped(self) -> npt.NDArray[np.float64]:
+        gram: npt.NDArray[np.float64] = self.moments.gram.copy()
+        diagonal = np.diagonal(gram)
+        mean = ordered_sum(diagonal) / len(diagonal)
+        gram[np.diag_indices_from(gram)] += DAMPING * mean if mean > 0 else 1.0
+        return gram
 
 
 def round_with(
@@ -91,19 +104,42 @@ def round_searched(w: F32, fmt: str, importance: F32 | None = None, *, threads: 
         A scale does not fit float16.
     """
     grid = GRIDS[fmt]
-    codes, scales, mins = _native.search_scales(
-        w, importance, grid.columns, grid.low, grid.high, grid.zero, grid.has_min, threads
-    )
-    return Rounded(fmt, codes, scales, mins)
+
+    def search(units: tuple[F32, F32] | None) -> tuple[U8, F32, F32]:
+        return _native.search_scales(w, importance, grid.levels, grid.scales, units, threads)
+
+    found = search(None)
+    if grid.stored != MULTIPLES:
+        return Rounded(fmt, *found)
+    units = _units(grid, found[1], found[2])
+    return Rounded(fmt, *search(units), units)
 
 
 def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Rounded:
     grid = GRIDS[fmt]
+    units = None
+    if grid.stored == MULTIPLES:  # they are shared by groups that are rounded one after another
+        units = round_searched(w, fmt, inputs.importance, threads=threads).units
     coupling, weight = inputs.factors()
-    codes, scales, mins = _native.round_with_feedback(
-        w, coupling, weight, grid.columns, grid.low, grid.high, grid.zero, grid.has_min, threads
+    found = _native.round_with_feedback(
+        w, coupling, weight, grid.levels, grid.scales, units, threads
     )
-    return Rounded(fmt, codes, scales, mins)
+    found = _native.refine_rounding(
+        w, found, inputs.damped(), grid.levels, grid.scales, units, SWEEPS, threads
+    )
+    return Rounded(fmt, *found, units)
+
+
+def _units(grid: Grid, scales: F32, mins: F32) -> tuple[F32, F32]:
+    """d and dmin of every 256 columns: float32[n, k / 256], values that float16 holds."""
+    n = len(scales)
+    largest = np.abs(scales).reshape(n, -1, grid.per_unit).max(-1)
+    lowest = (-mins).reshape(n, -1, grid.per_unit).max(-1)
+    d, dmin = (
+        (value / np.float32(LARGEST_SCALE)).astype(np.float16).astype(np.float32)
+        for value in (largest, lowest)
+    )
+    return np.maximum(d, SMALLEST_HALF), dmin
 
 
 def output_error(w: F32, rounded: F32, x: F32, threads: int) -> float:

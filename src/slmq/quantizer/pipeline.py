@@ -16,7 +16,7 @@ from slmq import _native
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Calibration, collect
 from slmq.quantizer.damage import head_damage, stage_damage
-from slmq.quantizer.grids import Rounded, pack_rounded
+from slmq.quantizer.grids import Rounded, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
 from slmq.quantizer.reports import TensorReport
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
@@ -71,8 +71,10 @@ class Pipeline:
         found, nats = self.work.value("head")
         for i in range(len(stages)):
             for name, damage in self.work.value(f"damage-{i}").items():
-                before = found.get(name, dict.fromkeys(formats, 0.0))
-                found[name] = {fmt: before[fmt] + damage[fmt] * nats for fmt in formats}
+                before = found.get(name, {})
+                found[name] = {
+                    fmt: before.get(fmt, 0.0) + value * nats for fmt, value in damage.items()
+                }
         return {str(name): damage for name, damage in found.items()}
 
     def round(self, formats: Mapping[str, str], method: str) -> dict[str, TensorReport]:
@@ -153,7 +155,7 @@ class Pipeline:
             if self.work.value(name) is None:
                 w = floats_of(self.source, wish)
                 errors = {}
-                for fmt in formats:
+                for fmt in (fmt for fmt in formats if fits(fmt, wish.k)):
                     rounded = round_wish(self.source, wish, w, fmt, "rtn", None, self.threads)
                     errors[fmt] = relative_error(w, rounded.values())
                 self.work.save_value(name, errors)
@@ -173,7 +175,7 @@ class Pipeline:
                 values = tried[name].values()
                 errors[name] = output_error(w, values, inputs.moments.test, self.threads)
         best = min(tried, key=lambda name: errors.get(name, 0.0))
-        self.work.save_data(wish.tensor.name, pack_rounded(tried[best]).packed)
+        self.work.save_data(wish.tensor.name, pack_rounded(tried[best], self.threads).packed)
         weight_error = relative_error(w, tried[best].values())
         report = TensorReport(wish.tensor.name, fmt, best, wish.n, wish.k, weight_error, errors)
         self.work.save_value(wish.tensor.name, asdict(report))

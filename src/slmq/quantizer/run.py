@@ -18,7 +18,7 @@ from slmq.errors import Error
 from slmq.folders import check_room, check_target, new_folder, source_files
 from slmq.formats import FORMATS, format_named
 from slmq.quantizer.calibration import Calibration, read_calibration
-from slmq.quantizer.grids import GRIDS
+from slmq.quantizer.grids import GRIDS, MIXED, fits
 from slmq.quantizer.methods import METHODS
 from slmq.quantizer.mix import Choice, Mix, choose_formats
 from slmq.quantizer.page import write_report
@@ -32,6 +32,7 @@ from slmq.wanted import Source, Wish
 __all__ = ["quantize"]
 
 DEFAULT = "int4"
+FALLBACK = "q4g32a"  # of rows that a format with longer runs does not fit
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,14 @@ def _formats(
     """The format of every matrix, and the damage that each would do."""
     sizes = {w.tensor.name: w.n * w.k for w in source.wishes if w.rounds}
     if settings.format is not None:
-        return Mix(dict.fromkeys(sizes, settings.format), ()), {}
+        found = {
+            w.tensor.name: settings.format if fits(settings.format, w.k) else FALLBACK
+            for w in source.wishes
+            if w.rounds
+        }
+        return Mix(found, ()), {}
     assert settings.bits is not None
-    damage = pipeline.measure(GRIDS)
+    damage = pipeline.measure(MIXED)
     choices = [Choice(name, size, damage[name]) for name, size in sizes.items()]
     return choose_formats(choices, settings.bits), damage
 
