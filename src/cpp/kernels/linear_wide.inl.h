@@ -6,7 +6,7 @@ namespace {  // members of its types, too, stay in this object
 
 // One tile's 32 columns as eight u8 operands, in the panel's column order.
 template <int Bits>
-static inline void unpack(const uint8_t* tile, __m512i (&columns)[8]) {
+SLMQ_INLINE void unpack(const uint8_t* tile, __m512i (&columns)[8]) {
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     if constexpr (Bits == 8) {
@@ -19,8 +19,8 @@ static inline void unpack(const uint8_t* tile, __m512i (&columns)[8]) {
 
 // A token's dots with two unpacked tiles, columns [4 * First, 4 * Last).
 template <int First, int Last>
-static inline void dot_two_tiles(const __m512i (&w_a)[8], const __m512i (&w_b)[8], const int8_t* q,
-                                 DotStart start, i32x16& dot_a, i32x16& dot_b) {
+SLMQ_INLINE void dot_two_tiles(const __m512i (&w_a)[8], const __m512i (&w_b)[8], const int8_t* q,
+                               DotStart start, i32x16& dot_a, i32x16& dot_b) {
   dot_a.v = dot_b.v = start;
 #pragma GCC unroll 8
   for (int j = First; j < Last; ++j) {
@@ -40,9 +40,9 @@ struct PairScales {
 
 // One token of the block against a part of both tiles.
 template <class Weight, int Part, bool Wide>
-static inline void token_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
-                                    const PairScales<Weight, Part>& w, const int8_t* high,
-                                    const int8_t* low, const ActivationInfo& a, float* sums) {
+SLMQ_INLINE void token_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
+                                  const PairScales<Weight, Part>& w, const int8_t* high,
+                                  const int8_t* low, const ActivationInfo& a, float* sums) {
   constexpr int first = 4 * Part, last = Weight::parts == 1 ? 8 : first + 4;
   const int32_t sum_high = part_high<Weight, Part>(a), sum_low = part_low<Weight, Part>(a);
   i32x16 dot_a, dot_b;
@@ -78,8 +78,8 @@ static inline void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b
 }
 
 template <class Weight>
-static inline void group_times_block(const uint8_t* pair, const uint8_t* shared,
-                                     const PanelTokens& a, int rows, float* sums) {
+SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
+                                   int rows, float* sums) {
   __m512i w_a[8], w_b[8];
   unpack<Weight::bits>(pair, w_a);
   unpack<Weight::bits>(pair + Weight::tile_bytes, w_b);

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "core/formats.h"
+#include "core/inline.h"
 
 namespace slmq::avx512vnni {
 
@@ -107,8 +108,8 @@ static inline DotStart start_eights(const int16_t*, int32_t sum) {
 }
 
 template <int M>
-static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
-                          i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                        i32x16 (&sums)[M]) {
   a = reread(a);
   const __m512i nibble = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
@@ -127,7 +128,7 @@ static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (
   }
 }
 template <int M>
-static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   a = reread(a);
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
@@ -144,7 +145,7 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
 // Sixteen rows of four columns of a tile, column 16 * half + 4 * j on, out of their planes
 // (see formats.h).
 template <int Bits>
-static inline __m512i plane_columns(const uint8_t* tile, int half, int j) {
+SLMQ_INLINE __m512i plane_columns(const uint8_t* tile, int half, int j) {
   __m512i code = _mm512_setzero_si512();
   if (Bits >= 4) {
     const __m512i line = _mm512_load_si512(tile + 64 * j);
@@ -160,7 +161,7 @@ static inline __m512i plane_columns(const uint8_t* tile, int half, int j) {
   return _mm512_or_si512(code, _mm512_and_si512(upper, mask));
 }
 template <int Bits, int First, int Last, int M>
-static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   a = reread(a);
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
