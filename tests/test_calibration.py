@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +165,26 @@ def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
     assert one.bits_per_weight <= 5
     assert all(b > a for (a, _), (b, _) in itertools.pairwise(one.front))
     assert all(b < a for (_, a), (_, b) in itertools.pairwise(one.front))
+
+
+def test_the_command_makes_the_same_bytes_with_other_kernels(
+    tiny_model_path: Path, text_path: Path, tmp_path: Path
+) -> None:
+    options = ["--bits", "5", "--calibrate", str(text_path), "--threads", "1", "--json"]
+    command = [sys.executable, "-m", "slmq.cli", "quantize", str(tiny_model_path)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "scalar"), *options],
+        env=os.environ | {"SLMQ_ISA": "scalar"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    made = slmq.quantize(tiny_model_path, tmp_path / "best", bits=5, calibrate=text_path)
+    for path in made.path.iterdir():
+        assert path.read_bytes() == (tmp_path / "scalar" / path.name).read_bytes()
+    said = json.loads(done.stdout)
+    assert said["bits_per_weight"] == made.bits_per_weight
+    assert [tensor["name"] for tensor in said["tensors"]] == [t.name for t in made.tensors]
 
 
 def test_the_page_shows_what_was_measured(

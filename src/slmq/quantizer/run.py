@@ -158,7 +158,7 @@ def _settings(format: str | None, bits: float | None, method: str, calibrated: b
         raise ValueError(f"method: expected one of {known}; got {method!r}")
     if method not in ("auto", "rtn") and not calibrated:
         raise ValueError(f"method {method} needs a text to calibrate with (--calibrate FILE)")
-    return _Settings(stored, bits, method)
+    return _Settings(stored, None if bits is None else float(bits), method)
 
 
 def _formats(
