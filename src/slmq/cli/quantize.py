@@ -46,7 +46,7 @@ def quantize(
         str,
         typer.Option(
             help="How weights are rounded: auto (what measures best), rtn, and with --calibrate "
-            "weighted, feedback."
+            "weighted, feedback, rescaled."
         ),
     ] = "auto",
     report: Annotated[

@@ -82,16 +82,26 @@ class Moments:
         Mean of x x^T over the tokens.
     test : float32[rows, k]
         Inputs of tokens that `gram` has not seen, where there are enough of them.
+    norm : tuple of str
+        As of the tap.
     """
 
     wishes: tuple[Wish, ...]
     gram: npt.NDArray[np.float64]
     test: F32
+    norm: tuple[str, ...] = ()
 
     @property
     def importance(self) -> F32:
         """Mean square of every channel: float32[k]."""
         return np.ascontiguousarray(np.diagonal(self.gram)).astype(np.float32)
+
+    def scaled(self, scales: F32) -> Moments:
+        """The same where every channel is divided by its scale: float32[k]."""
+        wide = scales.astype(np.float64)
+        return Moments(
+            self.wishes, self.gram / (wide[:, None] * wide), self.test / scales, self.norm
+        )
 
 
 def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F32]:
@@ -118,7 +128,7 @@ def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F
         seen += 0 if testing else len(output[-1])
     moments = []
     for tap, gram, test in zip(taps, grams, tests, strict=True):
-        moments.append(Moments(tap.wishes, gram / seen, np.concatenate(test)))
+        moments.append(Moments(tap.wishes, gram / seen, np.concatenate(test), tap.norm))
     return moments, np.concatenate(output)
 
 

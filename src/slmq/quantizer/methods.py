@@ -23,7 +23,7 @@ __all__ = [
     "round_with",
 ]
 
-METHODS = ("rtn", "weighted", "feedback")
+METHODS = ("rtn", "weighted", "feedback")  # of a matrix; "rescaled" is one of an input
 DAMPING = 0.01  # of the mean diagonal, added to it: what the text did not show may come, too
 
 SWEEPS = 2  # of refinement

@@ -7,18 +7,19 @@ weights it then runs once more, so that later stages are rounded for the inputs 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from slmq import _native
 from slmq.formats import FORMATS
-from slmq.quantizer.calibration import Calibration, collect
+from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import head_damage, stage_damage
 from slmq.quantizer.grids import Rounded, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
 from slmq.quantizer.reports import TensorReport
+from slmq.quantizer.rescale import channel_scales
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import FloatSource, Stage
 from slmq.quantizer.work import Work
@@ -99,7 +100,7 @@ class Pipeline:
         for i, wish in enumerate(left):
             name = wish.tensor.name
             if self.work.value(name) is None:
-                self._round_matrix(wish, formats[name], None, "rtn")
+                self._keep(*self._round_matrix(wish, formats[name], None, "rtn"))
             reports[name] = self._report(wish)
             self._tell("quantizing", i + 1, len(left))
         return reports
@@ -119,21 +120,104 @@ class Pipeline:
         assert self.text is not None
         run = runner.run(stage, hidden, StageWeights(self.source))
         moments, following = collect(run, len(runner.text.tokens), self.threads)
-        inputs = {w.tensor.name: m for m in moments for w in m.wishes}
-        prepared = {id(m): Inputs(m, self.threads) for m in moments}
+        names = {wish.tensor.name for wish in mine}
+        for found in moments:
+            group = [wish for wish in found.wishes if wish.tensor.name in names]
+            if any(self.work.value(wish.tensor.name) is None for wish in group):
+                once = all(runner.uses[wish.tensor.name] == 1 for wish in found.wishes)
+                self._round_group(group, found, formats, method, foldable=once)
         for wish in mine:
-            name = wish.tensor.name
-            if self.work.value(name) is None:
-                found = inputs.get(name)
-                self._round_matrix(
-                    wish, formats[name], None if found is None else prepared[id(found)], method
-                )
+            if self.work.value(wish.tensor.name) is None:
+                self._keep(*self._round_matrix(wish, formats[wish.tensor.name], None, "rtn"))
         if mine and stage is not runner.stages[-1]:
             rounded = StageWeights(self.source, self._packed(mine))
-            following = np.concatenate(
-                [read(None) for read in runner.run(stage, hidden, rounded).windows()]
-            )
+            folded = {name: self.folded(name) for found in moments for name in found.norm}
+            vectors = {name: values for name, values in folded.items() if values is not None}
+            again = runner.run(stage, hidden, rounded, vectors=vectors)
+            following = np.concatenate([read(None) for read in again.windows()])
         return following
+
+    def _round_group(
+        self,
+        group: list[Wish],
+        moments: Moments,
+        formats: Mapping[str, str],
+        method: str,
+        foldable: bool,
+    ) -> None:
+        """Rounds the matrices that read one input, which may be rescaled for all of them."""
+        inputs = Inputs(moments, self.threads)
+        made = []
+        if method != "rescaled":
+            made = [
+                self._round_matrix(wish, formats[wish.tensor.name], inputs, method)
+                for wish in group
+            ]
+        if method in ("auto", "rescaled") and foldable and moments.norm:
+            scales = self._best_scales(group, inputs, formats)
+            if scales is not None:
+                rescaled = self._round_rescaled(group, moments, scales, formats, made)
+                if not made or _total(rescaled) < _total(made):
+                    self._fold(moments.norm, scales)
+                    made = rescaled
+        if not made:
+            made = [
+                self._round_matrix(wish, formats[wish.tensor.name], inputs, "feedback")
+                for wish in group
+            ]
+        for rounded, report in made:
+            self._keep(rounded, report)
+
+    def _best_scales(
+        self, group: list[Wish], inputs: Inputs, formats: Mapping[str, str]
+    ) -> F32 | None:
+        """The channel scales of least output error when rounding by weights; None: no scales."""
+        best, least = None, None
+        for scales in [None, *channel_scales(inputs.moments)]:
+            scaled = inputs
+            if scales is not None:
+                scaled = Inputs(inputs.moments.scaled(scales), self.threads)
+            error = 0.0
+            for wish in group:
+                w = floats_of(self.source, wish)
+                w = w if scales is None else w * scales
+                fmt = formats[wish.tensor.name]
+                rounded = round_wish(self.source, wish, w, fmt, "weighted", scaled, self.threads)
+                test = scaled.moments.test
+                error += output_error(w, rounded.values(), test, self.threads)
+            if least is None or error < least:
+                best, least = scales, error
+        return best
+
+    def _round_rescaled(
+        self,
+        group: list[Wish],
+        moments: Moments,
+        scales: F32,
+        formats: Mapping[str, str],
+        plain: list[tuple[Rounded, TensorReport]],
+    ) -> list[tuple[Rounded, TensorReport]]:
+        inputs = Inputs(moments.scaled(scales), self.threads)
+        before = {report.name: report.output_errors for _, report in plain}
+        made = []
+        for wish in group:
+            fmt = formats[wish.tensor.name]
+            rounded, report = self._round_matrix(wish, fmt, inputs, "feedback", scales)
+            errors = {"rescaled": report.output_errors["feedback"]}
+            errors |= before.get(report.name, {})
+            made.append((rounded, replace(report, method="rescaled", output_errors=errors)))
+        return made
+
+    def _fold(self, norm: tuple[str, ...], scales: F32) -> None:
+        """Divides the vectors of a norm by channel scales."""
+        values = dict(self.source.vectors)
+        for name in norm:
+            self.work.save_data(f"folded {name}", (values[name] / scales).view(np.uint8))
+
+    def folded(self, name: str) -> F32 | None:
+        """A vector that was divided by channel scales; None if it was not."""
+        data = self.work.data(f"folded {name}")
+        return None if data is None else data.view(np.float32)
 
     def _packed(self, wishes: list[Wish]) -> dict[str, _native.Matrix]:
         matrices = {}
@@ -163,8 +247,17 @@ class Pipeline:
             self._tell("measuring", i + 1, len(matrices))
         return found
 
-    def _round_matrix(self, wish: Wish, fmt: str, inputs: Inputs | None, method: str) -> None:
+    def _round_matrix(
+        self,
+        wish: Wish,
+        fmt: str,
+        inputs: Inputs | None,
+        method: str,
+        scales: F32 | None = None,
+    ) -> tuple[Rounded, TensorReport]:
+        """The matrix, its columns times `scales`, by a method or by the one that measures best."""
         w = floats_of(self.source, wish)
+        w = w if scales is None else w * scales
         if inputs is None:
             method = "rtn"
         tried: dict[str, Rounded] = {}
@@ -175,10 +268,13 @@ class Pipeline:
                 values = tried[name].values()
                 errors[name] = output_error(w, values, inputs.moments.test, self.threads)
         best = min(tried, key=lambda name: errors.get(name, 0.0))
-        self.work.save_data(wish.tensor.name, pack_rounded(tried[best], self.threads).packed)
         weight_error = relative_error(w, tried[best].values())
         report = TensorReport(wish.tensor.name, fmt, best, wish.n, wish.k, weight_error, errors)
-        self.work.save_value(wish.tensor.name, asdict(report))
+        return tried[best], report
+
+    def _keep(self, rounded: Rounded, report: TensorReport) -> None:
+        self.work.save_data(report.name, pack_rounded(rounded, self.threads).packed)
+        self.work.save_value(report.name, asdict(report))
 
     def _report(self, wish: Wish) -> TensorReport:
         return TensorReport(**self.work.value(wish.tensor.name))
@@ -201,3 +297,7 @@ class Pipeline:
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(what, done, total)
+
+
+def _total(made: list[tuple[Rounded, TensorReport]]) -> float:
+    return sum(report.output_error or 0.0 for _, report in made)

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slmq import _native, hub
 from slmq.checkpoint import NATIVE, open_checkpoint
 from slmq.checkpoint.native import VERSION, NativeWriter, PackedTensor
@@ -25,7 +27,7 @@ from slmq.quantizer.page import write_report
 from slmq.quantizer.pipeline import Pipeline, Progress
 from slmq.quantizer.reports import QuantizedFolder
 from slmq.quantizer.stages import FloatSource
-from slmq.quantizer.work import Work, open_work
+from slmq.quantizer.work import open_work
 from slmq.tokenizer.save import save_tokenizer
 from slmq.wanted import Source, Wish
 
@@ -76,11 +78,13 @@ def quantize(
     bits : float, optional
         Instead of `format`: bits per weight on average. Every matrix, embedding and head included,
         gets the format that its measured sensitivity asks for.
-    method : {"auto", "rtn", "weighted", "feedback"}
+    method : {"auto", "rtn", "weighted", "feedback", "rescaled"}
         How weights are rounded. "rtn": to nearest, with scales searched for the least squared error
         of the weights. The others need `calibrate`. "weighted": the same, with columns weighted by
         the mean square of their inputs. "feedback": column by column, later columns making up for
-        the errors of earlier ones (GPTQ). "auto": for each matrix what measures best on a part of
+        the errors of earlier ones (GPTQ), and refined. "rescaled": the same after channels with
+        large inputs were made larger in the weights and smaller in the norm before them (AWQ),
+        where that is possible. "auto": for each matrix what measures best on a part of
         the text that is held back; without `calibrate`, "rtn".
     calibrate : str or path, optional
         A text file (UTF-8) like those that the model is for; ten thousand tokens of it are used.
@@ -126,7 +130,7 @@ def quantize(
             reports = pipeline.round(mix.formats, settings.method)
             made_of["bits_per_weight"] = round(_bits_per_weight(tensors), 4)
             with new_folder(target, nbytes, force) as folder:
-                _write_weights(folder / SINGLE, source, wishes, tensors, work)
+                _write_weights(folder / SINGLE, wishes, tensors, pipeline)
                 save_tokenizer(checkpoint, folder)
                 config = source.config | {NATIVE: made_of}
                 # Last: a folder without it does not load.
@@ -153,8 +157,9 @@ def _settings(format: str | None, bits: float | None, method: str, calibrated: b
         if stored not in GRIDS:
             known = ", ".join(GRIDS)
             raise ValueError(f"format: expected int4, int8 or one of {known}; got {format!r}")
-    if method not in ("auto", *METHODS):
-        known = ", ".join(("auto", *METHODS))
+    methods = ("auto", *METHODS, "rescaled")
+    if method not in methods:
+        known = ", ".join(methods)
         raise ValueError(f"method: expected one of {known}; got {method!r}")
     if method not in ("auto", "rtn") and not calibrated:
         raise ValueError(f"method {method} needs a text to calibrate with (--calibrate FILE)")
@@ -186,12 +191,15 @@ def _stored(wish: Wish, mix: Mix) -> PackedTensor:
 
 
 def _write_weights(
-    path: Path, source: Source, wishes: list[Wish], tensors: list[PackedTensor], work: Work
+    path: Path, wishes: list[Wish], tensors: list[PackedTensor], pipeline: Pipeline
 ) -> None:
+    work = pipeline.work
     with NativeWriter(path, tensors) as file:
         for wish, tensor in zip(wishes, tensors, strict=True):
             if not wish.rounds:
-                file.write(source.read(wish).data)
+                folded = pipeline.folded(tensor.name)
+                read = pipeline.source.read(wish) if folded is None else folded.view(np.uint8)
+                file.write(read.data)
                 continue
             data = work.data(tensor.name)
             if data is None or len(data) != tensor.nbytes:

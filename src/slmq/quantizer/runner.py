@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -37,6 +38,8 @@ class Runner:
         self.text = text
         self.threads = threads
         self.stages = survey(source)
+        # How many stages use a matrix: an embedding that is the head, too, is used by two.
+        self.uses = Counter(w.tensor.name for stage in self.stages for w in stage.wishes)
 
     def run(
         self,
@@ -46,10 +49,12 @@ class Runner:
         windows: npt.NDArray[np.intp] | None = None,
         *,
         cut: bool = False,
+        vectors: Mapping[str, F32] | None = None,
     ) -> StageRun:
         """Record a stage to be run over all windows or some, after what was passed on to it.
 
-        `cut` says that `hidden` has the rows of these windows only.
+        `cut` says that `hidden` has the rows of these windows only; `vectors` take the place of
+        those of these names.
         """
         tokens = self.text.tokens
         if windows is not None:
@@ -57,7 +62,7 @@ class Runner:
                 hidden = self.of_windows(hidden, windows)
             tokens = tokens[windows]
         last = self.stages[-1].number
-        return StageRun(self.source, stage, last, tokens, hidden, self.threads, weights)
+        return StageRun(self.source, stage, last, tokens, hidden, self.threads, weights, vectors)
 
     def of_windows(self, hidden: F32, windows: npt.NDArray[np.intp]) -> F32:
         """The rows of some windows."""

@@ -9,9 +9,10 @@ whatever the family. All values of a stage stay readable: nothing in it reuses a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,14 @@ class FloatSource(Source):
     def vector(self, name: str, size: int) -> F32:
         """Note a vector, and read it."""
         super().vector(name, size)
-        return self._reader.vector(name, size)
+        values = self._reader.vector(name, size)
+        self.vectors.append((name, values))
+        return values
+
+    @cached_property
+    def vectors(self) -> list[tuple[str, F32]]:
+        """Vectors as `forward` has them, with their names."""
+        return []
 
     def linear_of(self, wish: Wish, matrix: _native.Matrix | None = None) -> Linear:
         """A matrix as `forward` takes it, as it is or as `matrix`, with its bias."""
@@ -63,10 +71,13 @@ class Tap:
     wishes : tuple of Wish
         The matrices that read it.
     handle : Handle
+    norm : tuple of str
+        The vectors of the norm that makes it, if nothing but these matrices reads it.
     """
 
     wishes: tuple[Wish, ...]
     handle: Handle
+    norm: tuple[str, ...] = ()
 
 
 @dataclass
@@ -75,6 +86,9 @@ class Stage:
 
     number: int
     wishes: list[Wish] = field(default_factory=list)
+
+
+NORMS = ("rmsnorm", "layernorm")
 
 
 class _Ghost:
@@ -100,6 +114,10 @@ class _Proxy:
         A wish's weight.
     hidden : Linear, optional
         Saved activations: what the stage takes from those before it.
+    n_ctx : int
+    source : FloatSource
+    vectors : mapping of str to float32
+        What takes the place of vectors, by name.
     """
 
     def __init__(
@@ -108,11 +126,16 @@ class _Proxy:
         active: int,
         linear_of: Callable[[Wish], Linear],
         hidden: Linear | None,
-        n_ctx: int,
+        source: FloatSource,
+        vectors: Mapping[str, F32] | None = None,
     ) -> None:
-        self.n_ctx = n_ctx
+        self.n_ctx: int = source.opened.config.max_positions
         self.stages = [Stage(BEFORE)]
-        self.taps: list[Tap] = []
+        self._taps: list[Tap] = []
+        self._norms: dict[int, tuple[str, ...]] = {}  # by the number of their handle in `kept`
+        self._elsewhere: set[int] = set()  # handles that are read by more than matrices
+        self._names = {id(values): name for name, values in source.vectors}
+        self._vectors = vectors or {}
         self.output: Handle | None = None
         self.input: Handle | None = None
         self.kept: list[Any] = []  # handles: their buffers serve no later step
@@ -136,6 +159,22 @@ class _Proxy:
         found = self.input if self.output is None else self.output
         assert found is not None
         return found
+
+    @property
+    def taps(self) -> list[Tap]:
+        """The inputs of matrices, each once, with the matrices that read it."""
+        merged: dict[int, list[Wish]] = {}
+        handles = {id(tap.handle): tap.handle for tap in self._taps}
+        for tap in self._taps:
+            merged.setdefault(id(tap.handle), []).extend(tap.wishes)
+        return [
+            Tap(
+                tuple(wishes),
+                handles[key],
+                () if key in self._elsewhere else self._norms.get(key, ()),
+            )
+            for key, wishes in merged.items()
+        ]
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -180,13 +219,20 @@ class _Proxy:
         head = self._stage == self._last and wishes
         if any(value in self._skipped for value in given if isinstance(value, _Ghost)):
             return self._skip(0)
+        names = [self._names[id(v)] for v in _arrays(args) if id(v) in self._names]
         args = tuple(self._real(value, not head) for value in args)
-        if wishes and isinstance(args[0], Handle):
-            self.taps.append(Tap(tuple(wishes), args[0]))
+        options = {key: self._real(value) for key, value in options.items()}
+        tapped = wishes and isinstance(args[0], Handle)
+        if tapped:
+            self._taps.append(Tap(tuple(wishes), args[0]))
+        others = [*_flat(args[1:] if tapped else args), *_flat(options.values())]
+        self._elsewhere |= {id(value) for value in others if isinstance(value, Handle)}
         if head:  # what comes of it is of no interest
             return self._skip(len(wishes))
-        options = {key: self._real(value) for key, value in options.items()}
-        return self._keep(getattr(self._recorder, method)(*args, **options))
+        result = self._keep(getattr(self._recorder, method)(*args, **options))
+        if method in NORMS and set(options) <= {"eps"} and len(names) == len(_arrays(args)):
+            self._norms[id(result)] = tuple(names)
+        return result
 
     def _leave(self, value: Any) -> None:
         """Notes a value of the stage that another stage takes: its output."""
@@ -204,6 +250,10 @@ class _Proxy:
             return self._linear_of(value) if load else value
         if isinstance(value, list) or type(value) is tuple:
             return [self._real(item, load) for item in value]
+        if isinstance(value, tuple):  # a norm's weight and bias
+            return type(value)(*(self._real(item) for item in value))
+        if isinstance(value, np.ndarray):
+            return self._vectors.get(self._names.get(id(value), ""), value)
         if not isinstance(value, _Ghost):
             return value
         if self._input_ghost not in (None, value) or self._hidden is None:
@@ -235,9 +285,18 @@ def _flat(values: Any) -> Iterator[Any]:
             yield value
 
 
+def _arrays(args: tuple[Any, ...]) -> list[F32]:
+    """The vectors among arguments, those of a norm included."""
+    found: list[F32] = []
+    for value in args:
+        found += _arrays(value) if isinstance(value, tuple) else []
+        found += [value] if isinstance(value, np.ndarray) else []
+    return found
+
+
 def survey(source: FloatSource) -> list[Stage]:
     """The stages of a model, in order, with the matrices that each uses."""
-    proxy = _Proxy(None, BEFORE, source.linear_of, None, source.opened.config.max_positions)
+    proxy = _Proxy(None, BEFORE, source.linear_of, None, source)
     source.opened.family.forward(proxy, source.weights, source.opened.config)
     return proxy.stages
 
@@ -265,6 +324,8 @@ class StageRun:
         What the stage before made of them; None for the first one.
     weights : callable
         The weight that a wish is; `FloatSource.linear_of`, or a cache of it, or rounded ones.
+    vectors : mapping of str to float32, optional
+        What takes the place of vectors, by name.
     """
 
     def __init__(
@@ -276,6 +337,7 @@ class StageRun:
         hidden: F32 | None,
         threads: int,
         weights: Callable[[Wish], Linear],
+        vectors: Mapping[str, F32] | None = None,
     ) -> None:
         config = source.opened.config
         self._rows = tokens.shape[1]
@@ -293,9 +355,9 @@ class StageRun:
             saved = Linear(packed)
 
         def record(recorder: Recorder) -> Handle:
-            self._proxy = _Proxy(
-                recorder, stage.number, weights, saved, config.max_positions
-            ).behind(last)
+            self._proxy = _Proxy(recorder, stage.number, weights, saved, source, vectors).behind(
+                last
+            )
             source.opened.family.forward(self._proxy, source.weights, config)
             result = self._proxy.result
             # A plan ends with logits, for which nobody asks.
