@@ -365,8 +365,8 @@ def markdown(found: Found, outputs: Sequence[dict[str, str]], about: dict[str, s
     for row in rows:
         values = ", ".join(f"{value:.3f}" for value in row.values)
         asked = [f"{value:.2f}" if value is not None else "" for value in (row.must, row.aim)]
-        cells = (row.measure, row.condition.split()[0], f"{row.median:.3f}", values, row.unit)
-        cells += (f"{statistics.median(row.at_the_time):.3f}" if row.at_the_time else "",)
+        mean = f"{statistics.median(row.at_the_time):.3f}" if row.at_the_time else ""
+        cells = (row.measure, row.condition.split()[0], f"{row.median:.3f}", values, row.unit, mean)
         lines.append(f"| {' | '.join((*cells, *asked, row.verdict()))} |")
     skipped = [row for row in found if isinstance(row, Skipped)]
     lines += [""] * bool(skipped) + [f"Skipped: {row.measure}: {row.reason}" for row in skipped]
