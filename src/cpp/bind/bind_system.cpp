@@ -32,8 +32,10 @@ py::dict features_dict(const CpuFeatures& cpu) {
       "avx512vnni"_a = cpu.avx512vnni, "avx512bf16"_a = cpu.avx512bf16,
       "avx512vbmi"_a = cpu.avx512vbmi, "amx_tile"_a = cpu.amx_tile, "amx_int8"_a = cpu.amx_int8,
       "amx_bf16"_a = cpu.amx_bf16, "os_avx"_a = cpu.os_avx, "os_avx512"_a = cpu.os_avx512,
-      "os_amx"_a = cpu.os_amx, "usable_avx2"_a = usable_avx2(cpu),
-      "usable_avx512vnni"_a = usable_avx512vnni(cpu), "brand"_a = cpu.brand);
+      "os_amx"_a = cpu.os_amx, "neon"_a = cpu.neon, "dotprod"_a = cpu.dotprod, "i8mm"_a = cpu.i8mm,
+      "usable_avx2"_a = usable_avx2(cpu), "usable_avx512vnni"_a = usable_avx512vnni(cpu),
+      "usable_neon_dotprod"_a = usable_neon_dotprod(cpu),
+      "usable_neon_i8mm"_a = usable_neon_i8mm(cpu), "brand"_a = cpu.brand);
 }
 
 py::dict threads_dict(const ThreadChoice& c) {
@@ -119,11 +121,18 @@ void bind_system(py::module_& m) {
       "decode_cpu_features",
       [](uint32_t leaf1_ecx, uint32_t leaf7_ebx, uint32_t leaf7_ecx, uint32_t leaf7_edx,
          uint32_t leaf7_1_eax, uint64_t xcr0) {
-        return features_dict(
-            decode_cpu_features({leaf1_ecx, leaf7_ebx, leaf7_ecx, leaf7_edx, leaf7_1_eax, xcr0}));
+        return features_dict(decode_cpu_features(
+            CpuidWords{leaf1_ecx, leaf7_ebx, leaf7_ecx, leaf7_edx, leaf7_1_eax, xcr0}));
       },
       py::kw_only(), "leaf1_ecx"_a = 0, "leaf7_ebx"_a = 0, "leaf7_ecx"_a = 0, "leaf7_edx"_a = 0,
       "leaf7_1_eax"_a = 0, "xcr0"_a = 0, "The same decision for the cpuid words of any machine.");
+  m.def(
+      "decode_arm_features",
+      [](uint64_t hwcap, uint64_t hwcap2) {
+        return features_dict(decode_cpu_features(ArmWords{hwcap, hwcap2}));
+      },
+      py::kw_only(), "hwcap"_a = 0, "hwcap2"_a = 0,
+      "The same decision for what Linux tells of any 64-bit ARM CPU.");
   m.def(
       "choose_threads", [] { return threads_dict(choose_threads()); },
       "Default number of threads of this process, and why.");

@@ -10,10 +10,26 @@
 #else
 #include <cpuid.h>
 #endif
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define SLMQ_CPU_ARM64 1
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 #endif
 
 namespace slmq {
 namespace {
+
+// Bits of Linux' AT_HWCAP and AT_HWCAP2, fixed by its interface.
+constexpr uint64_t kHwcapAsimd = 1u << 1, kHwcapAsimdDp = 1u << 20, kHwcap2I8mm = 1u << 13;
 
 #if defined(SLMQ_CPU_X86_64)
 
@@ -77,6 +93,43 @@ void read_brand(char (&brand)[64]) {
   brand[length] = '\0';
 }
 
+#elif defined(SLMQ_CPU_ARM64)
+
+#if defined(__APPLE__)
+bool sysctl_says(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+#endif
+
+// NEON itself is part of every 64-bit ARM that these systems run on.
+ArmWords read_arm_words() {
+  ArmWords words;
+#if defined(__linux__)
+  words.hwcap = getauxval(AT_HWCAP);
+  words.hwcap2 = getauxval(AT_HWCAP2);
+#elif defined(__APPLE__)
+  words.hwcap = kHwcapAsimd;
+  if (sysctl_says("hw.optional.arm.FEAT_DotProd")) words.hwcap |= kHwcapAsimdDp;
+  if (sysctl_says("hw.optional.arm.FEAT_I8MM")) words.hwcap2 |= kHwcap2I8mm;
+#elif defined(_WIN32)
+  constexpr DWORD kDotProduct = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+  words.hwcap = kHwcapAsimd;
+  if (IsProcessorFeaturePresent(kDotProduct)) words.hwcap |= kHwcapAsimdDp;
+#endif
+  return words;
+}
+
+void read_brand(char (&brand)[64]) {
+#if defined(__APPLE__)
+  size_t size = sizeof brand - 1;
+  if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) != 0) brand[0] = '\0';
+#else
+  brand[0] = '\0';
+#endif
+}
+
 #endif
 
 CpuFeatures detect() {
@@ -84,8 +137,12 @@ CpuFeatures detect() {
   CpuFeatures cpu = decode_cpu_features(read_cpuid_words());
   read_brand(cpu.brand);
   return cpu;
+#elif defined(SLMQ_CPU_ARM64)
+  CpuFeatures cpu = decode_cpu_features(read_arm_words());
+  read_brand(cpu.brand);
+  return cpu;
 #else
-  return CpuFeatures{};  // the place of NEON: dotprod and i8mm from getauxval / sysctl
+  return CpuFeatures{};
 #endif
 }
 
@@ -117,6 +174,14 @@ CpuFeatures decode_cpu_features(const CpuidWords& w) {
   return cpu;
 }
 
+CpuFeatures decode_cpu_features(const ArmWords& w) {
+  CpuFeatures cpu;
+  cpu.neon = (w.hwcap & kHwcapAsimd) != 0;
+  cpu.dotprod = cpu.neon && (w.hwcap & kHwcapAsimdDp) != 0;
+  cpu.i8mm = cpu.neon && (w.hwcap2 & kHwcap2I8mm) != 0;
+  return cpu;
+}
+
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = detect();
   return features;
@@ -129,13 +194,22 @@ bool usable_avx512vnni(const CpuFeatures& cpu) {
          cpu.avx512vl && cpu.avx512vnni;
 }
 
+bool usable_neon_dotprod(const CpuFeatures& cpu) { return cpu.neon && cpu.dotprod; }
+
+bool usable_neon_i8mm(const CpuFeatures& cpu) { return usable_neon_dotprod(cpu) && cpu.i8mm; }
+
 #if defined(SLMQ_CPU_X86_64)
 namespace {
 constexpr unsigned kDefaultMxcsr = 0x1f80;  // nearest, all exceptions masked, no FTZ, no DAZ
 }
 DefaultFpMode::DefaultFpMode() : saved_(_mm_getcsr()) { _mm_setcsr(kDefaultMxcsr); }
 DefaultFpMode::~DefaultFpMode() { _mm_setcsr(static_cast<unsigned>(saved_)); }
-#elif defined(__aarch64__)
+#elif defined(SLMQ_CPU_ARM64) && defined(_MSC_VER) && !defined(__clang__)
+DefaultFpMode::DefaultFpMode() : saved_(static_cast<uint64_t>(_ReadStatusReg(ARM64_FPCR))) {
+  _WriteStatusReg(ARM64_FPCR, 0);
+}
+DefaultFpMode::~DefaultFpMode() { _WriteStatusReg(ARM64_FPCR, static_cast<__int64>(saved_)); }
+#elif defined(SLMQ_CPU_ARM64)
 DefaultFpMode::DefaultFpMode() {
   __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
   __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t{0}));  // nearest, no traps, no FZ, no FZ16

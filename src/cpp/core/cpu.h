@@ -17,8 +17,14 @@ struct CpuidWords {
   uint64_t xcr0 = 0;         // register state that the operating system saves; 0 without OSXSAVE
 };
 
+// What 64-bit ARM Linux tells of the CPU (getauxval); other systems fill the same bits.
+struct ArmWords {
+  uint64_t hwcap = 0;
+  uint64_t hwcap2 = 0;
+};
+
 // A feature is true only if its instructions can really run: the CPU has them *and* the operating
-// system saves their registers. On other architectures than x86-64 everything is false.
+// system saves their registers. Those of other architectures are false.
 struct CpuFeatures {
   bool sse4_2 = false;
   bool avx = false;
@@ -39,10 +45,14 @@ struct CpuFeatures {
   bool os_avx = false;     // XCR0 saves xmm and ymm
   bool os_avx512 = false;  // ... and opmask and zmm
   bool os_amx = false;     // ... and tile configuration and data
+  bool neon = false;       // 64-bit ARM
+  bool dotprod = false;    // its int8 dot products (FEAT_DotProd)
+  bool i8mm = false;       // ... and int8 matrix products (FEAT_I8MM)
   char brand[64] = {};     // "AMD EPYC ..." or empty
 };
 
 CpuFeatures decode_cpu_features(const CpuidWords& words);
+CpuFeatures decode_cpu_features(const ArmWords& words);
 
 const CpuFeatures& cpu_features();  // of this machine, detected once
 
@@ -50,6 +60,10 @@ const CpuFeatures& cpu_features();  // of this machine, detected once
 // -mavx512{f,bw,dq,vl,vnni} on top. These two ask for exactly that; keep them together.
 bool usable_avx2(const CpuFeatures& cpu);
 bool usable_avx512vnni(const CpuFeatures& cpu);
+
+// Files of "neon_dotprod" are compiled with +dotprod, those of "neon_i8mm" with +dotprod+i8mm.
+bool usable_neon_dotprod(const CpuFeatures& cpu);
+bool usable_neon_i8mm(const CpuFeatures& cpu);
 
 // While it lives, this thread rounds to nearest, keeps subnormal numbers and traps nothing. Other
 // libraries switch flush-to-zero on for the whole process; our answers must not depend on them.

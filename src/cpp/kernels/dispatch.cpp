@@ -11,6 +11,10 @@ extern const Kernels kKernelsScalar;
 #if defined(SLMQ_X86)
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512Vnni;
+#elif defined(SLMQ_ARM64)
+extern const Kernels kKernelsNeon;
+extern const Kernels kKernelsNeonDotprod;
+extern const Kernels kKernelsNeonI8mm;
 #endif
 
 const std::vector<Isa>& all_isas() {
@@ -24,6 +28,14 @@ const std::vector<Isa>& all_isas() {
     list.push_back(
         {"avx512vnni", vnni ? &kKernelsAvx512Vnni : nullptr,
          vnni ? "" : "needs AVX-512 F, BW, DQ, VL and VNNI, enabled by the operating system"});
+#elif defined(SLMQ_ARM64)
+    const CpuFeatures& cpu = cpu_features();
+    const bool neon = cpu.neon, dots = usable_neon_dotprod(cpu), matrices = usable_neon_i8mm(cpu);
+    list.push_back({"neon", neon ? &kKernelsNeon : nullptr, neon ? "" : "needs NEON"});
+    list.push_back({"neon_dotprod", dots ? &kKernelsNeonDotprod : nullptr,
+                    dots ? "" : "needs the dot products of ARMv8.2 (FEAT_DotProd)"});
+    list.push_back({"neon_i8mm", matrices ? &kKernelsNeonI8mm : nullptr,
+                    matrices ? "" : "needs the matrix products of ARMv8.6 (FEAT_I8MM)"});
 #endif
     return list;
   }();

@@ -50,7 +50,7 @@ Results run_isa(const Kernels& kernels, int max_threads) {
   run_attention(kernels, &results);
   run_model(kernels, max_threads, &results);
   for (const Line& line : results.lines())
-    std::printf("%-10s %-18s %016llx\n", kernels.name, line.kernel.c_str(),
+    std::printf("%-12s %-18s %016llx\n", kernels.name, line.kernel.c_str(),
                 static_cast<unsigned long long>(line.hash));
   std::fflush(stdout);
   return results;
@@ -75,7 +75,7 @@ int run(const Options& options) {
   } else {
     for (const Isa& isa : all_isas()) {
       if (isa.kernels == nullptr) {
-        std::printf("%-10s is not run: it %s\n", isa.name, isa.missing.c_str());
+        std::printf("%-12s is not run: it %s\n", isa.name, isa.missing.c_str());
       } else {
         all.emplace_back(isa.name, run_isa(*isa.kernels, options.threads));
       }

@@ -1,0 +1,82 @@
+// The dots of weights with the dot product instructions of ARMv8.2 (FEAT_DotProd), after neon.h.
+//
+//   sdot           four products a lane, summed in 32 bits; the activations' four columns are a lane
+//                  of a register that holds sixteen
+//   dot_u8         codes are read as u - 128
+#pragma once
+
+namespace slmq::SLMQ_ISA {
+
+static constexpr int kTokens = 4;       // that share a read of the weights
+static constexpr int kBlockTokens = 4;  // the same where they are unpacked already
+
+namespace {  // members, too, stay in this object
+
+// Activations of M tokens: sixteen columns in a register.
+template <int First, int Last, int M>
+struct Columns {
+  int8x16_t v[M][2];
+  explicit inline Columns(const int8_t* a) {
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t)
+#pragma GCC unroll 2
+      for (int half = First; half < Last; ++half) v[t][half] = vld1q_s8(a + t * kGroup + 16 * half);
+  }
+};
+
+}  // namespace
+
+template <int Half, int J, class Tile, int M, class Activations>
+static inline void dot_line(const Tile& tile, const Activations& a, int i, i32x16 (&sums)[M]) {
+  const uint8x16_t codes = tile.template columns<Half, J>(i);
+  const int8x16_t w = Tile::bits == 8 ? less_128(codes) : vreinterpretq_s8_u8(codes);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[t].v[i] = vdotq_laneq_s32(sums[t].v[i], w, a.v[t][Half], J);
+}
+
+template <int First, int Last, class Tile, int M>
+static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                            i32x16 (&sums)[M]) {
+  const Columns<First, Last, M> x(a);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[t] = ints([&](int) { return from[t]; });
+  const auto lines = [&]<int J>() {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      dot_line<First, J>(tile, x, i, sums);
+      if constexpr (Last - First == 2) dot_line<First + 1, J>(tile, x, i, sums);
+    }
+  };
+  lines.template operator()<0>();
+  lines.template operator()<1>();
+  lines.template operator()<2>();
+  lines.template operator()<3>();
+}
+
+template <int M>
+static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  DotStart from[M];
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) from[t] = vdupq_n_s32(128 * sum_32(a + t * kGroup));
+  dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
+}
+
+// As many dots as the ports take: 16 chains of sdot, 16 products each.
+static inline int64_t peak_dots(int rounds, int32_t* sink) {
+  int32x4_t sums[16];
+  const int8x16_t w = vdupq_n_s8(1);
+  for (int i = 0; i < 16; ++i) sums[i] = vdupq_n_s32(0);
+  for (int round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+#if defined(__GNUC__)
+      asm("" : "+w"(sums[i]));  // keeps every sum in its own register
+#endif
+      sums[i] = vdotq_s32(sums[i], w, w);
+    }
+  }
+  for (int i = 0; i < 16; ++i) sink[i] = vaddvq_s32(sums[i]);
+  return int64_t{rounds} * 16 * 16;
+}
+
+}  // namespace slmq::SLMQ_ISA
