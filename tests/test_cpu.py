@@ -102,6 +102,27 @@ def test_a_missing_part_rules_the_isa_out(word: str, bit: int, avx2: bool) -> No
     assert not cpu["usable_avx512vnni"]
 
 
+@pytest.mark.parametrize(
+    ("hwcap", "hwcap2", "neon", "dotprod", "i8mm"),
+    [
+        (0xFF, 0, True, False, False),  # Raspberry Pi 4, Cortex-A72: fp asimd ... crc32
+        (0x119FFF, 0, True, True, False),  # Neoverse N1: ... asimddp
+        (0x119FFF, 0x2000, True, True, True),  # with i8mm, as Neoverse V1 and Apple's M2
+        (0x019FFF, 0x2000, True, False, False),  # the i8mm table wants dot products, too
+        (0x119FFD, 0x2000, False, False, False),  # no NEON, nothing on top of it
+        (0x2000, 0x100000, False, False, False),  # the bits of one word in the other
+    ],
+)
+def test_arm_tables_need_their_bits(
+    hwcap: int, hwcap2: int, neon: bool, dotprod: bool, i8mm: bool
+) -> None:
+    cpu = _native.decode_arm_features(hwcap=hwcap, hwcap2=hwcap2)
+    assert cpu["neon"] is neon
+    assert cpu["usable_neon_dotprod"] is dotprod
+    assert cpu["usable_neon_i8mm"] is i8mm
+    assert not cpu["usable_avx2"]
+
+
 def test_this_cpu_as_the_kernel_sees_it() -> None:
     cpuinfo = Path("/proc/cpuinfo")
     if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():

@@ -101,3 +101,35 @@ def test_what_it_cannot_do_it_says(selftest: Path) -> None:
         assert done.returncode == 2
         assert said in done.stderr
         assert not done.stdout
+
+
+def test_arm_gives_the_same_bits(selftest: Path, tmp_path: Path) -> None:
+    """On emulated CPUs with and without dot and matrix products."""
+    script = ROOT / "tools" / "selftest_arm.sh"
+    if not all(shutil.which(p) for p in ("aarch64-linux-gnu-g++", "qemu-aarch64-static")):
+        pytest.skip("needs g++-aarch64-linux-gnu and qemu-user-static")
+    done = run("env", f"NATIVE={selftest}", script, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "OK"
+    checked = re.findall(r"^([\w-]+) (\w+): (\d+) hashes", done.stdout, re.MULTILINE)
+    assert [(cpu, isa) for cpu, isa, _ in checked] == [
+        (cpu, isa)
+        for cpu, isas in (
+            ("cortex-a72", ("scalar", "neon")),
+            ("neoverse-n1", ("scalar", "neon", "neon_dotprod")),
+            ("max", ("scalar", "neon", "neon_dotprod", "neon_i8mm")),
+        )
+        for isa in isas
+    ]
+    native = hashes(run(selftest, "--isa", "scalar").stdout)["scalar"]
+    assert {int(count) for *_, count in checked} == {len(native)}
+
+
+def test_arm_script_says_what_is_missing(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    done = run("env", f"PATH={tools}", "bash", ROOT / "tools" / "selftest_arm.sh")
+    assert done.returncode == 69
+    assert "g++-aarch64-linux-gnu qemu-user-static" in done.stderr
