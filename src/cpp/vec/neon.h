@@ -106,6 +106,12 @@ static inline i32x16 load_i32(const void* p) {
   const auto* bytes = static_cast<const uint8_t*>(p);
   return ints([&](int i) { return vreinterpretq_s32_u8(vld1q_u8(bytes + 16 * i)); });
 }
+static inline i32x16 load_i8(const int8_t* p) {
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  return {{vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+           vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}};
+}
 static inline void store_i32(void* p, i32x16 v) {
   auto* bytes = static_cast<uint8_t*>(p);
   for (int i = 0; i < 4; ++i) vst1q_u8(bytes + 16 * i, vreinterpretq_u8_s32(v.v[i]));
@@ -155,6 +161,9 @@ static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
   sums[0] = vget_lane_s16(by4, 0) + vget_lane_s16(by4, 2);
   sums[1] = vget_lane_s16(by4, 1) + vget_lane_s16(by4, 3);
 }
+
+// Sum of 16 int8 values.
+static inline int32_t sum_16(const int8_t* p) { return vaddlvq_s8(vld1q_s8(p)); }
 
 // --- attention ---------------------------------------------------------------------------------
 
@@ -211,15 +220,27 @@ static inline DotStart start_eights(const int16_t*, int32_t sum) { return vdupq_
 
 namespace {  // members, too, stay in this object
 
-// Rows 4i to 4i + 3 of four columns of a tile, column 16 * Half + 4 * J on: of an int4 tile, or of
-// bytes in the order of an int8 tile.
-struct Nibbles {
-  static constexpr int bits = 4;
+// Rows 4i to 4i + 3 of four columns of a tile, column 16 * Half + 4 * J on: of codes in their planes
+// (see formats.h), or of bytes in the order of an int8 tile.
+template <int Bits>
+struct Planes {
+  static constexpr int bits = Bits;
   const uint8_t* tile;
   template <int Half, int J>
   inline uint8x16_t columns(int i) const {
-    const uint8x16_t line = vld1q_u8(tile + 64 * J + 16 * i);
-    return Half == 0 ? vandq_u8(line, vdupq_n_u8(15)) : vshrq_n_u8(line, 4);
+    uint8x16_t code = vdupq_n_u8(0);
+    if constexpr (Bits >= 4) {
+      const uint8x16_t line = vld1q_u8(tile + 64 * J + 16 * i);
+      code = Half == 0 ? vandq_u8(line, vdupq_n_u8(15)) : vshrq_n_u8(line, 4);
+    }
+    if constexpr (Bits == 4) return code;
+    constexpr int kLine = Bits == 5 ? 0 : Half, kPlace = Bits == 2 ? 0 : 4;
+    constexpr int kStored = Bits == 5 ? 4 * Half + J : 2 * J;
+    uint8x16_t upper = vld1q_u8(tile + (Bits == 2 ? 0 : 256) + 64 * kLine + 16 * i);
+    if constexpr (kStored < kPlace) upper = vshlq_n_u8(upper, kPlace - kStored);
+    if constexpr (kStored > kPlace) upper = vshrq_n_u8(upper, kStored - kPlace);
+    const uint8x16_t mask = vdupq_n_u8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
+    return vorrq_u8(code, vandq_u8(upper, mask));
   }
 };
 template <int Bits>
@@ -234,14 +255,22 @@ struct Bytes {
 
 }  // namespace
 
-// An int4 tile as bytes, in the order of an int8 tile.
-static inline void unpack_u4(const uint8_t* tile, uint8_t* bytes) {
-  for (int i = 0; i < 16; ++i) {
-    const uint8x16_t line = vld1q_u8(tile + 16 * i);
-    vst1q_u8(bytes + 16 * i, vandq_u8(line, vdupq_n_u8(15)));
-    vst1q_u8(bytes + 256 + 16 * i, vshrq_n_u8(line, 4));
+// A tile as bytes, in the order of an int8 tile.
+template <int Bits>
+static inline void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
+  const Planes<Bits> planes{tile};
+  for (int i = 0; i < 4; ++i, bytes += 16) {
+    vst1q_u8(bytes, planes.template columns<0, 0>(i));
+    vst1q_u8(bytes + 64, planes.template columns<0, 1>(i));
+    vst1q_u8(bytes + 128, planes.template columns<0, 2>(i));
+    vst1q_u8(bytes + 192, planes.template columns<0, 3>(i));
+    vst1q_u8(bytes + 256, planes.template columns<1, 0>(i));
+    vst1q_u8(bytes + 320, planes.template columns<1, 1>(i));
+    vst1q_u8(bytes + 384, planes.template columns<1, 2>(i));
+    vst1q_u8(bytes + 448, planes.template columns<1, 3>(i));
   }
 }
+static inline void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
 
 // sums[t] = from[t] + the dots of columns [16 * First, 16 * Last) with token t: the table's own
 template <int First, int Last, class Tile, int M>
@@ -251,7 +280,7 @@ static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&
 template <int M>
 static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
                           i32x16 (&sums)[M]) {
-  dot_tile<0, 2>(Nibbles{tile}, a, from, sums);
+  dot_tile<0, 2>(Planes<4>{tile}, a, from, sums);
 }
 template <int M>
 static inline void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
@@ -265,6 +294,23 @@ static inline int32_t sum_32(const int8_t* p) {
 }
 static inline int8x16_t less_128(uint8x16_t u) {
   return vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(128)));
+}
+
+template <int M>
+static inline void start_at_zero(DotStart (&from)[M]) {
+  for (int t = 0; t < M; ++t) from[t] = start_zero();
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  DotStart from[M];
+  start_at_zero(from);
+  dot_tile<First, Last>(Planes<Bits>{tile}, a, from, sums);
+}
+template <int Bits, int First, int Last, int M>
+static inline void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
+  DotStart from[M];
+  start_at_zero(from);
+  dot_tile<First, Last>(Bytes<Bits>{bytes}, a, from, sums);
 }
 
 }  // namespace slmq::SLMQ_ISA

@@ -117,8 +117,7 @@ static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&
 template <int M>
 static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) from[t] = start_zero();
+  start_at_zero(from);
   dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
 }
 

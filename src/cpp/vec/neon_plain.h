@@ -1,7 +1,8 @@
 // The dots of weights on ARMv8.0 (Cortex-A53 and A72: Raspberry Pi 3 and 4), after neon.h.
 //
-//   smlal          eight products, added up in 16 bits: eight of 4-bit codes stay below 2^15
-//                  (8 * 15 * 128 = 15360), one of 8-bit codes, read as u - 128, does
+//   smlal          eight products, added up in 16 bits: eight of 5-bit codes stay below 2^15
+//                  (8 * 31 * 128 = 31744), four of 6-bit codes (4 * 63 * 128 = 32256) and one of 8-bit
+//                  codes, read as u - 128
 //   sadalp, addp   to 32 bits, and the four columns of a row together
 #pragma once
 
@@ -54,12 +55,12 @@ struct Sums8 {
 template <int Rows, int First, int Last, class Tile, int M>
 static inline void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
                              i32x16 (&sums)[M]) {
-  constexpr bool kEach = Tile::bits == 8;  // product must be widened
+  constexpr int kSteps = Tile::bits == 8 ? 1 : Tile::bits == 6 ? 4 : 8;  // before it must widen
   Sums8<Rows, M> growing;
   const auto step = [&]<int Half, int J>() {
-    constexpr bool first = Half == First && J == 0;
-    growing.template add<Half, J>(tile, a, first || kEach);
-    if (kEach) growing.widen(first);
+    constexpr int kDone = 4 * (Half - First) + J;
+    growing.template add<Half, J>(tile, a, kDone % kSteps == 0);
+    if ((kDone + 1) % kSteps == 0 || kDone + 1 == 4 * (Last - First)) growing.widen(kDone < kSteps);
   };
   const auto half = [&]<int Half>() {
     step.template operator()<Half, 0>();
@@ -69,7 +70,6 @@ static inline void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (
   };
   half.template operator()<First>();
   if constexpr (Last - First == 2) half.template operator()<First + 1>();
-  if (!kEach) growing.widen(true);
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t)
 #pragma GCC unroll 2
