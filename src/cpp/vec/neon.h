@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "core/formats.h"
+#include "core/inline.h"
 
 namespace slmq::SLMQ_ISA {
 
@@ -227,7 +228,7 @@ struct Planes {
   static constexpr int bits = Bits;
   const uint8_t* tile;
   template <int Half, int J>
-  inline uint8x16_t columns(int i) const {
+  SLMQ_INLINE_MEMBER uint8x16_t columns(int i) const {
     uint8x16_t code = vdupq_n_u8(0);
     if constexpr (Bits >= 4) {
       const uint8x16_t line = vld1q_u8(tile + 64 * J + 16 * i);
@@ -248,7 +249,7 @@ struct Bytes {
   static constexpr int bits = Bits;
   const uint8_t* tile;
   template <int Half, int J>
-  inline uint8x16_t columns(int i) const {
+  SLMQ_INLINE_MEMBER uint8x16_t columns(int i) const {
     return vld1q_u8(tile + 256 * Half + 64 * J + 16 * i);
   }
 };
@@ -257,7 +258,7 @@ struct Bytes {
 
 // A tile as bytes, in the order of an int8 tile.
 template <int Bits>
-static inline void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
+SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
   const Planes<Bits> planes{tile};
   for (int i = 0; i < 4; ++i, bytes += 16) {
     vst1q_u8(bytes, planes.template columns<0, 0>(i));
@@ -270,21 +271,21 @@ static inline void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
     vst1q_u8(bytes + 448, planes.template columns<1, 3>(i));
   }
 }
-static inline void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
+SLMQ_INLINE void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
 
 // sums[t] = from[t] + the dots of columns [16 * First, 16 * Last) with token t: the table's own
 template <int First, int Last, class Tile, int M>
-static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                            i32x16 (&sums)[M]);
+SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]);
 
 template <int M>
-static inline void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
-                          i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
+                        i32x16 (&sums)[M]) {
   dot_tile<0, 2>(Planes<4>{tile}, a, from, sums);
 }
 template <int M>
-static inline void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
-                                i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
+                              i32x16 (&sums)[M]) {
   dot_tile<0, 2>(Bytes<4>{bytes}, a, from, sums);
 }
 
@@ -301,13 +302,13 @@ static inline void start_at_zero(DotStart (&from)[M]) {
   for (int t = 0; t < M; ++t) from[t] = start_zero();
 }
 template <int Bits, int First, int Last, int M>
-static inline void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
   start_at_zero(from);
   dot_tile<First, Last>(Planes<Bits>{tile}, a, from, sums);
 }
 template <int Bits, int First, int Last, int M>
-static inline void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
   start_at_zero(from);
   dot_tile<First, Last>(Bytes<Bits>{bytes}, a, from, sums);

@@ -7,8 +7,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;       // that share a read of the weights
-static constexpr int kBlockTokens = 4;  // the same where they are unpacked already
+static constexpr int kTokens = 4;         // that share a read of the weights
+static constexpr int kBlockTokens = 4;    // the same where they are unpacked already
+static constexpr int kAheadBytes = 2048;  // not measured
 
 namespace {  // members, too, stay in this object
 
@@ -16,7 +17,7 @@ namespace {  // members, too, stay in this object
 template <int First, int Last, int M>
 struct Columns {
   int8x16_t v[M][2];
-  explicit inline Columns(const int8_t* a) {
+  SLMQ_INLINE_MEMBER explicit Columns(const int8_t* a) {
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t)
 #pragma GCC unroll 2
@@ -27,7 +28,7 @@ struct Columns {
 }  // namespace
 
 template <int Half, int J, class Tile, int M, class Activations>
-static inline void dot_line(const Tile& tile, const Activations& a, int i, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_line(const Tile& tile, const Activations& a, int i, i32x16 (&sums)[M]) {
   const uint8x16_t codes = tile.template columns<Half, J>(i);
   const int8x16_t w = Tile::bits == 8 ? less_128(codes) : vreinterpretq_s8_u8(codes);
 #pragma GCC unroll 4
@@ -35,8 +36,8 @@ static inline void dot_line(const Tile& tile, const Activations& a, int i, i32x1
 }
 
 template <int First, int Last, class Tile, int M>
-static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                            i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
   const Columns<First, Last, M> x(a);
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) sums[t] = ints([&](int) { return from[t]; });
@@ -54,7 +55,7 @@ static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&
 }
 
 template <int M>
-static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) from[t] = vdupq_n_s32(128 * sum_32(a + t * kGroup));

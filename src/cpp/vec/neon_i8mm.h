@@ -6,8 +6,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;       // that share a read of the weights
-static constexpr int kBlockTokens = 6;  // the same where they are unpacked already
+static constexpr int kTokens = 4;         // that share a read of the weights
+static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
+static constexpr int kAheadBytes = 2048;  // not measured
 
 namespace {  // members, too, stay in this object
 
@@ -18,7 +19,7 @@ struct Products {
 
   // Eight columns: 16 * Half + 8 * Part on.
   template <int Half, int Part, class Tile>
-  inline void add(const Tile& tile, const int8x16_t (&x)[P]) {
+  SLMQ_INLINE_MEMBER void add(const Tile& tile, const int8x16_t (&x)[P]) {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const uint32x4_t left =
@@ -35,7 +36,7 @@ struct Products {
     }
   }
   template <int Half, class Tile>
-  inline void add_half(const Tile& tile, const int8_t* a) {
+  SLMQ_INLINE_MEMBER void add_half(const Tile& tile, const int8_t* a) {
     int8x16_t first[P], second[P];
 #pragma GCC unroll 3
     for (int p = 0; p < P; ++p) {
@@ -53,8 +54,8 @@ struct Products {
 }  // namespace
 
 template <int Rows, int First, int Last, class Tile, int M>
-static inline void multiply_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                                  i32x16 (&sums)[M]) {
+SLMQ_INLINE void multiply_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                                i32x16 (&sums)[M]) {
   Products<Rows, M / 2> growing;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
@@ -75,15 +76,14 @@ static inline void multiply_rows8(const Tile& tile, const int8_t* a, const DotSt
 
 // One line of four columns and an odd number of tokens.
 template <int Half, int J, class Tile, int M>
-static inline void dot_line(const Tile& tile, const int8x16_t (&x)[M][2], int i,
-                            i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_line(const Tile& tile, const int8x16_t (&x)[M][2], int i, i32x16 (&sums)[M]) {
   const uint8x16_t w = tile.template columns<Half, J>(i);
 #pragma GCC unroll 3
   for (int t = 0; t < M; ++t) sums[t].v[i] = vusdotq_laneq_s32(sums[t].v[i], w, x[t][Half], J);
 }
 template <int First, int Last, class Tile, int M>
-static inline void dot_lines(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                             i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_lines(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                           i32x16 (&sums)[M]) {
   int8x16_t x[M][2];
 #pragma GCC unroll 3
   for (int t = 0; t < M; ++t) {
@@ -104,8 +104,8 @@ static inline void dot_lines(const Tile& tile, const int8_t* a, const DotStart (
 }
 
 template <int First, int Last, class Tile, int M>
-static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                            i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
   if constexpr (M % 2 == 0) {
     multiply_rows8<0, First, Last>(tile, a, from, sums);
     multiply_rows8<1, First, Last>(tile, a, from, sums);
@@ -115,7 +115,7 @@ static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&
 }
 
 template <int M>
-static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
   start_at_zero(from);
   dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);

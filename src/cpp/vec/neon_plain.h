@@ -8,8 +8,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;       // that share a read of the weights
-static constexpr int kBlockTokens = 4;  // the same where they are unpacked already
+static constexpr int kTokens = 4;         // that share a read of the weights
+static constexpr int kBlockTokens = 4;    // the same where they are unpacked already
+static constexpr int kAheadBytes = 2048;  // not measured
 
 namespace {  // members, too, stay in this object
 
@@ -20,7 +21,7 @@ struct Sums8 {
   int32x4_t sums[M][4];
 
   template <int Half, int J, class Tile>
-  inline void add(const Tile& tile, const int8_t* a, bool first) {
+  SLMQ_INLINE_MEMBER void add(const Tile& tile, const int8_t* a, bool first) {
     int8x16_t w[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
@@ -41,7 +42,7 @@ struct Sums8 {
       }
     }
   }
-  inline void widen(bool first) {
+  SLMQ_INLINE_MEMBER void widen(bool first) {
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t)
 #pragma GCC unroll 4
@@ -53,8 +54,8 @@ struct Sums8 {
 }  // namespace
 
 template <int Rows, int First, int Last, class Tile, int M>
-static inline void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                             i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                           i32x16 (&sums)[M]) {
   constexpr int kSteps = Tile::bits == 8 ? 1 : Tile::bits == 6 ? 4 : 8;  // before it must widen
   Sums8<Rows, M> growing;
   const auto step = [&]<int Half, int J>() {
@@ -79,14 +80,14 @@ static inline void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (
 }
 
 template <int First, int Last, class Tile, int M>
-static inline void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                            i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
   dot_rows8<0, First, Last>(tile, a, from, sums);
   dot_rows8<1, First, Last>(tile, a, from, sums);
 }
 
 template <int M>
-static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) from[t] = vdupq_n_s32(128 * sum_32(a + t * kGroup));
