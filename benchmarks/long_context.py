@@ -27,17 +27,22 @@ from slmq.plan import RecordedPlan
 SHAPE, FORMAT = "smollm2-135m", "q4g32a"
 HEADER = (
     "kv     threads   read GB/s   short ms   long ms   attention GB/s   fraction   "
-    "(smallest and largest of the rounds)"
+    "(smallest and largest of the rounds)   at the time"
 )
+MEAN_READ_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of a short and a long step, bytes per second of both kinds of reading."""
+    """Seconds of a short and a long step, bytes per second of both kinds of reading.
+
+    `read` is the best pass of plain reading, `mean_read` the mean of passes before and after.
+    """
 
     short_s: float
     long_s: float
     read: float
+    mean_read: float
     attention: float
 
 
@@ -62,6 +67,11 @@ def step_s(plan: RecordedPlan, sequence: _native.KvSequence, steps: int) -> floa
     return statistics.median(times)
 
 
+def single_reads(threads: int) -> list[float]:
+    """Bytes per second of single passes of plain reading; seconds asked for are less than one."""
+    return [_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, 1e-4) * 1e9 for _ in range(4)]
+
+
 def measure(
     plan: RecordedPlan, context: _native.KvSequence, short: int, steps: int, rounds: int
 ) -> list[Round]:
@@ -72,14 +82,18 @@ def measure(
     found = []
     for _ in range(rounds):
         read = _native.memory_read_gb_per_s(plan.native.threads, PROBE_BYTES, 0.3) * 1e9
+        passes = single_reads(plan.native.threads)
         long_s, short_s = step_s(plan, far, steps), step_s(plan, near, 4 * steps)
-        found.append(Round(short_s, long_s, read, more / (long_s - short_s)))
+        passes += single_reads(plan.native.threads)
+        mean_read = statistics.harmonic_mean(passes)
+        found.append(Round(short_s, long_s, read, mean_read, more / (long_s - short_s)))
     return found
 
 
 def report(kv: str, threads: int, rounds: list[Round]) -> str:
-    """A line of the table; the fraction is the median of the rounds' own."""
+    """A line of the table; fractions are the medians of the rounds' own."""
     fractions = [r.attention / r.read for r in rounds]
+    at_the_time = statistics.median(r.attention / r.mean_read for r in rounds)
     short_ms, long_ms, read, attention = (
         statistics.median(getattr(r, name) for r in rounds)
         for name in ("short_s", "long_s", "read", "attention")
@@ -87,7 +101,7 @@ def report(kv: str, threads: int, rounds: list[Round]) -> str:
     return (
         f"{kv:5}{threads:9}{read / 1e9:12.1f}{short_ms * 1e3:11.3f}{long_ms * 1e3:10.3f}"
         f"{attention / 1e9:17.1f}{statistics.median(fractions):11.2f}"
-        f"   {min(fractions):.2f} {max(fractions):.2f}"
+        f"   {min(fractions):.2f} {max(fractions):.2f}{at_the_time:38.2f}"
     )
 
 

@@ -7,28 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 from golden import GOLDENS
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from slmq import hub
 from slmq.errors import DownloadError, ModelNotFoundError
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte (ids 0-255, in the byte-level alphabet's order), then `SPECIALS`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS])
-    return tokenizer
 
 
 @pytest.fixture(scope="session")

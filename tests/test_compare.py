@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import byte_tokenizer
+from byte_tokenizer import byte_tokenizer
 from typer.testing import CliRunner
 
 import slmq

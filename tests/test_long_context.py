@@ -33,7 +33,7 @@ def test_a_line_for_each_cache_and_number_of_threads(
     assert [line[:2] for line in lines] == [
         ["f16", "1"], ["f16", "2"], ["int8", "1"], ["int8", "2"],
     ]  # fmt: skip
-    assert all(len(line) == 9 for line in lines)
+    assert all(len(line) == 10 for line in lines)
 
 
 def test_bytes_are_those_of_the_cache(program: ModuleType) -> None:
