@@ -141,10 +141,14 @@ def smollm2_weights() -> b.Loaded:
 
 def mean_limits(threads: int, isa: str) -> b.Limits:
     """Harmonic means of single passes: what the machine does now, not at its best."""
-    one_pass_s = 1e-4  # shorter than any pass
-    reads = [_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, one_pass_s) for _ in range(5)]
-    dots = [_native.integer_peak_gmac_per_s(threads, isa, one_pass_s) for _ in range(200)]
-    return b.Limits(threads, statistics.harmonic_mean(reads), statistics.harmonic_mean(dots))
+    limit_s = 1e-4  # shorter than a pass; who lost the CPU for that long has measured nothing
+    reads = [_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, limit_s) for _ in range(5)]
+    dots = [_native.integer_peak_gmac_per_s(threads, isa, limit_s) for _ in range(200)]
+    return b.Limits(
+        threads,
+        statistics.harmonic_mean([speed for speed in reads if speed > 0]),
+        statistics.harmonic_mean([speed for speed in dots if speed > 0]),
+    )
 
 
 def limited(plan: RecordedPlan, test: b.Trial, row: Row, choose: Callable[[b.Row], float]) -> float:

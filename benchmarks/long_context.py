@@ -68,8 +68,10 @@ def step_s(plan: RecordedPlan, sequence: _native.KvSequence, steps: int) -> floa
 
 
 def single_reads(threads: int) -> list[float]:
-    """Bytes per second of single passes of plain reading; seconds asked for are less than one."""
-    return [_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, 1e-4) * 1e9 for _ in range(4)]
+    """Bytes per second of single passes of plain reading: a pass takes longer than the limit."""
+    passes = (_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, 1e-3) for _ in range(4))
+    # Whoever lost the CPU for the whole limit has measured nothing.
+    return [gb_per_s * 1e9 for gb_per_s in passes if gb_per_s > 0]
 
 
 def measure(
@@ -85,7 +87,7 @@ def measure(
         passes = single_reads(plan.native.threads)
         long_s, short_s = step_s(plan, far, steps), step_s(plan, near, 4 * steps)
         passes += single_reads(plan.native.threads)
-        mean_read = statistics.harmonic_mean(passes)
+        mean_read = statistics.harmonic_mean(passes) if passes else read
         found.append(Round(short_s, long_s, read, mean_read, more / (long_s - short_s)))
     return found
 

@@ -71,7 +71,10 @@ def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
     path : str or Path
         The model.
     """
-    nearest = difflib.get_close_matches(architecture.lower(), FAMILIES, n=1, cutoff=0.5)
+    name = architecture.lower()
+    # The family that the name begins with says more than one that shares its ending.
+    begun = sorted((family for family in FAMILIES if name.startswith(family)), key=len)
+    nearest = begun[-1:] or difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return UnsupportedModelError(
         f"architecture {architecture!r:.80} of {path} is not supported; supported are "
