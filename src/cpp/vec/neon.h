@@ -314,4 +314,22 @@ SLMQ_INLINE void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)
   dot_tile<First, Last>(Bytes<Bits>{bytes}, a, from, sums);
 }
 
+// As many dots as the ports take: 16 chains of `step`, each of so many products.
+template <int Products, class Step>
+static inline int64_t peak_of(int rounds, int32_t* sink, const Step& step) {
+  int32x4_t sums[16];
+  for (int i = 0; i < 16; ++i) sums[i] = vdupq_n_s32(0);
+  for (int round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+#if defined(__GNUC__)
+      asm("" : "+w"(sums[i]));  // keeps every sum in its own register
+#endif
+      sums[i] = step(sums[i]);
+    }
+  }
+  for (int i = 0; i < 16; ++i) sink[i] = vaddvq_s32(sums[i]);
+  return int64_t{rounds} * 16 * Products;
+}
+
 }  // namespace slmq::SLMQ_ISA

@@ -62,22 +62,9 @@ SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M])
   dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
 }
 
-// As many dots as the ports take: 16 chains of sdot, 16 products each.
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
-  int32x4_t sums[16];
   const int8x16_t w = vdupq_n_s8(1);
-  for (int i = 0; i < 16; ++i) sums[i] = vdupq_n_s32(0);
-  for (int round = 0; round < rounds; ++round) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-#if defined(__GNUC__)
-      asm("" : "+w"(sums[i]));  // keeps every sum in its own register
-#endif
-      sums[i] = vdotq_s32(sums[i], w, w);
-    }
-  }
-  for (int i = 0; i < 16; ++i) sink[i] = vaddvq_s32(sums[i]);
-  return int64_t{rounds} * 16 * 16;
+  return peak_of<16>(rounds, sink, [w](int32x4_t sum) { return vdotq_s32(sum, w, w); });
 }
 
 }  // namespace slmq::SLMQ_ISA

@@ -9,16 +9,11 @@ from typing import Annotated
 import typer
 
 from slmq.cli import options as o
+from slmq.cli.folder import Force, Source, Target, find, make_folder
 from slmq.cli.models import stored_bytes
-from slmq.cli.output import Bar, Downloads, print_json, write
+from slmq.cli.output import Bar, print_json, write
 
 __all__ = ["dequantize", "quantize"]
-
-Source = Annotated[
-    str, typer.Argument(metavar="SRC", help="Catalogue name, hub id, folder or .gguf file.")
-]
-Target = Annotated[str, typer.Argument(metavar="DST", help="The folder to make.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a folder that slmq wrote.")]
 
 
 def quantize(
@@ -27,7 +22,10 @@ def quantize(
     *,
     format: Annotated[
         str | None,
-        typer.Option(help="int4 (q4g32a, the default), int8 (q8g32s), q4g32s, q4g32a, q8g32s."),
+        typer.Option(
+            help="int4 (q4g32a, the default), int8 (q8g32s), or a packed format: q2k, q4g128s, "
+            "q4g64s, q4g128z, q4g32s, q4g64z, q4k, q4g32a, q5k, q6k, q8g32s."
+        ),
     ] = None,
     bits: Annotated[
         float | None,
@@ -67,11 +65,9 @@ def quantize(
     The same source and settings give the same bytes everywhere. What was interrupted goes on where
     it was when the same command is given again.
     """
-    from slmq import hub
     from slmq.quantizer import quantize as write_folder
 
-    with Downloads() as downloads:
-        found = hub.resolve(src, revision=revision, local_files_only=offline, progress=downloads)
+    found = find(src, revision=revision, offline=offline)
     with Bar() as bar:
         made = write_folder(
             found.path,
@@ -111,21 +107,15 @@ def dequantize(
     as_json: o.Json = False,
 ) -> None:
     """Write a model as an ordinary folder with float weights, which transformers loads."""
-    from slmq import hub
     from slmq.quantizer import dequantize as write_folder
 
-    with Downloads() as downloads:
-        found = hub.resolve(src, revision=revision, local_files_only=offline, progress=downloads)
-    with Bar("bytes") as bar:
-        path = write_folder(
-            found.path,
-            Path(dst),
-            dtype=dtype,
-            force=force,
-            n_threads=threads,
-            progress=lambda done, total: bar.update(f"dequantizing {found.name}", done, total),
-        )
-    if as_json:
-        print_json({"name": found.name, "path": str(path), "bytes": stored_bytes(path)})
-    else:
-        write(f"{path}\n")
+    make_folder(
+        src,
+        "dequantizing",
+        lambda source, progress: write_folder(
+            source, Path(dst), dtype=dtype, force=force, n_threads=threads, progress=progress
+        ),
+        revision=revision,
+        offline=offline,
+        as_json=as_json,
+    )
