@@ -45,7 +45,8 @@ import ctypes, sys
 import numpy as np
 import llama_cpp
 source, target, ftype, matrix = sys.argv[1:]
-llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), ctypes.c_void_p())
+quiet = llama_cpp.llama_log_callback(lambda *_: None)  # kept: it is called to the end
+llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
 params = llama_cpp.llama_model_quantize_default_params()
 params.nthread, params.ftype = 2, int(ftype)
 if matrix:
