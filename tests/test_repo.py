@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 # From the ground up. A module may use its own line and those above it in this table.
 PYTHON_LAYERS = (
     ("errors", "results", "_native", "_sampling"),
-    ("exact", "runtime"),
+    ("exact", "runtime", "selftest"),
     ("formats", "sampling", "stops"),
     ("quantized", "checkpoint"),
     ("memory", "folders"),
@@ -41,7 +41,7 @@ PYTHON_LAYERS = (
     ("cli", "server"),
 )
 PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
-CPP_LAYERS = ("core", "quantizer", "vec", "kernels", "plan", "bind", "selftest")
+CPP_LAYERS = ("core", "quantizer", "vec", "kernels", "plan", "selftest", "bind")
 
 # What a kernel may take from the system: types, constants, plain math and intrinsics.
 KERNEL_HEADERS = {

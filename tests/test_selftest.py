@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from slmq import _native, formats
+from slmq.selftest import HASHES, read_hashes
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"(\w+) +([\w.]+) +([0-9a-f]{16})")
@@ -95,8 +96,27 @@ def test_one_isa_alone(selftest: Path) -> None:
     assert hashes(alone.stdout) == {"scalar": hashes(run(selftest).stdout)["scalar"]}
 
 
-def test_what_it_cannot_do_it_says(selftest: Path) -> None:
-    for arguments, said in ((("--isa", "mmx"), "unknown ISA 'mmx'"), (("--all",), "usage:")):
+def test_the_shipped_hashes(selftest: Path, tmp_path: Path) -> None:
+    done = run(selftest, "--against", HASHES)
+    assert done.returncode == 0, done.stdout
+    assert hashes(done.stdout)["scalar"] == read_hashes()
+    wrong = tmp_path / "wrong"
+    value = read_hashes()["rope"]
+    wrong.write_text(HASHES.read_text("utf-8").replace(value, f"{int(value, 16) ^ 1:016x}"))
+    done = run(selftest, "--isa", "scalar", "--against", wrong)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == f"DIFFERS: scalar rope: not the bits of {wrong}"
+
+
+def test_what_it_cannot_do_it_says(selftest: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.write_text("rope 12345\n")
+    for arguments, said in (
+        (("--isa", "mmx"), "unknown ISA 'mmx'"),
+        (("--all",), "usage:"),
+        (("--against", tmp_path / "absent"), "cannot read"),
+        (("--against", odd), "16 hex digits, got 'rope 12345'"),
+    ):
         done = run(selftest, *arguments)
         assert done.returncode == 2
         assert said in done.stderr

@@ -21,6 +21,11 @@ isa: dict[str, _native.IsaTable | None] = _native.isa_tables()
 """Kernel tables by ISA name, from the plainest to the best; None if this CPU lacks the ISA."""
 
 
+def cpu_name() -> str:
+    """The CPU's name, or its architecture where it has none."""
+    return _native.cpu_features()["brand"] or platform.processor() or platform.machine()
+
+
 def runtime_info() -> dict[str, Any]:
     """Facts about this process, for people and programs.
 
@@ -36,7 +41,7 @@ def runtime_info() -> dict[str, Any]:
         "slmq": version("slmq"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": features["brand"] or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cpu_features": sorted(k for k, v in features.items() if v is True),
         "isa": _native.active_isa(),
         "isa_why": f"SLMQ_ISA={forced}" if forced else "the best that this CPU runs",

@@ -30,5 +30,6 @@ void bind_matrix(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_plan(py::module_& m);
 void bind_quantizer(py::module_& m);
+void bind_selftest(py::module_& m);
 
 }  // namespace slmq

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_native, m) {
   slmq::bind_kernels(m);
   slmq::bind_plan(m);
   slmq::bind_quantizer(m);
+  slmq::bind_selftest(m);
 }

@@ -13,4 +13,7 @@ void run_attention(const Kernels& kernels, Results* results);  // attention_case
 // A tiny recorded model (model_case.cpp), with 1 to max_threads threads.
 void run_model(const Kernels& kernels, int max_threads, Results* results);
 
+// All of the above in the default floating-point mode (run.cpp).
+Results run_all(const Kernels& kernels, int max_threads);
+
 }  // namespace slmq::selftest

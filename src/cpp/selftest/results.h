@@ -58,4 +58,12 @@ class Results {
   std::vector<std::string> faults_;
 };
 
+// Lines of a kernel and its hash; empty ones and those that begin with # do not count. Throws
+// std::invalid_argument for others.
+std::vector<Line> parse_hashes(const std::string& text);
+
+// What is wrong with the results, where `expected` is right. `whose` says who expects it.
+std::vector<std::string> complaints(const Results& results, const std::vector<Line>& expected,
+                                    const std::string& whose);
+
 }  // namespace slmq::selftest

@@ -2,20 +2,22 @@
 // and prints a hash of the bits of each result. Without Python and, linked statically, without any
 // library, so that it runs in emulators and on bare machines.
 //
-//   slmq_selftest [--isa NAME] [--threads N]
+//   slmq_selftest [--isa NAME] [--threads N] [--against FILE]
 //
 // Ends with `OK`, or `DIFFERS: ...` for each kernel whose bits are not scalar's or depend on what
-// they must not depend on (status 1). With --isa only that ISA runs: compare its lines with another
-// machine's. --threads is the most that the model uses (default 3).
+// they must not depend on (status 1). With --isa only that ISA runs. --threads is the most that the
+// model uses (default 3). --against compares with the hashes of a file instead of scalar's: those of
+// the package are src/slmq/selftest.txt.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/cpu.h"
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 
@@ -25,6 +27,7 @@ namespace {
 struct Options {
   std::string isa;  // empty: all
   int threads = 3;
+  std::string against;  // empty: the first ISA that runs
 };
 
 Options parse(int argc, char** argv) {
@@ -35,20 +38,27 @@ Options parse(int argc, char** argv) {
       options.isa = value;
     } else if (name == "--threads" && std::atoi(value.c_str()) >= 1) {
       options.threads = std::atoi(value.c_str());
+    } else if (name == "--against" && !value.empty()) {
+      options.against = value;
     } else {
-      throw std::invalid_argument("usage: slmq_selftest [--isa NAME] [--threads N]");
+      throw std::invalid_argument(
+          "usage: slmq_selftest [--isa NAME] [--threads N] [--against FILE]");
     }
   }
   return options;
 }
 
-Results run_isa(const Kernels& kernels, int max_threads) {
-  const DefaultFpMode mode;
-  Results results;
-  run_linear(kernels, &results);
-  run_rows(kernels, &results);
-  run_attention(kernels, &results);
-  run_model(kernels, max_threads, &results);
+std::vector<Line> read_hashes(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw std::invalid_argument("cannot read " + path);
+  const std::vector<Line> lines =
+      parse_hashes({std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()});
+  if (lines.empty()) throw std::invalid_argument("no hashes in " + path);
+  return lines;
+}
+
+Results run_and_print(const Kernels& kernels, int max_threads) {
+  Results results = run_all(kernels, max_threads);
   for (const Line& line : results.lines())
     std::printf("%-12s %-18s %016llx\n", kernels.name, line.kernel.c_str(),
                 static_cast<unsigned long long>(line.hash));
@@ -56,33 +66,27 @@ Results run_isa(const Kernels& kernels, int max_threads) {
   return results;
 }
 
-// What is wrong with an ISA's results.
-std::vector<std::string> complaints(const Results& results, const Results& reference) {
-  std::vector<std::string> list = results.faults();
-  for (size_t i = 0; i < results.lines().size(); ++i) {
-    const Line &line = results.lines()[i], &expected = reference.lines()[i];
-    if (line.hash != expected.hash) list.push_back(line.kernel + ": not the bits of scalar");
-  }
-  return list;
-}
-
 int run(const Options& options) {
-  bool ok = true;
+  std::vector<Line> expected;
+  if (!options.against.empty()) expected = read_hashes(options.against);
   std::vector<std::pair<const char*, Results>> all;
   if (!options.isa.empty()) {
     const Kernels& kernels = kernels_named(options.isa);
-    all.emplace_back(kernels.name, run_isa(kernels, options.threads));
+    all.emplace_back(kernels.name, run_and_print(kernels, options.threads));
   } else {
     for (const Isa& isa : all_isas()) {
       if (isa.kernels == nullptr) {
         std::printf("%-12s is not run: it %s\n", isa.name, isa.missing.c_str());
       } else {
-        all.emplace_back(isa.name, run_isa(*isa.kernels, options.threads));
+        all.emplace_back(isa.name, run_and_print(*isa.kernels, options.threads));
       }
     }
   }
+  const std::string whose = expected.empty() ? all.front().first : options.against;
+  if (expected.empty()) expected = all.front().second.lines();
+  bool ok = true;
   for (const auto& [name, results] : all) {
-    for (const std::string& complaint : complaints(results, all.front().second)) {
+    for (const std::string& complaint : complaints(results, expected, whose)) {
       std::printf("DIFFERS: %s %s\n", name, complaint.c_str());
       ok = false;
     }

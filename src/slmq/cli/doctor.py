@@ -6,12 +6,17 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import print_json, size, write
 
-__all__ = ["doctor", "examine", "warnings_of"]
+if TYPE_CHECKING:
+    from slmq.selftest import TableReport
+
+__all__ = ["check_kernels", "doctor", "examine", "warnings_of"]
 
 LITTLE_DISK = 1_000_000_000
 VARIABLES = (
@@ -25,8 +30,24 @@ VARIABLES = (
 )
 
 
-def doctor(as_json: o.Json = False) -> None:
-    """CPU, kernels and why, threads and why, cache, versions; warns of what costs speed."""
+SelfTest = Annotated[
+    bool,
+    typer.Option(
+        "--selftest", help="Run every kernel instead and compare its bits with the known ones."
+    ),
+]
+
+
+def doctor(selftest: SelfTest = False, as_json: o.Json = False) -> None:
+    """CPU, kernels and why, threads and why, cache, versions; warns of what costs speed.
+
+    With --selftest: does every kernel of every table that this CPU runs, and a tiny model, give the
+    bits that slmq gives everywhere? Status 1 if not.
+    """
+    if selftest:
+        if not check_kernels(as_json):
+            raise typer.Exit(1)
+        return
     facts = examine()
     if as_json:
         print_json(facts)
@@ -130,3 +151,45 @@ def report(facts: dict[str, Any]) -> str:
         *(("warning", text) for text in facts["warnings"]),
     ]
     return "".join(f"{label:12}{text}\n" for label, text in lines)
+
+
+def check_kernels(as_json: bool) -> bool:
+    """Self test of all tables, printed; whether all of them are right."""
+    from slmq.runtime import cpu_name, isa
+    from slmq.selftest import check_table
+
+    missing = [name for name, table in isa.items() if table is None]
+    reports = []
+    if not as_json:
+        write(f"{'cpu':12}{cpu_name()}\n")
+    for name in isa:
+        if name not in missing:
+            reports.append(check_table(name))
+            if not as_json:
+                write(table_lines(reports[-1]))
+    ok = all(found.ok for found in reports)
+    if as_json:
+        tables = {
+            found.isa: {
+                "equal": found.equal,
+                "total": found.total,
+                "differing": found.differing,
+                "faults": found.faults,
+                "seconds": found.seconds,
+            }
+            for found in reports
+        }
+        print_json({"ok": ok, "cpu": cpu_name(), "tables": tables, "not_run": missing})
+        return ok
+    if missing:
+        write(f"{'not run':12}{', '.join(missing)}: this CPU lacks them\n")
+    write("the bits that slmq gives everywhere\n" if ok else "NOT the bits that slmq gives\n")
+    return ok
+
+
+def table_lines(found: TableReport) -> str:
+    """A line for a table, and one for everything that is wrong with it."""
+    lines = [f"{found.isa + ':':12}{found.equal} of {found.total} equal ({found.seconds:.1f} s)"]
+    lines += [f"{'':12}differs: {name}" for name in found.differing]
+    lines += [f"{'':12}contradicts itself: {fault}" for fault in found.faults]
+    return "\n".join(lines) + "\n"
