@@ -1,9 +1,9 @@
-"""Output errors of single matrices: each way of rounding against plain rounding, at equal bits.
+"""Errors of single matrices: each way of rounding against plain rounding, at equal bits.
 
 The inputs are a model's own, by calibration on a text; what is measured is the squared error of the
-outputs on windows of the text that were held back. The weights are the model's, and heavy-tailed
-random ones (Student's t, 4 degrees) in their place. Formats that hold the model's weights exactly,
-as those of a quantized file, say nothing and are left out.
+weights, and of the outputs on windows of the text that were held back. The weights are the model's,
+and heavy-tailed random ones (Student's t, 4 degrees) in their place. Formats that hold the model's
+weights exactly, as those of a quantized file, say nothing and are left out.
 
     python benchmarks/quantize_layers.py MODEL --text FILE [--layers 0 9 19 29] [--threads 2]
 """
@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from slmq.checkpoint import NATIVE, open_checkpoint
 from slmq.formats import ROUNDED
 from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits
-from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
+from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error, round_with
 from slmq.quantizer.runner import Runner, StageWeights, floats_of
 from slmq.quantizer.stages import FloatSource
 from slmq.wanted import Wish
@@ -57,15 +58,23 @@ def plain(w: F32, fmt: str, threads: int) -> F32:
     return matrix.dequantize(0, len(w))
 
 
-def errors(w: F32, fmt: str, inputs: Inputs, threads: int) -> dict[str, float]:
-    """Squared output error of each way of rounding, over the squared output."""
-    found = {}
-    if fmt in ROUNDED:
-        found["plain"] = output_error(w, plain(w, fmt, threads), inputs.moments.test, threads)
+class Errors(NamedTuple):
+    """Squared error over what is exact: of the weights, of the outputs."""
+
+    weights: float
+    outputs: float
+
+
+def errors(w: F32, fmt: str, inputs: Inputs, threads: int) -> dict[str, Errors]:
+    """The errors of each way of rounding."""
+    values = {"plain": plain(w, fmt, threads)} if fmt in ROUNDED else {}
     for method in METHODS:
-        values = round_with(method, w, fmt, inputs, threads=threads).values()
-        found[method] = output_error(w, values, inputs.moments.test, threads)
-    return found
+        values[method] = round_with(method, w, fmt, inputs, threads=threads).values()
+    test = inputs.moments.test
+    return {
+        way: Errors(relative_error(w, found), output_error(w, found, test, threads))
+        for way, found in values.items()
+    }
 
 
 def main() -> None:
@@ -77,7 +86,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(GRIDS))
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[dict[str, Errors]]]] = defaultdict(lambda: defaultdict(list))
     rng = np.random.default_rng(0)
     with open_checkpoint(hub.resolve(options.model).path) as checkpoint:
         source = FloatSource(checkpoint, None if checkpoint.kind == NATIVE else "f32", 2)
@@ -90,27 +99,36 @@ def main() -> None:
                     if fits(fmt, wish.k):
                         found[kind][fmt].append(errors(w, fmt, inputs, options.threads))
     for kind, by_format in found.items():
-        print_table(kind, by_format)
+        print_tables(kind, by_format)
 
 
-def print_table(kind: str, by_format: dict[str, list[dict[str, float]]]) -> None:
-    """One line per format: geometric means of the errors over those of plain rounding."""
-    print(f"\n{kind}: squared output error over that of plain rounding (of rtn, where a format has")
-    print("no plain rounding), geometric mean over the matrices, smallest and largest\n")
-    print("| format | matrices | plain error | " + " | ".join(METHODS) + " |")
-    print("|---|---|---|" + "---|" * len(METHODS))
-    for fmt, all_rows in by_format.items():
-        rows = [row for row in all_rows if row.get("plain", 1.0) > EXACT]
-        if not rows:
-            continue
-        base = "plain" if "plain" in rows[0] else "rtn"
-        cells = []
-        for method in METHODS:
-            ratios = [row[method] / row[base] for row in rows]
-            mean = math.exp(sum(math.log(max(r, 1e-12)) for r in ratios) / len(ratios))
-            cells.append(f"{mean:.3f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        size = math.exp(sum(math.log(row[base]) for row in rows) / len(rows))
-        print(f"| {fmt} | {len(rows)} | {size:.2e} | " + " | ".join(cells) + " |")
+def print_tables(kind: str, by_format: dict[str, list[dict[str, Errors]]]) -> None:
+    """For weights and outputs a line per format: geometric means over those of plain rounding."""
+    for number, what in enumerate(Errors._fields):
+        print(f"\n{kind}: squared error of the {what} over that of plain rounding (of rtn, where a")
+        print("format has no plain rounding), geometric mean, smallest and largest\n")
+        print("| format | matrices | plain error | " + " | ".join(METHODS) + " |")
+        print("|---|---|---|" + "---|" * len(METHODS))
+        for fmt, all_rows in by_format.items():
+            rows = [row for row in all_rows if row[METHODS[0]].weights > EXACT]
+            if rows:
+                print(line(fmt, [{way: e[number] for way, e in row.items()} for row in rows]))
+
+
+def line(fmt: str, rows: list[dict[str, float]]) -> str:
+    """The line of a format: a row per matrix, errors by way of rounding."""
+    base = "plain" if "plain" in rows[0] else METHODS[0]
+    cells = []
+    for method in METHODS:
+        ratios = [row[method] / row[base] for row in rows]
+        cells.append(f"{geometric_mean(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    size = geometric_mean([row[base] for row in rows])
+    return f"| {fmt} | {len(rows)} | {size:.2e} | " + " | ".join(cells) + " |"
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Of positive values."""
+    return math.exp(sum(math.log(max(value, 1e-12)) for value in values) / len(values))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,9 @@ def test_the_command_makes_the_same_bytes_with_other_kernels(
         text=True,
         check=True,
     )
-    made = slmq.quantize(tiny_model_path, tmp_path / "best", bits=5, calibrate=text_path)
+    made = slmq.quantize(
+        tiny_model_path, tmp_path / "best", bits=5, calibrate=text_path, n_threads=3
+    )
     for path in made.path.iterdir():
         assert path.read_bytes() == (tmp_path / "scalar" / path.name).read_bytes()
     said = json.loads(done.stdout)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,39 +170,6 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     slmq.quantize(SOURCE, target, progress=unchanged)
     assert folder_bytes(target) == folder_bytes(whole.path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q", "whole"]
-
-
-FAILING = """
-import os, resource, signal, sys
-import slmq
-source, target, how = sys.argv[1:]
-if how == "full":
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-def progress(what, done, total):
-    if how == "kill" and done > total // 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-slmq.quantize(source, target, progress=progress)
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="limits and signals of POSIX")
-@pytest.mark.parametrize(
-    ("how", "message"), [("full", "cannot write .*File too large"), ("kill", "")]
-)
-def test_a_run_that_fails_leaves_no_folder(how: str, message: str, tmp_path: Path) -> None:
-    target = tmp_path / "q"
-    run = subprocess.run(
-        [sys.executable, "-c", FAILING, str(SOURCE), str(target), how],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode != 0
-    assert re.search(message, run.stderr)
-    assert not target.exists()
-    slmq.quantize(SOURCE, target)
-    assert [path.name for path in tmp_path.iterdir()] == ["q"]
 
 
 @pytest.mark.parametrize(

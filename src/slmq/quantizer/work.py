@@ -55,6 +55,11 @@ class Work:
         """Delete the bytes of this name, if there are any."""
         self._path(name, "bin").unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Delete all of it. The key goes first: without it what is left counts for nothing."""
+        self._path("key", "json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _path(self, name: str, kind: str) -> Path:
         return self.folder / f"{quote(name, safe='')}.{kind}"
 
@@ -88,7 +93,7 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
                 path.unlink()
             work.save_value("key", digest)
         yield work
-        shutil.rmtree(folder, ignore_errors=True)
+        work.close()
     except OSError as error:
         reason = error.strerror or str(error)
         raise Error(
