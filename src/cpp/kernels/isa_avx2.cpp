@@ -1,9 +1,11 @@
 // Compiled with -mavx2 -mfma -mf16c; nothing but the table may leave this object.
+#define SLMQ_ISA avx2
 #include "vec/avx2.h"
+
+#include "vec/avx2_plain.h"
 
 #include "core/half.h"
 
-#define SLMQ_ISA avx2
 #include "kernels/table.inl.h"
 
 namespace slmq {

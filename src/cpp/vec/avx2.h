@@ -3,10 +3,8 @@
 //   fma            vfmadd231ps          one rounding, as std::fma
 //   load_f16       vcvtph2ps            exact
 //   store_f16      vcvtps2ph            round to nearest even
-//   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*128*16 = 30720)
-//                  vpmaddwd             pairs of 16-bit sums to 32 bits
-//   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
-//   dot_planes     codes of 5 and 6 bits, widened to 32 bits before the 16-bit sums are full
+//
+// The dots of weights are in avx2_plain.h, with VNNI in avxvnni.h.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +14,7 @@
 #include "core/formats.h"
 #include "core/inline.h"
 
-namespace slmq::avx2 {
+namespace slmq::SLMQ_ISA {
 
 struct f32x16 {
   __m256 low, high;  // lanes 0-7, 8-15
@@ -154,10 +152,6 @@ static inline __m256i broadcast_i8x4(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
-static constexpr int kAheadBytes = 2048;  // .83-.91 of plain reading (Zen 3); 8 KiB: .75-.84
-
 // A sum stays in its register and grows there: the compiler would reorder integer sums into trees over
 // products that it keeps on the stack.
 static inline void keep(__m256i& sum) {
@@ -166,61 +160,6 @@ static inline void keep(__m256i& sum) {
 #else
   static_cast<void>(sum);
 #endif
-}
-
-// Where the accumulators of a dot start: two 16-bit sums a row.
-using DotStart = __m256i;
-static inline DotStart start_zero() { return _mm256_setzero_si256(); }
-static inline DotStart start_eights(const int16_t* eights, int32_t) {
-  int32_t both;
-  __builtin_memcpy(&both, eights, 4);
-  return _mm256_set1_epi32(both);
-}
-
-namespace {  // members, too, stay in this object
-
-// Sixteen rows' 16-bit sums of M tokens while they grow; eight steps of u4 * s8 stay below 2^15.
-template <int M>
-struct Sums16 {
-  __m256i low[M], high[M];  // rows 0-7 and 8-15
-  SLMQ_INLINE_MEMBER explicit Sums16(const DotStart (&from)[M]) {
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) low[t] = high[t] = from[t];
-  }
-  SLMQ_INLINE_MEMBER void add(__m256i w_low, __m256i w_high, const int8_t* four) {
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) {
-      const __m256i activations = broadcast_i8x4(four + t * kGroup);
-      low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(w_low, activations));
-      high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(w_high, activations));
-      keep(low[t]);
-      keep(high[t]);
-    }
-  }
-  SLMQ_INLINE_MEMBER void finish(i32x16 (&sums)[M]) const {
-    const __m256i ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t)
-      sums[t] = {_mm256_madd_epi16(low[t], ones), _mm256_madd_epi16(high[t], ones)};
-  }
-};
-
-}  // namespace
-
-template <int M>
-SLMQ_INLINE void dot_u4(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
-                        i32x16 (&sums)[M]) {
-  a = reread(a);
-  const __m256i nibble = _mm256_set1_epi8(15);
-  Sums16<M> growing(from);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m256i low = load_i8x32(tile + 64 * j), high = load_i8x32(tile + 64 * j + 32);
-    growing.add(_mm256_and_si256(low, nibble), _mm256_and_si256(high, nibble), a + 4 * j);
-    growing.add(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibble),
-                _mm256_and_si256(_mm256_srli_epi16(high, 4), nibble), a + 16 + 4 * j);
-  }
-  growing.finish(sums);
 }
 
 // An int4 tile as bytes, in the order of an int8 tile.
@@ -233,54 +172,6 @@ SLMQ_INLINE void unpack_u4(const uint8_t* tile, uint8_t* bytes) {
     _mm256_store_si256(to + i, _mm256_and_si256(line, nibble));
     _mm256_store_si256(to + 8 + i, _mm256_and_si256(_mm256_srli_epi16(line, 4), nibble));
   }
-}
-template <int M>
-SLMQ_INLINE void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotStart (&from)[M],
-                              i32x16 (&sums)[M]) {
-  a = reread(a);
-  Sums16<M> growing(from);
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j)
-    growing.add(load_i8x32(bytes + 64 * j), load_i8x32(bytes + 64 * j + 32), a + 4 * j);
-  growing.finish(sums);
-}
-
-// Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
-template <int M>
-SLMQ_INLINE void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&sums)[M]) {
-  a = reread(a);
-  const __m256i nibble = _mm256_set1_epi8(15);
-  __m256i low_i16[M], high_i16[M];
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {
-    const __m256i w = load_i8x32(rows + 64 * j);
-    const __m256i w_low = _mm256_and_si256(w, nibble);
-    const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) {
-      const __m256i activations = broadcast_i8x4(a + t * kGroup + 4 * j);
-      low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
-      high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
-      keep(low_i16[t]);
-      keep(high_i16[t]);
-    }
-  }
-  const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) {
-    sums[t] = _mm256_add_epi32(_mm256_madd_epi16(low_i16[t], ones),
-                               _mm256_madd_epi16(high_i16[t], sixteens));
-  }
-}
-template <int M>
-SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-  __m256i low[M], high[M];
-  dot_u8_rows8<M>(tile, a, low);
-  dot_u8_rows8<M>(tile + 32, a, high);
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }
 
 namespace {  // members, too, stay in this object
@@ -313,51 +204,6 @@ struct Bytes {  // the same, unpacked
 
 }  // namespace
 
-// Columns [16 * First, 16 * Last) of eight rows. 16-bit sums hold two products of six bits
-// (4 * 63 * 127 = 32004), four of five bits (8 * 31 * 127 = 31496).
-template <int Bits, int First, int Last, class Tile, int M>
-SLMQ_INLINE void dot_rows8(const Tile& tile, int rows, const int8_t* a, __m256i (&sums)[M]) {
-  constexpr int kSteps = Bits == 6 ? 2 : 4;
-  a = reread(a);
-  const __m256i ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 4
-  for (int step = 4 * First; step < 4 * Last; step += kSteps) {
-    __m256i words[M];
-#pragma GCC unroll 4
-    for (int i = step; i < step + kSteps; ++i) {
-      const __m256i w = tile.columns(rows, i / 4, i % 4);
-#pragma GCC unroll 6
-      for (int t = 0; t < M; ++t) {
-        const __m256i product = _mm256_maddubs_epi16(w, broadcast_i8x4(a + t * kGroup + 4 * i));
-        words[t] = i == step ? product : _mm256_add_epi16(words[t], product);
-        keep(words[t]);
-      }
-    }
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) {
-      const __m256i wide = _mm256_madd_epi16(words[t], ones);
-      sums[t] = step == 4 * First ? wide : _mm256_add_epi32(sums[t], wide);
-      keep(sums[t]);
-    }
-  }
-}
-template <int Bits, int First, int Last, class Tile, int M>
-SLMQ_INLINE void dot_rows16(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
-  __m256i low[M], high[M];
-  dot_rows8<Bits, First, Last>(tile, 0, a, low);
-  dot_rows8<Bits, First, Last>(tile, 32, a, high);
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
-}
-template <int Bits, int First, int Last, int M>
-SLMQ_INLINE void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
-  dot_rows16<Bits, First, Last>(Planes<Bits>{tile}, a, sums);
-}
-template <int Bits, int First, int Last, int M>
-SLMQ_INLINE void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)[M]) {
-  dot_rows16<Bits, First, Last>(Bytes{bytes}, a, sums);
-}
-
 // A tile as bytes, in the order of an int8 tile.
 template <int Bits>
 SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
@@ -370,23 +216,6 @@ SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
 }
 
 #include "vec/x86_sums.inl.h"
-
-// As many int4 dots as the ports take: 8 chains of vpmaddubsw + vpaddw, 32 products each.
-static inline int64_t peak_dots(int rounds, int32_t* sink) {
-  __m256i sums[8], w = _mm256_set1_epi8(1);
-  for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_si256();
-  for (int round = 0; round < rounds; ++round) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-#if defined(__GNUC__)
-      asm("" : "+x"(w));  // the product must be computed each time
-#endif
-      sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(w, w));
-    }
-  }
-  for (int i = 0; i < 8; ++i) sink[i] = _mm256_extract_epi32(sums[i], 0);
-  return int64_t{rounds} * 8 * 32;
-}
 
 // --- attention ---------------------------------------------------------------------------------
 
@@ -438,4 +267,4 @@ static inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
-}  // namespace slmq::avx2
+}  // namespace slmq::SLMQ_ISA
