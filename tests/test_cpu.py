@@ -48,9 +48,9 @@ CPUINFO_NAMES = {
 def test_a_full_machine_can_do_everything() -> None:
     cpu = _native.decode_cpu_features(**EVERYTHING)
     assert cpu["usable_avx2"]
+    assert cpu["usable_avxvnni"]
     assert cpu["usable_avx512vnni"]
-    assert cpu["avxvnni"]
-    assert cpu["amx_int8"]
+    assert cpu["usable_amx_int8"]
     assert cpu["amx_bf16"]
 
 
@@ -77,8 +77,9 @@ def test_no_words_no_features() -> None:
 def test_registers_must_be_saved(xcr0: int, avx2: bool, avx512: bool, amx: bool) -> None:
     cpu = _native.decode_cpu_features(**{**EVERYTHING, "xcr0": xcr0})
     assert cpu["usable_avx2"] is avx2
+    assert cpu["usable_avxvnni"] is avx2
     assert cpu["usable_avx512vnni"] is avx512
-    assert cpu["amx_int8"] is amx
+    assert cpu["usable_amx_int8"] is amx
     assert cpu["sse4_2"]  # its registers are always there
 
 
@@ -99,7 +100,52 @@ def test_registers_must_be_saved(xcr0: int, avx2: bool, avx512: bool, amx: bool)
 def test_a_missing_part_rules_the_isa_out(word: str, bit: int, avx2: bool) -> None:
     cpu = _native.decode_cpu_features(**{**EVERYTHING, word: EVERYTHING[word] & ~bit})
     assert cpu["usable_avx2"] is avx2
+    assert cpu["usable_avxvnni"] is avx2
     assert not cpu["usable_avx512vnni"]
+    assert not cpu["usable_amx_int8"]
+
+
+AVX_WORDS = {"leaf1_ecx": SSE4_2 | FMA | AVX | F16C, "leaf7_ebx": AVX2, "xcr0": 0x7}
+AVX512_WORDS = {
+    **AVX_WORDS,
+    "leaf7_ebx": AVX2 | AVX512F | AVX512DQ | AVX512BW | AVX512VL,
+    "xcr0": 0xE7,
+}
+VNNI_WORDS = {**AVX512_WORDS, "leaf7_ecx": AVX512VNNI}
+MACHINES: dict[str, tuple[dict[str, int], str]] = {
+    "Nehalem": ({"leaf1_ecx": SSE4_2}, "scalar"),
+    "Sandy Bridge": ({"leaf1_ecx": SSE4_2 | AVX, "xcr0": 0x7}, "scalar"),
+    "Haswell, Zen to Zen 3": (AVX_WORDS, "avx2"),
+    "Haswell without YMM state": ({**AVX_WORDS, "xcr0": 0x3}, "scalar"),
+    "Alder Lake": ({**AVX_WORDS, "leaf7_1_eax": AVXVNNI}, "avxvnni"),
+    "Skylake-X": (AVX512_WORDS, "avx2"),
+    "Cascade Lake, Ice Lake, Zen 4": (VNNI_WORDS, "avx512vnni"),
+    "Zen 5": ({**VNNI_WORDS, "leaf7_1_eax": AVXVNNI}, "avx512vnni"),
+    "Zen 5 without ZMM state": (
+        {**VNNI_WORDS, "leaf7_1_eax": AVXVNNI, "xcr0": 0x7},
+        "avxvnni",
+    ),
+    "Sapphire Rapids": (EVERYTHING, "amx_int8"),
+    "Sapphire Rapids, AMX not shown": ({**EVERYTHING, "leaf7_edx": 0}, "avx512vnni"),
+    "Sapphire Rapids, tiles without their int8": (
+        {**EVERYTHING, "leaf7_edx": AMX_TILE | AMX_BF16},
+        "avx512vnni",
+    ),
+    "Sapphire Rapids, Linux before 5.16": ({**EVERYTHING, "xcr0": 0xE7}, "avx512vnni"),
+}
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the tables of x86-64 are listed there"
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_best_table_of_a_machine(machine: str) -> None:
+    """The last listed table whose needs the words satisfy (AMX is then tried, too)."""
+    words, best = MACHINES[machine]
+    cpu = _native.decode_cpu_features(**words)
+    names = list(_native.isa_tables())
+    assert names[0] == "scalar"
+    assert [name for name in names if name == "scalar" or cpu[f"usable_{name}"]][-1] == best
 
 
 @pytest.mark.parametrize(

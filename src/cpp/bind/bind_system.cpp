@@ -33,7 +33,8 @@ py::dict features_dict(const CpuFeatures& cpu) {
       "avx512vbmi"_a = cpu.avx512vbmi, "amx_tile"_a = cpu.amx_tile, "amx_int8"_a = cpu.amx_int8,
       "amx_bf16"_a = cpu.amx_bf16, "os_avx"_a = cpu.os_avx, "os_avx512"_a = cpu.os_avx512,
       "os_amx"_a = cpu.os_amx, "neon"_a = cpu.neon, "dotprod"_a = cpu.dotprod, "i8mm"_a = cpu.i8mm,
-      "usable_avx2"_a = usable_avx2(cpu), "usable_avx512vnni"_a = usable_avx512vnni(cpu),
+      "usable_avx2"_a = usable_avx2(cpu), "usable_avxvnni"_a = usable_avxvnni(cpu),
+      "usable_avx512vnni"_a = usable_avx512vnni(cpu), "usable_amx_int8"_a = usable_amx_int8(cpu),
       "usable_neon_dotprod"_a = usable_neon_dotprod(cpu),
       "usable_neon_i8mm"_a = usable_neon_i8mm(cpu), "brand"_a = cpu.brand);
 }

@@ -189,9 +189,15 @@ const CpuFeatures& cpu_features() {
 
 bool usable_avx2(const CpuFeatures& cpu) { return cpu.avx2 && cpu.fma && cpu.f16c && cpu.os_avx; }
 
+bool usable_avxvnni(const CpuFeatures& cpu) { return usable_avx2(cpu) && cpu.avxvnni; }
+
 bool usable_avx512vnni(const CpuFeatures& cpu) {
   return usable_avx2(cpu) && cpu.os_avx512 && cpu.avx512f && cpu.avx512bw && cpu.avx512dq &&
          cpu.avx512vl && cpu.avx512vnni;
+}
+
+bool usable_amx_int8(const CpuFeatures& cpu) {
+  return usable_avx512vnni(cpu) && cpu.os_amx && cpu.amx_tile && cpu.amx_int8;
 }
 
 bool usable_neon_dotprod(const CpuFeatures& cpu) { return cpu.neon && cpu.dotprod; }

@@ -56,10 +56,13 @@ CpuFeatures decode_cpu_features(const ArmWords& words);
 
 const CpuFeatures& cpu_features();  // of this machine, detected once
 
-// Files of the "avx2" table are compiled with -mavx2 -mfma -mf16c, those of "avx512vnni" with
-// -mavx512{f,bw,dq,vl,vnni} on top. These two ask for exactly that; keep them together.
+// Files of the "avx2" table are compiled with -mavx2 -mfma -mf16c; those of "avxvnni" with -mavxvnni
+// and those of "avx512vnni" with -mavx512{f,bw,dq,vl,vnni} on top; those of "amx_int8" with
+// -mamx-tile -mamx-int8 on top of these. They ask for exactly that; keep them together.
 bool usable_avx2(const CpuFeatures& cpu);
+bool usable_avxvnni(const CpuFeatures& cpu);
 bool usable_avx512vnni(const CpuFeatures& cpu);
+bool usable_amx_int8(const CpuFeatures& cpu);  // asks the CPU only; see core/amx.h
 
 // Files of "neon_dotprod" are compiled with +dotprod, those of "neon_i8mm" with +dotprod+i8mm.
 bool usable_neon_dotprod(const CpuFeatures& cpu);

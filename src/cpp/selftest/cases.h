@@ -16,4 +16,8 @@ void run_model(const Kernels& kernels, int max_threads, Results* results);
 // All of the above in the default floating-point mode (run.cpp).
 Results run_all(const Kernels& kernels, int max_threads);
 
+// Products with matrix registers on a model of AMX's, and what decides whether the real ones are used
+// (tile_cases.cpp); returns how many formats have such products.
+int run_tiles(Results* results);
+
 }  // namespace slmq::selftest

@@ -85,6 +85,14 @@ int run(const Options& options) {
   const std::string whose = expected.empty() ? all.front().first : options.against;
   if (expected.empty()) expected = all.front().second.lines();
   bool ok = true;
+  if (options.isa.empty()) {
+    Results tiles;
+    std::printf("amx_int8 on a model of its registers: %d formats\n", run_tiles(&tiles));
+    for (const std::string& fault : tiles.faults()) {
+      std::printf("DIFFERS: %s\n", fault.c_str());
+      ok = false;
+    }
+  }
   for (const auto& [name, results] : all) {
     for (const std::string& complaint : complaints(results, expected, whose)) {
       std::printf("DIFFERS: %s %s\n", name, complaint.c_str());

@@ -1,0 +1,174 @@
+// gemm with matrix registers, for blocks of sixteen tokens: `Tiles` is AMX's (vec/amx_tiles.h), or a
+// model of them. Sixteen tokens x 32 columns times 32 columns x sixteen rows of a weight are one
+// instruction; what is done to its sums is the same as elsewhere, in the same order.
+
+namespace slmq::SLMQ_ISA {
+namespace {  // members of its types, too, stay in this object
+
+// The registers: int32 sums of tokens x rows, for tiles A and B and both planes of activations; the
+// planes, tokens x 32 columns; codes of both tiles, eight lines as they are dotted.
+enum TileNames {
+  kHighA = 0,
+  kHighB = 1,
+  kLowA = 2,
+  kLowB = 3,
+  kHighPlane = 4,
+  kLowPlane = 5,
+  kCodesA = 6,
+  kCodesB = 7
+};
+
+static constexpr TileConfig tile_shapes() {
+  TileConfig config;
+  for (int tile = kHighA; tile <= kLowPlane; ++tile) config.rows[tile] = kPanelRows;
+  for (int tile = kHighA; tile <= kLowB; ++tile) config.row_bytes[tile] = 4 * kLanes;
+  for (int tile = kHighPlane; tile <= kLowPlane; ++tile) config.row_bytes[tile] = kGroup;
+  for (int tile = kCodesA; tile <= kCodesB; ++tile) {
+    config.rows[tile] = kGroup / 4;
+    config.row_bytes[tile] = 4 * kLanes;
+  }
+  return config;
+}
+
+// The groups must be one part, and the codes less the zero point signed bytes.
+template <Format Name>
+static constexpr bool fits_tiles = info(Name).quantized && info(Name).parts == 1 &&
+                                   (info(Name).bits < 8 || info(Name).zero == 128);
+
+// The codes of a tile less the zero point, in the order of an int8 tile.
+template <class Weight>
+static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restrict codes) {
+  constexpr int zero = Weight::layout.zero;
+  for (int j = 0; j < 8; ++j) {
+    const int half = j / 4;  // whose columns are in the upper nibbles
+    for (int b = 0; b < 64; ++b) {
+      int code;
+      if constexpr (Weight::bits == 8) {
+        code = tile[64 * j + b];
+      } else {
+        code = (tile[64 * (j % 4) + b] >> (4 * half)) & 15;
+        if constexpr (Weight::bits == 5) code |= ((tile[256 + b] >> j) & 1) << 4;
+      }
+      codes[64 * j + b] = static_cast<int8_t>(code - zero);
+    }
+  }
+}
+
+struct TileBuffers {
+  alignas(64) int8_t codes[2][kGroup * kLanes];
+  alignas(64) int32_t high[2][kPanelRows * kLanes], low[2][kPanelRows * kLanes];
+};
+
+// Dots of both tiles with a block of tokens; those with low planes if `wide`.
+template <class Weight, class Tiles>
+static inline void dot_tiles(Tiles& tiles, const uint8_t* pair, const PanelTokens& a, bool wide,
+                             TileBuffers* buffers) {
+  constexpr int64_t kLine = 4 * kLanes;
+  signed_codes<Weight>(pair, buffers->codes[0]);
+  signed_codes<Weight>(pair + Weight::tile_bytes, buffers->codes[1]);
+  tiles.template load<kCodesA>(buffers->codes[0], kLine);
+  tiles.template load<kCodesB>(buffers->codes[1], kLine);
+  tiles.template load<kHighPlane>(a.high, kGroup);
+  tiles.template zero<kHighA>();
+  tiles.template zero<kHighB>();
+  tiles.template dot<kHighA, kHighPlane, kCodesA>();
+  tiles.template dot<kHighB, kHighPlane, kCodesB>();
+  if (wide) {
+    tiles.template load<kLowPlane>(a.low, kGroup);
+    tiles.template zero<kLowA>();
+    tiles.template zero<kLowB>();
+    tiles.template dot<kLowA, kLowPlane, kCodesA>();
+    tiles.template dot<kLowB, kLowPlane, kCodesB>();
+    tiles.template store<kLowA>(buffers->low[0], kLine);
+    tiles.template store<kLowB>(buffers->low[1], kLine);
+  }
+  tiles.template store<kHighA>(buffers->high[0], kLine);
+  tiles.template store<kHighB>(buffers->high[1], kLine);
+}
+
+// sums[token][32 rows] += the dots, scaled
+template <class Weight>
+static inline void add_dots(const TileBuffers& buffers, const uint8_t* pair, const uint8_t* shared,
+                            const ActivationInfo* info, float* sums) {
+  for (int tile = 0; tile < 2; ++tile) {
+    const TileScales<Weight, 0> w(pair, shared, tile);
+    for (int t = 0; t < kPanelRows; ++t) {
+      float* to = sums + t * kPairRows + tile * kLanes;
+      const i32x16 high = load_i32(buffers.high[tile] + t * kLanes);
+      if (info[t].wide != 0) {
+        const i32x16 dot = high_low(high, load_i32(buffers.low[tile] + t * kLanes));
+        store(to, accumulate<Weight, 0, true>(load(to), dot, w.scale, w.min, info[t]));
+      } else {
+        store(to, accumulate<Weight, 0, false>(load(to), high, w.scale, w.min, info[t]));
+      }
+    }
+  }
+}
+
+template <class Weight, class Tiles>
+static void pair_times_tiles(Tiles& tiles, const LinearArgs& args, const uint8_t* weight, int pair,
+                             int row) {
+  alignas(64) float sums[kPanelRows * kPairRows];
+  TileBuffers buffers;
+  PanelTokens a(args, row);
+  for (int i = 0; i < kPanelRows * kPairRows; i += kLanes) store(sums + i, splat(0.0f));
+  for (int g = 0; g < args.groups; g += Weight::run) {
+    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
+    for (int i = 0; i < Weight::run; ++i) {
+      dot_tiles<Weight>(tiles, weight, a, a.template wide<kPanelRows>(), &buffers);
+      add_dots<Weight>(buffers, weight, shared, a.info, sums);
+      weight += Weight::pair_group_bytes;
+      a.next_group();
+    }
+    weight += Weight::shared_bytes;
+  }
+  for (int t = 0; t < kPanelRows; ++t) {
+    write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
+    write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + kLanes));
+  }
+}
+
+// Whole blocks of sixteen tokens; the rest is the `below` table's.
+template <Format Name, class Tiles, const Kernels& below>
+static void linear_tiles(const LinearArgs& args, int pair_begin, int pair_end) {
+  const int blocks = args.m / kPanelRows, rows = blocks * kPanelRows;
+  const size_t bytes = pair_bytes(Name, args.groups);
+  if (blocks > 0) {
+    static constexpr TileConfig shapes = tile_shapes();
+    Tiles tiles;
+    tiles.configure(shapes);
+    for (int row = 0; row < rows; row += kPanelRows)
+      for (int pair = pair_begin; pair < pair_end; ++pair)
+        pair_times_tiles<Weight<Name>>(tiles, args, args.weight + pair * bytes, pair, row);
+    tiles.release();
+  }
+  if (rows == args.m) return;
+  LinearArgs rest = args;
+  rest.m -= rows;
+  rest.panel = static_cast<const uint8_t*>(args.panel) +
+               static_cast<size_t>(rows) * args.groups * kActivationBytes;
+  rest.y += static_cast<size_t>(rows) * args.y_stride;
+  if (args.add != nullptr) rest.add += static_cast<size_t>(rows) * args.add_stride;
+  below.linear[static_cast<int>(Name)](rest, pair_begin, pair_end);
+}
+
+template <class Tiles, const Kernels& below, int... Names>
+static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names...>) {
+  const auto put = [table]<int Name>() {
+    constexpr auto format = static_cast<Format>(Name);
+    if constexpr (fits_tiles<format>) table->linear[Name] = linear_tiles<format, Tiles, below>;
+  };
+  (put.template operator()<Names>(), ...);
+}
+
+// The products alone; all else comes from the table below.
+template <class Tiles, const Kernels& below>
+static constexpr Kernels tile_products(const char* name) {
+  Kernels table = {};
+  table.name = name;
+  put_tiles<Tiles, below>(&table, std::make_integer_sequence<int, kFormats>());
+  return table;
+}
+
+}  // namespace
+}  // namespace slmq::SLMQ_ISA

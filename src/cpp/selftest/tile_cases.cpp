@@ -1,0 +1,180 @@
+// The products with matrix registers, on a model of the registers: any CPU can run them.
+#include "selftest/model_tiles.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/amx.h"
+#include "core/inline.h"
+#include "core/matrix.h"
+#include "core/memory.h"
+#include "kernels/dispatch.h"
+#include "kernels/trial.h"
+#include "selftest/cases.h"
+#include "selftest/inputs.h"
+
+#include "vec/scalar.h"
+
+#define SLMQ_ISA scalar
+#include "kernels/linear.inl.h"
+
+#include "kernels/linear_tiles.inl.h"
+
+namespace slmq {
+extern const Kernels kKernelsScalar;
+}
+
+namespace slmq::selftest {
+namespace {
+
+constexpr Kernels kModel = scalar::tile_products<ModelTiles, kKernelsScalar>("tiles");
+
+// Rows of outputs for m tokens, bias and add in place included.
+std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t* weight,
+                            int groups, int pairs, int m, const std::vector<float>& x,
+                            const std::vector<float>& bias, Activations activations) {
+  Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
+  kKernelsScalar.quantize[static_cast<int>(activations)](x.data(), groups * kGroup, groups, m, 0, m,
+                                                         panel.data());
+  const int stride = pairs * kPairRows + 16;
+  std::vector<float> y(static_cast<size_t>(m) * stride, 0.25f);
+  LinearArgs args = {};
+  args.weight = weight;
+  args.groups = groups;
+  args.m = m;
+  args.panel = panel.data();
+  args.y = y.data();
+  args.y_stride = stride;
+  args.bias = bias.data();
+  args.add = y.data();
+  args.add_stride = stride;
+  kernels.linear[static_cast<int>(format)](args, 1, pairs);
+  kernels.linear[static_cast<int>(format)](args, 0, 1);
+  return y;
+}
+
+void compare_products(Format format, Results* results) {
+  constexpr int kGroups = 16, kPairs = 2, kMost = 50;
+  const std::string name = std::string("tiles ") + info(format).name;
+  Inputs inputs(301 + static_cast<uint64_t>(format));
+  Memory weight(kPairs * pair_bytes(format, kGroups));
+  for (size_t i = 0; i < kPairs * pair_bytes(format, kGroups); ++i)  // float16 below 2
+    weight.data()[i] = static_cast<uint8_t>(inputs.bits() & (i % 2 == 0 ? 0xff : 0xbf));
+  std::vector<float> x = inputs.values(size_t{kMost} * kGroups * kGroup);
+  x[3] = 300.0f;  // stands out: two planes
+  const std::vector<float> bias = inputs.values(size_t{kPairs} * kPairRows);
+  for (const int m : {1, 15, 16, 17, 32, 50})
+    for (int a = 0; a < kActivations; ++a) {
+      const auto both = [&](const Kernels& kernels) {
+        return multiply(kernels, format, weight.data(), kGroups, kPairs, m, x, bias,
+                        static_cast<Activations>(a));
+      };
+      const std::vector<float> got = both(kModel), expected = both(kKernelsScalar);
+      results->expect(std::memcmp(got.data(), expected.data(), 4 * got.size()) == 0,
+                      name + ": not the bits of scalar");
+      const std::string mistake = ModelTiles::mistake();
+      results->expect(mistake.empty(), name + ": " + mistake);
+    }
+}
+
+// What `use` does wrong with three registers of right shapes, which `spoil` may change before.
+template <class Spoil, class Use>
+void expect_mistake(const char* expected, Results* results, const Spoil& spoil, const Use& use) {
+  TileConfig config;
+  for (const int t : {0, 1, 2}) config.rows[t] = config.row_bytes[t] = 16;
+  config.rows[2] = 4;
+  spoil(&config);
+  {
+    ModelTiles tiles;
+    tiles.configure(config);
+    use(tiles);
+    tiles.release();
+  }
+  const std::string got = ModelTiles::mistake();
+  results->expect(got == expected, std::string("the model of tiles: expected \"") + expected +
+                                       "\", got \"" + got + "\"");
+}
+
+// A model that accepts everything would prove nothing.
+void check_model(Results* results) {
+  const auto right = [](TileConfig*) {};
+  const auto product = [](ModelTiles& tiles) {
+    tiles.zero<0>();
+    tiles.zero<1>();
+    tiles.zero<2>();
+    tiles.dot<0, 1, 2>();
+  };
+  expect_mistake("", results, right, product);
+  const auto refuses = [&](const char* expected, auto spoil) {
+    expect_mistake(expected, results, spoil, [](ModelTiles&) {});
+  };
+  refuses("a palette that is not 1", [](TileConfig* c) { c->palette = 2; });
+  refuses("a start row", [](TileConfig* c) { c->start_row = 1; });
+  refuses("reserved bytes", [](TileConfig* c) { c->reserved[13] = 1; });
+  refuses("a register beyond the last", [](TileConfig* c) { c->rows[8] = 1; });
+  refuses("too many rows", [](TileConfig* c) { c->rows[0] = 17; });
+  refuses("too many bytes in a row", [](TileConfig* c) { c->row_bytes[0] = 68; });
+  refuses("a row of odd bytes", [](TileConfig* c) { c->row_bytes[0] = 18; });
+  refuses("rows without bytes or bytes without rows", [](TileConfig* c) { c->rows[1] = 0; });
+  const auto differ = "shapes that do not multiply";
+  expect_mistake(differ, results, [](TileConfig* c) { c->rows[0] = 15; }, product);
+  expect_mistake(differ, results, [](TileConfig* c) { c->row_bytes[0] = 12; }, product);
+  expect_mistake(differ, results, [](TileConfig* c) { c->row_bytes[1] = 12; }, product);
+  expect_mistake("a register twice in one product", results, right,
+                 [](ModelTiles& tiles) { tiles.dot<0, 1, 1>(); });
+  expect_mistake("reads a register that nothing was written to", results, right,
+                 [](ModelTiles& tiles) { tiles.dot<0, 1, 2>(); });
+  expect_mistake("a register without a shape", results, right,
+                 [](ModelTiles& tiles) { tiles.zero<3>(); });
+  expect_mistake("not configured", results, right, [&](ModelTiles& tiles) {
+    tiles.release();
+    product(tiles);
+  });
+  {
+    ModelTiles tiles;
+    tiles.configure(TileConfig());
+  }
+  results->expect(ModelTiles::mistake() == "not released",
+                  "the model of tiles: no release noticed");
+}
+
+// What keeps a machine whose AMX does not work alive.
+void check_trial(Results* results) {
+#if defined(__linux__) && defined(__x86_64__)
+  results->expect(survives([] { return true; }), "survives: a good trial");
+  results->expect(!survives([] { return false; }), "survives: a trial that fails");
+  results->expect(!survives([]() -> bool {
+    __asm__ volatile("ud2");
+    return true;
+  }),
+                  "survives: an instruction that does not exist");
+  results->expect(!survives([]() -> bool {
+    __asm__ volatile("movl (%0), %%eax" : : "r"(uintptr_t{16}) : "eax", "memory");
+    return true;
+  }),
+                  "survives: memory that does not exist");
+#endif
+  results->expect(products_agree(kKernelsScalar, kKernelsScalar), "trial: scalar with itself");
+  Kernels wrong = kKernelsScalar;
+  wrong.linear[static_cast<int>(Format::q5k)] = wrong.linear[static_cast<int>(Format::q4k)];
+  results->expect(!products_agree(wrong, kKernelsScalar), "trial: a wrong product is not noticed");
+}
+
+}  // namespace
+
+int run_tiles(Results* results) {
+  int formats = 0;
+  for (int f = 0; f < kFormats; ++f) {
+    if (kModel.linear[f] == nullptr) continue;
+    compare_products(static_cast<Format>(f), results);
+    ++formats;
+  }
+  check_model(results);
+  check_trial(results);
+  return formats;
+}
+
+}  // namespace slmq::selftest
