@@ -16,6 +16,9 @@
 #   -t SECONDS    stop it after so long, with status 124 (default 3600)
 #   -v            the kernel's messages, and times, on standard error
 #   --user        run the program alone on Bochs' CPU, with no kernel (below)
+#   -c CPU        with --user, another CPU: haswell (AVX2), skylake (AVX-512
+#                 without VNNI), icelake (the default), or arrowlake (VNNI for
+#                 AVX2, no AVX-512)
 #
 # Without --user it boots Linux on Debian's Bochs. The program sees an ordinary
 # one-CPU Linux: threads, signals and files (those of -f) work. It starts in /,
@@ -50,12 +53,12 @@ set -euo pipefail
 die() { printf '%s: %s\n' "${0##*/}" "$2" >&2; exit "$1"; }
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p;}' "$0" >&2; exit 2; }
 
-kernel=${EMULATE_KERNEL:-} files=() env=() stdin=0 mem=512 limit=3600 verbose=0 user=0
+kernel=${EMULATE_KERNEL:-} files=() env=() stdin=0 mem=512 limit=3600 verbose=0 user=0 cpu=
 while [ $# -gt 0 ]; do
   case $1 in
-    -[kfemt]) [ $# -ge 2 ] || usage
+    -[kfemtc]) [ $# -ge 2 ] || usage
       case $1 in
-        -k) kernel=$2 ;; -f) files+=("$2") ;; -e) env+=("$2") ;; -m) mem=$2 ;; -t) limit=$2 ;;
+        -c) cpu=$2 ;; -k) kernel=$2 ;; -f) files+=("$2") ;; -e) env+=("$2") ;; -m) mem=$2 ;; -t) limit=$2 ;;
       esac
       shift 2 ;;
     -i) stdin=1; shift ;;
@@ -68,6 +71,15 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || usage
 case $mem$limit in *[!0-9]*|'') usage ;; esac
+[ -z "$cpu" ] || [ $user = 1 ] || die 2 "-c is for --user alone"
+# Bochs' maker of the CPU, and what the system saves of its registers.
+case $cpu in
+  ''|icelake) model=29create_corei7_icelake_u xcr0=0xe7 ;;
+  skylake) model=29create_corei7_skylake_x xcr0=0xe7 ;;
+  arrowlake) model=23create_arrow_lake xcr0=7 ;;
+  haswell) model=32create_corei7_haswell_4770 xcr0=7 ;;
+  *) die 2 "-c takes haswell, skylake, icelake or arrowlake" ;;
+esac
 if [ "$mem" -lt 128 ] || [ "$mem" -gt 2048 ]; then die 2 "-m takes 128 to 2048 MiB"; fi
 prog=$1; shift
 if [ ! -f "$prog" ] || [ ! -r "$prog" ]; then die 2 "$prog: no such file"; fi
@@ -106,7 +118,7 @@ except m.PackageNotFoundError:
 sys.exit(v != "0.4.0")
 E
   # The package always makes a Cannon Lake, which lacks VNNI: its call that makes the
-  # CPU's description is answered here with its own Ice Lake. The other two functions
+  # CPU's description is answered here with another of its own. The other two functions
   # are in the C library since glibc 2.38 only.
   cat > "$tmp/cpu.c" <<'E'
 #define _GNU_SOURCE
@@ -136,20 +148,20 @@ static int find(struct dl_phdr_info *i, size_t n, void *p) {
 void *_Z23create_corei3_cnl_cpuidP8BX_CPU_C(void *cpu) {
   void *lib, *(*make)(void *) = 0;
   if (dl_iterate_phdr(find, 0) && (lib = dlopen(path, RTLD_NOLOAD | RTLD_NOW)))
-    make = (void *(*)(void *))dlsym(lib, "_Z29create_corei7_icelake_u_cpuidP8BX_CPU_C");
+    make = (void *(*)(void *))dlsym(lib, MODEL);
   if (!make) {
-    fputs("bochscpu: no Ice Lake in this build\n", stderr);
+    fputs("bochscpu: no " MODEL " in this build\n", stderr);
     exit(70);
   }
   return make(cpu);
 }
 E
-  gcc -O2 -shared -fPIC -o "$tmp/cpu.so" "$tmp/cpu.c" -ldl || die 69 "gcc failed: apt-get install libc6-dev"
+  gcc -O2 -shared -fPIC -DMODEL="\"_Z${model}_cpuidP8BX_CPU_C\"" -o "$tmp/cpu.so" "$tmp/cpu.c" -ldl || die 69 "gcc failed: apt-get install libc6-dev"
   cat > "$tmp/run.py" <<'E'
 import ctypes, os, stat, struct, sys, time
 
-here, nenv, nfiles = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-rest = [os.fsencode(a) for a in sys.argv[4:]]
+here, xcr0, nenv, nfiles = sys.argv[1], *(int(a, 0) for a in sys.argv[2:5])
+rest = [os.fsencode(a) for a in sys.argv[5:]]
 environ, files, argv = rest[:nenv], rest[nenv:nenv + nfiles], rest[nenv + nfiles:]
 named = {}
 for f in files:
@@ -251,7 +263,7 @@ def segment(selector, attr):
 
 st = bochscpu.State()
 bochscpu.cpu.set_long_mode(st)
-st.cr0, st.cr3, st.cr4, st.efer, st.xcr0 = 0x80050033, TABLES, 0x506F0, 0xD01, 0xE7
+st.cr0, st.cr3, st.cr4, st.efer, st.xcr0 = 0x80050033, TABLES, 0x506F0, 0xD01, xcr0
 st.mxcsr, st.mxcsr_mask, st.fpcw, st.fptw, st.rflags = 0x1F80, 0xFFFF, 0x37F, 0xFFFF, 2
 st.lstar, st.star, st.sfmask = GATE, 0x23 << 48 | 0x10 << 32, 0x47700
 st.cs = segment(0x33, 0xA0FB)
@@ -406,7 +418,7 @@ leave(70)
 E
   started=$SECONDS
   [ $stdin = 1 ] || exec </dev/null
-  LD_PRELOAD="$tmp/cpu.so" "$python" -B "$tmp/run.py" "$here" ${#env[@]} ${#files[@]} \
+  LD_PRELOAD="$tmp/cpu.so" "$python" -B "$tmp/run.py" "$here" $xcr0 ${#env[@]} ${#files[@]} \
     "${env[@]}" ${files[@]+"${files[@]}"} "$prog" "$@" <&0 &
   emulator=$!
   while kill -0 $emulator 2>/dev/null; do
