@@ -88,6 +88,12 @@ def test_no_executable_stack(modules: dict[str, Path]) -> None:
         assert stack == ["RW"], f"{path.name}: expected a stack header with flags RW, got {stack}"
 
 
+def test_no_text_relocations(modules: dict[str, Path]) -> None:
+    """Code is shared between processes and never written to."""
+    for path in modules.values():
+        assert "TEXTREL" not in tool_output("readelf", "-dW", str(path)), path.name
+
+
 def test_module_exports_only_its_init(modules: dict[str, Path]) -> None:
     for name, path in modules.items():
         symbols = tool_output("nm", "-D", "--defined-only", "--format=posix", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -145,11 +146,42 @@ def test_arm_gives_the_same_bits(selftest: Path, tmp_path: Path) -> None:
     assert {int(count) for *_, count in checked} == {len(native)}
 
 
-def test_arm_script_says_what_is_missing(tmp_path: Path) -> None:
+def test_older_x86_cpus_run_and_answer_the_same(selftest: Path) -> None:
+    """Python and slmq_selftest on CPUs without AVX, and without AVX-512."""
+    if platform.machine() != "x86_64":
+        pytest.skip("needs x86-64: there the same Python runs on older CPUs")
+    if not any(shutil.which(name) for name in ("qemu-x86_64-static", "qemu-x86_64")):
+        pytest.skip("needs qemu-user-static")
+    variables = ("QUICK=1", f"SELFTEST={selftest}", f"PYTHON={sys.executable}")
+    done = run("env", *variables, ROOT / "tools" / "older_cpus.sh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "OK"
+    count = len(read_hashes())
+    for said in (
+        "Nehalem: dies of AVX, as the real one would",
+        f"qemu64: slmq_selftest, scalar: {count} hashes are the package's",
+        f"Haswell: slmq_selftest, avx2: {count} hashes are the package's",
+        "Nehalem: SLMQ_ISA=avx2 is an error, and says why",
+    ):
+        assert said in lines
+    answers = [line.partition(":")[0] for line in lines if ": the same answer" in line]
+    tables = [name for name, table in _native.isa_tables().items() if table is not None]
+    assert answers == [f"this machine, SLMQ_ISA={name}" for name in tables] + ["Nehalem", "Haswell"]
+
+
+@pytest.mark.parametrize(
+    ("script", "packages"),
+    [
+        ("selftest_arm.sh", "g++-aarch64-linux-gnu qemu-user-static"),
+        ("older_cpus.sh", "g++ python3 qemu-user-static"),
+    ],
+)
+def test_scripts_say_what_is_missing(script: str, packages: str, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "dirname"):
         (tools / name).symlink_to(shutil.which(name) or name)
-    done = run("env", f"PATH={tools}", "bash", ROOT / "tools" / "selftest_arm.sh")
+    done = run("env", f"PATH={tools}", "bash", ROOT / "tools" / script)
     assert done.returncode == 69
-    assert "g++-aarch64-linux-gnu qemu-user-static" in done.stderr
+    assert packages in done.stderr
