@@ -19,6 +19,8 @@ import importlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ import numpy.typing as npt
 
 import slmq
 from slmq.checkpoint import open_checkpoint
-from slmq.engine import open_engine
+from slmq.engine import Engine, open_engine
+from slmq.evaluation.divergence import compare_logits
+from slmq.evaluation.metrics import exp_of_mean, mean
+from slmq.evaluation.windows import cut, leading_bos, scored_blocks, token_ids
 from slmq.models import llama
 from slmq.models.common import interleaved_to_halves
 from slmq.quantizer.calibration import collect, read_calibration
@@ -38,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 gguf_writer: Any = importlib.import_module("gguf_writer")
 
 F32 = npt.NDArray[np.float32]
+CTX = 512  # tokens of a window; those of its second half are scored, as in `slmq compare`
 TYPES = {"Q4_0": 2, "Q4_1": 3, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "Q8_0": 7}
 
 WORKER = """
@@ -106,19 +112,76 @@ def bits_of(model: Path) -> float:
         return 8 * sum(t.nbytes for t in matrices) / weights
 
 
-def line(label: str, model: Path, floats: Path, text: str, chunks: int) -> None:
-    """Prints a line of the table."""
-    exact = open_engine(floats, quant="f32", n_threads=2)
-    engine = open_engine(model, n_threads=2)
-    found = slmq.compare(exact, engine, text, chunks=chunks)
-    engine.close()
-    exact.close()
-    kl, ratio, same = found.kl_mean, found.perplexity_ratio, found.top1_agreement
-    print(
-        f"| {label} | {bits_of(model):.3f} | {kl} | {found.kl_p99:.3f} "
-        f"| {100 * same.value:.1f}% | {ratio.value:.4f} |",
-        flush=True,
-    )
+class Reference:
+    """What the model of floats says about a text: its logits, in a file."""
+
+    def __init__(self, floats: Path, text: str, chunks: int, file: Path) -> None:
+        engine = open_engine(floats, quant="f32", n_threads=2)
+        ids = token_ids(engine.tokenizer, text)
+        self._windows = cut(ids, CTX, chunks, n_ctx=engine.n_ctx, bos=leading_bos(engine.tokenizer))
+        size = (len(self._windows) * (CTX - 1 - CTX // 2), engine.n_vocab)
+        self._logits = np.memmap(file, np.float32, "w+", shape=size)
+        for at, logits, _ in self._blocks(engine):
+            self._logits[at : at + len(logits)] = logits
+        engine.close()
+
+    def line(self, label: str, model: Path) -> str:
+        """A line of the table."""
+        engine = open_engine(model, n_threads=2)
+        rows = np.concatenate(
+            [
+                compare_logits(self._logits[at : at + len(logits)], logits, tokens)
+                for at, logits, tokens in self._blocks(engine)
+            ]
+        )
+        engine.close()
+        kl, same = mean(rows["kl"]), mean(rows["same"])
+        ratio = exp_of_mean(rows["log_a"] - rows["log_b"])
+        own = exp_of_mean(-rows["log_b"])
+        return (
+            f"| {label} | {bits_of(model):.3f} | {kl.value:.5f} +- {kl.standard_error:.5f} "
+            f"| {np.quantile(rows['kl'], 0.99):.3f} | {100 * same.value:.1f}% "
+            f"| {own.value:.3f} | {ratio.value:.4f} +- {ratio.standard_error:.4f} |"
+        )
+
+    def _blocks(self, engine: Engine) -> Iterator[tuple[int, F32, npt.NDArray[np.int64]]]:
+        at = 0
+        for window in self._windows:
+            for logits, tokens in scored_blocks(engine, window):
+                yield at, logits, tokens
+                at += len(logits)
+
+
+def peer_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """llama.cpp's files, with what they are called."""
+    floats, matrix = folder / "f32.gguf", folder / "importance.npz"
+    for kind in options.types:
+        for importance in (None, matrix):
+            if not floats.exists():
+                write_floats(options.floats, options.base, floats)
+            if importance is not None and not importance.exists():
+                write_importance(options.floats, options.text, importance)
+            made = folder / f"{kind}{'-importance' if importance else ''}.gguf"
+            arguments = [str(floats), str(made), str(TYPES[kind]), str(importance or "")]
+            if not made.exists():
+                subprocess.run([options.llama, "-c", WORKER, *arguments], check=True)
+            yield f"llama.cpp {kind}" + (", importance matrix" if importance else ""), made
+
+
+def our_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Folders of slmq, with what they are called."""
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    for fmt in options.formats:
+        wanted.append((fmt, {"format": fmt}))
+        wanted.append((f"{fmt}, calibrated", {"format": fmt, "calibrate": options.text}))
+    wanted += [
+        (f"{b:g} bits, calibrated", {"bits": b, "calibrate": options.text}) for b in options.bits
+    ]
+    for label, setting in wanted:
+        made = folder / label.replace(", ", "-").replace(" ", "-")
+        if not made.exists():
+            slmq.quantize(options.floats, made, **setting)
+        yield f"slmq {label}", made
 
 
 def main() -> None:
@@ -129,33 +192,21 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--llama", required=True)
-    parser.add_argument("--types", nargs="+", default=["Q4_0", "Q4_K_M"], choices=list(TYPES))
+    parser.add_argument("--types", nargs="*", default=["Q4_0", "Q4_K_M"], choices=list(TYPES))
     parser.add_argument("--formats", nargs="*", default=["q4g32s", "q4g32a"])
     parser.add_argument("--bits", type=float, nargs="*", default=[])
     parser.add_argument("--chunks", type=int, default=16)
+    parser.add_argument("--keep", type=Path, help="folder of what was made; what is there is used")
     options = parser.parse_args()
     text = options.test.read_text("utf-8")
-    print("| | bits | KL, nats | KL, 99% | same token | perplexity ratio |\n|" + "---|" * 6)
     with tempfile.TemporaryDirectory(dir=options.floats.parent) as name:
-        folder = Path(name)
-        write_floats(options.floats, options.base, folder / "f32.gguf")
-        write_importance(options.floats, options.text, folder / "importance.npz")
-        for kind in options.types:
-            for matrix in ("", str(folder / "importance.npz")):
-                made = folder / "made.gguf"
-                arguments = [str(folder / "f32.gguf"), str(made), str(TYPES[kind]), matrix]
-                subprocess.run([options.llama, "-c", WORKER, *arguments], check=True)
-                label = f"llama.cpp {kind}" + (", importance matrix" if matrix else "")
-                line(label, made, options.floats, text, options.chunks)
-        wanted: list[dict[str, Any]] = [{"format": fmt} for fmt in options.formats]
-        for setting in wanted + [{"bits": bits} for bits in options.bits]:
-            for calibrate in (None, options.text):
-                ours = slmq.quantize(
-                    options.floats, folder / "q", force=True, calibrate=calibrate, **setting
-                )
-                ((key, value),) = setting.items()
-                label = f"slmq {key} {value}" + (", calibrated" if calibrate else "")
-                line(label, ours.path, options.floats, text, options.chunks)
+        folder = options.keep or Path(name)
+        folder.mkdir(exist_ok=True)
+        reference = Reference(options.floats, text, options.chunks, Path(name) / "logits")
+        print("| | bits | KL, nats | KL, 99% | same token | perplexity | over floats |")
+        print("|" + "---|" * 7, flush=True)
+        for label, model in chain(peer_models(options, folder), our_models(options, folder)):
+            print(reference.line(label, model), flush=True)
 
 
 if __name__ == "__main__":

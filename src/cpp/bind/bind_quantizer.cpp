@@ -147,12 +147,12 @@ py::tuple refine(const py::object& w, const py::tuple& rounded, const py::object
   return r.tuple();
 }
 
+// In place: h may be the largest array of all.
 py::tuple factorize(const py::object& object, int threads) {
-  const auto h = checked_array<double>(object, {-1, -1}, "h");
-  const py::ssize_t k = h.shape(0);
-  if (h.shape(1) != k || k < 1 || k > (1 << 20)) throw py::value_error("h: expected float64[k, k]");
-  py::array_t<double> work({k, k});
-  std::copy(h.data(), h.data() + h.size(), work.mutable_data());
+  auto work = checked_array<double>(object, {-1, -1}, "h");
+  const py::ssize_t k = work.shape(0);
+  if (work.shape(1) != k || k < 1 || k > (1 << 20))
+    throw py::value_error("h: expected float64[k, k]");
   py::array_t<float> coupling({k, k});
   py::array_t<float> weight(k);
   bool ok;

@@ -123,12 +123,13 @@ def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F
             if testing or not held_back:
                 tests[i].append(x[:: max(1, len(x) // per_window)])
             if not testing:
-                grams[i] += _gram(x, threads)
+                np.add(grams[i], _gram(x, threads), out=grams[i])
         output.append(read(None))
         seen += 0 if testing else len(output[-1])
     moments = []
     for tap, gram, test in zip(taps, grams, tests, strict=True):
-        moments.append(Moments(tap.wishes, gram / seen, np.concatenate(test), tap.norm))
+        gram /= seen  # in place: of wide inputs they are the largest arrays of all
+        moments.append(Moments(tap.wishes, gram, np.concatenate(test), tap.norm))
     return moments, np.concatenate(output)
 
 
@@ -139,9 +140,9 @@ def test_windows(windows: int) -> npt.NDArray[np.intp]:
     return np.arange(TEST_EVERY - 1, windows, TEST_EVERY)[:2]
 
 
-def _gram(x: F32, threads: int) -> npt.NDArray[np.float64]:
+def _gram(x: F32, threads: int) -> F32:
     columns = np.ascontiguousarray(x.T)
     k, rows = columns.shape
     raw = columns.reshape(-1).view(np.uint8)
     packed = _native.Matrix.pack("f32", raw, k, rows, "f32", None, None, threads)
-    return packed.matmul(columns, threads).astype(np.float64)
+    return packed.matmul(columns, threads)

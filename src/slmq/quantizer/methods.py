@@ -52,21 +52,23 @@ class Inputs:
     def factors(self) -> tuple[F32, F32]:
         """The coupling float32[k, k] and weight float32[k] of `feedback.h`."""
         if self._factors is None:
-            self._factors = _native.factorize(self._damped(), self._threads)
+            gram = self.moments.gram.copy()
+            gram[np.diag_indices_from(gram)] = self._diagonal()
+            self._factors = _native.factorize(gram, self._threads)
         return self._factors
 
     def damped(self) -> F32:
         """The second moments, with something added to the diagonal: float32[k, k]."""
         if self._gram is None:
-            self._gram = self._damped().astype(np.float32)
+            self._gram = self.moments.gram.astype(np.float32)
+            self._gram[np.diag_indices_from(self._gram)] = self._diagonal()
         return self._gram
 
-    def _damped(self) -> npt.NDArray[np.float64]:
-        gram: npt.NDArray[np.float64] = self.moments.gram.copy()
-        diagonal = np.diagonal(gram)
+    def _diagonal(self) -> npt.NDArray[np.float64]:
+        diagonal = np.diagonal(self.moments.gram)
         mean = ordered_sum(diagonal) / len(diagonal)
-        gram[np.diag_indices_from(gram)] += DAMPING * mean if mean > 0 else 1.0
-        return gram
+        damped: npt.NDArray[np.float64] = diagonal + (DAMPING * mean if mean > 0 else 1.0)
+        return damped
 
 
 def round_with(

@@ -118,10 +118,15 @@ class Pipeline:
     ) -> F32:
         """Rounds the matrices whose last use is in this stage; returns what it passes on."""
         assert self.text is not None
-        run = runner.run(stage, hidden, StageWeights(self.source))
-        moments, following = collect(run, len(runner.text.tokens), self.threads)
+        moments, following = collect(
+            runner.run(stage, hidden, StageWeights(self.source)),
+            len(runner.text.tokens),
+            self.threads,
+        )
         names = {wish.tensor.name for wish in mine}
-        for found in moments:
+        norms = [name for found in moments for name in found.norm]
+        while moments:  # each goes when it has been used: they are large
+            found = moments.pop(0)
             group = [wish for wish in found.wishes if wish.tensor.name in names]
             if any(self.work.value(wish.tensor.name) is None for wish in group):
                 once = all(runner.uses[wish.tensor.name] == 1 for wish in found.wishes)
@@ -131,7 +136,7 @@ class Pipeline:
                 self._keep(*self._round_matrix(wish, formats[wish.tensor.name], None, "rtn"))
         if mine and stage is not runner.stages[-1]:
             rounded = StageWeights(self.source, self._packed(mine))
-            folded = {name: self.folded(name) for found in moments for name in found.norm}
+            folded = {name: self.folded(name) for name in norms}
             vectors = {name: values for name, values in folded.items() if values is not None}
             again = runner.run(stage, hidden, rounded, vectors=vectors)
             following = np.concatenate([read(None) for read in again.windows()])
