@@ -152,6 +152,31 @@ static void linear_tiles(const LinearArgs& args, int pair_begin, int pair_end) {
   below.linear[static_cast<int>(Name)](rest, pair_begin, pair_end);
 }
 
+// As many dots as the unit takes: six chains of products of full registers.
+template <class Tiles>
+static int64_t peak_tiles(int rounds, int32_t* sink) {
+  alignas(64) int8_t ones[kTileRows * kTileRowBytes];
+  alignas(64) int32_t sums[kTileRows * kLanes];
+  TileConfig full;
+  for (int tile = 0; tile < kTileRegisters; ++tile) {
+    full.rows[tile] = kTileRows;
+    full.row_bytes[tile] = kTileRowBytes;
+  }
+  for (int8_t& byte : ones) byte = 1;
+  Tiles tiles;
+  tiles.configure(full);
+  tiles.template load<6>(ones, kTileRowBytes);
+  tiles.template load<7>(ones, kTileRowBytes);
+  [&]<int... T>(std::integer_sequence<int, T...>) {
+    (tiles.template zero<T>(), ...);
+    for (int round = 0; round < rounds; ++round) (tiles.template dot<T, 6, 7>(), ...);
+  }(std::make_integer_sequence<int, 6>());
+  tiles.template store<0>(sums, kTileRowBytes);
+  tiles.release();
+  for (int i = 0; i < kLanes; ++i) sink[i] = sums[i];
+  return int64_t{rounds} * 6 * kTileRows * kLanes * kTileRowBytes;
+}
+
 template <class Tiles, const Kernels& below, int... Names>
 static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names...>) {
   const auto put = [table]<int Name>() {
@@ -166,6 +191,7 @@ template <class Tiles, const Kernels& below>
 static constexpr Kernels tile_products(const char* name) {
   Kernels table = {};
   table.name = name;
+  table.peak_dots = peak_tiles<Tiles>;
   put_tiles<Tiles, below>(&table, std::make_integer_sequence<int, kFormats>());
   return table;
 }

@@ -80,6 +80,14 @@ void compare_products(Format format, Results* results) {
     }
 }
 
+void run_peak(Results* results) {
+  int32_t sink[16];
+  results->expect(kModel.peak_dots(3, sink) == 3 * 6 * 16 * 16 * 64, "tiles peak: products");
+  for (const int32_t sum : sink) results->expect(sum == 3 * 64, "tiles peak: sums");
+  const std::string mistake = ModelTiles::mistake();
+  results->expect(mistake.empty(), "tiles peak: " + mistake);
+}
+
 // What `use` does wrong with three registers of right shapes, which `spoil` may change before.
 template <class Spoil, class Use>
 void expect_mistake(const char* expected, Results* results, const Spoil& spoil, const Use& use) {
@@ -172,6 +180,7 @@ int run_tiles(Results* results) {
     compare_products(static_cast<Format>(f), results);
     ++formats;
   }
+  run_peak(results);
   check_model(results);
   check_trial(results);
   return formats;
