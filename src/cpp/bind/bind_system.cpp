@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/arm_names.h"
 #include "core/cpu.h"
 #include "core/pool.h"
 #include "core/topology.h"
@@ -145,6 +147,30 @@ void bind_system(py::module_& m) {
       },
       "proc_root"_a, "sys_root"_a, "affinity"_a,
       "The same decision from other trees than /proc and /sys, for these CPU numbers.");
+  m.def(
+      "choose_threads_macos",
+      [](const std::map<std::string, int>& sysctl) {
+        return threads_dict(choose_threads_macos([&](const char* name) {
+          const auto found = sysctl.find(name);
+          return found == sysctl.end() ? 0 : found->second;
+        }));
+      },
+      "sysctl"_a, "The same decision from these values of macOS' sysctl.");
+  m.def(
+      "choose_threads_windows",
+      [](const py::bytes& records, uint16_t group, uint64_t mask) {
+        const std::string text = records;
+        return threads_dict(
+            choose_threads_windows(std::vector<uint8_t>(text.begin(), text.end()), group, mask));
+      },
+      "records"_a, "group"_a, "mask"_a,
+      "The same decision from records of GetLogicalProcessorInformationEx.");
+  m.def("worker_quality", &worker_quality, "callers"_a,
+        "Quality-of-service class of macOS that workers take, from their maker's.");
+  m.def("arm_cpu_name", &arm_names::cpu_name, "proc_root"_a, "sys_root"_a,
+        "What the 64-bit ARM cores of these trees like /proc and /sys are called.");
+  m.def("arm_core_name", &arm_names::name_of_midr, "midr"_a,
+        "What the core with this MIDR_EL1 is called.");
   m.def(
       "resolve_threads",
       [](std::optional<long long> requested) { return threads_dict(resolve_threads(requested)); },

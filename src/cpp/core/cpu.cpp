@@ -1,6 +1,8 @@
 #include "core/cpu.h"
 
+#include <cstdio>
 #include <cstring>
+#include <string>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define SLMQ_CPU_X86_64 1
@@ -14,6 +16,8 @@
 #define SLMQ_CPU_ARM64 1
 #if defined(__linux__)
 #include <sys/auxv.h>
+
+#include "core/arm_names.h"
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(_WIN32)
@@ -125,6 +129,15 @@ void read_brand(char (&brand)[64]) {
 #if defined(__APPLE__)
   size_t size = sizeof brand - 1;
   if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) != 0) brand[0] = '\0';
+#elif defined(__linux__)
+  std::string name = arm_names::cpu_name("/proc", "/sys");
+  constexpr uint64_t kHwcapCpuid = 1u << 11;  // the kernel lets programs read the register
+  if (name.empty() && (getauxval(AT_HWCAP) & kHwcapCpuid) != 0) {
+    uint64_t midr;
+    __asm__("mrs %0, midr_el1" : "=r"(midr));
+    name = arm_names::name_of_midr(midr);
+  }
+  std::snprintf(brand, sizeof brand, "%s", name.c_str());
 #else
   brand[0] = '\0';
 #endif

@@ -31,12 +31,20 @@ inline bool contains(const std::string& comma_list, const std::string& word) {
   return ("," + comma_list + ",").find("," + word + ",") != std::string::npos;
 }
 
+// 0 for what is not a plain decimal number below 10^15.
+inline long long parse_number(const std::string& text) {
+  const bool digits = !text.empty() && text.size() <= 15 &&
+                      text.find_first_not_of("0123456789") == std::string::npos;
+  return digits ? std::strtoll(text.c_str(), nullptr, 10) : 0;
+}
+
 // mountinfo writes blanks in paths as \040 and the like.
 inline std::string unescape(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      out += static_cast<char>(std::strtol(text.substr(i + 1, 3).c_str(), nullptr, 8));
+    const std::string code = text.substr(i, 4);
+    if (code.size() == 4 && code[0] == '\\' && code.find_first_not_of("01234567", 1) == code.npos) {
+      out += static_cast<char>(std::strtol(code.c_str() + 1, nullptr, 8));
       i += 3;
     } else {
       out += text[i];
@@ -77,10 +85,10 @@ inline std::string own_group(const std::string& proc_root, bool v2) {
   return "";
 }
 
+// Both in microseconds. "max" and v1's -1, "no limit", are no numbers.
 inline double quota_of(const std::string& quota, const std::string& period) {
-  const double q = std::atof(quota.c_str());  // 0 for "max", -1 for v1's "no limit"
-  const double p = std::atof(period.c_str());
-  return q > 0 && p > 0 ? q / p : -1;
+  const long long q = parse_number(quota), p = parse_number(period);
+  return q > 0 && p > 0 ? static_cast<double>(q) / static_cast<double>(p) : -1;
 }
 
 inline double folder_quota(const std::string& folder, bool v2) {

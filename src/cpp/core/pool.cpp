@@ -10,11 +10,15 @@
 
 #include "core/cpu.h"
 #include "core/relay.h"
+#include "core/topology.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define SLMQ_HAS_FORK 1
 #include <pthread.h>
 #include <signal.h>
+#endif
+#if defined(__APPLE__)
+#include <pthread/qos.h>
 #endif
 
 namespace slmq {
@@ -74,6 +78,21 @@ void name_this_thread(int thread) {
 #endif
 }
 
+// The class of service of macOS that a pool's workers get: known when they are made.
+unsigned quality_for_workers() {
+#if defined(__APPLE__)
+  return worker_quality(static_cast<unsigned>(qos_class_self()));
+#else
+  return 0;
+#endif
+}
+
+void take_quality([[maybe_unused]] unsigned quality) {
+#if defined(__APPLE__)
+  pthread_set_qos_class_self_np(static_cast<qos_class_t>(quality), 0);
+#endif
+}
+
 int checked_threads(int threads) {
   if (threads < 1 || threads > 1024) {
     throw std::invalid_argument("expected a number of threads in 1..1024, got " +
@@ -102,6 +121,7 @@ struct ThreadPool::Crew {
   std::mutex queue;  // one task or run at a time
   Task task = nullptr;
   void* context = nullptr;
+  const unsigned quality = quality_for_workers();
   std::vector<std::thread> workers;
 };
 
@@ -124,6 +144,7 @@ void ThreadPool::Crew::dismiss() {
 
 void ThreadPool::Crew::work(int thread) {
   name_this_thread(thread);
+  take_quality(quality);
   const Barrier::Seat seat(thread);
   const DefaultFpMode fp_mode;
   Relay::Look entered = 0;

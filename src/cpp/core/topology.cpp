@@ -4,12 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <set>
 #include <stdexcept>
 #include <thread>
 
 #include "core/linux_files.h"
+#include "core/windows_cores.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -32,13 +32,6 @@ std::string short_number(double x) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", x);
   return text;
-}
-
-// 0 for what is not a plain decimal number.
-long long parse_number(const std::string& text) {
-  const bool digits = !text.empty() && text.size() <= 9 &&
-                      text.find_first_not_of("0123456789") == std::string::npos;
-  return digits ? std::atoll(text.c_str()) : 0;
 }
 
 std::string cpu_folder(const std::string& sys_root, int cpu) {
@@ -65,6 +58,10 @@ ThreadChoice decide(ThreadChoice c, bool topology_known = true) {
   return c;
 }
 
+bool has(const std::vector<int>& list, int cpu) {
+  return std::find(list.begin(), list.end(), cpu) != list.end();
+}
+
 // One CPU of every core: the lowest of its hardware threads that may be used.
 struct Cores {
   std::vector<int> cpus;
@@ -77,10 +74,14 @@ Cores distinct_cores(const std::string& sys_root, const std::vector<int>& affini
   for (const int cpu : affinity) {
     const std::string folder = cpu_folder(sys_root, cpu) + "/topology/";
     // All threads of a core show the same list. Odd kernels lack it but number the cores.
-    std::string core = linux_files::first_line(folder + "thread_siblings_list");
-    if (core.empty()) {
-      const std::string id = linux_files::first_line(folder + "core_id");
-      if (!id.empty()) core = linux_files::first_line(folder + "physical_package_id") + ":" + id;
+    const std::string siblings = linux_files::first_line(folder + "thread_siblings_list");
+    const std::vector<int> list = linux_files::parse_cpu_list(siblings);
+    std::string core;
+    if (has(list, cpu)) {
+      core = siblings;
+    } else if (const std::string id = linux_files::first_line(folder + "core_id"); !id.empty()) {
+      core = linux_files::first_line(folder + "physical_package_id") + ":" +
+             linux_files::first_line(folder + "die_id") + ":" + id;
     }
     if (core.empty()) {
       cores.known = false;
@@ -91,24 +92,42 @@ Cores distinct_cores(const std::string& sys_root, const std::vector<int>& affini
   return cores;
 }
 
-// Hybrid x86 names its performance cores. Elsewhere (ARM) every CPU has a capacity, 1024 for the
-// fastest; one below half of that adds less than the others lose by waiting for its last chunk.
-int count_performance_cores(const std::string& sys_root, const std::vector<int>& cores) {
-  const std::vector<int> named =
-      linux_files::parse_cpu_list(linux_files::first_line(sys_root + "/devices/cpu_core/cpus"));
-  const int fast = static_cast<int>(std::count_if(cores.begin(), cores.end(), [&](int cpu) {
-    return std::find(named.begin(), named.end(), cpu) != named.end();
-  }));
-  if (fast > 0) return fast;
-
-  std::vector<int> capacities;
-  for (const int cpu : cores) {
-    const std::string text = linux_files::first_line(cpu_folder(sys_root, cpu) + "/cpu_capacity");
-    capacities.push_back(static_cast<int>(parse_number(text)));
+// How fast each core is, in a unit of their own; empty unless all of them say. ARM has a capacity,
+// 1024 for the fastest; other systems tell at least the highest frequency.
+std::vector<long long> speeds(const std::string& sys_root, const std::vector<int>& cores) {
+  for (const char* file : {"/cpu_capacity", "/cpufreq/cpuinfo_max_freq"}) {
+    std::vector<long long> found;
+    for (const int cpu : cores) {
+      const std::string text = linux_files::first_line(cpu_folder(sys_root, cpu) + file);
+      if (const long long speed = linux_files::parse_number(text); speed > 0)
+        found.push_back(speed);
+    }
+    if (found.size() == cores.size()) return found;
   }
-  const int most = capacities.empty() ? 0 : *std::max_element(capacities.begin(), capacities.end());
-  return static_cast<int>(std::count_if(capacities.begin(), capacities.end(),
-                                        [&](int capacity) { return 2 * capacity >= most; }));
+  return {};
+}
+
+// Hybrid x86 names its cores. Elsewhere those of less than half of the fastest one's speed are left
+// out: they add less than the others lose by waiting for their last chunk.
+int count_performance_cores(const std::string& sys_root, const std::vector<int>& cores) {
+  const auto named = [&](const char* kind) {
+    const std::string file = sys_root + "/devices/" + kind + "/cpus";
+    const std::vector<int> list = linux_files::parse_cpu_list(linux_files::first_line(file));
+    return static_cast<int>(
+        std::count_if(cores.begin(), cores.end(), [&](int cpu) { return has(list, cpu); }));
+  };
+  const int all = static_cast<int>(cores.size());
+  if (const int fast = named("cpu_core"); fast > 0) return fast;
+  if (const int slow = named("cpu_atom"); slow > 0) return slow < all ? all - slow : all;
+  const std::vector<long long> found = speeds(sys_root, cores);
+  if (found.empty()) return all;
+  const long long most = *std::max_element(found.begin(), found.end());
+  return static_cast<int>(std::count_if(found.begin(), found.end(),
+                                        [&](long long speed) { return 2 * speed >= most; }));
+}
+
+int hardware_threads() {
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 #if defined(__linux__)
@@ -140,30 +159,19 @@ int sysctl_number(const char* name) {
 
 #elif defined(_WIN32)
 
-// Cores of the process's own processor group, within its affinity mask. Sets the physical and the
-// performance cores; leaves them 0 if the system does not tell.
-void count_windows_cores(ThreadChoice& c) {
+// Records of the process's own processor group, within its affinity mask.
+ThreadChoice choose_windows_threads() {
   DWORD bytes = 0;
   GetLogicalProcessorInformationEx(RelationProcessorCore, nullptr, &bytes);
-  std::vector<unsigned char> buffer(bytes);
-  auto* first = reinterpret_cast<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX*>(buffer.data());
-  if (bytes == 0 || !GetLogicalProcessorInformationEx(RelationProcessorCore, first, &bytes)) return;
+  std::vector<uint8_t> records(bytes);
+  auto* first = reinterpret_cast<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX*>(records.data());
+  if (bytes == 0 || !GetLogicalProcessorInformationEx(RelationProcessorCore, first, &bytes))
+    records.clear();
   DWORD_PTR allowed = 0, system = 0;
-  if (!GetProcessAffinityMask(GetCurrentProcess(), &allowed, &system) || allowed == 0) return;
+  if (!GetProcessAffinityMask(GetCurrentProcess(), &allowed, &system)) records.clear();
   PROCESSOR_NUMBER here;
   GetCurrentProcessorNumberEx(&here);
-  std::map<int, int> cores_by_class;  // a higher class is a faster core
-  for (DWORD at = 0; at < bytes;) {
-    const auto& core =
-        *reinterpret_cast<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX*>(buffer.data() + at);
-    const GROUP_AFFINITY& mask = core.Processor.GroupMask[0];
-    if (mask.Group == here.Group && (mask.Mask & allowed) != 0) {
-      ++cores_by_class[core.Processor.EfficiencyClass];
-      ++c.physical_cores;
-    }
-    at += core.Size;
-  }
-  if (!cores_by_class.empty()) c.performance_cores = cores_by_class.rbegin()->second;
+  return choose_threads_windows(records, here.Group, allowed);
 }
 
 #endif
@@ -189,23 +197,43 @@ ThreadChoice choose_threads(const std::string& proc_root, const std::string& sys
   return decide(std::move(c), cores.known);
 }
 
+ThreadChoice choose_threads_macos(const Sysctl& number) {
+  ThreadChoice c;
+  const int physical = number("hw.physicalcpu"), performance = number("hw.perflevel0.physicalcpu");
+  c.affinity_cpus = number("hw.logicalcpu");
+  if (c.affinity_cpus < 1) c.affinity_cpus = hardware_threads();
+  const bool known = physical >= 1 && physical <= c.affinity_cpus;
+  c.physical_cores = known ? physical : c.affinity_cpus;
+  const bool two_kinds = performance >= 1 && performance <= c.physical_cores;  // not on Intel
+  c.performance_cores = two_kinds ? performance : c.physical_cores;
+  return decide(std::move(c), known);
+}
+
+ThreadChoice choose_threads_windows(const std::vector<uint8_t>& records, uint16_t group,
+                                    uint64_t mask) {
+  const windows_cores::Count count = windows_cores::count(records, group, mask);
+  ThreadChoice c;
+  const bool known = count.cores > 0;
+  c.affinity_cpus = known ? count.cpus : hardware_threads();
+  c.physical_cores = known ? count.cores : c.affinity_cpus;
+  c.performance_cores = known ? count.performance_cores : c.affinity_cpus;
+  return decide(std::move(c), known);
+}
+
 ThreadChoice choose_threads() {
+#if defined(__APPLE__)
+  return choose_threads_macos(sysctl_number);
+#elif defined(_WIN32)
+  return choose_windows_threads();
+#else
 #if defined(__linux__)
   const std::vector<int> affinity = current_affinity();
   if (!affinity.empty()) return choose_threads("/proc", "/sys", affinity);
 #endif
   ThreadChoice c;
-  c.affinity_cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-#if defined(__APPLE__)
-  c.physical_cores = sysctl_number("hw.physicalcpu");
-  c.performance_cores = sysctl_number("hw.perflevel0.physicalcpu");  // absent on Intel
-#elif defined(_WIN32)
-  count_windows_cores(c);
+  c.affinity_cpus = c.physical_cores = c.performance_cores = hardware_threads();
+  return decide(std::move(c), false);
 #endif
-  const bool known = c.physical_cores > 0;
-  if (!known) c.physical_cores = c.affinity_cpus;
-  if (c.performance_cores == 0) c.performance_cores = c.physical_cores;
-  return decide(std::move(c), known);
 }
 
 ThreadChoice resolve_threads(std::optional<long long> requested) {
@@ -219,8 +247,8 @@ ThreadChoice resolve_threads(std::optional<long long> requested) {
   const char* variable = std::getenv("SLMQ_NUM_THREADS");
   const std::string text = variable != nullptr ? variable : "";
   if (text.empty()) return choose_threads();
-  c.threads = static_cast<int>(
-      checked_threads(parse_number(text), "SLMQ_NUM_THREADS", "'" + text + "' (or unset it)"));
+  c.threads = static_cast<int>(checked_threads(linux_files::parse_number(text), "SLMQ_NUM_THREADS",
+                                               "'" + text + "' (or unset it)"));
   c.why = "SLMQ_NUM_THREADS=" + text;
   return c;
 }

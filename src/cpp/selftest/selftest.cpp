@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cpu.h"
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 
@@ -69,6 +70,7 @@ Results run_and_print(const Kernels& kernels, int max_threads) {
 int run(const Options& options) {
   std::vector<Line> expected;
   if (!options.against.empty()) expected = read_hashes(options.against);
+  std::printf("%-12s %s\n", "cpu", cpu_features().brand);
   std::vector<std::pair<const char*, Results>> all;
   if (!options.isa.empty()) {
     const Kernels& kernels = kernels_named(options.isa);
