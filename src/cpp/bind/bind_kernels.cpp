@@ -11,6 +11,7 @@
 #include "core/matrix.h"
 #include "kernels/dispatch.h"
 #include "plan/attention_step.h"
+#include "plan/checks.h"
 #include "plan/kv_cache.h"
 #include "plan/limits.h"
 
@@ -32,6 +33,7 @@ py::tuple quantize(const IsaTable& isa, const py::object& object, const std::str
   const auto x = checked_array<float>(object, {-1, -1}, "x");
   const Activations activations = activations_named(name);
   const py::ssize_t m = x.shape(0), k = x.shape(1);
+  check_quantized_width(k);
   const int groups = matrix_groups(static_cast<int>(k)), width = groups * kGroup;
   const int rows = static_cast<int>(m);
   std::vector<float> padded(static_cast<size_t>(m) * width, 0.0f);

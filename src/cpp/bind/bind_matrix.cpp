@@ -11,6 +11,7 @@
 #include "core/pool.h"
 #include "kernels/dispatch.h"
 #include "plan/attention_step.h"
+#include "plan/checks.h"
 
 namespace slmq {
 namespace {
@@ -355,6 +356,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
   const auto x = checked_array<float>(object, {-1, m.k}, "x");
   const int rows = static_cast<int>(x.shape(0)), width = m.groups() * kGroup;
   const int out_width = m.pairs() * kPairRows;
+  if (info(m.format).quantized) check_quantized_width(width);
   py::array_t<float> out({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(m.n)});
   if (rows == 0) return out;
   const float* values = x.data();

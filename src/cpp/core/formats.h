@@ -175,6 +175,7 @@ static_assert(sizeof(ActivationInfo) == 32);
 //
 // so that one plane of sixteen tokens stays within a few lines.
 inline constexpr int kPanelRows = 16;
+inline constexpr int kMaxGroups = 2048;  // of a row: what is known of each at once
 inline constexpr size_t kActivationBytes = 2 * kGroup + sizeof(ActivationInfo);  // token and group
 
 inline constexpr int panel_rows(int m, int row) {  // tokens in the panel block that holds `row`

@@ -41,54 +41,73 @@ static inline void quantize_group(const float* values, float largest, bool wide,
   to.info->wide = wide ? 1 : 0;
 }
 
-// What pays for zero points and mins: sums over columns, from the planes.
-static inline void sum_group(const ActivationGroup& a) {
-  int32_t high[2], low[2];
-  sum_pairs(a.high, high);
-  sum_pairs(a.low, low);
-  for (int i = 0; i < 2; ++i) {
-    a.info->eights_high[i] = static_cast<int16_t>(-8 * high[i]);
-    a.info->eights_low[i] = static_cast<int16_t>(-8 * low[i]);
+// What pays for zero points and mins: sums over columns of a plane.
+struct PlaneSums {
+  int32_t first, all;
+  int16_t eights[2];
+  SLMQ_INLINE_MEMBER explicit PlaneSums(const int8_t* plane) {
+    int32_t pairs[2][2];  // of both halves
+    sum_pairs(plane, pairs);
+    const int32_t even = pairs[0][0] + pairs[1][0], odd = pairs[0][1] + pairs[1][1];
+    first = pairs[0][0] + pairs[0][1];
+    all = even + odd;
+    eights[0] = static_cast<int16_t>(-8 * even);
+    eights[1] = static_cast<int16_t>(-8 * odd);
   }
-  const int32_t sum_high = high[0] + high[1];
-  a.info->sum_high = static_cast<int16_t>(sum_high);
-  a.info->sum = 256 * sum_high + low[0] + low[1];
-  a.info->first_high = static_cast<int16_t>(sum_16(a.high));
-  a.info->first_low = static_cast<int16_t>(sum_16(a.low));
-  a.info->scaled_sum = a.info->scale * static_cast<float>(a.info->sum);
+};
+
+static inline void sum_group(const ActivationGroup& a, bool wide) {
+  ActivationInfo* info = a.info;
+  const PlaneSums high(a.high);
+  int32_t sum = 256 * high.all;
+  info->sum_high = static_cast<int16_t>(high.all);
+  info->first_high = static_cast<int16_t>(high.first);
+  for (int i = 0; i < 2; ++i) info->eights_high[i] = high.eights[i];
+  if (wide) {
+    const PlaneSums low(a.low);
+    sum += low.all;
+    info->first_low = static_cast<int16_t>(low.first);
+    for (int i = 0; i < 2; ++i) info->eights_low[i] = low.eights[i];
+  } else {
+    info->first_low = info->eights_low[0] = info->eights_low[1] = 0;
+  }
+  info->sum = sum;
+  info->scaled_sum = info->scale * static_cast<float>(sum);
 }
 
-// The upper 16 bits of a float >= 0 order as it does.
-static inline int32_t upper_half(float x) {
-  int32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return bits >> 16;
-}
+// The largest magnitudes of a row's groups, and the upper 16 bits of each, which order as they do.
+struct Largest {
+  float values[kMaxGroups];
+  alignas(64) int16_t keys[kMaxGroups];
+};
 
 // A group stands out if its largest magnitude is more than 13/8 of the row's median (of the groups'
-// largest, cut to their upper 16 bits). `largest` holds one number for each group of `stride` bytes.
-static inline float outlier_cut(const ActivationInfo* first, int groups, size_t stride) {
-  const auto key = [=](int g) {
-    const auto* at = reinterpret_cast<const int8_t*>(first) + static_cast<size_t>(g) * stride;
-    return upper_half(reinterpret_cast<const ActivationInfo*>(at)->scale);
-  };
-  int32_t below = key(0), median = key(0);  // ends as the least key that more than half are within
-  for (int g = 1; g < groups; ++g) {
-    const int32_t k = key(g);
-    below = k < below ? k : below;
-    median = k > median ? k : median;
+// largest, cut to their upper 16 bits).
+static inline float outlier_cut(Largest& largest, int groups) {
+  constexpr int kStep = 32;  // counted at once
+  int16_t* keys = largest.keys;
+  int32_t below = 0x7fff, median = 0;  // ends as the least key that more than half are within
+  for (int g = 0; g < groups; ++g) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, largest.values + g, 4);
+    const auto key = static_cast<int32_t>(bits >> 16);
+    keys[g] = static_cast<int16_t>(key);
+    below = key < below ? key : below;
+    median = key > median ? key : median;
   }
+  const int padded = (groups + kStep - 1) / kStep * kStep;
+  for (int g = groups; g < padded; ++g) keys[g] = 0x7fff;
   while (below < median) {
-    const int32_t middle = (below + median) / 2;
-    int count = 0;
-    for (int g = 0; g < groups; ++g) count += key(g) <= middle;
-    if (2 * count > groups) {
-      median = middle;
-    } else {
-      below = middle + 1;
-    }
+    const int32_t middle = (below + median) / 2;  // less than any padding
+    int16_t count = 0;
+    for (int g = 0; g < padded; g += kStep)
+      for (int i = 0; i < kStep; ++i)
+        count = static_cast<int16_t>(count + (keys[g + i] <= static_cast<int16_t>(middle) ? 1 : 0));
+    const bool enough = 2 * count > groups;  // no branch: it could not be predicted
+    median = enough ? middle : median;
+    below = enough ? below : middle + 1;
   }
-  const int32_t bits = static_cast<int32_t>(static_cast<uint32_t>(median) << 16);
+  const uint32_t bits = static_cast<uint32_t>(median) << 16;
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return 1.625f * value;
@@ -103,20 +122,21 @@ static void quantize_row(const float* values, int groups, const ActivationGroup&
         first.high + bytes, first.low + bytes,
         reinterpret_cast<ActivationInfo*>(reinterpret_cast<int8_t*>(first.info) + bytes)};
   };
+  Largest largest;
   const f32x16 nothing = splat(0.0f);
   f32x16 spoiled = nothing;  // 0 * x is 0, but for an infinity or a NaN
   for (int g = 0; g < groups; ++g) {
     const f32x16 a = load(values + g * kGroup), b = load(values + g * kGroup + 16);
     spoiled = fma(b, nothing, fma(a, nothing, spoiled));
-    at(g).info->scale = reduce_max(max(abs(a), abs(b)));  // for now
+    largest.values[g] = reduce_max(max(abs(a), abs(b)));
   }
-  const float cut = Kind == Activations::a8o16 ? outlier_cut(first.info, groups, stride) : 0.0f;
+  const float cut = Kind == Activations::a8o16 ? outlier_cut(largest, groups) : 0.0f;
   for (int g = 0; g < groups; ++g) {
     const ActivationGroup to = at(g);
-    const float largest = to.info->scale;
-    const bool wide = Kind == Activations::a16 || (Kind == Activations::a8o16 && largest > cut);
-    quantize_group(values + g * kGroup, largest, wide, to);
-    sum_group(to);
+    const float most = largest.values[g];
+    const bool wide = Kind == Activations::a16 || (Kind == Activations::a8o16 && most > cut);
+    quantize_group(values + g * kGroup, most, wide, to);
+    sum_group(to, wide);
   }
   if (reduce_add(spoiled) == 0.0f) return;
   for (int g = 0; g < groups; ++g) {  // such a row must surface, all of it

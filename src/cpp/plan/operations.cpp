@@ -106,6 +106,7 @@ int Plan::layernorm(Slice x, const std::vector<float>& weight, const std::vector
 
 int Plan::quantize(Slice x, Activations activations) {
   checked_groups(x, "quantize");
+  check_quantized_width(x.width);
   const Domain domain = buffer(x.buffer).domain;
   const int out = new_buffer(BufferType::panel, domain, x.width, true);
   return add_step(std::make_unique<QuantizeStep>(domain, x, activations, out), out, {x.buffer},

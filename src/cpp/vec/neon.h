@@ -155,16 +155,15 @@ static inline f32x16 pow2(i32x16 n) {
   });
 }
 
-// Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
-static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
-  const int16x8_t by8 = vaddq_s16(vpaddlq_s8(vld1q_s8(p)), vpaddlq_s8(vld1q_s8(p + 16)));
-  const int16x4_t by4 = vadd_s16(vget_low_s16(by8), vget_high_s16(by8));
-  sums[0] = vget_lane_s16(by4, 0) + vget_lane_s16(by4, 2);
-  sums[1] = vget_lane_s16(by4, 1) + vget_lane_s16(by4, 3);
+// Sums of 32 int8 values, each half apart: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
+static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2][2]) {
+  for (int half = 0; half < 2; ++half) {
+    const int16x8_t by8 = vpaddlq_s8(vld1q_s8(p + 16 * half));
+    const int16x4_t by4 = vadd_s16(vget_low_s16(by8), vget_high_s16(by8));
+    sums[half][0] = vget_lane_s16(by4, 0) + vget_lane_s16(by4, 2);
+    sums[half][1] = vget_lane_s16(by4, 1) + vget_lane_s16(by4, 3);
+  }
 }
-
-// Sum of 16 int8 values.
-static inline int32_t sum_16(const int8_t* p) { return vaddlvq_s8(vld1q_s8(p)); }
 
 // --- attention ---------------------------------------------------------------------------------
 

@@ -260,17 +260,10 @@ static inline void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sum
   }
 }
 
-// Sums of 32 int8 values: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
-static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2]) {
-  sums[0] = sums[1] = 0;
-  for (int c = 0; c < kGroup; ++c) sums[c / 2 % 2] += p[c];
-}
-
-// Sum of 16 int8 values.
-static inline int32_t sum_16(const int8_t* p) {
-  int32_t sum = 0;
-  for (int c = 0; c < 16; ++c) sum += p[c];
-  return sum;
+// Sums of 32 int8 values, each half apart: of those at 4j and 4j + 1, and of those at 4j + 2 and 4j + 3.
+static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2][2]) {
+  for (int half = 0; half < 2; ++half) sums[half][0] = sums[half][1] = 0;
+  for (int c = 0; c < kGroup; ++c) sums[c / 16][c / 2 % 2] += p[c];
 }
 
 // The machine's integer peak as plain C++ reaches it.
