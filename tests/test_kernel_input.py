@@ -216,6 +216,14 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: SCALAR.quantize(normal(1, 2), "a4"),
         "'a8g32', 'a16g32' or 'a8o16g32', got 'a4'",
     ),
+    "a row too wide to quantize": (
+        lambda: SCALAR.quantize(normal(1, 65537)),
+        "expected at most 65536 values, got 65537",
+    ),
+    "the same, of a product": (
+        lambda: pack(normal(1, 65537), "q8g32s").matmul(normal(1, 65537)),
+        "expected at most 65536 values, got 65568",
+    ),
     "softmax scale": (lambda: SCALAR.softmax(normal(3), np.nan), "finite number"),
     "rope too wide": (
         lambda: SCALAR.rope(normal(1, 7), normal(4), normal(4)),
