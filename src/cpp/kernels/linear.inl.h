@@ -184,7 +184,7 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
-// One token leaves the memory waiting between its lines: fetch ahead, into the next pairs too.
+// Few tokens leave the memory waiting between its lines: fetch ahead, into the next pairs too.
 static inline void prefetch_lines(const uint8_t* p, int bytes) {
   for (int line = 0; line < bytes; line += 64) prefetch(p + line);
 }
@@ -199,7 +199,7 @@ static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int
     const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
-      if (M == 1) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
+      if (M <= kAheadTokens) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
       if (a.wide<M>()) {
         group_times_tokens<Weight, true, M>(weight, shared, a, sums);
       } else {
@@ -208,7 +208,7 @@ static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
-    if (M == 1) prefetch_lines(weight + kAheadBytes, Weight::shared_bytes);
+    if (M <= kAheadTokens) prefetch_lines(weight + kAheadBytes, Weight::shared_bytes);
     weight += Weight::shared_bytes;
   }
 #pragma GCC unroll 6
@@ -248,12 +248,14 @@ template <class Weight>
 static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
   alignas(64) float sums[kPanelRows * kPairRows];
   const int rows = panel_rows(args.m, row);
+  const bool ahead = kAheadTokens > 1 && args.m <= kPanelRows / 2;
   PanelTokens a(args, row);
   for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
   for (int g = 0; g < args.groups; g += Weight::run) {
     const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
+      if (ahead) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
       group_times_block<Weight>(weight, shared, a, rows, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();

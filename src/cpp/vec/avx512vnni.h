@@ -100,6 +100,7 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
 
 static constexpr int kTokens = 4;         // that share a read of the weights
 static constexpr int kAheadBytes = 8192;  // 2 KiB is harmful (Zen 4)
+static constexpr int kAheadTokens = 1;
 
 using DotStart = __m512i;
 static inline DotStart start_zero() { return _mm512_setzero_si512(); }

@@ -9,6 +9,7 @@ namespace slmq::SLMQ_ISA {
 static constexpr int kTokens = 4;         // that share a read of the weights
 static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
 static constexpr int kAheadBytes = 2048;  // not measured
+static constexpr int kAheadTokens = 1;
 
 namespace {  // members, too, stay in this object
 

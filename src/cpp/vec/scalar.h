@@ -169,7 +169,7 @@ static inline f32x16 pow2(i32x16 n) {
 }
 
 // Tokens that share a read of the weights: there are no registers for more.
-static constexpr int kTokens = 1, kBlockTokens = 1, kAheadBytes = 0;
+static constexpr int kTokens = 1, kBlockTokens = 1, kAheadBytes = 0, kAheadTokens = 0;
 
 // Where a dot's sums start: at nothing, or at -8 times the sum of the activations, which pays for the
 // zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo).
