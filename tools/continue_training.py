@@ -1,11 +1,11 @@
 """Takes a quantized model's weights off their grid: a few hundred optimizer steps in float32.
 
-The only real-size decoder of the package indexes is quantized: every weight lies on the grid of
-its file, which favours the format of that file. This script decodes it to floats, moves every weight
-of a matrix to a random place between its neighbours on the grid (where rounding once took it from),
+The only real-size decoder of the package indexes is quantized: every weight lies on the grid of its
+file, which favours the format of that file. This script decodes it to floats, moves every weight of
+a matrix to a random place between its neighbours on the grid (where rounding once took it from),
 and trains the model on, on a text, which heals most of what that did. The result is an ordinary
-folder (float32), to be quantized by any tool. It needs torch and transformers, takes three seconds a
-step on one core, and is not part of the package.
+folder (float32), to be quantized by any tool. It needs torch and transformers, takes three seconds
+a step on one core, and is not part of the package.
 
     python tools/continue_training.py smollm2-135m-instruct OUT --text FILE [--steps 200]
 """

@@ -128,7 +128,7 @@ def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F
         seen += 0 if testing else len(output[-1])
     moments = []
     for tap, gram, test in zip(taps, grams, tests, strict=True):
-        gram /= seen  # in place: of wide inputs they are the largest arrays of all
+        np.divide(gram, seen, out=gram)  # those of wide inputs are the largest arrays of all
         moments.append(Moments(tap.wishes, gram, np.concatenate(test), tap.norm))
     return moments, np.concatenate(output)
 
