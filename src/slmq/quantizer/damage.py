@@ -24,6 +24,7 @@ __all__ = ["head_damage", "stage_damage"]
 
 HEAD_ROWS = 128  # of which divergences are computed
 NOISE = 1e-3  # relative squared error
+FEWEST_ROWS = 128  # of a matrix, whose errors stand for all
 
 F32 = npt.NDArray[np.float32]
 Damage = dict[str, dict[str, float]]
@@ -63,17 +64,22 @@ def stage_damage(
 def _errors(
     runner: Runner, wish: Wish, formats: list[str], inputs: Inputs | None
 ) -> tuple[dict[str, float], _native.Matrix]:
-    """The error of the outputs in each format, and the matrix in the first."""
+    """The error of the outputs in each format, on some rows, and the matrix in the first."""
     w = floats_of(runner.source, wish)
+    step = max(1, len(w) // FEWEST_ROWS)
+    some = np.ascontiguousarray(w[::step])
     errors, lowest = {}, None
     for fmt in formats:
-        rounded = round_wish(runner.source, wish, w, fmt, "weighted", inputs, runner.threads)
-        lowest = lowest or pack_rounded(rounded)
+        given = w if lowest is None else some
+        rounded = round_wish(runner.source, wish, given, fmt, "weighted", inputs, runner.threads)
         values = rounded.values()
+        if lowest is None:
+            lowest = pack_rounded(rounded)
+            values = np.ascontiguousarray(values[::step])
         errors[fmt] = (
-            relative_error(w, values)
+            relative_error(some, values)
             if inputs is None
-            else output_error(w, values, inputs.moments.test, runner.threads)
+            else output_error(some, values, inputs.moments.test, runner.threads)
         )
     assert lowest is not None
     return errors, lowest
