@@ -120,10 +120,15 @@ class Reference:
         ids = token_ids(engine.tokenizer, text)
         self._windows = cut(ids, CTX, chunks, n_ctx=engine.n_ctx, bos=leading_bos(engine.tokenizer))
         size = (len(self._windows) * (CTX - 1 - CTX // 2), engine.n_vocab)
-        self._logits = np.memmap(file, np.float32, "w+", shape=size)
-        for at, logits, _ in self._blocks(engine):
-            self._logits[at : at + len(logits)] = logits
+        if not file.exists():
+            new = file.with_suffix(".new")
+            found = np.memmap(new, np.float32, "w+", shape=size)
+            for at, logits, _ in self._blocks(engine):
+                found[at : at + len(logits)] = logits
+            found.flush()
+            new.rename(file)
         engine.close()
+        self._logits = np.memmap(file, np.float32, "r", shape=size)
 
     def line(self, label: str, model: Path) -> str:
         """A line of the table."""
@@ -196,13 +201,13 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", default=["q4g32s", "q4g32a"])
     parser.add_argument("--bits", type=float, nargs="*", default=[])
     parser.add_argument("--chunks", type=int, default=16)
-    parser.add_argument("--keep", type=Path, help="folder of what was made; what is there is used")
+    parser.add_argument("--keep", type=Path, help="folder of what is made; what is there is used")
     options = parser.parse_args()
     text = options.test.read_text("utf-8")
     with tempfile.TemporaryDirectory(dir=options.floats.parent) as name:
         folder = options.keep or Path(name)
         folder.mkdir(exist_ok=True)
-        reference = Reference(options.floats, text, options.chunks, Path(name) / "logits")
+        reference = Reference(options.floats, text, options.chunks, folder / "logits")
         print("| | bits | KL, nats | KL, 99% | same token | perplexity | over floats |")
         print("|" + "---|" * 7, flush=True)
         for label, model in chain(peer_models(options, folder), our_models(options, folder)):
