@@ -175,13 +175,11 @@ def peer_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str
 
 def our_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
     """Folders of slmq, with what they are called."""
+    text: dict[str, Any] = {"calibrate": options.text, "method": options.method}
     wanted: list[tuple[str, dict[str, Any]]] = []
     for fmt in options.formats:
-        wanted.append((fmt, {"format": fmt}))
-        wanted.append((f"{fmt}, calibrated", {"format": fmt, "calibrate": options.text}))
-    wanted += [
-        (f"{b:g} bits, calibrated", {"bits": b, "calibrate": options.text}) for b in options.bits
-    ]
+        wanted += [(fmt, {"format": fmt}), (f"{fmt}, calibrated", {"format": fmt, **text})]
+    wanted += [(f"{b:g} bits, calibrated", {"bits": b, **text}) for b in options.bits]
     for label, setting in wanted:
         made = folder / label.replace(", ", "-").replace(" ", "-")
         if not made.exists():
@@ -200,6 +198,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="*", default=["Q4_0", "Q4_K_M"], choices=list(TYPES))
     parser.add_argument("--formats", nargs="*", default=["q4g32s", "q4g32a"])
     parser.add_argument("--bits", type=float, nargs="*", default=[])
+    parser.add_argument("--method", default="auto", help="of those that are calibrated")
     parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--keep", type=Path, help="folder of what is made; what is there is used")
     options = parser.parse_args()
