@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 # Beyond SSE2, and not told by their encoding. tzcnt is left out: GCC writes it for bsf, which it is
 # on CPUs that do not know it.
@@ -21,12 +21,10 @@ LATER_THAN_SSE2 = re.compile(
 AMX = re.compile(r"ldtilecfg|sttilecfg|tile\w+|tdp\w+|tcmm\w+")
 AVX_VNNI = re.compile(r"vpdpbusds?|vpdpwssds?")
 PREFIXES = {"26", "2e", "36", "3e", "64", "65", "67"}
-ROW = re.compile(r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t(.*)")
 FUNCTION = re.compile(r"[0-9a-f]+ <(.+)>:")
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One instruction: the function that it stands in, its address, its text, and what it needs."""
 
     function: str
@@ -35,13 +33,11 @@ class Instruction:
     needs: str  # "": SSE2; "sse4", "avx", "avxvnni", "avx512" or "amx"
 
 
-def needs_of(encoding: list[str], text: str) -> str:
-    """The instruction set of an instruction of these bytes."""
-    words = [word for word in text.split() if not word.startswith("{")]
-    mnemonic = words[0] if words else ""
+@cache
+def needs_of(first: str, mnemonic: str) -> str:
+    """The instruction set of an instruction: its first byte that is no prefix, and its name."""
     if AMX.fullmatch(mnemonic):
         return "amx"
-    first = next((byte for byte in encoding if byte not in PREFIXES), "")
     if first == "62":
         return "avx512"
     if first in ("c4", "c5"):
@@ -56,10 +52,14 @@ def instructions(path: Path) -> Iterator[Instruction]:
     )
     function = ""
     for line in done.stdout.splitlines():
-        if row := ROW.match(line):
-            address, encoding, text = row.groups()
-            needs = needs_of(encoding.split(), text)
-            yield Instruction(function, int(address, 16), text, needs)
+        columns = line.split("\t")
+        if len(columns) == 3:
+            address, encoding, text = columns
+            first = encoding[:2]
+            if first in PREFIXES:
+                first = next((byte for byte in encoding.split() if byte not in PREFIXES), "")
+            mnemonic = text.split(None, 1)[0] if text[:1] != "{" else text.split()[1]
+            yield Instruction(function, int(address[:-1], 16), text, needs_of(first, mnemonic))
         elif head := FUNCTION.match(line):
             function = head[1]
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 from disassembly import beyond, needs, shared_symbols
+from linked_code import Library
 
-from slmq import _native
+from slmq import _native, _sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the files of each table are compiled for; anything else may need SSE2 only.
@@ -82,6 +83,7 @@ def test_every_table_has_objects(objects: dict[str, list[Path]]) -> None:
     assert len(objects[""]) > 10
 
 
+@pytest.mark.slow
 def test_instructions_stay_in_their_own_tables(objects: dict[str, list[Path]]) -> None:
     strays = [
         f"{path.name}: {stray}"
@@ -92,6 +94,7 @@ def test_instructions_stay_in_their_own_tables(objects: dict[str, list[Path]]) -
     assert not strays, "\n".join(strays)
 
 
+@pytest.mark.slow
 def test_tables_do_use_their_instructions(objects: dict[str, list[Path]]) -> None:
     """Else the test above would read nothing."""
     for isa, paths in objects.items():
@@ -106,6 +109,52 @@ def test_objects_of_tables_share_nothing_but_the_table(objects: dict[str, list[P
             shared = shared_symbols(path)
             assert len(shared) == 1, f"{path.name} also shares: {shared}"
             assert shared[0].startswith("slmq::kKernels")
+
+
+@pytest.mark.slow
+def test_the_linked_module_runs_no_table_by_mistake() -> None:
+    library = Library(Path(_native.__file__))
+    assert library.tables(ALLOWED).keys() == set(_native.isa_tables())
+    strays = library.strays(ALLOWED)
+    assert not strays, "\n".join(strays)
+
+
+def test_sampling_needs_nothing_special() -> None:
+    assert not Library(Path(_sampling.__file__)).strays({})
+
+
+@pytest.mark.parametrize("order", [("avx2", "common"), ("common", "avx2")])
+def test_the_classic_mistake_is_caught_in_what_is_linked(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """Of two copies of a function the linker keeps the first: only one order is an accident."""
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler")
+    header = (
+        "template <class T> [[gnu::noinline]] T twice(const T* x, int i) {\n"
+        "  return x[i] + x[i]; }\n"
+        "struct Table { const char* name; float (*kernels[2])(const float*); };\n"
+    )
+    sources = {
+        "avx2": "static float f(const float* x) { return twice(x, 1); }\n"
+        "static float g(const float* x) { return twice(x, 2) * x[0]; }\n"
+        'extern const Table table; const Table table = {"avx2", {f, g}};\n',
+        "common": "float common(const float* x) { return twice(x, 3); }\n",
+    }
+    flags = {"avx2": "-mavx2", "common": "-msse2"}
+    for name, source in sources.items():
+        (tmp_path / f"{name}.cpp").write_text(header + source)
+        made = ("-c", str(tmp_path / f"{name}.cpp"), "-o", str(tmp_path / f"{name}.o"))
+        subprocess.run(["c++", "-std=c++20", "-O2", "-fPIC", flags[name], *made], check=True)
+    linked = tmp_path / "linked.so"
+    objects = [str(tmp_path / f"{name}.o") for name in order]
+    subprocess.run(
+        ["c++", "-shared", "-s", "-Wl,-Bsymbolic", *objects, "-o", str(linked)], check=True
+    )
+    library = Library(linked)
+    assert library.tables(ALLOWED).keys() == {"avx2"}
+    strays = [stray for stray in library.strays(ALLOWED) if stray.startswith("common code")]
+    assert bool(strays) is (order[0] == "avx2")
 
 
 def test_the_classic_mistake_is_caught(tmp_path: Path) -> None:
