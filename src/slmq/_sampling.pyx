@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: initializedcheck=False
+# cython: initializedcheck=False, freethreading_compatible=True
 """From logits to a token: penalties, filters and the draw, the same bits on every machine.
 
 Order of work, as in transformers: logit bias, penalties, temperature, top-k, top-p, min-p, draw.

@@ -24,14 +24,42 @@ Slice optional_slice(const std::optional<SliceTuple>& t, const char* what) {
   return t ? to_slice(*t) : Slice{};
 }
 
-// A plan has one frame: runs from several Python threads queue.
-struct GuardedPlan {
-  Plan plan;
-  std::mutex mutex;
-
+// A plan has one frame and one recording: calls from several Python threads queue, with or without a
+// GIL. Whoever waits leaves the GIL; whoever runs a plan has left it, and needs it for nothing.
+class GuardedPlan {
+ public:
   GuardedPlan(const Kernels& kernels, int threads, int max_rows, int max_outputs, int vocabulary,
               KvType kv)
-      : plan(kernels, threads, max_rows, max_outputs, vocabulary, kv) {}
+      : plan_(kernels, threads, max_rows, max_outputs, vocabulary, kv) {}
+
+  // The plan, until the end of the statement. Arguments that call Python come before it.
+  class Held {
+   public:
+    Held(Plan& plan, std::mutex& mutex) : plan_(plan), lock_(mutex, std::try_to_lock) {
+      if (lock_.owns_lock()) return;
+      const py::gil_scoped_release release;
+      lock_.lock();
+    }
+    Plan* operator->() { return &plan_; }
+
+   private:
+    Plan& plan_;
+    std::unique_lock<std::mutex> lock_;
+  };
+  Held operator->() { return {plan_, mutex_}; }
+  const Plan& constants() const { return plan_; }  // what the constructor set for good
+
+  // Calls work(plan) without the GIL.
+  template <class Work>
+  auto run(const Work& work) {
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return work(plan_);
+  }
+
+ private:
+  Plan plan_;
+  std::mutex mutex_;
 };
 
 std::vector<double> run(GuardedPlan& self, const py::object& tokens,
@@ -43,36 +71,29 @@ std::vector<double> run(GuardedPlan& self, const py::object& tokens,
   request.outputs = checked_vector<int32_t>(outputs, -1, "outputs");
   request.stop = stop;
   request.profile = profile;
-  py::gil_scoped_release release;
-  const std::lock_guard<std::mutex> lock(self.mutex);
-  return self.plan.run(request);
+  return self.run([&](Plan& plan) { return plan.run(request); });
 }
 
 py::array_t<float> read(GuardedPlan& self, int id) {
-  std::unique_lock<std::mutex> lock(self.mutex, std::defer_lock);
-  {
-    py::gil_scoped_release release;
-    lock.lock();
-  }
-  const Buffer& b = self.plan.buffer(id);
-  py::array_t<float> out(
-      {static_cast<py::ssize_t>(self.plan.buffer_rows(id)), static_cast<py::ssize_t>(b.logical)});
-  self.plan.read_buffer(id, out.mutable_data());
+  GuardedPlan::Held plan = self.operator->();
+  const py::ssize_t rows = plan->buffer_rows(id), width = plan->buffer(id).logical;
+  py::array_t<float> out({rows, width});
+  plan->read_buffer(id, out.mutable_data());
   return out;
 }
 
-py::list describe(const GuardedPlan& self) {
+py::list describe(GuardedPlan& self) {
+  std::vector<StepInfo> infos;
+  {
+    GuardedPlan::Held plan = self.operator->();
+    for (const auto& step : plan->steps()) infos.push_back(step->info);
+  }
   py::list steps;
-  for (const auto& step : self.plan.steps()) {
-    py::dict d;
-    d["scope"] = step->info.scope;
-    d["op"] = step->info.op;
-    d["format"] = step->info.format;
-    d["shape"] = step->info.shape;
-    d["buffer"] = step->info.out;
-    d["weight_bytes"] = step->info.weight_bytes;
-    d["macs_per_row"] = step->info.macs_per_row;
-    steps.append(d);
+  for (const StepInfo& info : infos) {
+    steps.append(py::dict("scope"_a = info.scope, "op"_a = info.op, "format"_a = info.format,
+                          "shape"_a = info.shape, "buffer"_a = info.out,
+                          "weight_bytes"_a = info.weight_bytes,
+                          "macs_per_row"_a = info.macs_per_row));
   }
   return steps;
 }
@@ -111,49 +132,53 @@ int gated(GuardedPlan& p, const Inputs& x, Gate activation,
   std::vector<Weight> both = {to_weight(gate, (op + " gate").c_str()),
                               to_weight(up, (op + " up").c_str())};
   set_inputs(x, &both, op);
-  return p.plan.gated(-1, activation, std::move(both[0]), std::move(both[1]));
+  return p->gated(-1, activation, std::move(both[0]), std::move(both[1]));
 }
 
 void bind_recording(py::class_<GuardedPlan>& c) {
-  c.def("scope", [](GuardedPlan& p, std::string name) { p.plan.scope(std::move(name)); })
+  c.def("scope", [](GuardedPlan& p, std::string name) { p->scope(std::move(name)); })
       .def(
           "embed",
           [](GuardedPlan& p, const MatrixPointer& m, float scale, const MatrixPointer& positions) {
-            return p.plan.embed(m, scale, positions);
+            return p->embed(m, scale, positions);
           },
           py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
       .def(
           "rmsnorm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps,
              const std::optional<SliceTuple>& add) {
-            return p.plan.rmsnorm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps,
-                                  optional_slice(add, "rmsnorm add"));
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            return p->rmsnorm(to_slice(x), std::move(weights), eps,
+                              optional_slice(add, "rmsnorm add"));
           },
           py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
       .def(
           "head_norm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
-            return p.plan.head_norm(to_slice(x), checked_vector<float>(weight, -1, "weight"), eps);
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            return p->head_norm(to_slice(x), std::move(weights), eps);
           },
           py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def(
           "layernorm",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, const py::object& bias,
              int head_dim, float eps) {
-            return p.plan.layernorm(to_slice(x), checked_vector<float>(weight, -1, "weight"),
-                                    optional_floats(bias, "bias"), head_dim, eps);
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            auto biases = optional_floats(bias, "bias");
+            return p->layernorm(to_slice(x), std::move(weights), std::move(biases), head_dim, eps);
           },
           py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("head_dim"), py::arg("eps"))
       .def(
           "quantize",
           [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
-            return p.plan.quantize(to_slice(x), activations_named(activations));
+            return p->quantize(to_slice(x), activations_named(activations));
           },
           py::arg("x"), py::arg("activations"))
       .def(
           "gather",
           [](GuardedPlan& p, const SliceTuple& x, const py::object& columns) {
-            return p.plan.gather(to_slice(x), checked_vector<int32_t>(columns, -1, "columns"));
+            auto list = checked_vector<int32_t>(columns, -1, "columns");
+            return p->gather(to_slice(x), std::move(list));
           },
           py::arg("x"), py::arg("columns"))
       .def(
@@ -165,9 +190,9 @@ void bind_recording(py::class_<GuardedPlan>& c) {
             std::vector<Weight> list;
             for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
             set_inputs(x, &list, "linear");
-            return p.plan.linear(
-                -1, std::move(list), optional_slice(add, "linear add"),
-                activation ? std::optional(unary_named(*activation)) : std::nullopt, softcap);
+            return p->linear(-1, std::move(list), optional_slice(add, "linear add"),
+                             activation ? std::optional(unary_named(*activation)) : std::nullopt,
+                             softcap);
           },
           py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
           py::arg("activation") = py::none(), py::arg("softcap") = 0.0f)
@@ -188,7 +213,8 @@ void bind_recording(py::class_<GuardedPlan>& c) {
       .def(
           "rope",
           [](GuardedPlan& p, const py::object& frequencies, float factor) {
-            return p.plan.rope(checked_vector<float>(frequencies, -1, "frequencies"), factor);
+            auto list = checked_vector<float>(frequencies, -1, "frequencies");
+            return p->rope(std::move(list), factor);
           },
           py::arg("frequencies"), py::arg("factor") = 1.0f)
       .def(
@@ -198,14 +224,14 @@ void bind_recording(py::class_<GuardedPlan>& c) {
              float softcap) {
             const AttentionConfig config{heads, kv_heads,    head_dim, rotary, window,
                                          scale, KvType::f16, 0,        softcap};
-            return p.plan.attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
+            return p->attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
           },
           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
           py::arg("window") = 0, py::arg("softcap") = 0.0f)
-      .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p.plan.select(to_slice(x)); })
-      .def("release", [](GuardedPlan& p, int buffer) { p.plan.release(buffer); })
-      .def("finish", [](GuardedPlan& p, int logits) { p.plan.finish(logits); });
+      .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p->select(to_slice(x)); })
+      .def("release", [](GuardedPlan& p, int buffer) { p->release(buffer); })
+      .def("finish", [](GuardedPlan& p, int logits) { p->finish(logits); });
 }
 
 // Waits for runs of other threads with this sequence, then checks a length against it.
@@ -265,30 +291,29 @@ void bind_plan(py::module_& m) {
         py::arg("threads"), py::arg("max_rows"), py::arg("max_outputs"), py::arg("vocabulary"),
         py::arg("kv_dtype") = "f16", py::arg("isa") = py::none());
   bind_recording(c);
-  c.def("make_cache", [](const GuardedPlan& p) { return p.plan.make_cache(); })
+  c.def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
            py::arg("stop") = -1, py::arg("profile") = false)
       .def(
           "run_outputs",
           [](GuardedPlan& p, const py::object& outputs) {
             const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
-            py::gil_scoped_release release;
-            const std::lock_guard<std::mutex> lock(p.mutex);
-            p.plan.run_outputs(rows);
+            p.run([&](Plan& plan) { plan.run_outputs(rows); });
           },
           py::arg("outputs"))
       .def("read", &read, py::arg("buffer"))
-      .def("logits", [](GuardedPlan& p) { return read(p, p.plan.logits_buffer()); })
+      .def("logits", [](GuardedPlan& p) { return read(p, p->logits_buffer()); })
       .def("describe", &describe)
       .def_property_readonly(
-          "isa", [](const GuardedPlan& p) { return std::string(p.plan.kernels().name); })
-      .def_property_readonly("threads", [](const GuardedPlan& p) { return p.plan.threads(); })
-      .def_property_readonly("max_rows", [](const GuardedPlan& p) { return p.plan.max_rows(); })
+          "isa", [](const GuardedPlan& p) { return std::string(p.constants().kernels().name); })
+      .def_property_readonly("threads",
+                             [](const GuardedPlan& p) { return p.constants().threads(); })
+      .def_property_readonly("max_rows",
+                             [](const GuardedPlan& p) { return p.constants().max_rows(); })
       .def_property_readonly("max_outputs",
-                             [](const GuardedPlan& p) { return p.plan.max_outputs(); })
-      .def_property_readonly("page_bytes", [](const GuardedPlan& p) { return p.plan.page_bytes(); })
-      .def_property_readonly("buffer_bytes",
-                             [](const GuardedPlan& p) { return p.plan.buffer_bytes(); });
+                             [](const GuardedPlan& p) { return p.constants().max_outputs(); })
+      .def_property_readonly("page_bytes", [](GuardedPlan& p) { return p->page_bytes(); })
+      .def_property_readonly("buffer_bytes", [](GuardedPlan& p) { return p->buffer_bytes(); });
 }
 
 }  // namespace slmq

@@ -1,7 +1,8 @@
 // The extension module slmq._native.
 #include "bind/bindings.h"
 
-PYBIND11_MODULE(_native, m) {
+// Everything that two Python threads can share has a lock or is never changed: no GIL is needed.
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "Kernels, plan and packed matrices of slmq. Use the slmq package instead.";
   m.attr("__version__") = SLMQ_VERSION;
   slmq::bind_system(m);

@@ -1,5 +1,6 @@
 #include "plan/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/kernels.h"
@@ -65,7 +66,7 @@ void KvSequence::reserve(int count) {
 }
 
 void KvSequence::truncate(int length) {
-  length_ = length < length_ ? length : length_;
+  length_ = std::min(length, this->length());
   const size_t keep = static_cast<size_t>((length_ + kPagePositions - 1) / kPagePositions);
   while (pages_.size() > keep) {
     cache_->drop(pages_.back());
@@ -76,7 +77,7 @@ void KvSequence::truncate(int length) {
 
 std::shared_ptr<KvSequence> KvSequence::fork(int length) {
   auto copy = std::make_shared<KvSequence>(cache_);
-  length = length < length_ ? length : length_;
+  length = std::min(length, this->length());
   const int pages = (length + kPagePositions - 1) / kPagePositions;
   for (int i = 0; i < pages; ++i) {
     cache_->share(pages_[i]);

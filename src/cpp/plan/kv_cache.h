@@ -4,6 +4,7 @@
 // sequence that holds them lets go. Sequences of several Python threads may share a cache.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -62,7 +63,7 @@ class KvSequence {
   std::shared_ptr<KvCache> cache_;
   std::vector<int> pages_;
   std::vector<uint8_t*> page_data_;
-  int length_ = 0;
+  std::atomic<int> length_{0};  // others may look at it at any time
 };
 
 }  // namespace slmq
