@@ -41,10 +41,18 @@ export PATH="$work/tools/bin:$PATH" CMAKE_GENERATOR=Ninja
 for platform in "${platforms[@]}"; do
   # zig's own defaults would be this machine's CPU and, for lack of -O, sanitizers and a C++ library
   # without optimisation. Files' own flags come later and count.
-  cpu=baseline
+  # It knows -march=armv8.2-a+dotprod as -mcpu=generic+dotprod.
   cat >"$work/bin/$platform-c++" <<EOF
 #!/bin/sh
-exec "$work/tools/bin/python" -m ziglang c++ -target $platform-linux-gnu.$glibc -mcpu=$cpu -O2 -fno-sanitize=all "\$@"
+for argument in "\$@"; do
+  shift
+  case \$argument in
+    -march=armv8.2-a+*) argument=-mcpu=generic+\${argument#-march=armv8.2-a+} ;;
+  esac
+  set -- "\$@" "\$argument"
+done
+exec "$work/tools/bin/python" -m ziglang c++ -target $platform-linux-gnu.$glibc -mcpu=baseline -O2 \\
+  -fno-sanitize=all "\$@"
 EOF
   chmod +x "$work/bin/$platform-c++"
 done

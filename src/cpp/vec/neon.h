@@ -260,14 +260,14 @@ template <int Bits>
 SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
   const Planes<Bits> planes{tile};
   for (int i = 0; i < 4; ++i, bytes += 16) {
-    vst1q_u8(bytes, planes.template columns<0, 0>(i));
-    vst1q_u8(bytes + 64, planes.template columns<0, 1>(i));
-    vst1q_u8(bytes + 128, planes.template columns<0, 2>(i));
-    vst1q_u8(bytes + 192, planes.template columns<0, 3>(i));
-    vst1q_u8(bytes + 256, planes.template columns<1, 0>(i));
-    vst1q_u8(bytes + 320, planes.template columns<1, 1>(i));
-    vst1q_u8(bytes + 384, planes.template columns<1, 2>(i));
-    vst1q_u8(bytes + 448, planes.template columns<1, 3>(i));
+    vst1q_u8(bytes, (planes.template columns<0, 0>(i)));
+    vst1q_u8(bytes + 64, (planes.template columns<0, 1>(i)));
+    vst1q_u8(bytes + 128, (planes.template columns<0, 2>(i)));
+    vst1q_u8(bytes + 192, (planes.template columns<0, 3>(i)));
+    vst1q_u8(bytes + 256, (planes.template columns<1, 0>(i)));
+    vst1q_u8(bytes + 320, (planes.template columns<1, 1>(i)));
+    vst1q_u8(bytes + 384, (planes.template columns<1, 2>(i)));
+    vst1q_u8(bytes + 448, (planes.template columns<1, 3>(i)));
   }
 }
 SLMQ_INLINE void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
