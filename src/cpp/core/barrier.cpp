@@ -37,7 +37,7 @@ thread_local int this_seat = -1;
 void relax() {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_pause();
-#elif defined(__aarch64__) && !defined(_MSC_VER)
+#elif defined(__aarch64__)
   __asm__ volatile("isb");  // the yield instruction does nothing on most cores
 #endif
 }

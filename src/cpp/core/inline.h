@@ -3,7 +3,17 @@
 #pragma once
 
 #if defined(_MSC_VER) && !defined(__clang__)
+#include <math.h>
+#include <string.h>
+
+#include <limits>
 #define SLMQ_INLINE_MEMBER __forceinline
+// The kernels' other words of GCC and clang. Functions of <cmath> would be shared symbols there.
+#define __builtin_fmaf fmaf
+#define __builtin_sqrtf sqrtf
+#define __builtin_memcpy memcpy
+#define __builtin_inff() (std::numeric_limits<float>::infinity())
+#define __builtin_nanf(text) (std::numeric_limits<float>::quiet_NaN())
 #else
 #define SLMQ_INLINE_MEMBER [[gnu::always_inline]] inline
 #endif
