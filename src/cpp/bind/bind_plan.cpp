@@ -90,10 +90,10 @@ py::list describe(GuardedPlan& self) {
   }
   py::list steps;
   for (const StepInfo& info : infos) {
-    steps.append(py::dict("scope"_a = info.scope, "op"_a = info.op, "format"_a = info.format,
-                          "shape"_a = info.shape, "buffer"_a = info.out,
-                          "weight_bytes"_a = info.weight_bytes,
-                          "macs_per_row"_a = info.macs_per_row));
+    steps.append(py::dict(py::arg("scope") = info.scope, py::arg("op") = info.op,
+                          py::arg("format") = info.format, py::arg("shape") = info.shape,
+                          py::arg("buffer") = info.out, py::arg("weight_bytes") = info.weight_bytes,
+                          py::arg("macs_per_row") = info.macs_per_row));
   }
   return steps;
 }
