@@ -106,7 +106,13 @@ build() { # PLATFORM PYTHON
   rm -rf "$work/wheel"
   "$venv/bin/python" -m build --no-isolation --wheel --outdir "$work/wheel" "${options[@]}"
   auditwheel show "$work"/wheel/*.whl
-  auditwheel repair --plat "manylinux_2_17_$platform" --wheel-dir "$work/repaired" "$work"/wheel/*.whl
+  rm -rf "$work/repaired"
+  auditwheel repair --plat auto --wheel-dir "$work/repaired" "$work"/wheel/*.whl
+  if ! compgen -G "$work/repaired/*manylinux_${glibc/./_}_$platform.whl" >/dev/null; then
+    echo "build_wheels: not what was asked for: $(ls "$work/repaired")" >&2
+    exit 1
+  fi
+  mv "$work"/repaired/*.whl "$out"
 }
 
 for python in "$@"; do
@@ -114,4 +120,4 @@ for python in "$@"; do
     build "$platform" "$python"
   done
 done
-mv "$work"/repaired/*.whl "$out"
+ls -l "$out"
