@@ -47,7 +47,7 @@ step() { printf '\n== %s\n' "$*"; }
 if [ ! -e "$root/usr/bin/python3" ]; then
   step 'Debian 12 for arm64'
   mmdebstrap --quiet --variant=extract --arch=arm64 \
-    --include=coreutils,dash,python3,python3-venv,python3-pip bookworm "$root"
+    --include=coreutils,dash,libstdc++6,python3,python3-venv,python3-pip bookworm "$root"
 fi
 if [ -e "$root/usr/bin/gcc" ]; then
   echo 'arm64_root: a compiler is there: the wheel would prove nothing' >&2
