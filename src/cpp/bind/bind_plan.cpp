@@ -302,7 +302,11 @@ void bind_plan(py::module_& m) {
           },
           py::arg("outputs"))
       .def("read", &read, py::arg("buffer"))
-      .def("logits", [](GuardedPlan& p) { return read(p, p->logits_buffer()); })
+      .def("logits",
+           [](GuardedPlan& p) {
+             const int buffer = p->logits_buffer();  // holds the plan, as read() will
+             return read(p, buffer);
+           })
       .def("describe", &describe)
       .def_property_readonly(
           "isa", [](const GuardedPlan& p) { return std::string(p.constants().kernels().name); })
