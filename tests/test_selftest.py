@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -70,6 +72,7 @@ def test_every_isa_gives_the_bits_of_scalar(selftest: Path) -> None:
     done = run(selftest)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "OK"
+    assert "amx_int8 on a model of its registers: 10 formats" in done.stdout
     found = hashes(done.stdout)
     tables = _native.isa_tables()
     assert found.keys() == {name for name, table in tables.items() if table is not None}
@@ -170,11 +173,32 @@ def test_older_x86_cpus_run_and_answer_the_same(selftest: Path) -> None:
     assert answers == [f"this machine, SLMQ_ISA={name}" for name in tables] + ["Nehalem", "Haswell"]
 
 
+def test_x86_tables_that_this_cpu_lacks(selftest: Path) -> None:
+    """On emulated CPUs; AVX-512 without VNNI must not count, nor tiles that miscompute."""
+    bochs = Path(os.environ.get("BOCHS_ROOT", "/")) / "usr/bin/bochs-bin"
+    amx = bochs.is_file() and b"TDPBSSD" in bochs.read_bytes()
+    user = importlib.util.find_spec("bochscpu") is not None
+    if not user and not amx:
+        pytest.skip("needs bochscpu-python 0.4.0, or Bochs 3.0")
+    done = run("env", f"PYTHON={sys.executable}", ROOT / "tools" / "selftest_x86.sh", selftest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "OK"
+    equal = f"{len(read_hashes())} hashes are the package's"
+    assert (f"arrowlake avxvnni: {equal}" in lines) is user
+    assert (f"icelake avx512vnni: {equal}" in lines) is user
+    assert (f"sapphire rapids amx_int8: {equal}" in lines) is amx
+    refused = {line.partition(":")[0] for line in lines if ": refused, it needs" in line}
+    assert ({"skylake avx512vnni", "skylake amx_int8"} <= refused) is user
+    assert ("sapphire rapids, wrong tiles, amx_int8" in refused) is amx
+
+
 @pytest.mark.parametrize(
     ("script", "packages"),
     [
         ("selftest_arm.sh", "g++-aarch64-linux-gnu qemu-user-static"),
         ("older_cpus.sh", "g++ python3 qemu-user-static"),
+        ("selftest_x86.sh", "pip install bochscpu-python==0.4.0"),
     ],
 )
 def test_scripts_say_what_is_missing(script: str, packages: str, tmp_path: Path) -> None:

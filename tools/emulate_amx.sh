@@ -58,7 +58,9 @@ for tool in gcc ld objdump python3; do
 done
 root=${BOCHS_ROOT:-}
 bochs=${BOCHS:-$root/usr/bin/bochs-bin}
-[ -x "$bochs" ] || die 69 "$bochs is missing: Bochs 3.0 is needed, see the head of this script"
+if [ ! -x "$bochs" ] || ! grep -aq TDPBSSD "$bochs"; then
+  die 69 "$bochs is missing or knows no AMX: Bochs 3.0 is needed, see the head of this script"
+fi
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/amx.XXXXXX")
 emulator=
