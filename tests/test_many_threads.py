@@ -68,8 +68,7 @@ def test_closing_under_the_others(tiny_model_path: Path) -> None:
         try:
             return list(model.generate("abc", max_tokens=40, seed=1, ignore_eos=True).tokens)
         except ValueError as error:
-            assert "is closed" in str(error)
-            return []
+            return [] if "is closed" in str(error) else [str(error)]
 
     for said in together(work):
         assert isinstance(said, list)
