@@ -70,11 +70,11 @@ Results run_and_print(const Kernels& kernels, int max_threads) {
 int run(const Options& options) {
   std::vector<Line> expected;
   if (!options.against.empty()) expected = read_hashes(options.against);
+  const Kernels* alone = options.isa.empty() ? nullptr : &kernels_named(options.isa);
   std::printf("%-12s %s\n", "cpu", cpu_features().brand);
   std::vector<std::pair<const char*, Results>> all;
-  if (!options.isa.empty()) {
-    const Kernels& kernels = kernels_named(options.isa);
-    all.emplace_back(kernels.name, run_and_print(kernels, options.threads));
+  if (alone != nullptr) {
+    all.emplace_back(alone->name, run_and_print(*alone, options.threads));
   } else {
     for (const Isa& isa : all_isas()) {
       if (isa.kernels == nullptr) {
