@@ -102,6 +102,13 @@ build() { # PLATFORM PYTHON
     export _PYTHON_HOST_PLATFORM="linux-$platform" SETUPTOOLS_EXT_SUFFIX="$suffix"
   else
     unset _PYTHON_HOST_PLATFORM SETUPTOOLS_EXT_SUFFIX
+    # Debian's pyconfig.h lies among the system's headers, which zig does not read.
+    local own=/usr/include/$platform-linux-gnu/python$version
+    if [ -d "$own" ]; then
+      mkdir -p "$work/headers/own/$platform-linux-gnu"
+      ln -sfn "$own" "$work/headers/own/$platform-linux-gnu/python$version"
+      options+=("-Ccmake.define.CMAKE_CXX_FLAGS=-isystem $work/headers/own")
+    fi
   fi
   rm -rf "$work/wheel"
   "$venv/bin/python" -m build --no-isolation --wheel --outdir "$work/wheel" "${options[@]}"
