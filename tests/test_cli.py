@@ -454,6 +454,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(environment)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # pytest in the background ignores it
             os.execv(sys.executable, command(*arguments))
         self.seen = b""
 
