@@ -18,3 +18,11 @@
 #define SLMQ_INLINE_MEMBER [[gnu::always_inline]] inline
 #endif
 #define SLMQ_INLINE SLMQ_INLINE_MEMBER static
+
+// What was loaded before is loaded again: else the compiler keeps more values over a loop than there are
+// registers, on the stack, where they cost stores.
+SLMQ_INLINE void forget_loads() {
+#if defined(__GNUC__)
+  asm volatile("" : : : "memory");
+#endif
+}

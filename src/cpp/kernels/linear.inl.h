@@ -1,6 +1,7 @@
 // gemv and gemm for quantized weights. Up to kTokens tokens: one loop over groups that unpacks weights
-// as it reads them. More: blocks of sixteen tokens, for which a pair-group is unpacked once
-// (group_times_block, by the ISA's registers in linear_block.inl.h or linear_wide.inl.h).
+// as it reads them and keeps all sums at hand. More: blocks of sixteen tokens, for which a pair-group is
+// unpacked once (group_times_block, by the ISA's registers in linear_block.inl.h or linear_wide.inl.h),
+// or, up to kPackedTokens, again for every few of them: so often it costs less than to store and load.
 
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
@@ -77,41 +78,23 @@ static inline int32_t part_low(const ActivationInfo& a) {
   return Part == 0 ? a.first_low : low - a.first_low;
 }
 
-// Exact dots of a part of a tile with the low planes of M tokens, zero points paid.
-template <class Weight, int Part, int M>
-SLMQ_INLINE void low_tile_dots(const uint8_t* tile, const int8_t* low, const ActivationInfo* info,
-                               i32x16 (&dots)[M]) {
+// Exact dots of a part of a tile with a plane of M tokens, zero points paid. What is known of the tokens
+// lies `step` entries apart.
+template <class Weight, int Part, bool Low, int M>
+SLMQ_INLINE void tile_dots(const uint8_t* tile, const int8_t* plane, const ActivationInfo* info,
+                           int step, i32x16 (&dots)[M]) {
   DotStart start[M];
   int32_t sum[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
-    sum[t] = part_low<Weight, Part>(info[t]);
-    start[t] = Weight::start(info[t].eights_low, sum[t]);
+    const ActivationInfo& a = info[t * step];
+    sum[t] = Low ? part_low<Weight, Part>(a) : part_high<Weight, Part>(a);
+    start[t] = Weight::start(Low ? a.eights_low : a.eights_high, sum[t]);
   }
-  Weight::template dot<Part>(tile, low, start, dots);
+  Weight::template dot<Part>(tile, plane, start, dots);
 #pragma GCC unroll 6
   for (int t = 0; t < M && Weight::zero != 0; ++t)
     dots[t] = sub(dots[t], splat_i32(Weight::zero * sum[t]));
-}
-
-// With 256 * high + low if Wide, else with high. A token of one plane gives the same result either
-// way: its low is zero, its scales differ by 256.
-template <class Weight, int Part, bool Wide, int M>
-SLMQ_INLINE void tile_dots(const uint8_t* tile, const int8_t* high, const int8_t* low,
-                           const ActivationInfo* info, i32x16 (&dots)[M]) {
-  DotStart start[M];
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) start[t] = Weight::start(info[t].eights_high, info[t].sum_high);
-  Weight::template dot<Part>(tile, high, start, dots);
-#pragma GCC unroll 6
-  for (int t = 0; t < M && Weight::zero != 0; ++t)
-    dots[t] = sub(dots[t], splat_i32(Weight::zero * part_high<Weight, Part>(info[t])));
-  if (Wide) {
-    i32x16 low_dots[M];
-    low_tile_dots<Weight, Part, M>(tile, low, info, low_dots);
-#pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) dots[t] = high_low(dots[t], low_dots[t]);
-  }
 }
 
 // The part's sum of activations, which a min multiplies.
@@ -122,12 +105,13 @@ SLMQ_INLINE float scaled_sum(const ActivationInfo& a) {
   return a.scale * static_cast<float>(Part == 0 ? first : a.sum - first);
 }
 
-// sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a part
-template <class Weight, int Part, bool Wide>
+// sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a part, for
+// the high plane and, where a token has one, again for the low plane; the min counts once.
+template <class Weight, int Part, bool Low>
 SLMQ_INLINE f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
                               const ActivationInfo& a) {
-  sum = fma(to_f32(dot), mul(scale, splat(Wide ? a.scale : a.scale_high)), sum);
-  if (Weight::has_min) sum = fma(min_w, splat(scaled_sum<Weight, Part>(a)), sum);
+  sum = fma(to_f32(dot), mul(scale, splat(Low ? a.scale : a.scale_high)), sum);
+  if (Weight::has_min && !Low) sum = fma(min_w, splat(scaled_sum<Weight, Part>(a)), sum);
   return sum;
 }
 
@@ -157,13 +141,24 @@ SLMQ_INLINE void part_times_tokens(const uint8_t* pair, const uint8_t* shared, c
                                    f32x16 (&sums)[2][M]) {
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
+    const uint8_t* codes = pair + tile * Weight::tile_bytes;
     i32x16 dots[M];
-    tile_dots<Weight, Part, Wide, M>(pair + tile * Weight::tile_bytes, a.high, a.low, a.info, dots);
+    tile_dots<Weight, Part, false, M>(codes, a.high, a.info, 1, dots);
     const TileScales<Weight, Part> w(pair, shared, tile);
 #pragma GCC unroll 6
-    for (int t = 0; t < M; ++t)
-      sums[tile][t] =
-          accumulate<Weight, Part, Wide>(sums[tile][t], dots[t], w.scale, w.min, a.info[t]);
+    for (int t = 0; t < M; ++t) {
+      f32x16& sum = sums[tile][t];
+      sum = accumulate<Weight, Part, false>(sum, dots[t], w.scale, w.min, a.info[t]);
+    }
+    // One by one: that few of the tokens have two planes is the rule.
+#pragma GCC unroll 6
+    for (int t = 0; t < M && Wide; ++t) {
+      if (M > 1 && a.info[t].wide == 0) continue;
+      f32x16& sum = sums[tile][t];
+      i32x16 low[1];
+      tile_dots<Weight, Part, true, 1>(codes, a.low + t * kGroup, a.info + t, 1, low);
+      sum = accumulate<Weight, Part, true>(sum, low[0], w.scale, w.min, a.info[t]);
+    }
   }
 }
 
@@ -189,8 +184,10 @@ static inline void prefetch_lines(const uint8_t* p, int bytes) {
   for (int line = 0; line < bytes; line += 64) prefetch(p + line);
 }
 
+// Apart, as pair_times_block below: each loop has the registers for itself.
 template <class Weight, int M>
-static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
+[[gnu::noinline]] static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight,
+                                                int pair, int row) {
   f32x16 sums[2][M];
   PanelTokens a(args, row);
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
@@ -239,13 +236,30 @@ static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
           linear_next<Weight, kTokens>(args, args.weight + pair * bytes, pair, row, args.m - row);
 }
 
-// sums[token][32 rows] += a pair-group times the rows of a panel block
-template <class Weight>
-static inline void group_times_block(const uint8_t* pair, const uint8_t* shared,
-                                     const PanelTokens& a, int rows, float* sums);
+// Which tokens of a panel block have two planes, group by group: token t is bit t.
+struct WideTokens {
+  uint16_t of_group[kMaxGroups];
+  SLMQ_INLINE_MEMBER WideTokens(const LinearArgs& args, int row) {
+    static_assert(kPanelRows == 16);
+    const int rows = panel_rows(args.m, row);
+    PanelTokens a(args, row);
+    for (int g = 0; g < args.groups; ++g) {
+      int bits = 0;
+      for (int t = 0; t < rows; ++t) bits |= (a.info[t].wide != 0 ? 1 : 0) << t;
+      of_group[g] = static_cast<uint16_t>(bits);
+      a.next_group();
+    }
+  }
+};
 
-template <class Weight>
-static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int pair, int row) {
+// sums[token][32 rows] += a pair-group times the rows of a panel block, of which `wide` have two planes
+template <class Weight, bool Packed>
+SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
+                                   int rows, uint32_t wide, float* sums);
+
+template <class Weight, bool Packed>
+[[gnu::noinline]] static void pair_times_block(const LinearArgs& args, const uint8_t* weight,
+                                               int pair, int row, const WideTokens& wide) {
   alignas(64) float sums[kPanelRows * kPairRows];
   const int rows = panel_rows(args.m, row);
   const bool ahead = kAheadTokens > 1 && args.m <= kPanelRows / 2;
@@ -256,7 +270,7 @@ static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int 
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
       if (ahead) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
-      group_times_block<Weight>(weight, shared, a, rows, sums);
+      group_times_block<Weight, Packed>(weight, shared, a, rows, wide.of_group[g + i], sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
@@ -270,13 +284,23 @@ static void pair_times_block(const LinearArgs& args, const uint8_t* weight, int 
 
 // Rows outside, pairs inside: the weights of a chunk and a block of activations stay in the
 // second-level cache, and the activations of a long prompt are read once a chunk.
+template <class Weight, bool Packed>
+static void linear_blocks(const LinearArgs& args, int pair_begin, int pair_end) {
+  const size_t bytes = pair_bytes(Weight::name, args.groups);
+  for (int row = 0; row < args.m; row += kPanelRows) {
+    const WideTokens wide(args, row);
+    for (int pair = pair_begin; pair < pair_end; ++pair)
+      pair_times_block<Weight, Packed>(args, args.weight + pair * bytes, pair, row, wide);
+  }
+}
+
 template <class Weight>
 static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
   if (args.m <= kTokens) return linear_few<Weight>(args, pair_begin, pair_end);
-  const size_t bytes = pair_bytes(Weight::name, args.groups);
-  for (int row = 0; row < args.m; row += kPanelRows)
-    for (int pair = pair_begin; pair < pair_end; ++pair)
-      pair_times_block<Weight>(args, args.weight + pair * bytes, pair, row);
+  if constexpr (kPackedTokens > 0 && Weight::bits == 4) {
+    if (args.m <= kPackedTokens) return linear_blocks<Weight, true>(args, pair_begin, pair_end);
+  }
+  linear_blocks<Weight, false>(args, pair_begin, pair_end);
 }
 
 }  // namespace

@@ -1,30 +1,10 @@
-// A pair-group and a panel block, the shape for sixteen registers: the tiles are unpacked once into
-// the first-level cache and meet a few tokens at a time.
+// A pair-group and a panel block, the shape for sixteen registers: the tiles meet a few tokens at a
+// time, unpacked into the first-level cache or, by each few anew, into registers.
 
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// Both tiles of a pair-group as bytes in the order of an int8 tile: unpacked, or as they are stored.
-template <class Weight, bool Stored = Weight::bits == 8>
-struct UnpackedPair {
-  alignas(64) uint8_t bytes[2][512];
-  SLMQ_INLINE_MEMBER explicit UnpackedPair(const uint8_t* pair) {
-    for (int i = 0; i < 2; ++i, pair += Weight::tile_bytes) {
-      if constexpr (Weight::bits == 4) {
-        unpack_u4(pair, bytes[i]);
-      } else {
-        unpack_planes<Weight::bits>(pair, bytes[i]);
-      }
-    }
-  }
-  const uint8_t* tile(int i) const { return bytes[i]; }
-};
-template <class Weight>
-struct UnpackedPair<Weight, true> {
-  const uint8_t* bytes;
-  explicit UnpackedPair(const uint8_t* pair) : bytes(pair) {}
-  const uint8_t* tile(int i) const { return bytes + 512 * i; }
-};
+// The dots of tiles whose codes are bytes.
 template <class Weight>
 struct Unpacked : Weight {
   template <int Part, int M>
@@ -41,6 +21,38 @@ struct Unpacked : Weight {
   }
 };
 
+// Both tiles of a pair-group as bytes in the order of an int8 tile: unpacked, or as they are stored.
+template <class Weight, bool Stored = Weight::bits == 8>
+struct UnpackedPair {
+  alignas(64) uint8_t bytes[2][512];
+  SLMQ_INLINE_MEMBER explicit UnpackedPair(const uint8_t* pair) {
+    for (int i = 0; i < 2; ++i, pair += Weight::tile_bytes) {
+      if constexpr (Weight::bits == 4) {
+        unpack_u4(pair, bytes[i]);
+      } else {
+        unpack_planes<Weight::bits>(pair, bytes[i]);
+      }
+    }
+  }
+  using Dots = Unpacked<Weight>;
+  const uint8_t* tile(int i) const { return bytes[i]; }
+};
+template <class Weight>
+struct UnpackedPair<Weight, true> {
+  const uint8_t* bytes;
+  explicit UnpackedPair(const uint8_t* pair) : bytes(pair) {}
+  using Dots = Unpacked<Weight>;
+  const uint8_t* tile(int i) const { return bytes + 512 * i; }
+};
+
+// Both tiles as they are stored: their dots unpack them.
+template <class Weight>
+struct PackedPair {
+  const uint8_t* bytes;
+  using Dots = Weight;
+  const uint8_t* tile(int i) const { return bytes + Weight::tile_bytes * i; }
+};
+
 // Scales and mins of both tiles in float32, for a part. In memory: the registers are for sums.
 template <class Weight, int Part>
 struct PairScales {
@@ -54,91 +66,87 @@ struct PairScales {
   }
 };
 
-// sums (of one token and tile) += dot
-template <class Weight, int Part, bool Wide>
-SLMQ_INLINE void add_dot(const PairScales<Weight, Part>& w, int tile, i32x16 dot,
-                         const ActivationInfo& info, float* sums) {
-  const f32x16 scale = load(w.scale[tile]), min = Weight::has_min ? load(w.min[tile]) : scale;
-  store(sums, accumulate<Weight, Part, Wide>(load(sums), dot, scale, min, info));
-}
-
-template <class Weight, int Part, bool Wide, int M>
-SLMQ_INLINE void tile_times_tokens(const UnpackedPair<Weight>& pair,
-                                   const PairScales<Weight, Part>& w, int tile, const int8_t* high,
-                                   const int8_t* low, const ActivationInfo* info, float* sums) {
-  i32x16 dots[M];
-  tile_dots<Unpacked<Weight>, Part, Wide, M>(pair.tile(tile), high, low, info, dots);
+// sums[token][32 rows] += both tiles times a plane of M tokens. What is known of the tokens, and their
+// sums, lie `step` tokens apart.
+template <class Weight, int Part, bool Low, int M, class Pair>
+SLMQ_INLINE void pair_times_few(const Pair& pair, const PairScales<Weight, Part>& w,
+                                const int8_t* plane, const ActivationInfo* info, int step,
+                                float* sums) {
+  for (int tile = 0; tile < 2; ++tile, sums += kLanes) {
+    forget_loads();
+    i32x16 dots[M];
+    tile_dots<typename Pair::Dots, Part, Low, M>(pair.tile(tile), plane, info, step, dots);
 #pragma GCC unroll 6
-  for (int t = 0; t < M; ++t)
-    add_dot<Weight, Part, Wide>(w, tile, dots[t], info[t], sums + t * kPairRows);
-}
-
-// The same where few of the tokens have two planes: those take their second dot one by one.
-// Apart, so that its registers stay out of the loops around it.
-template <class Weight, int Part, int M>
-[[gnu::noinline]] static void tile_times_mixed(const UnpackedPair<Weight>& pair,
-                                               const PairScales<Weight, Part>& w, int tile,
-                                               const int8_t* high, const int8_t* low,
-                                               const ActivationInfo* info, float* sums) {
-  i32x16 dots[M];
-  tile_dots<Unpacked<Weight>, Part, false, M>(pair.tile(tile), high, low, info, dots);
-#pragma GCC unroll 1
-  for (int t = 0; t < M; ++t, sums += kPairRows) {
-    if (info[t].wide != 0) {
-      i32x16 low_dots[1];
-      low_tile_dots<Unpacked<Weight>, Part, 1>(pair.tile(tile), low + t * kGroup, info + t,
-                                               low_dots);
-      add_dot<Weight, Part, true>(w, tile, high_low(dots[t], low_dots[0]), info[t], sums);
-    } else {
-      add_dot<Weight, Part, false>(w, tile, dots[t], info[t], sums);
+    for (int t = 0; t < M; ++t) {
+      const f32x16 scale = load(w.scale[tile]), min = Weight::has_min ? load(w.min[tile]) : scale;
+      float* sum = sums + t * step * kPairRows;
+      store(sum, accumulate<Weight, Part, Low>(load(sum), dots[t], scale, min, info[t * step]));
     }
   }
 }
 
-// M tokens from `t` on meet both tiles.
-template <class Weight, int Part, int M>
-SLMQ_INLINE void pair_times_few(const UnpackedPair<Weight>& pair, const PairScales<Weight, Part>& w,
-                                const PanelTokens& a, int t, float* sums) {
-  const int8_t *high = a.high + t * kGroup, *low = a.low + t * kGroup;
-  const ActivationInfo* info = a.info + t;
-  int wide = 0;
-  for (int i = 0; i < M; ++i) wide += info[i].wide;
-  float* to = sums + t * kPairRows;
-  for (int tile = 0; tile < 2; ++tile, to += kLanes) {
-    if (wide == 0) {
-      tile_times_tokens<Weight, Part, false, M>(pair, w, tile, high, low, info, to);
-    } else if (2 * wide > M) {
-      tile_times_tokens<Weight, Part, true, M>(pair, w, tile, high, low, info, to);
-    } else {
-      tile_times_mixed<Weight, Part, M>(pair, w, tile, high, low, info, to);
-    }
-  }
-}
-
-// The next tokens of at most `left`: as many as M, but eight are four and four. Returns how many.
-template <class Weight, int Part, int M>
-SLMQ_INLINE int pair_times_next(const UnpackedPair<Weight>& pair, const PairScales<Weight, Part>& w,
+// The high planes of the next tokens of at most `left`: of as many as M, but eight are four and four.
+// Returns how many.
+template <class Weight, int Part, int M, class Pair>
+SLMQ_INLINE int pair_times_next(const Pair& pair, const PairScales<Weight, Part>& w,
                                 const PanelTokens& a, int t, int left, float* sums) {
   if constexpr (M > 1) {
     constexpr int kFewer = M > 4 ? 4 : M / 2;
     if (left < M || (M > 4 && left % M == 2))
       return pair_times_next<Weight, Part, kFewer>(pair, w, a, t, left, sums);
   }
-  pair_times_few<Weight, Part, M>(pair, w, a, t, sums);
+  pair_times_few<Weight, Part, false, M>(pair, w, a.high + t * kGroup, a.info + t, 1,
+                                         sums + t * kPairRows);
   return M;
 }
 
-template <class Weight>
-static inline void group_times_block(const uint8_t* weight, const uint8_t* shared,
-                                     const PanelTokens& a, int rows, float* sums) {
-  const UnpackedPair<Weight> pair(weight);
+// The low planes of the tokens that have one, two at a time.
+template <class Weight, int Part, class Pair>
+SLMQ_INLINE void pair_times_wide(const Pair& pair, const PairScales<Weight, Part>& w,
+                                 const PanelTokens& a, uint32_t wide, float* sums) {
+  while (wide != 0) {
+    const int first = std::countr_zero(wide);
+    wide &= wide - 1;
+    const int8_t* low = a.low + first * kGroup;
+    const ActivationInfo* info = a.info + first;
+    float* to = sums + first * kPairRows;
+    if (wide == 0) return pair_times_few<Weight, Part, true, 1>(pair, w, low, info, 1, to);
+    const int second = std::countr_zero(wide);
+    wide &= wide - 1;
+    alignas(kGroup) int8_t planes[2 * kGroup];
+    __builtin_memcpy(planes, low, kGroup);
+    __builtin_memcpy(planes + kGroup, a.low + second * kGroup, kGroup);
+    pair_times_few<Weight, Part, true, 2>(pair, w, planes, info, second - first, to);
+  }
+}
+
+template <class Weight, int Part, int M, class Pair>
+SLMQ_INLINE void part_times_block(const Pair& pair, const PairScales<Weight, Part>& w,
+                                  const PanelTokens& a, int rows, uint32_t wide, float* sums) {
+  for (int t = 0; t < rows;) t += pair_times_next<Weight, Part, M>(pair, w, a, t, rows - t, sums);
+  pair_times_wide<Weight, Part>(pair, w, a, wide, sums);
+}
+
+template <class Weight, int M, class Pair>
+SLMQ_INLINE void group_times_rows(const Pair& pair, const uint8_t* weight, const uint8_t* shared,
+                                  const PanelTokens& a, int rows, uint32_t wide, float* sums) {
   const PairScales<Weight, 0> first(weight, shared);
-  for (int t = 0; t < rows;)
-    t += pair_times_next<Weight, 0, kBlockTokens>(pair, first, a, t, rows - t, sums);
+  part_times_block<Weight, 0, M>(pair, first, a, rows, wide, sums);
   if constexpr (Weight::parts == 2) {
     const PairScales<Weight, 1> second(weight, shared);
-    for (int t = 0; t < rows;)
-      t += pair_times_next<Weight, 1, kBlockTokens>(pair, second, a, t, rows - t, sums);
+    part_times_block<Weight, 1, M>(pair, second, a, rows, wide, sums);
+  }
+}
+
+template <class Weight, bool Packed>
+SLMQ_INLINE void group_times_block(const uint8_t* weight, const uint8_t* shared,
+                                   const PanelTokens& a, int rows, uint32_t wide, float* sums) {
+  if constexpr (Packed) {
+    const PackedPair<Weight> pair{weight};
+    group_times_rows<Weight, kTokens>(pair, weight, shared, a, rows, wide, sums);
+  } else {
+    const UnpackedPair<Weight> pair(weight);
+    group_times_rows<Weight, kBlockTokens>(pair, weight, shared, a, rows, wide, sums);
   }
 }
 

@@ -95,12 +95,12 @@ static inline void add_dots(const TileBuffers& buffers, const uint8_t* pair, con
     for (int t = 0; t < kPanelRows; ++t) {
       float* to = sums + t * kPairRows + tile * kLanes;
       const i32x16 high = load_i32(buffers.high[tile] + t * kLanes);
+      f32x16 sum = accumulate<Weight, 0, false>(load(to), high, w.scale, w.min, info[t]);
       if (info[t].wide != 0) {
-        const i32x16 dot = high_low(high, load_i32(buffers.low[tile] + t * kLanes));
-        store(to, accumulate<Weight, 0, true>(load(to), dot, w.scale, w.min, info[t]));
-      } else {
-        store(to, accumulate<Weight, 0, false>(load(to), high, w.scale, w.min, info[t]));
+        const i32x16 low = load_i32(buffers.low[tile] + t * kLanes);
+        sum = accumulate<Weight, 0, true>(sum, low, w.scale, w.min, info[t]);
       }
+      store(to, sum);
     }
   }
 }

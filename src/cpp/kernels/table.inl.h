@@ -1,5 +1,6 @@
 // Every kernel of one ISA, from the sources that all ISAs share. Include after the vector header,
 // with SLMQ_ISA set to its namespace.
+#include <bit>
 #include <utility>
 
 #include "core/inline.h"

@@ -107,10 +107,6 @@ static inline i32x16 add(i32x16 a, i32x16 b) {
 static inline i32x16 sub(i32x16 a, i32x16 b) {
   return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
 }
-static inline i32x16 high_low(i32x16 a, i32x16 b) {
-  return {_mm256_add_epi32(_mm256_slli_epi32(a.low, 8), b.low),
-          _mm256_add_epi32(_mm256_slli_epi32(a.high, 8), b.high)};
-}
 static inline f32x16 to_f32(i32x16 a) {
   return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
 }

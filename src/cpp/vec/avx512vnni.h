@@ -70,9 +70,6 @@ static inline i32x16 load_i8(const int8_t* p) {
 static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
-static inline i32x16 high_low(i32x16 a, i32x16 b) {
-  return {_mm512_add_epi32(_mm512_slli_epi32(a.v, 8), b.v)};
-}
 static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_i8(int8_t* p, i32x16 a) {
@@ -99,6 +96,7 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
 }
 
 static constexpr int kTokens = 4;         // that share a read of the weights
+static constexpr int kPackedTokens = 0;   // unpacked weights stay in registers
 static constexpr int kAheadBytes = 8192;  // 2 KiB is harmful (Zen 4)
 static constexpr int kAheadTokens = 1;
 

@@ -126,9 +126,6 @@ static inline i32x16 add(i32x16 a, i32x16 b) {
 static inline i32x16 sub(i32x16 a, i32x16 b) {
   return ints([&](int i) { return vsubq_s32(a.v[i], b.v[i]); });
 }
-static inline i32x16 high_low(i32x16 a, i32x16 b) {
-  return ints([&](int i) { return vaddq_s32(vshlq_n_s32(a.v[i], 8), b.v[i]); });
-}
 static inline f32x16 to_f32(i32x16 a) {
   return floats([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }

@@ -133,12 +133,6 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
   SLMQ_EACH(a.lane[i] - b.lane[i]);
   return r;
 }
-// 256 * a + b
-static inline i32x16 high_low(i32x16 a, i32x16 b) {
-  i32x16 r;
-  SLMQ_EACH(256 * a.lane[i] + b.lane[i]);
-  return r;
-}
 static inline f32x16 to_f32(i32x16 a) {
   f32x16 r;
   SLMQ_EACH(static_cast<float>(a.lane[i]));
@@ -169,7 +163,8 @@ static inline f32x16 pow2(i32x16 n) {
 }
 
 // Tokens that share a read of the weights: there are no registers for more.
-static constexpr int kTokens = 1, kBlockTokens = 1, kAheadBytes = 0, kAheadTokens = 0;
+static constexpr int kTokens = 1, kBlockTokens = 1, kPackedTokens = 0, kAheadBytes = 0,
+                     kAheadTokens = 0;
 
 // Where a dot's sums start: at nothing, or at -8 times the sum of the activations, which pays for the
 // zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo).
