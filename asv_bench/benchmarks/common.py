@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ISAS = ["scalar", "avx2", "avx512vnni"]
+ISAS = ["scalar", "avx2", "avxvnni", "avx512vnni", "amx_int8"]
 THREADS = [1, 2, 4]  # those that the machine lacks are skipped
 
 

@@ -179,9 +179,7 @@ class _Trial:
         for _ in range(self._times):
             for clocks in (False, True):
                 self._sequence.truncate(self._context)
-                began_s = time.perf_counter()
-                steps = self._feed(self._context, self._tokens, clocks=clocks)
-                wall_us = (time.perf_counter() - began_s) * 1e6
+                steps, wall_us = self._feed(self._context, self._tokens, clocks=clocks)
                 if clocks:
                     self._clocked.append([*steps, max(0.0, wall_us - sum(steps))])
                 else:
@@ -191,22 +189,29 @@ class _Trial:
         most = self._plan.native.max_rows
         return [min(most, count - start) for start in range(0, count, most)]
 
-    def _feed(self, start: int, count: int, *, clocks: bool) -> list[float]:
-        """Microseconds of each step over all chunks, if clocks are asked for."""
-        plan, end = self._plan, start + count
+    def _feed(self, start: int, count: int, *, clocks: bool) -> tuple[list[float], float]:
+        """Microseconds of each step over all chunks, if clocks are asked for, and of it all.
+
+        Adding up the steps is this program's business and does not count.
+        """
+        plan, end, wall_us = self._plan, start + count, 0.0
         sums = [0.0] * len(plan.steps)
         for rows in self._chunks(count):
             part, segment = self._ids[start : start + rows], [(self._sequence, rows)]
             start += rows
+            timed: list[tuple[StepInfo, float]] = []
+            began_s = time.perf_counter()
             if clocks:
                 timed = plan.profile(part, segment, logits=start == end)
-                sums = [a + spent_us for a, (_, spent_us) in zip(sums, timed, strict=True)]
             else:
                 wanted = [rows - 1] if start == end else []
                 plan.run(part, segment, np.array(wanted, np.int32))
             if start == end:
                 plan.logits()
-        return sums
+            wall_us += (time.perf_counter() - began_s) * 1e6
+            for i, (_, spent_us) in enumerate(timed):
+                sums[i] += spent_us
+        return sums, wall_us
 
     def phase(self, limits: Limits) -> Phase:
         """The times with the work that was done in them."""
