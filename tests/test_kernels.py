@@ -188,7 +188,7 @@ def has_sixteen_bits(x: F32, act: str) -> npt.NDArray[np.bool_]:
     for row in range(len(x) if act == "a8o16g32" else 0):
         cut = [np.float32(v).view(np.int32) & -65536 for v in sorted(largest[row])]
         median = np.int32(cut[len(cut) // 2]).view(np.float32)
-        wide[row] = largest[row] > np.float32(2) * median
+        wide[row] = largest[row] > np.float32(1.875) * median
     return wide
 
 

@@ -370,13 +370,13 @@ def quantize_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np
 
 
 def _stands_out(largest: F32) -> npt.NDArray[np.bool_]:
-    """Groups whose largest magnitude is more than twice the row's median, which counts cut to
+    """Groups whose largest magnitude is more than 15/8 of the row's median, which counts cut to
     the upper 16 bits of a float32 and is the least value that more than half of the groups stay
     within.
     """
     upper = np.sort(largest.view(np.int32) >> 16, axis=-1)
     median = upper[:, largest.shape[1] // 2] << 16
-    cut = np.float32(2) * median.astype(np.int32).view(np.float32)
+    cut = np.float32(1.875) * median.astype(np.int32).view(np.float32)
     out: npt.NDArray[np.bool_] = largest > cut[:, None]
     return out
 

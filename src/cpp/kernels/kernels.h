@@ -80,7 +80,7 @@ struct Kernels {
 
   // Pairs [pair_begin, pair_end) of the weight. Accumulates in float32 over groups in order: one
   // exact integer dot per group with the high plane of the activations, then fma(dot, scale_w *
-  // scale_a, sum), then the min's fma; then the same of the low plane, where there is one.
+  // scale_a, sum), then the min's fma; behind all groups, again in order, dot and fma of the low planes.
   void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
 
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.

@@ -16,6 +16,7 @@ struct Weight {
   static constexpr int tile_bytes = layout.tile_bytes;
   static constexpr int pair_group_bytes = layout.pair_group_bytes;
   static constexpr int shared_bytes = layout.shared_bytes;
+  static constexpr int run_bytes = layout.run_bytes;
   static constexpr bool has_min = layout.has_offset;
   // int4's zero point is paid where its sums start; others are subtracted from the dots.
   static constexpr bool starts_low = bits == 4 && layout.zero == 8;
@@ -57,11 +58,15 @@ struct PanelTokens {
     info = reinterpret_cast<const ActivationInfo*>(reinterpret_cast<const int8_t*>(info) +
                                                    group_bytes);
   }
-  template <int M>
-  inline bool wide() const {
-    int any = 0;
-    for (int t = 0; t < M; ++t) any |= info[t].wide;
-    return any != 0;
+  // One of them in another group.
+  inline PanelTokens token(int group, int t) const {
+    PanelTokens a = *this;
+    const size_t bytes = static_cast<size_t>(group) * group_bytes;
+    a.high += bytes + t * kGroup;
+    a.low += bytes + t * kGroup;
+    a.info =
+        reinterpret_cast<const ActivationInfo*>(reinterpret_cast<const int8_t*>(info) + bytes) + t;
+    return a;
   }
 };
 
@@ -78,16 +83,15 @@ static inline int32_t part_low(const ActivationInfo& a) {
   return Part == 0 ? a.first_low : low - a.first_low;
 }
 
-// Exact dots of a part of a tile with a plane of M tokens, zero points paid. What is known of the tokens
-// lies `step` entries apart.
+// Exact dots of a part of a tile with a plane of M tokens, zero points paid.
 template <class Weight, int Part, bool Low, int M>
 SLMQ_INLINE void tile_dots(const uint8_t* tile, const int8_t* plane, const ActivationInfo* info,
-                           int step, i32x16 (&dots)[M]) {
+                           i32x16 (&dots)[M]) {
   DotStart start[M];
   int32_t sum[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
-    const ActivationInfo& a = info[t * step];
+    const ActivationInfo& a = info[t];
     sum[t] = Low ? part_low<Weight, Part>(a) : part_high<Weight, Part>(a);
     start[t] = Weight::start(Low ? a.eights_low : a.eights_high, sum[t]);
   }
@@ -136,37 +140,66 @@ struct TileScales {
   }
 };
 
-template <class Weight, int Part, bool Wide, int M>
-SLMQ_INLINE void part_times_tokens(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
-                                   f32x16 (&sums)[2][M]) {
+// sums[tile] += a pair-group times a plane of M tokens
+template <class Weight, int Part, bool Low, int M>
+SLMQ_INLINE void part_times_tokens(const uint8_t* pair, const uint8_t* shared, const int8_t* plane,
+                                   const ActivationInfo* info, f32x16 (&sums)[2][M]) {
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
-    const uint8_t* codes = pair + tile * Weight::tile_bytes;
     i32x16 dots[M];
-    tile_dots<Weight, Part, false, M>(codes, a.high, a.info, 1, dots);
+    tile_dots<Weight, Part, Low, M>(pair + tile * Weight::tile_bytes, plane, info, dots);
     const TileScales<Weight, Part> w(pair, shared, tile);
 #pragma GCC unroll 6
     for (int t = 0; t < M; ++t) {
       f32x16& sum = sums[tile][t];
-      sum = accumulate<Weight, Part, false>(sum, dots[t], w.scale, w.min, a.info[t]);
-    }
-    // One by one: that few of the tokens have two planes is the rule.
-#pragma GCC unroll 6
-    for (int t = 0; t < M && Wide; ++t) {
-      if (M > 1 && a.info[t].wide == 0) continue;
-      f32x16& sum = sums[tile][t];
-      i32x16 low[1];
-      tile_dots<Weight, Part, true, 1>(codes, a.low + t * kGroup, a.info + t, 1, low);
-      sum = accumulate<Weight, Part, true>(sum, low[0], w.scale, w.min, a.info[t]);
+      sum = accumulate<Weight, Part, Low>(sum, dots[t], w.scale, w.min, info[t]);
     }
   }
 }
+template <class Weight, bool Low, int M>
+SLMQ_INLINE void group_times_tokens(const uint8_t* pair, const uint8_t* shared, const int8_t* plane,
+                                    const ActivationInfo* info, f32x16 (&sums)[2][M]) {
+  part_times_tokens<Weight, 0, Low, M>(pair, shared, plane, info, sums);
+  if constexpr (Weight::parts == 2)
+    part_times_tokens<Weight, 1, Low, M>(pair, shared, plane, info, sums);
+}
 
-template <class Weight, bool Wide, int M>
-SLMQ_INLINE void group_times_tokens(const uint8_t* pair, const uint8_t* shared,
-                                    const PanelTokens& a, f32x16 (&sums)[2][M]) {
-  part_times_tokens<Weight, 0, Wide, M>(pair, shared, a, sums);
-  if constexpr (Weight::parts == 2) part_times_tokens<Weight, 1, Wide, M>(pair, shared, a, sums);
+// Where tokens of a panel block have a low plane, group by group: 16 * group + token.
+struct LowPlanes {
+  static_assert(kPanelRows == 16 && 16 * kMaxGroups <= 65536);
+  int count = 0;
+  uint16_t at[16 * kMaxGroups];
+  SLMQ_INLINE_MEMBER LowPlanes(const LinearArgs& args, int row) {
+    const int rows = panel_rows(args.m, row);
+    PanelTokens a(args, row);
+    for (int g = 0; g < args.groups; ++g) {
+      for (int t = 0; t < rows; ++t) {  // no branch: it could not be predicted
+        at[count] = static_cast<uint16_t>(16 * g + t);
+        count += a.info[t].wide != 0 ? 1 : 0;
+      }
+      a.next_group();
+    }
+  }
+};
+
+// sums[token][32 rows] += a pair times the low planes, behind all the high ones. They are few, so the
+// weights that they meet are unpacked again, from a cache.
+template <class Weight>
+[[gnu::noinline]] static void add_low_planes(const LinearArgs& args, const uint8_t* weight, int row,
+                                             const LowPlanes& low, float* sums) {
+  const PanelTokens first(args, row);
+  for (int i = 0; i < low.count; ++i) {
+    const int group = low.at[i] / 16, t = low.at[i] % 16;
+    const PanelTokens a = first.token(group, t);
+    const uint8_t* run = weight + static_cast<size_t>(group / Weight::run) * Weight::run_bytes;
+    const uint8_t* pair = run + group % Weight::run * Weight::pair_group_bytes;
+    float* to = sums + t * kPairRows;
+    f32x16 sum[2][1] = {{load(to)}, {load(to + 16)}};
+    group_times_tokens<Weight, true, 1>(pair, run + Weight::run * Weight::pair_group_bytes, a.low,
+                                        a.info, sum);
+    store(to, sum[0][0]);
+    store(to + 16, sum[1][0]);
+  }
 }
 
 // y = sums (+ bias) (+ add), columns 16 * half_pair .. + 15
@@ -184,12 +217,13 @@ static inline void prefetch_lines(const uint8_t* p, int bytes) {
   for (int line = 0; line < bytes; line += 64) prefetch(p + line);
 }
 
-// Apart, as pair_times_block below: each loop has the registers for itself.
+// A pair times all of M tokens. Apart, as pair_times_block below: each loop has the registers for itself.
 template <class Weight, int M>
 [[gnu::noinline]] static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight,
-                                                int pair, int row) {
+                                                int pair, const LowPlanes& low) {
   f32x16 sums[2][M];
-  PanelTokens a(args, row);
+  PanelTokens a(args, 0);
+  const uint8_t* begin = weight;
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   for (int g = 0; g < args.groups; g += Weight::run) {
@@ -197,71 +231,57 @@ template <class Weight, int M>
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
       if (M <= kAheadTokens) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
-      if (a.wide<M>()) {
-        group_times_tokens<Weight, true, M>(weight, shared, a, sums);
-      } else {
-        group_times_tokens<Weight, false, M>(weight, shared, a, sums);
-      }
+      group_times_tokens<Weight, false, M>(weight, shared, a.high, a.info, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
     if (M <= kAheadTokens) prefetch_lines(weight + kAheadBytes, Weight::shared_bytes);
     weight += Weight::shared_bytes;
   }
+  if (low.count != 0) {
+    alignas(64) float rows[M * kPairRows];
 #pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) {
-    write_outputs(args, row + t, 2 * pair, sums[0][t]);
-    write_outputs(args, row + t, 2 * pair + 1, sums[1][t]);
-  }
-}
-
-// The next rows of at most `left`: as many as M, the most that stay in registers. Returns how many.
-template <class Weight, int M>
-static inline int linear_next(const LinearArgs& args, const uint8_t* weight, int pair, int row,
-                              int left) {
-  if constexpr (M > 1) {
-    if (left < M) return linear_next<Weight, M - 1>(args, weight, pair, row, left);
-  }
-  pair_times_tokens<Weight, M>(args, weight, pair, row);
-  return M;
-}
-
-// A pair with at most kTokens rows, which lie in one panel block.
-template <class Weight>
-static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
-  const size_t bytes = pair_bytes(Weight::name, args.groups);
-  for (int pair = pair_begin; pair < pair_end; ++pair)
-    for (int row = 0; row < args.m;)
-      row +=
-          linear_next<Weight, kTokens>(args, args.weight + pair * bytes, pair, row, args.m - row);
-}
-
-// Which tokens of a panel block have two planes, group by group: token t is bit t.
-struct WideTokens {
-  uint16_t of_group[kMaxGroups];
-  SLMQ_INLINE_MEMBER WideTokens(const LinearArgs& args, int row) {
-    static_assert(kPanelRows == 16);
-    const int rows = panel_rows(args.m, row);
-    PanelTokens a(args, row);
-    for (int g = 0; g < args.groups; ++g) {
-      int bits = 0;
-      for (int t = 0; t < rows; ++t) bits |= (a.info[t].wide != 0 ? 1 : 0) << t;
-      of_group[g] = static_cast<uint16_t>(bits);
-      a.next_group();
+    for (int t = 0; t < M; ++t) {
+      store(rows + t * kPairRows, sums[0][t]);
+      store(rows + t * kPairRows + 16, sums[1][t]);
+    }
+    add_low_planes<Weight>(args, begin, 0, low, rows);
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) {
+      sums[0][t] = load(rows + t * kPairRows);
+      sums[1][t] = load(rows + t * kPairRows + 16);
     }
   }
-};
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) {
+    write_outputs(args, t, 2 * pair, sums[0][t]);
+    write_outputs(args, t, 2 * pair + 1, sums[1][t]);
+  }
+}
 
-// sums[token][32 rows] += a pair-group times the rows of a panel block, of which `wide` have two planes
+// At most M tokens, the most that stay in registers.
+template <class Weight, int M>
+static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
+  if constexpr (M > 1) {
+    if (args.m < M) return linear_few<Weight, M - 1>(args, pair_begin, pair_end);
+  }
+  const size_t bytes = pair_bytes(Weight::name, args.groups);
+  const LowPlanes low(args, 0);
+  for (int pair = pair_begin; pair < pair_end; ++pair)
+    pair_times_tokens<Weight, M>(args, args.weight + pair * bytes, pair, low);
+}
+
+// sums[token][32 rows] += a pair-group times the high planes of a panel block
 template <class Weight, bool Packed>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
-                                   int rows, uint32_t wide, float* sums);
+                                   int rows, float* sums);
 
 template <class Weight, bool Packed>
 [[gnu::noinline]] static void pair_times_block(const LinearArgs& args, const uint8_t* weight,
-                                               int pair, int row, const WideTokens& wide) {
+                                               int pair, int row, const LowPlanes& low) {
   alignas(64) float sums[kPanelRows * kPairRows];
   const int rows = panel_rows(args.m, row);
+  const uint8_t* begin = weight;
   const bool ahead = kAheadTokens > 1 && args.m <= kPanelRows / 2;
   PanelTokens a(args, row);
   for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
@@ -270,12 +290,13 @@ template <class Weight, bool Packed>
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
       if (ahead) prefetch_lines(weight + kAheadBytes, Weight::pair_group_bytes);
-      group_times_block<Weight, Packed>(weight, shared, a, rows, wide.of_group[g + i], sums);
+      group_times_block<Weight, Packed>(weight, shared, a, rows, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
     weight += Weight::shared_bytes;
   }
+  add_low_planes<Weight>(args, begin, row, low, sums);
   for (int t = 0; t < rows; ++t) {
     write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
     write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + 16));
@@ -288,15 +309,15 @@ template <class Weight, bool Packed>
 static void linear_blocks(const LinearArgs& args, int pair_begin, int pair_end) {
   const size_t bytes = pair_bytes(Weight::name, args.groups);
   for (int row = 0; row < args.m; row += kPanelRows) {
-    const WideTokens wide(args, row);
+    const LowPlanes low(args, row);
     for (int pair = pair_begin; pair < pair_end; ++pair)
-      pair_times_block<Weight, Packed>(args, args.weight + pair * bytes, pair, row, wide);
+      pair_times_block<Weight, Packed>(args, args.weight + pair * bytes, pair, row, low);
   }
 }
 
 template <class Weight>
 static void linear(const LinearArgs& args, int pair_begin, int pair_end) {
-  if (args.m <= kTokens) return linear_few<Weight>(args, pair_begin, pair_end);
+  if (args.m <= kTokens) return linear_few<Weight, kTokens>(args, pair_begin, pair_end);
   if constexpr (kPackedTokens > 0 && Weight::bits == 4) {
     if (args.m <= kPackedTokens) return linear_blocks<Weight, true>(args, pair_begin, pair_end);
   }

@@ -66,27 +66,27 @@ struct PairScales {
   }
 };
 
-// sums[token][32 rows] += both tiles times a plane of M tokens. What is known of the tokens, and their
-// sums, lie `step` tokens apart.
-template <class Weight, int Part, bool Low, int M, class Pair>
+// The high planes of M tokens, the `t`th and those behind it, meet both tiles.
+template <class Weight, int Part, int M, class Pair>
 SLMQ_INLINE void pair_times_few(const Pair& pair, const PairScales<Weight, Part>& w,
-                                const int8_t* plane, const ActivationInfo* info, int step,
-                                float* sums) {
+                                const PanelTokens& a, int t, float* sums) {
+  const int8_t* plane = a.high + t * kGroup;
+  const ActivationInfo* info = a.info + t;
+  sums += t * kPairRows;
   for (int tile = 0; tile < 2; ++tile, sums += kLanes) {
     forget_loads();
     i32x16 dots[M];
-    tile_dots<typename Pair::Dots, Part, Low, M>(pair.tile(tile), plane, info, step, dots);
+    tile_dots<typename Pair::Dots, Part, false, M>(pair.tile(tile), plane, info, dots);
 #pragma GCC unroll 6
-    for (int t = 0; t < M; ++t) {
+    for (int i = 0; i < M; ++i) {
       const f32x16 scale = load(w.scale[tile]), min = Weight::has_min ? load(w.min[tile]) : scale;
-      float* sum = sums + t * step * kPairRows;
-      store(sum, accumulate<Weight, Part, Low>(load(sum), dots[t], scale, min, info[t * step]));
+      float* sum = sums + i * kPairRows;
+      store(sum, accumulate<Weight, Part, false>(load(sum), dots[i], scale, min, info[i]));
     }
   }
 }
 
-// The high planes of the next tokens of at most `left`: of as many as M, but eight are four and four.
-// Returns how many.
+// The next tokens of at most `left`: as many as M, but eight are four and four. Returns how many.
 template <class Weight, int Part, int M, class Pair>
 SLMQ_INLINE int pair_times_next(const Pair& pair, const PairScales<Weight, Part>& w,
                                 const PanelTokens& a, int t, int left, float* sums) {
@@ -95,58 +95,36 @@ SLMQ_INLINE int pair_times_next(const Pair& pair, const PairScales<Weight, Part>
     if (left < M || (M > 4 && left % M == 2))
       return pair_times_next<Weight, Part, kFewer>(pair, w, a, t, left, sums);
   }
-  pair_times_few<Weight, Part, false, M>(pair, w, a.high + t * kGroup, a.info + t, 1,
-                                         sums + t * kPairRows);
+  pair_times_few<Weight, Part, M>(pair, w, a, t, sums);
   return M;
-}
-
-// The low planes of the tokens that have one, two at a time.
-template <class Weight, int Part, class Pair>
-SLMQ_INLINE void pair_times_wide(const Pair& pair, const PairScales<Weight, Part>& w,
-                                 const PanelTokens& a, uint32_t wide, float* sums) {
-  while (wide != 0) {
-    const int first = std::countr_zero(wide);
-    wide &= wide - 1;
-    const int8_t* low = a.low + first * kGroup;
-    const ActivationInfo* info = a.info + first;
-    float* to = sums + first * kPairRows;
-    if (wide == 0) return pair_times_few<Weight, Part, true, 1>(pair, w, low, info, 1, to);
-    const int second = std::countr_zero(wide);
-    wide &= wide - 1;
-    alignas(kGroup) int8_t planes[2 * kGroup];
-    __builtin_memcpy(planes, low, kGroup);
-    __builtin_memcpy(planes + kGroup, a.low + second * kGroup, kGroup);
-    pair_times_few<Weight, Part, true, 2>(pair, w, planes, info, second - first, to);
-  }
 }
 
 template <class Weight, int Part, int M, class Pair>
 SLMQ_INLINE void part_times_block(const Pair& pair, const PairScales<Weight, Part>& w,
-                                  const PanelTokens& a, int rows, uint32_t wide, float* sums) {
+                                  const PanelTokens& a, int rows, float* sums) {
   for (int t = 0; t < rows;) t += pair_times_next<Weight, Part, M>(pair, w, a, t, rows - t, sums);
-  pair_times_wide<Weight, Part>(pair, w, a, wide, sums);
 }
 
 template <class Weight, int M, class Pair>
 SLMQ_INLINE void group_times_rows(const Pair& pair, const uint8_t* weight, const uint8_t* shared,
-                                  const PanelTokens& a, int rows, uint32_t wide, float* sums) {
+                                  const PanelTokens& a, int rows, float* sums) {
   const PairScales<Weight, 0> first(weight, shared);
-  part_times_block<Weight, 0, M>(pair, first, a, rows, wide, sums);
+  part_times_block<Weight, 0, M>(pair, first, a, rows, sums);
   if constexpr (Weight::parts == 2) {
     const PairScales<Weight, 1> second(weight, shared);
-    part_times_block<Weight, 1, M>(pair, second, a, rows, wide, sums);
+    part_times_block<Weight, 1, M>(pair, second, a, rows, sums);
   }
 }
 
 template <class Weight, bool Packed>
 SLMQ_INLINE void group_times_block(const uint8_t* weight, const uint8_t* shared,
-                                   const PanelTokens& a, int rows, uint32_t wide, float* sums) {
+                                   const PanelTokens& a, int rows, float* sums) {
   if constexpr (Packed) {
     const PackedPair<Weight> pair{weight};
-    group_times_rows<Weight, kTokens>(pair, weight, shared, a, rows, wide, sums);
+    group_times_rows<Weight, kTokens>(pair, weight, shared, a, rows, sums);
   } else {
     const UnpackedPair<Weight> pair(weight);
-    group_times_rows<Weight, kBlockTokens>(pair, weight, shared, a, rows, wide, sums);
+    group_times_rows<Weight, kBlockTokens>(pair, weight, shared, a, rows, sums);
   }
 }
 

@@ -5,24 +5,15 @@
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// The registers: int32 sums of tokens x rows, for tiles A and B and both planes of activations; the
-// planes, tokens x 32 columns; codes of both tiles, eight lines as they are dotted.
-enum TileNames {
-  kHighA = 0,
-  kHighB = 1,
-  kLowA = 2,
-  kLowB = 3,
-  kHighPlane = 4,
-  kLowPlane = 5,
-  kCodesA = 6,
-  kCodesB = 7
-};
+// The registers: int32 sums of tokens x rows, for tiles A and B; the high plane of activations, tokens x
+// 32 columns; codes of both tiles, eight lines as they are dotted.
+enum TileNames { kSumsA = 0, kSumsB = 1, kPlane = 2, kCodesA = 3, kCodesB = 4 };
 
 static constexpr TileConfig tile_shapes() {
   TileConfig config;
-  for (int tile = kHighA; tile <= kLowPlane; ++tile) config.rows[tile] = kPanelRows;
-  for (int tile = kHighA; tile <= kLowB; ++tile) config.row_bytes[tile] = 4 * kLanes;
-  for (int tile = kHighPlane; tile <= kLowPlane; ++tile) config.row_bytes[tile] = kGroup;
+  for (int tile = kSumsA; tile <= kPlane; ++tile) config.rows[tile] = kPanelRows;
+  for (int tile = kSumsA; tile <= kSumsB; ++tile) config.row_bytes[tile] = 4 * kLanes;
+  config.row_bytes[kPlane] = kGroup;
   for (int tile = kCodesA; tile <= kCodesB; ++tile) {
     config.rows[tile] = kGroup / 4;
     config.row_bytes[tile] = 4 * kLanes;
@@ -56,34 +47,25 @@ static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restri
 
 struct TileBuffers {
   alignas(64) int8_t codes[2][kGroup * kLanes];
-  alignas(64) int32_t high[2][kPanelRows * kLanes], low[2][kPanelRows * kLanes];
+  alignas(64) int32_t dots[2][kPanelRows * kLanes];
 };
 
-// Dots of both tiles with a block of tokens; those with low planes if `wide`.
+// Dots of both tiles with the high planes of a block of tokens.
 template <class Weight, class Tiles>
-static inline void dot_tiles(Tiles& tiles, const uint8_t* pair, const PanelTokens& a, bool wide,
+static inline void dot_tiles(Tiles& tiles, const uint8_t* pair, const PanelTokens& a,
                              TileBuffers* buffers) {
   constexpr int64_t kLine = 4 * kLanes;
   signed_codes<Weight>(pair, buffers->codes[0]);
   signed_codes<Weight>(pair + Weight::tile_bytes, buffers->codes[1]);
   tiles.template load<kCodesA>(buffers->codes[0], kLine);
   tiles.template load<kCodesB>(buffers->codes[1], kLine);
-  tiles.template load<kHighPlane>(a.high, kGroup);
-  tiles.template zero<kHighA>();
-  tiles.template zero<kHighB>();
-  tiles.template dot<kHighA, kHighPlane, kCodesA>();
-  tiles.template dot<kHighB, kHighPlane, kCodesB>();
-  if (wide) {
-    tiles.template load<kLowPlane>(a.low, kGroup);
-    tiles.template zero<kLowA>();
-    tiles.template zero<kLowB>();
-    tiles.template dot<kLowA, kLowPlane, kCodesA>();
-    tiles.template dot<kLowB, kLowPlane, kCodesB>();
-    tiles.template store<kLowA>(buffers->low[0], kLine);
-    tiles.template store<kLowB>(buffers->low[1], kLine);
-  }
-  tiles.template store<kHighA>(buffers->high[0], kLine);
-  tiles.template store<kHighB>(buffers->high[1], kLine);
+  tiles.template load<kPlane>(a.high, kGroup);
+  tiles.template zero<kSumsA>();
+  tiles.template zero<kSumsB>();
+  tiles.template dot<kSumsA, kPlane, kCodesA>();
+  tiles.template dot<kSumsB, kPlane, kCodesB>();
+  tiles.template store<kSumsA>(buffers->dots[0], kLine);
+  tiles.template store<kSumsB>(buffers->dots[1], kLine);
 }
 
 // sums[token][32 rows] += the dots, scaled
@@ -94,34 +76,31 @@ static inline void add_dots(const TileBuffers& buffers, const uint8_t* pair, con
     const TileScales<Weight, 0> w(pair, shared, tile);
     for (int t = 0; t < kPanelRows; ++t) {
       float* to = sums + t * kPairRows + tile * kLanes;
-      const i32x16 high = load_i32(buffers.high[tile] + t * kLanes);
-      f32x16 sum = accumulate<Weight, 0, false>(load(to), high, w.scale, w.min, info[t]);
-      if (info[t].wide != 0) {
-        const i32x16 low = load_i32(buffers.low[tile] + t * kLanes);
-        sum = accumulate<Weight, 0, true>(sum, low, w.scale, w.min, info[t]);
-      }
-      store(to, sum);
+      const i32x16 dot = load_i32(buffers.dots[tile] + t * kLanes);
+      store(to, accumulate<Weight, 0, false>(load(to), dot, w.scale, w.min, info[t]));
     }
   }
 }
 
 template <class Weight, class Tiles>
 static void pair_times_tiles(Tiles& tiles, const LinearArgs& args, const uint8_t* weight, int pair,
-                             int row) {
+                             int row, const LowPlanes& low) {
   alignas(64) float sums[kPanelRows * kPairRows];
+  const uint8_t* begin = weight;
   TileBuffers buffers;
   PanelTokens a(args, row);
   for (int i = 0; i < kPanelRows * kPairRows; i += kLanes) store(sums + i, splat(0.0f));
   for (int g = 0; g < args.groups; g += Weight::run) {
     const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
     for (int i = 0; i < Weight::run; ++i) {
-      dot_tiles<Weight>(tiles, weight, a, a.template wide<kPanelRows>(), &buffers);
+      dot_tiles<Weight>(tiles, weight, a, &buffers);
       add_dots<Weight>(buffers, weight, shared, a.info, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
     weight += Weight::shared_bytes;
   }
+  add_low_planes<Weight>(args, begin, row, low, sums);
   for (int t = 0; t < kPanelRows; ++t) {
     write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
     write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + kLanes));
@@ -137,9 +116,11 @@ static void linear_tiles(const LinearArgs& args, int pair_begin, int pair_end) {
     static constexpr TileConfig shapes = tile_shapes();
     Tiles tiles;
     tiles.configure(shapes);
-    for (int row = 0; row < rows; row += kPanelRows)
+    for (int row = 0; row < rows; row += kPanelRows) {
+      const LowPlanes low(args, row);
       for (int pair = pair_begin; pair < pair_end; ++pair)
-        pair_times_tiles<Weight<Name>>(tiles, args, args.weight + pair * bytes, pair, row);
+        pair_times_tiles<Weight<Name>>(tiles, args, args.weight + pair * bytes, pair, row, low);
+    }
     tiles.release();
   }
   if (rows == args.m) return;

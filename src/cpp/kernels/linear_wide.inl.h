@@ -38,49 +38,44 @@ struct PairScales {
       : tile{{pair, shared, 0}, {pair, shared, 1}} {}
 };
 
-// A plane of one token of the block against a part of both tiles.
-template <class Weight, int Part, bool Low>
+// The high plane of one token of the block against a part of both tiles.
+template <class Weight, int Part>
 SLMQ_INLINE void token_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
-                                  const PairScales<Weight, Part>& w, const int8_t* plane,
+                                  const PairScales<Weight, Part>& w, const int8_t* high,
                                   const ActivationInfo& a, float* sums) {
   constexpr int first = 4 * Part, last = Weight::parts == 1 ? 8 : first + 4;
-  const int32_t sum = Low ? part_low<Weight, Part>(a) : part_high<Weight, Part>(a);
-  const DotStart start = Weight::start(Low ? a.eights_low : a.eights_high, sum);
+  const int32_t sum = part_high<Weight, Part>(a);
   i32x16 dot_a, dot_b;
-  dot_two_tiles<first, last>(w_a, w_b, plane, start, dot_a, dot_b);
+  dot_two_tiles<first, last>(w_a, w_b, high, Weight::start(a.eights_high, sum), dot_a, dot_b);
   if (Weight::zero != 0) {
     const i32x16 zero = splat_i32(Weight::zero * sum);
     dot_a = sub(dot_a, zero);
     dot_b = sub(dot_b, zero);
   }
-  store(sums, accumulate<Weight, Part, Low>(load(sums), dot_a, w.tile[0].scale, w.tile[0].min, a));
+  const TileScales<Weight, Part>&a_scales = w.tile[0], &b_scales = w.tile[1];
+  store(sums, accumulate<Weight, Part, false>(load(sums), dot_a, a_scales.scale, a_scales.min, a));
   store(sums + 16,
-        accumulate<Weight, Part, Low>(load(sums + 16), dot_b, w.tile[1].scale, w.tile[1].min, a));
+        accumulate<Weight, Part, false>(load(sums + 16), dot_b, b_scales.scale, b_scales.min, a));
 }
 
 template <class Weight, int Part>
 static inline void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
                                     const PairScales<Weight, Part>& w, const PanelTokens& a,
-                                    int rows, uint32_t wide, float* sums) {
+                                    int rows, float* sums) {
   for (int t = 0; t < rows; ++t)
-    token_times_part<Weight, Part, false>(w_a, w_b, w, a.high + t * kGroup, a.info[t],
-                                          sums + t * kPairRows);
-  for (; wide != 0; wide &= wide - 1) {
-    const int t = std::countr_zero(wide);
-    token_times_part<Weight, Part, true>(w_a, w_b, w, a.low + t * kGroup, a.info[t],
-                                         sums + t * kPairRows);
-  }
+    token_times_part<Weight, Part>(w_a, w_b, w, a.high + t * kGroup, a.info[t],
+                                   sums + t * kPairRows);
 }
 
 template <class Weight, bool Packed>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
-                                   int rows, uint32_t wide, float* sums) {
+                                   int rows, float* sums) {
   __m512i w_a[8], w_b[8];
   unpack<Weight::bits>(pair, w_a);
   unpack<Weight::bits>(pair + Weight::tile_bytes, w_b);
-  part_times_block<Weight, 0>(w_a, w_b, {pair, shared}, a, rows, wide, sums);
+  part_times_block<Weight, 0>(w_a, w_b, {pair, shared}, a, rows, sums);
   if constexpr (Weight::parts == 2)
-    part_times_block<Weight, 1>(w_a, w_b, {pair, shared}, a, rows, wide, sums);
+    part_times_block<Weight, 1>(w_a, w_b, {pair, shared}, a, rows, sums);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // A table that has products of integer weights of its own, and takes all else from the table below it
 // (over() in dispatch.cpp). Include after the vector header, with SLMQ_ISA set to its namespace.
-#include <bit>
 #include <utility>
 
 #include "core/inline.h"

@@ -81,7 +81,7 @@ struct Largest {
   alignas(64) int16_t keys[kMaxGroups];
 };
 
-// A group stands out if its largest magnitude is more than twice the row's median (of the groups'
+// A group stands out if its largest magnitude is more than 15/8 of the row's median (of the groups'
 // largest, cut to their upper 16 bits).
 static inline float outlier_cut(Largest& largest, int groups) {
   constexpr int kStep = 32;  // counted at once
@@ -110,7 +110,7 @@ static inline float outlier_cut(Largest& largest, int groups) {
   const uint32_t bits = static_cast<uint32_t>(median) << 16;
   float value;
   __builtin_memcpy(&value, &bits, 4);
-  return 2.0f * value;
+  return 1.875f * value;
 }
 
 template <Activations Kind>

@@ -1,6 +1,5 @@
 // Every kernel of one ISA, from the sources that all ISAs share. Include after the vector header,
 // with SLMQ_ISA set to its namespace.
-#include <bit>
 #include <utility>
 
 #include "core/inline.h"
