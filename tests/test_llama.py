@@ -26,6 +26,7 @@ from numpy_weights import load_hf_folder
 from slmq import CheckpointError, QuantizedMatrix, UnsupportedModelError
 from slmq.checkpoint import open_checkpoint
 from slmq.engine import build_plan
+from slmq.formats import GROUP, quantize_activations
 
 CASES = golden_names("llama")
 cases = pytest.mark.parametrize("name", CASES)
@@ -77,15 +78,17 @@ def test_weights_stay_as_stored_by_default(name: str) -> None:
 @cases
 @pytest.mark.parametrize("quant", ["f16", "int8", "int4", "q4g32s"])
 def test_quantized_on_load_is_the_dequantized_model(name: str, quant: str) -> None:
-    """The engine over quantized weights is float64 over the same weights."""
+    """The engine is float64 over the same quantized weights and rounded activations."""
     golden = read_golden("llama", name)
     config, weights = load_hf_folder(golden.folder)
     for key, w in weights.items():
         if w.ndim == 2:
             weights[key] = quantized_values(w, quant)
-    want = NumpyLlama(config, weights, np.float64).logits(golden.tokens[0])
+    model = NumpyLlama if quant == "f16" else SixteenBits
+    want = model(config, weights, np.float64).logits(golden.tokens[0])
     got = logits_of(golden.folder, golden.tokens[0], quant=quant, activations="a16g32")
-    assert relative_error(got, want) < (5e-6 if quant == "f16" else 5e-4)
+    # A last bit of float32 may decide how an activation rounds.
+    assert relative_error(got, want) < (5e-6 if quant == "f16" else 4e-4)
     # Eight bits where nothing stands out: a few hundredths of the largest logit.
     got = logits_of(golden.folder, golden.tokens[0], quant=quant)
     assert relative_error(got, want) < (5e-6 if quant == "f16" else 0.1)
@@ -93,6 +96,19 @@ def test_quantized_on_load_is_the_dequantized_model(name: str, quant: str) -> No
 
 def quantized_values(w: Any, quant: str) -> Any:
     return QuantizedMatrix.quantize(w, quant).dequantize()
+
+
+class SixteenBits(NumpyLlama):
+    """With the inputs of its linear layers, but for the head, rounded as a16g32 rounds them."""
+
+    def _linear(self, x: Any, name: str) -> Any:
+        rows = x.reshape(-1, x.shape[-1])
+        padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP))).astype(np.float32)
+        q, scale = quantize_activations(padded, "a16g32")
+        rounded = q.reshape(*scale.shape, GROUP) * scale[..., None].astype(np.float64)
+        return super()._linear(
+            rounded.reshape(padded.shape)[:, : x.shape[-1]].reshape(x.shape), name
+        )
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if read_golden("llama", n).v4_config])
