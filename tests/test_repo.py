@@ -41,7 +41,10 @@ PYTHON_LAYERS = (
     ("cli", "server"),
 )
 PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
-CPP_LAYERS = ("core", "quantizer", "vec", "kernels", "plan", "selftest", "bind")
+CPP_LAYERS = (
+    "machine", "layout", "threads", "quantizer", "vec", "kernels", "probes", "plan", "selftest",
+    "bind",
+)  # fmt: skip
 
 # What a kernel may take from the system: types, constants, plain math and intrinsics.
 KERNEL_HEADERS = {

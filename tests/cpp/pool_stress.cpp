@@ -10,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/barrier.h"
-#include "core/cpu.h"
-#include "core/pool.h"
+#include "threads/barrier.h"
+#include "machine/cpu.h"
+#include "threads/pool.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/resource.h>

@@ -7,13 +7,13 @@
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "core/math64.h"
-#include "core/matrix.h"
+#include "machine/math64.h"
+#include "layout/matrix.h"
 #include "kernels/dispatch.h"
 #include "plan/attention_step.h"
 #include "plan/checks.h"
 #include "plan/kv_cache.h"
-#include "plan/limits.h"
+#include "probes/limits.h"
 
 namespace slmq {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "core/pool.h"
+#include "threads/pool.h"
 #include "quantizer/feedback.h"
 #include "quantizer/search.h"
 

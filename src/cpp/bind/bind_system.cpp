@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/arm_names.h"
-#include "core/cpu.h"
-#include "core/pool.h"
-#include "core/topology.h"
+#include "machine/arm_names.h"
+#include "machine/cpu.h"
+#include "threads/pool.h"
+#include "machine/topology.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;

@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "core/formats.h"
+#include "layout/formats.h"
 
 namespace slmq {
 

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <utility>
 
-#include "core/amx.h"
-#include "core/cpu.h"
+#include "machine/amx.h"
+#include "machine/cpu.h"
 #include "kernels/trial.h"
 
 namespace slmq {

@@ -5,11 +5,11 @@
 #define SLMQ_ISA avx512vnni
 #include "vec/amx_tiles.h"
 
-#include "core/half.h"
+#include "layout/half.h"
 
 #include <utility>
 
-#include "core/inline.h"
+#include "vec/inline.h"
 #include "kernels/kernels.h"
 
 #include "kernels/linear.inl.h"

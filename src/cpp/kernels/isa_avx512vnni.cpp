@@ -1,7 +1,7 @@
 // Compiled with AVX-512 F, BW, DQ, VL and VNNI; nothing but the table may leave this object.
 #include "vec/avx512vnni.h"
 
-#include "core/half.h"
+#include "layout/half.h"
 
 #define SLMQ_ISA avx512vnni
 #define SLMQ_WIDE_REGISTERS

@@ -4,7 +4,7 @@
 
 #include "vec/avxvnni.h"
 
-#include "core/half.h"
+#include "layout/half.h"
 
 #include "kernels/products.inl.h"
 

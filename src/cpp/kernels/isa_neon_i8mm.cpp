@@ -4,7 +4,7 @@
 
 #include "vec/neon_i8mm.h"
 
-#include "core/half.h"
+#include "layout/half.h"
 
 #include "kernels/table.inl.h"
 

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/formats.h"
+#include "layout/formats.h"
 
 namespace slmq {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/formats.h"
-#include "core/memory.h"
+#include "layout/formats.h"
+#include "layout/memory.h"
 
 namespace slmq {
 

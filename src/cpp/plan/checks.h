@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/formats.h"
+#include "layout/formats.h"
 
 namespace slmq {
 

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <vector>
 
-#include "core/memory.h"
+#include "layout/memory.h"
 
 namespace slmq {
 

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "core/matrix.h"
+#include "layout/matrix.h"
 #include "plan/step.h"
 
 namespace slmq {

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "core/matrix.h"
-#include "core/pool.h"
+#include "layout/matrix.h"
+#include "threads/pool.h"
 #include "plan/attention_step.h"
 #include "plan/linear_steps.h"
 #include "plan/replay.h"

@@ -1,6 +1,6 @@
 // Replays the steps of a plan on a pool's threads.
 //
-// Steps with items are handed on by the relay (core/relay.h): nobody waits for a thread without work.
+// Steps with items are handed on by the relay (threads/relay.h): nobody waits for a thread without work.
 // Row steps that replicate have no phase of their own. A thread computes them into its own replicas
 // just before its first item of a step that reads them, and only what is not there yet: a thread
 // that takes no item of a step never computes what that step needs. Why a late thread still reads
@@ -18,7 +18,7 @@
 #include <chrono>
 #include <vector>
 
-#include "core/pool.h"
+#include "threads/pool.h"
 #include "plan/step.h"
 
 namespace slmq {

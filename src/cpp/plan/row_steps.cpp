@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/math64.h"
+#include "machine/math64.h"
 
 namespace slmq {
 

@@ -1,7 +1,7 @@
 // Steps over rows: embedding, norms, column orders, activation quantization, rope angles, selection.
 #pragma once
 
-#include "core/matrix.h"
+#include "layout/matrix.h"
 #include "plan/step.h"
 
 namespace slmq {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.h"
+#include "layout/half.h"
 
 namespace slmq {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/memory.h"
-#include "core/pack.h"
+#include "layout/memory.h"
+#include "layout/pack.h"
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"

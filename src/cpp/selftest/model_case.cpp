@@ -4,7 +4,7 @@
 #include <memory>
 #include <stdexcept>
 
-#include "core/math64.h"
+#include "machine/math64.h"
 #include "plan/plan.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"

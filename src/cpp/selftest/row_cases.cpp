@@ -2,8 +2,8 @@
 // register's.
 #include <algorithm>
 
-#include "core/math64.h"
-#include "core/memory.h"
+#include "machine/math64.h"
+#include "layout/memory.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
 

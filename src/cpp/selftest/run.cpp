@@ -4,7 +4,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "core/cpu.h"
+#include "machine/cpu.h"
 #include "selftest/cases.h"
 
 namespace slmq::selftest {

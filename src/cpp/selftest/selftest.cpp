@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/cpu.h"
+#include "machine/cpu.h"
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 

@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/amx.h"
-#include "core/inline.h"
-#include "core/matrix.h"
-#include "core/memory.h"
+#include "machine/amx.h"
+#include "vec/inline.h"
+#include "layout/matrix.h"
+#include "layout/memory.h"
 #include "kernels/dispatch.h"
 #include "kernels/trial.h"
 #include "selftest/cases.h"

@@ -11,8 +11,8 @@
 
 #include <cstdint>
 
-#include "core/formats.h"
-#include "core/inline.h"
+#include "layout/formats.h"
+#include "vec/inline.h"
 
 namespace slmq::SLMQ_ISA {
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/formats.h"
-#include "core/half.h"
+#include "layout/formats.h"
+#include "layout/half.h"
 
 namespace slmq::scalar {
 

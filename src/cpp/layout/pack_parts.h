@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/pack.h"
+#include "layout/pack.h"
 
 namespace slmq {
 

@@ -5,8 +5,8 @@
 #include <atomic>
 #include <memory>
 
-#include "core/barrier.h"
-#include "core/relay.h"
+#include "threads/barrier.h"
+#include "threads/relay.h"
 
 namespace slmq {
 

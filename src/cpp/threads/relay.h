@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/barrier.h"
+#include "threads/barrier.h"
 
 namespace slmq {
 

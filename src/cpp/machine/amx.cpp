@@ -1,4 +1,4 @@
-#include "core/amx.h"
+#include "machine/amx.h"
 
 #if defined(__linux__) && defined(__x86_64__)
 

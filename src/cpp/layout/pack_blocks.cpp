@@ -1,8 +1,8 @@
-#include "core/pack_blocks.h"
+#include "layout/pack_blocks.h"
 
 #include <cstring>
 
-#include "core/pack_parts.h"
+#include "layout/pack_parts.h"
 
 namespace slmq {
 namespace {

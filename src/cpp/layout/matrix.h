@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/formats.h"
-#include "core/memory.h"
-#include "core/pack.h"
+#include "layout/formats.h"
+#include "layout/memory.h"
+#include "layout/pack.h"
 
 namespace slmq {
 

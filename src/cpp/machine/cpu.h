@@ -62,7 +62,7 @@ const CpuFeatures& cpu_features();  // of this machine, detected once
 bool usable_avx2(const CpuFeatures& cpu);
 bool usable_avxvnni(const CpuFeatures& cpu);
 bool usable_avx512vnni(const CpuFeatures& cpu);
-bool usable_amx_int8(const CpuFeatures& cpu);  // asks the CPU only; see core/amx.h
+bool usable_amx_int8(const CpuFeatures& cpu);  // asks the CPU only; see machine/amx.h
 
 // Files of "neon_dotprod" are compiled with +dotprod, those of "neon_i8mm" with +dotprod+i8mm.
 bool usable_neon_dotprod(const CpuFeatures& cpu);

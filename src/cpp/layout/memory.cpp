@@ -1,11 +1,11 @@
-#include "core/memory.h"
+#include "layout/memory.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
 
-#include "core/formats.h"
+#include "layout/formats.h"
 
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN

@@ -1,4 +1,4 @@
-#include "core/pool.h"
+#include "threads/pool.h"
 
 #include <cstdio>
 #include <map>
@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/cpu.h"
-#include "core/relay.h"
-#include "core/topology.h"
+#include "machine/cpu.h"
+#include "threads/relay.h"
+#include "machine/topology.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define SLMQ_HAS_FORK 1

@@ -1,8 +1,8 @@
-#include "core/pack_parts.h"
+#include "layout/pack_parts.h"
 
 #include <cstring>
 
-#include "core/half.h"
+#include "layout/half.h"
 
 namespace slmq {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/formats.h"
+#include "layout/formats.h"
 
 namespace slmq {
 

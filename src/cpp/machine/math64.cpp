@@ -1,5 +1,5 @@
 // Compiled with -ffp-contract=off: a fused multiply-add would change bits between machines.
-#include "core/math64.h"
+#include "machine/math64.h"
 
 #include <cmath>
 #include <cstdint>

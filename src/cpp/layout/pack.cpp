@@ -1,9 +1,9 @@
-#include "core/pack.h"
+#include "layout/pack.h"
 
 #include <cmath>
 #include <cstring>
 
-#include "core/half.h"
+#include "layout/half.h"
 
 namespace slmq {
 namespace {

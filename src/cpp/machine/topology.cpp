@@ -1,4 +1,4 @@
-#include "core/topology.h"
+#include "machine/topology.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,8 +8,8 @@
 #include <stdexcept>
 #include <thread>
 
-#include "core/linux_files.h"
-#include "core/windows_cores.h"
+#include "machine/linux_files.h"
+#include "machine/windows_cores.h"
 
 #if defined(__linux__)
 #include <sched.h>

@@ -1,4 +1,4 @@
-#include "core/cpu.h"
+#include "machine/cpu.h"
 
 #include <cstdio>
 #include <cstring>
@@ -17,7 +17,7 @@
 #if defined(__linux__)
 #include <sys/auxv.h>
 
-#include "core/arm_names.h"
+#include "machine/arm_names.h"
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(_WIN32)

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/linux_files.h"
+#include "machine/linux_files.h"
 
 namespace slmq::arm_names {
 

@@ -1,11 +1,11 @@
-#include "plan/limits.h"
+#include "probes/limits.h"
 
 #include <atomic>
 #include <chrono>
 #include <vector>
 
-#include "core/memory.h"
-#include "core/pool.h"
+#include "layout/memory.h"
+#include "threads/pool.h"
 
 namespace slmq {
 namespace {

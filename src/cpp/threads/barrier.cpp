@@ -1,4 +1,4 @@
-#include "core/barrier.h"
+#include "threads/barrier.h"
 
 #include <bit>
 #include <chrono>
