@@ -31,10 +31,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from slmq import _native
-from slmq import bench as b
-from slmq.engine import record_plan
-from slmq.plan import RecordedPlan
-from slmq.runtime import runtime_info
+from slmq.engine.opening import record_plan
+from slmq.machine.runtime import runtime_info
+from slmq.plan.plan import RecordedPlan
+from slmq.speed import bench as b
+from slmq.speed.limits import Limits, probe
 
 SMOLLM2 = "smollm2-135m-instruct"  # of the catalogue: the Q4_1 file
 LARGE = "tinyllama-1.1b"
@@ -139,12 +140,12 @@ def smollm2_weights() -> b.Loaded:
     return b.load(SMOLLM2, threads=_native.resolve_threads(None)["threads"])
 
 
-def mean_limits(threads: int, isa: str) -> b.Limits:
+def mean_limits(threads: int, isa: str) -> Limits:
     """Harmonic means of single passes: what the machine does now, not at its best."""
     limit_s = 1e-4  # shorter than a pass; who lost the CPU for that long has measured nothing
     reads = [_native.memory_read_gb_per_s(threads, MEAN_READ_BYTES, limit_s) for _ in range(5)]
     dots = [_native.integer_peak_gmac_per_s(threads, isa, limit_s) for _ in range(200)]
-    return b.Limits(
+    return Limits(
         threads,
         statistics.harmonic_mean([speed for speed in reads if speed > 0]),
         statistics.harmonic_mean([speed for speed in dots if speed > 0]),
@@ -154,15 +155,15 @@ def mean_limits(threads: int, isa: str) -> b.Limits:
 def limited(plan: RecordedPlan, test: b.Trial, row: Row, choose: Callable[[b.Row], float]) -> float:
     """A fraction of one run between two looks; `row` notes it over the mean of the time, too."""
     threads, isa = plan.native.threads, plan.native.isa
-    before, mean_before = b.probe(threads, isa), mean_limits(threads, isa)
+    before, mean_before = probe(threads, isa), mean_limits(threads, isa)
     speed = test.tokens * test.sequences / b.time_run(plan, test)
-    mean_after, after = mean_limits(threads, isa), b.probe(threads, isa)
-    mean = b.Limits(
+    mean_after, after = mean_limits(threads, isa), probe(threads, isa)
+    mean = Limits(
         threads,
         (mean_before.read_gb_per_s + mean_after.read_gb_per_s) / 2,
         (mean_before.integer_peak_gmac_per_s + mean_after.integer_peak_gmac_per_s) / 2,
     )
-    best = b.Limits(
+    best = Limits(
         threads,
         max(before.read_gb_per_s, after.read_gb_per_s),
         max(before.integer_peak_gmac_per_s, after.integer_peak_gmac_per_s),

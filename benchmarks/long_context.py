@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from slmq import _native
-from slmq.bench import PAGE_POSITIONS, PROBE_BYTES, Loaded, load, load_shape
-from slmq.engine import record_plan
-from slmq.plan import RecordedPlan
+from slmq.engine.opening import record_plan
+from slmq.plan.plan import RecordedPlan
+from slmq.speed.bench import PAGE_POSITIONS, Loaded, load, load_shape
+from slmq.speed.limits import PROBE_BYTES
 
 SHAPE, FORMAT = "smollm2-135m", "q4g32a"
 HEADER = (

@@ -17,7 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slmq.engine import Engine, Sequence, open_engine
+from slmq.engine.engine import Engine
+from slmq.engine.opening import open_engine
+from slmq.engine.sequence import Sequence
+from slmq.hub import resolve
 
 PROMPT = 16
 LIMIT_S = 600  # the neighbour ends by itself even if this process is killed
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    engine = open_engine(options.model, n_threads=options.threads)
+    engine = open_engine(resolve(options.model).path, n_threads=options.threads)
     sequence = engine.sequence()
     engine.feed(sequence, range(1, PROMPT + 1))
     tokens_per_s(engine, sequence, 0.5)

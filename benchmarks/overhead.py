@@ -13,7 +13,10 @@ import argparse
 import statistics
 import time
 
-from slmq.engine import Engine, Sequence, open_engine
+from slmq.engine.engine import Engine
+from slmq.engine.opening import open_engine
+from slmq.engine.sequence import Sequence
+from slmq.hub import resolve
 
 PROMPT = 16
 HEADER = "threads   step us   overhead us   of the step   (smallest and largest of the rounds)"
@@ -32,7 +35,8 @@ def step_us(engine: Engine, sequence: Sequence, steps: int) -> float:
 
 def measure(model: str, threads: int, steps: int, rounds: int) -> list[tuple[float, float]]:
     """(step, overhead) in microseconds, of every round."""
-    engines = [open_engine(model, n_threads=threads, isa=isa) for isa in (None, "empty")]
+    path = resolve(model).path
+    engines = [open_engine(path, n_threads=threads, isa=isa) for isa in (None, "empty")]
     sequences = [engine.sequence() for engine in engines]
     for engine, sequence in zip(engines, sequences, strict=True):
         engine.feed(sequence, range(1, PROMPT + 1))

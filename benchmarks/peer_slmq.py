@@ -10,10 +10,12 @@ import numpy as np
 from peer_worker import serve
 
 import slmq
-from slmq import bench, engine
+from slmq.engine.opening import record_plan
+from slmq.speed import bench
+from slmq.speed.limits import probe
 
 if TYPE_CHECKING:
-    from slmq.plan import RecordedPlan
+    from slmq.plan.plan import RecordedPlan
 
 __all__ = ["Slmq"]
 
@@ -28,7 +30,7 @@ class Slmq:
     def load(
         self, model: str, positions: int, batch: int, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Packs the weights; `options` go to `slmq.engine.record_plan`."""
+        """Packs the weights; `options` go to `slmq.engine.opening.record_plan`."""
         self._loaded = bench.load(model, threads=1)
         self._options = options
         self.use_threads(1)
@@ -52,7 +54,7 @@ class Slmq:
 
     def use_threads(self, threads: int) -> None:
         """Records the model anew."""
-        self._plan = engine.record_plan(self._loaded.weights, threads=threads, **self._options)
+        self._plan = record_plan(self._loaded.weights, threads=threads, **self._options)
 
     def prompt(self, tokens: list[int]) -> dict[str, float]:
         """As `slmq bench` times a prompt: in runs as long as the plan takes."""
@@ -84,11 +86,11 @@ class Slmq:
         return {"seconds": seconds}
 
     def limits(self) -> dict[str, Any]:
-        """What the machine can do now with these threads: `slmq.bench.Limits`."""
-        return asdict(bench.probe(self._plan.native.threads, self._plan.native.isa))
+        """What the machine can do now with these threads: `slmq.speed.limits.Limits`."""
+        return asdict(probe(self._plan.native.threads, self._plan.native.isa))
 
     def work(self, tokens: int, whole: bool, batch: int) -> dict[str, float]:
-        """What a token of a test reads and multiplies: `slmq.bench.Work`."""
+        """What a token of a test reads and multiplies: `slmq.speed.bench.Work`."""
         return asdict(bench.Work.of(self._plan, bench.Trial("", tokens, whole, batch)))
 
 

@@ -28,7 +28,7 @@ from random_gguf import FORMATS, file_bytes, llama_shape, write_random_gguf
 from slmq import hub
 from slmq.errors import Error
 from slmq.hub.cache import cache_dir
-from slmq.shapes import SHAPES
+from slmq.speed.shapes import SHAPES
 
 __all__ = ["compare", "main"]
 

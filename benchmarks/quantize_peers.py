@@ -29,17 +29,18 @@ import numpy.typing as npt
 
 import slmq
 from slmq.checkpoint import open_checkpoint
-from slmq.engine import Engine, open_engine
+from slmq.engine.engine import Engine
+from slmq.engine.opening import open_engine
 from slmq.evaluation.divergence import compare_logits
 from slmq.evaluation.metrics import exp_of_mean, mean
 from slmq.evaluation.windows import cut, leading_bos, scored_blocks, token_ids
 from slmq.models import llama
-from slmq.models.common import interleaved_to_halves
+from slmq.models.parts.gguf import interleaved_to_halves
 from slmq.quantizer.calibration import collect, read_calibration
 from slmq.quantizer.runner import Runner, StageWeights
 from slmq.quantizer.stages import FloatSource
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 gguf_writer: Any = importlib.import_module("gguf_writer")
 
 F32 = npt.NDArray[np.float32]

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq
-from slmq.engine import Engine, open_engine
+from slmq.engine.engine import Engine
+from slmq.engine.opening import open_engine
 from slmq.evaluation.likelihood import log_probabilities
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 stories: Any = importlib.import_module("stories")
 
 LONGEST = 512

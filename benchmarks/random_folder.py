@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from slmq.checkpoint.native import NativeWriter, PackedTensor
+from slmq.checkpoint.packed_folder import NativeWriter, PackedTensor
 from slmq.formats import format_named
-from slmq.shapes import Shape, random_blocks, shape_named
+from slmq.speed.shapes import Shape, random_blocks, shape_named
 
 SPECIALS = ("<unk>", "<s>", "</s>")
 CHAT_TEMPLATE = (

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from random_blocks import BLOCKS, random_pool
 
-from slmq.shapes import SHAPES, shape_named
+from slmq.speed.shapes import SHAPES, shape_named
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from byte_tokenizer import byte_tokenizer
 from golden import GOLDENS
+from places import SHARED_DATA
 
 from slmq import hub
 from slmq.errors import DownloadError, ModelNotFoundError
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import slmq
 
-ROOT = Path(__file__).resolve().parents[1]
 COMPILED = ("_native", "_sampling")
 MODULES = (".so", ".pyd")
 BASE_DEPENDENCIES = {"numpy", "tokenizers", "jinja2", "huggingface-hub", "typer", "rich"}

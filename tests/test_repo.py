@@ -20,27 +20,33 @@ pytestmark = pytest.mark.skipif(
     not (PACKAGE.is_dir() and CPP.is_dir()), reason="reads the source tree, which is not here"
 )
 
-# From the ground up. A module may use its own line and those above it in this table.
-PYTHON_LAYERS = (
-    ("errors", "results", "_native", "_sampling"),
-    ("exact", "runtime", "selftest"),
-    ("formats", "sampling", "stops"),
-    ("quantized", "checkpoint"),
-    ("memory", "folders"),
-    ("weights", "tokenizer"),
-    ("trace",),
-    ("plan",),
-    ("blocks",),
-    ("models",),
-    ("hub",),
-    ("engine",),
-    ("wanted",),
-    ("generate", "stream", "chat", "published", "shapes", "bench", "evaluation", "conversion"),
-    ("quantizer",),
-    ("profile",),
-    ("cli", "server"),
-)
-PYTHON_RANK = {name: rank for rank, layer in enumerate(PYTHON_LAYERS) for name in layer}
+# From the ground up: a room (a folder or file directly under src/slmq) may use the floors below its
+# own. The numbers are not a choice: each is one more than the highest that the room imports.
+FLOORS = {
+    "errors": 1,
+    "formats": 1,
+    "machine": 1,
+    "chat": 2,
+    "checkpoint": 2,
+    "hub": 2,
+    "plan": 2,
+    "quantized": 2,
+    "tokenizer": 3,
+    "weights": 3,
+    "models": 4,
+    "conversion": 5,
+    "engine": 5,
+    "generation": 6,
+    "quantizer": 6,
+    "speed": 6,
+    "evaluation": 7,
+    "cli": 8,
+}
+MOST_ROOMS, MOST_FLOORS = 24, 10
+FACE = {"__init__", "__main__"}
+# What a room may use at most, where that is less than all floors below.
+ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}
+NEVER = {"engine": {"hub"}, "models": {"_native"}}
 CPP_LAYERS = (
     "machine", "layout", "threads", "quantizer", "vec", "kernels", "probes", "plan", "selftest",
     "bind",
@@ -88,9 +94,9 @@ def line_of(text: str, offset: int) -> int:
 # Python layers ------------------------------------------------------------------------------
 
 
-def unit_of(path: Path) -> str:
-    """The part of the package that a file belongs to: `models` for `models/llama.py`."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py").removesuffix(".pyx")
+def room_of(path: Path) -> str:
+    """The room that a file belongs to: `models` for `models/llama.py`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_names(path: Path) -> Iterator[tuple[int, str]]:
@@ -105,37 +111,66 @@ def imported_names(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{stem}.{alias.name}") for alias in node.names)
 
 
-def imported_units(path: Path) -> Iterator[tuple[int, str]]:
+def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of every import of another room; `_native` counts, with no floor."""
     for line, name in imported_names(path):
         parts = name.split(".")
-        if parts[0] == "slmq" and len(parts) > 1:
+        if parts[0] == "slmq" and len(parts) > 1 and parts[1] != room_of(path):
             yield line, parts[1]
 
 
-def test_every_module_has_its_layer() -> None:
-    units = {unit_of(path) for path in python_files()} - {"__init__", "__main__"}
-    unknown = units - PYTHON_RANK.keys()
-    assert not unknown, f"name the layer of {sorted(unknown)} in PYTHON_LAYERS"
+def room_files() -> list[tuple[str, Path]]:
+    return [(room_of(path), path) for path in python_files() if room_of(path) not in FACE]
+
+
+def arrows() -> dict[str, set[str]]:
+    """The rooms that each room imports."""
+    found: dict[str, set[str]] = {room: set() for room, _ in room_files()}
+    for room, path in room_files():
+        found[room] |= {target for _, target in imported_rooms(path)} - {"_native"}
+    return found
+
+
+def test_floors_are_those_that_the_imports_make() -> None:
+    """A circle has no floor, so it fails here, too."""
+    uses = arrows()
+    floors: dict[str, int] = {}
+    while ready := [r for r in uses if r not in floors and uses[r] <= floors.keys()]:
+        floors |= {room: 1 + max((floors[t] for t in uses[room]), default=0) for room in ready}
+    assert floors.keys() == uses.keys(), f"a circle: {sorted(uses.keys() - floors.keys())}"
+    assert floors == FLOORS
+    assert len(floors) <= MOST_ROOMS
+    assert max(floors.values()) <= MOST_FLOORS
 
 
 def test_no_python_import_goes_up() -> None:
-    upward = []
-    for path in python_files():
-        unit = unit_of(path)
-        if unit in {"__init__", "__main__"}:
-            continue
-        for line, target in imported_units(path):
-            if target != "__version__" and PYTHON_RANK.get(target, 99) > PYTHON_RANK[unit]:
-                upward.append(f"{named(path)}:{line} uses {target}")
+    upward = [
+        f"{named(path)}:{line} uses {target}"
+        for room, path in room_files()
+        for line, target in imported_rooms(path)
+        if target != "_native" and FLOORS.get(target, 99) >= FLOORS.get(room, 0)
+    ]
     assert not upward, listed(upward)
 
 
-def test_models_never_import_the_native_module() -> None:
+def test_nothing_imports_the_face() -> None:
+    """`from slmq import _native` would make the deepest file depend on the package's own names."""
     found = [
-        f"{named(path)}:{line}"
-        for path in (PACKAGE / "models").glob("*.py")
-        for line, target in imported_units(path)
-        if target == "_native"
+        f"{named(path)}:{node.lineno}"
+        for _, path in room_files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and node.module == "slmq")
+        or (isinstance(node, ast.Import) and any(alias.name == "slmq" for alias in node.names))
+    ]
+    assert not found, listed(found)
+
+
+def test_rooms_keep_to_what_they_need() -> None:
+    found = [
+        f"{named(path)}:{line} uses {target}"
+        for room, path in room_files()
+        for line, target in imported_rooms(path)
+        if target in NEVER.get(room, ()) or target not in ONLY.get(room, {target})
     ]
     assert not found, listed(found)
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from byte_tokenizer import byte_tokenizer
+from places import ROOT
 from typer.testing import CliRunner
 
 from slmq.cli.app import app
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "tutorial.md"
+PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HIDDEN, LAYERS, POSITIONS, VOCAB = 48, 2, 512, 259
 CONFIG = {

@@ -17,14 +17,14 @@ import tempfile
 from pathlib import Path
 
 import slmq
-from slmq.runtime import runtime_info
+from slmq.machine.runtime import runtime_info
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 def make_tiny_model(folder: Path) -> Path:
     """A random Llama of odd sizes with a tokenizer of bytes."""
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(TESTS / "support"))
     from byte_tokenizer import byte_tokenizer
 
     shutil.copytree(TESTS / "goldens" / "llama" / "odd_sizes", folder / "tiny")

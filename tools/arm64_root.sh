@@ -22,7 +22,7 @@ wheel=$1
 model=${2:-}
 shift $(($# < 2 ? $# : 2))
 python=${PYTHON:-python3}
-tests=${TESTS:-tests/test_cpu.py tests/test_llama.py tests/test_exactness.py tests/test_generate.py}
+tests=${TESTS:-tests/machine/test_cpu.py tests/models/test_llama.py tests/engine/test_exactness.py tests/generation/test_generate.py}
 
 missing=()
 for program in mmdebstrap qemu-aarch64-static unshare "$python"; do

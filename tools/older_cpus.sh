@@ -65,7 +65,7 @@ if [ -z "${SELFTEST:-}" ]; then
 fi
 check() { # CPU ISA: the hashes of the package
   local cpu=$1 isa=$2 said=$work/$1.txt
-  if on "$cpu" "$SELFTEST" --isa "$isa" --against src/slmq/selftest.txt >"$said"; then
+  if on "$cpu" "$SELFTEST" --isa "$isa" --against src/slmq/machine/selftest.txt >"$said"; then
     echo "$cpu: slmq_selftest, $isa: $(grep -cE '[0-9a-f]{16}$' "$said") hashes are the package's"
   else
     complain "$cpu: slmq_selftest, $isa: status $?"

@@ -28,9 +28,9 @@ sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in type(f).__modu
 PYTHON
 
 preload="$(${CC:-cc} -print-file-name=libasan.so) $(${CC:-cc} -print-file-name=libubsan.so)"
-[ $# -gt 0 ] || set -- tests/test_formats.py tests/test_kernels.py tests/test_row_kernels.py \
-  tests/test_attention.py tests/test_kernel_input.py tests/test_plan_input.py tests/test_plan.py \
-  tests/test_exactness.py tests/test_llama.py tests/test_fuzz_readers.py tests/test_sampling.py
+[ $# -gt 0 ] || set -- tests/formats/test_formats.py tests/native/test_kernels.py tests/native/test_row_kernels.py \
+  tests/native/test_attention.py tests/native/test_kernel_input.py tests/plan/test_plan_input.py tests/plan/test_plan.py \
+  tests/engine/test_exactness.py tests/models/test_llama.py tests/checkpoint/test_fuzz_readers.py tests/generation/test_sampling.py
 PYTHONPATH="$work/site" LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
   "$python" -c 'from slmq import _native; print("sanitized:", _native.__file__)'
 PYTHONPATH="$work/site" LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \

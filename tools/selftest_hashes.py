@@ -1,4 +1,4 @@
-"""Write src/slmq/selftest.txt anew: what `slmq doctor --selftest` expects.
+"""Write src/slmq/machine/selftest.txt anew: what `slmq doctor --selftest` expects.
 
 Run it after a kernel, a format or a case of the self test was added. Hashes of cases that were
 there before must not change: the answers of released versions would.
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slmq.selftest import read_hashes, write_hashes
+from slmq.machine.selftest import read_hashes, write_hashes
 
-FILE = Path(__file__).resolve().parents[1] / "src" / "slmq" / "selftest.txt"
+FILE = Path(__file__).resolve().parents[1] / "src" / "slmq" / "machine" / "selftest.txt"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ if [ -z "$selftest" ]; then
   selftest=$work/build/slmq_selftest
 fi
 
-grep -v '^#' src/slmq/selftest.txt | awk '{print $1, $2}' >"$work/wanted"
+grep -v '^#' src/slmq/machine/selftest.txt | awk '{print $1, $2}' >"$work/wanted"
 status=0
 complain() {
   echo "DIFFERS: $*"

@@ -29,7 +29,7 @@ def matrix(shape: tuple[int, int], weight_format: str) -> Any:
     layout = need("slmq.formats", "FORMATS").get(weight_format)
     if layout is None or shape[1] % layout.columns:
         raise NotImplementedError(f"{weight_format} does not hold rows of {shape[1]} columns here")
-    blocks = need("slmq.shapes", "random_blocks")(layout, np.random.default_rng(0))
+    blocks = need("slmq.speed.shapes", "random_blocks")(layout, np.random.default_rng(0))
     size = need("slmq.formats", "packed_bytes")(layout, *shape)
     return made.from_packed(np.resize(blocks, size), shape, weight_format)
 

@@ -22,13 +22,14 @@ from slmq.errors import (
 )
 
 if TYPE_CHECKING:
-    from slmq.conversion import convert
+    from slmq.conversion.convert import convert
+    from slmq.conversion.dequantize import dequantize
     from slmq.evaluation import compare, evaluate, perplexity
-    from slmq.generate import Model, load
+    from slmq.generation.model import Model, load
+    from slmq.generation.results import GenerationResult, StreamChunk
+    from slmq.machine.runtime import isa, show_runtime
     from slmq.quantized import QuantizedMatrix
-    from slmq.quantizer import QuantizedFolder, dequantize, quantize
-    from slmq.results import GenerationResult, StreamChunk
-    from slmq.runtime import isa, show_runtime
+    from slmq.quantizer import QuantizedFolder, quantize
 
     __version__: str
 
@@ -60,20 +61,20 @@ __all__ = [
 
 # Imported on first use: `import slmq` stays instant.
 _LAZY = {
-    "GenerationResult": "slmq.results",
-    "Model": "slmq.generate",
+    "GenerationResult": "slmq.generation.results",
+    "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",
-    "StreamChunk": "slmq.results",
+    "StreamChunk": "slmq.generation.results",
     "compare": "slmq.evaluation",
-    "convert": "slmq.conversion",
-    "dequantize": "slmq.quantizer",
+    "convert": "slmq.conversion.convert",
+    "dequantize": "slmq.conversion.dequantize",
     "evaluate": "slmq.evaluation",
-    "isa": "slmq.runtime",
-    "load": "slmq.generate",
+    "isa": "slmq.machine.runtime",
+    "load": "slmq.generation.model",
     "perplexity": "slmq.evaluation",
     "quantize": "slmq.quantizer",
-    "show_runtime": "slmq.runtime",
+    "show_runtime": "slmq.machine.runtime",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
 from slmq.formats import USER_FORMATS, Format, format_named
 
 F32 = npt.NDArray[np.float32]

@@ -16,10 +16,10 @@ from hub_server import Page, Server
 
 from slmq import hub
 from slmq.errors import ModelNotFoundError
+from slmq.generation.sampling import SamplingParams
 from slmq.hub.catalogue import FileEntry, RepositoryEntry, nearest, parse_catalogue
 from slmq.hub.huggingface import parse_hub_id
 from slmq.hub.store import Store
-from slmq.sampling import SamplingParams
 
 NAMED = """
 distilgpt2 gemma-2-2b-it gemma-2b-it gemma-3-1b-it gemma-3-270m-it gemma-3-4b-it gemma-7b-it

@@ -9,7 +9,7 @@
 
 #include <utility>
 
-#include "vec/inline.h"
+#include "machine/inline.h"
 #include "kernels/kernels.h"
 
 #include "kernels/linear.inl.h"

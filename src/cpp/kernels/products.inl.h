@@ -2,7 +2,7 @@
 // (over() in dispatch.cpp). Include after the vector header, with SLMQ_ISA set to its namespace.
 #include <utility>
 
-#include "vec/inline.h"
+#include "machine/inline.h"
 #include "kernels/kernels.h"
 
 #include "kernels/linear.inl.h"

@@ -2,7 +2,7 @@
 // with SLMQ_ISA set to its namespace.
 #include <utility>
 
-#include "vec/inline.h"
+#include "machine/inline.h"
 #include "kernels/kernels.h"
 
 #include "kernels/math.inl.h"

@@ -7,7 +7,7 @@
 // Ends with `OK`, or `DIFFERS: ...` for each kernel whose bits are not scalar's or depend on what
 // they must not depend on (status 1). With --isa only that ISA runs. --threads is the most that the
 // model uses (default 3). --against compares with the hashes of a file instead of scalar's: those of
-// the package are src/slmq/selftest.txt.
+// the package are src/slmq/machine/selftest.txt.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>

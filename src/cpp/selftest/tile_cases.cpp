@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "machine/amx.h"
-#include "vec/inline.h"
+#include "machine/inline.h"
 #include "layout/matrix.h"
 #include "layout/memory.h"
 #include "kernels/dispatch.h"

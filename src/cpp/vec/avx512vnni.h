@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #include "layout/formats.h"
-#include "vec/inline.h"
+#include "machine/inline.h"
 
 namespace slmq::avx512vnni {
 

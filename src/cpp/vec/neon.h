@@ -17,7 +17,7 @@
 #include <cstring>
 
 #include "layout/formats.h"
-#include "vec/inline.h"
+#include "machine/inline.h"
 
 namespace slmq::SLMQ_ISA {
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from slmq.checkpoint.base import Checkpoint, TensorInfo
 from slmq.checkpoint.gguf import MAGIC, open_gguf
 from slmq.checkpoint.mapped import describe_start
-from slmq.checkpoint.native import NATIVE, NativeCheckpoint, is_native, native_checkpoint
+from slmq.checkpoint.packed_folder import NATIVE, NativeCheckpoint, is_native, native_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
 from slmq.errors import CheckpointError
 

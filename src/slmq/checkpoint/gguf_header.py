@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from slmq import _native
+import slmq._native as _native
 from slmq.checkpoint.mapped import MappedFile
 from slmq.errors import CheckpointError
 

@@ -37,9 +37,9 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
-        from slmq import __version__
+        from importlib.metadata import version
 
-        write(f"slmq {__version__}\n")
+        write(f"slmq {version('slmq')}\n")
         raise typer.Exit
 
 

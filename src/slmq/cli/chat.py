@@ -15,8 +15,8 @@ from slmq.cli.run import follow, prompt_progress, show_stats
 from slmq.errors import Error
 
 if TYPE_CHECKING:
-    from slmq.chat import ChatSession
-    from slmq.generate import Model
+    from slmq.generation.model import Model
+    from slmq.generation.session import ChatSession
 
 __all__ = ["chat"]
 

@@ -25,7 +25,7 @@ def convert(
 
     The folder answers as the source does, bit for bit, and loads in a fraction of the time.
     """
-    from slmq.conversion import convert as write_folder
+    from slmq.conversion.convert import convert as write_folder
 
     make_folder(
         src,

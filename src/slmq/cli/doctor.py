@@ -14,7 +14,7 @@ from slmq.cli import options as o
 from slmq.cli.output import print_json, size, write
 
 if TYPE_CHECKING:
-    from slmq.selftest import TableReport
+    from slmq.machine.selftest import TableReport
 
 __all__ = ["check_kernels", "doctor", "examine", "warnings_of"]
 
@@ -63,8 +63,10 @@ def examine() -> dict[str, Any]:
     ValueError
         If SLMQ_ISA or SLMQ_NUM_THREADS asks for something impossible.
     """
-    from slmq import _native, hub
-    from slmq.runtime import available_memory_bytes, runtime_info
+    import slmq._native as _native
+    import slmq.hub as hub
+    from slmq.machine.memory import available_memory_bytes
+    from slmq.machine.runtime import runtime_info
 
     folder = hub.cache_dir()
     models = hub.list_models()
@@ -155,9 +157,9 @@ def report(facts: dict[str, Any]) -> str:
 
 def check_kernels(as_json: bool) -> bool:
     """Self test of all tables, printed; whether all of them are right."""
-    from slmq import _native
-    from slmq.runtime import cpu_name, isa
-    from slmq.selftest import check_table
+    import slmq._native as _native
+    from slmq.machine.runtime import cpu_name, isa
+    from slmq.machine.selftest import check_table
 
     missing = _native.isa_missing()
     reports = []

@@ -25,7 +25,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a folder that slmq
 
 def find(src: str, *, revision: str | None, offline: bool) -> ResolvedModel:
     """Where a model lies; fetched first if need be."""
-    from slmq import hub
+    import slmq.hub as hub
 
     with Downloads() as downloads:
         return hub.resolve(src, revision=revision, local_files_only=offline, progress=downloads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.cli.output import Downloads, spinner
 
 if TYPE_CHECKING:
-    from slmq.generate import Model
+    from slmq.generation.model import Model
 
 __all__ = ["Loaded", "load_model"]
 
@@ -34,24 +34,23 @@ def load_model(
     offline: bool = False,
 ) -> Loaded:
     """Finds a model, downloads it with a bar if need be, and loads it; errors as `slmq.load`."""
-    from slmq import hub
+    import slmq.hub as hub
 
     with Downloads() as progress:
         found = hub.resolve(name, revision=revision, local_files_only=offline, progress=progress)
     with spinner(f"loading {found.name}"):
-        from slmq.engine import open_engine
-        from slmq.generate import Model
+        from slmq.engine.opening import open_engine
+        from slmq.generation.model import Model
 
         engine = open_engine(
-            name,
+            found.path,
+            name=found.name,
             quant=quant,
             n_ctx=n_ctx,
             n_threads=threads,
             kv_dtype=kv_dtype,
             memory=memory,
             activations=activations,
-            revision=revision,
-            local_files_only=True,
         )
     suggested = {} if found.entry is None else dict(found.entry.sampling)
     return Loaded(Model(engine), suggested)

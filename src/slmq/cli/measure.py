@@ -10,7 +10,7 @@ from slmq.cli import options as o
 from slmq.cli.output import Bar, Downloads, print_json, print_table, size, spinner, write
 
 if TYPE_CHECKING:
-    from slmq.bench import BenchResult, Loaded
+    from slmq.speed.bench import BenchResult, Loaded
 
 __all__ = ["bench", "load_to_measure"]
 
@@ -37,7 +37,7 @@ def bench(
     as_json: o.Json = False,
 ) -> None:
     """Speed of prompt and generation, beside the machine's limits measured in the same run."""
-    from slmq import bench as measure
+    from slmq.speed import bench as measure
 
     counts = thread_counts(threads)
     loaded = load_to_measure(
@@ -83,7 +83,7 @@ def load_to_measure(
     ValueError
         Unless there is one of the two, or for --quant with a shape.
     """
-    from slmq import bench as measure
+    from slmq.speed import bench as measure
 
     if (model is None) == (shape is None):
         raise ValueError("expected a MODEL or a --shape, one of them")
@@ -112,7 +112,7 @@ def thread_counts(text: str | None) -> list[int]:
     ValueError
         If it is not a list of numbers.
     """
-    from slmq import _native
+    import slmq._native as _native
 
     if text is None:
         return [int(_native.resolve_threads(None)["threads"])]

@@ -28,7 +28,7 @@ def pull(
     as_json: o.Json = False,
 ) -> None:
     """Download a model unless it is there, and print where it lies."""
-    from slmq import hub
+    import slmq.hub as hub
 
     with Downloads() as progress:
         found = hub.pull(model, revision=revision, progress=progress)
@@ -45,7 +45,7 @@ def list_models(
     as_json: o.Json = False,
 ) -> None:
     """List the models that were pulled."""
-    from slmq import hub
+    import slmq.hub as hub
 
     if of_catalogue:
         _list_catalogue(as_json)
@@ -63,7 +63,7 @@ def list_models(
 
 
 def _list_catalogue(as_json: bool) -> None:
-    from slmq import hub
+    import slmq.hub as hub
 
     facts = [from_catalogue(entry) for _, entry in sorted(hub.catalogue().items())]
     if as_json:
@@ -88,7 +88,7 @@ def show(
     as_json: o.Json = False,
 ) -> None:
     """Show what a model is, from its headers: no weights are read, nothing is downloaded."""
-    from slmq import hub
+    import slmq.hub as hub
     from slmq.checkpoint import open_checkpoint
 
     try:
@@ -116,7 +116,7 @@ def show(
 
 def remove(model: o.ModelName, as_json: o.Json = False) -> None:
     """Delete a model that was pulled."""
-    from slmq import hub
+    import slmq.hub as hub
 
     freed = hub.remove(model)
     if as_json:
@@ -135,8 +135,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         folder of packed weights its source; None for what the headers do not say.
     """
     from slmq.checkpoint import NATIVE
-    from slmq.memory import choose_memory
-    from slmq.models import FAMILIES
+    from slmq.models.registry import FAMILIES
+    from slmq.weights.placement import choose_memory
 
     meta = checkpoint.metadata
     gguf = checkpoint.kind == "gguf"
@@ -184,7 +184,7 @@ def source_of(section: Any) -> str | None:
 def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
     """What the catalogue says of a model that was not pulled."""
     from slmq.hub import FileEntry, RepositoryEntry
-    from slmq.models import FAMILIES
+    from slmq.models.registry import FAMILIES
 
     return {
         "name": entry.name,

@@ -183,7 +183,7 @@ def sampling(values: dict[str, Any]) -> dict[str, Any]:
     ValueError
         If a value is out of range, or a logit bias is not ID=VALUE.
     """
-    from slmq.sampling import SamplingParams
+    from slmq.generation.sampling import SamplingParams
 
     chosen = {
         name: value

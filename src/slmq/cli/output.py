@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from typing_extensions import Self
 
-    from slmq.stream import TokenStream
+    from slmq.generation.stream import TokenStream
 
 __all__ = [
     "Bar",

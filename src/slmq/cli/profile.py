@@ -12,7 +12,7 @@ from slmq.cli.measure import load_to_measure
 from slmq.cli.output import Bar, note, print_json, print_table, write
 
 if TYPE_CHECKING:
-    from slmq.profile import Phase, Profile, Row
+    from slmq.speed.profile_rows import Phase, Profile, Row
 
 __all__ = ["profile"]
 
@@ -48,9 +48,9 @@ def profile(
     as_json: o.Json = False,
 ) -> None:
     """Where time goes, by op and by layer, beside the machine's limits of the same run."""
-    from slmq import _native
-    from slmq import profile as measure
-    from slmq.profile.plot import check_plot, draw
+    import slmq._native as _native
+    import slmq.speed.profile as measure
+    from slmq.speed.profile_plot import check_plot, draw
 
     if plot is not None:
         check_plot(plot)
@@ -105,7 +105,7 @@ def print_profile(found: Profile) -> None:
 
 
 def _title(phase: Phase) -> str:
-    from slmq.profile.rows import duration
+    from slmq.speed.profile_rows import duration
 
     if phase.name == "decode":
         what = f"decode, one token at {_count(phase.context, 'token')} of context"
@@ -119,7 +119,7 @@ def _title(phase: Phase) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    from slmq.profile.rows import duration
+    from slmq.speed.profile_rows import duration
 
     reads, multiplies = row.weight_bytes + row.kv_bytes > 0, row.macs > 0
     return (

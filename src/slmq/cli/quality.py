@@ -41,7 +41,7 @@ def perplexity(
     as_json: o.Json = False,
 ) -> None:
     """Perplexity of a text: consecutive windows, the second half of each scored."""
-    from slmq import evaluation as measure
+    import slmq.evaluation as measure
 
     text = measure.read_text(file)
     loaded = load_model(
@@ -105,7 +105,7 @@ def compare(
     as_json: o.Json = False,
 ) -> None:
     """Divergence of B's next-token distributions from A's over a text."""
-    from slmq import evaluation as measure
+    import slmq.evaluation as measure
 
     text = measure.read_text(file)
     with ExitStack() as opened:
@@ -174,7 +174,7 @@ def evaluate(
     as_json: o.Json = False,
 ) -> None:
     """How often the right answer is the likeliest: last words, sentiment, multiple choice."""
-    from slmq import evaluation as measure
+    import slmq.evaluation as measure
 
     # What is wrong with the file is said before a model is looked for.
     measure.prepare(task, file, shots=shots, train=train, seed=seed, limit=limit, template=template)

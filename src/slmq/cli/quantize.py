@@ -107,7 +107,7 @@ def dequantize(
     as_json: o.Json = False,
 ) -> None:
     """Write a model as an ordinary folder with float weights, which transformers loads."""
-    from slmq.quantizer import dequantize as write_folder
+    from slmq.conversion.dequantize import dequantize as write_folder
 
     make_folder(
         src,

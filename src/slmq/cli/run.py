@@ -14,9 +14,9 @@ from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, size, write
 
 if TYPE_CHECKING:
-    from slmq.generate import Model, Prompt
-    from slmq.results import GenerationResult
-    from slmq.stream import TokenStream
+    from slmq.generation.model import Model, Prompt
+    from slmq.generation.results import GenerationResult
+    from slmq.generation.stream import TokenStream
 
 __all__ = ["prompt_for", "run", "show_stats"]
 

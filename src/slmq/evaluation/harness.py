@@ -16,8 +16,8 @@ from slmq.evaluation.windows import engine_of, leading_bos
 if TYPE_CHECKING:
     import os
 
-    from slmq.engine import Engine
-    from slmq.generate import Model
+    from slmq.engine.engine import Engine
+    from slmq.generation.model import Model
     from slmq.tokenizer import Tokenizer
 
 __all__ = ["Evaluation", "Sample", "evaluate", "request_of", "summarize"]

@@ -13,8 +13,8 @@ from slmq.errors import Error
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slmq.engine import Engine
-    from slmq.engine import Sequence as EngineSequence
+    from slmq.engine.engine import Engine
+    from slmq.engine.sequence import Sequence as EngineSequence
 
     F32 = npt.NDArray[np.float32]
     F64 = npt.NDArray[np.float64]

@@ -18,8 +18,8 @@ from slmq.evaluation.windows import cut, engine_of, leading_bos, scored_blocks, 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slmq.engine import Engine
-    from slmq.generate import Model
+    from slmq.engine.engine import Engine
+    from slmq.generation.model import Model
 
 __all__ = ["PerplexityResult", "perplexity"]
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slmq.engine import Engine
+from slmq.engine.engine import Engine
 from slmq.errors import Error
-from slmq.generate import Model
+from slmq.generation.model import Model
 
 if TYPE_CHECKING:
     import os

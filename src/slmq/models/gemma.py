@@ -13,23 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmq.errors import UnsupportedModelError
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderConfig,
-    decoder_from_gguf,
-    decoder_values,
+from slmq.models.parts.config import DecoderConfig, decoder_values
+from slmq.models.parts.decoder import (
     load_attention,
     load_decoder,
     load_gated_mlp,
     load_norms,
     logits,
 )
-from slmq.models.common import GgufMap, Weights
-from slmq.weights import WeightReader, config_value
+from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.values import config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 GELU = "gelu_pytorch_tanh"
 

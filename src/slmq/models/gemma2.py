@@ -14,23 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderConfig,
-    config_window,
-    decoder_from_gguf,
-    decoder_values,
-    layer_sliding,
-    load_attention,
-    load_decoder,
-    load_gated_mlp,
-)
-from slmq.models.common import GgufMap, Weights
-from slmq.weights import WeightReader, config_count, config_value
+from slmq.models.parts.config import DecoderConfig, config_window, decoder_values, layer_sliding
+from slmq.models.parts.decoder import load_attention, load_decoder, load_gated_mlp
+from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.values import config_count, config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 GELU = "gelu_pytorch_tanh"
 NORMS = {

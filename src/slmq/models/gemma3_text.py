@@ -15,14 +15,16 @@ import numpy as np
 
 from slmq.errors import CheckpointError
 from slmq.models import gemma2
-from slmq.models.blocks import DECODER_NAMES, load_decoder
-from slmq.models.common import GgufMap, Weights
 from slmq.models.gemma2 import capped_logits, gemma_values, load_block, normed_mlp
-from slmq.models.rope import Rope, rope_of
-from slmq.weights import WeightReader, config_value
+from slmq.models.parts.decoder import load_decoder
+from slmq.models.parts.gguf import DECODER_NAMES, GgufMap, Weights
+from slmq.models.parts.rope import Rope, rope_of
+from slmq.models.parts.values import config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 # What published configurations leave out.
 DEFAULTS = {

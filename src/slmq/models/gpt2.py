@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.blocks import config_eps
-from slmq.models.common import GgufMap, Weights
-from slmq.models.layer_norms import config_activation, load_norm, stored_prefix
-from slmq.weights import Rows, WeightReader, config_count, config_value
+from slmq.models.parts.gguf import GgufMap, Weights
+from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
+from slmq.models.parts.values import config_count, config_eps, config_value
+from slmq.weights.reader import WeightReader
+from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 
 @dataclass(frozen=True)

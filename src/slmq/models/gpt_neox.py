@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.blocks import DecoderSizes, config_eps, decoder_sizes, sizes_from_gguf
-from slmq.models.common import GgufMap, Weights
-from slmq.models.layer_norms import config_activation, load_norm, stored_prefix
-from slmq.weights import Rows, WeightReader, config_value
+from slmq.models.parts.config import DecoderSizes, decoder_sizes
+from slmq.models.parts.gguf import GgufMap, Weights, sizes_from_gguf
+from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
+from slmq.models.parts.values import config_eps, config_value
+from slmq.weights.reader import WeightReader
+from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 
 @dataclass(frozen=True)

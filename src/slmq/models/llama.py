@@ -9,12 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderConfig,
-    decoder_from_gguf,
-    decoder_values,
+from slmq.models.parts.config import DecoderConfig, decoder_values
+from slmq.models.parts.decoder import (
     gated_mlp,
     load_attention,
     load_decoder,
@@ -22,11 +18,20 @@ from slmq.models.blocks import (
     load_norms,
     logits,
 )
-from slmq.models.common import GgufMap, Weights, interleaved_to_halves
-from slmq.weights import WeightReader, config_value
+from slmq.models.parts.gguf import (
+    DECODER_NAMES,
+    LAYER_NAMES,
+    GgufMap,
+    Weights,
+    decoder_from_gguf,
+    interleaved_to_halves,
+)
+from slmq.models.parts.values import config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 
 @dataclass(frozen=True)

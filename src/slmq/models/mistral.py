@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.blocks import (
-    DecoderConfig,
-    config_window,
-    decoder_values,
+from slmq.models.llama import GGUF
+from slmq.models.parts.config import DecoderConfig, config_window, decoder_values
+from slmq.models.parts.decoder import (
     gated_mlp,
     load_attention,
     load_decoder,
@@ -22,12 +21,12 @@ from slmq.models.blocks import (
     load_norms,
     logits,
 )
-from slmq.models.common import Weights
-from slmq.models.llama import GGUF
-from slmq.weights import WeightReader
+from slmq.models.parts.gguf import Weights
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 __all__ = ["GGUF", "Config", "forward", "load"]
 

@@ -13,23 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderConfig,
-    config_window,
-    decoder_from_gguf,
-    decoder_values,
-    gated_mlp,
-    load_decoder,
-    load_norms,
-    logits,
-)
-from slmq.models.common import GgufMap, Weights
-from slmq.weights import Rows, WeightReader, config_value
+from slmq.models.parts.config import DecoderConfig, config_window, decoder_values
+from slmq.models.parts.decoder import gated_mlp, load_decoder, load_norms, logits
+from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.values import config_value
+from slmq.weights.reader import WeightReader
+from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 

@@ -10,25 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderConfig,
-    decoder_from_gguf,
-    decoder_values,
+from slmq.models.parts.config import DecoderConfig, decoder_values, layer_windows
+from slmq.models.parts.decoder import (
     gated_mlp,
-    layer_windows,
     load_attention,
     load_decoder,
     load_gated_mlp,
     load_norms,
     logits,
 )
-from slmq.models.common import GgufMap, Weights
-from slmq.weights import WeightReader, config_value
+from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.values import config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 
 @dataclass(frozen=True)

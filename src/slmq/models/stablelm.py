@@ -14,22 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmq.errors import UnsupportedModelError
-from slmq.models.blocks import (
-    DECODER_NAMES,
-    LAYER_NAMES,
-    DecoderSizes,
-    config_eps,
-    decoder_sizes,
-    load_attention,
-    load_gated_mlp,
-    sizes_from_gguf,
-)
-from slmq.models.common import GgufMap, Weights
-from slmq.models.layer_norms import Norm, load_norm, stored_prefix
-from slmq.weights import WeightReader, config_value
+from slmq.models.parts.config import DecoderSizes, decoder_sizes
+from slmq.models.parts.decoder import load_attention, load_gated_mlp
+from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, sizes_from_gguf
+from slmq.models.parts.layer_norm import Norm, load_norm, stored_prefix
+from slmq.models.parts.values import config_eps, config_value
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
-    from slmq.trace import Handle, Recorder
+    from slmq.plan.handle import Handle
+    from slmq.plan.recorder import Recorder
 
 
 @dataclass(frozen=True)

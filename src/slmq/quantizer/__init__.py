@@ -1,7 +1,6 @@
-"""Quantizing float checkpoints, and back."""
+"""Quantizing float checkpoints."""
 
 from slmq.quantizer.reports import QuantizedFolder, TensorReport
-from slmq.quantizer.restore import dequantize
 from slmq.quantizer.run import quantize
 
-__all__ = ["QuantizedFolder", "TensorReport", "dequantize", "quantize"]
+__all__ = ["QuantizedFolder", "TensorReport", "quantize"]

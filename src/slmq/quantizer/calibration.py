@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
 from slmq.checkpoint import Checkpoint
+from slmq.conversion.source import Wish
 from slmq.errors import Error
 from slmq.quantizer.stages import StageRun
 from slmq.tokenizer import load_tokenizer
-from slmq.wanted import Wish
 
 __all__ = ["Calibration", "Moments", "collect", "read_calibration", "test_windows"]
 

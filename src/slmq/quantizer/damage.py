@@ -12,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
+from slmq.conversion.source import Wish
 from slmq.quantizer.calibration import collect, test_windows
 from slmq.quantizer.grids import fits, pack_rounded
 from slmq.quantizer.methods import Inputs, ordered_sum, output_error, relative_error
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import Stage
-from slmq.wanted import Wish
 
 __all__ = ["head_damage", "stage_damage"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
 from slmq.formats import FORMATS, GROUP, Parts
 
 __all__ = ["GRIDS", "MIXED", "Grid", "Rounded", "fits", "pack_rounded"]

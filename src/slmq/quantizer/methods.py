@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
 from slmq.quantizer.calibration import Moments
 from slmq.quantizer.grids import GRIDS, LARGEST_SCALE, MULTIPLES, Grid, Rounded
 

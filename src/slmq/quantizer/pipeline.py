@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
+from slmq.conversion.source import Wish
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import head_damage, stage_damage
@@ -23,7 +24,6 @@ from slmq.quantizer.rescale import channel_scales
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import FloatSource, Stage
 from slmq.quantizer.work import Work
-from slmq.wanted import Wish
 
 __all__ = ["Pipeline", "Progress"]
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from slmq import _native, hub
+import slmq._native as _native
+import slmq.hub as hub
 from slmq.checkpoint import NATIVE, open_checkpoint
-from slmq.checkpoint.native import VERSION, NativeWriter, PackedTensor
+from slmq.checkpoint.packed_folder import VERSION, NativeWriter, PackedTensor
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
+from slmq.conversion.folder import check_room, check_target, new_folder, source_files
+from slmq.conversion.source import Source, Wish
 from slmq.errors import Error
-from slmq.folders import check_room, check_target, new_folder, source_files
 from slmq.formats import FORMATS, format_named
 from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS, MIXED, fits
@@ -29,7 +31,6 @@ from slmq.quantizer.reports import QuantizedFolder
 from slmq.quantizer.stages import FloatSource
 from slmq.quantizer.work import open_work
 from slmq.tokenizer.save import save_tokenizer
-from slmq.wanted import Source, Wish
 
 __all__ = ["quantize"]
 

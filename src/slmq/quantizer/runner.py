@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
+import slmq._native as _native
+from slmq.conversion.source import Wish
 from slmq.errors import CheckpointError
+from slmq.plan.linear import Linear
 from slmq.quantizer.calibration import Calibration
 from slmq.quantizer.grids import Rounded
 from slmq.quantizer.methods import Inputs, round_with
 from slmq.quantizer.stages import FloatSource, Stage, StageRun, survey
-from slmq.wanted import Wish
-from slmq.weights import Linear
 
 __all__ = ["Runner", "StageWeights", "floats_of", "round_wish"]
 

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slmq import _native
-from slmq.checkpoint.native import ALIGNMENT
+import slmq._native as _native
+from slmq.checkpoint.packed_folder import ALIGNMENT
+from slmq.conversion.source import Source, Wish
 from slmq.errors import UnsupportedModelError
 from slmq.formats import FORMATS, packed_bytes
-from slmq.plan import RecordedPlan
-from slmq.trace import Handle
-from slmq.wanted import Source, Wish
-from slmq.weights import Linear
+from slmq.plan.handle import Handle
+from slmq.plan.linear import Linear
+from slmq.plan.plan import RecordedPlan
 
 if TYPE_CHECKING:
-    from slmq.trace import Recorder
+    from slmq.plan.recorder import Recorder
 
 __all__ = ["FloatSource", "Stage", "StageRun", "Tap", "survey"]
 

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from slmq.conversion.folder import lock_folder, sync
 from slmq.errors import Error
-from slmq.folders import lock_folder, sync
 
 __all__ = ["Work", "open_work"]
 

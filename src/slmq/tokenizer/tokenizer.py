@@ -9,8 +9,8 @@ from typing import Any
 
 import tokenizers
 
+from slmq.chat.templates import ChatTemplates
 from slmq.tokenizer.backend import library_errors
-from slmq.tokenizer.chat import ChatTemplates
 from slmq.tokenizer.pieces import Pieces
 from slmq.tokenizer.stream import StreamDecoder
 

@@ -1,0 +1,1 @@
+"""Conversations to prompts: messages, templates, and the sandbox that renders them."""

@@ -1,0 +1,111 @@
+"""Messages and tools of a conversation, checked before a template sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def checked_messages(messages: object) -> list[dict[str, Any]]:
+    """Return a copy in plain types, or raise `TypeError` or `ValueError`."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"expected a list of messages with role and content, got {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("expected at least one message, got an empty list")
+    return [checked_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def checked_message(message: object, where: str) -> dict[str, Any]:
+    """Return a copy of one message with its content as one string."""
+    if not isinstance(message, Mapping):
+        raise TypeError(
+            f"{where}: expected a mapping with role and content, got {type(message).__name__}"
+        )
+    # A key whose value is None is as good as absent; templates test for presence.
+    found = {key: value for key, value in message.items() if value is not None}
+    if not isinstance(found.get("role"), str):
+        kind = type(found["role"]).__name__ if "role" in found else "no role"
+        raise TypeError(f"{where}: expected a role, a string like 'user', got {kind}")
+    if "content" in found:
+        found["content"] = checked_content(found["content"], f"{where}.content")
+    elif "tool_calls" not in found:
+        raise ValueError(f"{where}: expected content, a string, got none")
+    for name in REASONING:
+        if name in found:  # templates of different years know it by different names
+            found = {"thinking": found[name], **found, "reasoning_content": found[name]}
+            break
+    copy = plain(found, where)
+    assert isinstance(copy, dict)
+    return copy
+
+
+def checked_content(content: object, where: str) -> str:
+    """Return content as one string; it may come as a list of text parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, bytes | Mapping) or not isinstance(content, Sequence):
+        raise TypeError(
+            f"{where}: expected a string or a list of text parts, got {type(content).__name__}"
+        )
+    texts = []
+    for i, part in enumerate(content):
+        if not isinstance(part, Mapping):
+            raise TypeError(
+                f"{where}[{i}]: expected {{'type': 'text', 'text': ...}}, got {type(part).__name__}"
+            )
+        if part.get("type") != "text":
+            raise ValueError(
+                f"{where}[{i}]: expected a part of type 'text', got {part.get('type')!r:.40}; "
+                f"the model reads text only"
+            )
+        if not isinstance(part.get("text"), str):
+            raise TypeError(
+                f"{where}[{i}]: expected text, a string, got {type(part.get('text')).__name__}"
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def checked_tools(tools: object) -> Any:
+    """Return a copy of the schemas in plain types."""
+    if tools is None:
+        return None
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
+        raise TypeError(f"tools: expected a list of JSON schemas, got {type(tools).__name__}")
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise TypeError(
+                f"tools[{i}]: expected a JSON schema (a mapping), got {type(tool).__name__}"
+            )
+    return plain(tools, "tools")
+
+
+def plain(value: object, where: str) -> Any:
+    """Copy JSON data into plain types, so that a template sees nothing that has methods of its own.
+
+    Raises
+    ------
+    TypeError
+        There is something that JSON cannot express.
+    ValueError
+        A string holds a lone surrogate.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8").decode("utf-8")
+        except UnicodeEncodeError as e:
+            raise ValueError(
+                f"{where}: expected Unicode text, got a lone surrogate "
+                f"U+{ord(value[e.start]):04X} at index {e.start}"
+            ) from None
+    if isinstance(value, Mapping):
+        return {plain(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where}: expected JSON data, got {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""Weights that others quantized: GGUF blocks, GPTQ, AWQ, compressed-tensors."""

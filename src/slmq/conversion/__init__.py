@@ -1,0 +1,1 @@
+"""Folders of packed weights: written from a checkpoint, and back to floats."""

@@ -1,0 +1,168 @@
+"""`slmq.dequantize`: any model that slmq loads, as an ordinary folder of floats."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+import slmq.hub as hub
+from slmq.checkpoint import NATIVE, open_checkpoint
+from slmq.checkpoint.safetensors import CONFIG, SINGLE
+from slmq.conversion.folder import check_target, new_folder
+from slmq.conversion.source import Source, Wish
+from slmq.errors import CheckpointError
+from slmq.tokenizer.save import save_tokenizer
+
+__all__ = ["dequantize"]
+
+PART = re.compile(r"(.+)\[(\d+):(\d+)\]")
+Progress = Callable[[int, int], None]
+F32 = npt.NDArray[np.float32]
+Float = np.dtype[np.float16] | np.dtype[np.float32]
+# By user name: the name in safetensors, and NumPy's.
+DTYPES: dict[str, tuple[str, Float]] = {
+    "f16": ("F16", np.dtype("<f2")),
+    "f32": ("F32", np.dtype("<f4")),
+}
+
+
+def dequantize(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    dtype: str = "f16",
+    force: bool = False,
+    n_threads: int | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a model as an ordinary Hugging Face folder with float weights.
+
+    The folder loads with `transformers`, and everywhere else. It appears whole or not at all.
+
+    Parameters
+    ----------
+    src : str or path
+        Catalogue name, hub id, folder (of `slmq.quantize`, as a rule) or .gguf file.
+    dst : str or path
+        The folder to make. It must not exist unless `force` is given.
+    dtype : {"f16", "f32"}
+        What weights become. float16 rounds products of scales and integers (2^-11), float32 does
+        not, but for q4g32a's last bits.
+    force : bool
+        Whether a folder that slmq wrote may be replaced.
+    n_threads, revision, local_files_only
+        As in `slmq.load`.
+    progress : callable, optional
+        Called with the bytes written and their total.
+
+    Raises
+    ------
+    Error
+        `dst` exists or cannot be written.
+    CheckpointError
+        A weight does not fit float16, or `src` cannot be loaded.
+    ValueError
+        For another `dtype`.
+    ModelNotFoundError, UnsupportedModelError, DownloadError, TokenizerError
+        If `src` cannot be loaded.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
+    tag, kind = DTYPES[dtype]
+    target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
+    check_target(target, force)
+    threads = _native.resolve_threads(n_threads)["threads"]
+    found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
+    with open_checkpoint(found.path) as checkpoint:
+        source = Source(checkpoint, None, threads)
+        stored = _whole_tensors(source)
+        header = _header(stored, tag, kind.itemsize)
+        total = sum(
+            kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
+        )
+        done = 0
+        config = {k: v for k, v in source.config.items() if k != NATIVE}
+        config["torch_dtype"] = kind.name
+        with new_folder(target, len(header) + total, force) as folder:
+            with (folder / SINGLE).open("wb") as file:
+                file.write(header)
+                for values in _values(source, stored, kind):
+                    file.write(values.data)
+                    done += values.nbytes
+                    if progress is not None:
+                        progress(done, total)
+            save_tokenizer(checkpoint, folder)
+            (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
+    return target
+
+
+def _width(wish: Wish) -> int:
+    return wish.k if wish.is_matrix else 1
+
+
+def _whole_tensors(source: Source) -> dict[str, list[Wish]]:
+    """The parts of every stored tensor, first rows first: one, but for fused matrices."""
+    stored: dict[str, list[tuple[int, Wish]]] = {}
+    for wish in source.wishes:
+        if wish.known is not None:
+            continue
+        part = PART.fullmatch(wish.tensor.name)
+        name, first = (wish.tensor.name, 0) if part is None else (part[1], int(part[2]))
+        stored.setdefault(name, []).append((first, wish))
+    return {
+        name: [wish for _, wish in sorted(parts, key=lambda part: part[0])]
+        for name, parts in stored.items()
+    }
+
+
+def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, parts in stored.items():
+        rows = sum(wish.n for wish in parts)
+        shape = [rows, *parts[0].tensor.shape[1:]]
+        layout = parts[0].rows
+        if layout is not None and layout.transposed:
+            shape.reverse()
+        end = position + itemsize * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": tag, "shape": shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _values(
+    source: Source, stored: dict[str, list[Wish]], kind: Float
+) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
+    for name, parts in stored.items():
+        layout = parts[0].rows
+        if layout is not None and (layout.transposed or layout.heads):
+            whole = [np.concatenate(list(source.pieces(wish))) for wish in parts]
+            yield _fitting(source, name, layout.whole(whole), kind)
+            continue
+        for wish in parts:
+            for rows in source.pieces(wish):
+                yield _fitting(source, name, rows, kind)
+
+
+def _fitting(
+    source: Source, name: str, values: F32, kind: Float
+) -> npt.NDArray[np.float16 | np.float32]:
+    with np.errstate(over="ignore"):
+        found = values.astype(kind)
+    if not np.isfinite(found).all():
+        raise CheckpointError(
+            f"expected weights that fit {kind.name}", file=source.checkpoint.path, tensor=name
+        )
+    return np.ascontiguousarray(found)

@@ -1,0 +1,1 @@
+"""A loaded model, its plan and its sequences."""

@@ -1,0 +1,1 @@
+"""Answers: a model, its scheduler, sampling and streams."""

@@ -1,0 +1,432 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, freethreading_compatible=True
+"""From logits to a token: penalties, filters and the draw, the same bits on every machine.
+
+Order of work, as in transformers: logit bias, penalties, temperature, top-k, top-p, min-p, draw.
+Everything that decides is exact or a single IEEE operation: logits are compared as integers, the
+probabilities of the softmax that is handed in become integer weights (multiples of 2^-52), and
+sums of integers have no order. Survivors stay in the order of their ids, so ties fall to the
+lower id, and nothing is ever sorted: a radix search finds the one value where a filter cuts.
+
+Random numbers come from Philox4x64-10 (`_philox.pxd`), one per token. Compile with floating-point
+contraction off: the draw has no multiplication that feeds an addition, but `logsumexp` has.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from slmq.generation._math64 cimport exp_double, log_double
+from slmq.generation._philox cimport draw_word, high_product, philox
+from slmq.generation._selection cimport (
+    BLOCK, MINUS_INFINITY, PLUS_INFINITY, find_cut, first_with, float_bits, float_of, scan,
+    select_top,
+)
+
+import numpy as np
+
+from slmq.errors import Error
+
+cdef double WEIGHT_ONE = 4503599627370496.0    # 2^52: the weight of probability 1
+cdef float NEGLIGIBLE = -40.0                  # exp(-40) < 2^-52: a weight of zero for certain
+cdef double LARGEST_FLOAT = 3.4028234663852886e38
+
+
+# ---------------------------------------------------------------- random numbers
+
+def philox4x64(counter, key):
+    """One block of Philox4x64-10, for checking against published vectors."""
+    cdef uint64_t block[4]
+    cdef int i
+    for i in range(4):
+        block[i] = counter[i]
+    philox(block, key[0], key[1])
+    return block[0], block[1], block[2], block[3]
+
+
+def random_word(uint64_t seed, uint64_t index):
+    """The 64-bit number that draw `index` of `seed` consumes."""
+    return draw_word(seed, index)
+
+
+# ---------------------------------------------------------------- survivors and weights
+
+cdef Py_ssize_t shift(
+    const float* x, int32_t* ids, Py_ssize_t count, float top, float scale, float* shifted
+) noexcept nogil:
+    """x - top of the logits with these ids; drops those whose weight would be 0."""
+    cdef Py_ssize_t i, kept = 0
+    cdef float value
+    for i in range(count):
+        value = x[ids[i]] - top
+        ids[kept] = ids[i]
+        shifted[kept] = value
+        kept += value * scale >= NEGLIGIBLE
+    return kept
+
+
+cdef Py_ssize_t shift_all(
+    const float* x, Py_ssize_t n, const int32_t* block_max, float top, float scale, int32_t* ids,
+    float* shifted
+) noexcept nogil:
+    """`shift` of all logits; sets their ids."""
+    cdef Py_ssize_t block, i, kept = 0
+    cdef float value
+    for block in range((n + BLOCK - 1) // BLOCK):
+        if (float_of(block_max[block]) - top) * scale < NEGLIGIBLE:
+            continue
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, n)):
+            value = x[i] - top
+            ids[kept] = <int32_t>i
+            shifted[kept] = value
+            kept += value * scale >= NEGLIGIBLE
+    return kept
+
+
+cdef uint64_t weigh(const float* p, Py_ssize_t count, uint64_t* weights) noexcept nogil:
+    """Probabilities as multiples of 2^-52 (exact from 2^-29 up, else cut); returns their sum."""
+    cdef uint64_t total = 0
+    cdef Py_ssize_t i
+    cdef float one
+    for i in range(count):
+        one = p[i] if p[i] < 1.0 else 1.0
+        # The comparison is false for NaN, which must not reach the conversion.
+        weights[i] = <uint64_t><int64_t>(<double>one * WEIGHT_ONE) if p[i] > 0.0 else 0
+        total += weights[i]
+    return total
+
+
+cdef uint64_t keep_mass(
+    const float* p, uint64_t* weights, Py_ssize_t count, uint64_t total, double top_p,
+    int32_t* members, uint32_t* keys, uint64_t* heavy
+) noexcept nogil:
+    """Zeroes the weights outside the smallest set that holds `top_p` of the mass."""
+    cdef uint64_t need = <uint64_t><int64_t>(top_p * <double>total)
+    cdef uint64_t least, missing, kept = 0
+    cdef uint32_t cut, bits
+    cdef Py_ssize_t i, candidates = 0
+    need += <double>need < top_p * <double>total        # rounded up
+    need = min(max(need, <uint64_t>1), total)
+    # All weights up to `least` together cannot exceed what may be left out, so none of them
+    # is where the cut falls; a peaked distribution leaves a handful of candidates.
+    least = (total - need) // <uint64_t>count
+    for i in range(count):
+        keys[candidates] = float_bits(p[i])
+        heavy[candidates] = weights[i]
+        candidates += weights[i] > least
+    missing = find_cut(keys, heavy, candidates, need, members, &cut)
+    for i in range(count):
+        bits = float_bits(p[i])
+        if bits == cut and missing > 0:
+            missing -= min(missing, weights[i])
+        else:
+            weights[i] &= <uint64_t>0 - <uint64_t>(bits > cut)   # a mask, not a branch to guess
+        kept += weights[i]
+    return kept
+
+
+cdef uint64_t keep_near_top(
+    const float* p, uint64_t* weights, Py_ssize_t count, double min_p
+) noexcept nogil:
+    """Zeroes the weights of probabilities below min_p times the greatest; returns the sum."""
+    cdef uint64_t kept = 0
+    cdef float top = 0.0
+    cdef double least
+    cdef Py_ssize_t i
+    for i in range(count):
+        top = p[i] if p[i] > top else top
+    least = min_p * <double>top
+    for i in range(count):
+        weights[i] = weights[i] if <double>p[i] >= least else 0
+        kept += weights[i]
+    return kept
+
+
+cdef Py_ssize_t pick(const uint64_t* weights, Py_ssize_t count, uint64_t target) noexcept nogil:
+    """The index where the running sum first exceeds target (< sum of the weights)."""
+    cdef uint64_t running = 0
+    cdef Py_ssize_t i
+    for i in range(count):
+        running += weights[i]
+        if running > target:
+            return i
+    return count - 1
+
+
+# ---------------------------------------------------------------- log-probabilities
+
+def logsumexp(logits):
+    """log(sum(exp(logits))) in float64; every log-probability is a logit minus this.
+
+    Parameters
+    ----------
+    logits : numpy.ndarray
+        float32[n], at least one finite, no NaN.
+    """
+    cdef const float[::1] given = _checked(logits, -1)
+    cdef Py_ssize_t i, block, size, n = given.shape[0]
+    cdef const float* x = &given[0]
+    cdef double[BLOCK] terms
+    cdef double total = 0.0
+    cdef float top = x[0]
+    with nogil:
+        for i in range(n):
+            top = x[i] if x[i] > top else top
+        for block in range((n + BLOCK - 1) // BLOCK):
+            size = min(BLOCK, n - block * BLOCK)
+            for i in range(size):
+                terms[i] = exp_double(<double>x[block * BLOCK + i] - <double>top)
+            for i in range(size):
+                total += terms[i]
+        total = log_double(total)
+    return <double>top + total
+
+
+def top_ids(logits, Py_ssize_t k):
+    """Ids of the k greatest finite logits, greatest first, lower ids first among equals."""
+    cdef const float[::1] given = _checked(logits, -1)
+    cdef Py_ssize_t n = given.shape[0], count = 0
+    cdef int32_t[::1] block_max = np.empty((n + BLOCK - 1) // BLOCK, np.int32)
+    cdef int32_t[::1] ids = np.empty(n, np.int32)
+    cdef int32_t[::1] members = np.empty(n, np.int32)
+    cdef uint32_t[::1] keys = np.empty(n, np.uint32)
+    if k <= 0:
+        return []
+    with nogil:
+        scan(&given[0], n, &block_max[0])
+        count = select_top(&given[0], n, &block_max[0], k, &ids[0], &keys[0], &members[0])
+    chosen = np.asarray(ids[:count])
+    return chosen[np.lexsort((chosen, ~np.asarray(keys[:count])))].tolist()
+
+
+def _checked(logits, Py_ssize_t n):
+    """`logits` if it is a contiguous float32 vector (of n values, unless n is negative)."""
+    want = f"float32[{'n' if n < 0 else n}]"
+    if not isinstance(logits, np.ndarray):
+        raise TypeError(f"logits: expected {want}, got {type(logits).__name__}")
+    if logits.dtype != np.float32 or logits.ndim != 1 or (n >= 0 and logits.size != n):
+        shape = ", ".join(map(str, logits.shape))
+        raise ValueError(f"logits: expected {want}, got {logits.dtype}[{shape}]")
+    if not logits.flags.c_contiguous or not logits.flags.aligned:
+        raise ValueError(f"logits: expected {want} without gaps, got strides {logits.strides}")
+    if logits.size == 0:
+        raise ValueError(f"logits: expected {want}, got an empty array")
+    return logits
+
+
+# ---------------------------------------------------------------- the sampler
+
+cdef class Sampler:
+    """Draws the tokens of one answer; holds its random state and its penalty counts.
+
+    Parameters
+    ----------
+    n_vocab : int
+        Length of the logits.
+    softmax : callable
+        ``softmax(x: float32[n], scale: float) -> float32[n]``, the probabilities of x * scale.
+    temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+        As in `slmq.generation.sampling.SamplingParams`, which validates them.
+    logit_bias : mapping of int to float, optional
+        Added to the logits; -inf bans a token.
+    seed : int
+        Key of the random numbers; 0 to 2**64 - 1.
+
+    Attributes
+    ----------
+    draws : int
+        Random numbers consumed so far: one per sampled token, none when greedy.
+    """
+
+    cdef readonly Py_ssize_t n_vocab
+    cdef readonly uint64_t seed
+    cdef readonly uint64_t draws
+    cdef object _softmax, _shifted_array
+    cdef bint _greedy, _biased, _penalised
+    cdef Py_ssize_t _top_k, _n_seen
+    cdef float _scale, _repetition
+    cdef double _presence, _frequency, _top_p, _min_p
+    cdef int32_t[::1] _bias_ids, _block_max, _ids, _members, _seen, _counts
+    cdef float[::1] _biases, _shifted, _adjusted
+    cdef uint32_t[::1] _keys
+    cdef uint64_t[::1] _weights, _heavy
+
+    def __init__(
+        self, Py_ssize_t n_vocab, softmax, *, double temperature=0.0, Py_ssize_t top_k=0,
+        double top_p=1.0, double min_p=0.0, double repetition_penalty=1.0,
+        double presence_penalty=0.0, double frequency_penalty=0.0, logit_bias=None,
+        uint64_t seed=0,
+    ):
+        if not 0 < n_vocab < 2**31:
+            raise ValueError(f"n_vocab: expected 1 to 2**31 - 1, got {n_vocab}")
+        self.n_vocab = n_vocab
+        self.seed = seed
+        self.draws = 0
+        self._softmax = softmax
+        self._greedy = temperature == 0.0
+        self._scale = 0.0 if self._greedy else <float>min(1.0 / temperature, LARGEST_FLOAT)
+        self._top_k = top_k if 0 < top_k < n_vocab else 0
+        self._top_p = top_p
+        self._min_p = min_p
+        self._repetition = <float>repetition_penalty
+        # float32 values: their products with a count are exact in float64, however compiled.
+        self._presence = <float>presence_penalty
+        self._frequency = <float>frequency_penalty
+        self._penalised = (
+            repetition_penalty != 1.0 or presence_penalty != 0.0 or frequency_penalty != 0.0
+        )
+        self._n_seen = 0
+        self._set_bias(logit_bias or {})
+        self._allocate()
+
+    def _set_bias(self, logit_bias):
+        for token in logit_bias:
+            if not 0 <= token < self.n_vocab:
+                raise ValueError(
+                    f"logit_bias: expected token ids from 0 to {self.n_vocab - 1}, got {token}"
+                )
+        self._biased = bool(logit_bias)
+        self._bias_ids = np.array(list(logit_bias), np.int32)
+        self._biases = np.array(list(logit_bias.values()), np.float32)
+
+    def _allocate(self):
+        cdef Py_ssize_t n = self.n_vocab
+        self._block_max = np.empty((n + BLOCK - 1) // BLOCK, np.int32)
+        if self._biased or self._penalised:
+            self._adjusted = np.empty(n, np.float32)
+        if self._penalised:
+            self._seen = np.empty(n, np.int32)
+            self._counts = np.full(n, -1, np.int32)      # -1: not seen, else times generated
+        if not self._greedy:
+            self._ids = np.empty(n, np.int32)
+            self._members = np.empty(n, np.int32)
+            self._keys = np.empty(n, np.uint32)
+            self._shifted_array = np.empty(n, np.float32)
+            self._shifted = self._shifted_array
+            self._weights = np.empty(n, np.uint64)
+            if self._top_p < 1.0:
+                self._heavy = np.empty(n, np.uint64)
+
+    def observe(self, tokens):
+        """Notes the tokens of the prompt, which only the repetition penalty counts."""
+        if self._penalised:
+            for token in tokens:
+                self._note(token, 0)
+
+    def accept(self, token):
+        """Notes a generated token, which all three penalties count."""
+        if self._penalised:
+            self._note(token, 1)
+
+    cdef int _note(self, Py_ssize_t token, int32_t times) except -1:
+        if not 0 <= token < self.n_vocab:
+            raise ValueError(f"token: expected 0 to {self.n_vocab - 1}, got {token}")
+        if self._counts[token] < 0:
+            self._counts[token] = 0
+            self._seen[self._n_seen] = <int32_t>token
+            self._n_seen += 1
+        self._counts[token] += times
+        return 0
+
+    def sample(self, logits):
+        """The next token for these logits; consumes one random number unless greedy.
+
+        Parameters
+        ----------
+        logits : numpy.ndarray
+            float32[n_vocab]; not changed.
+
+        Returns
+        -------
+        int
+            The token id. It is not noted for the penalties: see `accept`.
+
+        Raises
+        ------
+        slmq.Error
+            If a logit is NaN or infinite, or no token is left to choose from.
+        TypeError, ValueError
+            If `logits` is no contiguous float32 vector of this length.
+        """
+        cdef const float[::1] given = _checked(logits, self.n_vocab)
+        cdef const float* x = &given[0]
+        cdef Py_ssize_t best
+        cdef int32_t top, bottom
+        with nogil:
+            if self._biased or self._penalised:
+                x = self._adjust(x)
+            top, bottom = scan(x, self.n_vocab, &self._block_max[0])
+        if top >= PLUS_INFINITY or bottom < MINUS_INFINITY or top == MINUS_INFINITY:
+            raise _unusable(logits)
+        with nogil:
+            best = first_with(x, self.n_vocab, &self._block_max[0], top)
+        return best if self._greedy else self._draw(x, x[best])
+
+    cdef const float* _adjust(self, const float* x) noexcept nogil:
+        """A copy of the logits with bias and penalties applied."""
+        cdef float* y = &self._adjusted[0]
+        cdef Py_ssize_t i, at
+        cdef double value
+        memcpy(y, x, self.n_vocab * sizeof(float))
+        for i in range(self._bias_ids.shape[0]):
+            y[self._bias_ids[i]] += self._biases[i]
+        for i in range(self._n_seen):
+            at = self._seen[i]
+            y[at] = y[at] / self._repetition if y[at] > 0.0 else y[at] * self._repetition
+            if self._counts[at] > 0:
+                value = <double>y[at] - <double>self._counts[at] * self._frequency
+                y[at] = <float>(value - self._presence)
+        return y
+
+    cdef _draw(self, const float* x, float top):
+        """Filters and draws; the GIL is held only for the softmax call."""
+        cdef Py_ssize_t count
+        cdef const float[::1] p
+        cdef uint64_t total, word
+        with nogil:
+            if self._top_k > 0:
+                count = select_top(
+                    x, self.n_vocab, &self._block_max[0], self._top_k, &self._ids[0],
+                    &self._keys[0], &self._members[0],
+                )
+                count = shift(x, &self._ids[0], count, top, self._scale, &self._shifted[0])
+            else:
+                count = shift_all(
+                    x, self.n_vocab, &self._block_max[0], top, self._scale, &self._ids[0],
+                    &self._shifted[0],
+                )
+        p = self._softmax(self._shifted_array[:count], self._scale)
+        if p.shape[0] != count:
+            raise ValueError(f"softmax: expected float32[{count}], got float32[{p.shape[0]}]")
+        with nogil:
+            total = weigh(&p[0], count, &self._weights[0])
+            if self._top_p < 1.0 and total > 0:
+                total = keep_mass(
+                    &p[0], &self._weights[0], count, total, self._top_p, &self._members[0],
+                    &self._keys[0], &self._heavy[0],
+                )
+            if self._min_p > 0.0:
+                total = keep_near_top(&p[0], &self._weights[0], count, self._min_p)
+            word = draw_word(self.seed, self.draws)
+            count = pick(&self._weights[0], count, high_product(word, total))
+        if total == 0:
+            raise Error("softmax gave no token a positive probability")
+        self.draws += 1
+        return self._ids[count]
+
+
+def _unusable(logits):
+    """The error for logits that no token can be chosen from."""
+    if np.isnan(logits).any():
+        count = int(np.isnan(logits).sum())
+        return Error(
+            f"the model produced NaN in {count} of {logits.size} logits; "
+            "its weights are damaged or overflow in this format"
+        )
+    if np.isposinf(logits).any():
+        return Error("the model produced an infinite logit; its weights are damaged or overflow")
+    if np.isneginf(logits).all():
+        return Error("the model ruled out every token: all logits are -inf")
+    return Error(
+        "no token is left to choose from: logit_bias and penalties made a logit infinite "
+        "or banned every token"
+    )

@@ -1,0 +1,373 @@
+"""`slmq.load` and what it returns: a model that answers prompts."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from slmq.engine.prefix import PrefixCache
+from slmq.errors import ContextOverflowError
+from slmq.generation.answer import Answer, Request
+from slmq.generation.results import GenerationResult
+from slmq.generation.sampling import SamplingArgs, SamplingParams
+from slmq.generation.scheduler import Turn
+from slmq.generation.session import ChatSession
+from slmq.generation.stream import TokenStream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Self, Unpack
+
+    from slmq.engine.engine import Engine
+    from slmq.tokenizer import Tokenizer
+
+__all__ = ["Model", "Prompt", "load"]
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    quant: str | None = None,
+    n_ctx: int | None = None,
+    n_threads: int | None = None,
+    kv_dtype: str = "f16",
+    memory: str | None = None,
+    activations: str = "mixed",
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Model:
+    """Load a model, downloading it first if need be.
+
+    Parameters
+    ----------
+    model : str or path
+        Name in the catalogue, hub id ``"org/name"``, folder with a checkpoint, or .gguf file.
+    quant : {"int4", "int8", "f16", "f32"}, optional
+        What float weights become; None keeps them as they are stored.
+    n_ctx : int, optional
+        Most tokens of prompt and answer together; None takes the length the model was made for.
+    n_threads : int, optional
+        Threads; None takes the physical cores that this process may use.
+    kv_dtype : {"f16", "f32", "int8"}
+        Format of the cache of keys and values.
+    memory : {"mmap", "huge", "small"}, optional
+        Where weights lie. "mmap" maps a folder that `slmq convert` wrote: ready at once, shared
+        between processes (the file must not be cut short meanwhile). "huge" and "small" copy or
+        pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is "huge".
+    activations : {"mixed", "exact"}
+        What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
+        and 16 where a group stands out. "exact": 16 everywhere, for twice the products.
+    revision : str, optional
+        Revision of a hub repository.
+    local_files_only : bool
+        Never touch the network.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelNotFoundError
+        If nothing answers to this name.
+    CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
+        If the model is damaged, of a kind that slmq lacks, or cannot be fetched.
+    """
+    import slmq.hub as hub
+    from slmq.engine.opening import open_engine
+
+    found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
+    return Model(
+        open_engine(
+            found.path,
+            name=found.name,
+            quant=quant,
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            kv_dtype=kv_dtype,
+            memory=memory,
+            activations=activations,
+        )
+    )
+
+
+class Model:
+    """A loaded model; made by `slmq.load`.
+
+    A prompt is one of
+
+    - a string: encoded as it stands, with the special tokens that the tokenizer adds (such as
+      BOS), and special tokens written out in it are recognised, as transformers does; no chat
+      template is applied;
+    - a sequence of token ids, used as they are;
+    - a sequence of messages ``{"role": ..., "content": ...}``: the chat template is applied.
+
+    One answer is made at a time: a call from another thread waits, and a call from a thread
+    that has a stream open itself raises slmq.Error. A prompt that begins like the last one
+    reuses its cache; the answer is the same, bit for bit, as without.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turn = Turn()
+        self._cache = PrefixCache(engine)
+        self._caches: weakref.WeakSet[PrefixCache] = weakref.WeakSet([self._cache])
+        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine under this model; calls on it do not wait for their turn."""
+        return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model."""
+        return self._engine.tokenizer
+
+    @property
+    def name(self) -> str:
+        """The name that the model was loaded by."""
+        return self._engine.name
+
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self._engine.n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens that the model knows."""
+        return self._engine.n_vocab
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._turn.closed
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **params: Unpack[SamplingArgs],
+    ) -> GenerationResult:
+        """Answer a prompt.
+
+        Parameters
+        ----------
+        prompt : str, sequence of int, or sequence of mapping
+            Text, token ids or messages: see `Model`.
+        progress : callable, optional
+            Called with (prompt tokens done, prompt tokens in all) while the prompt is read.
+        **params
+            ``max_tokens, temperature, top_k, top_p, min_p, repetition_penalty,
+            presence_penalty, frequency_penalty, logit_bias, seed, stop, ignore_eos, logprobs``:
+            see `slmq.sampling.SamplingParams`.
+
+        Returns
+        -------
+        GenerationResult
+
+        Raises
+        ------
+        ContextOverflowError
+            If prompt and ``max_tokens`` do not fit into the context; nothing is truncated.
+        ValueError, TypeError
+            If the prompt is empty or invalid, a parameter is invalid, or the model is closed.
+        Error
+            If this thread has a stream open, or the model produces NaN.
+        """
+        with self.stream(prompt, progress=progress, **params) as stream:
+            for _ in stream:
+                pass
+        assert stream.result is not None  # a stream that was read to its end has one
+        return stream.result
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **params: Unpack[SamplingArgs],
+    ) -> TokenStream:
+        """Answer a prompt token by token; parameters and errors as in `generate`.
+
+        Invalid arguments raise here; the work begins with the first chunk. Closing the stream,
+        leaving its ``with`` block or dropping it cancels the answer.
+        """
+        return self.stream_from(self._cache, prompt, params, progress=progress)
+
+    def logits(self, prompt: str | Sequence[int]) -> NDArray[np.float32]:
+        """Logits after every token of a text.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            Text (encoded as in `generate`) or token ids.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32[n_tokens, n_vocab]; row i predicts token i + 1.
+
+        Raises
+        ------
+        ContextOverflowError
+            If the text is longer than the context.
+        ValueError, TypeError
+            If the text is empty or invalid, or the model is closed.
+        """
+        self._require_open()
+        ids = self._encode(prompt)
+        self._require_room(len(ids), 0)
+        with self._turn.hold():
+            sequence = self._engine.sequence()
+            try:
+                return self._engine.feed(sequence, ids, logits="all")
+            finally:
+                sequence.close()
+
+    @contextmanager
+    def borrow_engine(self) -> Iterator[Engine]:
+        """The engine, for this thread alone within the block: other answers wait.
+
+        Raises slmq.Error if this thread has a stream open, ValueError if the model is closed.
+        """
+        self._require_open()
+        with self._turn.hold():
+            yield self._engine
+
+    def chat(self, system: str | None = None, **params: Unpack[SamplingArgs]) -> ChatSession:
+        """Begin a conversation.
+
+        Parameters
+        ----------
+        system : str, optional
+            System message.
+        **params
+            Sampling parameters of every answer, unless a turn sets them itself.
+        """
+        self._require_open()
+        cache = PrefixCache(self._engine)
+        self._caches.add(cache)
+        return ChatSession(self, cache, system=system, params=params)
+
+    def close(self) -> None:
+        """Cancel what is running and free weights and caches; later calls raise ValueError."""
+        for stream in list(self._streams):
+            stream.close()
+        if self._turn.closed:
+            return
+        with self._turn.borrow():
+            self._turn.close()
+            for cache in list(self._caches):
+                cache.drop()
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<slmq.Model {self.name!r}, closed>"
+        return f"<slmq.Model {self.name!r}, n_ctx={self.n_ctx}, n_vocab={self.n_vocab}>"
+
+    def stream_from(
+        self,
+        cache: PrefixCache,
+        prompt: Prompt,
+        params: Mapping[str, Any],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        on_finish: Callable[[GenerationResult], None] | None = None,
+    ) -> TokenStream:
+        """`stream` over a cache of the caller's; for sessions. `on_finish` gets the result."""
+        self._require_open()
+        checked = SamplingParams.from_kwargs(params)
+        began_s = time.perf_counter()
+        ids = self._encode(prompt)
+        encode_s = time.perf_counter() - began_s
+        self._require_room(len(ids), 1 if checked.max_tokens is None else checked.max_tokens)
+        request = Request(ids, checked, encode_s, progress, on_finish)
+        stream = TokenStream(Answer(self._engine, self._turn, cache, request))
+        self._streams.add(stream)
+        return stream
+
+    def release(self, cache: PrefixCache) -> None:
+        """Give back the sequence of a cache, between answers."""
+        if not self.closed:
+            with self._turn.borrow():
+                cache.drop()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"the model {self.name!r} is closed")
+
+    def _require_room(self, n_prompt: int, n_answer: int) -> None:
+        if n_prompt + n_answer <= self.n_ctx:
+            return
+        holds = f"the context of {self.name!r} holds {self.n_ctx}"
+        if n_prompt > self.n_ctx:
+            problem, cure = f"the prompt has {n_prompt} tokens, but {holds}", "shorten the prompt"
+        elif n_prompt == self.n_ctx:
+            problem = f"the prompt has {n_prompt} tokens and {holds}: no room is left to answer"
+            cure = "shorten the prompt"
+        else:
+            problem = (
+                f"the prompt has {n_prompt} tokens and max_tokens asks for {n_answer} more, "
+                f"but {holds}"
+            )
+            cure = "lower max_tokens, shorten the prompt"
+        raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any kind; raises for an empty or malformed one."""
+        if isinstance(prompt, np.ndarray):
+            if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
+                shape = ", ".join(map(str, prompt.shape))
+                raise TypeError(f"prompt: expected int[n] token ids, got {prompt.dtype}[{shape}]")
+            prompt = prompt.tolist()
+        if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
+            kind = type(prompt).__name__
+            raise TypeError(f"prompt: expected a str, token ids or messages, got {kind}")
+        if len(prompt) == 0:
+            ids = []
+        elif isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        elif isinstance(prompt[0], Mapping):
+            ids = self.tokenizer.encode_chat(cast("Sequence[Mapping[str, Any]]", prompt))
+        else:
+            ids = self._valid_ids(prompt)
+        if not ids:
+            raise ValueError("prompt: expected at least one token, got an empty prompt")
+        return ids
+
+    def _valid_ids(self, tokens: Sequence[Any]) -> list[int]:
+        for token in tokens:
+            if isinstance(token, bool) or not isinstance(token, Integral):
+                raise TypeError(f"prompt: expected token ids (int), got {type(token).__name__}")
+        ids = [int(token) for token in tokens]
+        for i in ids:
+            if not 0 <= i < self.n_vocab:
+                raise ValueError(
+                    f"prompt: expected token ids from 0 to {self.n_vocab - 1}, got {i}"
+                )
+        return ids

@@ -1,0 +1,96 @@
+"""A checkpoint's weights, read by its family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from slmq.checkpoint import Checkpoint
+from slmq.errors import CheckpointError
+from slmq.models.parts.gguf import Weights
+from slmq.models.registry import family_of
+from slmq.weights.placement import MemoryChoice
+from slmq.weights.reader import WeightReader
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Packed weights of a family, ready to be recorded, any number of times.
+
+    Attributes
+    ----------
+    family : module of slmq.models
+    config : Config of that module
+    weights : Weights
+        What `family.forward` reads.
+    parameters, weight_bytes : int
+    formats : dict of str to int
+        Packed bytes per weight format.
+    memory : MemoryChoice
+    """
+
+    family: Any
+    config: Any
+    weights: Weights
+    parameters: int
+    weight_bytes: int
+    formats: dict[str, int]
+    memory: MemoryChoice
+
+
+@dataclass(frozen=True)
+class OpenedWeights:
+    """A family's reader of a checkpoint, and the configuration: as it is stored, and checked."""
+
+    reader: WeightReader
+    family: Any
+    config: Any
+    raw_config: dict[str, Any]
+
+
+def open_weights(
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    quant: str | None = None,
+    memory: str | None = None,
+    keep: bool = True,
+) -> OpenedWeights:
+    """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`."""
+    family, raw_config = family_of(checkpoint)
+    try:
+        config = family.Config.from_dict(raw_config)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
+    names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
+    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, memory=memory, keep=keep)
+    return OpenedWeights(reader, family, config, raw_config)
+
+
+def load_weights(
+    checkpoint: Checkpoint, *, threads: int, quant: str | None = None, memory: str | None = None
+) -> LoadedWeights:
+    """Packs a checkpoint's weights, or maps or reads those of a native folder.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError
+    ValueError
+        For an unknown `quant` or `memory`.
+    """
+    opened = open_weights(checkpoint, threads=threads, quant=quant, memory=memory)
+    reader = opened.reader
+    return LoadedWeights(
+        opened.family,
+        opened.config,
+        opened.family.load(reader, opened.config),
+        reader.parameters,
+        reader.packed_nbytes,
+        dict(reader.packed_formats),
+        reader.memory,
+    )
+
+
+def _same(name: str) -> str:
+    return name

@@ -1,0 +1,1 @@
+"""Parts that families share; none of them asks which family it serves."""

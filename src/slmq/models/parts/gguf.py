@@ -1,0 +1,115 @@
+"""What model files share: a bag of weights, GGUF name maps, row orders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.models.parts.rope import rope_from_gguf
+from slmq.models.parts.values import config_value
+
+
+class Weights(SimpleNamespace):
+    """Weights by attribute, as `forward` reads them."""
+
+
+@dataclass(frozen=True)
+class GgufMap:
+    """How a GGUF file of one architecture maps to the Hugging Face model.
+
+    Attributes
+    ----------
+    architecture : str
+        The file's `general.architecture`.
+    config : callable
+        Metadata and tensors to a config.json-like dict.
+    names, layer_names : dict
+        Hugging Face module name to GGUF name, without `.weight` and `.bias`; of the model and of
+        `<layers>.<i>` (GGUF: `blk.<i>`).
+    layers : str
+    """
+
+    architecture: str
+    config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    names: Mapping[str, str]
+    layer_names: Mapping[str, str] = field(default_factory=dict)
+    layers: str = "model.layers"
+
+    def name(self, name: str) -> str:
+        """The GGUF tensor name of a Hugging Face tensor, or its own if there is none."""
+        module, _, kind = name.rpartition(".")
+        layer = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", module)
+        if layer is None:
+            return f"{self.names.get(module, module)}.{kind}"
+        return f"blk.{layer[1]}.{self.layer_names[layer[2]]}.{kind}"
+
+
+def interleaved_to_halves(heads: int, head_dim: int) -> npt.NDArray[np.int32]:
+    """Row order that undoes the q/k permutation of llama.cpp's converter.
+
+    GGUF files of the llama architecture store the rows of a head for rope on neighbouring pairs
+    (2i, 2i + 1); our rope rotates halves (i, i + head_dim / 2), as the original weights do.
+    """
+    rows = np.arange(heads * head_dim, dtype=np.int32).reshape(heads, head_dim // 2, 2)
+    return np.ascontiguousarray(rows.transpose(0, 2, 1).reshape(-1))
+
+
+def decoder_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str
+) -> dict[str, Any]:
+    """GGUF metadata of decoders with RMSNorm, as a Hugging Face configuration."""
+    key = f"{architecture}.attention.layer_norm_rms_epsilon"
+    sizes = sizes_from_gguf(metadata, tensors, architecture)
+    return sizes | {"rms_norm_eps": config_value(metadata, key, float)}
+
+
+def sizes_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str
+) -> dict[str, Any]:
+    """GGUF metadata that all decoders have, as a Hugging Face configuration."""
+    a = architecture
+    heads = config_value(metadata, f"{a}.attention.head_count", int)
+    hidden = config_value(metadata, f"{a}.embedding_length", int)
+    embed = tensors.get("token_embd.weight")
+    head_dim = config_value(metadata, f"{a}.attention.key_length", int, hidden // max(heads, 1))
+    rotary = config_value(metadata, f"{a}.rope.dimension_count", int, head_dim)
+    return {
+        "vocab_size": config_value(
+            metadata, f"{a}.vocab_size", int, embed.shape[0] if embed is not None else None
+        ),
+        "hidden_size": hidden,
+        "intermediate_size": config_value(metadata, f"{a}.feed_forward_length", int),
+        "num_hidden_layers": config_value(metadata, f"{a}.block_count", int),
+        "num_attention_heads": heads,
+        "num_key_value_heads": config_value(metadata, f"{a}.attention.head_count_kv", int, heads),
+        "head_dim": head_dim,
+        # Half a channel more, so that no rounding loses one.
+        "partial_rotary_factor": min(1.0, (rotary + 0.5) / max(head_dim, 1)),
+        "max_position_embeddings": config_value(metadata, f"{a}.context_length", int),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        **rope_from_gguf(metadata, a),
+    }
+
+
+DECODER_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}

@@ -1,0 +1,274 @@
+"""Rope frequencies from a configuration, with their scalings.
+
+They depend on the configuration and on `n_ctx`, the most positions that a model is loaded for, and
+on nothing else: a text's length would give one prefix two answers. transformers switches by the
+length of the text for dynamic and longrope, so a text reads there as it does here when `n_ctx` lies
+on the same side of the original context (longrope) or is the text's length (dynamic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.machine.exact import exact_log, exact_pow
+from slmq.models.parts.values import config_count, config_value
+
+F32 = npt.NDArray[np.float32]
+
+LARGEST_HEAD = 65536
+TWO_PI = 6.283185307179586
+LONGROPE = ("longrope", "su")
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", *LONGROPE)
+
+
+class RopeFrequencies(NamedTuple):
+    """Rotate-half rope: angle i of position p is p * frequencies[i].
+
+    Attributes
+    ----------
+    frequencies : float32[rotary / 2]
+    factor : float
+        Multiplies sines and cosines.
+    """
+
+    frequencies: F32
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rope:
+    """What a configuration says of its rope; `at` computes the frequencies.
+
+    Attributes
+    ----------
+    rotary : int
+        Channels of a head that turn, the first ones.
+    base : float
+    kind : str
+        One of `KINDS`.
+    scaling : mapping
+        The kind's own values.
+    positions, original : int
+        Most positions, now and before the context was extended.
+    divisors : tuple of float32[rotary / 2], optional
+        What a GGUF file stores instead of a scaling: divisors up to and beyond `original`.
+    """
+
+    rotary: int
+    base: float
+    kind: str
+    scaling: Mapping[str, Any]
+    positions: int
+    original: int
+    divisors: tuple[F32, F32] | None = None
+
+    def at(self, n_ctx: int) -> RopeFrequencies:
+        """Frequencies of a model that is loaded for `n_ctx` positions."""
+        plain = _plain(self.base, self.rotary)
+        scaled, factor = plain, 1.0
+        if self.kind == "linear":
+            divisor = _positive(self.scaling, "factor")
+            scaled = [f / divisor for f in plain]
+        elif self.kind == "dynamic":
+            scaled = _dynamic(self, n_ctx)
+        elif self.kind == "llama3":
+            scaled = _llama3(plain, self.scaling, self.original)
+        elif self.kind == "yarn":
+            scaled, factor = _yarn(self, plain)
+        elif self.kind in LONGROPE:
+            scaled, factor = _longrope(self, plain, n_ctx)
+        frequencies = np.array(scaled, dtype=np.float32)
+        if self.divisors is not None:
+            frequencies = frequencies / self.divisors[n_ctx > self.original]
+        return RopeFrequencies(frequencies, factor)
+
+    def divided(self, near: F32, far: F32) -> Rope:
+        """The same with a file's divisors, up to and beyond the original context.
+
+        Raises
+        ------
+        CheckpointError
+            If one is not positive.
+        """
+        if min(near.min(), far.min()) <= 0:
+            raise CheckpointError("expected rope divisors > 0")
+        return replace(self, divisors=(near, far))
+
+
+def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
+    """The rope that a Hugging Face configuration asks for.
+
+    Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), and
+    `partial_rotary_factor`. Types: default, linear (Chen et al., 2023), dynamic (NTK-aware, by
+    u/emozilla), llama3 (Llama 3.1), yarn (Peng et al., 2023), longrope, once named su (Ding et
+    al., 2024).
+
+    Raises
+    ------
+    UnsupportedModelError
+        For another scaling type.
+    CheckpointError
+        If a value is missing or makes no sense.
+    """
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise CheckpointError(f"expected rope scaling as an object, found {scaling!r}")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in KINDS:
+        raise UnsupportedModelError(
+            f"rope scaling {kind!r:.80} is not supported; supported are {', '.join(KINDS)}"
+        )
+    base = _either(config, scaling, "rope_theta", 10000.0)
+    if not 0 < base < float("inf"):
+        raise CheckpointError(f"expected a finite rope_theta > 0, found {base}")
+    share = _either(config, scaling, "partial_rotary_factor", 1.0)
+    if not 0 < share <= 1:
+        raise CheckpointError(f"expected partial_rotary_factor within 0..1, found {share}")
+    rotary = int(head_dim * share)
+    if not 2 <= rotary <= LARGEST_HEAD or rotary % 2 != 0:
+        raise CheckpointError(
+            f"expected an even number of rotated channels up to {LARGEST_HEAD}, found {rotary} of "
+            f"a head_dim of {head_dim}"
+        )
+    positions = config_count(config, "max_position_embeddings", 2048)
+    key = "original_max_position_embeddings"
+    # Phi-3 says it outside of the scaling, and that counts.
+    original = config_count(config if config.get(key) is not None else scaling, key, positions)
+    rope = Rope(rotary, base, kind, scaling, positions, original)
+    rope.at(positions)  # what is missing or wrong is said now
+    return rope
+
+
+def rope_from_gguf(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Rope keys of GGUF metadata as a Hugging Face configuration."""
+    prefix = f"{architecture}.rope"
+    scaling: dict[str, Any] = {}
+    kind = config_value(metadata, f"{prefix}.scaling.type", str, "none")
+    if kind != "none":
+        scaling = {"rope_type": kind}
+        for theirs, ours in {
+            "factor": "factor",
+            "original_context_length": "original_max_position_embeddings",
+            "yarn_beta_fast": "beta_fast",
+            "yarn_beta_slow": "beta_slow",
+        }.items():
+            if (value := metadata.get(f"{prefix}.scaling.{theirs}")) is not None:
+                scaling[ours] = value
+    return {
+        "rope_theta": config_value(metadata, f"{prefix}.freq_base", float, 10000.0),
+        "rope_scaling": scaling,
+    }
+
+
+def _either(
+    config: Mapping[str, Any], scaling: Mapping[str, Any], key: str, default: float
+) -> float:
+    """A value of the scaling, or of the configuration around it."""
+    outer = config_value(config, key, float, default)
+    value: float = config_value(scaling, key, float, outer)
+    return value
+
+
+def _positive(scaling: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value: float = config_value(scaling, key, float, default)
+    if not 0 < value < float("inf"):
+        raise CheckpointError(f"expected a finite rope scaling {key} > 0, found {value}")
+    return value
+
+
+def _plain(base: float, rotary: int) -> list[float]:
+    return [1.0 / exact_pow(base, 2 * i / rotary) for i in range(rotary // 2)]
+
+
+def _dynamic(rope: Rope, n_ctx: int) -> list[float]:
+    """A larger base when the model is loaded for more positions than it was made for."""
+    factor = _positive(rope.scaling, "factor")
+    stretch = factor * max(n_ctx, rope.positions) / rope.positions - (factor - 1)
+    if rope.rotary < 4:
+        raise CheckpointError(f"expected a head_dim of 4 for dynamic rope, found {rope.rotary}")
+    return _plain(rope.base * exact_pow(stretch, rope.rotary / (rope.rotary - 2)), rope.rotary)
+
+
+def _llama3(plain: list[float], scaling: Mapping[str, Any], original: int) -> list[float]:
+    """Low frequencies divided by the factor, high ones kept, a ramp between (Llama 3.1)."""
+    factor = _positive(scaling, "factor")
+    low, high = _positive(scaling, "low_freq_factor"), _positive(scaling, "high_freq_factor")
+    if not high > low:
+        raise CheckpointError(
+            f"expected high_freq_factor > low_freq_factor, found {high} and {low}"
+        )
+    scaled = []
+    for frequency in plain:
+        turns = original * frequency / TWO_PI  # within the original context
+        if turns < low:
+            scaled.append(frequency / factor)
+        elif turns > high:
+            scaled.append(frequency)
+        else:
+            smooth = (turns - low) / (high - low)
+            scaled.append((1 - smooth) * frequency / factor + smooth * frequency)
+    return scaled
+
+
+def _yarn(rope: Rope, plain: list[float]) -> tuple[list[float], float]:
+    """Channels that turn often are kept, slow ones divided, a ramp over channels between."""
+    scaling = rope.scaling
+    factor = _positive(scaling, "factor", rope.positions / rope.original)
+    if not rope.base > 1:
+        raise CheckpointError(f"expected rope_theta > 1 for yarn, found {rope.base}")
+
+    def channel(turns: float) -> float:
+        """The pair of channels that turns so often within the original context."""
+        ratio = exact_log(rope.original / (turns * TWO_PI))
+        return rope.rotary * ratio / (2 * exact_log(rope.base))
+
+    low = channel(_positive(scaling, "beta_fast", 32.0))
+    high = channel(_positive(scaling, "beta_slow", 1.0))
+    if config_value(scaling, "truncate", bool, True):
+        low, high = float(np.floor(low)), float(np.ceil(high))
+    low, high = max(low, 0.0), min(high, rope.rotary - 1.0)
+    if low == high:
+        high += 0.001
+    scaled = []
+    for i, frequency in enumerate(plain):
+        ramp = min(max((i - low) / (high - low), 0.0), 1.0)
+        scaled.append(frequency / factor * ramp + frequency * (1 - ramp))
+    return scaled, _yarn_factor(scaling, factor)
+
+
+def _yarn_factor(scaling: Mapping[str, Any], factor: float) -> float:
+    def grown(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * exact_log(factor) + 1.0
+
+    if scaling.get("attention_factor") is not None:
+        return _positive(scaling, "attention_factor")
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return grown(_positive(scaling, "mscale")) / grown(_positive(scaling, "mscale_all_dim"))
+    return grown(1.0)
+
+
+def _longrope(rope: Rope, plain: list[float], n_ctx: int) -> tuple[list[float], float]:
+    """A divisor for every frequency, of two lists: for short and for long contexts."""
+    scaling = rope.scaling
+    lists = [_divisors(scaling, key, len(plain)) for key in ("short_factor", "long_factor")]
+    chosen = lists[n_ctx > rope.original]
+    scaled = [frequency / divisor for frequency, divisor in zip(plain, chosen, strict=True)]
+    if scaling.get("attention_factor") is not None:
+        return scaled, _positive(scaling, "attention_factor")
+    factor = _positive(scaling, "factor", rope.positions / rope.original)
+    if factor <= 1 or rope.original < 2:
+        return scaled, 1.0
+    return scaled, float(np.sqrt(1 + exact_log(factor) / exact_log(float(rope.original))))
+
+
+def _divisors(scaling: Mapping[str, Any], key: str, size: int) -> list[float]:
+    values = config_value(scaling, key, list)
+    if len(values) != size:
+        raise CheckpointError(f"expected {size} values of rope scaling {key}, found {len(values)}")
+    return [_positive({key: value}, key) for value in values]

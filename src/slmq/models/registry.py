@@ -1,0 +1,83 @@
+"""Which file reads which architecture."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slmq.checkpoint import Checkpoint
+from slmq.errors import CheckpointError, UnsupportedModelError
+
+# model_type -> module in slmq.models
+FAMILIES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
+    "gemma3_text": "gemma3_text",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "gptneox": "gpt_neox",  # in GGUF files
+    "llama": "llama",
+    "mistral": "mistral",
+    "phi": "phi",
+    "phi2": "phi",  # in GGUF files
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "stablelm": "stablelm",
+}
+
+
+def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+    """The family module of a checkpoint, and its configuration in Hugging Face's terms.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Names the architecture, the supported ones, the nearest, and how to add one.
+    CheckpointError
+        If the checkpoint does not say what it is.
+    """
+    gguf = checkpoint.kind == "gguf"
+    key = "general.architecture" if gguf else "model_type"
+    architecture = checkpoint.metadata.get(key)
+    if not isinstance(architecture, str):
+        raise CheckpointError(
+            f"expected {key} to name the architecture, found {architecture!r}", file=checkpoint.path
+        )
+    family = family_named(architecture, checkpoint.path)
+    metadata: Mapping[str, Any] = checkpoint.metadata
+    config = family.GGUF.config(metadata, checkpoint.tensors) if gguf else dict(metadata)
+    return family, config
+
+
+def family_named(architecture: str, path: str | Path) -> Any:
+    """The module of an architecture; raises UnsupportedModelError as `family_of`."""
+    if architecture not in FAMILIES:
+        raise unsupported(architecture, path)
+    return importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+
+
+def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
+    """The error for an architecture that has no family: what is near, and what can be done.
+
+    Parameters
+    ----------
+    architecture : str
+        ``model_type`` of a ``config.json`` or ``general.architecture`` of a GGUF file.
+    path : str or Path
+        The model.
+    """
+    name = architecture.lower()
+    # The family that the name begins with says more than one that shares its ending.
+    begun = sorted((family for family in FAMILIES if name.startswith(family)), key=len)
+    nearest = begun[-1:] or difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
+    hint = f"; the nearest is {nearest[0]}" if nearest else ""
+    return UnsupportedModelError(
+        f"architecture {architecture!r:.80} of {path} is not supported; supported are "
+        f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file: "
+        f"docs/adding-a-model.md shows how to add one"
+    )

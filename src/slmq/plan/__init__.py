@@ -1,0 +1,1 @@
+"""The recorded forward pass: a straight list of steps over static buffers."""

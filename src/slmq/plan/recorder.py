@@ -1,0 +1,223 @@
+"""The recording facade over the native plan: typed handles, readable shapes, live buffers.
+
+A model's `forward` runs once with a `Recorder`; every call appends one step and returns a `Handle`.
+When Python drops a handle, its buffer is free for later steps: reference counting is the liveness
+analysis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.formats import FORMATS, padded
+from slmq.plan.handle import Handle, Rope, _Buffer
+
+if TYPE_CHECKING:
+    from slmq.plan.linear import Linear
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+class Recorder:
+    """Records a model's forward pass into a native plan. `p` in model files.
+
+    Parameters
+    ----------
+    plan : _native.Plan
+    activations : {"a8o16g32", "a16g32", "a8g32"}
+        What inputs of integer weights are rounded to.
+    n_ctx : int
+        Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
+    """
+
+    def __init__(self, plan: _native.Plan, activations: str = "a8o16g32", n_ctx: int = 1) -> None:
+        self.n_ctx = n_ctx
+        self._plan = plan
+        self._activations = activations
+        self._scope: list[str] = []
+        self._logits: Handle | None = None
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names the steps recorded inside, for printing and profiling."""
+        self._scope.append(name)
+        self._plan.scope(".".join(self._scope))
+        yield
+        self._scope.pop()
+        self._plan.scope(".".join(self._scope))
+
+    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
+        """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`.
+
+        `positions` are learned: the row of a token's position is added.
+
+        Raises
+        ------
+        ValueError
+            If the model is loaded for more positions than were learned.
+        """
+        if positions is not None and self.n_ctx > positions.n:
+            raise ValueError(
+                f"n_ctx: expected at most {positions.n}, the positions that this model has "
+                f"learned, got {self.n_ctx}"
+            )
+        if positions is not None and (weight.columns is not None or positions.columns is not None):
+            raise ValueError("learned positions need embeddings with their columns in order")
+        learned = None if positions is None else positions.matrix
+        x = Handle(self._own(self._plan.embed(weight.matrix, scale, learned)), 0, weight.k)
+        if weight.columns is None:
+            return x
+        return self.gather(x, np.argsort(weight.columns).astype(np.int32))
+
+    def gather(self, x: Handle, columns: I32) -> Handle:
+        """Column c of the result is column columns[c] of x: float32[m, len(columns)].
+
+        `linear` and its kin record it for weights that are stored with their columns in another
+        order; a second call with the same order gives the same handle.
+        """
+        key = columns.tobytes()
+        if key not in x._gathered:
+            number = self._plan.gather(x.slice, columns)
+            x._gathered[key] = Handle(self._own(number), 0, len(columns))
+        return x._gathered[key]
+
+    def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
+        """x / sqrt(mean(x^2) + eps) * weight (+ add), row by row (Zhang and Sennrich, 2019)."""
+        number = self._plan.rmsnorm(x.slice, weight, eps, None if add is None else add.slice)
+        return Handle(self._own(number), 0, x.width)
+
+    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+        """`rmsnorm` of every head by itself: heads of len(weight) channels, one weight for all."""
+        number = self._plan.head_norm(x.slice, weight, eps)
+        return Handle(self._own(number), 0, x.width)
+
+    def layernorm(
+        self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
+    ) -> Handle:
+        """(x - mean) / sqrt(variance + eps) * weight (+ bias), row by row (Ba et al., 2016).
+
+        `norm` is weight and bias. With `head_dim` every head of so many channels by itself, and
+        they have the values of all heads.
+        """
+        weight, bias = norm
+        number = self._plan.layernorm(x.slice, weight, bias, head_dim or x.width, eps)
+        return Handle(self._own(number), 0, x.width)
+
+    def linear(
+        self,
+        x: Handle,
+        weights: Linear | Sequence[Linear],
+        add: Handle | None = None,
+        activation: str | None = None,
+        softcap: float = 0.0,
+    ) -> Handle:
+        """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them.
+
+        `activation` of the result, without a step in between: "gelu", "gelu_tanh" (Hendrycks and
+        Gimpel, 2016; its tanh approximation), "relu" or "silu". With `softcap` > 0 every y of that
+        becomes softcap * tanh(y / softcap).
+        """
+        listed = [weights] if not isinstance(weights, Sequence) else list(weights)
+        number = self._plan.linear(
+            [self._operand(x, w) for w in listed],
+            [(w.matrix, w.bias) for w in listed],
+            None if add is None else add.slice,
+            activation,
+            softcap,
+        )
+        parts, offset, width = [], 0, 0
+        for w in listed:
+            parts.append((offset, w.n))
+            width = offset + w.n
+            offset += padded(w.n, 32)
+        return Handle(self._own(number), 0, width, tuple(parts) if len(parts) > 1 else ())
+
+    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        """silu(x @ gate.T) * (x @ up.T) (Shazeer, 2020), without a step in between."""
+        number = self._plan.swiglu(
+            [self._operand(x, gate), self._operand(x, up)],
+            (gate.matrix, gate.bias),
+            (up.matrix, up.bias),
+        )
+        return Handle(self._own(number), 0, gate.n)
+
+    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        """gelu(x @ gate.T) * (x @ up.T), gelu by its tanh approximation (Shazeer, 2020)."""
+        number = self._plan.geglu(
+            [self._operand(x, gate), self._operand(x, up)],
+            (gate.matrix, gate.bias),
+            (up.matrix, up.bias),
+        )
+        return Handle(self._own(number), 0, gate.n)
+
+    def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
+        """Angles position * frequency for rotate-half rope (Su et al., 2021); once per run."""
+        number = self._plan.rope(frequencies, factor)
+        rotary = 2 * len(frequencies)
+        return Rope(Handle(self._own(number), 0, rotary), rotary)
+
+    def attention(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        *,
+        head_dim: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+        softcap: float = 0.0,
+    ) -> Handle:
+        """Causal attention of q over all cached positions; rotates q and k, appends k and v.
+
+        Query heads share KV heads in order (GQA, Ainslie et al., 2023). `window` > 0 limits a
+        query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim). `softcap` > 0
+        lets a scaled score s count as softcap * tanh(s / softcap) (Gemma 2, 2024).
+        """
+        number = self._plan.attention(
+            q.slice,
+            k.slice,
+            v.slice,
+            -1 if rope is None else rope.handle.slice[0],
+            heads=q.width // head_dim,
+            kv_heads=k.width // head_dim,
+            head_dim=head_dim,
+            rotary=0 if rope is None else rope.rotary,
+            scale=float(head_dim) ** -0.5 if scale is None else scale,
+            window=window,
+            softcap=softcap,
+        )
+        return Handle(self._own(number), 0, q.width)
+
+    def select(self, x: Handle) -> Handle:
+        """The rows whose logits the run asks for."""
+        number = self._plan.select(x.slice)
+        return Handle(self._own(number), 0, x.width)
+
+    def finish(self, logits: Handle) -> None:
+        """Ends the recording; `logits` stays readable."""
+        self._logits = logits
+        self._plan.finish(logits.slice[0])
+
+    def _own(self, number: int) -> _Buffer:
+        return _Buffer(self._plan, number)
+
+    def _operand(self, x: Handle, weight: Linear) -> int:
+        """The buffer that a weight reads: columns in its order; integers for integer weights."""
+        if weight.columns is not None:
+            x = self.gather(x, weight.columns)
+        if not FORMATS[weight.matrix.format].quantized:
+            if x.offset != 0:
+                raise ValueError("float weights need all columns of a buffer")
+            return x.slice[0]
+        if x._quantized is None:
+            number = self._plan.quantize(x.slice, self._activations)
+            x._quantized = self._own(number)
+        return x._quantized.number

@@ -1,0 +1,1 @@
+"""Speed beside the machine's own limits: bench, profile, and published shapes."""

@@ -1,0 +1,267 @@
+"""Published models with random weights, built in memory: speed without a download.
+
+A shape is the configuration of a model in the catalogue, and its own family records it: the same
+matrices, norms, windows and biases, the same steps. What such a model says is noise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.errors import Error
+from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
+from slmq.hub.catalogue import nearest
+from slmq.machine.memory import available_memory_bytes
+from slmq.models.loading import LoadedWeights
+from slmq.models.registry import family_named
+from slmq.plan.linear import Linear
+from slmq.speed.configs import CONFIGS
+from slmq.weights.placement import MemoryChoice
+from slmq.weights.reader import WeightReader
+from slmq.weights.rows import Rows
+
+__all__ = ["SHAPES", "Shape", "Wanted", "random_blocks", "random_weights", "shape_named"]
+
+SLAB_BYTES = 64 << 20
+RANDOM_BYTES = 16 << 20
+ALIGNMENT = 64
+WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
+RUNNING_BYTES = 1 << 30  # buffers, cache, and what the probes of the machine read
+
+
+class Wanted(NamedTuple):
+    """A weight that a family asks its reader for: a matrix [n, k], or a vector of n (k is 0).
+
+    `floats`: a matrix that stays float16 where others become integers.
+    """
+
+    name: str
+    n: int
+    k: int
+    floats: bool = False
+
+    def format(self, fmt: Format) -> Format:
+        """What it is packed to when the others are packed to `fmt`."""
+        return FORMATS["f16"] if self.floats and fmt.quantized else fmt
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model without its weights.
+
+    Attributes
+    ----------
+    name : str
+    config : mapping
+        As config.json, with its `model_type`.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+
+    def weights(self) -> list[Wanted]:
+        """What its family reads, in that order; errors as of a file with this configuration."""
+        reader = _Counter()
+        _load(self, reader)
+        return reader.wanted
+
+    def parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(w.n * max(w.k, 1) for w in self.weights())
+
+    def packed_bytes(self, fmt: Format) -> int:
+        """Bytes of all packed matrices."""
+        matrices = [w for w in self.weights() if w.k]
+        return sum(_native.packed_bytes(w.format(fmt).name, w.n, w.k) for w in matrices)
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {name: Shape(name, config) for name, config in CONFIGS.items()}
+)
+
+
+def shape_named(name: str) -> Shape:
+    """The shape of that name, or the only one that begins so.
+
+    Raises
+    ------
+    ValueError
+        If there is none; names those that are near.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    starts = [known for known in SHAPES if name and known.startswith(name)]
+    if len(starts) == 1:
+        return SHAPES[starts[0]]
+    near = starts or nearest(name, SHAPES)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {name!r}{hint}")
+
+
+def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -> LoadedWeights:
+    """Weights of a shape, random, packed, the same for the same seed.
+
+    Parameters
+    ----------
+    name : str
+        One of `SHAPES`, or the start of only one.
+    weight_format : str
+        A stored format (one of `slmq.formats.FORMATS`) or "int4", "int8".
+
+    Raises
+    ------
+    ValueError
+        For another shape or format.
+    Error
+        If the weights do not fit into the memory that is free.
+    """
+    shape, fmt = shape_named(name), format_named(weight_format)
+    need, free = shape.packed_bytes(fmt) + RUNNING_BYTES, available_memory_bytes()
+    if free is not None and need > free:
+        raise Error(
+            f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory to run, "
+            f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format of fewer bits"
+        )
+    return build_weights(shape, fmt, seed)
+
+
+def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
+    """`random_weights` of a shape that needs no name."""
+    source = _RandomReader(fmt, seed)
+    family, config, weights = _load(shape, source)
+    return LoadedWeights(
+        family,
+        config,
+        weights,
+        source.parameters,
+        source.nbytes.total(),
+        dict(source.nbytes),
+        MemoryChoice("huge", "random"),
+    )
+
+
+def _load(shape: Shape, reader: _Counter) -> tuple[Any, Any, Any]:
+    """The family's module, its checked configuration, and what its load() returns."""
+    family = family_named(shape.config["model_type"], shape.name)
+    config = family.Config.from_dict(dict(shape.config))
+    # It has the methods that a family's load() uses, over no file.
+    return family, config, family.load(cast("WeightReader", reader), config)
+
+
+class _Counter:
+    """Stands where a WeightReader stands, over no file, and notes what it is asked for."""
+
+    checkpoint = SimpleNamespace(kind="safetensors")
+
+    def __init__(self) -> None:
+        self.wanted: list[Wanted] = []
+
+    def has(self, _name: str) -> bool:
+        return True
+
+    def vector(self, name: str, size: int, rows: Rows | None = None) -> npt.NDArray[np.float32]:
+        self.wanted.append(Wanted(name if rows is None else rows.name(name, size), size, 0))
+        return np.ones(size, np.float32)
+
+    def linear(
+        self,
+        name: str,
+        n: int,
+        k: int,
+        *,
+        bias: str | None = None,
+        order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
+        floats: bool = False,
+    ) -> Linear:
+        if order is not None:
+            raise ValueError("shapes have no row orders")
+        wanted = Wanted(name if rows is None else rows.name(name, n), n, k, floats)
+        self.wanted.append(wanted)
+        values = None if bias is None else self.vector(bias, n, rows) * np.float32(0)
+        return Linear(self._matrix(wanted), values)
+
+    def _matrix(self, wanted: Wanted) -> _native.Matrix:
+        return cast("_native.Matrix", SimpleNamespace(n=wanted.n, k=wanted.k))
+
+
+class _RandomReader(_Counter):
+    """Makes up what it is asked for."""
+
+    def __init__(self, fmt: Format, seed: int) -> None:
+        super().__init__()
+        self._fmt = fmt
+        self._seed = seed
+        self._random: dict[str, npt.NDArray[np.uint8]] = {}
+        self._slab = np.empty(0, np.uint8)
+        self.nbytes: Counter[str] = Counter()
+
+    @property
+    def parameters(self) -> int:
+        return sum(w.n * max(w.k, 1) for w in self.wanted)
+
+    def _matrix(self, wanted: Wanted) -> _native.Matrix:
+        fmt, n, k = wanted.format(self._fmt), wanted.n, wanted.k
+        if fmt.name not in self._random:
+            self._random[fmt.name] = random_blocks(fmt, np.random.default_rng(self._seed))
+        random, packed = self._random[fmt.name], self._take(_native.packed_bytes(fmt.name, n, k))
+        for start in range(0, len(packed), len(random)):
+            part = packed[start : start + len(random)]
+            part[:] = random[: len(part)]
+        self.nbytes[fmt.name] += len(packed)
+        return _native.Matrix.from_packed(fmt.name, n, k, packed)
+
+    def _take(self, count: int) -> npt.NDArray[np.uint8]:
+        """Aligned bytes out of a large allocation, which NumPy asks 2 MiB pages for."""
+        if len(self._slab) < count:
+            slab = np.empty(max(count, SLAB_BYTES) + ALIGNMENT, np.uint8)
+            self._slab = slab[-slab.ctypes.data % ALIGNMENT :]
+        taken: npt.NDArray[np.uint8] = self._slab[:count]
+        self._slab = self._slab[count + -count % ALIGNMENT :]
+        return taken
+
+
+def random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Some pairs of tiles with their scales: random weights around 0, of a plausible size.
+
+    Returns
+    -------
+    uint8[bytes], about 16 MiB of whole pair-groups.
+    """
+    count = RANDOM_BYTES // fmt.run_bytes
+    if not fmt.quantized:
+        dtype = np.float16 if fmt.name == "f16" else np.float32
+        size = fmt.run_bytes // np.dtype(dtype).itemsize
+        values = rng.standard_normal((count, size), np.float32) * np.float32(WEIGHT_STD)
+        stored: npt.NDArray[np.uint8] = values.astype(dtype).view(np.uint8)
+        return stored.reshape(-1)
+    return pack_parts(_random_parts(fmt, PAIR_ROWS, count * fmt.run * GROUP, rng), fmt)
+
+
+def _random_parts(fmt: Format, n: int, k: int, rng: np.random.Generator) -> Parts:
+    """Codes of one size are as frequent as others, and stand for weights around 0."""
+    levels = 1 << fmt.bits
+    # An int8 weight is stored plus 128 and is never -128.
+    codes = rng.integers(1 if fmt.name == "q8g32s" else 0, levels, (n, k), np.uint8)
+    step = WEIGHT_STD * np.sqrt(12) / levels
+    shared = (n, k // (fmt.run * GROUP))
+    sizes = rng.uniform(0.5, 1.5, shared) * step
+    middle = (levels - 1) / 2
+    if fmt.two_level:
+        factors = rng.integers(8, 16, (n, k // GROUP * fmt.parts)).astype(np.int8)
+        d = (sizes / 12).astype(np.float16)
+        if not fmt.offset:
+            return Parts(codes, factors, None, d)
+        return Parts(codes, factors, factors, d, (sizes / 12 * middle).astype(np.float16))
+    scales = sizes.astype(np.float16)
+    if fmt.offset == "zero":
+        return Parts(codes, scales, np.full(shared, 8, np.uint8))
+    return Parts(codes, scales, (-middle * sizes).astype(np.float16) if fmt.offset else None)

@@ -1,0 +1,1 @@
+"""Checkpoint tensors to packed weights, and where they are placed in memory."""

@@ -1,0 +1,338 @@
+"""Checkpoint tensors to packed matrices."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+import slmq.formats as formats
+from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint, TensorInfo
+from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, DecodedTensor, decode, decoded_tensors
+from slmq.checkpoint.packed_folder import COLUMNS
+from slmq.errors import CheckpointError
+from slmq.plan.linear import Linear
+from slmq.weights.placement import PackedFile, choose_memory
+from slmq.weights.rows import Rows
+
+F32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+I32 = npt.NDArray[np.int32]
+
+# What a stored type becomes when nothing else is asked for: the format that keeps every bit (bf16
+# has no kernel of its own; float16 holds trained weights' range with more precision).
+KEPT = {
+    "f32": "f32",
+    "f16": "f16",
+    "bf16": "f16",
+    "q4_0": "q4g32s",
+    "q4_1": "q4g32a",
+    "q8_0": "q8g32s",
+    **BLOCK_FORMATS,
+}
+FLOATS = ("f32", "f16", "bf16")
+
+
+log = logging.getLogger("slmq")
+
+
+class WeightReader:
+    """Reads a checkpoint's tensors by name, checks shapes, packs linear weights.
+
+    Weights of a native folder are packed already: they are mapped or read.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    names : callable
+        Maps the model file's (Hugging Face) tensor name to the stored name.
+    quant : str, optional
+        "int4", "int8", "f16", "f32" or another format of `formats.ROUNDED`: what weights become.
+        None keeps them as stored. Quantized tensors of a checkpoint are kept bit by bit unless
+        `quant` is given; values that no format of ours holds are rounded to float16, which a
+        warning of the logger "slmq" says.
+    threads : int
+        Threads that pack or read.
+    memory : {"mmap", "huge", "small"}, optional
+        Where the packed weights lie: see `slmq.memory`.
+    keep : bool
+        Whether all weights are kept, as a model keeps them: they then lie in one piece of memory.
+    progress : callable, optional
+        Called with the bytes done and their total after every tensor.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor cannot be packed, or not as `quant` says.
+    ValueError
+        For an unknown `quant` or `memory`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        names: Callable[[str], str] = lambda name: name,
+        *,
+        quant: str | None = None,
+        threads: int = 1,
+        memory: str | None = None,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._names = names
+        self._quant = None if quant is None else formats.format_named(quant).name
+        if checkpoint.kind != NATIVE and self._quant not in (None, *formats.ROUNDED):
+            known = ", ".join([*formats.USER_FORMATS, *formats.ROUNDED])
+            raise ValueError(
+                f"quant: expected a format to round to, one of {known}; {self._quant} only holds "
+                f"what was quantized elsewhere"
+            )
+        self._threads = threads
+        self._progress = progress
+        self._done = 0
+        self._total = sum(t.nbytes for t in checkpoint.tensors.values())
+        self._decoded = decoded_tensors(checkpoint)
+        self.memory = choose_memory(memory, checkpoint)
+        self._packed: PackedFile | None = None
+        self._arena: _native.Arena | None = None
+        if isinstance(checkpoint, NativeCheckpoint):
+            self._packed = PackedFile(checkpoint, self.memory.memory, threads)
+        elif keep:
+            # Never more than every two-dimensional tensor packed. What is not used costs nothing.
+            self._arena = _native.Arena(self._upper_bound(), self.memory.memory == "huge")
+        self.packed_nbytes = 0
+        self.packed_formats: Counter[str] = Counter()
+        self.parameters = 0
+        self._rounded: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds this tensor."""
+        stored = self._names(name)
+        return stored in self.checkpoint.tensors or stored in self._decoded
+
+    def vector(self, name: str, size: int, rows: Rows | None = None) -> F32:
+        """A float32[size] tensor: norms and biases; with `rows` a part of a stored one."""
+        if rows is not None and self.checkpoint.kind == NATIVE:
+            name, rows = rows.name(name, size), None
+        info = self._info(name)
+        stored = size if rows is None else rows.stored
+        # llama.cpp stacks the norms of heads.
+        if self.checkpoint.kind != "gguf" or math.prod(info.shape) != stored:
+            self._check_shape(info, (stored,))
+        if info.dtype not in FLOATS:
+            raise self._error(info, f"expected f32, f16 or bf16, found {info.dtype}")
+        raw = self.checkpoint.raw(info.name)
+        if info.dtype == "f32":
+            values = raw.view("<f4").astype(np.float32)
+        elif info.dtype == "f16":
+            values = raw.view("<f2").astype(np.float32)
+        else:
+            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        if not np.isfinite(values).all():
+            raise self._error(info, "expected finite weights, found NaN or infinity")
+        self._finish(info)
+        return values if rows is None else self._layout(rows).of(values, size)
+
+    def linear(
+        self,
+        name: str,
+        n: int,
+        k: int,
+        *,
+        bias: str | None = None,
+        order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
+        floats: bool = False,
+    ) -> Linear:
+        """A packed weight [n, k]; row r of it is row order[r] of the checkpoint's.
+
+        With `rows` it is a part of a stored matrix of `rows.stored` rows. With `floats` it stays
+        what it is where `quant` would make integers of it: positions, which are added.
+
+        Raises
+        ------
+        CheckpointError
+            If the tensor is missing, has another shape or type, or holds NaN or infinity.
+        """
+        info = self._part(name, n, k, rows)
+        fmt = self._format(info, floats)
+        columns = self._columns(info, fmt)
+        if self._packed is not None:
+            if order is not None:
+                raise ValueError("the rows of a packed matrix cannot be reordered")
+            matrix = self._packed.matrix(info.name)
+        else:
+            matrix = self._pack(info, fmt, order, rows or Rows(0, n), n, k)
+        self.packed_nbytes += matrix.nbytes
+        self.packed_formats[fmt] += matrix.nbytes
+        self._finish(info, n * k)
+        if columns is not None and self._packed is not None:
+            self._done += columns.nbytes
+        bias_values = None
+        if bias is not None:
+            bias_values = self.vector(bias, n, rows)
+            if order is not None:
+                bias_values = bias_values[order]
+        return Linear(matrix, bias_values, columns)
+
+    def format_of(
+        self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
+    ) -> str:
+        """The format that `linear` gives a weight; raises as it does for a wrong shape or type."""
+        return self._format(self._part(name, n, k, rows), floats)
+
+    def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> I32 | None:
+        """The order of columns that `linear` gives a weight; raises as `format_of`."""
+        info = self._part(name, n, k, rows)
+        return self._columns(info, self._format(info))
+
+    def _part(self, name: str, n: int, k: int, rows: Rows | None) -> TensorInfo:
+        """The stored tensor that holds a weight."""
+        if rows is not None and self.checkpoint.kind == NATIVE:
+            name, rows = rows.name(name, n), None
+        info = self._info(name)
+        if rows is None:
+            self._check_shape(info, (n, k))
+        elif self._layout(rows).transposed:
+            self._check_shape(info, (k, rows.stored))
+        else:
+            self._check_shape(info, (rows.stored, k))
+        return info
+
+    def _layout(self, rows: Rows) -> Rows:
+        """As this checkpoint stores them: only folders of safetensors keep a model's own layout."""
+        folder = self.checkpoint.kind == "safetensors"
+        return rows if folder else Rows(rows.first, rows.stored)
+
+    def _pack(
+        self,
+        info: TensorInfo,
+        fmt: str,
+        order: npt.NDArray[np.int32] | None,
+        rows: Rows,
+        n: int,
+        k: int,
+    ) -> _native.Matrix:
+        rows, weight = self._layout(rows), self._decoded.get(info.name)
+        if weight is not None and rows.transposed:
+            raise self._error(info, "quantized weights that are stored transposed are not read")
+        try:
+            if weight is not None and weight.kept == fmt:
+                wanted = rows.of(np.arange(info.shape[0]), n)
+                return weight.pack(wanted, order, self._arena, self._threads)
+            source, raw = self._rows(info, weight, rows, n)
+            return _native.Matrix.pack(source, raw, n, k, fmt, order, self._arena, self._threads)
+        except ValueError as error:
+            raise self._error(info, str(error)) from None
+
+    def _rows(
+        self, info: TensorInfo, weight: DecodedTensor | None, rows: Rows, n: int
+    ) -> tuple[str, npt.NDArray[np.uint8]]:
+        """Rows of a weight as bytes of a type that the packer reads."""
+        if weight is None:
+            raw = self.checkpoint.raw(info.name)
+            if rows.transposed:
+                wide = "<u4" if info.dtype == "f32" else "<u2"
+                columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
+                return info.dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
+            return info.dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
+        if self._quant is None and info.dtype not in self._rounded:
+            self._rounded.add(info.dtype)
+            log.warning(
+                "%s: no packed format holds these weights of type %s; their values are rounded to "
+                "float16 (by 2^-11 at most)",
+                self.checkpoint.path,
+                info.dtype,
+            )
+        if rows.heads == 0:
+            values = decode(weight, self._threads, (rows.first, rows.first + n))
+        else:
+            values = np.ascontiguousarray(rows.of(decode(weight, self._threads), n))
+        return "f32", values.reshape(-1).view(np.uint8)
+
+    def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
+        """The order of a packed weight's columns, None if they are as they were."""
+        if self._packed is None:
+            weight = self._decoded.get(info.name)
+            return None if weight is None or weight.kept != fmt else weight.columns
+        order = self.checkpoint.tensors.get(info.name + COLUMNS)
+        if order is None:
+            return None
+        k = info.shape[1]
+        if order.dtype != "i32" or order.shape != (k,):
+            raise self._error(order, f"expected i32 [{k}], found {order.dtype} {list(order.shape)}")
+        columns: I32 = self.checkpoint.raw(order.name).view("<i4").astype(np.int32)
+        if not np.array_equal(np.sort(columns), np.arange(k)):
+            raise self._error(order, f"expected every column 0..{k - 1} once")
+        return columns
+
+    def _upper_bound(self) -> int:
+        stored = {t.name: t for t in self.checkpoint.tensors.values() if t.dtype in KEPT}
+        stored |= {name: weight.info for name, weight in self._decoded.items()}
+        return sum(
+            # A fused matrix is read in up to three parts, each filled up to 32 rows.
+            _native.packed_bytes(self._format(info), info.shape[0] + 3 * 32, info.shape[1])
+            for info in stored.values()
+            if len(info.shape) == 2 and min(info.shape) > 0
+        )
+
+    def _info(self, name: str) -> TensorInfo:
+        stored = self._names(name)
+        weight = self._decoded.get(stored)
+        info = self.checkpoint.tensors.get(stored) if weight is None else weight.info
+        if info is None:
+            raise CheckpointError(
+                f"tensor {stored!r} is missing; the file does not hold the model it describes",
+                file=self.checkpoint.path,
+            )
+        return info
+
+    def _format(self, info: TensorInfo, floats: bool = False) -> str:
+        """What a weight is packed to."""
+        if self.checkpoint.kind == NATIVE:
+            if self._quant not in (None, info.dtype):
+                raise self._error(
+                    info,
+                    f"packed as {info.dtype}, and {self._quant} was asked for; convert the model "
+                    f"it came from once more",
+                )
+            return info.dtype
+        weight = self._decoded.get(info.name)
+        if weight is not None:
+            kept = weight.kept or "f16"
+            return kept if floats else self._quant or kept
+        if info.dtype not in KEPT:
+            known = ", ".join(KEPT)
+            raise self._error(
+                info, f"expected a tensor of type {known}; {info.dtype} is not supported"
+            )
+        if floats and self._quant not in (None, "f16", "f32"):
+            return KEPT[info.dtype]
+        return self._quant or KEPT[info.dtype]
+
+    def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
+        if tuple(info.shape) != shape:
+            raise self._error(info, f"expected shape {list(shape)}, found {list(info.shape)}")
+
+    def _error(self, info: TensorInfo, message: str) -> CheckpointError:
+        return CheckpointError(message, file=self.checkpoint.path, tensor=info.name)
+
+    def _finish(self, info: TensorInfo, count: int | None = None) -> None:
+        """Notes that a tensor, or `count` values of it, is read."""
+        weight = self._decoded.get(info.name)
+        if self._packed is None:
+            for part in (info.name,) if weight is None else weight.parts:
+                self.checkpoint.release(part)
+        size = math.prod(info.shape)
+        read = size if count is None else count
+        self.parameters += read
+        self._done += info.nbytes * read // max(size, 1)
+        if self._progress is not None:
+            self._progress(self._done, self._total)

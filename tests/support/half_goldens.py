@@ -1,0 +1,56 @@
+"""Make half.npz beside goldens.npz: the logits of the same model in float16.
+
+make_goldens.py does so for what it makes; for goldens that are there, in the same environment::
+
+    python tests/support/half_goldens.py [FAMILY ...]
+
+The reference is transformers with every matrix rounded to float16 and with a cache that rounds the
+keys and values that it takes, computed in float32: the roundings of the format, and no others.
+Stored are float16[m, vocab] differences from the float32 logits, rounding_0 and rounding_1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from golden import GOLDENS, read_golden
+from transformers import AutoModelForCausalLM, DynamicCache
+
+
+class HalfCache(DynamicCache):
+    """Keys and values as float16 holds them."""
+
+    def update(self, keys: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        """Round and store; returns all that is stored, as float32."""
+        return super().update(keys.half().float(), values.half().float(), *args, **kwargs)
+
+
+def write_half(folder: Path) -> None:
+    """half.npz of a golden's folder."""
+    golden = read_golden(folder.parent.name, folder.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    model.train(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(parameter.half().float())
+    roundings: dict[str, Any] = {}
+    for i, (tokens, exact) in enumerate(zip(golden.tokens, golden.logits, strict=True)):
+        with torch.no_grad():
+            ids, cache = torch.tensor([tokens]), HalfCache(config=model.config)
+            rounded = model(ids, past_key_values=cache).logits[0].numpy()
+        roundings[f"rounding_{i}"] = (rounded - exact).astype(np.float16)
+    np.savez_compressed(folder / "half.npz", **roundings)
+
+
+if __name__ == "__main__":
+    for family in sys.argv[1:] or sorted(p.name for p in GOLDENS.iterdir()):
+        for path in sorted((GOLDENS / family).glob("*/goldens.npz")):
+            write_half(path.parent)
+            print(path.parent)
