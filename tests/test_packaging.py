@@ -23,7 +23,7 @@ from places import ROOT
 
 import slmq
 
-COMPILED = ("_native", "_sampling")
+COMPILED = {"_native": "slmq", "_sampling": "slmq.generation"}  # and their package
 MODULES = (".so", ".pyd")
 BASE_DEPENDENCIES = {"numpy", "tokenizers", "jinja2", "huggingface-hub", "typer", "rich"}
 SYSTEM_LIBRARIES = {"c", "m", "stdc++", "gcc_s", "pthread", "dl", "rt"}
@@ -53,7 +53,9 @@ def shipped(distribution: importlib.metadata.Distribution) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def modules() -> dict[str, Path]:
     """Where Python finds our compiled modules."""
-    specs = {name: importlib.util.find_spec(f"slmq.{name}") for name in COMPILED}
+    specs = {
+        name: importlib.util.find_spec(f"{package}.{name}") for name, package in COMPILED.items()
+    }
     return {name: Path(spec.origin) for name, spec in specs.items() if spec and spec.origin}
 
 
@@ -114,7 +116,7 @@ def test_types_and_stubs_are_shipped(shipped: dict[str, Path]) -> None:
     assert "slmq/py.typed" in shipped
     compiled = {Path(name).name.partition(".")[0] for name in shipped if name.endswith(MODULES)}
     assert compiled == set(COMPILED)
-    assert {f"slmq/{name}.pyi" for name in COMPILED} <= shipped.keys()
+    assert {f"{p.replace('.', '/')}/{name}.pyi" for name, p in COMPILED.items()} <= shipped.keys()
 
 
 def test_wheel_holds_nothing_but_the_package(shipped: dict[str, Path]) -> None:

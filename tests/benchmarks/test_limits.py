@@ -9,8 +9,6 @@ from types import ModuleType
 import pytest
 from programs import load_program, needs_programs
 
-from slmq.speed import bench as b
-
 pytestmark = needs_programs
 
 
@@ -19,8 +17,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, with a shape in place of the large one."""
     module = load_program("limits", monkeypatch, positions=40)
     monkeypatch.setattr(module, "LARGE", "small")
-    monkeypatch.setattr(b, "PROBE_BYTES", 4 << 20)
-    monkeypatch.setattr(b, "PROBE_S", 0.01)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_BYTES", 4 << 20)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_S", 0.01)
     return module
 
 

@@ -174,12 +174,13 @@ def test_stress_of_barrier_and_pool(tmp_path: Path) -> None:
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    core = REPO / "src" / "cpp" / "core"
+    cpp = REPO / "src" / "cpp"
+    sources = ("threads/barrier.cpp", "machine/cpu.cpp", "threads/pool.cpp")
     program = tmp_path / "pool_stress"
     subprocess.run(
-        [compiler, "-std=c++20", "-O1", "-pthread", f"-I{core.parent}", "-o", str(program)]
+        [compiler, "-std=c++20", "-O1", "-pthread", f"-I{cpp}", "-o", str(program)]
         + [str(REPO / "tests" / "cpp" / "pool_stress.cpp")]
-        + [str(core / name) for name in ("barrier.cpp", "cpu.cpp", "pool.cpp")],
+        + [str(cpp / name) for name in sources],
         check=True,
         timeout=300,
     )

@@ -14,7 +14,7 @@ needs_readme = pytest.mark.skipif(not README.is_file(), reason="reads the source
 @needs_readme
 def test_the_table_is_up_to_date() -> None:
     """Renew it with: python tests/support/family_table.py."""
-    program = README.parent / "tests" / "family_table.py"
+    program = README.parent / "tests" / "support" / "family_table.py"
     done = subprocess.run(
         [sys.executable, program, "--check"], capture_output=True, text=True, check=False
     )

@@ -26,8 +26,8 @@ SMALL = small_shape(positions=128)
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits themselves are tested elsewhere."""
-    monkeypatch.setattr(b, "PROBE_BYTES", 4 << 20)
-    monkeypatch.setattr(b, "PROBE_S", 0.01)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_BYTES", 4 << 20)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_S", 0.01)
 
 
 @pytest.fixture(scope="module")

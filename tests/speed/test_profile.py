@@ -33,8 +33,8 @@ RUNNER = CliRunner()
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits themselves are tested elsewhere."""
-    monkeypatch.setattr(b, "PROBE_BYTES", 4 << 20)
-    monkeypatch.setattr(b, "PROBE_S", 0.01)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_BYTES", 4 << 20)
+    monkeypatch.setattr("slmq.speed.limits.PROBE_S", 0.01)
 
 
 def small(weight_format: str = "q4g32s") -> Loaded:
@@ -45,8 +45,8 @@ def small(weight_format: str = "q4g32s") -> Loaded:
 @pytest.fixture(scope="module")
 def found() -> Profile:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(b, "PROBE_BYTES", 4 << 20)
-        patch.setattr(b, "PROBE_S", 0.01)
+        patch.setattr("slmq.speed.limits.PROBE_BYTES", 4 << 20)
+        patch.setattr("slmq.speed.limits.PROBE_S", 0.01)
         return profile_model(small(), threads=2, prompt=40, context=70, repeat=2)
 
 
