@@ -11,8 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from slmq.errors import (
+    BusyError,
+    CacheFullError,
     CheckpointError,
+    ClosedError,
     ContextOverflowError,
+    DeadlineError,
     DownloadError,
     Error,
     ModelNotFoundError,
@@ -34,8 +38,12 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BusyError",
+    "CacheFullError",
     "CheckpointError",
+    "ClosedError",
     "ContextOverflowError",
+    "DeadlineError",
     "DownloadError",
     "Error",
     "GenerationResult",

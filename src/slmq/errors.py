@@ -76,6 +76,33 @@ class ContextOverflowError(Error):
     """A sequence would grow beyond the context of the model; nothing was truncated."""
 
 
+class BusyError(Error):
+    """What was asked for is in use, or too much waits already; try again later.
+
+    Parameters
+    ----------
+    message : str
+    retry_after_s : float, optional
+        Seconds after which it should be worth another try, if that can be told.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(Error, TimeoutError):
+    """An answer was not complete when its deadline was over."""
+
+
+class ClosedError(Error, ValueError):
+    """A model, session or engine was used after it was closed."""
+
+
+class CacheFullError(Error, MemoryError):
+    """The cache of keys and values may not hold what was asked for; its limit is in the message."""
+
+
 class ModelNotFoundError(Error):
     """No catalogue entry, folder, file or repository answers to the name that was given."""
 

@@ -148,18 +148,13 @@ def test_what_items_share_is_read_once(
     engine: Engine, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed: list[int] = []
-    feed, feed_batch = Engine.feed, Engine.feed_batch
+    run = Engine.run
 
-    def count(self: Engine, sequence: Any, tokens: Any, **options: Any) -> Any:
-        fed.append(len(tokens))
-        return feed(self, sequence, tokens, **options)
-
-    def count_batch(self: Engine, batch: Any) -> Any:
+    def count(self: Engine, batch: Any) -> Any:
         fed.extend(len(tokens) for _, tokens, _ in batch)
-        return feed_batch(self, batch)
+        return run(self, batch)
 
-    monkeypatch.setattr(Engine, "feed", count)
-    monkeypatch.setattr(Engine, "feed_batch", count_batch)
+    monkeypatch.setattr(Engine, "run", count)
     prompts = prepare("sst2", files["sst2"], shots=4)
     bare = prepare("sst2", files["sst2"])[4:]
     slmq.evaluate(engine, "sst2", files["sst2"], shots=4)

@@ -217,16 +217,43 @@ def test_a_failure_passes_through_and_leaves_the_model_usable(model: Model) -> N
 # ------------------------------------------------------------------ several callers
 
 
-def test_a_second_call_of_the_same_thread_is_an_error_not_a_deadlock(model: Model) -> None:
-    stream = model.stream(PROMPT, max_tokens=4, ignore_eos=True)
-    first = next(stream)
-    for call in (lambda: model.generate(PROMPT), lambda: model.logits(PROMPT)):
-        with pytest.raises(slmq.Error, match="has a stream of this model open"):
-            call()
-    with pytest.raises(slmq.Error, match="has a stream of this model open"):
-        next(model.stream(PROMPT))
-    tokens = [first.token, *(chunk.token for chunk in stream)]
-    assert tokens == model.generate(PROMPT, max_tokens=4, ignore_eos=True).tokens
+def test_streams_of_one_thread_are_read_in_any_order(model: Model) -> None:
+    args = {"max_tokens": 30, "ignore_eos": True, "logprobs": 1}
+    prompts = [PROMPT, [9, *PROMPT], PROMPT[:3]]
+    streams = [model.stream(prompt, **args) for prompt in prompts]
+    chunks = [[next(stream)] for stream in streams]
+    between = model.generate(PROMPT, max_tokens=4, ignore_eos=True)
+    assert model.logits(PROMPT).shape == (len(PROMPT), model.n_vocab)
+    for stream, read in zip(reversed(streams), reversed(chunks), strict=True):
+        read.extend(stream)
+    for prompt, read in zip(prompts, chunks, strict=True):
+        alone = model.generate(prompt, **args)
+        assert [chunk.token for chunk in read] == alone.tokens
+        assert [chunk.logprobs for chunk in read] == alone.logprobs
+    assert between.tokens == [chunk.token for chunk in chunks[0][:4]]
+
+
+def test_an_answer_waits_for_a_reader_who_is_behind(model: Model) -> None:
+    slow = model.stream(PROMPT, max_tokens=200, ignore_eos=True)
+    next(slow)
+    others = model.generate([3, *PROMPT], max_tokens=100, ignore_eos=True)
+    assert others.generated_tokens == 100
+    assert model.stats().generated_tokens == 100  # of finished answers: the slow one is none
+    assert model.stats().running == 1
+    assert sum(1 for _ in slow) == 199
+
+
+def test_the_engine_is_one_threads_own(model: Model) -> None:
+    stream = model.stream(PROMPT, max_tokens=50, ignore_eos=True)
+    with model.exclusive() as engine:
+        with pytest.raises(slmq.BusyError, match="has the engine for itself"):
+            model.generate(PROMPT, max_tokens=3)
+        with pytest.raises(slmq.BusyError), model.exclusive():
+            pass
+        with pytest.raises(slmq.BusyError):
+            model.close()
+        assert engine.feed(engine.sequence(), PROMPT).shape == (model.n_vocab,)
+    assert sum(1 for _ in stream) == 50
 
 
 def test_calls_of_two_threads_queue(model: Model) -> None:
@@ -248,20 +275,17 @@ def test_calls_of_two_threads_queue(model: Model) -> None:
     assert found == expected
 
 
-def test_a_waiting_thread_goes_on_when_the_stream_is_closed(model: Model) -> None:
+def test_another_thread_does_not_wait_for_an_open_stream(model: Model) -> None:
     stream = model.stream(PROMPT, ignore_eos=True)
     next(stream)
     found: list[int] = []
-    waiting = threading.Thread(
+    other = threading.Thread(
         target=lambda: found.extend(model.generate(PROMPT, max_tokens=2, ignore_eos=True).tokens)
     )
-    waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
-    assert found == []
-    stream.close()
-    waiting.join(60)
+    other.start()
+    other.join(60)
     assert len(found) == 2
+    stream.close()
 
 
 def test_a_stream_may_move_to_another_thread(model: Model) -> None:

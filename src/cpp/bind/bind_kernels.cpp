@@ -272,6 +272,9 @@ void bind_kernels(py::module_& m) {
       "softmax",
       [](const py::object& x, float scale) { return softmax(active_kernels(), x, scale); },
       py::arg("x"), py::arg("scale") = 1.0f);
+  // For the sampler, which calls it without the GIL: void (const float* x, int n, float scale,
+  // float* y), as the kernel table has it.
+  m.def("softmax_address", [] { return reinterpret_cast<uintptr_t>(active_kernels().softmax); });
   m.def(
       "memory_read_gb_per_s",
       [](int threads, size_t bytes, double seconds) {

@@ -62,16 +62,25 @@ class GuardedPlan {
   std::mutex mutex_;
 };
 
-std::vector<double> run(GuardedPlan& self, const py::object& tokens,
-                        std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments,
-                        const py::object& outputs, int stop, bool profile) {
+using CancelFlag = std::atomic<bool>;
+
+// The microseconds of each step, or None if the run was cancelled.
+std::optional<std::vector<double>> run(
+    GuardedPlan& self, const py::object& tokens,
+    std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments, const py::object& outputs,
+    int stop, bool profile, std::shared_ptr<CancelFlag> cancel) {
   RunRequest request;
   request.tokens = checked_vector<int32_t>(tokens, -1, "tokens");
   request.segments = std::move(segments);
   request.outputs = checked_vector<int32_t>(outputs, -1, "outputs");
   request.stop = stop;
   request.profile = profile;
-  return self.run([&](Plan& plan) { return plan.run(request); });
+  request.cancel = std::move(cancel);
+  return self.run([&](Plan& plan) -> std::optional<std::vector<double>> {
+    std::vector<double> times = plan.run(request);
+    if (request.cancel != nullptr && plan.cancelled()) return std::nullopt;
+    return times;
+  });
 }
 
 py::array_t<float> read(GuardedPlan& self, int id) {
@@ -249,6 +258,11 @@ std::unique_lock<std::mutex> hold(KvSequence& s, int length, const char* what) {
 }
 
 void bind_cache(py::module_& m) {
+  py::register_exception<CacheFullError>(m, "CacheFullError", PyExc_MemoryError);
+  py::class_<CancelFlag, std::shared_ptr<CancelFlag>>(m, "CancelFlag")
+      .def(py::init([] { return std::make_shared<CancelFlag>(false); }))
+      .def("set", [](CancelFlag& flag) { flag.store(true, std::memory_order_relaxed); })
+      .def_property_readonly("is_set", [](const CancelFlag& flag) { return flag.load(); });
   py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
       .def("sequence",
            [](std::shared_ptr<KvCache> cache) {
@@ -256,9 +270,27 @@ void bind_cache(py::module_& m) {
            })
       .def_property_readonly("page_bytes", &KvCache::page_bytes)
       .def_property_readonly("allocated_bytes", &KvCache::allocated_bytes)
-      .def_property_readonly("pages_in_use", &KvCache::pages_in_use);
+      .def_property_readonly("pages_in_use", &KvCache::pages_in_use)
+      .def_property("limit", &KvCache::limit,
+                    [](KvCache& cache, int pages) {
+                      if (pages < 1)
+                        throw py::value_error("limit: expected at least 1 page, got " +
+                                              std::to_string(pages));
+                      cache.set_limit(pages);
+                    })
+      .def("trim", &KvCache::trim, py::call_guard<py::gil_scoped_release>());
   py::class_<KvSequence, std::shared_ptr<KvSequence>>(m, "KvSequence")
       .def_property_readonly("length", &KvSequence::length)
+      .def(
+          "pages_needed",
+          [](KvSequence& s, int count) {
+            if (count < 0)
+              throw py::value_error("pages_needed: expected 0 or more positions, got " +
+                                    std::to_string(count));
+            const auto held = hold(s, 0, "pages_needed");
+            return s.pages_needed(count);
+          },
+          py::arg("count"))
       .def(
           "truncate",
           [](KvSequence& s, int length) {
@@ -293,7 +325,7 @@ void bind_plan(py::module_& m) {
   bind_recording(c);
   c.def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
-           py::arg("stop") = -1, py::arg("profile") = false)
+           py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none())
       .def(
           "run_outputs",
           [](GuardedPlan& p, const py::object& outputs) {

@@ -1,24 +1,32 @@
 // The paged key/value cache: fixed pages of 64 positions, shared by reference counts.
 //
-// Memory grows in slabs as sequences need pages; pages go back to a free list when the last
-// sequence that holds them lets go. Sequences of several Python threads may share a cache.
+// Memory grows in slabs as sequences need pages, up to a limit; pages go back to a free list when the
+// last sequence that holds them lets go, and slabs without a page in use go back to the system when
+// trim() is called. Sequences of several Python threads may share a cache.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "layout/memory.h"
 
 namespace slmq {
 
+// More pages were asked for than the limit of a cache allows.
+class CacheFullError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 class KvCache {
  public:
-  explicit KvCache(size_t page_bytes) : page_bytes_(page_bytes) {}
+  explicit KvCache(size_t page_bytes);
 
-  int take();            // a page with one reference; throws std::bad_alloc
+  int take();            // a page with one reference; throws CacheFullError or std::bad_alloc
   void share(int page);  // one more reference
   void drop(int page);   // one less
   bool shared(int page) const;
@@ -26,12 +34,23 @@ class KvCache {
   size_t page_bytes() const { return page_bytes_; }
   size_t allocated_bytes() const;
   int pages_in_use() const;
+  int limit() const;           // most pages in use at a time; kNoLimit by default
+  void set_limit(int pages);   // at least 1; what is in use already stays
+  void check_room(int pages);  // throws CacheFullError if so many more are over the limit
+  size_t trim();               // gives slabs without a page in use back; returns the bytes
+
+  static constexpr int kNoLimit = 0x7fffffff;
 
  private:
-  static constexpr int kSlabPages = 16;
+  int in_use() const;  // both with the mutex held
+  void check_room_held(int pages) const;
 
   const size_t page_bytes_;
+  const int slab_pages_;  // so that a slab is neither tiny nor huge
   mutable std::mutex mutex_;
+  int limit_ = kNoLimit;
+  int dead_ = 0;            // pages of slabs that were given back
+  std::vector<int> given_;  // those slabs
   std::vector<Memory> slabs_;
   std::vector<int> references_;
   std::vector<int> free_;
@@ -48,8 +67,9 @@ class KvSequence {
 
   std::mutex& guard() { return guard_; }
   int length() const { return length_; }
-  // Makes room for positions [length, length + count); throws std::bad_alloc.
+  // Makes room for positions [length, length + count); throws as KvCache::take.
   void reserve(int count);
+  int pages_needed(int count) const;  // that reserve(count) would take from the cache
   void advance(int count) { length_ += count; }
   void truncate(int length);  // forgets positions behind `length`
   // A new sequence with the first `length` positions; pages are shared until one side writes.
@@ -59,6 +79,8 @@ class KvSequence {
   const std::shared_ptr<KvCache>& cache() const { return cache_; }
 
  private:
+  size_t partial_page() const { return static_cast<size_t>(length_ / kPagePositions); }
+
   std::mutex guard_;
   std::shared_ptr<KvCache> cache_;
   std::vector<int> pages_;

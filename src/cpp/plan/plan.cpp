@@ -192,18 +192,22 @@ void Plan::prepare(const RunRequest& request) {
     row += count;
   }
   if (row != m) fail_rows(m);
+  // All or nothing, as far as the limit goes: other plans and threads may share the cache.
+  int pages = 0;
+  for (const auto& [sequence, count] : request.segments) pages += sequence->pages_needed(count);
+  if (pages > 0) request.segments.front().first->cache()->check_room(pages);
   for (const auto& [sequence, count] : request.segments) sequence->reserve(count);
   frame.tokens = request.tokens;
   frame_ = std::move(frame);
 }
 
-std::vector<double> Plan::execute(int begin, int end, bool profile) {
+std::vector<double> Plan::execute(int begin, int end, bool profile,
+                                  const std::atomic<bool>* cancel) {
   ran_ = 0;
   for (int i = begin; i < end; ++i) steps_[i]->prepare(frame_);
-  const Run run{&kernels_, &frame_, &buffers_, threads_, scratch_.data(), scratch_bytes_};
+  const Run run{&kernels_, &frame_, &buffers_, threads_, scratch_.data(), scratch_bytes_, cancel};
   std::vector<double> times(profile ? static_cast<size_t>(end) : 0);
-  replay_->run(*pool_, run, begin, end, profile ? times.data() : nullptr);
-  ran_ = end;
+  if (replay_->run(*pool_, run, begin, end, profile ? times.data() : nullptr)) ran_ = end;
   return times;
 }
 
@@ -230,9 +234,9 @@ std::vector<double> Plan::run(const RunRequest& request) {
   const auto held = hold(request);
   prepare(request);
   frame_.outputs = request.outputs;
-  std::vector<double> times = execute(0, end, request.profile);
+  std::vector<double> times = execute(0, end, request.profile, request.cancel.get());
   // A run that stops early can be repeated: its positions do not count.
-  if (request.stop < 0)
+  if (request.stop < 0 && ran_ == end)
     for (const auto& [sequence, count] : request.segments) sequence->advance(count);
   return times;
 }

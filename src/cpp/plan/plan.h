@@ -5,6 +5,7 @@
 // while threads run.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -24,7 +25,9 @@ struct RunRequest {
   std::vector<int32_t> tokens;
   std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments;  // sequence, rows
   std::vector<int32_t> outputs;                                       // rows, ascending or not
-  int stop = -1;         // run steps [0, stop); -1: all
+  int stop = -1;  // run steps [0, stop); -1: all
+  // Set by another thread: the run ends between two steps, and its positions do not count.
+  std::shared_ptr<const std::atomic<bool>> cancel;
   bool profile = false;  // time every step
 };
 
@@ -66,6 +69,7 @@ class Plan {
   std::shared_ptr<KvCache> make_cache() const;
   // Appends the tokens to their sequences. Returns the microseconds of each step if profiled.
   std::vector<double> run(const RunRequest& request);
+  bool cancelled() const { return ran_ == 0; }  // whether the last run was
   // Repeats the steps behind select() for other rows of the last run, which must not have stopped
   // early.
   void run_outputs(const std::vector<int32_t>& outputs);
@@ -101,7 +105,8 @@ class Plan {
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
   void check_outputs(const std::vector<int32_t>& outputs, size_t rows) const;
-  std::vector<double> execute(int begin, int end, bool profile);
+  std::vector<double> execute(int begin, int end, bool profile,
+                              const std::atomic<bool>* cancel = nullptr);
 
   const Kernels& kernels_;
   const int threads_, max_rows_, max_outputs_, vocabulary_;

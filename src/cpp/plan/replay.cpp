@@ -35,14 +35,16 @@ Replay::Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, 
   result_ = writer[result];
 }
 
-void Replay::run(ThreadPool& pool, const Run& run, int begin, int end, double* times) {
+bool Replay::run(ThreadPool& pool, const Run& run, int begin, int end, double* times) {
   run_ = &run;
   ++run_number_;
   times_ = times;
   begin_ = begin;
   end_ = end;
+  cancelled_ = false;
   schedule();
   pool.run(*this);
+  return !cancelled_;
 }
 
 uint64_t& Replay::stamp_of(int thread, int step) {
@@ -81,6 +83,7 @@ void Replay::schedule() {
 }
 
 void Replay::items(int index, int first, int last, int thread) {
+  if (cancelled_) return;
   const Phase& at = phases_[index];
   // One thread takes the first item: its measurements meet nobody else's.
   for (const int source : needs_[at.step])
@@ -96,7 +99,11 @@ void Replay::begin(int index) {
     replicating_us_ = 0;
     phase_began_ = now;
   }
-  if (index == static_cast<int>(phases_.size())) finish();
+  if (index == static_cast<int>(phases_.size())) {
+    if (!cancelled_) finish();
+  } else if (run_->cancel != nullptr && run_->cancel->load(std::memory_order_relaxed)) {
+    cancelled_ = true;
+  }
 }
 
 // What no later step reads but the caller may: the row steps at the end of a run that stops early,

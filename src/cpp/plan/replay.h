@@ -30,7 +30,8 @@ class Replay final : private Steps {
 
   // Runs steps [begin, end). `times`: null, or microseconds of every step, to be added to. What a
   // row step takes that replicates is measured on one of its threads and counts as its own.
-  void run(ThreadPool& pool, const Run& run, int begin, int end, double* times);
+  // False if it was cancelled: then steps may be left out, and buffers hold anything.
+  bool run(ThreadPool& pool, const Run& run, int begin, int end, double* times);
 
   // Whether thread 0's replica holds what this step wrote in the last run.
   bool holds(int step) const;
@@ -63,6 +64,7 @@ class Replay final : private Steps {
   int begin_ = 0, end_ = 0;
   std::vector<Phase> phases_;
   double* times_ = nullptr;
+  bool cancelled_ = false;     // written between phases, by one thread
   double replicating_us_ = 0;  // within the current phase
   Clock::time_point phase_began_;
 };

@@ -1,6 +1,7 @@
 // What a recorded step is, and what it sees while it runs.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,7 @@ struct Run {
   int threads;
   uint8_t* scratch;  // [threads][scratch_bytes]
   size_t scratch_bytes;
+  const std::atomic<bool>* cancel;  // null, or looked at between steps
 
   const Buffer& buffer(int id) const { return *(*buffers)[id]; }
   uint8_t* scratch_of(int thread) const { return scratch + thread * scratch_bytes; }

@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+import slmq._native as _native
 from slmq.engine.sequence import Sequence
-from slmq.errors import ContextOverflowError
+from slmq.errors import CacheFullError, ContextOverflowError
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 
 MAX_OUTPUTS = 64
+PAGE = 64  # positions in a page of the cache
+NO_LIMIT = 2**31 - 1
+
+# A part of a run: a sequence, the tokens that it takes up, and of how many logits are wanted.
+Rows = tuple[Sequence, SequenceABC[int] | I32, int]
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,60 @@ class Engine:
         """An empty sequence."""
         return Sequence(self.plan.cache.sequence())
 
+    def run(
+        self,
+        batch: SequenceABC[Rows],
+        *,
+        cancel: _native.CancelFlag | None = None,
+    ) -> Iterator[F32] | None:
+        """Append tokens to sequences in one run: the only way in which a model runs.
+
+        Parameters
+        ----------
+        batch : sequence of (Sequence, tokens, wanted)
+            Different sequences, the tokens that each takes up (at least one each, at most `chunk`
+            in all), and of how many of its last tokens logits are wanted.
+        cancel : CancelFlag, optional
+            Set by another thread, it ends the run between two steps of the plan.
+
+        Returns
+        -------
+        iterator of float32[rows, n_vocab], or None if the run was cancelled
+            Wanted rows in the order of the batch, at most 64 at a time. The run is over when this
+            returns; until the last block is read nobody else may run this engine. A cancelled run
+            has left the sequences as they were.
+
+        Raises
+        ------
+        ContextOverflowError
+            If a sequence would grow beyond `n_ctx`; all stay as they were.
+        CacheFullError
+            If the cache may not hold so many pages; all stay as they were.
+        ValueError
+            For no tokens, an id out of range, or a closed model.
+        """
+        parts = [self._checked(seq, tokens) for seq, tokens, _ in batch]
+        counts = [len(part) for part in parts]
+        if sum(counts) > self.chunk or len({id(seq) for seq, _, _ in batch}) < len(batch):
+            raise ValueError(f"expected different sequences and at most {self.chunk} tokens")
+        ends = np.cumsum(counts)
+        rows = [np.arange(e - r[2], e) for r, e in zip(batch, ends.tolist(), strict=True)]
+        outputs = np.concatenate(rows).astype(np.int32)
+        segments = [(r[0].native, n) for r, n in zip(batch, counts, strict=True)]
+        tokens = np.concatenate(parts)
+        try:
+            done = self.plan.native.run(tokens, segments, outputs[:MAX_OUTPUTS], cancel=cancel)
+        except _native.CacheFullError as error:
+            raise CacheFullError(str(error)) from None
+        if done is None:
+            return None
+        for (seq, _, _), part in zip(batch, parts, strict=True):
+            seq.tokens.frombytes(part.tobytes())
+            seq.last_logits = None
+        return self._blocks(outputs)
+
     def feed(self, seq: Sequence, tokens: SequenceABC[int], *, logits: str = "last") -> F32:
-        """Appends tokens to a sequence, in chunks.
+        """Append tokens to a sequence, in chunks; errors as `run`.
 
         Parameters
         ----------
@@ -92,85 +151,70 @@ class Engine:
         -------
         float32[n_vocab] for "last", float32[len(tokens), n_vocab] for "all", float32[0, n_vocab]
         for "none".
-
-        Raises
-        ------
-        ContextOverflowError
-            If the sequence would grow beyond `n_ctx`; it stays as it was.
-        ValueError
-            For no tokens, an id out of range, or a closed model.
         """
         if logits not in ("last", "all", "none"):
             raise ValueError(f"logits: expected 'last', 'all' or 'none', got {logits!r}")
         ids = self._checked(seq, tokens)
-        pieces = []
-        for start in range(0, len(ids), self.chunk):
-            part = ids[start : start + self.chunk]
-            last = logits == "last" and start + len(part) == len(ids)
-            pieces.append(
-                self._run(seq, part, "all" if logits == "all" else "last" if last else "")
-            )
-        if logits == "last":
-            last_row: F32 = pieces[-1][0]
-            seq.last_logits = last_row
-            return last_row
-        return np.concatenate(pieces) if logits == "all" else pieces[-1]
+        wanted = {"last": 1, "all": len(ids), "none": 0}[logits]
+        found = np.empty((wanted, self.n_vocab), np.float32)
+        for _ in self.feed_chunks(seq, ids, found):
+            pass
+        if logits != "last":
+            return found
+        seq.last_logits = found[0]
+        return seq.last_logits
 
-    def feed_chunks(self, seq: Sequence, tokens: SequenceABC[int]) -> Iterator[int]:
-        """Like `feed`, chunk by chunk: yields the tokens done so far.
-
-        The sequence holds the finished chunks if the generator is closed early; after the last
-        one, `seq.last_logits` is float32[n_vocab].
-        """
-        ids = self._checked(seq, tokens)
-        for start in range(0, len(ids), self.chunk):
-            part = ids[start : start + self.chunk]
-            last = start + len(part) == len(ids)
-            rows = self._run(seq, part, "last" if last else "")
-            if last:
-                seq.last_logits = rows[0]
-            yield start + len(part)
-
-    def feed_batch(
-        self, batch: SequenceABC[tuple[Sequence, SequenceABC[int], int]]
-    ) -> Iterator[F32]:
-        """Appends tokens to several sequences in one run; errors as `feed`.
+    def feed_chunks(
+        self, seq: Sequence, tokens: SequenceABC[int] | I32, logits: F32
+    ) -> Iterator[int]:
+        """Append tokens to a sequence, and yield after every chunk how many are done.
 
         Parameters
         ----------
-        batch : sequence of (Sequence, tokens, wanted)
-            Different sequences, the tokens that each takes up (at most `chunk` in all), and of
-            how many of its last tokens logits are wanted.
-
-        Yields
-        ------
-        float32[rows, n_vocab]
-            Wanted rows in the order of the batch, at most 64 at a time. Between two blocks nobody
-            else may run this engine.
+        logits : float32[wanted, n_vocab]
+            Filled with the logits of the last `wanted` tokens.
         """
-        parts = [self._checked(seq, tokens) for seq, tokens, _ in batch]
-        counts = [len(part) for part in parts]
-        if sum(counts) > self.chunk or len({id(seq) for seq, _, _ in batch}) < len(batch):
-            raise ValueError(f"expected different sequences and at most {self.chunk} tokens")
-        ends = np.cumsum(counts)
-        rows = [range(end - wanted, end) for (_, _, wanted), end in zip(batch, ends, strict=True)]
-        outputs = np.concatenate(rows).astype(np.int32)
-        segments = [(seq.native, n) for (seq, _, _), n in zip(batch, counts, strict=True)]
-        self.plan.native.run(np.concatenate(parts), segments, outputs[:MAX_OUTPUTS])
-        for (seq, _, _), part in zip(batch, parts, strict=True):
-            seq.tokens.extend(part.tolist())
-            seq.last_logits = None
+        ids = self._checked(seq, tokens)
+        first, filled = len(ids) - len(logits), 0
+        for start in range(0, len(ids), self.chunk):
+            part = ids[start : start + self.chunk]
+            end = start + len(part)
+            for block in self.run([(seq, part, max(0, end - max(start, first)))]) or ():
+                logits[filled : filled + len(block)] = block
+                filled += len(block)
+            yield end
+
+    def _blocks(self, outputs: I32) -> Iterator[F32]:
+        """The logits of the last run's rows, of 64 at a time."""
         if len(outputs):
             yield self.plan.logits()[:, : self.n_vocab]
         for start in range(MAX_OUTPUTS, len(outputs), MAX_OUTPUTS):
             self.plan.native.run_outputs(outputs[start : start + MAX_OUTPUTS])
             yield self.plan.logits()[:, : self.n_vocab]
 
+    def limit_cache(self, nbytes: int | None) -> None:
+        """Bound the cache of keys and values: pages in use never take more bytes than this.
+
+        Raises
+        ------
+        ValueError
+            If not even one page fits.
+        """
+        pages = NO_LIMIT if nbytes is None else nbytes // self.page_bytes
+        if pages < 1:
+            raise ValueError(f"expected at least {self.page_bytes} bytes, one page, got {nbytes}")
+        self.plan.cache.limit = min(pages, NO_LIMIT)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page of the cache, of `PAGE` positions."""
+        return self.plan.native.page_bytes
+
     def close(self) -> None:
         """Frees weights, buffers and cache."""
         self._plan = None
 
-    def _checked(self, seq: Sequence, tokens: SequenceABC[int]) -> npt.NDArray[np.int32]:
+    def _checked(self, seq: Sequence, tokens: SequenceABC[int] | I32) -> I32:
         self.plan  # noqa: B018 (a closed model says so first)
         if seq.native.length != len(seq.tokens):
             raise ValueError("this sequence was changed from outside")
@@ -189,17 +233,3 @@ class Engine:
                 f"its {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
             )
         return ids.astype(np.int32)
-
-    def _run(self, seq: Sequence, part: npt.NDArray[np.int32], want: str) -> F32:
-        plan, count = self.plan, len(part)
-        first = {"all": 0, "last": count - 1, "": count}[want]
-        rows = np.arange(first, count, dtype=np.int32)
-        plan.native.run(part, [(seq.native, count)], rows[:MAX_OUTPUTS])
-        seq.tokens.extend(part.tolist())
-        seq.last_logits = None
-        pieces = [plan.logits()]
-        for start in range(MAX_OUTPUTS, len(rows), MAX_OUTPUTS):
-            plan.native.run_outputs(rows[start : start + MAX_OUTPUTS])
-            pieces.append(plan.logits())
-        logits = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-        return logits[:, : self.n_vocab]

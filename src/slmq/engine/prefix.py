@@ -1,39 +1,179 @@
-"""What a new prompt shares with the one before is not computed again."""
+"""Sequences that are kept: what a new prompt shares with any of them is not computed again.
+
+A radix tree over tokens (Morrison, "PATRICIA", 1968): an edge holds a run of tokens, a node may
+hold a kept sequence. The longest common prefix with everything that is kept is one walk from the
+root, whatever token it ends at, because a sequence can be forked anywhere.
+
+What goes first is decided as by GreedyDual-Size (Cao and Irani, 1997): every entry carries the
+clock of its last use plus the seconds that computing it again would take, per byte; the least goes,
+and the clock moves up to it. So age and cost are weighed by one number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
-if TYPE_CHECKING:
-    from slmq.engine.engine import Engine
-    from slmq.engine.sequence import Sequence as EngineSequence
+import numpy as np
+import numpy.typing as npt
+
+from slmq.engine.sequence import Sequence, common_length
+
+I32 = npt.NDArray[np.int32]
+
+__all__ = ["PrefixStore"]
 
 
-class PrefixCache:
-    """A sequence kept between prompts: what a new prompt shares with it is not computed again."""
+@dataclass(eq=False)
+class _Node:
+    """A place in the tree: the tokens that lead here from its parent, and what is kept here."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._sequence: EngineSequence | None = None
+    edge: I32
+    parent: _Node | None
+    children: dict[int, _Node] = field(default_factory=dict)
+    entry: Sequence | None = None
+    worth: float = 0.0  # clock of the last use, and seconds of computing per byte
 
-    def prepare(self, prompt: Sequence[int]) -> tuple[EngineSequence, int]:
-        """The sequence, cut to the longest common prefix, and the length of that.
 
-        At least the last token of the prompt stays to be fed, for its logits.
-        """
-        if self._sequence is None:
-            self._sequence = self._engine.sequence()
-        held = self._sequence.tokens
-        limit = min(len(held), len(prompt) - 1)
+class PrefixStore:
+    """Kept sequences, by what they begin with.
+
+    Callers with different salts never see each other's; what changes keys and values (an adapter)
+    belongs into the salt, too. Not safe for several threads: its owner has a lock.
+    """
+
+    def __init__(self) -> None:
+        self._roots: dict[Hashable, _Node] = {}
+        self._nodes: dict[Sequence, _Node] = {}
+        self._clock = 0.0
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, sequence: object) -> bool:
+        return sequence in self._nodes
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """What is kept, in no particular order."""
+        return list(self._nodes)
+
+    def longest(self, salt: Hashable, ids: I32) -> tuple[Sequence | None, int]:
+        """A sequence that begins most like `ids`, and how many tokens they share."""
+        node = self._roots.get(salt)
+        if node is None:
+            return None, 0
         shared = 0
-        while shared < limit and held[shared] == prompt[shared]:
-            shared += 1
-        self._sequence.truncate(shared)
-        return self._sequence, shared
+        while shared < len(ids):
+            child = node.children.get(int(ids[shared]))
+            if child is None:
+                break
+            step = common_length(child.edge, ids[shared:])
+            shared += step
+            node = child
+            if step < len(child.edge):
+                break
+        found = _below(node)
+        return (found, shared) if shared else (None, 0)
 
-    def drop(self) -> None:
-        """Give the sequence back."""
-        sequence, self._sequence = self._sequence, None
-        if sequence is not None:
+    def use(self, sequence: Sequence, cost: float) -> None:
+        """Note that a sequence was of use; `cost`: seconds to compute it, per byte."""
+        self._nodes[sequence].worth = self._clock + cost
+
+    def insert(self, salt: Hashable, sequence: Sequence, cost: float) -> None:
+        """Keep a sequence; those that it continues are given back, and so is an equal one."""
+        ids = np.array(sequence.tokens, np.int32)
+        if len(ids) == 0:
             sequence.close()
+            return
+        node = self._roots.setdefault(salt, _Node(np.empty(0, np.int32), None))
+        at = 0
+        while at < len(ids):
+            self._forget(node)
+            child = node.children.get(int(ids[at]))
+            if child is None:
+                node = self._add(node, ids[at:])
+                break
+            step = common_length(child.edge, ids[at:])
+            at += step
+            if step < len(child.edge):
+                if at == len(ids):
+                    sequence.close()  # another continues it
+                    return
+                child = self._split(child, step)
+            node = child
+        if node.children or node.entry is not None:
+            sequence.close()
+            return
+        node.entry = sequence
+        node.worth = self._clock + cost
+        self._nodes[sequence] = node
+
+    def evict(self) -> bool:
+        """Give back the sequence that is worth least; False if none is kept."""
+        if not self._nodes:
+            return False
+        node = min(self._nodes.values(), key=lambda n: n.worth)
+        self._clock = max(self._clock, node.worth)
+        self._remove(node)
+        return True
+
+    def clear(self) -> None:
+        """Give everything back."""
+        for sequence in self._nodes:
+            sequence.close()
+        self._nodes.clear()
+        self._roots.clear()
+
+    def _forget(self, node: _Node) -> None:
+        """Give back the sequence at a node, if there is one; the node stays."""
+        if node.entry is not None:
+            del self._nodes[node.entry]
+            node.entry.close()
+            node.entry = None
+
+    def _remove(self, node: _Node) -> None:
+        """Give back a leaf, and drop the nodes that led to nothing else."""
+        self._forget(node)
+        while node.parent is not None and not node.children and node.entry is None:
+            parent = node.parent
+            del parent.children[int(node.edge[0])]
+            node = parent
+        if node.parent is not None and len(node.children) == 1 and node.entry is None:
+            self._join(node)
+        elif node.parent is None and not node.children:
+            self._roots = {salt: root for salt, root in self._roots.items() if root is not node}
+
+    @staticmethod
+    def _add(parent: _Node, edge: I32) -> _Node:
+        node = _Node(edge, parent)
+        parent.children[int(edge[0])] = node
+        return node
+
+    @staticmethod
+    def _split(node: _Node, at: int) -> _Node:
+        """A node within the edge that leads to `node`."""
+        assert node.parent is not None
+        middle = _Node(node.edge[:at], node.parent)
+        node.parent.children[int(node.edge[0])] = middle
+        node.edge, node.parent = node.edge[at:], middle
+        middle.children[int(node.edge[0])] = node
+        return middle
+
+    @staticmethod
+    def _join(node: _Node) -> None:
+        """Take out a node that only leads on."""
+        assert node.parent is not None
+        (child,) = node.children.values()
+        child.edge = np.concatenate([node.edge, child.edge])
+        child.parent = node.parent
+        node.parent.children[int(child.edge[0])] = child
+
+
+def _below(node: _Node) -> Sequence | None:
+    """Any sequence at a node or below it."""
+    while node.entry is None:
+        if not node.children:
+            return None
+        node = next(iter(node.children.values()))
+    return node.entry

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 
 
 class Sequence:
-    """Tokens whose keys and values are cached, in order."""
+    """Tokens whose keys and values are cached, in order.
+
+    Attributes
+    ----------
+    tokens : array of int
+        What is cached: as long as the pages are filled.
+    last_logits : float32[n_vocab] or None
+        Of the last token, if they were asked for.
+    """
 
     def __init__(self, native: _native.KvSequence) -> None:
         self._native: _native.KvSequence | None = native
-        self.tokens: list[int] = []
+        self.tokens = array("i")
         self.last_logits: F32 | None = None
 
     @property
@@ -26,21 +37,45 @@ class Sequence:
         return self._native
 
     def truncate(self, n: int) -> None:
-        """Keeps the first `n` tokens."""
+        """Keep the first `n` tokens."""
         self.native.truncate(n)
         del self.tokens[n:]
         self.last_logits = None
 
-    def fork(self) -> Sequence:
-        """A second sequence with the same tokens; their cache is shared until one continues."""
-        copy = Sequence(self.native.fork(self.native.length))
-        copy.tokens = list(self.tokens)
+    def fork(self, length: int | None = None) -> Sequence:
+        """A second sequence with the first `length` tokens (all by default).
+
+        Their cache is shared until one of the two continues.
+
+        Raises
+        ------
+        ValueError
+            If `length` is negative or beyond the sequence, or the sequence is closed.
+        """
+        length = self.native.length if length is None else length
+        copy = Sequence(self.native.fork(length))
+        copy.tokens = self.tokens[:length]
         return copy
 
+    def pages_needed(self, count: int) -> int:
+        """Pages that `count` more tokens would take from the cache."""
+        return self.native.pages_needed(count)
+
     def close(self) -> None:
-        """Gives the cache pages back."""
+        """Give the cache pages back."""
         if self._native is not None:
             self._native.truncate(0)
         self._native = None
-        self.tokens = []
+        self.tokens = array("i")
         self.last_logits = None
+
+    def shared_with(self, ids: I32) -> int:
+        """How many tokens this sequence and `ids` begin with in common."""
+        return common_length(np.frombuffer(self.tokens, np.int32), ids)
+
+
+def common_length(one: I32, other: I32) -> int:
+    """How many tokens two arrays begin with in common."""
+    n = min(len(one), len(other))
+    differ = one[:n] != other[:n]
+    return int(differ.argmax()) if differ.any() else n

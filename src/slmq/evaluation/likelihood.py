@@ -193,7 +193,7 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
     rows: Found = []
     wanted = [targets for part in parts for targets in part.targets]
     for run in _runs(parts, engine.chunk):
-        for logits in engine.feed_batch(run):
+        for logits in engine.run(run) or ():
             likeliest = logits.argmax(axis=1).tolist()
             for block, logs in log_softmax(logits):
                 for values, token in zip(logs, likeliest[block], strict=True):
@@ -207,7 +207,7 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
 def _runs(
     parts: Sequence[_Part], chunk: int
 ) -> Iterator[list[tuple[EngineSequence, list[int], int]]]:
-    """The parts cut into runs of at most `chunk` tokens: batches for `Engine.feed_batch`."""
+    """The parts cut into runs of at most `chunk` tokens: batches for `Engine.run`."""
     run: list[tuple[EngineSequence, list[int], int]] = []
     room = chunk
     for part in parts:

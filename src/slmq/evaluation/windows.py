@@ -47,7 +47,7 @@ def engine_of(model: Model | Engine) -> Iterator[Engine]:
     if isinstance(model, Engine):
         yield model
     elif isinstance(model, Model):
-        with model.borrow_engine() as engine:
+        with model.exclusive() as engine:
             yield engine
     else:
         raise TypeError(f"expected a model of slmq.load, got {type(model).__name__}; load it first")
@@ -135,7 +135,7 @@ def scored_blocks(engine: Engine, window: list[int]) -> Iterator[tuple[F32, I64]
         for start in range(0, last, engine.chunk):
             part = window[start : min(start + engine.chunk, last)]
             wanted = min(len(part), max(0, start + len(part) - half))
-            for logits in engine.feed_batch([(sequence, part, wanted)]):
+            for logits in engine.run([(sequence, part, wanted)]) or ():
                 yield logits, targets[at : at + len(logits)]
                 at += len(logits)
     finally:

@@ -19,7 +19,7 @@ class Sampler:
     def __init__(
         self,
         n_vocab: int,
-        softmax: Callable[[Any, float], NDArray[np.float32]],
+        softmax: int | Callable[[Any, float], NDArray[np.float32]],
         *,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -33,4 +33,12 @@ class Sampler:
     ) -> None: ...
     def observe(self, tokens: Iterable[int]) -> None: ...
     def accept(self, token: int) -> None: ...
-    def sample(self, logits: NDArray[np.float32]) -> int: ...
+    def sample(
+        self, logits: NDArray[np.float32], allowed: NDArray[np.int32] | None = None
+    ) -> int: ...
+
+def sample_rows(
+    samplers: Sequence[Sampler],
+    logits: NDArray[np.float32],
+    allowed: Sequence[NDArray[np.int32] | None] | None = None,
+) -> list[int | BaseException]: ...

@@ -8,11 +8,14 @@ probabilities of the softmax that is handed in become integer weights (multiples
 sums of integers have no order. Survivors stay in the order of their ids, so ties fall to the
 lower id, and nothing is ever sorted: a radix search finds the one value where a filter cuts.
 
+The GIL is not held but for a softmax that is written in Python, as tests hand in.
+
 Random numbers come from Philox4x64-10 (`_philox.pxd`), one per token. Compile with floating-point
 contraction off: the draw has no multiplication that feeds an addition, but `logsumexp` has.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from slmq.generation._math64 cimport exp_double, log_double
@@ -29,6 +32,15 @@ from slmq.errors import Error
 cdef double WEIGHT_ONE = 4503599627370496.0    # 2^52: the weight of probability 1
 cdef float NEGLIGIBLE = -40.0                  # exp(-40) < 2^-52: a weight of zero for certain
 cdef double LARGEST_FLOAT = 3.4028234663852886e38
+
+
+# The kernel: y = softmax(x * scale) of n values.
+ctypedef void (*SoftmaxFunction)(const float* x, int n, float scale, float* y) noexcept nogil
+
+# What `Sampler.choose` returns in the place of a token.
+cdef int64_t UNUSABLE = -1     # a logit is NaN or infinite, or all are ruled out
+cdef int64_t NO_WEIGHT = -2    # no token has a positive probability
+cdef int64_t RAISED = -3       # a softmax in Python raised
 
 
 # ---------------------------------------------------------------- random numbers
@@ -222,7 +234,8 @@ cdef class Sampler:
     ----------
     n_vocab : int
         Length of the logits.
-    softmax : callable
+    softmax : int or callable
+        Address of the native kernel (`_native.softmax_address`), or
         ``softmax(x: float32[n], scale: float) -> float32[n]``, the probabilities of x * scale.
     temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
         As in `slmq.generation.sampling.SamplingParams`, which validates them.
@@ -240,13 +253,14 @@ cdef class Sampler:
     cdef readonly Py_ssize_t n_vocab
     cdef readonly uint64_t seed
     cdef readonly uint64_t draws
-    cdef object _softmax, _shifted_array
+    cdef object _softmax, _shifted_array, _raised
+    cdef SoftmaxFunction _kernel
     cdef bint _greedy, _biased, _penalised
     cdef Py_ssize_t _top_k, _n_seen
     cdef float _scale, _repetition
     cdef double _presence, _frequency, _top_p, _min_p
     cdef int32_t[::1] _bias_ids, _block_max, _ids, _members, _seen, _counts
-    cdef float[::1] _biases, _shifted, _adjusted
+    cdef float[::1] _biases, _shifted, _adjusted, _p
     cdef uint32_t[::1] _keys
     cdef uint64_t[::1] _weights, _heavy
 
@@ -262,6 +276,7 @@ cdef class Sampler:
         self.seed = seed
         self.draws = 0
         self._softmax = softmax
+        self._kernel = <SoftmaxFunction><uintptr_t>softmax if isinstance(softmax, int) else NULL
         self._greedy = temperature == 0.0
         self._scale = 0.0 if self._greedy else <float>min(1.0 / temperature, LARGEST_FLOAT)
         self._top_k = top_k if 0 < top_k < n_vocab else 0
@@ -302,6 +317,7 @@ cdef class Sampler:
             self._keys = np.empty(n, np.uint32)
             self._shifted_array = np.empty(n, np.float32)
             self._shifted = self._shifted_array
+            self._p = np.empty(n, np.float32)
             self._weights = np.empty(n, np.uint64)
             if self._top_p < 1.0:
                 self._heavy = np.empty(n, np.uint64)
@@ -327,13 +343,16 @@ cdef class Sampler:
         self._counts[token] += times
         return 0
 
-    def sample(self, logits):
+    def sample(self, logits, allowed=None):
         """The next token for these logits; consumes one random number unless greedy.
 
         Parameters
         ----------
         logits : numpy.ndarray
             float32[n_vocab]; not changed.
+        allowed : numpy.ndarray, optional
+            int32[ceil(n_vocab / 32)]: bit i % 32 of word i // 32 says whether token i may be
+            chosen. It applies before bias and filters; the logits that are left keep their values.
 
         Returns
         -------
@@ -345,28 +364,62 @@ cdef class Sampler:
         slmq.Error
             If a logit is NaN or infinite, or no token is left to choose from.
         TypeError, ValueError
-            If `logits` is no contiguous float32 vector of this length.
+            If an array has another type or length.
         """
-        cdef const float[::1] given = _checked(logits, self.n_vocab)
-        cdef const float* x = &given[0]
+        chosen = sample_rows([self], _checked(logits, self.n_vocab)[None], [allowed])[0]
+        if isinstance(chosen, BaseException):
+            raise chosen
+        return chosen
+
+    cdef const int32_t* _mask(self, allowed) except? NULL:
+        """The words of a mask that lives on, and room for the logits that it leaves."""
+        cdef const int32_t[::1] words
+        if allowed is None:
+            return NULL
+        wanted = (self.n_vocab + 31) // 32
+        if (
+            not isinstance(allowed, np.ndarray) or allowed.dtype != np.int32
+            or allowed.shape != (wanted,) or not allowed.flags.c_contiguous
+        ):
+            raise ValueError(f"allowed: expected int32[{wanted}], got {allowed!r:.80}")
+        if self._adjusted is None:
+            self._adjusted = np.empty(self.n_vocab, np.float32)
+        words = allowed
+        return &words[0]
+
+    cdef int64_t choose(self, const float* given, const int32_t* mask) noexcept nogil:
+        """The token for these logits, or UNUSABLE, NO_WEIGHT or RAISED."""
+        cdef const float* x = given
         cdef Py_ssize_t best
         cdef int32_t top, bottom
-        with nogil:
-            if self._biased or self._penalised:
-                x = self._adjust(x)
-            top, bottom = scan(x, self.n_vocab, &self._block_max[0])
+        if mask != NULL:
+            # Before anything is ruled out: a model that says NaN is damaged, whatever the mask.
+            top, bottom = scan(given, self.n_vocab, &self._block_max[0])
+            if top >= PLUS_INFINITY or bottom < MINUS_INFINITY:
+                return UNUSABLE
+        if mask != NULL or self._biased or self._penalised:
+            x = self._adjust(given, mask)
+        top, bottom = scan(x, self.n_vocab, &self._block_max[0])
         if top >= PLUS_INFINITY or bottom < MINUS_INFINITY or top == MINUS_INFINITY:
-            raise _unusable(logits)
-        with nogil:
-            best = first_with(x, self.n_vocab, &self._block_max[0], top)
+            return UNUSABLE
+        best = first_with(x, self.n_vocab, &self._block_max[0], top)
         return best if self._greedy else self._draw(x, x[best])
 
-    cdef const float* _adjust(self, const float* x) noexcept nogil:
-        """A copy of the logits with bias and penalties applied."""
+    cdef const float* _adjust(self, const float* x, const int32_t* mask) noexcept nogil:
+        """A copy of the logits with mask, bias and penalties applied."""
         cdef float* y = &self._adjusted[0]
         cdef Py_ssize_t i, at
         cdef double value
+        cdef uint32_t barred
         memcpy(y, x, self.n_vocab * sizeof(float))
+        if mask != NULL:
+            for i in range((self.n_vocab + 31) // 32):
+                barred = ~<uint32_t>mask[i]
+                if barred == 0:
+                    continue
+                for at in range(32 * i, min(32 * (i + 1), self.n_vocab)):
+                    if (barred >> (at - 32 * i)) & 1:
+                        y[at] = float_of(MINUS_INFINITY)
         for i in range(self._bias_ids.shape[0]):
             y[self._bias_ids[i]] += self._biases[i]
         for i in range(self._n_seen):
@@ -377,41 +430,113 @@ cdef class Sampler:
                 y[at] = <float>(value - self._presence)
         return y
 
-    cdef _draw(self, const float* x, float top):
-        """Filters and draws; the GIL is held only for the softmax call."""
+    cdef int64_t _draw(self, const float* x, float top) noexcept nogil:
+        """Filters and draws."""
         cdef Py_ssize_t count
-        cdef const float[::1] p
         cdef uint64_t total, word
-        with nogil:
-            if self._top_k > 0:
-                count = select_top(
-                    x, self.n_vocab, &self._block_max[0], self._top_k, &self._ids[0],
-                    &self._keys[0], &self._members[0],
-                )
-                count = shift(x, &self._ids[0], count, top, self._scale, &self._shifted[0])
-            else:
-                count = shift_all(
-                    x, self.n_vocab, &self._block_max[0], top, self._scale, &self._ids[0],
-                    &self._shifted[0],
-                )
-        p = self._softmax(self._shifted_array[:count], self._scale)
-        if p.shape[0] != count:
-            raise ValueError(f"softmax: expected float32[{count}], got float32[{p.shape[0]}]")
-        with nogil:
-            total = weigh(&p[0], count, &self._weights[0])
-            if self._top_p < 1.0 and total > 0:
-                total = keep_mass(
-                    &p[0], &self._weights[0], count, total, self._top_p, &self._members[0],
-                    &self._keys[0], &self._heavy[0],
-                )
-            if self._min_p > 0.0:
-                total = keep_near_top(&p[0], &self._weights[0], count, self._min_p)
-            word = draw_word(self.seed, self.draws)
-            count = pick(&self._weights[0], count, high_product(word, total))
+        if self._top_k > 0:
+            count = select_top(
+                x, self.n_vocab, &self._block_max[0], self._top_k, &self._ids[0],
+                &self._keys[0], &self._members[0],
+            )
+            count = shift(x, &self._ids[0], count, top, self._scale, &self._shifted[0])
+        else:
+            count = shift_all(
+                x, self.n_vocab, &self._block_max[0], top, self._scale, &self._ids[0],
+                &self._shifted[0],
+            )
+        if self._kernel != NULL:
+            self._kernel(&self._shifted[0], <int>count, self._scale, &self._p[0])
+        elif not self._python_softmax(count):
+            return RAISED
+        total = weigh(&self._p[0], count, &self._weights[0])
+        if self._top_p < 1.0 and total > 0:
+            total = keep_mass(
+                &self._p[0], &self._weights[0], count, total, self._top_p, &self._members[0],
+                &self._keys[0], &self._heavy[0],
+            )
+        if self._min_p > 0.0:
+            total = keep_near_top(&self._p[0], &self._weights[0], count, self._min_p)
         if total == 0:
-            raise Error("softmax gave no token a positive probability")
+            return NO_WEIGHT
+        word = draw_word(self.seed, self.draws)
         self.draws += 1
-        return self._ids[count]
+        return self._ids[pick(&self._weights[0], count, high_product(word, total))]
+
+    cdef bint _python_softmax(self, Py_ssize_t count) noexcept with gil:
+        """Whether it worked; else its error is kept for whoever called."""
+        try:
+            p = self._softmax(self._shifted_array[:count], self._scale)
+            if p.shape[0] != count:
+                raise ValueError(f"softmax: expected float32[{count}], got float32[{p.shape[0]}]")
+            np.asarray(self._p)[:count] = p
+        except BaseException as error:
+            self._raised = error
+            return False
+        return True
+
+    cdef object result(self, int64_t chosen, logits):
+        """What a choice means: a token, or the error that it stands for."""
+        if chosen == UNUSABLE:
+            return _unusable(logits)
+        if chosen == NO_WEIGHT:
+            return Error("softmax gave no token a positive probability")
+        if chosen == RAISED:
+            error, self._raised = self._raised, None
+            return error
+        return chosen
+
+
+def sample_rows(samplers, logits, allowed=None):
+    """One token for each row, without the GIL while they are chosen.
+
+    Parameters
+    ----------
+    samplers : sequence of Sampler
+        Of the rows; different ones, all of this vocabulary.
+    logits : numpy.ndarray
+        float32[rows, n_vocab]; not changed.
+    allowed : sequence of (numpy.ndarray or None), optional
+        A mask for each row, as `Sampler.sample` takes it.
+
+    Returns
+    -------
+    list of (int or Exception)
+        A token, or the error that `Sampler.sample` would raise, row by row.
+    """
+    cdef Sampler one
+    cdef Py_ssize_t i, rows = len(samplers)
+    if not isinstance(logits, np.ndarray) or logits.dtype != np.float32 or logits.ndim != 2:
+        raise TypeError("logits: expected float32[rows, n_vocab]")
+    if logits.shape[0] != rows or (allowed is not None and len(allowed) != rows):
+        raise ValueError(f"expected {rows} rows of logits and masks, as there are samplers")
+    if rows == 0:
+        return []
+    if any((<Sampler?>s).n_vocab != logits.shape[1] for s in samplers):
+        raise ValueError(f"expected samplers of {logits.shape[1]} tokens")
+    if len(set(map(id, samplers))) != rows:
+        raise ValueError("expected different samplers, a sampler draws one token at a time")
+    if not logits.flags.c_contiguous or not logits.flags.aligned:
+        raise ValueError("logits: expected an array without gaps")
+    cdef const float[:, ::1] given = logits
+    cdef void** each = <void**>malloc(rows * sizeof(void*))
+    cdef const int32_t** masks = <const int32_t**>malloc(rows * sizeof(void*))
+    cdef int64_t* chosen = <int64_t*>malloc(rows * sizeof(int64_t))
+    try:
+        if each == NULL or masks == NULL or chosen == NULL:
+            raise MemoryError
+        for i in range(rows):
+            one = samplers[i]
+            each[i] = <void*>one
+            masks[i] = one._mask(None if allowed is None else allowed[i])
+        with nogil:
+            for i in range(rows):
+                chosen[i] = (<Sampler>each[i]).choose(&given[i, 0], masks[i])
+        return [(<Sampler>samplers[i]).result(chosen[i], logits[i]) for i in range(rows)]
+    finally:
+        free(each)
+        free(masks)
+        free(chosen)
 
 
 def _unusable(logits):
@@ -427,6 +552,6 @@ def _unusable(logits):
     if np.isneginf(logits).all():
         return Error("the model ruled out every token: all logits are -inf")
     return Error(
-        "no token is left to choose from: logit_bias and penalties made a logit infinite "
-        "or banned every token"
+        "no token is left to choose from: a constraint, logit_bias and penalties made a logit "
+        "infinite or banned every token"
     )

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from slmq.engine.prefix import PrefixCache
-from slmq.errors import ContextOverflowError
-from slmq.generation.answer import Answer, Request
+from slmq.errors import ClosedError, ContextOverflowError
+from slmq.generation.answer import Progress, Request
+from slmq.generation.pages import default_cache_bytes
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
-from slmq.generation.scheduler import Turn
+from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import ChatSession
+from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
 
 if TYPE_CHECKING:
@@ -112,21 +113,21 @@ class Model:
     - a sequence of token ids, used as they are;
     - a sequence of messages ``{"role": ..., "content": ...}``: the chat template is applied.
 
-    One answer is made at a time: a call from another thread waits, and a call from a thread
-    that has a stream open itself raises slmq.Error. A prompt that begins like the last one
-    reuses its cache; the answer is the same, bit for bit, as without.
+    Answers of any number of threads and streams are made together, and what a prompt shares with
+    an earlier one is not computed again. An answer is the same, bit for bit, as alone.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler | None = None) -> None:
         self._engine = engine
-        self._turn = Turn()
-        self._cache = PrefixCache(engine)
-        self._caches: weakref.WeakSet[PrefixCache] = weakref.WeakSet([self._cache])
+        if scheduler is None:
+            engine.limit_cache(default_cache_bytes(engine))
+            scheduler = Scheduler(engine)
+        self._scheduler = scheduler
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
 
     @property
     def engine(self) -> Engine:
-        """The engine under this model; calls on it do not wait for their turn."""
+        """The engine under this model; to run it, have it alone: see `exclusive`."""
         return self._engine
 
     @property
@@ -152,7 +153,7 @@ class Model:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._turn.closed
+        return self._scheduler.closed
 
     def generate(
         self,
@@ -202,10 +203,10 @@ class Model:
     ) -> TokenStream:
         """Answer a prompt token by token; parameters and errors as in `generate`.
 
-        Invalid arguments raise here; the work begins with the first chunk. Closing the stream,
-        leaving its ``with`` block or dropping it cancels the answer.
+        Invalid arguments raise here. Closing the stream, leaving its ``with`` block or dropping it
+        cancels the answer.
         """
-        return self.stream_from(self._cache, prompt, params, progress=progress)
+        return self.submit(prompt, params, progress=progress)
 
     def logits(self, prompt: str | Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of a text.
@@ -230,22 +231,28 @@ class Model:
         self._require_open()
         ids = self._encode(prompt)
         self._require_room(len(ids), 0)
-        with self._turn.hold():
-            sequence = self._engine.sequence()
+        with self.exclusive() as engine:
+            sequence = engine.sequence()
             try:
-                return self._engine.feed(sequence, ids, logits="all")
+                return engine.feed(sequence, ids, logits="all")
             finally:
                 sequence.close()
 
-    @contextmanager
-    def borrow_engine(self) -> Iterator[Engine]:
-        """The engine, for this thread alone within the block: other answers wait.
+    def exclusive(self) -> AbstractContextManager[Engine]:
+        """The engine, for this thread alone within a ``with`` block: all answers wait.
 
-        Raises slmq.Error if this thread has a stream open, ValueError if the model is closed.
+        Raises
+        ------
+        ClosedError
+            If the model is closed.
+        BusyError
+            If this thread is in such a block already.
         """
-        self._require_open()
-        with self._turn.hold():
-            yield self._engine
+        return self._scheduler.exclusive()
+
+    def stats(self) -> Stats:
+        """What is going on, and what has been done so far."""
+        return self._scheduler.stats()
 
     def chat(self, system: str | None = None, **params: Unpack[SamplingArgs]) -> ChatSession:
         """Begin a conversation.
@@ -258,21 +265,14 @@ class Model:
             Sampling parameters of every answer, unless a turn sets them itself.
         """
         self._require_open()
-        cache = PrefixCache(self._engine)
-        self._caches.add(cache)
-        return ChatSession(self, cache, system=system, params=params)
+        return ChatSession(self.submit, system=system, params=params)
 
     def close(self) -> None:
         """Cancel what is running and free weights and caches; later calls raise ValueError."""
+        if not self.closed:
+            self._scheduler.close()
         for stream in list(self._streams):
             stream.close()
-        if self._turn.closed:
-            return
-        with self._turn.borrow():
-            self._turn.close()
-            for cache in list(self._caches):
-                cache.drop()
-            self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -290,36 +290,61 @@ class Model:
             return f"<slmq.Model {self.name!r}, closed>"
         return f"<slmq.Model {self.name!r}, n_ctx={self.n_ctx}, n_vocab={self.n_vocab}>"
 
-    def stream_from(
+    def submit(
         self,
-        cache: PrefixCache,
         prompt: Prompt,
         params: Mapping[str, Any],
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
+        batch: bool = False,
+        deadline_s: float | None = None,
+        salt: Hashable = None,
     ) -> TokenStream:
-        """`stream` over a cache of the caller's; for sessions. `on_finish` gets the result."""
+        """Queue a prompt; what `generate`, `stream`, chats and servers stand on.
+
+        Parameters
+        ----------
+        prompt : str, sequence of int, or sequence of mapping
+        params : mapping
+            The arguments of `slmq.generation.sampling.SamplingParams`.
+        progress : callable, optional
+            As in `generate`, called by the thread that reads the stream.
+        on_finish : callable, optional
+            Called with the result when the reader has come to the end, or has closed the stream.
+        batch : bool
+            Whether everybody else goes first.
+        deadline_s : float, optional
+            Seconds after which the answer fails with DeadlineError.
+        salt : hashable, optional
+            Only prompts of the same salt share what was computed.
+
+        Raises
+        ------
+        BusyError
+            If too many wait already.
+        CacheFullError
+            If prompt and answer can never fit the cache of keys and values.
+        ContextOverflowError, ValueError, TypeError
+            As in `generate`.
+        """
         self._require_open()
         checked = SamplingParams.from_kwargs(params)
         began_s = time.perf_counter()
         ids = self._encode(prompt)
         encode_s = time.perf_counter() - began_s
         self._require_room(len(ids), 1 if checked.max_tokens is None else checked.max_tokens)
-        request = Request(ids, checked, encode_s, progress, on_finish)
-        stream = TokenStream(Answer(self._engine, self._turn, cache, request))
+        request = Request(
+            ids, checked, encode_s, batch, deadline_s, salt, follow=progress is not None
+        )
+        job = self._scheduler.submit(request)
+        stream = TokenStream(self._scheduler, job, progress, on_finish)
         self._streams.add(stream)
         return stream
 
-    def release(self, cache: PrefixCache) -> None:
-        """Give back the sequence of a cache, between answers."""
-        if not self.closed:
-            with self._turn.borrow():
-                cache.drop()
-
     def _require_open(self) -> None:
         if self.closed:
-            raise ValueError(f"the model {self.name!r} is closed")
+            raise ClosedError(f"the model {self.name!r} is closed")
 
     def _require_room(self, n_prompt: int, n_answer: int) -> None:
         if n_prompt + n_answer <= self.n_ctx:

@@ -60,6 +60,8 @@ class GenerationResult:
         Length of the prompt.
     cached_tokens : int
         How many of them were taken from the cache of an earlier prompt.
+    drafted_tokens, accepted_tokens : int
+        Tokens that were guessed ahead (speculation), and how many of them were right.
     prompt_tps : float
         Prompt tokens computed (not cached) per second.
     generation_tps : float
@@ -67,6 +69,8 @@ class GenerationResult:
     time_to_first_token : float
         Seconds from the start (encoding the prompt and queueing included) to the first token;
         0 if none was drawn.
+    queue_s : float
+        Seconds between submission and the first run for this answer.
     peak_memory_bytes : int or None
         Most memory the process has held so far; None where the system does not tell.
     seed : int or None
@@ -80,9 +84,12 @@ class GenerationResult:
     stopped_by: str | int | None = field(kw_only=True, default=None)
     prompt_tokens: int = field(kw_only=True)
     cached_tokens: int = field(kw_only=True, default=0)
+    drafted_tokens: int = field(kw_only=True, default=0)
+    accepted_tokens: int = field(kw_only=True, default=0)
     prompt_tps: float = field(kw_only=True)
     generation_tps: float = field(kw_only=True)
     time_to_first_token: float = field(kw_only=True)
+    queue_s: float = field(kw_only=True, default=0.0)
     peak_memory_bytes: int | None = field(kw_only=True)
     seed: int | None = field(kw_only=True, default=None)
 

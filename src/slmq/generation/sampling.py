@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import slmq._native as _native
 from slmq.generation._sampling import Sampler, logsumexp, top_ids
 from slmq.generation.results import TokenLogprob
 
@@ -191,16 +192,12 @@ def make_sampler(
         If a token id in `params` is outside the vocabulary.
     """
     params.check_vocabulary(n_vocab)
-    if softmax is None:
-        import slmq._native as _native
-
-        softmax = _native.softmax
     seed = params.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(8), "little")
     return Sampler(
         n_vocab,
-        softmax,
+        _native.softmax_address() if softmax is None else softmax,
         temperature=params.temperature,
         top_k=min(params.top_k, n_vocab),
         top_p=params.top_p,

@@ -1,67 +1,494 @@
-"""Who uses the engine next: one answer at a time."""
+"""Many answers at once: who waits, who takes part in the next run, and what comes of it.
+
+`step` is an ordinary function: it plans a run, runs it, and hands out what it gave. A thread of the
+scheduler's own calls it as long as there is anything to do, so no interrupt of a reader ever lands
+inside; a test may call it instead. Answers do not depend on any of this: a row's bits do not depend
+on its neighbours, a draw depends on the seed and its index alone, and what was computed before can
+be computed again.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from slmq.errors import Error
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.engine.engine import Engine
+from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
+from slmq.generation._sampling import sample_rows
+from slmq.generation.answer import Answer, Request
+from slmq.generation.cost import CostModel
+from slmq.generation.driver import Driver, guard_at_fork
+from slmq.generation.job import Event, Job, Part, PromptRead
+from slmq.generation.pages import Pages, pages_of
+from slmq.generation.planning import plan_run, work_of
+from slmq.generation.results import StreamChunk
+from slmq.generation.stats import Counters, Stats
+
+F32 = npt.NDArray[np.float32]
+
+__all__ = ["Scheduler"]
+
+MOST_RUNNING = 64
+MOST_WAITING = 1024
+STEP_MS = 40.0
+
+Said = StreamChunk | Exception  # the second ends an answer
 
 
-class Turn:
-    """Lets one answer at a time use the engine.
+class Scheduler:
+    """Runs the requests of any number of threads on one engine.
 
-    Another thread waits its turn. A thread that still has a stream open would wait for itself
-    for ever, so it gets an error instead.
+    Parameters
+    ----------
+    engine : Engine
+    step_ms : float
+        How long a run may take while anybody decodes: the time between two tokens of a stream
+        while another's prompt is read.
+    most_running, most_waiting : int
+        Answers that are made at once, and that may wait.
+    speculate : bool
+        Whether tokens are guessed ahead where that pays.
+    drive : bool
+        Whether a thread calls `step`; else whoever waits for a chunk does.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        step_ms: float = STEP_MS,
+        most_running: int = MOST_RUNNING,
+        most_waiting: int = MOST_WAITING,
+        speculate: bool = True,
+        drive: bool = True,
+    ) -> None:
+        self._engine = engine
+        self._step_s = step_ms / 1e3
+        self._most_running, self._most_waiting = most_running, most_waiting
+        self._speculate = speculate
+        self._cost = CostModel()
+        self._pages = Pages(engine, self._cost)
+        self._counters = Counters()
+        self._waiting: list[Job] = []  # in the order in which they are admitted
+        self._running: list[Job] = []
+        self._dropped: deque[Job] = deque()
+        self._admissions = 0
+        self._parts: list[Part] = []  # of the run that is under way
+        self._flag = _native.CancelFlag()
         self._closed = False
+        self._owner: int | None = None  # the thread that has the engine for itself
+        self._lock = threading.Lock()  # jobs and their events
+        self._busy = threading.Lock()  # the engine; taken before the other one
+        self._driver = Driver(self._lock, self.step, self._fail_all) if drive else None
+        guard_at_fork(self)
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Wait for the turn and have it within the block, which any thread may leave.
+    # --- callers ------------------------------------------------------------------------------
 
-        Raises slmq.Error if this thread has a stream open, ValueError if the model is closed.
+    def submit(self, request: Request) -> Job:
+        """Queue a request; a `TokenStream` is the handle on what comes of it.
+
+        Raises
+        ------
+        BusyError
+            If too many wait already; `retry_after_s` tells when it should be worth another try.
+        CacheFullError
+            If prompt and answer would not fit the cache even alone.
+        ClosedError
+            If the model is closed.
         """
-        if self._mine():
-            raise Error(
-                "this thread has a stream of this model open; read it to its end or close() it "
-                "before the next call"
+        capacity, asked = self._pages.capacity, request.params.max_tokens
+        length = len(request.prompt)
+        if length + (1 if asked is None else asked) > capacity:
+            raise CacheFullError(
+                f"the prompt has {length} tokens and the answer may have "
+                f"{'any number' if asked is None else asked}, but the cache of keys and values may "
+                f"hold {capacity} positions; raise its limit or ask for less"
             )
+        answer = Answer(self._engine.tokenizer, capacity - length, request)
+        job = Job(request, answer, self._lock)
+        expected = self._counters.mean_answer * 1.5 if asked is None else asked
+        job.reserved = min(capacity, length + int(expected))
         with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                if self._closed:
-                    raise ValueError("the model is closed")
-                yield
-            finally:
-                self._owner = None
+            self._require_open()
+            if len(self._waiting) >= self._most_waiting:
+                wait_s = self._expected_wait_s()
+                raise BusyError(
+                    f"{len(self._waiting)} requests wait already, about {wait_s:.0f} s of work; "
+                    "try again later",
+                    retry_after_s=wait_s,
+                )
+            self._enqueue(job)
+            self._counters.submitted += 1
+            self._wake()
+        return job
+
+    def next_event(self, job: Job, *, wait: bool) -> Event | None:
+        """Take what comes next of a job; None when it was cancelled, or nothing is there yet."""
+        with self._lock:
+            while not job.events and not job.over and wait:
+                if self._owner == threading.get_ident():
+                    raise BusyError("this thread has the engine for itself; leave that block first")
+                if self._driver is not None:
+                    self._driver.wake()
+                    job.ready.wait(job.left_s)
+                    continue
+                self._lock.release()
+                try:
+                    went_on = self.step()
+                finally:
+                    self._lock.acquire()
+                if not went_on and not job.events and not job.over:
+                    raise BusyError("nobody can go on: read the other streams of this model first")
+            if job.cancelled or not job.events:
+                return None
+            was_paused = job.paused
+            event = job.events.popleft()
+            if was_paused:
+                self._wake()
+            return event
+
+    def cancel(self, job: Job) -> None:
+        """Give an answer up, wherever it is; what was computed for it is kept."""
+        with self._lock:
+            if job.over and not job.events:
+                return
+            job.cancelled = True
+            job.events.clear()
+            if job.over:
+                return
+            self._counters.cancelled += 1
+            job.finish()
+            cancelled = sum(p.rows for p in self._parts if p.job.cancelled)
+            if 2 * cancelled > sum(p.rows for p in self._parts):
+                self._flag.set()  # the run is mostly for nobody: it ends between two layers
+            self._wake()
+
+    def drop(self, job: Job) -> None:
+        """Cancel soon, without a lock: a collector may call it while this thread holds that."""
+        self._dropped.append(job)
+
+    def listen(self, job: Job, listener: Callable[[], None] | None) -> None:
+        """Call `listener` whenever a job has something new, and now if it has."""
+        with self._lock:
+            job.listener = listener
+            if listener is not None and (job.events or job.over):
+                listener()
+            self._wake()
 
     @contextmanager
-    def borrow(self) -> Iterator[None]:
-        """For short work between steps: like `hold`, or within the turn that this thread has."""
-        if self._mine():
-            yield
-        else:
-            with self.hold():
-                yield
+    def exclusive(self) -> Iterator[Engine]:
+        """The engine for this thread alone within the block: all answers wait."""
+        if self._owner == threading.get_ident():
+            raise BusyError("this thread has the engine for itself already")
+        with self._busy:
+            with self._lock:
+                self._require_open()
+                self._owner = threading.get_ident()
+                if self._pages.free < pages_of(self._engine.n_ctx):
+                    self._pages.store.clear()
+            try:
+                yield self._engine
+            finally:
+                with self._lock:
+                    self._owner = None
+                    self._wake()
 
-    def touch(self) -> None:
-        """The turn belongs to the thread that now reads the stream."""
-        self._owner = threading.get_ident()
-
-    def close(self) -> None:
-        """Nobody may enter any more; called by the one who has the turn."""
-        self._closed = True
+    def stats(self) -> Stats:
+        """What is going on, and what has been done so far."""
+        with self._lock:
+            cache = None if self._closed else self._engine.plan.cache
+            return self._counters.stats(
+                len(self._waiting), len(self._running), self._pages.kept(), cache
+            )
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
 
-    def _mine(self) -> bool:
-        return self._lock.locked() and self._owner == threading.get_ident()
+    def close(self) -> None:
+        """Cancel every answer, wait for the run that is under way, and free the engine."""
+        if self._owner == threading.get_ident():
+            raise BusyError("this thread has the engine for itself; leave that block first")
+        with self._lock:
+            self._closed = True
+            self._flag.set()
+            for job in (*self._waiting, *self._running):
+                job.cancelled = True
+                job.events.clear()
+                job.finish()
+        if self._driver is not None:
+            self._driver.stop()
+        with self._busy, self._lock:
+            for job in self._running:
+                if job.sequence is not None:
+                    job.sequence.close()
+            self._waiting.clear()
+            self._running.clear()
+            self._pages.store.clear()
+            self._engine.close()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """No run is under way within the block, and nobody is let in: for a fork of the process."""
+        if self._owner == threading.get_ident():
+            yield
+            return
+        with self._busy, self._lock:
+            yield
+
+    # --- a run --------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Plan one run, run it and hand out what it gives; False if nobody could go on."""
+        with self._busy:
+            with self._lock:
+                parts = [] if self._closed else self._prepare()
+                self._parts, self._flag = parts, _native.CancelFlag()
+                if not parts:
+                    return False
+            began_s = time.perf_counter()
+            work = work_of(parts)
+            try:
+                rows = self._run(parts)
+            except Exception as error:
+                with self._lock:
+                    self._after_failure(parts, error)
+                return True
+            if rows is not None:
+                drawn = self._draw(parts, rows)
+                took_s = time.perf_counter() - began_s
+                self._cost.learn(work, took_s)
+                self._counters.ran(took_s, work)
+            with self._lock:
+                self._parts = []
+                if rows is not None:
+                    for part, chunks in zip(parts, drawn, strict=True):
+                        self._hand_out(part, chunks)
+                self._settle()
+            return True
+
+    def _run(self, parts: list[Part]) -> F32 | None:
+        batch = []
+        for part in parts:
+            job = part.job
+            assert job.sequence is not None
+            first = job.cached
+            ids = np.empty(part.rows, np.int32)
+            ids[: part.count] = job.ids[first : first + part.count]
+            ids[part.count :] = part.guesses
+            batch.append((job.sequence, ids, part.wanted))
+        blocks = self._engine.run(batch, cancel=self._flag)
+        if blocks is None:
+            return None
+        found = list(blocks)
+        if len(found) == 1:
+            return np.ascontiguousarray(found[0])
+        return np.concatenate(found) if found else np.empty((0, self._engine.n_vocab), np.float32)
+
+    def _draw(self, parts: list[Part], rows: F32) -> list[list[Said]]:
+        """What every part gives: chunks, or the error that ends its answer."""
+        starts = np.cumsum([0, *(part.wanted for part in parts)]).tolist()
+        speaking = [i for i, part in enumerate(parts) if part.wanted and not part.job.cancelled]
+        samplers = [parts[i].job.answer.sampler for i in speaking]
+        first = rows[[starts[i] for i in speaking]] if len(speaking) < len(rows) else rows
+        drawn: list[list[Said]] = [[] for _ in parts]
+        for i, token in zip(speaking, sample_rows(samplers, first), strict=True):
+            drawn[i] = self._go_on(parts[i], token, rows[starts[i] : starts[i + 1]])
+        return drawn
+
+    def _go_on(self, part: Part, token: int | BaseException, rows: F32) -> list[Said]:
+        """Take the first token, then those after it as long as guesses were right."""
+        answer, chunks = part.job.answer, list[Said]()
+        try:
+            for row, logits in enumerate(rows):
+                if row:
+                    token = answer.sampler.sample(logits)
+                if isinstance(token, BaseException):
+                    raise token
+                chunk = answer.take(token, logits)
+                chunks.append(chunk)
+                wrong = row < len(part.guesses) and part.guesses[row] != token
+                if wrong or chunk.finish_reason is not None:
+                    break
+        except Exception as error:
+            chunks.append(error)
+        if part.guesses:
+            right = max(0, len(chunks) - 1)
+            answer.drafted_tokens += len(part.guesses)
+            answer.accepted_tokens += right
+            part.job.lookup.told(len(part.guesses), right)
+        return chunks
+
+    # --- all below: with the lock held ----------------------------------------------------------
+
+    def _prepare(self) -> list[Part]:
+        """Let go of who has left, let in who may come, and plan a run that has its pages."""
+        for job in [j for j in (*self._waiting, *self._running) if j.expired and not j.over]:
+            job.put(
+                DeadlineError(
+                    f"the answer was not complete after {job.request.deadline_s} s; it has "
+                    f"{len(job.answer.tokens)} tokens"
+                )
+            )
+            job.finish()
+            self._counters.failed += 1
+        self._settle()
+        self._admit()
+        while True:
+            parts = plan_run(
+                self._running,
+                self._cost,
+                chunk=self._engine.chunk,
+                step_s=self._step_s,
+                speculate=self._speculate,
+            )
+            if not parts or self._pages.lacking(parts) == 0:
+                break
+            self._preempt()
+        now_s = time.perf_counter()
+        for part in parts:
+            if part.job.began_s is None:
+                part.job.began_s = now_s
+                part.job.answer.queued_s = now_s - part.job.submitted_s
+        return parts
+
+    def _settle(self) -> None:
+        """Keep what was computed for jobs that are over, and forget them."""
+        while self._dropped:
+            job = self._dropped.popleft()
+            job.cancelled = True
+            if not job.over:
+                self._counters.cancelled += 1
+                job.finish()
+        for job in self._running:
+            if job.over:
+                self._pages.keep(job)
+        self._running = [job for job in self._running if not job.over]
+        self._waiting = [job for job in self._waiting if not job.over]
+
+    def _admit(self) -> None:
+        for job in list(self._waiting):
+            if len(self._running) >= self._most_running:
+                return
+            if job.paused:
+                continue
+            sequence = self._pages.begin(job, self._running)
+            if sequence is None:
+                continue
+            self._waiting.remove(job)
+            self._running.append(job)
+            self._admissions += 1
+            job.sequence, job.admitted = sequence, self._admissions
+            if job.began_s is None:
+                job.answer.cached_tokens = job.cached
+
+    def _preempt(self) -> None:
+        """Take the pages of the job that was admitted last; it is computed again later."""
+        victim = max(self._running, key=lambda job: (job.paused, job.request.batch, job.admitted))
+        self._running.remove(victim)
+        if (
+            not self._running
+        ):  # it has the cache for itself but for what the engine's own users hold
+            self._fail(
+                victim,
+                CacheFullError(
+                    f"the cache of keys and values may hold {self._pages.limit} pages of 64 "
+                    f"positions, and {victim.cached} positions of this answer fill it"
+                ),
+            )
+            return
+        self._pages.keep(victim)
+        self._waiting.insert(0, victim)
+        self._counters.preemptions += 1
+
+    def _hand_out(self, part: Part, chunks: list[Said]) -> None:
+        job = part.job
+        assert job.sequence is not None
+        if job.read_s is None:
+            self._read_on(job)
+        job.ids.extend(job.answer.tokens[len(job.ids) - len(job.request.prompt) :])
+        if part.guesses and job.cached > len(job.ids) - 1:
+            job.sequence.truncate(len(job.ids) - 1)
+        if job.over:
+            return
+        for chunk in chunks:
+            job.put(chunk)
+            if isinstance(chunk, Exception):
+                self._counters.failed += 1
+                job.finish()
+            elif chunk.finish_reason is not None:
+                self._counters.finished(job.answer)
+                job.finish()
+        if not chunks and part.completes and job.answer.silent:
+            job.put(job.answer.end("length"))
+            self._counters.finished(job.answer)
+            job.finish()
+
+    def _read_on(self, job: Job) -> None:
+        """Report how far a prompt is read."""
+        total = len(job.request.prompt)
+        if job.request.follow and not job.over:
+            job.put(PromptRead(min(job.cached, total), total))
+        if job.cached >= total:
+            job.read_s = time.perf_counter()
+            assert job.began_s is not None
+            job.answer.prompt_s = job.read_s - job.began_s
+
+    def _after_failure(self, parts: list[Part], error: Exception) -> None:
+        """A run that failed is nobody's fault in particular unless it had one part only."""
+        self._parts = []
+        if len(parts) > 1 and isinstance(error, MemoryError):
+            self._preempt()
+            return
+        for part in parts:
+            self._fail(part.job, error)
+        self._settle()
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """End an answer with an error; what its sequence holds is not worth a guess."""
+        if job.sequence is not None:
+            job.sequence.close()
+            job.sequence = None
+        if not job.over:
+            job.put(error)
+            job.finish()
+            self._counters.failed += 1
+
+    def _fail_all(self, error: BaseException) -> None:
+        for job in (*self._waiting, *self._running):
+            self._fail(job, error)
+        self._waiting.clear()
+        self._running.clear()
+
+    def _enqueue(self, job: Job) -> None:
+        """Interactive requests go before those of batches, and each kind in its own order."""
+        at = len(self._waiting)
+        if not job.request.batch:
+            while at > 0 and self._waiting[at - 1].request.batch:
+                at -= 1
+        self._waiting.insert(at, job)
+
+    def _expected_wait_s(self) -> float:
+        """Seconds until a request that is queued now would begin, roughly."""
+        rows = sum(job.remaining for job in (*self._waiting, *self._running))
+        said = sum(max(0, job.reserved - len(job.ids)) for job in (*self._waiting, *self._running))
+        side_by_side = max(1, min(self._most_running, len(self._waiting) + len(self._running)))
+        return rows * self._cost.row_s + said * (
+            self._cost.step_s / side_by_side + self._cost.row_s
+        )
+
+    def _wake(self) -> None:
+        if self._driver is not None:
+            self._driver.wake()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the model {self._engine.name!r} is closed")

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from slmq.errors import Error
+from slmq.errors import BusyError, ClosedError
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from slmq.engine.prefix import PrefixCache
-    from slmq.generation.model import Model
-    from slmq.generation.stream import TokenStream
+    from slmq.generation.answer import Progress
+    from slmq.generation.stream import OnFinish, TokenStream
 
 __all__ = ["ChatSession"]
+
+
+class Submit(Protocol):
+    """What a session needs of a model: `Model.submit`."""
+
+    def __call__(
+        self,
+        prompt: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any],
+        *,
+        progress: Progress | None = None,
+        on_finish: OnFinish | None = None,
+    ) -> TokenStream:
+        """Queue the messages of a conversation."""
 
 
 class ChatSession:
     """A conversation; made by `Model.chat`.
 
     Every turn is the chat template over the whole history, exactly as a fresh prompt would be;
-    what its tokens share with the turn before is taken from the session's own cache, so only the
-    new part is computed and other prompts to the model do not disturb it.
+    what its tokens share with the turn before was kept, so only the new part is computed.
 
     A turn that is cancelled keeps what it has said so far; one that has said nothing, or that
     failed, leaves no trace in the history.
@@ -35,8 +47,7 @@ class ChatSession:
 
     def __init__(
         self,
-        model: Model,
-        cache: PrefixCache,
+        submit: Submit,
         *,
         system: str | None,
         params: Mapping[str, Any],
@@ -44,8 +55,7 @@ class ChatSession:
         if system is not None and not isinstance(system, str):
             raise TypeError(f"system: expected a str or None, got {type(system).__name__}")
         SamplingParams.from_kwargs(params)
-        self._model = model
-        self._cache = cache
+        self._submit = submit
         self._system = system
         self._params = dict(params)
         self._guard = threading.Lock()
@@ -99,12 +109,8 @@ class ChatSession:
                     said = {"role": "assistant", "content": result.text}
                     self._messages = [*history, said]
 
-            stream = self._model.stream_from(
-                self._cache,
-                history,
-                {**self._params, **params},
-                progress=progress,
-                on_finish=remember,
+            stream = self._submit(
+                history, {**self._params, **params}, progress=progress, on_finish=remember
             )
             self._open = weakref.ref(stream)
         return stream
@@ -127,13 +133,11 @@ class ChatSession:
                 self._messages.append({"role": "system", "content": self._system})
 
     def close(self) -> None:
-        """Cancel the answer that is being made and give the cache back."""
+        """Cancel the answer that is being made; later turns raise ClosedError."""
         stream = None if self._open is None else self._open()
         if stream is not None:
             stream.close()
-        if not self._closed:
-            self._closed = True
-            self._model.release(self._cache)
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -151,9 +155,9 @@ class ChatSession:
 
     def _require_idle(self) -> None:
         if self._closed:
-            raise ValueError("the chat session is closed")
+            raise ClosedError("the chat session is closed")
         stream = None if self._open is None else self._open()
         if stream is not None and not stream.finished:
-            raise Error(
+            raise BusyError(
                 "the answer before is still being made; read its stream to the end or close() it"
             )

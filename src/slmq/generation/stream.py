@@ -1,77 +1,98 @@
-"""One answer at a time: the prompt cache, the queue before it, and the stream of its tokens."""
+"""What a caller holds of an answer: its chunks, as they are made."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from slmq.generation.answer import Answer
-
 import threading
-from inspect import GEN_CLOSED, getgeneratorstate
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from slmq.errors import Error
+from slmq.errors import BusyError
+from slmq.generation.job import PromptRead
 from slmq.generation.results import GenerationResult, StreamChunk
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from slmq.generation.answer import Progress
+    from slmq.generation.job import Job
+    from slmq.generation.scheduler import Scheduler
 
-__all__ = [
-    "TokenStream",
-]
+__all__ = ["TokenStream"]
+
+OnFinish = Callable[[GenerationResult], None]
 
 
 class TokenStream:
-    """Iterator over the chunks of an answer that is made while you read.
+    """Iterator over the chunks of an answer; made by `Model.stream`.
 
-    The model is busy from the first chunk until the stream ends or is closed: other threads wait.
-    `close` cancels at once, or, while another thread is inside the stream, before its next token
-    or prompt chunk. Leaving a ``with`` block closes, and so does dropping the stream.
+    The answer is made while you read, at most a few chunks ahead. Any number of streams may be open
+    at once: they are computed together. `close` cancels this one, also while its prompt is read;
+    leaving a ``with`` block closes, and so does dropping the stream. One thread reads at a time.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._steps = answer.steps()
-        self._inside = threading.Lock()  # held by the thread that runs the steps
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        job: Job,
+        progress: Progress | None = None,
+        on_finish: OnFinish | None = None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._job = job
+        self._progress = progress
+        self._on_finish = on_finish
+        self._result: GenerationResult | None = None
+        self._spoken = 0
+        self._ended = False
+        self._inside = threading.Lock()  # held by the thread that reads
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> StreamChunk:
-        if not self._inside.acquire(blocking=False):
-            if self._answer.cancelled:
-                raise StopIteration
-            raise Error("another thread is reading this stream")
+        self._enter()
         try:
-            if self._answer.running:
-                self._answer.turn.touch()
-            return next(self._steps)
+            while True:
+                chunk = self._take(wait=True)
+                if chunk is not None:
+                    return chunk
         finally:
             self._inside.release()
 
-    def close(self) -> None:
-        """Cancel the answer, also while its prompt is read; harmless at any other time."""
-        self._answer.cancelled = True
-        if not self._inside.acquire(blocking=False):
-            return  # whoever is inside sees `cancelled` at the next step
+    def poll(self) -> StreamChunk | None:
+        """The next chunk if there is one already, else None; errors as when iterating.
+
+        Raises StopIteration after the last chunk.
+        """
+        self._enter()
         try:
-            self._steps.close()
-            self._answer.conclude("cancelled")
+            return self._take(wait=False)
         finally:
             self._inside.release()
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call a function, from any thread, whenever `poll` may have something new."""
+        self._scheduler.listen(self._job, listener)
+
+    def close(self) -> None:
+        """Cancel the answer; harmless at any other time."""
+        self._scheduler.cancel(self._job)
+        if self._inside.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._inside.release()
 
     @property
     def result(self) -> GenerationResult | None:
-        """The whole answer once the stream has ended or was closed; None before."""
-        return self._answer.result
+        """The whole answer once its last chunk was read or it was closed; None before."""
+        return self._result
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete, cancelled or failed: the model is free again."""
-        return self._answer.result is not None or getgeneratorstate(self._steps) == GEN_CLOSED
+        """Whether the answer is complete, cancelled or failed."""
+        return self._ended
 
     def __enter__(self) -> Self:
         return self
@@ -83,3 +104,59 @@ class TokenStream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # A half-made stream, after an error in the constructor, has no job to cancel.
+        if not getattr(self, "_ended", True):
+            self._scheduler.drop(self._job)
+
+    def _enter(self) -> None:
+        if self._inside.acquire(blocking=False):
+            return
+        if self._job.cancelled:
+            raise StopIteration
+        raise BusyError("another thread is reading this stream; read it from one thread at a time")
+
+    def _take(self, *, wait: bool) -> StreamChunk | None:
+        """The next chunk, or None if it was something else or nothing."""
+        if self._ended:
+            raise StopIteration
+        event = self._scheduler.next_event(self._job, wait=wait)
+        if self._job.cancelled:
+            # Closed by another thread, or by its own progress: the answer ends where it was read.
+            self._end()
+            return self._job.answer.cancelled_chunk(self._result)
+        if isinstance(event, PromptRead):
+            self._report(event)
+            return None
+        if isinstance(event, BaseException):
+            self._ended = True
+            raise event
+        if event is None and wait:
+            self._ended = True
+            raise StopIteration
+        if event is not None:
+            self._spoken += 1
+            if event.result is not None:
+                self._conclude(event.result)
+        return event
+
+    def _report(self, read: PromptRead) -> None:
+        assert self._progress is not None  # only then does a job report
+        try:
+            self._progress(read.done, read.total)
+        except BaseException:
+            self._scheduler.cancel(self._job)
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        """The answer is over for its reader, who holds `_inside`."""
+        if not self._ended:
+            self._conclude(self._job.answer.result("cancelled", self._spoken))
+
+    def _conclude(self, result: GenerationResult) -> None:
+        self._ended = True
+        self._result = result
+        if self._on_finish is not None:
+            self._on_finish(result)

@@ -103,6 +103,7 @@ class RecordedPlan:
         """
         outputs = np.array([len(tokens) - 1] if logits else [], dtype=np.int32)
         times = self.native.run(tokens, list(segments), outputs, -1, True)
+        assert times is not None  # nobody could cancel it
         return list(zip(self.steps, times, strict=True))
 
     def values(

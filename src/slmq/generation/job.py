@@ -1,0 +1,161 @@
+"""A request on its way: what is computed of it, and what its reader has not taken yet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slmq.engine.sequence import common_length
+from slmq.generation.results import StreamChunk
+from slmq.generation.speculation import Lookup
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slmq.engine.sequence import Sequence
+    from slmq.generation.answer import Answer, Request
+
+__all__ = ["AHEAD", "Event", "Job", "Part", "PromptRead"]
+
+AHEAD = 16  # chunks that may wait for their reader; then the answer pauses
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """So much of a prompt is read."""
+
+    done: int
+    total: int
+
+
+Event = StreamChunk | PromptRead | BaseException
+
+
+class Job:
+    """What the scheduler knows of a request. All of it is guarded by the scheduler's lock.
+
+    Attributes
+    ----------
+    ids : array of int
+        Prompt and answer so far: what `sequence` holds, and what it still has to take up.
+    sequence : Sequence or None
+        None while it waits, and after it was preempted.
+    admitted : int
+        When it was admitted, counted; the last one is preempted first.
+    events : deque
+        What its reader has not taken yet, the last one of an answer included.
+    over : bool
+        Nothing will be added to `events`.
+    """
+
+    def __init__(self, request: Request, answer: Answer, lock: threading.Lock) -> None:
+        self.request = request
+        self.answer = answer
+        self.ids = array("i", request.prompt)
+        self.sequence: Sequence | None = None
+        self.admitted = 0
+        self.reserved = 0
+        self.skipped = 0  # runs that went by while its prompt waited
+        self.events: deque[Event] = deque()
+        self.over = False
+        self.cancelled = False
+        self.lookup = Lookup()
+        self.listener: Callable[[], None] | None = None
+        self.ready = threading.Condition(lock)
+        self.submitted_s = time.perf_counter()
+        self.began_s: float | None = None
+        self.read_s: float | None = None  # when the prompt was read
+
+    @property
+    def cached(self) -> int:
+        """Tokens that its sequence holds."""
+        return 0 if self.sequence is None else len(self.sequence.tokens)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that have to be computed before the next one can be drawn."""
+        return len(self.ids) - self.cached
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next run gives the next token from one row."""
+        return self.remaining == 1 and self.read_s is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether its reader is too far behind."""
+        if self.request.follow and self.read_s is None:
+            return bool(self.events)
+        return len(self.events) >= AHEAD
+
+    @property
+    def expired(self) -> bool:
+        """Whether its deadline is over."""
+        limit = self.request.deadline_s
+        return limit is not None and time.perf_counter() - self.submitted_s > limit
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until its deadline, a little more; None without one."""
+        limit = self.request.deadline_s
+        if limit is None:
+            return None
+        return max(0.0, self.submitted_s + limit - time.perf_counter()) + 1e-3
+
+    def array(self) -> npt.NDArray[np.int32]:
+        """A copy of `ids`."""
+        return np.array(self.ids, np.int32)
+
+    def shared_ahead(self, ids: npt.NDArray[np.int32]) -> int:
+        """How many tokens `ids` will share with its sequence once its prompt is read."""
+        return common_length(np.array(self.request.prompt, np.int32), ids)
+
+    def put(self, event: Event) -> None:
+        """Hand something to the reader."""
+        self.events.append(event)
+        self.tell()
+
+    def finish(self) -> None:
+        """Nothing more will come."""
+        self.over = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake the reader."""
+        self.ready.notify_all()
+        if self.listener is not None:
+            self.listener()
+
+
+@dataclass
+class Part:
+    """What a run takes up for a job: the next `count` of its ids, then guesses.
+
+    `wanted` is of how many of these rows logits are needed: of none within a prompt, else of the
+    last id and of every guess.
+    """
+
+    job: Job
+    count: int
+    guesses: list[int]
+
+    def __post_init__(self) -> None:
+        # Whether the job's next token can be drawn afterwards: the run itself changes what remains.
+        self.completes = self.count == self.job.remaining
+
+    @property
+    def rows(self) -> int:
+        """Rows in the run."""
+        return self.count + len(self.guesses)
+
+    @property
+    def wanted(self) -> int:
+        """Rows whose logits are needed."""
+        return 1 + len(self.guesses) if self.completes and not self.job.answer.silent else 0

@@ -1,0 +1,119 @@
+"""Pages of the cache: who may begin, what is given up when they run out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from slmq.engine.engine import PAGE
+from slmq.engine.prefix import PrefixStore
+from slmq.generation.cost import CostModel, Work
+from slmq.machine.memory import available_memory_bytes
+
+if TYPE_CHECKING:
+    from slmq.engine.engine import Engine
+    from slmq.engine.sequence import Sequence
+    from slmq.generation.job import Job, Part
+
+__all__ = ["Pages", "default_cache_bytes", "pages_of"]
+
+MOST_KEPT = 4096  # sequences: beyond that looking after them costs more than they save
+LEAST_SHARED = 16  # tokens that are worth waiting for
+CONTEXTS = 4  # whole contexts that the cache may hold by default, or
+DEFAULT_BYTES = 2 << 30  # so much if that is more
+
+
+def pages_of(positions: int) -> int:
+    """Pages that so many positions take."""
+    return -(-positions // PAGE)
+
+
+def default_cache_bytes(engine: Engine) -> int:
+    """Bytes that the cache may take unless somebody says: at most half of what is free now."""
+    wanted = max(CONTEXTS * (pages_of(engine.n_ctx) + 1) * engine.page_bytes, DEFAULT_BYTES)
+    free = available_memory_bytes()
+    return max(wanted if free is None else min(wanted, free // 2), 2 * engine.page_bytes)
+
+
+class Pages:
+    """The cache of an engine with one budget for what lives and what is kept."""
+
+    def __init__(self, engine: Engine, cost: CostModel) -> None:
+        self._engine = engine
+        self._cost = cost
+        self.store = PrefixStore()
+
+    @property
+    def limit(self) -> int:
+        """Most pages in use."""
+        return self._engine.plan.cache.limit
+
+    @property
+    def free(self) -> int:
+        """Pages that may be taken without giving anything up."""
+        return self.limit - self._engine.plan.cache.pages_in_use
+
+    @property
+    def capacity(self) -> int:
+        """Positions of one sequence that has the cache for itself.
+
+        A page less than the limit: a fork may have to copy the page that it shares in part.
+        """
+        return min(self._engine.n_ctx, (max(self.limit, 2) - 1) * PAGE)
+
+    def kept(self) -> int:
+        """Pages of kept sequences; shared ones count for each."""
+        return sum(pages_of(len(s.tokens)) for s in self.store.sequences)
+
+    def begin(self, job: Job, running: Iterable[Job]) -> Sequence | None:
+        """A sequence for a job, forked off the longest that begins like it; None: not yet.
+
+        A job waits for pages, and for another that is just computing what both begin with.
+        """
+        ids, others = job.array(), list(running)
+        most = len(ids) - 1  # the last one is fed in any case, for its logits
+        source, shared = self.store.longest(job.request.salt, ids[:most])
+        coming = 0
+        for other in others:
+            if other.request.salt != job.request.salt or other.sequence is None:
+                continue
+            have = other.sequence.shared_with(ids[:most])
+            if have > shared:
+                source, shared = other.sequence, have
+            if have == other.cached and not other.paused:
+                coming = max(coming, other.shared_ahead(ids[:most]))
+        if coming >= shared + LEAST_SHARED:
+            return None
+        need = pages_of(max(job.reserved, len(ids) + 1)) - shared // PAGE
+        promised = sum(max(0, pages_of(o.reserved) - pages_of(o.cached)) for o in others)
+        busy = any(not other.paused for other in others)
+        if busy and self.free + self.kept() < need + promised:
+            return None
+        if source is None:
+            return self._engine.sequence()
+        if source in self.store:
+            self.store.use(source, self._worth(len(source.tokens)))
+        return source.fork(shared)
+
+    def keep(self, job: Job) -> None:
+        """Keep what was computed for a job, for others and for itself later."""
+        sequence, job.sequence = job.sequence, None
+        if sequence is None:
+            return
+        self.store.insert(job.request.salt, sequence, self._worth(len(sequence.tokens)))
+        while len(self.store) > MOST_KEPT:
+            self.store.evict()
+
+    def lacking(self, parts: Iterable[Part]) -> int:
+        """Pages that a run needs beyond what is free, after giving up what is kept."""
+        while True:
+            needed = sum(p.job.sequence.pages_needed(p.rows) for p in parts if p.job.sequence)
+            lacking = needed - self.free
+            if lacking <= 0 or not self.store.evict():
+                return max(lacking, 0)
+
+    def _worth(self, tokens: int) -> float:
+        """Seconds that computing a kept sequence again would take, per byte of it."""
+        work = Work()
+        work.add(tokens, 0, 0)
+        return self._cost.seconds(work) / (pages_of(max(tokens, 1)) * self._engine.page_bytes)

@@ -1,0 +1,81 @@
+"""Guesses at what comes next, from what was said before (Saxena, "Prompt lookup decoding", 2023).
+
+An answer that copies from its prompt repeats runs of tokens. The latest place where the last tokens
+stood before tells what followed them there; the model checks all of that in one run, whose further
+rows are nearly free while the run is bound by reading weights. What is kept is what the sampler
+draws at each place, so guesses never change an answer, they only cost time when they are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["Lookup"]
+
+NGRAM = 3  # tokens that must have stood before in the same order
+LONGEST = 12  # tokens guessed at a time
+PAUSE_AFTER = 2  # misses in a row, after which guessing pauses, each time twice as long
+LONGEST_PAUSE = 64
+
+
+class Lookup:
+    """Where runs of three tokens stood last, and how often guesses were right.
+
+    Attributes
+    ----------
+    rate : float
+        Share of guessed tokens that were right, of late.
+    """
+
+    def __init__(self) -> None:
+        self.rate = 0.5
+        self._places: dict[tuple[int, ...], int] = {}
+        self._seen = 0
+        self._misses = self._pause = self._rest = 0
+
+    def guess(self, ids: Sequence[int], most: int) -> list[int]:
+        """At most `most` tokens that may follow `ids`; none while guessing pauses."""
+        place = self._find(ids)
+        if self._rest > 0:
+            self._rest -= 1
+            return []
+        if place is None or most <= 0:
+            return []
+        return list(ids[place : place + min(most, LONGEST)])
+
+    def told(self, guessed: int, right: int) -> None:
+        """Learn how many of a guess's tokens were right."""
+        self.rate += 0.2 * (right / guessed - self.rate)
+        self._misses = 0 if right else self._misses + 1
+        if right:
+            self._pause = 0
+        elif self._misses >= PAUSE_AFTER:
+            self._pause = min(max(4, 2 * self._pause), LONGEST_PAUSE)
+            self._rest = self._pause
+
+    def _find(self, ids: Sequence[int]) -> int | None:
+        """What follows the last place where the end of `ids` stood before; notes new places."""
+        place = None
+        for end in range(max(self._seen, NGRAM), len(ids) + 1):
+            run = tuple(ids[end - NGRAM : end])
+            place = self._places.get(run)
+            self._places[run] = end
+        if len(ids) > self._seen:
+            self._seen = len(ids) + 1
+        return place
+
+
+def best_length(rate: float, step_s: float, row_s: float, most: int) -> int:
+    """How many guesses make tokens come fastest, if each is right with probability `rate`.
+
+    With n guesses a run takes step + (n + 1) row and gives 1 + rate + ... + rate^n tokens.
+    """
+    best, best_speed = 0, 1.0 / (step_s + row_s)
+    tokens, chance = 1.0, 1.0
+    for n in range(1, most + 1):
+        chance *= rate
+        tokens += chance
+        speed = tokens / (step_s + (n + 1) * row_s)
+        if speed > best_speed * 1.02:
+            best, best_speed = n, speed
+    return best
