@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq import _native, hub
-from slmq.checkpoint import NATIVE, open_checkpoint
+from slmq.checkpoint import open_checkpoint
 from slmq.conversion.source import Wish
 from slmq.formats import ROUNDED
 from slmq.quantizer.calibration import Moments, collect, read_calibration
@@ -89,7 +89,7 @@ def main() -> None:
     found: dict[str, dict[str, list[dict[str, Errors]]]] = defaultdict(lambda: defaultdict(list))
     rng = np.random.default_rng(0)
     with open_checkpoint(hub.resolve(options.model).path) as checkpoint:
-        source = FloatSource(checkpoint, None if checkpoint.kind == NATIVE else "f32", 2)
+        source = FloatSource(checkpoint, None if checkpoint.packed else "f32", 2)
         for wish, moments in inputs_of(source, options.text, options.layers, options.threads):
             inputs = Inputs(moments, options.threads)
             own = floats_of(source, wish)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from slmq.checkpoint.packed_folder import NativeWriter, PackedTensor
+from slmq.checkpoint.packed_folder import PackedTensor, PackedWriter
 from slmq.formats import format_named
 from slmq.speed.shapes import Shape, random_blocks, shape_named
 
@@ -39,7 +39,7 @@ def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     formats = {tensor.format for tensor in tensors if len(tensor.shape) == 2}
     rng = np.random.default_rng
     blocks = {name: random_blocks(format_named(name), rng(0)) for name in formats}
-    with NativeWriter(path, tensors) as file:
+    with PackedWriter(path, tensors) as file:
         for tensor in tensors:
             if len(tensor.shape) == 1:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())

@@ -16,7 +16,7 @@ from kernel_cases import pack, same_bits
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
 from slmq.checkpoint.foreign.ggml_blocks import block_integers
-from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, decode, decoded_tensors
+from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, decode, foreign_weights
 from slmq.formats import FORMATS, Parts, pack_parts
 from slmq.weights.reader import WeightReader
 from slmq.weights.rows import Rows
@@ -44,7 +44,7 @@ def test_every_value_in_one_piece_or_many(
     monkeypatch.setattr("slmq.checkpoint.foreign.chunks.CHUNK", 7 * K)
     path, values = file_of(kind, tmp_path / "w.gguf")
     with open_checkpoint(path) as checkpoint:
-        tensor = decoded_tensors(checkpoint)["w"]
+        tensor = foreign_weights(checkpoint)["w"]
         assert tensor.parts == ("w",)
         assert same_bits(decode(tensor, threads), values)
         assert same_bits(decode(tensor, threads, (3, 30)), values[3:30])

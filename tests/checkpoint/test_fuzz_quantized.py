@@ -20,7 +20,7 @@ from gguf_writer import write_gguf
 from int_packer import config_of, known_weight, tensors_of, write_folder
 
 from slmq.checkpoint import open_checkpoint
-from slmq.checkpoint.foreign.weight import decoded_tensors
+from slmq.checkpoint.foreign.weight import foreign_weights
 from slmq.errors import CheckpointError
 from slmq.weights.reader import WeightReader
 
@@ -33,7 +33,7 @@ def load_every_weight(path: Path) -> str:
     try:
         with open_checkpoint(path) as checkpoint:
             reader = WeightReader(checkpoint, memory="small")
-            for name, weight in decoded_tensors(checkpoint).items():
+            for name, weight in foreign_weights(checkpoint).items():
                 matrix = reader.linear(name, *weight.info.shape).matrix
                 assert np.isfinite(matrix.dequantize(0, matrix.n)).all()
     except CheckpointError as error:

@@ -30,8 +30,8 @@ from fuzzing import (  # noqa: F401  (a fixture)
 )
 from safetensors.numpy import save
 
-from slmq.checkpoint import NativeCheckpoint, open_checkpoint
-from slmq.checkpoint.packed_folder import PackedTensor, native_header
+from slmq.checkpoint import PackedCheckpoint, open_checkpoint
+from slmq.checkpoint.packed_folder import PackedTensor, packed_header
 from slmq.errors import CheckpointError
 from slmq.weights.placement import PackedFile
 
@@ -76,7 +76,7 @@ def safetensors_seeds() -> dict[str, bytes]:
     return {"full": save(arrays, {"format": "pt"}), "one": save({"a": arrays["a"]})}
 
 
-def native_seed() -> bytes:
+def packed_seed() -> bytes:
     """A file of packed weights: every kind of tensor, and one of padding."""
     tensors = [
         PackedTensor("q4", "q4g32a", (33, 40)),
@@ -84,7 +84,7 @@ def native_seed() -> bytes:
         PackedTensor("f16", "f16", (3, 5)),
     ]
     sizes = [-(-tensor.nbytes // 64) * 64 for tensor in tensors]
-    return native_header(tensors) + bytes(sum(sizes))
+    return packed_header(tensors) + bytes(sum(sizes))
 
 
 def open_and_read(path: Path) -> str:
@@ -157,7 +157,7 @@ def test_damaged_safetensors(tmp_path: Path, tally: Tally, seed: str) -> None:
 def read_packed(folder: Path) -> None:
     """Every packed matrix that is offered can be used to its last row, mapped and copied."""
     with open_checkpoint(folder) as checkpoint:
-        assert isinstance(checkpoint, NativeCheckpoint)
+        assert isinstance(checkpoint, PackedCheckpoint)
         for memory in ("mmap", "small"):
             packed = PackedFile(checkpoint, memory, threads=1)
             for name, info in checkpoint.tensors.items():
@@ -167,34 +167,34 @@ def read_packed(folder: Path) -> None:
                     assert matrix.dequantize(0, info.shape[0]).shape == info.shape
 
 
-def native_or_refused(folder: Path, data: bytes, tally: Tally) -> None:
+def packed_or_refused(folder: Path, data: bytes, tally: Tally) -> None:
     """A damaged mark makes it a plain safetensors file, which is sound as such."""
     (folder / "model.safetensors").write_bytes(data)
     if tally.run(folder):
         with open_checkpoint(folder) as checkpoint:
-            native = checkpoint.kind == "slmq"
-        if native:
+            packed = checkpoint.packed
+        if packed:
             read_packed(folder)
 
 
 def test_damaged_packed_weights(tmp_path: Path, tally: Tally) -> None:
     """Anywhere in the file, and more often in the header; tiles may hold any bits."""
     (tmp_path / "config.json").write_text("{}")
-    whole = native_seed()
+    whole = packed_seed()
     begin = 8 + struct.unpack_from("<Q", whole)[0]
-    native_or_refused(tmp_path, whole, tally)
+    packed_or_refused(tmp_path, whole, tally)
     assert tally.outcomes[True] == 1
     for data in mutants(whole, CASES // 2, "native"):
-        native_or_refused(tmp_path, data, tally)
+        packed_or_refused(tmp_path, data, tally)
     for data in mutants(whole[:begin], CASES // 2, "native header"):
-        native_or_refused(tmp_path, data + whole[begin:], tally)
+        packed_or_refused(tmp_path, data + whole[begin:], tally)
     tally.check(reasons=10)
 
 
 def test_packed_weights_with_wrong_values(tmp_path: Path, tally: Tally) -> None:
     """The header stays JSON, and of the same length, so that the tags are what is checked."""
     (tmp_path / "config.json").write_text("{}")
-    whole = native_seed()
+    whole = packed_seed()
     begin = 8 + struct.unpack_from("<Q", whole)[0]
     for case in range(START, START + CASES):
         rng = random.Random(f"native values:{case}")
@@ -208,7 +208,7 @@ def test_packed_weights_with_wrong_values(tmp_path: Path, tally: Tally) -> None:
         text = json.dumps(header).encode()
         text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
         data = struct.pack("<Q", len(text)) + text + whole[begin:]
-        native_or_refused(tmp_path, data, tally)
+        packed_or_refused(tmp_path, data, tally)
     assert tally.peak_bytes < PEAK_BYTES
     assert tally.outcomes[True] > 0
     assert len(tally.reasons) >= 10, tally.reasons

@@ -16,8 +16,8 @@ from kernel_cases import pack, same_bits
 
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
-from slmq.checkpoint.foreign.integers import PackedLinear
-from slmq.checkpoint.foreign.weight import decode, decoded_tensors
+from slmq.checkpoint.foreign.integers import ForeignLinear
+from slmq.checkpoint.foreign.weight import decode, foreign_weights
 from slmq.weights.reader import WeightReader
 
 N, K = 40, 256
@@ -84,10 +84,10 @@ def folder_of(path: Path, name: str, n: int = N, k: int = K) -> tuple[Path, Know
     return write_folder(path, config, tensors, x.scale_dtype), x
 
 
-def opened(path: Path) -> PackedLinear:
+def opened(path: Path) -> ForeignLinear:
     """The weight "a.weight" of a folder; the mapping stays alive in its views."""
-    found = decoded_tensors(open_checkpoint(path))["a.weight"]
-    assert isinstance(found, PackedLinear)
+    found = foreign_weights(open_checkpoint(path))["a.weight"]
+    assert isinstance(found, ForeignLinear)
     return found
 
 
@@ -214,7 +214,7 @@ def test_modules_of_their_own_width_and_group(tmp_path: Path) -> None:
         tensors |= {f"b.{p}": t for p, t in tensors_of(method, b, **symmetric).items()}
         path = write_folder(tmp_path / method, {"quantization_config": config}, tensors)
         with open_checkpoint(path) as checkpoint:
-            found = decoded_tensors(checkpoint)
+            found = foreign_weights(checkpoint)
             for name, x in [("a.weight", a), ("b.weight", b)]:
                 assert same_bits(decode(found[name]), x.values())
 

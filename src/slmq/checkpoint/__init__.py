@@ -10,14 +10,14 @@ import os
 import stat
 from pathlib import Path
 
-from slmq.checkpoint.base import Checkpoint, TensorInfo
+from slmq.checkpoint.base import Checkpoint, Layout, TensorInfo
 from slmq.checkpoint.gguf import MAGIC, open_gguf
 from slmq.checkpoint.mapped import describe_start
-from slmq.checkpoint.packed_folder import NATIVE, NativeCheckpoint, is_native, native_checkpoint
+from slmq.checkpoint.packed_folder import PACKED, PackedCheckpoint, is_packed, packed_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
 from slmq.errors import CheckpointError
 
-__all__ = ["NATIVE", "Checkpoint", "NativeCheckpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["PACKED", "Checkpoint", "Layout", "PackedCheckpoint", "TensorInfo", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -75,7 +75,7 @@ def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
         if CONFIG not in names:
             raise CheckpointError(f"expected a {CONFIG} beside the weights", file=folder)
         stored = open_safetensors(folder)
-        return native_checkpoint(stored) if is_native(stored) else stored
+        return packed_checkpoint(stored) if is_packed(stored) else stored
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if len(ggufs) == 1:
         return open_gguf(folder / ggufs[0])

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Checkpoint", "TensorInfo"]
+if TYPE_CHECKING:
+    from slmq.checkpoint.mapped import MappedFile
+
+__all__ = ["Checkpoint", "Layout", "TensorInfo"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,32 @@ class TensorInfo:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How tensors are named, and how their values lie. The defaults are Hugging Face's folders.
+
+    Attributes
+    ----------
+    gguf_terms : bool
+        Names of tensors, their types and the metadata are GGUF's, not Hugging Face's.
+    gguf_tensors : bool
+        There may be tensors that only llama.cpp's converter makes: divisors of rope's frequencies,
+        norms of all heads in one. Folders that were packed from a GGUF file have them, too.
+    own_rows : bool
+        Fused and transposed matrices lie as the model's own files have them: by head, as [k, n].
+    interleaved_rows : bool
+        llama.cpp's converter may have put the rows of q and k in pairs for its rope.
+    stacked_norms : bool
+        A norm of all heads may have the shape [heads, size].
+    """
+
+    gguf_terms: bool = False
+    gguf_tensors: bool = False
+    own_rows: bool = True
+    interleaved_rows: bool = False
+    stacked_norms: bool = False
+
+
 class Checkpoint(Protocol):
     """A model file or folder whose headers have been checked against the size of its files."""
 
@@ -47,7 +76,37 @@ class Checkpoint(Protocol):
 
     @property
     def kind(self) -> str:
-        """``"gguf"``, ``"safetensors"``, or ``"slmq"`` for a folder of packed weights."""
+        """Its name for people: ``"gguf"``, ``"safetensors"``, or ``"slmq"`` for packed weights.
+
+        Nothing is decided by it; the properties below say what a reader needs to know.
+        """
+
+    @property
+    def layout(self) -> Layout:
+        """How its tensors are named, and how their values lie."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weights are packed, ready to be mapped and run."""
+
+    @property
+    def holds_tokenizer(self) -> bool:
+        """Whether the metadata hold the tokenizer, which otherwise is in files beside the weights.
+
+        It is then built in Python, holding the interpreter's lock for as long as that takes.
+        """
+
+    @property
+    def architecture_key(self) -> str:
+        """The key of the metadata that names the model's architecture."""
+
+    @property
+    def licence_key(self) -> str:
+        """The key of the metadata that names the model's licence."""
+
+    @property
+    def files(self) -> tuple[MappedFile, ...]:
+        """The mapped files."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:

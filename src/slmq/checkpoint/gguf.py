@@ -18,7 +18,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.base import Layout, TensorInfo
 from slmq.checkpoint.gguf_header import Cursor
 from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, describe_start
 from slmq.errors import CheckpointError
@@ -79,6 +79,18 @@ BLOCK_TYPES = {
 class GgufCheckpoint(MappedCheckpoint):
     """An open GGUF file; see `slmq.checkpoint.Checkpoint`."""
 
+    kind = "gguf"
+    layout = Layout(
+        gguf_terms=True,
+        gguf_tensors=True,
+        own_rows=False,
+        interleaved_rows=True,
+        stacked_norms=True,
+    )
+    holds_tokenizer = True
+    architecture_key = "general.architecture"
+    licence_key = "general.license"
+
 
 def open_gguf(path: Path) -> GgufCheckpoint:
     """Map a GGUF file and check its whole header.
@@ -103,9 +115,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
         file.close()
         raise
     spans = {name: (file, data_begin + offset) for name, offset in offsets.items()}
-    return GgufCheckpoint(
-        path, "gguf", metadata=metadata, tensors=tensors, spans=spans, files=[file]
-    )
+    return GgufCheckpoint(path, metadata=metadata, tensors=tensors, spans=spans, files=[file])
 
 
 def _preamble(cursor: Cursor) -> tuple[int, int]:

@@ -9,12 +9,12 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.base import Layout, TensorInfo
 from slmq.errors import CheckpointError
 
 __all__ = ["MappedCheckpoint", "MappedFile", "Span", "describe_start"]
@@ -111,12 +111,21 @@ Span = tuple[MappedFile, int]  # where a tensor's bytes begin: the file, the off
 
 
 class MappedCheckpoint:
-    """The `Checkpoint` interface over mapped files; the two readers are its subclasses."""
+    """The `Checkpoint` interface over mapped files; the readers are its subclasses.
+
+    What a subclass does not say of itself is as in Hugging Face's folders.
+    """
+
+    kind: ClassVar[str]
+    layout: ClassVar[Layout] = Layout()
+    packed: ClassVar[bool] = False
+    holds_tokenizer: ClassVar[bool] = False
+    architecture_key: ClassVar[str] = "model_type"
+    licence_key: ClassVar[str] = "license"
 
     def __init__(
         self,
         path: Path,
-        kind: str,
         *,
         metadata: dict[str, Any],
         tensors: dict[str, TensorInfo],
@@ -124,7 +133,6 @@ class MappedCheckpoint:
         files: Sequence[MappedFile],
     ) -> None:
         self.path = path
-        self.kind = kind
         self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
         self._spans = spans

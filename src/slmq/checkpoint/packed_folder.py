@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmq.checkpoint.base import TensorInfo
+from slmq.checkpoint.base import Layout, TensorInfo
 from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span
 from slmq.checkpoint.safetensors import SINGLE, SafetensorsCheckpoint
 from slmq.errors import CheckpointError
@@ -29,17 +29,17 @@ from slmq.formats import FORMATS, packed_bytes, padded
 __all__ = [
     "ALIGNMENT",
     "COLUMNS",
-    "NATIVE",
+    "PACKED",
     "VERSION",
-    "NativeCheckpoint",
-    "NativeWriter",
+    "PackedCheckpoint",
     "PackedTensor",
-    "is_native",
-    "native_checkpoint",
-    "native_header",
+    "PackedWriter",
+    "is_packed",
+    "packed_checkpoint",
+    "packed_header",
 ]
 
-NATIVE = "slmq"  # the kind of these checkpoints, and the key of the version
+PACKED = "slmq"  # the kind of these checkpoints, and the key of the version
 VERSION = "1"
 ALIGNMENT = 64
 PADDING = "slmq.padding."
@@ -49,12 +49,16 @@ MAX_DIMENSION = 1 << 28
 TAG = re.compile(r"([a-z0-9]{1,16}) ([0-9]{1,9}) ([0-9]{1,9})", re.ASCII)
 
 
-class NativeCheckpoint(MappedCheckpoint):
+class PackedCheckpoint(MappedCheckpoint):
     """An open folder of packed weights; see `slmq.checkpoint.Checkpoint`.
 
     A packed tensor's dtype is its weight format and its shape is ``(n, k)``; its raw bytes are the
     tiles, at a multiple of 64 bytes in memory.
     """
+
+    kind = PACKED
+    layout = Layout(gguf_tensors=True, own_rows=False)
+    packed = True
 
     @property
     def file(self) -> MappedFile:
@@ -73,12 +77,12 @@ class NativeCheckpoint(MappedCheckpoint):
         return self.span(name)[1]
 
 
-def is_native(checkpoint: SafetensorsCheckpoint) -> bool:
+def is_packed(checkpoint: SafetensorsCheckpoint) -> bool:
     """Whether a folder of safetensors is one of ours."""
-    return NATIVE in checkpoint.file_metadata
+    return PACKED in checkpoint.file_metadata
 
 
-def native_checkpoint(stored: SafetensorsCheckpoint) -> NativeCheckpoint:
+def packed_checkpoint(stored: SafetensorsCheckpoint) -> PackedCheckpoint:
     """Check the tags of a folder whose headers are sound; closes it if they are not.
 
     Raises
@@ -89,7 +93,7 @@ def native_checkpoint(stored: SafetensorsCheckpoint) -> NativeCheckpoint:
     try:
         path = stored.path / SINGLE
         metadata = stored.file_metadata
-        version = metadata[NATIVE]
+        version = metadata[PACKED]
         if version != VERSION:
             raise CheckpointError(
                 f"packed weights of version {version!r:.40}, expected {VERSION!r}: convert the "
@@ -104,9 +108,8 @@ def native_checkpoint(stored: SafetensorsCheckpoint) -> NativeCheckpoint:
             span = stored.span(name)
             tensors[name] = _checked(info, metadata.get(name), span)
             spans[name] = span
-        return NativeCheckpoint(
+        return PackedCheckpoint(
             stored.path,
-            NATIVE,
             metadata=dict(stored.metadata),
             tensors=tensors,
             spans=spans,
@@ -175,12 +178,12 @@ class PackedTensor:
         return packed_bytes(FORMATS[self.format], *self.shape)
 
 
-def native_header(tensors: Sequence[PackedTensor]) -> bytes:
+def packed_header(tensors: Sequence[PackedTensor]) -> bytes:
     """Everything before the data of a ``model.safetensors``; its length is a multiple of 64.
 
     The data are the tensors in this order, each followed by zeros to a multiple of 64 bytes.
     """
-    metadata = {NATIVE: VERSION}
+    metadata = {PACKED: VERSION}
     header: dict[str, Any] = {"__metadata__": metadata}
     position = 0
     for i, tensor in enumerate(tensors):
@@ -200,7 +203,7 @@ def native_header(tensors: Sequence[PackedTensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-class NativeWriter:
+class PackedWriter:
     """Writes a ``model.safetensors``; a context manager.
 
     It writes whole 8 MiB at multiples of 8 MiB: Linux then caches the file in 2 MiB pages, which
@@ -217,14 +220,14 @@ class NativeWriter:
         self._file = path.open("wb", buffering=0)
         self._piece = bytearray(PIECE_BYTES)
         self._used = 0
-        self._put(native_header(tensors))
+        self._put(packed_header(tensors))
 
     def write(self, data: bytes | memoryview) -> None:
         """Write the bytes of the next tensor."""
         self._put(data)
         self._put(bytes(-len(data) % ALIGNMENT))
 
-    def __enter__(self) -> NativeWriter:
+    def __enter__(self) -> PackedWriter:
         """Return the writer itself."""
         return self
 

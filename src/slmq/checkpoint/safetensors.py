@@ -65,6 +65,7 @@ class SafetensorsCheckpoint(MappedCheckpoint):
         ``__metadata__`` of ``model.safetensors``; empty for a folder of shards.
     """
 
+    kind = "safetensors"
     file_metadata: Mapping[str, str] = MappingProxyType({})
 
 
@@ -103,7 +104,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
             file.close()
         raise
     checkpoint = SafetensorsCheckpoint(
-        folder, "safetensors", metadata=config, tensors=tensors, spans=spans, files=files
+        folder, metadata=config, tensors=tensors, spans=spans, files=files
     )
     if len(files) == 1:
         checkpoint.file_metadata = MappingProxyType(file_metadata)

@@ -134,13 +134,12 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         architecture, supported, parameters, format, bytes, memory, context, licence, and for a
         folder of packed weights its source; None for what the headers do not say.
     """
-    from slmq.checkpoint import NATIVE
+    from slmq.checkpoint import PACKED
     from slmq.models.registry import FAMILIES
     from slmq.weights.placement import choose_memory
 
     meta = checkpoint.metadata
-    gguf = checkpoint.kind == "gguf"
-    architecture = meta.get("general.architecture" if gguf else "model_type")
+    architecture = meta.get(checkpoint.architecture_key)
     types: Counter[str] = Counter()
     parameters = 0
     for tensor in checkpoint.tensors.values():
@@ -149,7 +148,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     choice = choose_memory(None, checkpoint)
     language = meta.get("text_config")  # where the model is more than its language model
     named = language if isinstance(language, dict) else meta
-    context = named.get(f"{architecture}.context_length" if gguf else "max_position_embeddings")
+    in_gguf = checkpoint.layout.gguf_terms
+    context = named.get(f"{architecture}.context_length" if in_gguf else "max_position_embeddings")
     facts = {
         "architecture": architecture,
         "supported": architecture in FAMILIES,
@@ -160,8 +160,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "context": context if isinstance(context, int) else None,
         "licence": licence_of(meta),
     }
-    if checkpoint.kind == NATIVE:
-        facts["source"] = source_of(meta.get(NATIVE))
+    if checkpoint.packed:
+        facts["source"] = source_of(meta.get(PACKED))
     return facts
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import NATIVE, Checkpoint, open_checkpoint
-from slmq.checkpoint.packed_folder import VERSION, NativeWriter
+from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
+from slmq.checkpoint.packed_folder import VERSION, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder, source_files
 from slmq.conversion.source import Source
@@ -74,7 +74,7 @@ def convert(
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_checkpoint(found.path) as checkpoint:
         source = Source(checkpoint, quant, threads)
-        config = source.config | {NATIVE: _provenance(checkpoint, quant)}
+        config = source.config | {PACKED: _provenance(checkpoint, quant)}
         nbytes = sum(wish.tensor.nbytes for wish in source.wishes)
         with new_folder(target, nbytes, force) as folder:
             _write_weights(folder / SINGLE, source, progress)
@@ -87,7 +87,7 @@ def convert(
 def _write_weights(path: Path, source: Source, progress: Progress | None) -> None:
     tensors = [wish.tensor for wish in source.wishes]
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    with NativeWriter(path, tensors) as file:
+    with PackedWriter(path, tensors) as file:
         for wish in source.wishes:
             data = source.read(wish)
             file.write(data.data)

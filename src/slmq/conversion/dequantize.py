@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import NATIVE, open_checkpoint
+from slmq.checkpoint import PACKED, open_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder
 from slmq.conversion.source import Source, Wish
@@ -91,7 +91,7 @@ def dequantize(
             kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
         )
         done = 0
-        config = {k: v for k, v in source.config.items() if k != NATIVE}
+        config = {k: v for k, v in source.config.items() if k != PACKED}
         config["torch_dtype"] = kind.name
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:

@@ -10,13 +10,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from slmq.checkpoint import NATIVE, Checkpoint, open_checkpoint
+from slmq.checkpoint import Checkpoint, open_checkpoint
 from slmq.errors import CheckpointError, Error
-
-if TYPE_CHECKING:
-    from slmq.checkpoint.mapped import MappedCheckpoint
 
 try:
     import fcntl
@@ -33,7 +30,7 @@ SPARE_BYTES = 64 << 20  # for tokenizer and configuration, when the free space i
 def source_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Name, bytes and sha256 of every file of a checkpoint."""
     files = []
-    for file in cast("MappedCheckpoint", checkpoint).files:
+    for file in checkpoint.files:
         digest = hashlib.sha256()
         with file.path.open("rb") as f:
             while piece := f.read(PIECE):
@@ -58,7 +55,7 @@ def check_target(target: Path, force: bool) -> None:
         raise Error(f"{target} exists; give another folder, or force (--force) to replace it")
     try:
         with open_checkpoint(target) as old:
-            ours = old.kind == NATIVE and target.is_dir() and not target.is_symlink()
+            ours = old.packed and target.is_dir() and not target.is_symlink()
     except CheckpointError:
         ours = False
     if not ours:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.checkpoint import NATIVE, Checkpoint
+from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.packed_folder import COLUMNS, PackedTensor
 from slmq.models.loading import open_weights
 from slmq.weights.rows import Rows
@@ -102,16 +102,15 @@ class Source:
 
     def __init__(self, checkpoint: Checkpoint, quant: str | None, threads: int) -> None:
         self.checkpoint = checkpoint
-        memory = "mmap" if checkpoint.kind == NATIVE else "huge"
-        opened = open_weights(checkpoint, threads=threads, quant=quant, memory=memory, keep=False)
+        self.layout = checkpoint.layout
+        opened = open_weights(checkpoint, threads=threads, quant=quant, keep=False)
         self.opened = opened
         self._reader = opened.reader
         # How the source was quantized says nothing of the packed weights.
         self.config = {k: v for k, v in opened.raw_config.items() if k not in QUANT_KEYS}
-        if checkpoint.kind == "gguf":
-            self.config |= {"model_type": checkpoint.metadata["general.architecture"]}
-            if isinstance(licence := checkpoint.metadata.get("general.license"), str):
-                self.config["license"] = licence
+        self.config["model_type"] = checkpoint.metadata[checkpoint.architecture_key]
+        if isinstance(licence := checkpoint.metadata.get(checkpoint.licence_key), str):
+            self.config["license"] = licence
         self._wishes: dict[str, Wish] = {}
         self.weights = opened.family.load(cast("WeightReader", self), opened.config)
 

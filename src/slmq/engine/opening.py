@@ -101,7 +101,7 @@ def _build(
     family_of(checkpoint)  # an unknown architecture is named before its tokenizer is looked at
     # Packing a foreign file tensor by tensor would wait for the interpreter lock each time that the
     # Python which builds a GGUF file's tokenizer holds it.
-    alone = checkpoint.kind == "gguf"
+    alone = checkpoint.holds_tokenizer
     with _Meanwhile(lambda: load_tokenizer(checkpoint), alone=alone) as reading:
         plan, info = build_plan(
             checkpoint,

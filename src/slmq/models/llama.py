@@ -53,10 +53,10 @@ class Config(DecoderConfig):
 
 def load(r: WeightReader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
-    gguf = r.checkpoint.kind == "gguf"
+    pairs = r.layout.interleaved_rows
     orders = (
-        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if gguf else None,
-        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if gguf else None,
+        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if pairs else None,
+        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if pairs else None,
     )
 
     def load_layer(prefix: str, layer: Weights) -> None:
@@ -67,7 +67,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
 
     w = load_decoder(r, cfg, load_layer)
     # Llama 3's scaling reaches GGUF files, and folders made of them, as divisors of frequencies.
-    if r.checkpoint.kind != "safetensors" and r.has("rope_freqs.weight"):
+    if r.layout.gguf_tensors and r.has("rope_freqs.weight"):
         divisors = r.vector("rope_freqs.weight", cfg.rope.rotary // 2)
         w.rope = cfg.rope.divided(divisors, divisors)
     return w

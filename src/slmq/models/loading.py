@@ -63,7 +63,7 @@ def open_weights(
         config = family.Config.from_dict(raw_config)
     except CheckpointError as error:
         raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
-    names: Callable[[str], str] = family.GGUF.name if checkpoint.kind == "gguf" else _same
+    names: Callable[[str], str] = family.GGUF.name if checkpoint.layout.gguf_terms else _same
     reader = WeightReader(checkpoint, names, quant=quant, threads=threads, memory=memory, keep=keep)
     return OpenedWeights(reader, family, config, raw_config)
 
@@ -71,7 +71,7 @@ def open_weights(
 def load_weights(
     checkpoint: Checkpoint, *, threads: int, quant: str | None = None, memory: str | None = None
 ) -> LoadedWeights:
-    """Packs a checkpoint's weights, or maps or reads those of a native folder.
+    """Packs a checkpoint's weights, or maps or reads those of a packed folder.
 
     Raises
     ------

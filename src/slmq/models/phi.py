@@ -53,7 +53,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     def load_qkv(name: str, layer: Weights) -> None:
         # Early GGUF files have one matrix.
         fused, all_rows = f"{name}.qkv_proj", q + 2 * kv
-        if r.checkpoint.kind != "safetensors" and r.has(f"{fused}.bias"):
+        if r.layout.gguf_tensors and r.has(f"{fused}.bias"):
             layer.q = linear(fused, q, hidden, Rows(0, all_rows))
             layer.k = linear(fused, kv, hidden, Rows(q, all_rows))
             layer.v = linear(fused, kv, hidden, Rows(q + kv, all_rows))

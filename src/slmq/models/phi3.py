@@ -65,7 +65,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
 
     w = load_decoder(r, cfg, load_layer)
     # GGUF files, and folders made of them, store longrope's divisors as tensors.
-    if r.checkpoint.kind != "safetensors" and r.has(LONG):
+    if r.layout.gguf_tensors and r.has(LONG):
         pairs = cfg.rope.rotary // 2
         w.rope = cfg.rope.divided(r.vector(SHORT, pairs), r.vector(LONG, pairs))
     return w

@@ -41,8 +41,7 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
     CheckpointError
         If the checkpoint does not say what it is.
     """
-    gguf = checkpoint.kind == "gguf"
-    key = "general.architecture" if gguf else "model_type"
+    key = checkpoint.architecture_key
     architecture = checkpoint.metadata.get(key)
     if not isinstance(architecture, str):
         raise CheckpointError(
@@ -50,8 +49,9 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
         )
     family = family_named(architecture, checkpoint.path)
     metadata: Mapping[str, Any] = checkpoint.metadata
-    config = family.GGUF.config(metadata, checkpoint.tensors) if gguf else dict(metadata)
-    return family, config
+    if checkpoint.layout.gguf_terms:
+        return family, family.GGUF.config(metadata, checkpoint.tensors)
+    return family, dict(metadata)
 
 
 def family_named(architecture: str, path: str | Path) -> Any:

@@ -90,7 +90,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
 
 def load_head_norms(r: WeightReader, name: str, heads: int, head_dim: int) -> Norm:
     """The norms of all heads; GGUF files, and folders made of them, have them in one tensor."""
-    if r.checkpoint.kind != "safetensors" and r.has(f"{name}.weight"):
+    if r.layout.gguf_tensors and r.has(f"{name}.weight"):
         return Norm(r.vector(f"{name}.weight", heads * head_dim), None)
     weights = [r.vector(f"{name}.norms.{i}.weight", head_dim) for i in range(heads)]
     return Norm(np.concatenate(weights), None)

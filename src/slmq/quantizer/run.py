@@ -14,8 +14,8 @@ import numpy as np
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import NATIVE, open_checkpoint
-from slmq.checkpoint.packed_folder import VERSION, NativeWriter, PackedTensor
+from slmq.checkpoint import PACKED, open_checkpoint
+from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
 from slmq.conversion.source import Source, Wish
@@ -115,7 +115,7 @@ def quantize(
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_checkpoint(found.path) as checkpoint:
-        source = FloatSource(checkpoint, None if checkpoint.kind == NATIVE else "f32", threads)
+        source = FloatSource(checkpoint, None if checkpoint.packed else "f32", threads)
         text = None
         if calibrate is not None:
             context = source.opened.config.max_positions
@@ -133,7 +133,7 @@ def quantize(
             with new_folder(target, nbytes, force) as folder:
                 _write_weights(folder / SINGLE, wishes, tensors, pipeline)
                 save_tokenizer(checkpoint, folder)
-                config = source.config | {NATIVE: made_of}
+                config = source.config | {PACKED: made_of}
                 # Last: a folder without it does not load.
                 (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
     made = QuantizedFolder(
@@ -195,7 +195,7 @@ def _write_weights(
     path: Path, wishes: list[Wish], tensors: list[PackedTensor], pipeline: Pipeline
 ) -> None:
     work = pipeline.work
-    with NativeWriter(path, tensors) as file:
+    with PackedWriter(path, tensors) as file:
         for wish, tensor in zip(wishes, tensors, strict=True):
             if not wish.rounds:
                 folded = pipeline.folded(tensor.name)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.checkpoint import Layout
 from slmq.errors import Error
 from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
@@ -159,7 +160,7 @@ def _load(shape: Shape, reader: _Counter) -> tuple[Any, Any, Any]:
 class _Counter:
     """Stands where a WeightReader stands, over no file, and notes what it is asked for."""
 
-    checkpoint = SimpleNamespace(kind="safetensors")
+    layout = Layout()
 
     def __init__(self) -> None:
         self.wanted: list[Wanted] = []

@@ -37,7 +37,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         A file beside ``tokenizer.json`` is corrupt.
     """
     try:
-        if checkpoint.kind == "gguf":
+        if checkpoint.holds_tokenizer:
             return load_gguf(checkpoint)
         return load_folder(checkpoint)
     except TokenizerError as e:

@@ -48,7 +48,7 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     OSError
         The folder cannot be written.
     """
-    if checkpoint.kind == "gguf":
+    if checkpoint.holds_tokenizer:
         _write(load_gguf(checkpoint).parts, folder)
         return
     for name in FILES:

@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 import slmq._native as _native
-from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint
+from slmq.checkpoint import Checkpoint, PackedCheckpoint
 from slmq.errors import CheckpointError
 
 __all__ = ["MEMORIES", "MemoryChoice", "PackedFile", "check_memory", "choose_memory"]
@@ -53,27 +53,26 @@ def choose_memory(requested: str | None, checkpoint: Checkpoint) -> MemoryChoice
     ValueError
         For another word, or for "mmap" of a file that does not hold packed weights.
     """
-    native = checkpoint.kind == NATIVE
     check_memory(requested)
     if requested is not None:
-        if requested == "mmap" and not native:
+        if requested == "mmap" and not checkpoint.packed:
             raise ValueError(
                 f"memory='mmap' needs packed weights, and {checkpoint.path} is packed while it is "
                 f"loaded; `slmq convert {checkpoint.path} FOLDER` writes a folder that can be "
                 f"mapped"
             )
         return MemoryChoice(requested, "asked for")
-    if native:
+    if checkpoint.packed:
         return MemoryChoice("mmap", "packed weights are mapped as they are stored")
     return MemoryChoice("huge", "packed while loaded, into 2 MiB pages")
 
 
 class PackedFile:
-    """The packed matrices of a native folder.
+    """The packed matrices of a packed folder.
 
     Parameters
     ----------
-    checkpoint : NativeCheckpoint
+    checkpoint : PackedCheckpoint
     memory : {"mmap", "huge", "small"}
     threads : int
         Threads that read.
@@ -84,7 +83,7 @@ class PackedFile:
         The file was cut short or replaced since its headers were checked.
     """
 
-    def __init__(self, checkpoint: NativeCheckpoint, memory: str, threads: int) -> None:
+    def __init__(self, checkpoint: PackedCheckpoint, memory: str, threads: int) -> None:
         self._checkpoint = checkpoint
         self._first, end = checkpoint.packed_range()
         self._arena = None

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 import slmq._native as _native
 import slmq.formats as formats
-from slmq.checkpoint import NATIVE, Checkpoint, NativeCheckpoint, TensorInfo
-from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, DecodedTensor, decode, decoded_tensors
+from slmq.checkpoint import Checkpoint, Layout, PackedCheckpoint, TensorInfo
+from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, ForeignWeight, decode, foreign_weights
 from slmq.checkpoint.packed_folder import COLUMNS
 from slmq.errors import CheckpointError
 from slmq.plan.linear import Linear
@@ -45,7 +45,7 @@ log = logging.getLogger("slmq")
 class WeightReader:
     """Reads a checkpoint's tensors by name, checks shapes, packs linear weights.
 
-    Weights of a native folder are packed already: they are mapped or read.
+    Weights of a packed folder are packed already: they are mapped or read.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class WeightReader:
     threads : int
         Threads that pack or read.
     memory : {"mmap", "huge", "small"}, optional
-        Where the packed weights lie: see `slmq.memory`.
+        Where the packed weights lie: see `slmq.weights.placement`.
     keep : bool
         Whether all weights are kept, as a model keeps them: they then lie in one piece of memory.
     progress : callable, optional
@@ -88,7 +88,7 @@ class WeightReader:
         self.checkpoint = checkpoint
         self._names = names
         self._quant = None if quant is None else formats.format_named(quant).name
-        if checkpoint.kind != NATIVE and self._quant not in (None, *formats.ROUNDED):
+        if not checkpoint.packed and self._quant not in (None, *formats.ROUNDED):
             known = ", ".join([*formats.USER_FORMATS, *formats.ROUNDED])
             raise ValueError(
                 f"quant: expected a format to round to, one of {known}; {self._quant} only holds "
@@ -98,11 +98,11 @@ class WeightReader:
         self._progress = progress
         self._done = 0
         self._total = sum(t.nbytes for t in checkpoint.tensors.values())
-        self._decoded = decoded_tensors(checkpoint)
+        self._foreign = foreign_weights(checkpoint)
         self.memory = choose_memory(memory, checkpoint)
         self._packed: PackedFile | None = None
         self._arena: _native.Arena | None = None
-        if isinstance(checkpoint, NativeCheckpoint):
+        if isinstance(checkpoint, PackedCheckpoint):
             self._packed = PackedFile(checkpoint, self.memory.memory, threads)
         elif keep:
             # Never more than every two-dimensional tensor packed. What is not used costs nothing.
@@ -112,19 +112,23 @@ class WeightReader:
         self.parameters = 0
         self._rounded: set[str] = set()
 
+    @property
+    def layout(self) -> Layout:
+        """How the checkpoint's tensors are named, and how their values lie."""
+        return self.checkpoint.layout
+
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds this tensor."""
         stored = self._names(name)
-        return stored in self.checkpoint.tensors or stored in self._decoded
+        return stored in self.checkpoint.tensors or stored in self._foreign
 
     def vector(self, name: str, size: int, rows: Rows | None = None) -> F32:
         """A float32[size] tensor: norms and biases; with `rows` a part of a stored one."""
-        if rows is not None and self.checkpoint.kind == NATIVE:
+        if rows is not None and self.checkpoint.packed:
             name, rows = rows.name(name, size), None
         info = self._info(name)
         stored = size if rows is None else rows.stored
-        # llama.cpp stacks the norms of heads.
-        if self.checkpoint.kind != "gguf" or math.prod(info.shape) != stored:
+        if not self.layout.stacked_norms or math.prod(info.shape) != stored:
             self._check_shape(info, (stored,))
         if info.dtype not in FLOATS:
             raise self._error(info, f"expected f32, f16 or bf16, found {info.dtype}")
@@ -138,7 +142,7 @@ class WeightReader:
         if not np.isfinite(values).all():
             raise self._error(info, "expected finite weights, found NaN or infinity")
         self._finish(info)
-        return values if rows is None else self._layout(rows).of(values, size)
+        return values if rows is None else self._stored_rows(rows).of(values, size)
 
     def linear(
         self,
@@ -195,21 +199,20 @@ class WeightReader:
 
     def _part(self, name: str, n: int, k: int, rows: Rows | None) -> TensorInfo:
         """The stored tensor that holds a weight."""
-        if rows is not None and self.checkpoint.kind == NATIVE:
+        if rows is not None and self.checkpoint.packed:
             name, rows = rows.name(name, n), None
         info = self._info(name)
         if rows is None:
             self._check_shape(info, (n, k))
-        elif self._layout(rows).transposed:
+        elif self._stored_rows(rows).transposed:
             self._check_shape(info, (k, rows.stored))
         else:
             self._check_shape(info, (rows.stored, k))
         return info
 
-    def _layout(self, rows: Rows) -> Rows:
-        """As this checkpoint stores them: only folders of safetensors keep a model's own layout."""
-        folder = self.checkpoint.kind == "safetensors"
-        return rows if folder else Rows(rows.first, rows.stored)
+    def _stored_rows(self, rows: Rows) -> Rows:
+        """As this checkpoint stores them."""
+        return rows if self.layout.own_rows else Rows(rows.first, rows.stored)
 
     def _pack(
         self,
@@ -220,7 +223,7 @@ class WeightReader:
         n: int,
         k: int,
     ) -> _native.Matrix:
-        rows, weight = self._layout(rows), self._decoded.get(info.name)
+        rows, weight = self._stored_rows(rows), self._foreign.get(info.name)
         if weight is not None and rows.transposed:
             raise self._error(info, "quantized weights that are stored transposed are not read")
         try:
@@ -233,7 +236,7 @@ class WeightReader:
             raise self._error(info, str(error)) from None
 
     def _rows(
-        self, info: TensorInfo, weight: DecodedTensor | None, rows: Rows, n: int
+        self, info: TensorInfo, weight: ForeignWeight | None, rows: Rows, n: int
     ) -> tuple[str, npt.NDArray[np.uint8]]:
         """Rows of a weight as bytes of a type that the packer reads."""
         if weight is None:
@@ -260,7 +263,7 @@ class WeightReader:
     def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
         """The order of a packed weight's columns, None if they are as they were."""
         if self._packed is None:
-            weight = self._decoded.get(info.name)
+            weight = self._foreign.get(info.name)
             return None if weight is None or weight.kept != fmt else weight.columns
         order = self.checkpoint.tensors.get(info.name + COLUMNS)
         if order is None:
@@ -275,7 +278,7 @@ class WeightReader:
 
     def _upper_bound(self) -> int:
         stored = {t.name: t for t in self.checkpoint.tensors.values() if t.dtype in KEPT}
-        stored |= {name: weight.info for name, weight in self._decoded.items()}
+        stored |= {name: weight.info for name, weight in self._foreign.items()}
         return sum(
             # A fused matrix is read in up to three parts, each filled up to 32 rows.
             _native.packed_bytes(self._format(info), info.shape[0] + 3 * 32, info.shape[1])
@@ -285,7 +288,7 @@ class WeightReader:
 
     def _info(self, name: str) -> TensorInfo:
         stored = self._names(name)
-        weight = self._decoded.get(stored)
+        weight = self._foreign.get(stored)
         info = self.checkpoint.tensors.get(stored) if weight is None else weight.info
         if info is None:
             raise CheckpointError(
@@ -296,7 +299,7 @@ class WeightReader:
 
     def _format(self, info: TensorInfo, floats: bool = False) -> str:
         """What a weight is packed to."""
-        if self.checkpoint.kind == NATIVE:
+        if self.checkpoint.packed:
             if self._quant not in (None, info.dtype):
                 raise self._error(
                     info,
@@ -304,7 +307,7 @@ class WeightReader:
                     f"it came from once more",
                 )
             return info.dtype
-        weight = self._decoded.get(info.name)
+        weight = self._foreign.get(info.name)
         if weight is not None:
             kept = weight.kept or "f16"
             return kept if floats else self._quant or kept
@@ -326,7 +329,7 @@ class WeightReader:
 
     def _finish(self, info: TensorInfo, count: int | None = None) -> None:
         """Notes that a tensor, or `count` values of it, is read."""
-        weight = self._decoded.get(info.name)
+        weight = self._foreign.get(info.name)
         if self._packed is None:
             for part in (info.name,) if weight is None else weight.parts:
                 self.checkpoint.release(part)

@@ -21,7 +21,7 @@ from slmq.checkpoint.foreign.words import GroupedIntegers
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS, GROUP
 
-__all__ = ["PackedLinear"]
+__all__ = ["ForeignLinear"]
 
 F32 = npt.NDArray[np.float32]
 I16 = npt.NDArray[np.int16]
@@ -41,8 +41,8 @@ NUMPY_TYPES = {
 }
 
 
-class PackedLinear(ABC):
-    """One weight of n rows and k columns; see `slmq.checkpoint.decoded.DecodedTensor`.
+class ForeignLinear(ABC):
+    """One weight of n rows and k columns; see `slmq.checkpoint.foreign.weight.ForeignWeight`.
 
     Parameters
     ----------

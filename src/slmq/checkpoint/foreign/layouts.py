@@ -26,16 +26,16 @@ import numpy.typing as npt
 
 from slmq.checkpoint.base import Checkpoint
 from slmq.checkpoint.foreign.config import AWQ, COMPRESSED, GPTQ, QuantConfig
-from slmq.checkpoint.foreign.integers import WORDS, PackedLinear
+from slmq.checkpoint.foreign.integers import WORDS, ForeignLinear
 from slmq.checkpoint.foreign.words import AWQ_ORDER, unpack_words
 
-__all__ = ["AwqLinear", "CompressedLinear", "GptqLinear", "packed_linears"]
+__all__ = ["AwqLinear", "CompressedLinear", "GptqLinear", "foreign_linears"]
 
 I16 = npt.NDArray[np.int16]
 U8 = npt.NDArray[np.uint8]
 
 
-class GptqLinear(PackedLinear):
+class GptqLinear(ForeignLinear):
     """A weight of AutoGPTQ or GPTQModel."""
 
     SUFFIXES: ClassVar = {
@@ -69,7 +69,7 @@ class GptqLinear(PackedLinear):
         return zeros.astype(np.int16)
 
 
-class AwqLinear(PackedLinear):
+class AwqLinear(ForeignLinear):
     """A weight of AutoAWQ in its "gemm" version."""
 
     SUFFIXES: ClassVar = {"codes": ".qweight", "zeros": ".qzeros", "scales": ".scales"}
@@ -91,7 +91,7 @@ class AwqLinear(PackedLinear):
         return _awq_rows(self._array("zeros"), begin, end).astype(np.int16)
 
 
-class CompressedLinear(PackedLinear):
+class CompressedLinear(ForeignLinear):
     """A weight of compressed-tensors in its format "pack-quantized"."""
 
     SUFFIXES: ClassVar = {
@@ -140,14 +140,14 @@ class CompressedLinear(PackedLinear):
         return zeros
 
 
-LAYOUTS: dict[str, type[PackedLinear]] = {
+LAYOUTS: dict[str, type[ForeignLinear]] = {
     GPTQ: GptqLinear,
     AWQ: AwqLinear,
     COMPRESSED: CompressedLinear,
 }
 
 
-def packed_linears(checkpoint: Checkpoint, config: QuantConfig) -> dict[str, PackedLinear]:
+def foreign_linears(checkpoint: Checkpoint, config: QuantConfig) -> dict[str, ForeignLinear]:
     """The quantized weights of a folder by the names of what they stand for: "<stem>.weight".
 
     Raises

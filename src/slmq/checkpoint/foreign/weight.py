@@ -17,9 +17,9 @@ from slmq.checkpoint.base import Checkpoint, TensorInfo
 from slmq.checkpoint.foreign.chunks import in_chunks
 from slmq.checkpoint.foreign.config import read_quant_config
 from slmq.checkpoint.foreign.ggml_blocks import dequantize
-from slmq.checkpoint.foreign.layouts import packed_linears
+from slmq.checkpoint.foreign.layouts import foreign_linears
 
-__all__ = ["BLOCK_FORMATS", "DecodedTensor", "decode", "decoded_tensors"]
+__all__ = ["BLOCK_FORMATS", "ForeignWeight", "decode", "foreign_weights"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -39,7 +39,7 @@ BLOCK_FORMATS = {
 }
 
 
-class DecodedTensor(Protocol):
+class ForeignWeight(Protocol):
     """A weight of n rows and k columns."""
 
     @property
@@ -74,7 +74,7 @@ class DecodedTensor(Protocol):
 
 
 class GgufTensor:
-    """A tensor of a GGUF file; see `DecodedTensor`."""
+    """A tensor of a GGUF file; see `ForeignWeight`."""
 
     columns = None
 
@@ -101,7 +101,7 @@ class GgufTensor:
         dequantize(self.info.dtype, raw, (n, k), begin, end, out)
 
 
-def decoded_tensors(checkpoint: Checkpoint) -> dict[str, DecodedTensor]:
+def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
     """The weights of a checkpoint that are of these kinds, by name.
 
     Raises
@@ -109,9 +109,11 @@ def decoded_tensors(checkpoint: Checkpoint) -> dict[str, DecodedTensor]:
     CheckpointError
         The folder is quantized in a way that slmq does not read, or its parts do not fit.
     """
-    if checkpoint.kind == "safetensors":
+    if checkpoint.packed:
+        return {}
+    if not checkpoint.layout.gguf_terms:
         config = read_quant_config(checkpoint.path, checkpoint.metadata)
-        return {} if config is None else {**packed_linears(checkpoint, config)}
+        return {} if config is None else {**foreign_linears(checkpoint, config)}
     return {
         name: GgufTensor(checkpoint, info)
         for name, info in checkpoint.tensors.items()
@@ -119,7 +121,7 @@ def decoded_tensors(checkpoint: Checkpoint) -> dict[str, DecodedTensor]:
     }
 
 
-def decode(tensor: DecodedTensor, threads: int = 1, rows: tuple[int, int] | None = None) -> F32:
+def decode(tensor: ForeignWeight, threads: int = 1, rows: tuple[int, int] | None = None) -> F32:
     """The values of rows, by default all: float32[rows, k]."""
     first, last = (0, tensor.info.shape[0]) if rows is None else rows
     out = np.empty((last - first, tensor.info.shape[1]), np.float32)

@@ -69,4 +69,4 @@ def stored_prefix(r: WeightReader, prefix: str, name: str) -> str:
     Folders saved from the model without its head lack the prefix. `name` is of a tensor that every
     model has.
     """
-    return "" if r.checkpoint.kind != "gguf" and r.has(name) else prefix
+    return "" if not r.layout.gguf_terms and r.has(name) else prefix
