@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from slmq import _native, hub
 from slmq.checkpoint import open_checkpoint
-from slmq.conversion.source import Wish
 from slmq.formats import ROUNDED
 from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error, round_with
 from slmq.quantizer.runner import Runner, StageWeights, floats_of
 from slmq.quantizer.stages import FloatSource
+from slmq.weights.survey import Wish
 
 F32 = npt.NDArray[np.float32]
 EXACT = 1e-9  # a smaller error means that the format holds the weights

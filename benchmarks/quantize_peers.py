@@ -77,6 +77,7 @@ def write_floats(floats: Path, base: Path, path: Path) -> None:
     with open_checkpoint(base) as file, open_checkpoint(floats) as checkpoint:
         source = FloatSource(checkpoint, "f32", 2)
         config = source.opened.config
+        assert isinstance(config, llama.Config)
         tensors: dict[str, F32] = {}
         for wish in source.wishes:
             values = np.concatenate(list(source.pieces(wish)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from slmq.checkpoint.packed_folder import PackedTensor, PackedWriter
+from slmq.checkpoint.packed_folder import PackedWriter
 from slmq.formats import format_named
 from slmq.speed.shapes import Shape, random_blocks, shape_named
 
@@ -29,13 +29,7 @@ CHAT_TEMPLATE = (
 
 def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     """model.safetensors: random tiles, vectors of ones."""
-    fmt = format_named(format_name)
-    tensors = [
-        PackedTensor(w.name, w.format(fmt).name, (w.n, w.k))
-        if w.k
-        else PackedTensor(w.name, "f32", (w.n,))
-        for w in shape.weights()
-    ]
+    tensors = [wish.tensor for wish in shape.weights(format_named(format_name))]
     formats = {tensor.format for tensor in tensors if len(tensor.shape) == 2}
     rng = np.random.default_rng
     blocks = {name: random_blocks(format_named(name), rng(0)) for name in formats}

@@ -217,7 +217,7 @@ def test_a_family_records_its_own_shape() -> None:
     qwen = [w.name for w in shapes.SHAPES["qwen2.5-0.5b-instruct"].weights()]
     assert "model.layers.0.self_attn.q_proj.bias" in qwen
     assert "lm_head.weight" not in qwen
-    phi = {w.name: (w.n, w.k) for w in shapes.SHAPES["phi-4"].weights()}
+    phi = {w.name: w.tensor.shape for w in shapes.SHAPES["phi-4"].weights()}
     assert phi["model.layers.39.self_attn.qkv_proj.weight[5120:6400]"] == (1280, 5120)
 
 

@@ -17,9 +17,10 @@ import slmq.hub as hub
 from slmq.checkpoint import PACKED, open_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder
-from slmq.conversion.source import Source, Wish
+from slmq.conversion.source import Source
 from slmq.errors import CheckpointError
 from slmq.tokenizer.save import save_tokenizer
+from slmq.weights.survey import Wish
 
 __all__ = ["dequantize"]
 
@@ -116,8 +117,8 @@ def _whole_tensors(source: Source) -> dict[str, list[Wish]]:
     for wish in source.wishes:
         if wish.known is not None:
             continue
-        part = PART.fullmatch(wish.tensor.name)
-        name, first = (wish.tensor.name, 0) if part is None else (part[1], int(part[2]))
+        part = PART.fullmatch(wish.name)
+        name, first = (wish.name, 0) if part is None else (part[1], int(part[2]))
         stored.setdefault(name, []).append((first, wish))
     return {
         name: [wish for _, wish in sorted(parts, key=lambda part: part[0])]

@@ -23,11 +23,11 @@ from slmq.models.parts.decoder import (
 )
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
 from slmq.models.parts.values import config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 GELU = "gelu_pytorch_tanh"
 
@@ -61,7 +61,7 @@ class Config(DecoderConfig):
         )
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     offset = np.float32(cfg.norm_offset)
 
@@ -78,7 +78,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed, scale=float(cfg.hidden_size) ** 0.5)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))

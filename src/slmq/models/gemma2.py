@@ -18,11 +18,11 @@ from slmq.models.parts.config import DecoderConfig, config_window, decoder_value
 from slmq.models.parts.decoder import load_attention, load_decoder, load_gated_mlp
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
 from slmq.models.parts.values import config_count, config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 GELU = "gelu_pytorch_tanh"
 NORMS = {
@@ -107,7 +107,7 @@ def _softcap(config: Mapping[str, Any], key: str) -> float:
     return cap
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
 
     def load_layer(prefix: str, layer: Weights) -> None:
@@ -118,7 +118,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def load_block(r: WeightReader, cfg: Config, prefix: str, layer: Weights) -> None:
+def load_block(r: Reader, cfg: Config, prefix: str, layer: Weights) -> None:
     """Four norms, attention and MLP of a layer."""
     for name, stored in NORMS.items():
         norm = r.vector(f"{prefix}.{stored}.weight", cfg.hidden_size)
@@ -128,7 +128,7 @@ def load_block(r: WeightReader, cfg: Config, prefix: str, layer: Weights) -> Non
     load_gated_mlp(r, cfg, prefix, layer)
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed, scale=float(cfg.hidden_size) ** 0.5)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))
@@ -151,14 +151,14 @@ def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
     return capped_logits(p, x, w, cfg)
 
 
-def normed_mlp(p: Recorder, x: Handle, layer: Weights, eps: float) -> Handle:
+def normed_mlp(p: Recording, x: Handle, layer: Weights, eps: float) -> Handle:
     """x + norm(down(gelu(gate(h)) * up(h))) with h the norm of x."""
     h = p.rmsnorm(x, layer.mlp_norm, eps)
     y = p.linear(p.geglu(h, layer.gate, layer.up), layer.down)
     return p.rmsnorm(y, layer.mlp_post_norm, eps, add=x)
 
 
-def capped_logits(p: Recorder, x: Handle, w: Weights, cfg: Config) -> Handle:
+def capped_logits(p: Recording, x: Handle, w: Weights, cfg: Config) -> Handle:
     """The output head over the selected rows, capped where the model says so."""
     h = p.rmsnorm(p.select(x), w.norm, cfg.rms_norm_eps)
     return p.linear(h, w.lm_head, softcap=cfg.logit_softcap)

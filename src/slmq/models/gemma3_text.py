@@ -20,11 +20,11 @@ from slmq.models.parts.decoder import load_decoder
 from slmq.models.parts.gguf import DECODER_NAMES, GgufMap, Weights
 from slmq.models.parts.rope import Rope, rope_of
 from slmq.models.parts.values import config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 # What published configurations leave out.
 DEFAULTS = {
@@ -92,7 +92,7 @@ def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"rope_theta": far_base, **far}, {"rope_theta": near_base, **near}
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
 
     def load_layer(prefix: str, layer: Weights) -> None:
@@ -108,7 +108,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def _place(r: WeightReader) -> tuple[str, str]:
+def _place(r: Reader) -> tuple[str, str]:
     """Which of `PLACES` holds the language model."""
     for model, head in PLACES:
         if r.has(f"{model}.embed_tokens.weight"):
@@ -117,7 +117,7 @@ def _place(r: WeightReader) -> tuple[str, str]:
     raise CheckpointError(f"expected the language model's tensors, found none of {names}")
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed, scale=float(cfg.hidden_size) ** 0.5)  # f32[m, hidden]
     far, near = p.rope(*w.rope.at(p.n_ctx)), p.rope(*w.local_rope.at(p.n_ctx))

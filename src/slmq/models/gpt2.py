@@ -15,12 +15,12 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.gguf import GgufMap, Weights
 from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
 from slmq.models.parts.values import config_count, config_eps, config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Config:
         )
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden, inner = cfg.hidden_size, cfg.inner_size
     prefix = stored_prefix(r, "transformer.", "wte.weight")
@@ -114,7 +114,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     eps = cfg.layer_norm_eps
     x = p.embed(w.embed, positions=w.positions)  # f32[m, hidden]

@@ -16,12 +16,12 @@ from slmq.models.parts.config import DecoderSizes, decoder_sizes
 from slmq.models.parts.gguf import GgufMap, Weights, sizes_from_gguf
 from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
 from slmq.models.parts.values import config_eps, config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Config(DecoderSizes):
         )
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden, inner, q = cfg.hidden_size, cfg.intermediate_size, cfg.q_size
     prefix = stored_prefix(r, "gpt_neox.", "embed_in.weight")
@@ -93,7 +93,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     eps = cfg.layer_norm_eps
     x = p.embed(w.embed)  # f32[m, hidden]

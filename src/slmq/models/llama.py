@@ -27,11 +27,11 @@ from slmq.models.parts.gguf import (
     interleaved_to_halves,
 )
 from slmq.models.parts.values import config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config(DecoderConfig):
         )
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     pairs = r.layout.interleaved_rows
     orders = (
@@ -73,7 +73,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))

@@ -8,6 +8,7 @@ from typing import Any
 
 from slmq.checkpoint import Checkpoint
 from slmq.errors import CheckpointError
+from slmq.models.family import Family, ModelConfig
 from slmq.models.parts.gguf import Weights
 from slmq.models.registry import family_of
 from slmq.weights.placement import MemoryChoice
@@ -20,8 +21,9 @@ class LoadedWeights:
 
     Attributes
     ----------
-    family : module of slmq.models
-    config : Config of that module
+    family : Family
+    config : ModelConfig
+        Of that family.
     weights : Weights
         What `family.forward` reads.
     parameters, weight_bytes : int
@@ -30,8 +32,8 @@ class LoadedWeights:
     memory : MemoryChoice
     """
 
-    family: Any
-    config: Any
+    family: Family[Any]
+    config: ModelConfig
     weights: Weights
     parameters: int
     weight_bytes: int
@@ -44,8 +46,8 @@ class OpenedWeights:
     """A family's reader of a checkpoint, and the configuration: as it is stored, and checked."""
 
     reader: WeightReader
-    family: Any
-    config: Any
+    family: Family[Any]
+    config: ModelConfig
     raw_config: dict[str, Any]
 
 

@@ -22,11 +22,11 @@ from slmq.models.parts.decoder import (
     logits,
 )
 from slmq.models.parts.gguf import Weights
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 __all__ = ["GGUF", "Config", "forward", "load"]
 
@@ -43,7 +43,7 @@ class Config(DecoderConfig):
         return cls(**decoder_values(config), window=config_window(config))
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
 
     def load_layer(prefix: str, layer: Weights) -> None:
@@ -54,7 +54,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return load_decoder(r, cfg, load_layer)
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))

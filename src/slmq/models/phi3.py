@@ -17,12 +17,12 @@ from slmq.models.parts.config import DecoderConfig, config_window, decoder_value
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_norms, logits
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
 from slmq.models.parts.values import config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 
@@ -46,7 +46,7 @@ class Config(DecoderConfig):
         return cls(**decoder_values(config), window=config_window(config))
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses; the fused ones in parts."""
     hidden, inner, q, kv = cfg.hidden_size, cfg.intermediate_size, cfg.q_size, cfg.kv_size
     fused, gate_up = q + 2 * kv, 2 * inner
@@ -71,7 +71,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))

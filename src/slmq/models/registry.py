@@ -6,10 +6,11 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmq.checkpoint import Checkpoint
 from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.models.family import C, Family
 
 # model_type -> module in slmq.models
 FAMILIES = {
@@ -30,8 +31,34 @@ FAMILIES = {
     "stablelm": "stablelm",
 }
 
+if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
+    from slmq.models import (
+        gemma,
+        gemma2,
+        gemma3_text,
+        gpt2,
+        gpt_neox,
+        llama,
+        mistral,
+        phi,
+        phi3,
+        qwen2,
+        qwen3,
+        stablelm,
+    )
 
-def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+    def _checked(family: Family[C]) -> Family[C]:
+        return family
+
+    # mypy compares every family file with `Family`, and its functions with its own Config.
+    CHECKED: list[Family[Any]] = [
+        _checked(gemma), _checked(gemma2), _checked(gemma3_text), _checked(gpt2),
+        _checked(gpt_neox), _checked(llama), _checked(mistral), _checked(phi), _checked(phi3),
+        _checked(qwen2), _checked(qwen3), _checked(stablelm),
+    ]  # fmt: skip
+
+
+def family_of(checkpoint: Checkpoint) -> tuple[Family[Any], dict[str, Any]]:
     """The family module of a checkpoint, and its configuration in Hugging Face's terms.
 
     Raises
@@ -54,11 +81,12 @@ def family_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
     return family, dict(metadata)
 
 
-def family_named(architecture: str, path: str | Path) -> Any:
+def family_named(architecture: str, path: str | Path) -> Family[Any]:
     """The module of an architecture; raises UnsupportedModelError as `family_of`."""
     if architecture not in FAMILIES:
         raise unsupported(architecture, path)
-    return importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+    family: Family[Any] = importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+    return family
 
 
 def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:

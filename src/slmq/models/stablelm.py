@@ -19,11 +19,11 @@ from slmq.models.parts.decoder import load_attention, load_gated_mlp
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, sizes_from_gguf
 from slmq.models.parts.layer_norm import Norm, load_norm, stored_prefix
 from slmq.models.parts.values import config_eps, config_value
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config(DecoderSizes):
         )
 
 
-def load(r: WeightReader, cfg: Config) -> Weights:
+def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden = cfg.hidden_size
     prefix = stored_prefix(r, "model.", "embed_tokens.weight")
@@ -88,7 +88,7 @@ def load(r: WeightReader, cfg: Config) -> Weights:
     return w
 
 
-def load_head_norms(r: WeightReader, name: str, heads: int, head_dim: int) -> Norm:
+def load_head_norms(r: Reader, name: str, heads: int, head_dim: int) -> Norm:
     """The norms of all heads; GGUF files, and folders made of them, have them in one tensor."""
     if r.layout.gguf_tensors and r.has(f"{name}.weight"):
         return Norm(r.vector(f"{name}.weight", heads * head_dim), None)
@@ -96,7 +96,7 @@ def load_head_norms(r: WeightReader, name: str, heads: int, head_dim: int) -> No
     return Norm(np.concatenate(weights), None)
 
 
-def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:
+def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     eps, head_dim = cfg.layer_norm_eps, cfg.head_dim
     x = p.embed(w.embed)  # f32[m, hidden]

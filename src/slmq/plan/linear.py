@@ -1,8 +1,9 @@
-"""A packed weight with its bias, as steps take it."""
+"""A weight with its bias, as steps take it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +14,46 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 
+class Unread(NamedTuple):
+    """The size of a matrix that was asked for and not read."""
+
+    n: int
+    k: int
+
+
 @dataclass(frozen=True)
 class Linear:
-    """A packed weight of n rows (outputs) and k columns (inputs), with its bias if it has one.
+    """A weight of n rows (outputs) and k columns (inputs), with its bias if it has one.
 
     Attributes
     ----------
-    matrix : Matrix
+    held : Matrix or Unread
+        The packed weight, or its size where nobody needs more.
     bias : float32[n], optional
     columns : int32[k], optional
         Where columns are stored in another order: column c of `matrix` reads input columns[c].
+    name : str
+        The tensor's, as a folder of packed weights has it; empty for a weight that no file has.
     """
 
-    matrix: _native.Matrix
+    held: _native.Matrix | Unread
     bias: F32 | None = None
     columns: I32 | None = None
+    name: str = ""
+
+    @property
+    def matrix(self) -> _native.Matrix:
+        """The packed weight. Raises ValueError if it was not read."""
+        if isinstance(self.held, Unread):
+            raise ValueError(f"{self.name}: a weight that was noted only has a size, no values")
+        return self.held
 
     @property
     def n(self) -> int:
         """Outputs."""
-        return self.matrix.n
+        return self.held.n
 
     @property
     def k(self) -> int:
         """Inputs."""
-        return self.matrix.k
+        return self.held.k

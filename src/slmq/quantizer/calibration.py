@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint
-from slmq.conversion.source import Wish
 from slmq.errors import Error
 from slmq.quantizer.stages import StageRun
 from slmq.tokenizer import load_tokenizer
+from slmq.weights.survey import Wish
 
 __all__ = ["Calibration", "Moments", "collect", "read_calibration", "test_windows"]
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.conversion.source import Wish
 from slmq.quantizer.calibration import collect, test_windows
 from slmq.quantizer.grids import fits, pack_rounded
 from slmq.quantizer.methods import Inputs, ordered_sum, output_error, relative_error
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import Stage
+from slmq.weights.survey import Wish
 
 __all__ = ["head_damage", "stage_damage"]
 
@@ -46,18 +46,18 @@ def stage_damage(
     moments, passed_on = collect(
         runner.run(stage, hidden, weights), len(runner.text.tokens), threads
     )
-    inputs = {w.tensor.name: Inputs(m, threads) for m in moments for w in m.wishes}
+    inputs = {w.name: Inputs(m, threads) for m in moments for w in m.wishes}
     windows = test_windows(len(runner.text.tokens))
     exact = runner.of_windows(passed_on, windows)
     damage: Damage = {}
     for wish in (wish for wish in stage.wishes if wish.rounds):
         fitting = [fmt for fmt in formats if fits(fmt, wish.k)]
-        errors, lowest = _errors(runner, wish, fitting, inputs.get(wish.tensor.name))
-        replaced = StageWeights(source, {wish.tensor.name: lowest}, weights)
+        errors, lowest = _errors(runner, wish, fitting, inputs.get(wish.name))
+        replaced = StageWeights(source, {wish.name: lowest}, weights)
         run = runner.run(stage, hidden, replaced, windows)
         changed = np.concatenate([read(None) for read in run.windows()])
         scale = _row_error(exact, changed) / max(errors[fitting[0]], 1e-30)
-        damage[wish.tensor.name] = {fmt: error * scale for fmt, error in errors.items()}
+        damage[wish.name] = {fmt: error * scale for fmt, error in errors.items()}
     return damage, passed_on
 
 
@@ -112,7 +112,7 @@ def head_damage(runner: Runner, hidden: F32, formats: list[str]) -> tuple[Damage
         rounded = round_wish(source, wish, w, fmt, "weighted", inputs, threads)
         changed = pack_rounded(rounded).matmul(taps[0], threads, "a16g32")
         damage[fmt] = _divergence(logits, changed)
-    return {wish.tensor.name: damage}, nats
+    return {wish.name: damage}, nats
 
 
 def _with_noise(values: F32) -> F32:

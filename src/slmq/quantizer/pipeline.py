@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.conversion.source import Wish
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import head_damage, stage_damage
@@ -24,6 +23,7 @@ from slmq.quantizer.rescale import channel_scales
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import FloatSource, Stage
 from slmq.quantizer.work import Work
+from slmq.weights.survey import Wish
 
 __all__ = ["Pipeline", "Progress"]
 
@@ -85,20 +85,18 @@ class Pipeline:
         if self.text is not None:
             runner = Runner(self.source, self.text, self.threads)
             stages = runner.stages
-            last_use = {w.tensor.name: stage.number for stage in stages for w in stage.wishes}
+            last_use = {w.name: stage.number for stage in stages for w in stage.wishes}
             done, hidden = self._passed_on("hidden", len(stages))
             for i, stage in enumerate(stages):
-                mine = [
-                    w for w in stage.wishes if w.rounds and last_use[w.tensor.name] == stage.number
-                ]
+                mine = [w for w in stage.wishes if w.rounds and last_use[w.name] == stage.number]
                 if i >= done:
                     hidden = self._round_stage(runner, stage, mine, hidden, formats, method)
                     self._pass_on("hidden", i, hidden)
-                reports |= {w.tensor.name: self._report(w) for w in mine}
+                reports |= {w.name: self._report(w) for w in mine}
                 self._tell("quantizing", i + 1, len(stages))
-        left = [wish for wish in matrices if wish.tensor.name not in reports]
+        left = [wish for wish in matrices if wish.name not in reports]
         for i, wish in enumerate(left):
-            name = wish.tensor.name
+            name = wish.name
             if self.work.value(name) is None:
                 self._keep(*self._round_matrix(wish, formats[name], None, "rtn"))
             reports[name] = self._report(wish)
@@ -123,17 +121,17 @@ class Pipeline:
             len(runner.text.tokens),
             self.threads,
         )
-        names = {wish.tensor.name for wish in mine}
+        names = {wish.name for wish in mine}
         norms = [name for found in moments for name in found.norm]
         while moments:  # each goes when it has been used: they are large
             found = moments.pop(0)
-            group = [wish for wish in found.wishes if wish.tensor.name in names]
-            if any(self.work.value(wish.tensor.name) is None for wish in group):
-                once = all(runner.uses[wish.tensor.name] == 1 for wish in found.wishes)
+            group = [wish for wish in found.wishes if wish.name in names]
+            if any(self.work.value(wish.name) is None for wish in group):
+                once = all(runner.uses[wish.name] == 1 for wish in found.wishes)
                 self._round_group(group, found, formats, method, foldable=once)
         for wish in mine:
-            if self.work.value(wish.tensor.name) is None:
-                self._keep(*self._round_matrix(wish, formats[wish.tensor.name], None, "rtn"))
+            if self.work.value(wish.name) is None:
+                self._keep(*self._round_matrix(wish, formats[wish.name], None, "rtn"))
         if mine and stage is not runner.stages[-1]:
             rounded = StageWeights(self.source, self._packed(mine))
             folded = {name: self.folded(name) for name in norms}
@@ -154,10 +152,7 @@ class Pipeline:
         inputs = Inputs(moments, self.threads)
         made = []
         if method != "rescaled":
-            made = [
-                self._round_matrix(wish, formats[wish.tensor.name], inputs, method)
-                for wish in group
-            ]
+            made = [self._round_matrix(wish, formats[wish.name], inputs, method) for wish in group]
         if method in ("auto", "rescaled") and foldable and moments.norm:
             scales = self._best_scales(group, inputs, formats)
             if scales is not None:
@@ -167,8 +162,7 @@ class Pipeline:
                     made = rescaled
         if not made:
             made = [
-                self._round_matrix(wish, formats[wish.tensor.name], inputs, "feedback")
-                for wish in group
+                self._round_matrix(wish, formats[wish.name], inputs, "feedback") for wish in group
             ]
         for rounded, report in made:
             self._keep(rounded, report)
@@ -186,7 +180,7 @@ class Pipeline:
             for wish in group:
                 w = floats_of(self.source, wish)
                 w = w if scales is None else w * scales
-                fmt = formats[wish.tensor.name]
+                fmt = formats[wish.name]
                 rounded = round_wish(self.source, wish, w, fmt, "weighted", scaled, self.threads)
                 test = scaled.moments.test
                 error += output_error(w, rounded.values(), test, self.threads)
@@ -206,7 +200,7 @@ class Pipeline:
         before = {report.name: report.output_errors for _, report in plain}
         made = []
         for wish in group:
-            fmt = formats[wish.tensor.name]
+            fmt = formats[wish.name]
             rounded, report = self._round_matrix(wish, fmt, inputs, "feedback", scales)
             errors = {"rescaled": report.output_errors["feedback"]}
             errors |= before.get(report.name, {})
@@ -215,9 +209,10 @@ class Pipeline:
 
     def _fold(self, norm: tuple[str, ...], scales: F32) -> None:
         """Divides the vectors of a norm by channel scales."""
-        values = dict(self.source.vectors)
         for name in norm:
-            self.work.save_data(f"folded {name}", (values[name] / scales).view(np.uint8))
+            self.work.save_data(
+                f"folded {name}", (self.source.vectors[name] / scales).view(np.uint8)
+            )
 
     def folded(self, name: str) -> F32 | None:
         """A vector that was divided by channel scales; None if it was not."""
@@ -227,10 +222,10 @@ class Pipeline:
     def _packed(self, wishes: list[Wish]) -> dict[str, _native.Matrix]:
         matrices = {}
         for wish in wishes:
-            packed = self.work.data(wish.tensor.name)
+            packed = self.work.data(wish.name)
             assert packed is not None
-            fmt = self.work.value(wish.tensor.name)["format"]
-            matrices[wish.tensor.name] = _native.Matrix.from_packed(fmt, wish.n, wish.k, packed)
+            fmt = self.work.value(wish.name)["format"]
+            matrices[wish.name] = _native.Matrix.from_packed(fmt, wish.n, wish.k, packed)
         return matrices
 
     # --- one matrix -----------------------------------------------------------------------------
@@ -248,7 +243,7 @@ class Pipeline:
                     rounded = round_wish(self.source, wish, w, fmt, "rtn", None, self.threads)
                     errors[fmt] = relative_error(w, rounded.values())
                 self.work.save_value(name, errors)
-            found[wish.tensor.name] = self.work.value(name)
+            found[wish.name] = self.work.value(name)
             self._tell("measuring", i + 1, len(matrices))
         return found
 
@@ -274,7 +269,7 @@ class Pipeline:
                 errors[name] = output_error(w, values, inputs.moments.test, self.threads)
         best = min(tried, key=lambda name: errors.get(name, 0.0))
         weight_error = relative_error(w, tried[best].values())
-        report = TensorReport(wish.tensor.name, fmt, best, wish.n, wish.k, weight_error, errors)
+        report = TensorReport(wish.name, fmt, best, wish.n, wish.k, weight_error, errors)
         return tried[best], report
 
     def _keep(self, rounded: Rounded, report: TensorReport) -> None:
@@ -282,7 +277,7 @@ class Pipeline:
         self.work.save_value(report.name, asdict(report))
 
     def _report(self, wish: Wish) -> TensorReport:
-        return TensorReport(**self.work.value(wish.tensor.name))
+        return TensorReport(**self.work.value(wish.name))
 
     # --- what is kept ---------------------------------------------------------------------------
 

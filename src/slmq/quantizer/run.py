@@ -18,7 +18,7 @@ from slmq.checkpoint import PACKED, open_checkpoint
 from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
-from slmq.conversion.source import Source, Wish
+from slmq.conversion.source import Source
 from slmq.errors import Error
 from slmq.formats import FORMATS, format_named
 from slmq.quantizer.calibration import Calibration, read_calibration
@@ -31,6 +31,7 @@ from slmq.quantizer.reports import QuantizedFolder
 from slmq.quantizer.stages import FloatSource
 from slmq.quantizer.work import open_work
 from slmq.tokenizer.save import save_tokenizer
+from slmq.weights.survey import Wish
 
 __all__ = ["quantize"]
 
@@ -171,10 +172,10 @@ def _formats(
     settings: _Settings, source: Source, pipeline: Pipeline
 ) -> tuple[Mix, dict[str, dict[str, float]]]:
     """The format of every matrix, and the damage that each would do."""
-    sizes = {w.tensor.name: w.n * w.k for w in source.wishes if w.rounds}
+    sizes = {w.name: w.n * w.k for w in source.wishes if w.rounds}
     if settings.format is not None:
         found = {
-            w.tensor.name: settings.format if fits(settings.format, w.k) else FALLBACK
+            w.name: settings.format if fits(settings.format, w.k) else FALLBACK
             for w in source.wishes
             if w.rounds
         }
@@ -188,7 +189,7 @@ def _formats(
 def _stored(wish: Wish, mix: Mix) -> PackedTensor:
     if not wish.rounds:
         return wish.tensor
-    return PackedTensor(wish.tensor.name, mix.formats[wish.tensor.name], wish.tensor.shape)
+    return PackedTensor(wish.name, mix.formats[wish.name], wish.tensor.shape)
 
 
 def _write_weights(

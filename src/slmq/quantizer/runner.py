@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.conversion.source import Wish
 from slmq.errors import CheckpointError
 from slmq.plan.linear import Linear
 from slmq.quantizer.calibration import Calibration
 from slmq.quantizer.grids import Rounded
 from slmq.quantizer.methods import Inputs, round_with
 from slmq.quantizer.stages import FloatSource, Stage, StageRun, survey
+from slmq.weights.survey import Wish
 
 __all__ = ["Runner", "StageWeights", "floats_of", "round_wish"]
 
@@ -39,7 +39,7 @@ class Runner:
         self.threads = threads
         self.stages = survey(source)
         # How many stages use a matrix: an embedding that is the head, too, is used by two.
-        self.uses = Counter(w.tensor.name for stage in self.stages for w in stage.wishes)
+        self.uses = Counter(w.name for stage in self.stages for w in stage.wishes)
 
     def run(
         self,
@@ -96,7 +96,7 @@ class StageWeights:
 
     def __call__(self, wish: Wish) -> Linear:
         """The weight that a wish is."""
-        name = wish.tensor.name
+        name = wish.name
         if name not in self._found:
             matrix = self._packed.get(name)
             self._found[name] = (

@@ -9,7 +9,7 @@ whatever the family. All values of a stage stay readable: nothing in it reuses a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint.packed_folder import ALIGNMENT
-from slmq.conversion.source import Source, Wish
+from slmq.conversion.source import Source
 from slmq.errors import UnsupportedModelError
 from slmq.formats import FORMATS, packed_bytes
-from slmq.plan.handle import Handle
+from slmq.plan.handle import Handle, Rope
 from slmq.plan.linear import Linear
 from slmq.plan.plan import RecordedPlan
+from slmq.weights.survey import Wish
 
 if TYPE_CHECKING:
     from slmq.plan.recorder import Recorder
@@ -34,23 +35,39 @@ __all__ = ["FloatSource", "Stage", "StageRun", "Tap", "survey"]
 
 LAYER = re.compile(r"layer (\d+)")
 BEFORE = -1  # the stage before all layers; the head is the stage behind the last of them
+NO_STAGE = -2
 F32 = npt.NDArray[np.float32]
 
 
+class _Vector(np.ndarray[Any, np.dtype[np.float32]]):
+    """float32[n] with the name of its tensor. What is computed from it has no name."""
+
+    name = ""
+
+
+def _named(values: F32, name: str) -> _Vector:
+    vector = values.view(_Vector)
+    vector.name = name
+    return vector
+
+
+def _name_of(values: F32) -> str:
+    return values.name if isinstance(values, _Vector) else ""
+
+
 class FloatSource(Source):
-    """A checkpoint whose matrices are wishes and whose vectors are read."""
+    """A checkpoint whose matrices are noted and whose vectors are read."""
 
     def vector(self, name: str, size: int) -> F32:
         """Note a vector, and read it."""
         super().vector(name, size)
-        values = self._reader.vector(name, size)
-        self.vectors.append((name, values))
-        return values
+        self.vectors[name] = self._reader.vector(name, size)
+        return _named(self.vectors[name], name)
 
     @cached_property
-    def vectors(self) -> list[tuple[str, F32]]:
-        """Vectors as `forward` has them, with their names."""
-        return []
+    def vectors(self) -> dict[str, F32]:
+        """Vectors as they are stored, by name."""
+        return {}
 
     def linear_of(self, wish: Wish, matrix: _native.Matrix | None = None) -> Linear:
         """A matrix as `forward` takes it, as it is or as `matrix`, with its bias."""
@@ -59,7 +76,7 @@ class FloatSource(Source):
         if wish.bias is not None:
             bias = self._reader.vector(wish.bias, wish.n, wish.rows)
             bias = bias if wish.order is None else bias[wish.order]
-        return Linear(found.matrix, bias, found.columns)
+        return Linear(found.matrix, bias, found.columns, wish.name)
 
 
 @dataclass(frozen=True)
@@ -88,70 +105,67 @@ class Stage:
     wishes: list[Wish] = field(default_factory=list)
 
 
-NORMS = ("rmsnorm", "layernorm")
-
-
-class _Ghost:
-    """What a call of another stage returned."""
+class _Ghost(Handle):
+    """What a step of another stage returns: a handle of no buffer."""
 
     def __init__(self, parts: int = 1) -> None:
-        self.parts = [_Ghost(0) for _ in range(parts)] if parts > 1 else []
+        self.parts = tuple(_Ghost(0) for _ in range(parts)) if parts > 1 else ()
 
-    def split(self) -> tuple[_Ghost, ...]:
-        return tuple(self.parts)
+    def split(self) -> tuple[Handle, ...]:
+        return self.parts
+
+    def __repr__(self) -> str:
+        return f"_Ghost({len(self.parts)} parts)"
 
 
-class _Proxy:
-    """What `forward` records into. It passes on the calls of one stage.
+class _StageRecording:
+    """What `forward` records into: a `Recording` that passes on the steps of one stage.
 
     Parameters
     ----------
+    source : FloatSource
     recorder : Recorder, optional
-        None: every call returns a ghost, and the stages are counted.
+        None: every step returns a ghost, and the stages are counted.
     active : int
         The stage that is recorded.
-    linear_of : callable
-        A wish's weight.
+    last : int
+        The stage that is the head.
+    weights : callable, optional
+        A wish's weight; `source.linear_of` unless given.
     hidden : Linear, optional
         Saved activations: what the stage takes from those before it.
-    n_ctx : int
-    source : FloatSource
     vectors : mapping of str to float32
         What takes the place of vectors, by name.
     """
 
     def __init__(
         self,
-        recorder: Recorder | None,
-        active: int,
-        linear_of: Callable[[Wish], Linear],
-        hidden: Linear | None,
         source: FloatSource,
+        recorder: Recorder | None = None,
+        active: int = BEFORE,
+        last: int = NO_STAGE,
+        weights: Callable[[Wish], Linear] | None = None,
+        hidden: Linear | None = None,
         vectors: Mapping[str, F32] | None = None,
     ) -> None:
-        self.n_ctx: int = source.opened.config.max_positions
+        self.n_ctx = source.opened.config.max_positions
         self.stages = [Stage(BEFORE)]
-        self._taps: list[Tap] = []
-        self._norms: dict[int, tuple[str, ...]] = {}  # by the number of their handle in `kept`
-        self._elsewhere: set[int] = set()  # handles that are read by more than matrices
-        self._names = {id(values): name for name, values in source.vectors}
-        self._vectors = vectors or {}
         self.output: Handle | None = None
         self.input: Handle | None = None
-        self.kept: list[Any] = []  # handles: their buffers serve no later step
+        self._source = source
         self._recorder = recorder
         self._active = active
-        self._linear_of = linear_of
-        self._hidden = hidden
-        self._stage = BEFORE
-        self._input_ghost: _Ghost | None = None
-        self._skipped: list[_Ghost] = []
-        self._last = 10**9
-
-    def behind(self, last: int) -> _Proxy:
-        """The same, knowing that the head is stage number `last`."""
         self._last = last
-        return self
+        self._weights = weights or source.linear_of
+        self._hidden = hidden
+        self._vectors = vectors or {}
+        self._stage = BEFORE
+        self._kept: list[Handle | Rope] = []  # their buffers serve no later step
+        self._taps: list[Tap] = []
+        self._norms: dict[Handle, tuple[str, ...]] = {}  # the vectors that made a value
+        self._elsewhere: set[Handle] = set()  # what is read by more than matrices
+        self._input_ghost: Handle | None = None
+        self._skipped: set[Handle] = set()
 
     @property
     def result(self) -> Handle:
@@ -163,18 +177,19 @@ class _Proxy:
     @property
     def taps(self) -> list[Tap]:
         """The inputs of matrices, each once, with the matrices that read it."""
-        merged: dict[int, list[Wish]] = {}
-        handles = {id(tap.handle): tap.handle for tap in self._taps}
+        merged: dict[Handle, list[Wish]] = {}
         for tap in self._taps:
-            merged.setdefault(id(tap.handle), []).extend(tap.wishes)
+            merged.setdefault(tap.handle, []).extend(tap.wishes)
         return [
             Tap(
                 tuple(wishes),
-                handles[key],
-                () if key in self._elsewhere else self._norms.get(key, ()),
+                handle,
+                () if handle in self._elsewhere else self._norms.get(handle, ()),
             )
-            for key, wishes in merged.items()
+            for handle, wishes in merged.items()
         ]
+
+    # --- steps of `Recording` -------------------------------------------------------------------
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -186,57 +201,152 @@ class _Proxy:
         yield
         self._enter(int(layer[1]) + 1)
 
-    def select(self, x: Any) -> Any:
+    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            learned = None if positions is None else self._weight(positions)
+            return recorder.embed(self._weight(weight), scale, learned)
+
+        return self._step(record, [], [weight] if positions is None else [weight, positions])
+
+    def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.rmsnorm(self._in(x), self._vector(weight), eps, self._maybe(add))
+
+        return self._step(record, [x, add], norm=(weight,) if add is None else ())
+
+    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.head_norm(self._in(x), self._vector(weight), eps)
+
+        return self._step(record, [x])
+
+    def layernorm(
+        self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
+    ) -> Handle:
+        weight, bias = norm
+
+        def record(recorder: Recorder) -> Handle:
+            values = self._vector(weight), None if bias is None else self._vector(bias)
+            return recorder.layernorm(self._in(x), values, eps, head_dim)
+
+        vectors = (weight,) if bias is None else (weight, bias)
+        return self._step(record, [x], norm=vectors if head_dim is None else ())
+
+    def linear(
+        self,
+        x: Handle,
+        weights: Linear | Sequence[Linear],
+        add: Handle | None = None,
+        activation: str | None = None,
+        softcap: float = 0.0,
+    ) -> Handle:
+        listed = [weights] if isinstance(weights, Linear) else list(weights)
+
+        def record(recorder: Recorder) -> Handle:
+            loaded = [self._weight(weight) for weight in listed]
+            return recorder.linear(self._in(x), loaded, self._maybe(add), activation, softcap)
+
+        return self._step(record, [add], listed, tapped=x)
+
+    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.swiglu(self._in(x), self._weight(gate), self._weight(up))
+
+        return self._step(record, [], [gate, up], tapped=x)
+
+    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.geglu(self._in(x), self._weight(gate), self._weight(up))
+
+        return self._step(record, [], [gate, up], tapped=x)
+
+    def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
+        """Of no stage: angles follow from positions."""
+        if self._recorder is None:
+            return Rope(_Ghost(), 2 * len(frequencies))
+        rope = self._recorder.rope(frequencies, factor)
+        self._kept.append(rope)
+        return rope
+
+    def attention(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        *,
+        head_dim: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+        softcap: float = 0.0,
+    ) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.attention(
+                self._in(q),
+                self._in(k),
+                self._in(v),
+                head_dim=head_dim,
+                rope=rope,
+                scale=scale,
+                window=window,
+                softcap=softcap,
+            )
+
+        return self._step(record, [q, k, v])
+
+    def select(self, x: Handle) -> Handle:
         """All rows are selected."""
         return x
 
-    def finish(self, logits: Any) -> None:
-        raise AssertionError("forward() does not finish a recording")
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        return lambda *args, **options: self._call(method, args, options)
+    # --- what becomes of a step -----------------------------------------------------------------
 
     def _enter(self, stage: int) -> None:
         self._stage = stage
         if self.stages[-1].number != stage:
             self.stages.append(Stage(stage))
 
-    def _call(self, method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        given = [*_flat(args), *_flat(options.values())]
-        wishes = [value for value in given if isinstance(value, Wish)]
-        known = {wish.tensor.name for wish in self.stages[-1].wishes}
-        self.stages[-1].wishes += [w for w in wishes if w.tensor.name not in known]
+    def _step(
+        self,
+        record: Callable[[Recorder], Handle],
+        reads: Sequence[Handle | None],
+        weights: Sequence[Linear] = (),
+        *,
+        tapped: Handle | None = None,
+        norm: tuple[F32, ...] = (),
+    ) -> Handle:
+        """Record a step if it is one of the stage.
+
+        `tapped` is what its weights read, `reads` what it reads besides; `norm` are the vectors of
+        a norm whose output may be rescaled.
+        """
+        wishes = [self._source.wish(weight.name) for weight in weights]
+        known = {wish.name for wish in self.stages[-1].wishes}
+        self.stages[-1].wishes += [wish for wish in wishes if wish.name not in known]
         if self._recorder is None:
             return _Ghost(len(wishes))
-        if method == "rope":  # of no stage: angles follow from positions
-            return self._keep(getattr(self._recorder, method)(*args, **options))
+        others = [value for value in reads if value is not None]
+        given = others if tapped is None else [tapped, *others]
         if self._stage != self._active:
             for value in given:
                 self._leave(value)
             return _Ghost(len(wishes))
-        head = self._stage == self._last and wishes
-        if any(value in self._skipped for value in given if isinstance(value, _Ghost)):
+        if not self._skipped.isdisjoint(given):
             return self._skip(0)
-        names = [self._names[id(v)] for v in _arrays(args) if id(v) in self._names]
-        args = tuple(self._real(value, not head) for value in args)
-        options = {key: self._real(value) for key, value in options.items()}
-        tapped = wishes and isinstance(args[0], Handle)
-        if tapped:
-            self._taps.append(Tap(tuple(wishes), args[0]))
-        others = [*_flat(args[1:] if tapped else args), *_flat(options.values())]
-        self._elsewhere |= {id(value) for value in others if isinstance(value, Handle)}
-        if head:  # what comes of it is of no interest
+        if tapped is not None:
+            self._taps.append(Tap(tuple(wishes), self._in(tapped)))
+        self._elsewhere |= {self._in(value) for value in others}
+        if self._stage == self._last and wishes:  # what comes of it is of no interest
             return self._skip(len(wishes))
-        result = self._keep(getattr(self._recorder, method)(*args, **options))
-        if method in NORMS and set(options) <= {"eps"} and len(names) == len(_arrays(args)):
-            self._norms[id(result)] = tuple(names)
+        result = record(self._recorder)
+        self._kept.append(result)
+        names = tuple(_name_of(values) for values in norm)
+        if names and all(names):
+            self._norms[result] = names
         return result
 
-    def _leave(self, value: Any) -> None:
+    def _leave(self, value: Handle) -> None:
         """Notes a value of the stage that another stage takes: its output."""
-        if not isinstance(value, Handle):
+        if isinstance(value, _Ghost):
             return
         if self.output is not None and value is not self.output:
             raise UnsupportedModelError(
@@ -245,15 +355,17 @@ class _Proxy:
             )
         self.output = value
 
-    def _real(self, value: Any, load: bool = True) -> Any:
-        if isinstance(value, Wish):
-            return self._linear_of(value) if load else value
-        if isinstance(value, list) or type(value) is tuple:
-            return [self._real(item, load) for item in value]
-        if isinstance(value, tuple):  # a norm's weight and bias
-            return type(value)(*(self._real(item) for item in value))
-        if isinstance(value, np.ndarray):
-            return self._vectors.get(self._names.get(id(value), ""), value)
+    def _weight(self, noted: Linear) -> Linear:
+        return self._weights(self._source.wish(noted.name))
+
+    def _vector(self, values: F32) -> F32:
+        return self._vectors.get(_name_of(values), values)
+
+    def _maybe(self, value: Handle | None) -> Handle | None:
+        return None if value is None else self._in(value)
+
+    def _in(self, value: Handle) -> Handle:
+        """A value of the stage; saved activations in the place of what came before it."""
         if not isinstance(value, _Ghost):
             return value
         if self._input_ghost not in (None, value) or self._hidden is None:
@@ -264,41 +376,21 @@ class _Proxy:
         if self.input is None:
             assert self._recorder is not None
             self._input_ghost = value
-            self.input = self._keep(self._recorder.embed(self._hidden))
+            self.input = self._recorder.embed(self._hidden)
+            self._kept.append(self.input)
         return self.input
 
-    def _keep(self, result: Any) -> Any:
-        self.kept.append(result)
-        return result
-
-    def _skip(self, parts: int) -> _Ghost:
+    def _skip(self, parts: int) -> Handle:
         ghost = _Ghost(parts)
-        self._skipped += [ghost, *ghost.parts]
+        self._skipped |= {ghost, *ghost.parts}
         return ghost
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list) or type(value) is tuple:
-            yield from _flat(value)
-        else:
-            yield value
-
-
-def _arrays(args: tuple[Any, ...]) -> list[F32]:
-    """The vectors among arguments, those of a norm included."""
-    found: list[F32] = []
-    for value in args:
-        found += _arrays(value) if isinstance(value, tuple) else []
-        found += [value] if isinstance(value, np.ndarray) else []
-    return found
 
 
 def survey(source: FloatSource) -> list[Stage]:
     """The stages of a model, in order, with the matrices that each uses."""
-    proxy = _Proxy(None, BEFORE, source.linear_of, None, source)
-    source.opened.family.forward(proxy, source.weights, source.opened.config)
-    return proxy.stages
+    recording = _StageRecording(source)
+    source.opened.family.forward(recording, source.weights, source.opened.config)
+    return recording.stages
 
 
 def _untouched(n: int, k: int) -> Linear:
@@ -355,11 +447,11 @@ class StageRun:
             saved = Linear(packed)
 
         def record(recorder: Recorder) -> Handle:
-            self._proxy = _Proxy(recorder, stage.number, weights, saved, source, vectors).behind(
-                last
+            self._recording = _StageRecording(
+                source, recorder, stage.number, last, weights, saved, vectors
             )
-            source.opened.family.forward(self._proxy, source.weights, config)
-            result = self._proxy.result
+            source.opened.family.forward(self._recording, source.weights, config)
+            result = self._recording.result
             # A plan ends with logits, for which nobody asks.
             return recorder.linear(recorder.select(result), _untouched(size, result.width))
 
@@ -377,7 +469,7 @@ class StageRun:
     @property
     def taps(self) -> list[Tap]:
         """The inputs of the stage's matrices."""
-        return self._proxy.taps
+        return self._recording.taps
 
     def windows(self) -> Iterator[Callable[[Handle | None], F32]]:
         """Run window by window; yields what reads a tap's values, or with None the output's."""
@@ -388,5 +480,5 @@ class StageRun:
             yield self._read
 
     def _read(self, handle: Handle | None) -> F32:
-        buffer, offset, width = (self._proxy.result if handle is None else handle).slice
+        buffer, offset, width = (self._recording.result if handle is None else handle).slice
         return np.ascontiguousarray(self._plan.native.read(buffer)[:, offset : offset + width])

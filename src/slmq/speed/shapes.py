@@ -6,11 +6,12 @@ matrices, norms, windows and biases, the same steps. What such a model says is n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple, cast
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,37 +22,24 @@ from slmq.errors import Error
 from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
 from slmq.machine.memory import available_memory_bytes
+from slmq.models.family import Family, ModelConfig
 from slmq.models.loading import LoadedWeights
+from slmq.models.parts.gguf import Weights
 from slmq.models.registry import family_named
 from slmq.plan.linear import Linear
 from slmq.speed.configs import CONFIGS
+from slmq.weights.base import Reader
 from slmq.weights.placement import MemoryChoice
-from slmq.weights.reader import WeightReader
 from slmq.weights.rows import Rows
+from slmq.weights.survey import Survey, Wish
 
-__all__ = ["SHAPES", "Shape", "Wanted", "random_blocks", "random_weights", "shape_named"]
+__all__ = ["SHAPES", "Shape", "random_blocks", "random_weights", "shape_named"]
 
 SLAB_BYTES = 64 << 20
 RANDOM_BYTES = 16 << 20
 ALIGNMENT = 64
 WEIGHT_STD = 0.02  # keeps activations in range through any number of layers
 RUNNING_BYTES = 1 << 30  # buffers, cache, and what the probes of the machine read
-
-
-class Wanted(NamedTuple):
-    """A weight that a family asks its reader for: a matrix [n, k], or a vector of n (k is 0).
-
-    `floats`: a matrix that stays float16 where others become integers.
-    """
-
-    name: str
-    n: int
-    k: int
-    floats: bool = False
-
-    def format(self, fmt: Format) -> Format:
-        """What it is packed to when the others are packed to `fmt`."""
-        return FORMATS["f16"] if self.floats and fmt.quantized else fmt
 
 
 @dataclass(frozen=True)
@@ -68,20 +56,29 @@ class Shape:
     name: str
     config: Mapping[str, Any]
 
-    def weights(self) -> list[Wanted]:
-        """What its family reads, in that order; errors as of a file with this configuration."""
-        reader = _Counter()
-        _load(self, reader)
-        return reader.wanted
+    def weights(self, fmt: Format = FORMATS["f32"]) -> list[Wish]:
+        """What its family asks for when matrices are packed to `fmt`, in that order.
+
+        Raises
+        ------
+        CheckpointError, UnsupportedModelError
+            As of a file with this configuration.
+        """
+        survey = Survey(_Published(fmt))
+        _load(self, survey)
+        return survey.wishes
 
     def parameters(self) -> int:
         """Number of weights, tied ones counted once."""
-        return sum(w.n * max(w.k, 1) for w in self.weights())
+        return _parameters(self.weights())
 
     def packed_bytes(self, fmt: Format) -> int:
         """Bytes of all packed matrices."""
-        matrices = [w for w in self.weights() if w.k]
-        return sum(_native.packed_bytes(w.format(fmt).name, w.n, w.k) for w in matrices)
+        return sum(wish.tensor.nbytes for wish in self.weights(fmt) if wish.is_matrix)
+
+
+def _parameters(wishes: list[Wish]) -> int:
+    return sum(math.prod(wish.tensor.shape) for wish in wishes)
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
@@ -136,41 +133,55 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
 
 def build_weights(shape: Shape, fmt: Format, seed: int = 0) -> LoadedWeights:
     """`random_weights` of a shape that needs no name."""
-    source = _RandomReader(fmt, seed)
-    family, config, weights = _load(shape, source)
+    reader = _RandomReader(fmt, seed)
+    family, config, weights = _load(shape, reader)
     return LoadedWeights(
         family,
         config,
         weights,
-        source.parameters,
-        source.nbytes.total(),
-        dict(source.nbytes),
+        _parameters(reader.wishes),
+        reader.nbytes.total(),
+        dict(reader.nbytes),
         MemoryChoice("huge", "random"),
     )
 
 
-def _load(shape: Shape, reader: _Counter) -> tuple[Any, Any, Any]:
-    """The family's module, its checked configuration, and what its load() returns."""
+def _load(shape: Shape, reader: Reader) -> tuple[Family[Any], ModelConfig, Weights]:
+    """The family, its checked configuration, and what its load() returns."""
     family = family_named(shape.config["model_type"], shape.name)
-    config = family.Config.from_dict(dict(shape.config))
-    # It has the methods that a family's load() uses, over no file.
-    return family, config, family.load(cast("WeightReader", reader), config)
+    config = family.Config.from_dict(shape.config)
+    return family, config, family.load(reader, config)
 
 
-class _Counter:
-    """Stands where a WeightReader stands, over no file, and notes what it is asked for."""
+class _Published:
+    """A `Stock` that holds whatever it is asked for, named as Hugging Face's folders do."""
 
     layout = Layout()
 
-    def __init__(self) -> None:
-        self.wanted: list[Wanted] = []
+    def __init__(self, fmt: Format) -> None:
+        self._fmt = fmt
 
-    def has(self, _name: str) -> bool:
+    def has(self, name: str) -> bool:
         return True
 
-    def vector(self, name: str, size: int, rows: Rows | None = None) -> npt.NDArray[np.float32]:
-        self.wanted.append(Wanted(name if rows is None else rows.name(name, size), size, 0))
-        return np.ones(size, np.float32)
+    def format_of(
+        self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
+    ) -> str:
+        return "f16" if floats and self._fmt.quantized else self._fmt.name
+
+    def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> None:
+        return None
+
+
+class _RandomReader(Survey):
+    """Makes up what it is asked for."""
+
+    def __init__(self, fmt: Format, seed: int) -> None:
+        super().__init__(_Published(fmt))
+        self._seed = seed
+        self._random: dict[str, npt.NDArray[np.uint8]] = {}
+        self._slab = np.empty(0, np.uint8)
+        self.nbytes: Counter[str] = Counter()
 
     def linear(
         self,
@@ -183,42 +194,20 @@ class _Counter:
         rows: Rows | None = None,
         floats: bool = False,
     ) -> Linear:
-        if order is not None:
-            raise ValueError("shapes have no row orders")
-        wanted = Wanted(name if rows is None else rows.name(name, n), n, k, floats)
-        self.wanted.append(wanted)
-        values = None if bias is None else self.vector(bias, n, rows) * np.float32(0)
-        return Linear(self._matrix(wanted), values)
+        noted = super().linear(name, n, k, bias=bias, order=order, rows=rows, floats=floats)
+        values = None if bias is None else np.zeros(n, np.float32)
+        matrix = self._matrix(self.wish(noted.name).tensor.format, n, k)
+        return Linear(matrix, values, name=noted.name)
 
-    def _matrix(self, wanted: Wanted) -> _native.Matrix:
-        return cast("_native.Matrix", SimpleNamespace(n=wanted.n, k=wanted.k))
-
-
-class _RandomReader(_Counter):
-    """Makes up what it is asked for."""
-
-    def __init__(self, fmt: Format, seed: int) -> None:
-        super().__init__()
-        self._fmt = fmt
-        self._seed = seed
-        self._random: dict[str, npt.NDArray[np.uint8]] = {}
-        self._slab = np.empty(0, np.uint8)
-        self.nbytes: Counter[str] = Counter()
-
-    @property
-    def parameters(self) -> int:
-        return sum(w.n * max(w.k, 1) for w in self.wanted)
-
-    def _matrix(self, wanted: Wanted) -> _native.Matrix:
-        fmt, n, k = wanted.format(self._fmt), wanted.n, wanted.k
-        if fmt.name not in self._random:
-            self._random[fmt.name] = random_blocks(fmt, np.random.default_rng(self._seed))
-        random, packed = self._random[fmt.name], self._take(_native.packed_bytes(fmt.name, n, k))
+    def _matrix(self, fmt: str, n: int, k: int) -> _native.Matrix:
+        if fmt not in self._random:
+            self._random[fmt] = random_blocks(FORMATS[fmt], np.random.default_rng(self._seed))
+        random, packed = self._random[fmt], self._take(_native.packed_bytes(fmt, n, k))
         for start in range(0, len(packed), len(random)):
             part = packed[start : start + len(random)]
             part[:] = random[: len(part)]
-        self.nbytes[fmt.name] += len(packed)
-        return _native.Matrix.from_packed(fmt.name, n, k, packed)
+        self.nbytes[fmt] += len(packed)
+        return _native.Matrix.from_packed(fmt, n, k, packed)
 
     def _take(self, count: int) -> npt.NDArray[np.uint8]:
         """Aligned bytes out of a large allocation, which NumPy asks 2 MiB pages for."""

@@ -184,7 +184,7 @@ class WeightReader:
             bias_values = self.vector(bias, n, rows)
             if order is not None:
                 bias_values = bias_values[order]
-        return Linear(matrix, bias_values, columns)
+        return Linear(matrix, bias_values, columns, name if rows is None else rows.name(name, n))
 
     def format_of(
         self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False

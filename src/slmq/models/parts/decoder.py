@@ -15,20 +15,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.gguf import Weights
-from slmq.weights.reader import WeightReader
+from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from slmq.plan.handle import Handle
-    from slmq.plan.recorder import Recorder
+    from slmq.plan.recording import Recording
 
     Order = npt.NDArray[np.int32] | None
 
 
 def load_decoder(
-    r: WeightReader,
+    r: Reader,
     cfg: DecoderConfig,
     load_layer: Callable[[str, Weights], None],
     *,
@@ -54,14 +54,14 @@ def load_decoder(
     return w
 
 
-def load_norms(r: WeightReader, cfg: DecoderSizes, prefix: str, layer: Weights) -> None:
+def load_norms(r: Reader, cfg: DecoderSizes, prefix: str, layer: Weights) -> None:
     """The norms in front of attention and MLP."""
     layer.attn_norm = r.vector(f"{prefix}.input_layernorm.weight", cfg.hidden_size)
     layer.mlp_norm = r.vector(f"{prefix}.post_attention_layernorm.weight", cfg.hidden_size)
 
 
 def load_attention(
-    r: WeightReader,
+    r: Reader,
     cfg: DecoderSizes,
     prefix: str,
     layer: Weights,
@@ -86,7 +86,7 @@ def load_attention(
 
 
 def load_gated_mlp(
-    r: WeightReader, cfg: DecoderSizes, prefix: str, layer: Weights, *, bias: bool = False
+    r: Reader, cfg: DecoderSizes, prefix: str, layer: Weights, *, bias: bool = False
 ) -> None:
     """Matrices of gate, up and down."""
 
@@ -100,12 +100,12 @@ def load_gated_mlp(
     layer.down = linear("down_proj", hidden, inner)
 
 
-def gated_mlp(p: Recorder, x: Handle, layer: Weights, eps: float) -> Handle:
+def gated_mlp(p: Recording, x: Handle, layer: Weights, eps: float) -> Handle:
     """x + down(silu(gate(h)) * up(h)) with h the norm of x."""
     h = p.rmsnorm(x, layer.mlp_norm, eps)
     return p.linear(p.swiglu(h, layer.gate, layer.up), layer.down, add=x)
 
 
-def logits(p: Recorder, x: Handle, w: Weights, eps: float) -> Handle:
+def logits(p: Recording, x: Handle, w: Weights, eps: float) -> Handle:
     """The output head over the selected rows."""
     return p.linear(p.rmsnorm(p.select(x), w.norm, eps), w.lm_head)

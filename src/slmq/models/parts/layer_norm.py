@@ -12,7 +12,7 @@ from slmq.errors import UnsupportedModelError
 from slmq.models.parts.values import config_value
 
 if TYPE_CHECKING:
-    from slmq.weights.reader import WeightReader
+    from slmq.weights.base import Reader
 
 F32 = npt.NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class Norm(NamedTuple):
     bias: F32 | None
 
 
-def load_norm(r: WeightReader, name: str, size: int) -> Norm:
+def load_norm(r: Reader, name: str, size: int) -> Norm:
     """A LayerNorm, whose bias may be missing."""
     bias = r.vector(f"{name}.bias", size) if r.has(f"{name}.bias") else None
     return Norm(r.vector(f"{name}.weight", size), bias)
@@ -63,7 +63,7 @@ def config_activation(config: Mapping[str, Any], key: str, default: str) -> str:
     return ACTIVATIONS[name]
 
 
-def stored_prefix(r: WeightReader, prefix: str, name: str) -> str:
+def stored_prefix(r: Reader, prefix: str, name: str) -> str:
     """What the names of a folder's tensors begin with: `prefix`, or nothing.
 
     Folders saved from the model without its head lack the prefix. `name` is of a tensor that every

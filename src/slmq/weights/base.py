@@ -1,0 +1,62 @@
+"""What a family asks its weights of, whatever stands behind it: a file, a note, random numbers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.checkpoint.base import Layout
+from slmq.plan.linear import Linear
+from slmq.weights.rows import Rows
+
+__all__ = ["Reader"]
+
+
+class Reader(Protocol):
+    """Weights by their Hugging Face names. `r` in model files."""
+
+    @property
+    def layout(self) -> Layout:
+        """How tensors are named where they are stored, and how their values lie."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+
+    def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
+        """A float32[size] tensor: a norm or a bias.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, has another shape or type, or holds NaN or infinity.
+        """
+
+    def linear(
+        self,
+        name: str,
+        n: int,
+        k: int,
+        *,
+        bias: str | None = None,
+        order: npt.NDArray[np.int32] | None = None,
+        rows: Rows | None = None,
+        floats: bool = False,
+    ) -> Linear:
+        """A weight [n, k], with its bias if one is named.
+
+        Parameters
+        ----------
+        order : int32[n], optional
+            Row r of the weight is row order[r] of what is stored.
+        rows : Rows, optional
+            The weight is some rows of a stored matrix of `rows.stored` rows.
+        floats : bool
+            It stays what it is where others become integers: positions, which are added.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, has another shape or type, or holds NaN or infinity.
+        """
