@@ -27,7 +27,7 @@ from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error, round_with
 from slmq.quantizer.runner import Runner, StageWeights, floats_of
-from slmq.quantizer.stages import FloatSource
+from slmq.quantizer.source import FloatSource
 from slmq.weights.survey import Wish
 
 F32 = npt.NDArray[np.float32]

@@ -38,7 +38,7 @@ from slmq.models import llama
 from slmq.models.parts.gguf import interleaved_to_halves
 from slmq.quantizer.calibration import collect, read_calibration
 from slmq.quantizer.runner import Runner, StageWeights
-from slmq.quantizer.stages import FloatSource
+from slmq.quantizer.source import FloatSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 gguf_writer: Any = importlib.import_module("gguf_writer")

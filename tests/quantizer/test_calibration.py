@@ -31,7 +31,8 @@ from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
 from slmq.quantizer.mix import Choice, choose_formats
-from slmq.quantizer.stages import FloatSource, StageRun, survey
+from slmq.quantizer.source import FloatSource
+from slmq.quantizer.stages import StageRun, survey
 
 F32 = npt.NDArray[np.float32]
 FAMILIES = ("llama/biases", "mistral/window", "qwen2/biases", "qwen3/head_norms")

@@ -16,8 +16,8 @@ import slmq._native as _native
 from slmq.quantizer.calibration import collect, test_windows
 from slmq.quantizer.grids import fits, pack_rounded
 from slmq.quantizer.methods import Inputs, ordered_sum, output_error, relative_error
+from slmq.quantizer.recording import Stage
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
-from slmq.quantizer.stages import Stage
 from slmq.weights.survey import Wish
 
 __all__ = ["head_damage", "stage_damage"]

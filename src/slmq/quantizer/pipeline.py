@@ -18,10 +18,11 @@ from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import head_damage, stage_damage
 from slmq.quantizer.grids import Rounded, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
+from slmq.quantizer.recording import Stage
 from slmq.quantizer.reports import TensorReport
 from slmq.quantizer.rescale import channel_scales
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
-from slmq.quantizer.stages import FloatSource, Stage
+from slmq.quantizer.source import FloatSource
 from slmq.quantizer.work import Work
 from slmq.weights.survey import Wish
 

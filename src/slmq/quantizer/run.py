@@ -28,7 +28,7 @@ from slmq.quantizer.mix import Choice, Mix, choose_formats
 from slmq.quantizer.page import write_report
 from slmq.quantizer.pipeline import Pipeline, Progress
 from slmq.quantizer.reports import QuantizedFolder
-from slmq.quantizer.stages import FloatSource
+from slmq.quantizer.source import FloatSource
 from slmq.quantizer.work import open_work
 from slmq.tokenizer.save import save_tokenizer
 from slmq.weights.survey import Wish

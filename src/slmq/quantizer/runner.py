@@ -14,7 +14,9 @@ from slmq.plan.linear import Linear
 from slmq.quantizer.calibration import Calibration
 from slmq.quantizer.grids import Rounded
 from slmq.quantizer.methods import Inputs, round_with
-from slmq.quantizer.stages import FloatSource, Stage, StageRun, survey
+from slmq.quantizer.recording import Stage
+from slmq.quantizer.source import FloatSource
+from slmq.quantizer.stages import StageRun, survey
 from slmq.weights.survey import Wish
 
 __all__ = ["Runner", "StageWeights", "floats_of", "round_wish"]
