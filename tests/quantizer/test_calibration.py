@@ -31,7 +31,7 @@ from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
 from slmq.quantizer.mix import Choice, choose_formats
-from slmq.quantizer.source import FloatSource
+from slmq.quantizer.source import FloatSource, name_of
 from slmq.quantizer.stages import StageRun, survey
 
 F32 = npt.NDArray[np.float32]
@@ -78,6 +78,17 @@ def test_stages_are_the_model(family: str) -> None:
         for window, (_, x) in zip(tokens, reads, strict=True):
             whole.run(window, [(whole.cache.sequence(), 24)], np.arange(24, dtype=np.int32))
             assert (matrix.matmul(x)[:, : head.n] == whole.logits()[:, : head.n]).all()
+
+
+def test_stored_vectors_keep_their_names_and_computed_ones_have_none() -> None:
+    """A norm whose weights are used as they are stored can take channel scales; others cannot."""
+    with open_checkpoint(GOLDENS / "llama/biases") as checkpoint:
+        source = FloatSource(checkpoint, "f32", 1)
+    norm = source.weights.norm
+    assert name_of(norm) == "model.norm.weight"
+    assert np.array_equal(norm, source.vectors["model.norm.weight"])
+    for computed in (norm + 1, norm[:4], np.tile(norm, 2), np.concatenate([norm]), norm.copy()):
+        assert name_of(computed) == ""
 
 
 def test_moments_are_those_of_the_inputs(tiny_model_path: Path, text_path: Path) -> None:
