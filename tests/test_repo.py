@@ -187,6 +187,22 @@ def test_nothing_forks_on_the_kind_of_a_checkpoint() -> None:
     assert not found, listed(found)
 
 
+def test_no_cast_joins_two_interfaces() -> None:
+    """What stands in the place of another thing fits its `Protocol`, as mypy sees."""
+    found = []
+    for path in python_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        ours = {
+            name.rpartition(".")[2] for _, name in imported_names(path) if name.startswith("slmq.")
+        } | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "cast":
+                target = ast.unparse(node.args[0])
+                if ours.intersection(re.findall(r"\w+", target)):
+                    found.append(f"{named(path)}:{node.lineno} cast to {target}")
+    assert not found, listed(found)
+
+
 def test_nothing_imports_torch_or_transformers() -> None:
     found = [
         f"{named(path)}:{line} imports {name}"

@@ -24,6 +24,10 @@ WRONG = {
         "def forward(p: Recording, w: Weights, cfg: Config) -> Handle:",
         "def forward(p: Recording, w: Weights, cfg: Config) -> None:",
     ),
+    "forward_needs_the_recorder_itself": (
+        "def forward(p: Recording, w: Weights, cfg: Config) -> Handle:",
+        "def forward(p: Recorder, w: Weights, cfg: Config) -> Handle:",
+    ),
     "load_needs_a_file": (
         "def load(r: Reader, cfg: Config) -> Weights:",
         "def load(r: WeightReader, cfg: Config) -> Weights:",
@@ -40,6 +44,7 @@ WRONG = {
 }
 IMPORTS = """
 from slmq.models.phi3 import Config as Phi3Config
+from slmq.plan.recorder import Recorder
 from slmq.weights.reader import WeightReader
 """
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from slmq.errors import DownloadError
@@ -99,7 +98,8 @@ def open_remote(
     if remote.authorization is not None:
         request.add_unredirected_header("Authorization", remote.authorization)
     opener = _opener(remote.certificates)
-    return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout_s))
+    response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+    return response
 
 
 def _opener(certificates: str | None) -> urllib.request.OpenerDirector:
