@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
-from slmq.engine.sequence import Sequence
+from slmq.engine.sequence import TokenSequence
 from slmq.hub import resolve
 
 PROMPT = 16
@@ -38,7 +38,7 @@ def busy_process() -> Iterator[None]:
             process.kill()
 
 
-def tokens_per_s(engine: Engine, sequence: Sequence, seconds: float) -> float:
+def tokens_per_s(engine: Engine, sequence: TokenSequence, seconds: float) -> float:
     """Decode for about that long, in a context of 16 to 80 tokens."""
     start, fed = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:

@@ -15,14 +15,14 @@ import time
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
-from slmq.engine.sequence import Sequence
+from slmq.engine.sequence import TokenSequence
 from slmq.hub import resolve
 
 PROMPT = 16
 HEADER = "threads   step us   overhead us   of the step   (smallest and largest of the rounds)"
 
 
-def step_us(engine: Engine, sequence: Sequence, steps: int) -> float:
+def step_us(engine: Engine, sequence: TokenSequence, steps: int) -> float:
     """Median microseconds of a decode step: one token in, its logits out."""
     sequence.truncate(PROMPT)
     times = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence as SequenceABC
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.engine.sequence import Sequence
+from slmq.engine.sequence import TokenSequence
 from slmq.errors import CacheFullError, ContextOverflowError
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer
@@ -24,7 +23,7 @@ PAGE = 64  # positions in a page of the cache
 NO_LIMIT = 2**31 - 1
 
 # A part of a run: a sequence, the tokens that it takes up, and of how many logits are wanted.
-Rows = tuple[Sequence, SequenceABC[int] | I32, int]
+Rows = tuple[TokenSequence, Sequence[int] | I32, int]
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ class Engine:
             raise ValueError(f"model {self.name!r} is closed")
         return self._plan
 
-    def sequence(self) -> Sequence:
+    def sequence(self) -> TokenSequence:
         """An empty sequence."""
-        return Sequence(self.plan.cache.sequence())
+        return TokenSequence(self.plan.cache.sequence())
 
     def run(
         self,
-        batch: SequenceABC[Rows],
+        batch: Sequence[Rows],
         *,
         cancel: _native.CancelFlag | None = None,
     ) -> Iterator[F32] | None:
@@ -97,7 +96,7 @@ class Engine:
 
         Parameters
         ----------
-        batch : sequence of (Sequence, tokens, wanted)
+        batch : sequence of (TokenSequence, tokens, wanted)
             Different sequences, the tokens that each takes up (at least one each, at most `chunk`
             in all), and of how many of its last tokens logits are wanted.
         cancel : CancelFlag, optional
@@ -139,7 +138,7 @@ class Engine:
             seq.last_logits = None
         return self._blocks(outputs)
 
-    def feed(self, seq: Sequence, tokens: SequenceABC[int], *, logits: str = "last") -> F32:
+    def feed(self, seq: TokenSequence, tokens: Sequence[int], *, logits: str = "last") -> F32:
         """Append tokens to a sequence, in chunks; errors as `run`.
 
         Parameters
@@ -165,7 +164,7 @@ class Engine:
         return seq.last_logits
 
     def feed_chunks(
-        self, seq: Sequence, tokens: SequenceABC[int] | I32, logits: F32
+        self, seq: TokenSequence, tokens: Sequence[int] | I32, logits: F32
     ) -> Iterator[int]:
         """Append tokens to a sequence, and yield after every chunk how many are done.
 
@@ -214,7 +213,7 @@ class Engine:
         """Frees weights, buffers and cache."""
         self._plan = None
 
-    def _checked(self, seq: Sequence, tokens: SequenceABC[int] | I32) -> I32:
+    def _checked(self, seq: TokenSequence, tokens: Sequence[int] | I32) -> I32:
         self.plan  # noqa: B018 (a closed model says so first)
         if seq.native.length != len(seq.tokens):
             raise ValueError("this sequence was changed from outside")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from slmq.engine.sequence import Sequence, common_length
+from slmq.engine.sequence import TokenSequence, common_length
 
 I32 = npt.NDArray[np.int32]
 
@@ -31,7 +31,7 @@ class _Node:
     edge: I32
     parent: _Node | None
     children: dict[int, _Node] = field(default_factory=dict)
-    entry: Sequence | None = None
+    entry: TokenSequence | None = None
     worth: float = 0.0  # clock of the last use, and seconds of computing per byte
 
 
@@ -44,7 +44,7 @@ class PrefixStore:
 
     def __init__(self) -> None:
         self._roots: dict[Hashable, _Node] = {}
-        self._nodes: dict[Sequence, _Node] = {}
+        self._nodes: dict[TokenSequence, _Node] = {}
         self._clock = 0.0
 
     def __len__(self) -> int:
@@ -54,11 +54,11 @@ class PrefixStore:
         return sequence in self._nodes
 
     @property
-    def sequences(self) -> list[Sequence]:
+    def sequences(self) -> list[TokenSequence]:
         """What is kept, in no particular order."""
         return list(self._nodes)
 
-    def longest(self, salt: Hashable, ids: I32) -> tuple[Sequence | None, int]:
+    def longest(self, salt: Hashable, ids: I32) -> tuple[TokenSequence | None, int]:
         """A sequence that begins most like `ids`, and how many tokens they share."""
         node = self._roots.get(salt)
         if node is None:
@@ -76,11 +76,11 @@ class PrefixStore:
         found = _below(node)
         return (found, shared) if shared else (None, 0)
 
-    def use(self, sequence: Sequence, cost: float) -> None:
+    def use(self, sequence: TokenSequence, cost: float) -> None:
         """Note that a sequence was of use; `cost`: seconds to compute it, per byte."""
         self._nodes[sequence].worth = self._clock + cost
 
-    def insert(self, salt: Hashable, sequence: Sequence, cost: float) -> None:
+    def insert(self, salt: Hashable, sequence: TokenSequence, cost: float) -> None:
         """Keep a sequence; those that it continues are given back, and so is an equal one."""
         ids = np.array(sequence.tokens, np.int32)
         if len(ids) == 0:
@@ -170,7 +170,7 @@ class PrefixStore:
         node.parent.children[int(child.edge[0])] = child
 
 
-def _below(node: _Node) -> Sequence | None:
+def _below(node: _Node) -> TokenSequence | None:
     """Any sequence at a node or below it."""
     while node.entry is None:
         if not node.children:

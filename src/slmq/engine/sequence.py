@@ -13,7 +13,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 
-class Sequence:
+class TokenSequence:
     """Tokens whose keys and values are cached, in order.
 
     Attributes
@@ -42,7 +42,7 @@ class Sequence:
         del self.tokens[n:]
         self.last_logits = None
 
-    def fork(self, length: int | None = None) -> Sequence:
+    def fork(self, length: int | None = None) -> TokenSequence:
         """A second sequence with the first `length` tokens (all by default).
 
         Their cache is shared until one of the two continues.
@@ -53,7 +53,7 @@ class Sequence:
             If `length` is negative or beyond the sequence, or the sequence is closed.
         """
         length = self.native.length if length is None else length
-        copy = Sequence(self.native.fork(length))
+        copy = TokenSequence(self.native.fork(length))
         copy.tokens = self.tokens[:length]
         return copy
 

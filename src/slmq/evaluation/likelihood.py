@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from slmq.engine.engine import Engine
-    from slmq.engine.sequence import Sequence as EngineSequence
+    from slmq.engine.sequence import TokenSequence
 
     F32 = npt.NDArray[np.float32]
     F64 = npt.NDArray[np.float64]
@@ -118,7 +118,7 @@ def score(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Likeliho
 class _Part:
     """Tokens for a sequence, and the tokens that are looked up in the logits of its last rows."""
 
-    sequence: EngineSequence
+    sequence: TokenSequence
     tokens: list[int]
     targets: list[list[int]]
 
@@ -139,7 +139,7 @@ def _groups(requests: Sequence[Request], shared: int, chunk: int) -> Iterator[Se
 
 
 def _score_group(
-    engine: Engine, base: EngineSequence, shared: int, group: Sequence[Request]
+    engine: Engine, base: TokenSequence, shared: int, group: Sequence[Request]
 ) -> list[list[Likelihood]]:
     """First the contexts, with the first token of each option; then what the options go on with.
 
@@ -206,9 +206,9 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
 
 def _runs(
     parts: Sequence[_Part], chunk: int
-) -> Iterator[list[tuple[EngineSequence, list[int], int]]]:
+) -> Iterator[list[tuple[TokenSequence, list[int], int]]]:
     """The parts cut into runs of at most `chunk` tokens: batches for `Engine.run`."""
-    run: list[tuple[EngineSequence, list[int], int]] = []
+    run: list[tuple[TokenSequence, list[int], int]] = []
     room = chunk
     for part in parts:
         start, first_wanted = 0, len(part.tokens) - len(part.targets)

@@ -19,7 +19,7 @@ from slmq.generation.speculation import Lookup
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slmq.engine.sequence import Sequence
+    from slmq.engine.sequence import TokenSequence
     from slmq.generation.answer import Answer, Request
 
 __all__ = ["AHEAD", "Event", "Job", "Part", "PromptRead"]
@@ -45,7 +45,7 @@ class Job:
     ----------
     ids : array of int
         Prompt and answer so far: what `sequence` holds, and what it still has to take up.
-    sequence : Sequence or None
+    sequence : TokenSequence or None
         None while it waits, and after it was preempted.
     admitted : int
         When it was admitted, counted; the last one is preempted first.
@@ -59,7 +59,7 @@ class Job:
         self.request = request
         self.answer = answer
         self.ids = array("i", request.prompt)
-        self.sequence: Sequence | None = None
+        self.sequence: TokenSequence | None = None
         self.admitted = 0
         self.reserved = 0
         self.skipped = 0  # runs that went by while its prompt waited

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -378,7 +378,8 @@ class Model:
         elif isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         elif isinstance(prompt[0], Mapping):
-            ids = self.tokenizer.encode_chat(cast("Sequence[Mapping[str, Any]]", prompt))
+            messages: Any = prompt  # checked there
+            ids = self.tokenizer.encode_chat(messages)
         else:
             ids = self._valid_ids(prompt)
         if not ids:

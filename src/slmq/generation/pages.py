@@ -12,7 +12,7 @@ from slmq.machine.memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from slmq.engine.engine import Engine
-    from slmq.engine.sequence import Sequence
+    from slmq.engine.sequence import TokenSequence
     from slmq.generation.job import Job, Part
 
 __all__ = ["Pages", "default_cache_bytes", "pages_of"]
@@ -65,7 +65,7 @@ class Pages:
         """Pages of kept sequences; shared ones count for each."""
         return sum(pages_of(len(s.tokens)) for s in self.store.sequences)
 
-    def begin(self, job: Job, running: Iterable[Job]) -> Sequence | None:
+    def begin(self, job: Job, running: Iterable[Job]) -> TokenSequence | None:
         """A sequence for a job, forked off the longest that begins like it; None: not yet.
 
         A job waits for pages, and for another that is just computing what both begin with.
