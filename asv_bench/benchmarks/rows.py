@@ -39,7 +39,9 @@ def rope(table: Any, rows: int) -> Callable[[], Any]:
 
 def swiglu(table: Any, rows: int) -> Callable[[], Any]:
     gate = random_rows(rows, INNER).reshape(-1)
-    return lambda: table.swiglu(gate, gate)
+    if not hasattr(table, "gated"):
+        return lambda: table.swiglu(gate, gate)
+    return lambda: table.gated("silu", gate, gate)
 
 
 def softmax(table: Any, rows: int) -> Callable[[], Any]:

@@ -45,8 +45,8 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "IsaTable.rope x": (lambda a: SCALAR.rope(a, normal(4), normal(4)), (3, 33)),
     "IsaTable.rope cosines": (lambda a: SCALAR.rope(normal(3, 33), a, normal(4)), (4,)),
     "IsaTable.rope sines": (lambda a: SCALAR.rope(normal(3, 33), normal(4), a), (4,)),
-    "IsaTable.swiglu gate": (lambda a: SCALAR.swiglu(a, normal(33)), (33,)),
-    "IsaTable.swiglu up": (lambda a: SCALAR.swiglu(normal(33), a), (33,)),
+    "IsaTable.gated gate": (lambda a: SCALAR.gated("silu", a, normal(33)), (33,)),
+    "IsaTable.gated up": (lambda a: SCALAR.gated("silu", normal(33), a), (33,)),
     "IsaTable.softcap": (lambda a: SCALAR.softcap(a, 30.0), (33,)),
     "IsaTable.softmax": (SCALAR.softmax, (33,)),
     "softmax": (_native.softmax, (33,)),
@@ -185,7 +185,7 @@ def test_empty_rows() -> None:
     assert SCALAR.quantize(nothing)[0].shape == (0, 64)
     assert SCALAR.rmsnorm(nothing, normal(33), 1e-5).shape == (0, 33)
     assert SCALAR.rope(nothing, normal(4), normal(4)).shape == (0, 33)
-    assert SCALAR.swiglu(nothing[:, 0], nothing[:, 0]).shape == (0,)
+    assert SCALAR.gated("silu", nothing[:, 0], nothing[:, 0]).shape == (0,)
     for call in (SCALAR.softmax, _native.softmax):
         with pytest.raises(ValueError, match="at least one value"):
             call(nothing[:, 0])

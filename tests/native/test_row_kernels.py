@@ -119,62 +119,56 @@ def test_rope_by_no_angle_changes_nothing() -> None:
     assert np.array_equal(on_every_isa("rope", x, one, zero), x)
 
 
-# --- swiglu ---------------------------------------------------------------------------------
+# --- gated units ----------------------------------------------------------------------------
+
+GATES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "silu": (ref.swiglu, ref.swiglu_bound),
+    "gelu_tanh": (ref.geglu, ref.geglu_bound),
+}
 
 
+@pytest.mark.parametrize("name", GATES)
 @pytest.mark.parametrize("n", SIZES)
-def test_swiglu(n: int) -> None:
+def test_gated(name: str, n: int) -> None:
     gate, up = normal(n, seed=n, scale=4), normal(n, seed=n + 1)
-    got = on_every_isa("swiglu", gate, up)
-    assert_within(got, ref.swiglu(gate, up), ref.swiglu_bound(gate, up))
+    want, bound = GATES[name]
+    assert_within(on_every_isa("gated", name, gate, up), want(gate, up), bound(gate, up))
 
 
-def test_swiglu_over_the_whole_range() -> None:
-    gate = np.concatenate([np.linspace(-110, 110, 4001), 10.0 ** np.arange(-45, 39)])
+@pytest.mark.parametrize("name", GATES)
+def test_gated_over_the_whole_range(name: str) -> None:
+    gate = np.concatenate([np.linspace(-120, 120, 4001), 10.0 ** np.arange(-45, 39)])
     gate = np.concatenate([gate, -gate, [0.0, -0.0]]).astype(np.float32)
     up = np.resize(np.array([1, -0.5, 1e-3], np.float32), gate.size)
-    got = on_every_isa("swiglu", gate, up)
-    assert_within(got, ref.swiglu(gate, up), ref.swiglu_bound(gate, up))
-    assert np.isfinite(got).all()
-
-
-def test_swiglu_of_infinities_and_nan() -> None:
-    gate = np.array([INF, np.nan, 1, 1, -INF], np.float32)
-    up = np.array([1, 1, np.nan, INF, 1], np.float32)
-    got = on_every_isa("swiglu", gate, up)
-    assert got[0] == INF
-    assert np.isnan(got[1:3]).all()
-    assert got[3] == INF
-
-
-# --- geglu ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_geglu(n: int) -> None:
-    gate, up = normal(n, seed=n, scale=4), normal(n, seed=n + 1)
-    got = on_every_isa("geglu", gate, up)
-    assert_within(got, ref.geglu(gate, up), ref.geglu_bound(gate, up))
-
-
-def test_geglu_over_the_whole_range() -> None:
-    gate = np.concatenate([np.linspace(-30, 30, 4001), 10.0 ** np.arange(-40, 39)])
-    gate = np.concatenate([gate, -gate, [0.0, -0.0]]).astype(np.float32)
-    up = np.resize(np.array([1, -0.5, 1e-3], np.float32), gate.size)
-    got = on_every_isa("geglu", gate, up)
+    want, bound = GATES[name]
+    got = on_every_isa("gated", name, gate, up)
     with np.errstate(over="ignore"):
-        assert_within(got, ref.geglu(gate, up), ref.geglu_bound(gate, up))
+        assert_within(got, want(gate, up), bound(gate, up))
     assert np.isfinite(got).all()
 
 
-def test_geglu_of_infinities_and_nan() -> None:
+@pytest.mark.parametrize("name", GATES)
+def test_gated_of_infinities_and_nan(name: str) -> None:
     gate = np.array([INF, np.nan, 1, 1, -INF], np.float32)
     up = np.array([1, 1, np.nan, INF, 1], np.float32)
-    got = on_every_isa("geglu", gate, up)
+    got = on_every_isa("gated", name, gate, up)
     assert got[0] == INF
     assert np.isnan(got[1:3]).all()
     assert got[3] == INF
     assert abs(got[4]) < 1e-30
+
+
+def test_a_gate_is_the_activation_times_the_other_half() -> None:
+    """The same bits as the activation by itself: both are made of one function."""
+    gate, up = normal(576, seed=1, scale=4), normal(576, seed=2)
+    for name in GATES:
+        alone = on_every_isa("unary", name, gate)
+        assert same_bits(on_every_isa("gated", name, gate, up), alone * up)
+
+
+def test_an_unknown_gate() -> None:
+    with pytest.raises(ValueError, match="expected 'silu' or 'gelu_tanh', got 'swiglu'"):
+        SCALAR.gated("swiglu", normal(16), normal(16))
 
 
 # --- activations without a gate -------------------------------------------------------------

@@ -129,8 +129,16 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         "positions of 64 columns, got 8x32",
     ),
     "gate and up that differ": (
-        lambda r: r.plan.swiglu(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None)),
-        "gate and up of one shape",
+        lambda r: r.plan.gated(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None), "silu"),
+        "swiglu: expected gate and up of one shape",
+    ),
+    "a gate of an unknown activation": (
+        lambda r: r.plan.gated(r.x, (r.matrix, None), (r.matrix, None), "relu"),
+        "activation of a gate: expected 'silu' or 'gelu_tanh', got 'relu'",
+    ),
+    "fewer inputs than gate and up": (
+        lambda r: r.plan.gated([r.x], (r.matrix, None), (r.matrix, None), "silu"),
+        "gated: expected an input for each of 2 weights, got 1",
     ),
     "a column outside": (
         lambda r: r.plan.gather((r.x, 32, 32), numbers(0, 32)),
@@ -252,7 +260,8 @@ def test_angles_must_be_angles() -> None:
     [
         lambda r: r.plan.embed(None),
         lambda r: r.plan.linear(r.x, [(None, None)]),
-        lambda r: r.plan.swiglu(r.x, (r.matrix, None), (None, None)),
+        lambda r: r.plan.gated(r.x, (r.matrix, None), (None, None), "silu"),
+        lambda r: r.plan.gated(r.x, (r.matrix, None), (r.matrix, None)),
         lambda r: r.plan.linear(r.x, None),
         lambda r: r.plan.select(r.x),
         lambda r: r.plan.select((r.x, 0)),
@@ -311,7 +320,9 @@ def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
         lambda: r.plan.linear(a_buffer(), [a_weight(), a_weight()]),
         lambda: r.plan.linear([a_buffer(), a_buffer()], [a_weight(), a_weight()]),
         lambda: r.plan.linear(a_buffer(), [a_weight()], a_slice()),
-        lambda: r.plan.swiglu(a_buffer(), a_weight(), a_weight()),
+        lambda: r.plan.gated(
+            a_buffer(), a_weight(), a_weight(), data.draw(st.sampled_from(["silu", "gelu_tanh"]))
+        ),
         lambda: r.plan.rope(normal(data.draw(st.sampled_from([2, 8])))),
         lambda: r.plan.attention(
             a_slice(),
@@ -426,8 +437,8 @@ def test_columns_in_another_order(rows: int, isa: str) -> None:
     sorted_x = [plan.gather((x, 0, 70), order) for order in orders]
     parts = [(pack(w[:, o], "f32"), None) for w, o in zip((a, b), orders, strict=True)]
     both = plan.linear(sorted_x, parts)
-    gated = plan.swiglu(
-        [x, sorted_x[1]], (pack(b, "f32"), None), (pack(b[:, orders[1]], "f32"), None)
+    gated = plan.gated(
+        [x, sorted_x[1]], (pack(b, "f32"), None), (pack(b[:, orders[1]], "f32"), None), "silu"
     )
     plan.finish(plan.linear(gated, [(pack(normal(50, 40), "f32"), None)]))
     tokens = rng.integers(0, 50, rows).astype(np.int32)

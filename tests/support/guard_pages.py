@@ -65,7 +65,7 @@ def rows(n: int) -> None:
     """Row kernels and attention of n values."""
     for table in ISAS.values():
         table.softmax(floats(n))
-        table.swiglu(floats(n), floats(n))
+        table.gated("silu", floats(n), floats(n))
         table.softcap(floats(n), 30.0)
         table.rmsnorm(floats(2, n), floats(n), 1e-5)
         table.layernorm(floats(2, n), floats(n), floats(n), 1e-5)

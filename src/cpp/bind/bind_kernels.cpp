@@ -117,16 +117,15 @@ py::array_t<float> rope(const IsaTable& isa, const py::object& object, const py:
   return out;
 }
 
-using GatedKernel = void (*Kernels::*)(const float*, const float*, int, float*);
-
-template <GatedKernel kernel>
-py::array_t<float> gated(const IsaTable& isa, const py::object& gate, const py::object& up) {
+py::array_t<float> gated(const IsaTable& isa, const std::string& name, const py::object& gate,
+                         const py::object& up) {
   const auto g = checked_array<float>(gate, {-1}, "gate");
   const auto u = checked_array<float>(up, {g.shape(0)}, "up");
   const std::vector<float> g_padded = padded_copy(g.data(), g.size());
   const std::vector<float> u_padded = padded_copy(u.data(), u.size());
   std::vector<float> y(g_padded.size());
-  (isa.kernels->*kernel)(g_padded.data(), u_padded.data(), static_cast<int>(y.size()), y.data());
+  isa.kernels->gated[static_cast<int>(gate_named(name))](g_padded.data(), u_padded.data(),
+                                                         static_cast<int>(y.size()), y.data());
   return py::array_t<float>(g.shape(0), y.data());
 }
 
@@ -239,8 +238,7 @@ void bind_kernels(py::module_& m) {
            py::arg("eps"))
       .def("unary", &unary, py::arg("name"), py::arg("x"))
       .def("rope", &rope, py::arg("x"), py::arg("cosines"), py::arg("sines"))
-      .def("swiglu", &gated<&Kernels::swiglu>, py::arg("gate"), py::arg("up"))
-      .def("geglu", &gated<&Kernels::geglu>, py::arg("gate"), py::arg("up"))
+      .def("gated", &gated, py::arg("name"), py::arg("gate"), py::arg("up"))
       .def("softcap", &softcap, py::arg("x"), py::arg("cap"))
       .def(
           "softmax",

@@ -319,6 +319,17 @@ py::array_t<float> dequantize(const Matrix& m, int64_t begin, int64_t end) {
   return out;
 }
 
+// Where a name stands in a list; else an error that shows the list.
+template <int count>
+int place_of(const std::string& name, const char* const (&names)[count], const char* what) {
+  std::string known;
+  for (int i = 0; i < count; ++i) {
+    if (name == names[i]) return i;
+    known += std::string(i == 0 ? "'" : i + 1 < count ? ", '" : " or '") + names[i] + "'";
+  }
+  throw py::value_error(std::string(what) + ": expected " + known + ", got '" + name + "'");
+}
+
 }  // namespace
 
 Format format_named(const std::string& name) {
@@ -331,17 +342,15 @@ Format format_named(const std::string& name) {
 }
 
 Activations activations_named(const std::string& name) {
-  for (int i = 0; i < kActivations; ++i)
-    if (name == kActivationNames[i]) return static_cast<Activations>(i);
-  throw py::value_error("activations: expected 'a8g32', 'a16g32' or 'a8o16g32', got '" + name +
-                        "'");
+  return static_cast<Activations>(place_of(name, kActivationNames, "activations"));
 }
 
 Unary unary_named(const std::string& name) {
-  for (int i = 0; i < kUnaries; ++i)
-    if (name == kUnaryNames[i]) return static_cast<Unary>(i);
-  throw py::value_error("activation: expected 'gelu', 'gelu_tanh', 'relu' or 'silu', got '" + name +
-                        "'");
+  return static_cast<Unary>(place_of(name, kUnaryNames, "activation"));
+}
+
+Gate gate_named(const std::string& name) {
+  return static_cast<Gate>(place_of(name, kGateNames, "activation of a gate"));
 }
 
 KvType kv_type_named(const std::string& name) {

@@ -135,13 +135,12 @@ void set_inputs(const Inputs& x, std::vector<Weight>* weights, const std::string
   }
 }
 
-int gated(GuardedPlan& p, const Inputs& x, Gate activation,
-          const std::pair<MatrixPointer, py::object>& gate,
-          const std::pair<MatrixPointer, py::object>& up, const std::string& op) {
-  std::vector<Weight> both = {to_weight(gate, (op + " gate").c_str()),
-                              to_weight(up, (op + " up").c_str())};
-  set_inputs(x, &both, op);
-  return p->gated(-1, activation, std::move(both[0]), std::move(both[1]));
+int record_gated(GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
+                 const std::pair<MatrixPointer, py::object>& up, const std::string& activation) {
+  const Gate kind = gate_named(activation);
+  std::vector<Weight> both = {to_weight(gate, "gated gate"), to_weight(up, "gated up")};
+  set_inputs(x, &both, "gated");
+  return p->gated(-1, kind, std::move(both[0]), std::move(both[1]));
 }
 
 void bind_recording(py::class_<GuardedPlan>& c) {
@@ -205,20 +204,8 @@ void bind_recording(py::class_<GuardedPlan>& c) {
           },
           py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
           py::arg("activation") = py::none(), py::arg("softcap") = 0.0f)
-      .def(
-          "swiglu",
-          [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
-             const std::pair<MatrixPointer, py::object>& up) {
-            return gated(p, x, Gate::silu, gate, up, "swiglu");
-          },
-          py::arg("x"), py::arg("gate"), py::arg("up"))
-      .def(
-          "geglu",
-          [](GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
-             const std::pair<MatrixPointer, py::object>& up) {
-            return gated(p, x, Gate::gelu, gate, up, "geglu");
-          },
-          py::arg("x"), py::arg("gate"), py::arg("up"))
+      .def("gated", &record_gated, py::arg("x"), py::arg("gate"), py::arg("up"),
+           py::arg("activation"))
       .def(
           "rope",
           [](GuardedPlan& p, const py::object& frequencies, float factor) {

@@ -14,6 +14,7 @@ namespace py = pybind11;
 
 struct Kernels;
 struct Matrix;
+enum class Gate : int;
 enum class KvType : int;
 enum class Unary : int;
 
@@ -22,6 +23,7 @@ inline constexpr const char* kDefaultActivations = "a8o16g32";
 Activations activations_named(const std::string& name);  // throws ValueError
 KvType kv_type_named(const std::string& name);           // throws ValueError
 Unary unary_named(const std::string& name);              // throws ValueError
+Gate gate_named(const std::string& name);                // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

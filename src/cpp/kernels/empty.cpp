@@ -12,30 +12,12 @@ struct Nothing<Result (*)(Arguments...)> {
   static Result kernel(Arguments...) { return Result(); }
 };
 
-template <class Result, class... Arguments>
-void clear(Result (*&kernel)(Arguments...)) {
-  kernel = Nothing<Result (*)(Arguments...)>::kernel;
-}
-
-template <class Kernel, size_t n>
-void clear(Kernel (&kernels)[n]) {
-  for (Kernel& kernel : kernels) clear(kernel);
-}
-
-template <class... Members>
-void clear_all(Members&... members) {
-  (clear(members), ...);
-}
-
 Kernels make_empty() {
   Kernels kernels{};
-  // As many names as members, or this does not compile: none stays null.
-  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, swiglu, geglu, unary,
-         softcap, softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] =
-      kernels;
-  clear_all(linear, quantize, dequantize, rmsnorm, layernorm, rope, swiglu, geglu, unary, softcap,
-            softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory);
-  name = "empty";
+  for_each_kernel(kernels, [](auto& kernel) {
+    kernel = Nothing<std::remove_reference_t<decltype(kernel)>>::kernel;
+  });
+  kernels.name = "empty";
   return kernels;
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "layout/formats.h"
 
@@ -75,6 +76,12 @@ enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
 inline constexpr int kUnaries = 4;
 inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu", "silu"};
 
+// What a gated unit does to its gate, and what the unit is then called (Shazeer, 2020).
+enum class Gate : int { silu = 0, gelu_tanh = 1 };
+inline constexpr int kGates = 2;
+inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh"};
+inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu"};
+
 struct Kernels {
   const char* name;
 
@@ -102,10 +109,8 @@ struct Kernels {
   // Rotates pairs (i, i + rotary / 2) of one head in place; cosines and sines of rotary / 2 angles.
   void (*rope)(float* head, const float* cosines, const float* sines, int rotary);
 
-  // y[i] = gate[i] / (1 + exp(-gate[i])) * up[i] for n (multiple of 16) values; y may be gate.
-  void (*swiglu)(const float* gate, const float* up, int n, float* y);
-  // gelu(gate) * up with the tanh approximation of gelu (Hendrycks and Gimpel, 2016)
-  void (*geglu)(const float* gate, const float* up, int n, float* y);
+  // y[i] = f(gate[i]) * up[i] for n (multiple of 16) values; y may be gate. f(0) = 0.
+  void (*gated[kGates])(const float* gate, const float* up, int n, float* y);
 
   // y[i] = f(x[i]) for n (multiple of 16) values; y may be x. f(0) = 0.
   void (*unary[kUnaries])(const float* x, int n, float* y);
@@ -142,5 +147,29 @@ struct Kernels {
   // returns their 32-bit sum so that nobody may leave it out.
   int32_t (*read_memory)(const uint8_t* p, size_t bytes);
 };
+
+// Calls each(pointer) for all pointers of these members, which are pointers or arrays of them.
+template <class Each, class... Members>
+constexpr void for_each_pointer(const Each& each, Members&... members) {
+  const auto one = [&each](auto& member) {
+    if constexpr (std::is_array_v<std::remove_reference_t<decltype(member)>>) {
+      for (auto& pointer : member) each(pointer);
+    } else {
+      each(member);
+    }
+  };
+  (one(members), ...);
+}
+
+// Calls each(kernel) for every kernel of a table. As many names as members, or this does not
+// compile: no kernel is forgotten.
+template <class Table, class Each>
+constexpr void for_each_kernel(Table& table, const Each& each) {
+  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap,
+         softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
+  for_each_pointer(each, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
+                   softcap, softmax, kv_append, attend, merge, attend_finish, peak_dots,
+                   read_memory);
+}
 
 }  // namespace slmq

@@ -205,12 +205,9 @@ static void rope(float* head, const float* cosines, const float* sines, int rota
   }
 }
 
-static void swiglu(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; i += 16) store(y + i, mul(silu(load(gate + i)), load(up + i)));
-}
-
-static void geglu(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; i += 16) store(y + i, mul(gelu_tanh(load(gate + i)), load(up + i)));
+template <f32x16 (*f)(f32x16)>
+static void gated(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 16) store(y + i, mul(f(load(gate + i)), load(up + i)));
 }
 
 template <f32x16 (*f)(f32x16)>

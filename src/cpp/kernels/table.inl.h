@@ -48,28 +48,34 @@ static constexpr void put_formats(Kernels* table, std::integer_sequence<int, Nam
 
 static constexpr Kernels shared_table(const char* name) {
   Kernels table = {
-      name,
-      {},
-      {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
-       quantize_activations<Activations::a8o16>},
-      {},
-      rmsnorm,
-      layernorm,
-      rope,
-      swiglu,
-      geglu,
-      {unary<gelu>, unary<gelu_tanh>, unary<relu>, unary<silu>},
-      softcap,
-      softmax,
-      {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
-      {attend<KvF16>, attend<KvF32>, attend_int8},
-      merge,
-      attend_finish,
-      peak_dots,
-      read_memory,
+      .name = name,
+      .linear = {},  // by put_formats()
+      .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
+                   quantize_activations<Activations::a8o16>},
+      .dequantize = {},  // by put_formats()
+      .rmsnorm = rmsnorm,
+      .layernorm = layernorm,
+      .rope = rope,
+      .gated = {gated<silu>, gated<gelu_tanh>},
+      .unary = {unary<gelu>, unary<gelu_tanh>, unary<relu>, unary<silu>},
+      .softcap = softcap,
+      .softmax = softmax,
+      .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
+      .attend = {attend<KvF16>, attend<KvF32>, attend_int8},
+      .merge = merge,
+      .attend_finish = attend_finish,
+      .peak_dots = peak_dots,
+      .read_memory = read_memory,
   };
   put_formats(&table, std::make_integer_sequence<int, kFormats>());
   return table;
 }
+
+static constexpr bool whole(const Kernels& table) {
+  bool every = true;
+  for_each_kernel(table, [&every](const auto& kernel) { every = every && kernel != nullptr; });
+  return every;
+}
+static_assert(whole(shared_table("")), "an entry of the table has no kernel");
 
 }  // namespace slmq::SLMQ_ISA

@@ -127,7 +127,7 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, i
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     multiply(run, m, args, pair_begin, pair_end);
   }
-  const auto activate = activation_ == Gate::silu ? run.kernels->swiglu : run.kernels->geglu;
+  const auto activate = run.kernels->gated[static_cast<int>(activation_)];
   for (int r = 0; r < rows; ++r) {
     float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +
                static_cast<size_t>(pair_begin) * kPairRows;

@@ -42,9 +42,7 @@ class LinearStep final : public Step {
   void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
 };
 
-enum class Gate : int { silu, gelu };
-
-// out = silu or gelu(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): the activation happens while the products are in cache.
+// out = f(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): f happens while the products are in cache.
 class GatedStep final : public Step {
  public:
   GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out, int threads);

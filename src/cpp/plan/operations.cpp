@@ -208,7 +208,7 @@ int Plan::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unar
 }
 
 int Plan::gated(int x, Gate activation, Weight gate, Weight up) {
-  const std::string op = activation == Gate::silu ? "swiglu" : "geglu";
+  const std::string op = kUnitNames[static_cast<int>(activation)];
   const Matrix &g = *gate.matrix, &u = *up.matrix;
   if (g.n != u.n) {
     fail(op + ": expected gate and up of one shape, got " + dims(g.n, g.k) + " in " +

@@ -131,11 +131,10 @@ void run_rope(const Kernels& kernels, Results* results) {
   results->add("rope", hash);
 }
 
-using GatedKernel = void (*)(const float*, const float*, int, float*);
-
-void run_gated(GatedKernel kernel, const char* name, Results* results) {
+void run_gated(const Kernels& kernels, Gate f, Results* results) {
   Inputs inputs(304);
   Hash hash;
+  const auto kernel = kernels.gated[static_cast<int>(f)];
   for (const int n : {16, 32, 48, 576}) {
     for (int kind = 0; kind < 4; ++kind) {
       std::vector<float> gate = rows_of(&inputs, 1, n, kind), up = rows_of(&inputs, 1, n, kind);
@@ -147,7 +146,7 @@ void run_gated(GatedKernel kernel, const char* name, Results* results) {
       hash.floats(gate);
     }
   }
-  results->add(name, hash);
+  results->add(kUnitNames[static_cast<int>(f)], hash);
 }
 
 void run_softcap(const Kernels& kernels, Results* results) {
@@ -196,8 +195,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_rmsnorm(kernels, results);
   run_layernorm(kernels, results);
   run_rope(kernels, results);
-  run_gated(kernels.swiglu, "swiglu", results);
-  run_gated(kernels.geglu, "geglu", results);
+  for (int i = 0; i < kGates; ++i) run_gated(kernels, static_cast<Gate>(i), results);
   for (int i = 0; i < kUnaries; ++i) run_unary(kernels, static_cast<Unary>(i), results);
   run_softcap(kernels, results);
   run_softmax(kernels, results);

@@ -89,7 +89,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
             a = p.attention(q, k, v, head_dim=cfg.head_dim, rope=rope)
             x = p.linear(a, layer.o, add=x)
             h = p.rmsnorm(x, layer.mlp_norm, cfg.rms_norm_eps)
-            x = p.linear(p.geglu(h, layer.gate, layer.up), layer.down, add=x)
+            x = p.linear(p.gated(h, layer.gate, layer.up, "gelu_tanh"), layer.down, add=x)
     return logits(p, x, w, cfg.rms_norm_eps)
 
 

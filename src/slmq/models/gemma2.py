@@ -154,7 +154,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def normed_mlp(p: Recording, x: Handle, layer: Weights, eps: float) -> Handle:
     """x + norm(down(gelu(gate(h)) * up(h))) with h the norm of x."""
     h = p.rmsnorm(x, layer.mlp_norm, eps)
-    y = p.linear(p.geglu(h, layer.gate, layer.up), layer.down)
+    y = p.linear(p.gated(h, layer.gate, layer.up, "gelu_tanh"), layer.down)
     return p.rmsnorm(y, layer.mlp_post_norm, eps, add=x)
 
 

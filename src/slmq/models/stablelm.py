@@ -112,7 +112,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
             x = p.linear(a, layer.o, add=x)
             if not cfg.parallel:
                 h = p.layernorm(x, layer.mlp_norm, eps)
-            x = p.linear(p.swiglu(h, layer.gate, layer.up), layer.down, add=x)
+            x = p.linear(p.gated(h, layer.gate, layer.up, "silu"), layer.down, add=x)
     return p.linear(p.layernorm(p.select(x), w.norm, eps), w.lm_head)
 
 

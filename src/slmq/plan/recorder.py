@@ -139,21 +139,16 @@ class Recorder:
             offset += padded(w.n, 32)
         return Handle(self._own(number), 0, width, tuple(parts) if len(parts) > 1 else ())
 
-    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
-        """silu(x @ gate.T) * (x @ up.T) (Shazeer, 2020), without a step in between."""
-        number = self._plan.swiglu(
-            [self._operand(x, gate), self._operand(x, up)],
-            (gate.matrix, gate.bias),
-            (up.matrix, up.bias),
-        )
-        return Handle(self._own(number), 0, gate.n)
+    def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
+        """f(x @ gate.T) * (x @ up.T), without a step in between (Shazeer, 2020).
 
-    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
-        """gelu(x @ gate.T) * (x @ up.T), gelu by its tanh approximation (Shazeer, 2020)."""
-        number = self._plan.geglu(
+        `activation` is f: "silu" (SwiGLU) or "gelu_tanh" (GeGLU).
+        """
+        number = self._plan.gated(
             [self._operand(x, gate), self._operand(x, up)],
             (gate.matrix, gate.bias),
             (up.matrix, up.bias),
+            activation,
         )
         return Handle(self._own(number), 0, gate.n)
 

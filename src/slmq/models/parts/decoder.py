@@ -103,7 +103,7 @@ def load_gated_mlp(
 def gated_mlp(p: Recording, x: Handle, layer: Weights, eps: float) -> Handle:
     """x + down(silu(gate(h)) * up(h)) with h the norm of x."""
     h = p.rmsnorm(x, layer.mlp_norm, eps)
-    return p.linear(p.swiglu(h, layer.gate, layer.up), layer.down, add=x)
+    return p.linear(p.gated(h, layer.gate, layer.up, "silu"), layer.down, add=x)
 
 
 def logits(p: Recording, x: Handle, w: Weights, eps: float) -> Handle:
