@@ -174,12 +174,12 @@ def attention_plan(
     what attention gives. Queries are channels 0-31, keys 16-31, values 32-47."""
     embedding = normal(64, 64)
     embedding[63, 32:48] = 3e38
-    plan: Any = _native.Plan(threads, 64, 64, 64, kv, isa)
-    x = plan.embed(pack(embedding, "f32"), scale)
+    r: Any = _native.Recording(threads, 64, 64, 64, kv, isa)
+    x = r.embed(pack(embedding, "f32"), scale)
     slices: Any = [(x, 0, 32), (x, 16, 16), (x, 32, 16)]
-    gathered = plan.select((plan.attention(*slices, -1, 2, 1, 16, 0, 0.25, window, softcap), 0, 32))
-    plan.finish(plan.linear(gathered, [(pack(np.eye(64, 32, dtype=np.float32), "f32"), None)]))
-    return plan
+    gathered = r.select((r.attention(*slices, -1, 2, 1, 16, 0, 0.25, window, softcap), 0, 32))
+    head = pack(np.eye(64, 32, dtype=np.float32), "f32")
+    return r.finish(r.linear(gathered, [(head, None)]))
 
 
 def outputs(plan: Any, sequence: Any, tokens: npt.NDArray[np.int32], cuts: int) -> F32:
@@ -260,11 +260,11 @@ def test_int8_takes_at_most_512_channels() -> None:
     assert_attention(*problem(1, 20, 1, 1, 512), kv="int8")
     with pytest.raises(ValueError, match="at most 512 channels, got 513"):
         SCALAR.attention(*problem(1, 2, 1, 1, 513), 1.0, 0, "int8")
-    plan: Any = _native.Plan(1, 4, 4, 64, "int8")
-    x = plan.embed(pack(normal(64, 3 * 1024), "f32"))
+    recording: Any = _native.Recording(1, 4, 4, 64, "int8")
+    x = recording.embed(pack(normal(64, 3 * 1024), "f32"))
     slices: Any = [(x, 1024 * i, 513) for i in range(3)]
     with pytest.raises(ValueError, match=r"at most 512 channels, got 513; use kv_dtype='f16'"):
-        plan.attention(*slices, -1, 1, 1, 513, 0, 1.0)
+        recording.attention(*slices, -1, 1, 1, 513, 0, 1.0)
 
 
 def test_values_beyond_float16_turn_infinite_in_its_cache_only() -> None:

@@ -63,13 +63,13 @@ ENTRIES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
         (5, 1, 8),
     ),
     "Matrix.matmul": (lambda a: float_matrix().matmul(a), (3, 33)),
-    "Plan.rmsnorm weight": (lambda a: Recording().norm(a), (64,)),
-    "Plan.head_norm weight": (
-        lambda a: Recording().plan.head_norm((Recording().x, 0, 64), a, 0.1),
+    "Recording.rmsnorm weight": (lambda a: Recording().norm(a), (64,)),
+    "Recording.head_norm weight": (
+        lambda a: Recording().native.head_norm((Recording().x, 0, 64), a, 0.1),
         (32,),
     ),
-    "Plan.rope": (lambda a: Recording().plan.rope(a, 1.0), (4,)),
-    "Plan.linear bias": (lambda a: Recording().biased(a), (64,)),
+    "Recording.rope": (lambda a: Recording().native.rope(a, 1.0), (4,)),
+    "Recording.linear bias": (lambda a: Recording().biased(a), (64,)),
 }
 # Entries that take any last size.
 FREE_SIZE = {
@@ -80,7 +80,7 @@ FREE_SIZE = {
     "IsaTable.softmax",
     "softmax",
 }
-FREE_SIZE |= {"Plan.rope"}
+FREE_SIZE |= {"Recording.rope"}
 entries = pytest.mark.parametrize(("call", "shape"), ENTRIES.values(), ids=list(ENTRIES))
 Call = Callable[[Any], Any]
 

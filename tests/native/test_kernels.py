@@ -292,7 +292,7 @@ def test_embedding_is_a_dequantized_row(fmt: str, k: int) -> None:
     want = matrix.dequantize(0, 50)[tokens]
     for isa in ISAS:
         for scale in (1.0, 0.37):
-            plan = _native.Plan(2, 8, 8, 17, "f16", isa)
-            plan.finish(plan.select((plan.embed(matrix, scale), 0, k)))
+            r = _native.Recording(2, 8, 8, 17, "f16", isa)
+            plan = r.finish(r.select((r.embed(matrix, scale), 0, k)))
             plan.run(tokens, [(plan.make_cache().sequence(), 7)], np.arange(7, dtype=np.int32))
             assert same_bits(plan.logits(), want * np.float32(scale))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,185 +24,193 @@ def numbers(*values: int) -> npt.NDArray[np.int32]:
 
 
 BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
-    "an unknown buffer": (lambda r: r.plan.select((9, 0, 64)), "expected a buffer 0..1, got 9"),
-    "a negative buffer": (lambda r: r.plan.quantize((-1, 0, 64), "a8g32"), "got -1"),
-    "columns outside": (lambda r: r.plan.select((r.x, 16, 64)), "outside a buffer of 64"),
-    "no columns": (lambda r: r.plan.select((r.x, 0, 0)), "outside a buffer of 64"),
-    "columns that wrap": (lambda r: r.plan.select((r.x, 64, 2**31 - 1)), "outside a buffer"),
-    "an odd offset": (lambda r: r.plan.quantize((r.x, 3, 32), "a8g32"), "multiple of 16, got 3"),
-    "part of a group": (lambda r: r.plan.select((r.x, 0, 17)), "got 17 columns from 0"),
-    "half a group further": (lambda r: r.plan.select((r.x, 16, 32)), "got 32 columns from 16"),
+    "an unknown buffer": (lambda r: r.native.select((9, 0, 64)), "expected a buffer 0..0, got 9"),
+    "a negative buffer": (lambda r: r.native.quantize((-1, 0, 64), "a8g32"), "got -1"),
+    "columns outside": (lambda r: r.native.select((r.x, 16, 64)), "outside a buffer of 64"),
+    "no columns": (lambda r: r.native.select((r.x, 0, 0)), "outside a buffer of 64"),
+    "columns that wrap": (lambda r: r.native.select((r.x, 64, 2**31 - 1)), "outside a buffer"),
+    "an odd offset": (lambda r: r.native.quantize((r.x, 3, 32), "a8g32"), "multiple of 16, got 3"),
+    "part of a group": (lambda r: r.native.select((r.x, 0, 17)), "got 17 columns from 0"),
+    "half a group further": (lambda r: r.native.select((r.x, 16, 32)), "got 32 columns from 16"),
     "a short norm": (lambda r: r.norm(normal(63)), "a weight of 64 values, got 63"),
     "a negative eps": (
-        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), -1.0),
+        lambda r: r.native.rmsnorm((r.x, 0, 64), normal(64), -1.0),
         "expected eps >= 0",
     ),
     "an eps of NaN": (
-        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), np.nan),
+        lambda r: r.native.rmsnorm((r.x, 0, 64), normal(64), np.nan),
         "expected eps >= 0",
     ),
     "a short embedding": (
-        lambda r: r.plan.embed(pack(normal(63, 64), "f32")),
+        lambda r: r.native.embed(pack(normal(63, 64), "f32")),
         "at least 64 rows, got 63",
     ),
     "weights of another width": (
-        lambda r: r.plan.linear(r.x, [(pack(normal(64, 65), "f32"), None)]),
+        lambda r: r.native.linear(r.x, [(pack(normal(64, 65), "f32"), None)]),
         "k = 64, got 64x65",
     ),
     "integer weights on float rows": (
-        lambda r: r.plan.linear(r.x, [(pack(normal(64, 64), "q4g32a"), None)]),
+        lambda r: r.native.linear(r.x, [(pack(normal(64, 64), "q4g32a"), None)]),
         "take quantized activations, got float32 rows",
     ),
     "float weights on codes": (
-        lambda r: r.plan.linear(r.plan.quantize((r.x, 0, 64), "a8g32"), [(r.matrix, None)]),
+        lambda r: r.native.linear(r.native.quantize((r.x, 0, 64), "a8g32"), [(r.matrix, None)]),
         "take float32 rows, got quantized",
     ),
-    "no weights": (lambda r: r.plan.linear(r.x, []), "at least one matrix"),
+    "no weights": (lambda r: r.native.linear(r.x, []), "at least one matrix"),
     "a short bias": (lambda r: r.biased(normal(63)), "a bias of 64 values, got 63"),
     "an add of another width": (
-        lambda r: r.plan.linear(r.x, [(r.matrix, None)], (r.x, 0, 32)),
+        lambda r: r.native.linear(r.x, [(r.matrix, None)], (r.x, 0, 32)),
         "add= of width 64, got 32",
     ),
     "an add of nothing": (
-        lambda r: r.plan.linear(r.x, [(r.matrix, None)], (-1, 0, 64)),
+        lambda r: r.native.linear(r.x, [(r.matrix, None)], (-1, 0, 64)),
         "expected a buffer, got -1",
     ),
     "an add of other rows": (
-        lambda r: r.plan.linear(r.plan.select((r.x, 0, 64)), [(r.matrix, None)], (r.x, 0, 64)),
+        lambda r: r.native.linear(r.native.select((r.x, 0, 64)), [(r.matrix, None)], (r.x, 0, 64)),
         "the same rows",
     ),
     "a norm with an add of another width": (
-        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), 0.1, (r.x, 0, 32)),
+        lambda r: r.native.rmsnorm((r.x, 0, 64), normal(64), 0.1, (r.x, 0, 32)),
         "rmsnorm: expected add= of width 64, got 32",
     ),
     "a norm with an add of nothing": (
-        lambda r: r.plan.rmsnorm((r.x, 0, 64), normal(64), 0.1, (-1, 0, 64)),
+        lambda r: r.native.rmsnorm((r.x, 0, 64), normal(64), 0.1, (-1, 0, 64)),
         "rmsnorm add: expected a buffer, got -1",
     ),
     "a norm with an add of other rows": (
-        lambda r: r.plan.rmsnorm(
-            (r.plan.select((r.x, 0, 64)), 0, 64), normal(64), 0.1, (r.x, 0, 64)
+        lambda r: r.native.rmsnorm(
+            (r.native.select((r.x, 0, 64)), 0, 64), normal(64), 0.1, (r.x, 0, 64)
         ),
         "rmsnorm: expected add= and the input to have the same rows",
     ),
     "a cap below zero": (
-        lambda r: r.plan.linear(r.x, [(r.matrix, None)], softcap=-1.0),
+        lambda r: r.native.linear(r.x, [(r.matrix, None)], softcap=-1.0),
         "linear: expected a softcap of 0 or",
     ),
     "a cap of NaN": (
-        lambda r: r.plan.linear(r.x, [(r.matrix, None)], softcap=np.nan),
+        lambda r: r.native.linear(r.x, [(r.matrix, None)], softcap=np.nan),
         "linear: expected a softcap of 0 or",
     ),
     "a cap of scores that is infinite": (
-        lambda r: r.plan.attention(*[(r.x, 0, 32)] * 3, -1, 1, 1, 32, 0, 1.0, 0, np.inf),
+        lambda r: r.native.attention(*[(r.x, 0, 32)] * 3, -1, 1, 1, 32, 0, 1.0, 0, np.inf),
         "attention: expected a softcap of 0 or",
     ),
     "an add to several": (
-        lambda r: r.plan.linear(r.x, [(pack(normal(32, 64), "f32"), None)] * 2, (r.x, 0, 64)),
+        lambda r: r.native.linear(r.x, [(pack(normal(32, 64), "f32"), None)] * 2, (r.x, 0, 64)),
         "one matrix with add=, got several",
     ),
     "a norm of codes": (
-        lambda r: r.plan.rmsnorm((r.plan.quantize((r.x, 0, 64), "a8g32"), 0, 64), normal(64), 0.1),
+        lambda r: r.native.rmsnorm(
+            (r.native.quantize((r.x, 0, 64), "a8g32"), 0, 64), normal(64), 0.1
+        ),
         "expected a float32 buffer, got a quantized one",
     ),
     "a norm of no whole heads": (
-        lambda r: r.plan.head_norm((r.x, 0, 64), normal(24), 0.1),
+        lambda r: r.native.head_norm((r.x, 0, 64), normal(24), 0.1),
         "a weight that divides 64 channels, got 24 values",
     ),
     "a norm of heads behind the selection": (
-        lambda r: r.plan.head_norm((r.plan.select((r.x, 0, 64)), 0, 64), normal(32), 0.1),
+        lambda r: r.native.head_norm((r.native.select((r.x, 0, 64)), 0, 64), normal(32), 0.1),
         "head_norm: record it before select",
     ),
     "a layer norm of no whole heads": (
-        lambda r: r.plan.layernorm((r.x, 0, 64), normal(64), None, 24, 0.1),
+        lambda r: r.native.layernorm((r.x, 0, 64), normal(64), None, 24, 0.1),
         "heads that divide 64 channels, got 24",
     ),
     "a layer norm with half a bias": (
-        lambda r: r.plan.layernorm((r.x, 0, 64), normal(64), normal(32), 64, 0.1),
+        lambda r: r.native.layernorm((r.x, 0, 64), normal(64), normal(32), 64, 0.1),
         "a weight of 64 values and as many in a bias, got 64 and 32",
     ),
     "an unknown activation": (
-        lambda r: r.plan.linear(r.x, [(r.matrix, None)], None, "mish"),
+        lambda r: r.native.linear(r.x, [(r.matrix, None)], None, "mish"),
         "expected 'gelu', 'gelu_tanh', 'relu' or 'silu', got 'mish'",
     ),
     "positions of another width": (
-        lambda r: r.plan.embed(r.matrix, 1.0, pack(normal(8, 32), "f32")),
+        lambda r: r.native.embed(r.matrix, 1.0, pack(normal(8, 32), "f32")),
         "positions of 64 columns, got 8x32",
     ),
     "gate and up that differ": (
-        lambda r: r.plan.gated(r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None), "silu"),
+        lambda r: r.native.gated(
+            r.x, (r.matrix, None), (pack(normal(32, 64), "f32"), None), "silu"
+        ),
         "swiglu: expected gate and up of one shape",
     ),
     "a gate of an unknown activation": (
-        lambda r: r.plan.gated(r.x, (r.matrix, None), (r.matrix, None), "relu"),
+        lambda r: r.native.gated(r.x, (r.matrix, None), (r.matrix, None), "relu"),
         "activation of a gate: expected 'silu' or 'gelu_tanh', got 'relu'",
     ),
     "fewer inputs than gate and up": (
-        lambda r: r.plan.gated([r.x], (r.matrix, None), (r.matrix, None), "silu"),
+        lambda r: r.native.gated([r.x], (r.matrix, None), (r.matrix, None), "silu"),
         "gated: expected an input for each of 2 weights, got 1",
     ),
     "a column outside": (
-        lambda r: r.plan.gather((r.x, 32, 32), numbers(0, 32)),
+        lambda r: r.native.gather((r.x, 32, 32), numbers(0, 32)),
         "columns in 0..31, got 32",
     ),
-    "a negative column": (lambda r: r.plan.gather((r.x, 0, 64), numbers(-1)), "0..63, got -1"),
-    "no columns gathered": (lambda r: r.plan.gather((r.x, 0, 64), numbers()), "one column"),
+    "a negative column": (lambda r: r.native.gather((r.x, 0, 64), numbers(-1)), "0..63, got -1"),
+    "no columns gathered": (lambda r: r.native.gather((r.x, 0, 64), numbers()), "one column"),
     "fewer inputs than weights": (
-        lambda r: r.plan.linear([r.x], [(r.matrix, None)] * 2),
+        lambda r: r.native.linear([r.x], [(r.matrix, None)] * 2),
         "an input for each of 2 weights, got 1",
     ),
     "inputs of other rows": (
-        lambda r: r.plan.linear([r.plan.select((r.x, 0, 64)), r.x], [(r.matrix, None)] * 2),
+        lambda r: r.native.linear([r.native.select((r.x, 0, 64)), r.x], [(r.matrix, None)] * 2),
         "linear: expected inputs of the same rows",
     ),
-    "no frequencies": (lambda r: r.plan.rope(normal(0)), "at least one frequency"),
-    "endless frequencies": (lambda r: r.plan.rope(normal(4) * np.float32(np.inf)), "finite"),
-    "unfinished head": (lambda r: r.plan.finish(r.x), "record select() before"),
+    "no frequencies": (lambda r: r.native.rope(normal(0)), "at least one frequency"),
+    "endless frequencies": (lambda r: r.native.rope(normal(4) * np.float32(np.inf)), "finite"),
+    "unfinished head": (lambda r: r.native.finish(r.x), "record select() before"),
     "finish with tokens": (
-        lambda r: (r.plan.select((r.x, 0, 64)), r.plan.finish(r.x)),
+        lambda r: (r.native.select((r.x, 0, 64)), r.native.finish(r.x)),
         "logits of at least 64 columns",
     ),
     "a second selection": (
-        lambda r: (r.plan.select((r.x, 0, 64)), r.plan.select((r.x, 0, 64))),
+        lambda r: (r.native.select((r.x, 0, 64)), r.native.select((r.x, 0, 64))),
         "selected once",
     ),
     "attention behind the selection": (
-        lambda r: (r.plan.select((r.x, 0, 64)), r.finished()),
+        lambda r: (r.native.select((r.x, 0, 64)), r.finished()),
         "attention: record it before select()",
     ),
-    "released twice": (lambda r: (r.plan.release(r.x), r.plan.release(r.x)), "released twice"),
+    "released twice": (lambda r: (r.native.release(r.x), r.native.release(r.x)), "released twice"),
     "reading what was released": (
-        lambda r: (r.plan.release(r.x), r.norm(normal(64))),
+        lambda r: (r.native.release(r.x), r.norm(normal(64))),
         "buffer 0 was released",
     ),
     "weights on what was released": (
-        lambda r: (r.plan.release(r.x), r.plan.linear(r.x, [(r.matrix, None)])),
+        lambda r: (r.native.release(r.x), r.native.linear(r.x, [(r.matrix, None)])),
         "buffer 0 was released",
     ),
     "finish with what was released": (
         lambda r: (
-            y := r.plan.select((r.x, 0, 64)),
-            r.plan.release(y),
-            r.plan.finish(y),
+            y := r.native.select((r.x, 0, 64)),
+            r.native.release(y),
+            r.native.finish(y),
         ),
         "was released",
     ),
     "all rows behind the selection": (
-        lambda r: (r.plan.select((r.x, 0, 64)), r.norm(normal(64))),
+        lambda r: (r.native.select((r.x, 0, 64)), r.norm(normal(64))),
         "rmsnorm: behind select() only its rows can be read",
     ),
     "recording after the end": (lambda r: (r.finished(), r.norm(normal(64))), "finished"),
-    "running before the end": (
-        lambda r: r.plan.run(numbers(0), [(r.plan.make_cache().sequence(), 1)], numbers()),
-        "not finished",
+    "a second end": (lambda r: (r.finished(), r.native.finish(1)), "recording is finished"),
+    "nothing to read": (
+        lambda r: _native.Recording(1, 8, 8, 8).select((0, 0, 64)),
+        "expected a buffer of an earlier step, got 0",
     ),
-    "an unknown ISA": (lambda r: _native.Plan(1, 8, 8, 8, "f16", "sse9"), "unknown ISA 'sse9'"),
-    "no threads": (lambda r: _native.Plan(0, 8, 8, 8), "1..1024 threads, got 0"),
-    "no rows": (lambda r: _native.Plan(1, 0, 1, 8), "1..65536 rows in a chunk, got 0"),
-    "too many outputs": (lambda r: _native.Plan(1, 8, 9, 8), "1..8 output rows, got 9"),
-    "no vocabulary": (lambda r: _native.Plan(1, 8, 8, 0), "a vocabulary of at least 1, got 0"),
+    "an unknown ISA": (
+        lambda r: _native.Recording(1, 8, 8, 8, "f16", "sse9"),
+        "unknown ISA 'sse9'",
+    ),
+    "no threads": (lambda r: _native.Recording(0, 8, 8, 8), "1..1024 threads, got 0"),
+    "no rows": (lambda r: _native.Recording(1, 0, 1, 8), "1..65536 rows in a chunk, got 0"),
+    "too many outputs": (lambda r: _native.Recording(1, 8, 9, 8), "1..8 output rows, got 9"),
+    "no vocabulary": (lambda r: _native.Recording(1, 8, 8, 0), "a vocabulary of at least 1, got 0"),
     "a cache of float8": (
-        lambda r: _native.Plan(1, 8, 8, 8, "f8"),
+        lambda r: _native.Recording(1, 8, 8, 8, "f8"),
         "'f16', 'f32' or 'int8', got 'f8'",
     ),
 }
@@ -217,7 +226,7 @@ def attention(r: Recording, **changes: Any) -> None:
     x = (r.x, 0, 64)
     arguments: dict[str, Any] = {"q": x, "k": x, "v": x, "rope": -1, "heads": 4, "kv_heads": 4}
     arguments |= {"head_dim": 16, "rotary": 0, "scale": 0.25} | changes
-    r.plan.attention(**arguments)
+    r.native.attention(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +258,7 @@ def test_attention_that_does_not_fit(changes: dict[str, Any], message: str) -> N
 
 def test_angles_must_be_angles() -> None:
     r = Recording()
-    codes = r.plan.quantize((r.x, 0, 64), "a8g32")
+    codes = r.native.quantize((r.x, 0, 64), "a8g32")
     wide = {"heads": 1, "kv_heads": 1, "head_dim": 64, "rotary": 64}
     with pytest.raises(ValueError, match="do not fit the rotated channels"):
         attention(r, rope=codes, **wide)
@@ -258,16 +267,16 @@ def test_angles_must_be_angles() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda r: r.plan.embed(None),
-        lambda r: r.plan.linear(r.x, [(None, None)]),
-        lambda r: r.plan.gated(r.x, (r.matrix, None), (None, None), "silu"),
-        lambda r: r.plan.gated(r.x, (r.matrix, None), (r.matrix, None)),
-        lambda r: r.plan.linear(r.x, None),
-        lambda r: r.plan.select(r.x),
-        lambda r: r.plan.select((r.x, 0)),
-        lambda r: r.plan.select((r.x, 0.5, 64)),
-        lambda r: r.plan.select((r.x, 0, 2**40)),
-        lambda r: r.plan.finish("logits"),
+        lambda r: r.native.embed(None),
+        lambda r: r.native.linear(r.x, [(None, None)]),
+        lambda r: r.native.gated(r.x, (r.matrix, None), (None, None), "silu"),
+        lambda r: r.native.gated(r.x, (r.matrix, None), (r.matrix, None)),
+        lambda r: r.native.linear(r.x, None),
+        lambda r: r.native.select(r.x),
+        lambda r: r.native.select((r.x, 0)),
+        lambda r: r.native.select((r.x, 0.5, 64)),
+        lambda r: r.native.select((r.x, 0, 2**40)),
+        lambda r: r.native.finish("logits"),
     ],
 )
 def test_recordings_of_other_types(call: Callable[[Recording], Any]) -> None:
@@ -275,16 +284,44 @@ def test_recordings_of_other_types(call: Callable[[Recording], Any]) -> None:
         call(Recording())
 
 
+def test_a_plan_only_runs_and_a_recording_only_records() -> None:
+    """What cannot be done at the wrong time is not there to be called."""
+    with pytest.raises(TypeError, match="No constructor defined"):
+        _native.Plan()
+    calls = {name for name in dir(_native.Plan) if not name.startswith("_")}
+    records = {name for name in dir(_native.Recording) if not name.startswith("_")}
+    assert {"run", "run_outputs", "read", "logits", "make_cache"} <= calls
+    assert {"embed", "linear", "gated", "attention", "release", "finish"} <= records
+    assert not calls & records
+
+
+def test_a_plan_outlives_its_recording() -> None:
+    r = Recording()
+    plan = r.finished()
+    plan.run(numbers(1), [(plan.make_cache().sequence(), 1)], numbers(0))
+    before = plan.logits()
+    del r
+    gc.collect()
+    plan.run(numbers(1), [(plan.make_cache().sequence(), 1)], numbers(0))
+    assert same_bits(plan.logits(), before)
+
+
 def test_a_refused_call_changes_nothing() -> None:
-    plan = Recording().finished()
+    r = Recording()
+    plan = r.finished()
     pages, steps = plan.page_bytes, len(plan.describe())
     x = (0, 0, 64)
-    with pytest.raises(ValueError, match="finished"):
-        plan.attention(x, x, x, -1, 4, 4, 16, 0, 0.25)
-    with pytest.raises(ValueError, match="finished"):
-        plan.rmsnorm(x, normal(64), 1e-5)
-    with pytest.raises(ValueError, match="finished"):
-        plan.embed(pack(normal(64, 64), "f32"))
+    for call in (
+        lambda: r.native.attention(x, x, x, -1, 4, 4, 16, 0, 0.25),
+        lambda: r.native.rmsnorm(x, normal(64), 1e-5),
+        lambda: r.native.embed(pack(normal(64, 64), "f32")),
+        lambda: r.native.rope(normal(4)),
+        lambda: r.native.finish(1),
+    ):
+        with pytest.raises(ValueError, match="the recording is finished"):
+            call()
+    r.native.release(0)  # handles may outlive their recording
+    r.native.release(0)
     assert (plan.page_bytes, len(plan.describe())) == (pages, steps)
     plan.run(numbers(1), [(plan.make_cache().sequence(), 1)], numbers(0))
     assert np.isfinite(plan.logits()).all()
@@ -312,19 +349,19 @@ def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
         return data.draw(st.sampled_from(weights)), None
 
     calls: list[Callable[[], Any]] = [
-        lambda: r.plan.rmsnorm(a_slice(), normal(data.draw(st.sampled_from([20, 48, 64]))), 1e-5),
-        lambda: r.plan.quantize(
+        lambda: r.native.rmsnorm(a_slice(), normal(data.draw(st.sampled_from([20, 48, 64]))), 1e-5),
+        lambda: r.native.quantize(
             a_slice(), data.draw(st.sampled_from(["a8g32", "a16g32", "a8o16g32"]))
         ),
-        lambda: r.plan.gather(a_slice(), numbers(*data.draw(column_lists))),
-        lambda: r.plan.linear(a_buffer(), [a_weight(), a_weight()]),
-        lambda: r.plan.linear([a_buffer(), a_buffer()], [a_weight(), a_weight()]),
-        lambda: r.plan.linear(a_buffer(), [a_weight()], a_slice()),
-        lambda: r.plan.gated(
+        lambda: r.native.gather(a_slice(), numbers(*data.draw(column_lists))),
+        lambda: r.native.linear(a_buffer(), [a_weight(), a_weight()]),
+        lambda: r.native.linear([a_buffer(), a_buffer()], [a_weight(), a_weight()]),
+        lambda: r.native.linear(a_buffer(), [a_weight()], a_slice()),
+        lambda: r.native.gated(
             a_buffer(), a_weight(), a_weight(), data.draw(st.sampled_from(["silu", "gelu_tanh"]))
         ),
-        lambda: r.plan.rope(normal(data.draw(st.sampled_from([2, 8])))),
-        lambda: r.plan.attention(
+        lambda: r.native.rope(normal(data.draw(st.sampled_from([2, 8])))),
+        lambda: r.native.attention(
             a_slice(),
             a_slice(),
             a_slice(),
@@ -335,8 +372,8 @@ def test_any_recording_is_refused_or_runs(data: st.DataObject) -> None:
             data.draw(st.sampled_from([0, 4, 16])),
             0.25,
         ),
-        lambda: r.plan.select(a_slice()),
-        lambda: r.plan.release(data.draw(st.integers(0, 4))),
+        lambda: r.native.select(a_slice()),
+        lambda: r.native.release(data.draw(st.integers(0, 4))),
     ]
     for _ in range(data.draw(st.integers(1, 10))):
         with contextlib.suppress(ValueError):
@@ -359,8 +396,9 @@ def test_frames_that_cannot_run() -> None:
     plan = Recording().finished()
     cache = plan.make_cache()
     one, two = cache.sequence(), cache.sequence()
-    other = _native.Plan(1, 8, 8, 8)
-    foreign = other.make_cache().sequence()
+    other = _native.Recording(1, 8, 8, 8)
+    without_attention = other.finish(other.select((other.embed(pack(normal(8, 8), "f32")), 0, 8)))
+    foreign = without_attention.make_cache().sequence()
     tokens = numbers(1, 2, 3)
     refused: list[tuple[tuple[Any, ...], str]] = [
         ((numbers(), [], numbers()), "expected 1..32 tokens, got 0"),
@@ -430,17 +468,17 @@ def test_a_run_that_stopped_has_no_logits() -> None:
 def test_columns_in_another_order(rows: int, isa: str) -> None:
     """Inputs of their own for the weights of one step: the sums are those of sorted weights."""
     rng = np.random.default_rng(rows)
-    plan = _native.Plan(2, 32, 32, 50, "f32", isa)
+    r = _native.Recording(2, 32, 32, 50, "f32", isa)
     table, a, b = normal(50, 70), normal(33, 70, seed=1), normal(40, 70, seed=2)
     orders = [rng.permutation(70).astype(np.int32) for _ in range(2)]
-    x = plan.select((plan.embed(pack(table, "f32")), 0, 70))
-    sorted_x = [plan.gather((x, 0, 70), order) for order in orders]
+    x = r.select((r.embed(pack(table, "f32")), 0, 70))
+    sorted_x = [r.gather((x, 0, 70), order) for order in orders]
     parts = [(pack(w[:, o], "f32"), None) for w, o in zip((a, b), orders, strict=True)]
-    both = plan.linear(sorted_x, parts)
-    gated = plan.gated(
+    both = r.linear(sorted_x, parts)
+    gated = r.gated(
         [x, sorted_x[1]], (pack(b, "f32"), None), (pack(b[:, orders[1]], "f32"), None), "silu"
     )
-    plan.finish(plan.linear(gated, [(pack(normal(50, 40), "f32"), None)]))
+    plan = r.finish(r.linear(gated, [(pack(normal(50, 40), "f32"), None)]))
     tokens = rng.integers(0, 50, rows).astype(np.int32)
     plan.run(tokens, [(plan.make_cache().sequence(), rows)], np.arange(rows, dtype=np.int32))
     got = plan.read(both)
@@ -456,22 +494,22 @@ def test_columns_in_another_order(rows: int, isa: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_what_a_late_thread_reads_is_kept(rows: int) -> None:
     """A released buffer is not reused while a row step that reads it may still be computed."""
-    plan = _native.Plan(4, 8, 8, 64)
+    r = _native.Recording(4, 8, 8, 64)
     table, weight = normal(64, 64), normal(64, 64, seed=1)
     matrix = pack(weight, "f32")
-    x = plan.embed(pack(table, "f32"))
-    normed = plan.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
-    plan.release(x)
-    y = plan.linear(normed, [(matrix, None)])
+    x = r.embed(pack(table, "f32"))
+    normed = r.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
+    r.release(x)
+    y = r.linear(normed, [(matrix, None)])
     assert y != x
-    plan.release(normed)
-    z = plan.linear(y, [(matrix, None)])
+    r.release(normed)
+    z = r.linear(y, [(matrix, None)])
     assert z == x, "free again once its norm is released"
-    again = plan.rmsnorm((z, 0, 64), np.ones(64, np.float32), 1e-5)
+    again = r.rmsnorm((z, 0, 64), np.ones(64, np.float32), 1e-5)
     assert again == normed
-    plan.release(again)
-    selected = plan.select((z, 0, 64))
-    plan.finish(selected)
+    r.release(again)
+    selected = r.select((z, 0, 64))
+    plan = r.finish(selected)
     tokens = np.arange(rows, dtype=np.int32)
     plan.run(tokens, [(plan.make_cache().sequence(), rows)], tokens)
     mean = (table[:rows].astype(np.float64) ** 2).mean(1, keepdims=True)
@@ -481,14 +519,14 @@ def test_what_a_late_thread_reads_is_kept(rows: int) -> None:
 
 def test_the_value_of_a_replica_is_current_or_refused() -> None:
     """With few rows a row step's result is kept only until its buffer serves another step."""
-    plan = _native.Plan(2, 8, 8, 64)
+    r = _native.Recording(2, 8, 8, 64)
     matrix = pack(normal(64, 64), "f32")
-    x = plan.embed(matrix)
-    normed = plan.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
-    y = plan.linear(normed, [(matrix, None)])
-    selected = plan.select((y, 0, 64))
-    head = plan.linear(selected, [(matrix, None)])
-    plan.finish(selected)  # not the last step, and written by a row step
+    x = r.embed(matrix)
+    normed = r.rmsnorm((x, 0, 64), np.ones(64, np.float32), 1e-5)
+    y = r.linear(normed, [(matrix, None)])
+    selected = r.select((y, 0, 64))
+    head = r.linear(selected, [(matrix, None)])
+    plan = r.finish(selected)  # not the last step, and written by a row step
     tokens = numbers(5)
     for _ in range(20):
         sequence = plan.make_cache().sequence()
@@ -506,12 +544,13 @@ def test_the_value_of_a_replica_is_current_or_refused() -> None:
 
 def test_kernels_that_do_nothing_are_no_isa(monkeypatch: pytest.MonkeyPatch) -> None:
     """They can be asked for by a plan that measures itself, and in no other way."""
-    plan = _native.Plan(2, 8, 8, 64, "f16", "empty")
+    r = _native.Recording(2, 8, 8, 64, "f16", "empty")
+    plan = r.finish(r.select((r.embed(pack(normal(64, 64), "f32")), 0, 64)))
     assert plan.isa == "empty"
     assert "empty" not in slmq.isa
     monkeypatch.setenv("SLMQ_ISA", "empty")
     with pytest.raises(ValueError, match="unknown ISA 'empty'"):
-        _native.Plan(1, 8, 8, 64)
+        _native.Recording(1, 8, 8, 64)
 
 
 def test_lengths_of_sequences() -> None:

@@ -98,21 +98,20 @@ def assert_within(got: npt.NDArray[Any], want: npt.NDArray[Any], bound: npt.NDAr
 
 
 class Recording:
-    """A plan of 64-wide rows that is still recording."""
+    """A recording of 64-wide rows that has only begun."""
 
     def __init__(self) -> None:
         self.matrix = pack(normal(64, 64), "f32")
-        self.plan: Any = _native.Plan(2, 32, 8, 64)
-        self.x: int = self.plan.embed(self.matrix)
+        self.native: Any = _native.Recording(2, 32, 8, 64)
+        self.x: int = self.native.embed(self.matrix)
 
     def norm(self, weight: Any) -> Any:
-        return self.plan.rmsnorm((self.x, 0, 64), weight, 1e-5)
+        return self.native.rmsnorm((self.x, 0, 64), weight, 1e-5)
 
     def biased(self, bias: Any) -> Any:
-        return self.plan.linear(self.x, [(self.matrix, bias)])
+        return self.native.linear(self.x, [(self.matrix, bias)])
 
     def finished(self) -> Any:
         slices = [(self.x, 0, 64)] * 3
-        a = self.plan.attention(*slices, -1, 4, 4, 16, 0, 0.25)
-        self.plan.finish(self.plan.select((a, 0, 64)))
-        return self.plan
+        a = self.native.attention(*slices, -1, 4, 4, 16, 0, 0.25)
+        return self.native.finish(self.native.select((a, 0, 64)))

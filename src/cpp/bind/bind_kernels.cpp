@@ -10,7 +10,7 @@
 #include "machine/math64.h"
 #include "layout/matrix.h"
 #include "kernels/dispatch.h"
-#include "plan/attention_step.h"
+#include "plan/attention.h"
 #include "plan/checks.h"
 #include "plan/kv_cache.h"
 #include "probes/limits.h"

@@ -10,7 +10,7 @@
 #include "layout/pack_parts.h"
 #include "threads/pool.h"
 #include "kernels/dispatch.h"
-#include "plan/attention_step.h"
+#include "plan/attention.h"
 #include "plan/checks.h"
 
 namespace slmq {
@@ -317,17 +317,6 @@ py::array_t<float> dequantize(const Matrix& m, int64_t begin, int64_t end) {
         m.data, m.groups(), m.k, static_cast<int>(begin), static_cast<int>(end), values, m.k);
   }
   return out;
-}
-
-// Where a name stands in a list; else an error that shows the list.
-template <int count>
-int place_of(const std::string& name, const char* const (&names)[count], const char* what) {
-  std::string known;
-  for (int i = 0; i < count; ++i) {
-    if (name == names[i]) return i;
-    known += std::string(i == 0 ? "'" : i + 1 < count ? ", '" : " or '") + names[i] + "'";
-  }
-  throw py::value_error(std::string(what) + ": expected " + known + ", got '" + name + "'");
 }
 
 }  // namespace

@@ -1,66 +1,17 @@
 // Plan, KvCache and KvSequence. run() is the one place where generation leaves the GIL.
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <mutex>
-#include <variant>
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "kernels/dispatch.h"
+#include "bind/guarded.h"
 #include "plan/plan.h"
 
 namespace slmq {
 namespace {
 
-using SliceTuple = std::tuple<int, int, int>;  // buffer, offset, width
-
-Slice to_slice(const SliceTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
-
-Slice optional_slice(const std::optional<SliceTuple>& t, const char* what) {
-  if (t && std::get<0>(*t) < 0)
-    throw py::value_error(std::string(what) + ": expected a buffer, got " +
-                          std::to_string(std::get<0>(*t)));
-  return t ? to_slice(*t) : Slice{};
-}
-
-// A plan has one frame and one recording: calls from several Python threads queue, with or without a
-// GIL. Whoever waits leaves the GIL; whoever runs a plan has left it, and needs it for nothing.
-class GuardedPlan {
- public:
-  GuardedPlan(const Kernels& kernels, int threads, int max_rows, int max_outputs, int vocabulary,
-              KvType kv)
-      : plan_(kernels, threads, max_rows, max_outputs, vocabulary, kv) {}
-
-  // The plan, until the end of the statement. Arguments that call Python come before it.
-  class Held {
-   public:
-    Held(Plan& plan, std::mutex& mutex) : plan_(plan), lock_(mutex, std::try_to_lock) {
-      if (lock_.owns_lock()) return;
-      const py::gil_scoped_release release;
-      lock_.lock();
-    }
-    Plan* operator->() { return &plan_; }
-
-   private:
-    Plan& plan_;
-    std::unique_lock<std::mutex> lock_;
-  };
-  Held operator->() { return {plan_, mutex_}; }
-  const Plan& constants() const { return plan_; }  // what the constructor set for good
-
-  // Calls work(plan) without the GIL.
-  template <class Work>
-  auto run(const Work& work) {
-    const py::gil_scoped_release release;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return work(plan_);
-  }
-
- private:
-  Plan plan_;
-  std::mutex mutex_;
-};
+using GuardedPlan = Guarded<Plan>;
 
 using CancelFlag = std::atomic<bool>;
 
@@ -105,129 +56,6 @@ py::list describe(GuardedPlan& self) {
                           py::arg("macs_per_row") = info.macs_per_row));
   }
   return steps;
-}
-
-std::vector<float> optional_floats(const py::object& object, const char* what) {
-  return object.is_none() ? std::vector<float>() : checked_vector<float>(object, -1, what);
-}
-
-using MatrixPointer = std::shared_ptr<Matrix>;
-
-Weight to_weight(const std::pair<MatrixPointer, py::object>& pair, const char* what) {
-  if (pair.first == nullptr)
-    throw py::type_error(std::string(what) + ": expected a Matrix, got None");
-  return {pair.first, optional_floats(pair.second, what)};
-}
-
-// A buffer for all weights of a step, or one for each.
-using Inputs = std::variant<int, std::vector<int>>;
-
-void set_inputs(const Inputs& x, std::vector<Weight>* weights, const std::string& what) {
-  const auto* each = std::get_if<std::vector<int>>(&x);
-  if (each != nullptr && each->size() != weights->size())
-    throw py::value_error(what + ": expected an input for each of " +
-                          std::to_string(weights->size()) + " weights, got " +
-                          std::to_string(each->size()));
-  for (size_t i = 0; i < weights->size(); ++i) {
-    const int id = each != nullptr ? (*each)[i] : std::get<int>(x);
-    if (id < 0) throw py::value_error(what + ": expected a buffer, got " + std::to_string(id));
-    (*weights)[i].x = id;
-  }
-}
-
-int record_gated(GuardedPlan& p, const Inputs& x, const std::pair<MatrixPointer, py::object>& gate,
-                 const std::pair<MatrixPointer, py::object>& up, const std::string& activation) {
-  const Gate kind = gate_named(activation);
-  std::vector<Weight> both = {to_weight(gate, "gated gate"), to_weight(up, "gated up")};
-  set_inputs(x, &both, "gated");
-  return p->gated(-1, kind, std::move(both[0]), std::move(both[1]));
-}
-
-void bind_recording(py::class_<GuardedPlan>& c) {
-  c.def("scope", [](GuardedPlan& p, std::string name) { p->scope(std::move(name)); })
-      .def(
-          "embed",
-          [](GuardedPlan& p, const MatrixPointer& m, float scale, const MatrixPointer& positions) {
-            return p->embed(m, scale, positions);
-          },
-          py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
-      .def(
-          "rmsnorm",
-          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps,
-             const std::optional<SliceTuple>& add) {
-            auto weights = checked_vector<float>(weight, -1, "weight");
-            return p->rmsnorm(to_slice(x), std::move(weights), eps,
-                              optional_slice(add, "rmsnorm add"));
-          },
-          py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
-      .def(
-          "head_norm",
-          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, float eps) {
-            auto weights = checked_vector<float>(weight, -1, "weight");
-            return p->head_norm(to_slice(x), std::move(weights), eps);
-          },
-          py::arg("x"), py::arg("weight"), py::arg("eps"))
-      .def(
-          "layernorm",
-          [](GuardedPlan& p, const SliceTuple& x, const py::object& weight, const py::object& bias,
-             int head_dim, float eps) {
-            auto weights = checked_vector<float>(weight, -1, "weight");
-            auto biases = optional_floats(bias, "bias");
-            return p->layernorm(to_slice(x), std::move(weights), std::move(biases), head_dim, eps);
-          },
-          py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("head_dim"), py::arg("eps"))
-      .def(
-          "quantize",
-          [](GuardedPlan& p, const SliceTuple& x, const std::string& activations) {
-            return p->quantize(to_slice(x), activations_named(activations));
-          },
-          py::arg("x"), py::arg("activations"))
-      .def(
-          "gather",
-          [](GuardedPlan& p, const SliceTuple& x, const py::object& columns) {
-            auto list = checked_vector<int32_t>(columns, -1, "columns");
-            return p->gather(to_slice(x), std::move(list));
-          },
-          py::arg("x"), py::arg("columns"))
-      .def(
-          "linear",
-          [](GuardedPlan& p, const Inputs& x,
-             const std::vector<std::pair<MatrixPointer, py::object>>& parts,
-             const std::optional<SliceTuple>& add, const std::optional<std::string>& activation,
-             float softcap) {
-            std::vector<Weight> list;
-            for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
-            set_inputs(x, &list, "linear");
-            return p->linear(-1, std::move(list), optional_slice(add, "linear add"),
-                             activation ? std::optional(unary_named(*activation)) : std::nullopt,
-                             softcap);
-          },
-          py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
-          py::arg("activation") = py::none(), py::arg("softcap") = 0.0f)
-      .def("gated", &record_gated, py::arg("x"), py::arg("gate"), py::arg("up"),
-           py::arg("activation"))
-      .def(
-          "rope",
-          [](GuardedPlan& p, const py::object& frequencies, float factor) {
-            auto list = checked_vector<float>(frequencies, -1, "frequencies");
-            return p->rope(std::move(list), factor);
-          },
-          py::arg("frequencies"), py::arg("factor") = 1.0f)
-      .def(
-          "attention",
-          [](GuardedPlan& p, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
-             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
-             float softcap) {
-            const AttentionConfig config{heads, kv_heads,    head_dim, rotary, window,
-                                         scale, KvType::f16, 0,        softcap};
-            return p->attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
-          },
-          py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
-          py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
-          py::arg("window") = 0, py::arg("softcap") = 0.0f)
-      .def("select", [](GuardedPlan& p, const SliceTuple& x) { return p->select(to_slice(x)); })
-      .def("release", [](GuardedPlan& p, int buffer) { p->release(buffer); })
-      .def("finish", [](GuardedPlan& p, int logits) { p->finish(logits); });
 }
 
 // Waits for runs of other threads with this sequence, then checks a length against it.
@@ -298,19 +126,8 @@ void bind_cache(py::module_& m) {
 
 void bind_plan(py::module_& m) {
   bind_cache(m);
-  py::class_<GuardedPlan> c(m, "Plan");
-  c.def(py::init([](int threads, int max_rows, int max_outputs, int vocabulary,
-                    const std::string& kv_dtype, const std::optional<std::string>& isa) {
-          const Kernels& kernels = !isa              ? active_kernels()
-                                   : *isa == "empty" ? empty_kernels()
-                                                     : kernels_named(*isa);
-          return std::make_unique<GuardedPlan>(kernels, threads, max_rows, max_outputs, vocabulary,
-                                               kv_type_named(kv_dtype));
-        }),
-        py::arg("threads"), py::arg("max_rows"), py::arg("max_outputs"), py::arg("vocabulary"),
-        py::arg("kv_dtype") = "f16", py::arg("isa") = py::none());
-  bind_recording(c);
-  c.def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
+  py::class_<GuardedPlan>(m, "Plan")  // made by Recording.finish()
+      .def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
            py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none())
       .def(
@@ -330,11 +147,11 @@ void bind_plan(py::module_& m) {
       .def_property_readonly(
           "isa", [](const GuardedPlan& p) { return std::string(p.constants().kernels().name); })
       .def_property_readonly("threads",
-                             [](const GuardedPlan& p) { return p.constants().threads(); })
+                             [](const GuardedPlan& p) { return p.constants().sizes().threads; })
       .def_property_readonly("max_rows",
-                             [](const GuardedPlan& p) { return p.constants().max_rows(); })
+                             [](const GuardedPlan& p) { return p.constants().sizes().max_rows; })
       .def_property_readonly("max_outputs",
-                             [](const GuardedPlan& p) { return p.constants().max_outputs(); })
+                             [](const GuardedPlan& p) { return p.constants().sizes().max_outputs; })
       .def_property_readonly("page_bytes", [](GuardedPlan& p) { return p->page_bytes(); })
       .def_property_readonly("buffer_bytes", [](GuardedPlan& p) { return p->buffer_bytes(); });
 }

@@ -18,6 +18,17 @@ enum class Gate : int;
 enum class KvType : int;
 enum class Unary : int;
 
+// Where a name stands in a list; else an error that shows the list.
+template <int count>
+int place_of(const std::string& name, const char* const (&names)[count], const char* what) {
+  std::string known;
+  for (int i = 0; i < count; ++i) {
+    if (name == names[i]) return i;
+    known += std::string(i == 0 ? "'" : i + 1 < count ? ", '" : " or '") + names[i] + "'";
+  }
+  throw py::value_error(std::string(what) + ": expected " + known + ", got '" + name + "'");
+}
+
 Format format_named(const std::string& name);  // throws ValueError
 inline constexpr const char* kDefaultActivations = "a8o16g32";
 Activations activations_named(const std::string& name);  // throws ValueError
@@ -31,6 +42,7 @@ void bind_system(py::module_& m);
 void bind_matrix(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_plan(py::module_& m);
+void bind_recording(py::module_& m);
 void bind_quantizer(py::module_& m);
 void bind_selftest(py::module_& m);
 

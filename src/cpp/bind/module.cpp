@@ -9,6 +9,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   slmq::bind_matrix(m);
   slmq::bind_kernels(m);
   slmq::bind_plan(m);
+  slmq::bind_recording(m);
   slmq::bind_quantizer(m);
   slmq::bind_selftest(m);
 }

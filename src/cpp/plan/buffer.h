@@ -23,18 +23,12 @@ inline constexpr int kReplicaRows = 2;
 struct Buffer {
   BufferType type;
   Domain domain;
-  int width;              // padded to 32
-  int logical;            // columns that steps write; those behind stay zero
-  bool replicated;        // written by a row step: threads have replicas
-  Memory shared;          // all rows
-  Memory replicas;        // [threads][kReplicaRows]
-  size_t row_bytes;       // panels: of all groups of one row
-  std::vector<int> ends;  // columns behind which zeros fill up to a multiple of 32
-
-  // Of the recording: who still needs what the buffer holds.
-  bool released = false;     // no later step reads it
-  int readers = 0;           // live replicas that are computed from it
-  std::vector<int> sources;  // what this replica is computed from
+  int width;         // padded to 32
+  int logical;       // columns that steps write; those behind stay zero
+  bool replicated;   // written by a row step: threads have replicas
+  Memory shared;     // all rows
+  Memory replicas;   // [threads][kReplicaRows]
+  size_t row_bytes;  // panels: of all groups of one row
 
   uint8_t* bytes(int rows, int thread) const {
     if (replicated && rows <= kReplicaRows)

@@ -1,6 +1,7 @@
 // What a recorded step is, and what it sees while it runs.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -89,8 +90,14 @@ class Step {
 class RowStep : public Step {
  public:
   RowStep(Domain domain, bool replicated) : domain_(domain), replicated_(replicated) {}
-  int items(const Frame& frame, int phase) const final;
-  void item(const Run& run, int phase, int item, int thread) final;
+  // Items are whole panel blocks, so that no two threads write one cache line of a panel.
+  int items(const Frame& frame, int) const final {
+    return (frame.rows(domain_) + kPanelRows - 1) / kPanelRows;
+  }
+  void item(const Run& run, int, int item, int thread) final {
+    const int begin = item * kPanelRows;
+    rows(run, thread, begin, std::min(begin + kPanelRows, run.frame->rows(domain_)));
+  }
   bool may_replicate() const final { return replicated_; }
   bool replicates(const Frame& frame) const final {
     return replicated_ && frame.rows(domain_) <= kReplicaRows;

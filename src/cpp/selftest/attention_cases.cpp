@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "plan/attention_step.h"
+#include "plan/attention.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
 

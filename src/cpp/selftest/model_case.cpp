@@ -1,11 +1,11 @@
-// A tiny recorded model through Plan: all formats, both kinds of activations, both caches. How a
+// A tiny recorded model: all formats, both kinds of activations, both caches. How a
 // prompt is cut, how many threads run and who shares the run must not matter.
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
 
 #include "machine/math64.h"
-#include "plan/plan.h"
+#include "plan/recording.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
 
@@ -41,29 +41,32 @@ std::shared_ptr<const Matrix> matrix(Inputs* inputs, Format format, int n, int k
 // Records one plan; the same calls in the same order give the same weights.
 class Recorder {
  public:
-  Recorder(Plan* plan, const Spec& spec) : plan_(*plan), spec_(spec) {}
+  Recorder(const Kernels& kernels, const PlanSizes& sizes, KvType type, const Spec& spec)
+      : recording_(kernels, sizes, type), spec_(spec) {}
 
-  void record() {
+  std::unique_ptr<Plan> record() {
     const auto embedding = matrix(&inputs_, Format::q8g32s, kVocabulary, spec_.hidden);
     std::vector<float> frequencies;
     for (int i = 0; i < kHeadDim / 2; ++i)
       frequencies.push_back(static_cast<float>(exact_pow(10000.0, -2.0 * i / kHeadDim)));
-    x_ = plan_.embed(embedding, 8.0f);
-    rope_ = plan_.rope(frequencies, 1.0f);
+    x_ = recording_.embed(embedding, 8.0f);
+    rope_ = recording_.rope(frequencies, 1.0f);
     for (const Layer& layer : spec_.layers) {
       attention(layer);
       mlp(layer);
     }
-    x_ = plan_.select({x_, 0, spec_.hidden});
-    const int head = plan_.quantize({norm(), 0, spec_.hidden}, Activations::a16);
-    plan_.finish(plan_.linear(head, {{embedding, {}}}, {}));
+    x_ = recording_.select({x_, 0, spec_.hidden});
+    const int head = recording_.quantize({norm(), 0, spec_.hidden}, Activations::a16);
+    return recording_.finish(recording_.linear(head, {{embedding, {}}}, {}));
   }
 
  private:
-  int norm() { return plan_.rmsnorm({x_, 0, spec_.hidden}, inputs_.values(spec_.hidden), 1e-5f); }
+  int norm() {
+    return recording_.rmsnorm({x_, 0, spec_.hidden}, inputs_.values(spec_.hidden), 1e-5f);
+  }
 
   int input(int buffer, int width, Format format, Activations activations) {
-    return info(format).quantized ? plan_.quantize({buffer, 0, width}, activations) : buffer;
+    return info(format).quantized ? recording_.quantize({buffer, 0, width}, activations) : buffer;
   }
   Weight weight(Format format, int n, int k) {
     return {matrix(&inputs_, format, n, k), inputs_.values(n)};
@@ -77,34 +80,33 @@ class Recorder {
                                  weight(layer.attention, kv, spec_.hidden),
                                  weight(layer.attention, kv, spec_.hidden)};
     const int h = input(norm(), spec_.hidden, layer.attention, layer.activations);
-    const int qkv = plan_.linear(h, std::move(parts), {});
+    const int qkv = recording_.linear(h, std::move(parts), {});
     const AttentionConfig config{spec_.heads,  spec_.kv_heads, kHeadDim,    kHeadDim,
                                  layer.window, 0.25f,          KvType::f16, 0};
-    const int a =
-        plan_.attention({qkv, 0, q}, {qkv, q_end, kv}, {qkv, q_end + kv_end, kv}, rope_, config);
+    const int a = recording_.attention({qkv, 0, q}, {qkv, q_end, kv}, {qkv, q_end + kv_end, kv},
+                                       rope_, config);
     const int o = input(a, q, layer.attention, layer.activations);
-    x_ = plan_.linear(o, {weight(layer.attention, spec_.hidden, q)}, {x_, 0, spec_.hidden});
+    x_ = recording_.linear(o, {weight(layer.attention, spec_.hidden, q)}, {x_, 0, spec_.hidden});
   }
 
   void mlp(const Layer& layer) {
     const int h = input(norm(), spec_.hidden, layer.mlp, layer.activations);
     Weight gate = weight(layer.mlp, spec_.inner, spec_.hidden);
-    const int y =
-        plan_.gated(h, Gate::silu, std::move(gate), weight(layer.mlp, spec_.inner, spec_.hidden));
+    const int y = recording_.gated(h, Gate::silu, std::move(gate),
+                                   weight(layer.mlp, spec_.inner, spec_.hidden));
     const int d = input(y, spec_.inner, layer.mlp, layer.activations);
-    x_ = plan_.linear(d, {weight(layer.mlp, spec_.hidden, spec_.inner)}, {x_, 0, spec_.hidden});
+    x_ =
+        recording_.linear(d, {weight(layer.mlp, spec_.hidden, spec_.inner)}, {x_, 0, spec_.hidden});
   }
 
-  Plan& plan_;
+  Recording recording_;
   const Spec& spec_;
   Inputs inputs_{501};
   int x_ = -1, rope_ = -1;
 };
 
 std::unique_ptr<Plan> plan_for(const Kernels& kernels, const Spec& spec, int threads, KvType type) {
-  auto plan = std::make_unique<Plan>(kernels, threads, kMaxRows, kMaxRows, kVocabulary, type);
-  Recorder(plan.get(), spec).record();
-  return plan;
+  return Recorder(kernels, {threads, kMaxRows, kMaxRows, kVocabulary}, type, spec).record();
 }
 
 std::vector<int32_t> prompt(int n) {

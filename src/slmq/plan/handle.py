@@ -9,14 +9,14 @@ import slmq._native as _native
 
 
 class _Buffer:
-    """Owns a native buffer while the recording needs it."""
+    """Owns a buffer of a recording while later steps may read it."""
 
-    def __init__(self, plan: _native.Plan, number: int) -> None:
-        self.plan = plan
+    def __init__(self, recording: _native.Recording, number: int) -> None:
+        self.recording = recording
         self.number = number
 
     def __del__(self) -> None:
-        self.plan.release(self.number)
+        self.recording.release(self.number)
 
 
 class Handle:

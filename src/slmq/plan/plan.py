@@ -70,10 +70,9 @@ class RecordedPlan:
         n_ctx: int = 1,
     ) -> None:
         self.vocabulary = vocabulary
-        self.native = _native.Plan(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
-        # The recorder holds the handles whose buffers must outlive the recording.
-        self._recorder = Recorder(self.native, activations, n_ctx)
-        self._recorder.finish(record(self._recorder))
+        recording = _native.Recording(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
+        recorder = Recorder(recording, activations, n_ctx)
+        self.native = recorder.finish(record(recorder))
         self.steps = [StepInfo(**step) for step in self.native.describe()]
         self.cache = self.native.make_cache()
 

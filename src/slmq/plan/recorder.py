@@ -1,4 +1,4 @@
-"""The recording facade over the native plan: typed handles, readable shapes, live buffers.
+"""A recording as model files see it: typed handles, readable shapes, live buffers.
 
 A model's `forward` runs once with a `Recorder`; every call appends one step and returns a `Handle`.
 When Python drops a handle, its buffer is free for later steps: reference counting is the liveness
@@ -26,32 +26,34 @@ I32 = npt.NDArray[np.int32]
 
 
 class Recorder:
-    """Records a model's forward pass into a native plan. `p` in model files.
+    """Records a model's forward pass. `p` in model files.
 
     Parameters
     ----------
-    plan : _native.Plan
+    recording : _native.Recording
+        What steps are appended to.
     activations : {"a8o16g32", "a16g32", "a8g32"}
         What inputs of integer weights are rounded to.
     n_ctx : int
         Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
     """
 
-    def __init__(self, plan: _native.Plan, activations: str = "a8o16g32", n_ctx: int = 1) -> None:
+    def __init__(
+        self, recording: _native.Recording, activations: str = "a8o16g32", n_ctx: int = 1
+    ) -> None:
         self.n_ctx = n_ctx
-        self._plan = plan
+        self._recording = recording
         self._activations = activations
         self._scope: list[str] = []
-        self._logits: Handle | None = None
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Names the steps recorded inside, for printing and profiling."""
         self._scope.append(name)
-        self._plan.scope(".".join(self._scope))
+        self._recording.scope(".".join(self._scope))
         yield
         self._scope.pop()
-        self._plan.scope(".".join(self._scope))
+        self._recording.scope(".".join(self._scope))
 
     def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
         """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`.
@@ -71,7 +73,7 @@ class Recorder:
         if positions is not None and (weight.columns is not None or positions.columns is not None):
             raise ValueError("learned positions need embeddings with their columns in order")
         learned = None if positions is None else positions.matrix
-        x = Handle(self._own(self._plan.embed(weight.matrix, scale, learned)), 0, weight.k)
+        x = Handle(self._own(self._recording.embed(weight.matrix, scale, learned)), 0, weight.k)
         if weight.columns is None:
             return x
         return self.gather(x, np.argsort(weight.columns).astype(np.int32))
@@ -84,18 +86,18 @@ class Recorder:
         """
         key = columns.tobytes()
         if key not in x._gathered:
-            number = self._plan.gather(x.slice, columns)
+            number = self._recording.gather(x.slice, columns)
             x._gathered[key] = Handle(self._own(number), 0, len(columns))
         return x._gathered[key]
 
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         """x / sqrt(mean(x^2) + eps) * weight (+ add), row by row (Zhang and Sennrich, 2019)."""
-        number = self._plan.rmsnorm(x.slice, weight, eps, None if add is None else add.slice)
+        number = self._recording.rmsnorm(x.slice, weight, eps, None if add is None else add.slice)
         return Handle(self._own(number), 0, x.width)
 
     def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
         """`rmsnorm` of every head by itself: heads of len(weight) channels, one weight for all."""
-        number = self._plan.head_norm(x.slice, weight, eps)
+        number = self._recording.head_norm(x.slice, weight, eps)
         return Handle(self._own(number), 0, x.width)
 
     def layernorm(
@@ -107,7 +109,7 @@ class Recorder:
         they have the values of all heads.
         """
         weight, bias = norm
-        number = self._plan.layernorm(x.slice, weight, bias, head_dim or x.width, eps)
+        number = self._recording.layernorm(x.slice, weight, bias, head_dim or x.width, eps)
         return Handle(self._own(number), 0, x.width)
 
     def linear(
@@ -125,7 +127,7 @@ class Recorder:
         becomes softcap * tanh(y / softcap).
         """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
-        number = self._plan.linear(
+        number = self._recording.linear(
             [self._operand(x, w) for w in listed],
             [(w.matrix, w.bias) for w in listed],
             None if add is None else add.slice,
@@ -144,7 +146,7 @@ class Recorder:
 
         `activation` is f: "silu" (SwiGLU) or "gelu_tanh" (GeGLU).
         """
-        number = self._plan.gated(
+        number = self._recording.gated(
             [self._operand(x, gate), self._operand(x, up)],
             (gate.matrix, gate.bias),
             (up.matrix, up.bias),
@@ -154,7 +156,7 @@ class Recorder:
 
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency for rotate-half rope (Su et al., 2021); once per run."""
-        number = self._plan.rope(frequencies, factor)
+        number = self._recording.rope(frequencies, factor)
         rotary = 2 * len(frequencies)
         return Rope(Handle(self._own(number), 0, rotary), rotary)
 
@@ -176,7 +178,7 @@ class Recorder:
         query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim). `softcap` > 0
         lets a scaled score s count as softcap * tanh(s / softcap) (Gemma 2, 2024).
         """
-        number = self._plan.attention(
+        number = self._recording.attention(
             q.slice,
             k.slice,
             v.slice,
@@ -193,16 +195,15 @@ class Recorder:
 
     def select(self, x: Handle) -> Handle:
         """The rows whose logits the run asks for."""
-        number = self._plan.select(x.slice)
+        number = self._recording.select(x.slice)
         return Handle(self._own(number), 0, x.width)
 
-    def finish(self, logits: Handle) -> None:
-        """Ends the recording; `logits` stays readable."""
-        self._logits = logits
-        self._plan.finish(logits.slice[0])
+    def finish(self, logits: Handle) -> _native.Plan:
+        """End the recording; the plan's runs are for `logits`."""
+        return self._recording.finish(logits.slice[0])
 
     def _own(self, number: int) -> _Buffer:
-        return _Buffer(self._plan, number)
+        return _Buffer(self._recording, number)
 
     def _operand(self, x: Handle, weight: Linear) -> int:
         """The buffer that a weight reads: columns in its order; integers for integer weights."""
@@ -213,6 +214,6 @@ class Recorder:
                 raise ValueError("float weights need all columns of a buffer")
             return x.slice[0]
         if x._quantized is None:
-            number = self._plan.quantize(x.slice, self._activations)
+            number = self._recording.quantize(x.slice, self._activations)
             x._quantized = self._own(number)
         return x._quantized.number

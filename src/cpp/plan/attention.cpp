@@ -1,7 +1,10 @@
-#include "plan/attention_step.h"
+#include "plan/attention.h"
 
 #include <algorithm>
 #include <cstring>
+
+#include "plan/checks.h"
+#include "plan/recording.h"
 
 namespace slmq {
 namespace {
@@ -235,6 +238,54 @@ void AttentionStep::item(const Run& run, int phase, int item, int thread) {
   // Late blocks of a prompt see the most keys: they go first.
   const int task = static_cast<int>(blocks_.size()) * config_.kv_heads - 1 - item;
   attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
+}
+
+int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
+  check_recording();
+  if (made_.select_step >= 0) fail("attention: record it before select()");
+  checked(q, "attention q");
+  checked(k, "attention k");
+  checked(v, "attention v");
+  if (config.heads < 1 || config.kv_heads < 1 || config.heads % config.kv_heads != 0) {
+    fail("attention: expected heads to be a multiple of kv_heads, got " +
+         std::to_string(config.heads) + " and " + std::to_string(config.kv_heads));
+  }
+  if (config.heads / config.kv_heads > kMaxQueries)
+    fail("attention: at most 64 query heads may share a KV head");
+  const int64_t head_dim = config.head_dim;
+  if (head_dim < 1 || q.width != config.heads * head_dim || k.width != config.kv_heads * head_dim ||
+      v.width != k.width) {
+    fail("attention: q, k, v of widths " + std::to_string(q.width) + ", " +
+         std::to_string(k.width) + ", " + std::to_string(v.width) + " do not fit " +
+         std::to_string(config.heads) + " heads, " + std::to_string(config.kv_heads) +
+         " KV heads of " + std::to_string(config.head_dim));
+  }
+  for (const int id : {q.buffer, k.buffer, v.buffer})
+    if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
+  if (config.rotary < 0 || config.rotary > config.head_dim || config.rotary % 2 != 0)
+    fail("attention: expected an even number of rotated channels within the head");
+  if (config.rotary > 0) {
+    const Buffer& angles = source(rope);
+    if (angles.logical != config.rotary || angles.type != BufferType::f32 ||
+        angles.domain != Domain::tokens)
+      fail("attention: the rope angles do not fit the rotated channels");
+  }
+  if (config.window < 0) fail("attention: expected window >= 0");
+  check_softcap(config.softcap, "attention");
+  if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
+    fail("attention: an int8 cache takes heads of at most 512 channels, got " +
+         std::to_string(config.head_dim) + "; use kv_dtype='f16'");
+  }
+  config.kv_type = kv_type_;
+  config.layer_offset = made_.page_bytes;
+  made_.page_bytes += kv_layer_bytes(config);
+  const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
+  std::vector<int> in = {q.buffer, k.buffer, v.buffer};
+  if (config.rotary > 0) in.push_back(rope);
+  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, std::move(in),
+                  "attention", kv_type_name(kv_type_),
+                  std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
+                      std::to_string(config.head_dim));
 }
 
 }  // namespace slmq

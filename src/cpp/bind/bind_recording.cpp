@@ -1,0 +1,169 @@
+// Recording: what a model's forward appends its steps to.
+#include <pybind11/stl.h>
+
+#include <variant>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "bind/guarded.h"
+#include "kernels/dispatch.h"
+#include "plan/recording.h"
+
+namespace slmq {
+namespace {
+
+using GuardedRecording = Guarded<Recording>;
+using SliceTuple = std::tuple<int, int, int>;  // buffer, offset, width
+
+Slice to_slice(const SliceTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
+
+Slice optional_slice(const std::optional<SliceTuple>& t, const char* what) {
+  if (t && std::get<0>(*t) < 0)
+    throw py::value_error(std::string(what) + ": expected a buffer, got " +
+                          std::to_string(std::get<0>(*t)));
+  return t ? to_slice(*t) : Slice{};
+}
+
+std::vector<float> optional_floats(const py::object& object, const char* what) {
+  return object.is_none() ? std::vector<float>() : checked_vector<float>(object, -1, what);
+}
+
+using MatrixPointer = std::shared_ptr<Matrix>;
+
+Weight to_weight(const std::pair<MatrixPointer, py::object>& pair, const char* what) {
+  if (pair.first == nullptr)
+    throw py::type_error(std::string(what) + ": expected a Matrix, got None");
+  return {pair.first, optional_floats(pair.second, what)};
+}
+
+// A buffer for all weights of a step, or one for each.
+using Inputs = std::variant<int, std::vector<int>>;
+
+void set_inputs(const Inputs& x, std::vector<Weight>* weights, const std::string& what) {
+  const auto* each = std::get_if<std::vector<int>>(&x);
+  if (each != nullptr && each->size() != weights->size())
+    throw py::value_error(what + ": expected an input for each of " +
+                          std::to_string(weights->size()) + " weights, got " +
+                          std::to_string(each->size()));
+  for (size_t i = 0; i < weights->size(); ++i) {
+    const int id = each != nullptr ? (*each)[i] : std::get<int>(x);
+    if (id < 0) throw py::value_error(what + ": expected a buffer, got " + std::to_string(id));
+    (*weights)[i].x = id;
+  }
+}
+
+int record_gated(GuardedRecording& r, const Inputs& x,
+                 const std::pair<MatrixPointer, py::object>& gate,
+                 const std::pair<MatrixPointer, py::object>& up, const std::string& activation) {
+  const Gate kind = gate_named(activation);
+  std::vector<Weight> both = {to_weight(gate, "gated gate"), to_weight(up, "gated up")};
+  set_inputs(x, &both, "gated");
+  return r->gated(-1, kind, std::move(both[0]), std::move(both[1]));
+}
+
+std::unique_ptr<GuardedRecording> new_recording(int threads, int max_rows, int max_outputs,
+                                                int vocabulary, const std::string& kv_dtype,
+                                                const std::optional<std::string>& isa) {
+  const Kernels& kernels = !isa              ? active_kernels()
+                           : *isa == "empty" ? empty_kernels()
+                                             : kernels_named(*isa);
+  const PlanSizes sizes{threads, max_rows, max_outputs, vocabulary};
+  return std::make_unique<GuardedRecording>(
+      std::make_unique<Recording>(kernels, sizes, kv_type_named(kv_dtype)));
+}
+
+}  // namespace
+
+void bind_recording(py::module_& m) {
+  py::class_<GuardedRecording> c(m, "Recording");
+  c.def(py::init(&new_recording), py::arg("threads"), py::arg("max_rows"), py::arg("max_outputs"),
+        py::arg("vocabulary"), py::arg("kv_dtype") = "f16", py::arg("isa") = py::none());
+  c.def("scope", [](GuardedRecording& r, std::string name) { r->scope(std::move(name)); })
+      .def(
+          "embed",
+          [](GuardedRecording& r, const MatrixPointer& m, float scale,
+             const MatrixPointer& positions) { return r->embed(m, scale, positions); },
+          py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
+      .def(
+          "rmsnorm",
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps,
+             const std::optional<SliceTuple>& add) {
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            return r->rmsnorm(to_slice(x), std::move(weights), eps,
+                              optional_slice(add, "rmsnorm add"));
+          },
+          py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
+      .def(
+          "head_norm",
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps) {
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            return r->head_norm(to_slice(x), std::move(weights), eps);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("eps"))
+      .def(
+          "layernorm",
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight,
+             const py::object& bias, int head_dim, float eps) {
+            auto weights = checked_vector<float>(weight, -1, "weight");
+            auto biases = optional_floats(bias, "bias");
+            return r->layernorm(to_slice(x), std::move(weights), std::move(biases), head_dim, eps);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("head_dim"), py::arg("eps"))
+      .def(
+          "quantize",
+          [](GuardedRecording& r, const SliceTuple& x, const std::string& activations) {
+            return r->quantize(to_slice(x), activations_named(activations));
+          },
+          py::arg("x"), py::arg("activations"))
+      .def(
+          "gather",
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& columns) {
+            auto list = checked_vector<int32_t>(columns, -1, "columns");
+            return r->gather(to_slice(x), std::move(list));
+          },
+          py::arg("x"), py::arg("columns"))
+      .def(
+          "linear",
+          [](GuardedRecording& r, const Inputs& x,
+             const std::vector<std::pair<MatrixPointer, py::object>>& parts,
+             const std::optional<SliceTuple>& add, const std::optional<std::string>& activation,
+             float softcap) {
+            std::vector<Weight> list;
+            for (const auto& weight : parts) list.push_back(to_weight(weight, "linear"));
+            set_inputs(x, &list, "linear");
+            return r->linear(-1, std::move(list), optional_slice(add, "linear add"),
+                             activation ? std::optional(unary_named(*activation)) : std::nullopt,
+                             softcap);
+          },
+          py::arg("x"), py::arg("parts"), py::arg("add") = py::none(),
+          py::arg("activation") = py::none(), py::arg("softcap") = 0.0f)
+      .def("gated", &record_gated, py::arg("x"), py::arg("gate"), py::arg("up"),
+           py::arg("activation"))
+      .def(
+          "rope",
+          [](GuardedRecording& r, const py::object& frequencies, float factor) {
+            auto list = checked_vector<float>(frequencies, -1, "frequencies");
+            return r->rope(std::move(list), factor);
+          },
+          py::arg("frequencies"), py::arg("factor") = 1.0f)
+      .def(
+          "attention",
+          [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
+             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
+             float softcap) {
+            const AttentionConfig config{heads, kv_heads,    head_dim, rotary, window,
+                                         scale, KvType::f16, 0,        softcap};
+            return r->attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
+          },
+          py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
+          py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
+          py::arg("window") = 0, py::arg("softcap") = 0.0f)
+      .def("select",
+           [](GuardedRecording& r, const SliceTuple& x) { return r->select(to_slice(x)); })
+      .def("release", [](GuardedRecording& r, int buffer) { r->release(buffer); })
+      .def("finish", [](GuardedRecording& r, int logits) {
+        return std::make_unique<Guarded<Plan>>(r->finish(logits));
+      });
+}
+
+}  // namespace slmq

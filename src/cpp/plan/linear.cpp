@@ -1,0 +1,305 @@
+// Steps that read weights: linear layers (several at once) and the gated unit.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "plan/checks.h"
+#include "plan/recording.h"
+
+namespace slmq {
+
+struct LinearPart {
+  std::shared_ptr<const Matrix> matrix;
+  std::vector<float> bias;  // padded to the pairs, or empty
+  int offset;               // first column in the output buffer
+  int x;                    // buffer that it reads
+};
+
+namespace {
+
+constexpr size_t kMaxChunkBytes = 128 * 1024;
+constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
+
+// A range of pairs of one matrix: what a thread takes at a time.
+struct Chunk {
+  int part, pair_begin, pair_end;
+};
+
+void add_chunks(const Matrix& m, int part, size_t chunk_bytes, std::vector<Chunk>* chunks) {
+  const int pairs =
+      std::max<int>(1, static_cast<int>(chunk_bytes / pair_bytes(m.format, m.groups())));
+  for (int begin = 0; begin < m.pairs(); begin += pairs)
+    chunks->push_back({part, begin, std::min(begin + pairs, m.pairs())});
+}
+
+size_t chunk_bytes_for(size_t total_bytes, int threads) {
+  return std::min(kMaxChunkBytes, total_bytes / static_cast<size_t>(threads * kChunksPerThread));
+}
+
+// Neighbouring chunks of one matrix as one: a longer stream of memory. Moves *first behind them.
+Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
+  Chunk chunk = chunks[(*first)++];
+  for (; *first < last && chunks[*first].part == chunk.part; ++*first)
+    chunk.pair_end = chunks[*first].pair_end;
+  return chunk;
+}
+
+// Takes weights and activations of a matrix; the caller sets where the result goes.
+LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
+  LinearArgs args{};
+  args.weight = m.data;
+  args.groups = m.groups();
+  args.m = n;
+  if (info(m.format).quantized) {
+    args.panel = x.panel(n, thread);
+  } else {
+    args.x = x.floats(n, thread);
+    args.x_stride = x.width;
+  }
+  return args;
+}
+
+void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_begin,
+              int pair_end) {
+  run.kernels->linear[static_cast<int>(m.format)](args, pair_begin, pair_end);
+}
+
+// out[:, offset of part] = x of part @ part.T (+ bias) (+ add), all parts in one phase; or f of it,
+// which happens while the products are in cache. With a soft cap (> 0) y of that becomes
+// softcap * tanh(y / softcap).
+class LinearStep final : public Step {
+ public:
+  LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
+             std::optional<Unary> activation, float softcap, int out, int threads);
+  int items(const Frame& frame, int phase) const override;
+  void run_items(const Run& run, int phase, int first, int last, int thread) override;
+
+ private:
+  const Domain domain_;
+  const std::vector<LinearPart> parts_;
+  const Slice add_;
+  const std::optional<Unary> activation_;
+  const float softcap_;
+  const int out_;
+  std::vector<Chunk> chunks_;
+
+  void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
+};
+
+LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
+                       std::optional<Unary> activation, float softcap, int out, int threads)
+    : domain_(domain),
+      parts_(std::move(parts)),
+      add_(add),
+      activation_(activation),
+      softcap_(softcap),
+      out_(out) {
+  size_t total = 0;
+  for (const LinearPart& part : parts_) total += part.matrix->bytes();
+  for (size_t i = 0; i < parts_.size(); ++i)
+    add_chunks(*parts_[i].matrix, static_cast<int>(i), chunk_bytes_for(total, threads), &chunks_);
+}
+
+int LinearStep::items(const Frame& frame, int) const {
+  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+}
+
+void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
+  while (first < last) multiply_pairs(run, joined(chunks_, &first, last), thread);
+}
+
+void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) const {
+  const int n = run.frame->rows(domain_);
+  const Buffer& out = run.buffer(out_);
+  const LinearPart& part = parts_[chunk.part];
+  LinearArgs args = arguments(*part.matrix, run.buffer(part.x), n, thread);
+  args.y = out.floats(n, thread) + part.offset;
+  args.y_stride = out.width;
+  args.bias = part.bias.empty() ? nullptr : part.bias.data();
+  if (add_.buffer >= 0) {
+    const Buffer& add = run.buffer(add_.buffer);
+    args.add = add.floats(n, thread) + add_.offset;
+    args.add_stride = add.width;
+  }
+  multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
+  if (!activation_ && softcap_ == 0.0f) return;
+  const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
+  for (int row = 0; row < n; ++row) {
+    float* y = args.y + static_cast<size_t>(row) * args.y_stride +
+               static_cast<size_t>(chunk.pair_begin) * kPairRows;
+    if (activation_) run.kernels->unary[static_cast<int>(*activation_)](y, columns, y);
+    if (softcap_ != 0.0f) run.kernels->softcap(y, columns, softcap_, y);
+  }
+}
+
+// out = f(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): f happens while the products are in cache.
+class GatedStep final : public Step {
+ public:
+  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out, int threads);
+  int items(const Frame& frame, int phase) const override;
+  void run_items(const Run& run, int phase, int first, int last, int thread) override;
+  size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
+
+ private:
+  static constexpr int kTileFloats = 64 * 64;  // rows x columns computed before the activation
+  void tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows);
+
+  const Domain domain_;
+  const Gate activation_;
+  const LinearPart gate_, up_;
+  const int out_;
+  std::vector<Chunk> chunks_;
+};
+
+GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out,
+                     int threads)
+    : domain_(domain),
+      activation_(activation),
+      gate_(std::move(gate)),
+      up_(std::move(up)),
+      out_(out) {
+  const Matrix& m = *gate_.matrix;
+  add_chunks(m, 0, chunk_bytes_for(m.bytes(), threads), &chunks_);
+}
+
+void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
+  const int n = run.frame->rows(domain_), columns = (pair_end - pair_begin) * kPairRows;
+  const Buffer& out = run.buffer(out_);
+  auto* gate = reinterpret_cast<float*>(run.scratch_of(thread));
+  float* up = gate + kTileFloats;
+  float* results[2] = {gate, up};
+  const LinearPart* parts[2] = {&gate_, &up_};
+  for (int i = 0; i < 2; ++i) {
+    const Matrix& m = *parts[i]->matrix;
+    LinearArgs args = arguments(m, run.buffer(parts[i]->x), n, thread);
+    args.m = rows;  // rows that start at a panel block are a panel of their own
+    if (args.panel != nullptr) {
+      args.panel = static_cast<const uint8_t*>(args.panel) +
+                   static_cast<size_t>(row) * args.groups * kActivationBytes;
+    }
+    if (args.x != nullptr) args.x += static_cast<size_t>(row) * args.x_stride;
+    args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
+    args.y_stride = columns;
+    args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
+    multiply(run, m, args, pair_begin, pair_end);
+  }
+  const auto activate = run.kernels->gated[static_cast<int>(activation_)];
+  for (int r = 0; r < rows; ++r) {
+    float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +
+               static_cast<size_t>(pair_begin) * kPairRows;
+    activate(gate + static_cast<size_t>(r) * columns, up + static_cast<size_t>(r) * columns,
+             columns, y);
+  }
+}
+
+int GatedStep::items(const Frame& frame, int) const {
+  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+}
+
+void GatedStep::run_items(const Run& run, int, int first, int last, int thread) {
+  const int n = run.frame->rows(domain_);
+  const Chunk chunk = joined(chunks_, &first, last);  // all of one matrix
+  const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));
+  const int tile_pairs = std::max(1, kTileFloats / (tile_rows * kPairRows));
+  for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {
+    const int pair_end = std::min(pair + tile_pairs, chunk.pair_end);
+    for (int row = 0; row < n; row += tile_rows)
+      tile(run, thread, pair, pair_end, row, std::min(tile_rows, n - row));
+  }
+}
+
+}  // namespace
+
+LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) const {
+  if (weight.x >= 0) x = weight.x;
+  const Buffer& b = source(x);
+  const Matrix& m = *weight.matrix;
+  const bool quantized = info(m.format).quantized;
+  if (quantized == (b.type == BufferType::f32)) {
+    fail(std::string("linear: weights in ") + info(m.format).name +
+         (quantized ? " take quantized activations, got float32 rows"
+                    : " take float32 rows, got quantized activations"));
+  }
+  if (b.domain != domain) fail("linear: expected inputs of the same rows; one is behind select()");
+  if (b.logical != m.k) {
+    fail("linear: expected weights with k = " + std::to_string(b.logical) + ", got " +
+         dims(m.n, m.k));
+  }
+  if (!weight.bias.empty()) {
+    if (static_cast<int>(weight.bias.size()) != m.n) {
+      fail("linear: expected a bias of " + std::to_string(m.n) + " values, got " +
+           std::to_string(weight.bias.size()));
+    }
+    weight.bias.resize(padded(m.n), 0.0f);
+  }
+  return {std::move(weight.matrix), std::move(weight.bias), offset, x};
+}
+
+int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation,
+                      float softcap) {
+  if (parts.empty()) fail("linear: expected at least one matrix");
+  check_softcap(softcap, "linear");
+  std::vector<LinearPart> recorded;
+  std::vector<int> ends;
+  int width = 0, logical = 0;
+  double macs = 0;
+  size_t bytes = 0;
+  std::string shape, format;
+  const Domain domain = buffer(parts[0].x < 0 ? x : parts[0].x).domain;
+  std::vector<int> in;
+  for (Weight& weight : parts) {
+    const std::shared_ptr<const Matrix> matrix = weight.matrix;
+    recorded.push_back(part(x, std::move(weight), width, domain));
+    if (std::find(in.begin(), in.end(), recorded.back().x) == in.end())
+      in.push_back(recorded.back().x);
+    logical = width + matrix->n;
+    ends.push_back(logical);
+    macs += static_cast<double>(matrix->n) * matrix->k;
+    bytes += matrix->bytes();
+    shape += (shape.empty() ? "" : " + ") + dims(matrix->n, matrix->k);
+    const std::string name = info(matrix->format).name;
+    if (format.find(name) == std::string::npos) format += (format.empty() ? "" : "+") + name;
+    width += padded(matrix->n);
+  }
+  if (add.buffer >= 0) {
+    if (recorded.size() != 1) fail("linear: expected one matrix with add=, got several");
+    check_add(add, logical, domain, "linear");
+  }
+  const int out = new_buffer(BufferType::f32, domain, logical, false);
+  uses_[out].ends = std::move(ends);
+  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, softcap,
+                                           out, made_.sizes.threads);
+  step->info.weight_bytes = bytes;
+  step->info.macs_per_row = macs;
+  if (add.buffer >= 0) in.push_back(add.buffer);
+  std::string op = add.buffer >= 0 ? "linear+add" : "linear";
+  if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
+  if (softcap > 0.0f) op += "+softcap";
+  return add_step(std::move(step), out, std::move(in), std::move(op), std::move(format),
+                  std::move(shape));
+}
+
+int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
+  const std::string op = kUnitNames[static_cast<int>(activation)];
+  const Matrix &g = *gate.matrix, &u = *up.matrix;
+  if (g.n != u.n) {
+    fail(op + ": expected gate and up of one shape, got " + dims(g.n, g.k) + " in " +
+         info(g.format).name + " and " + dims(u.n, u.k) + " in " + info(u.format).name);
+  }
+  const size_t bytes = g.bytes() + u.bytes();
+  const double macs = 2.0 * g.n * g.k;
+  std::string format = info(g.format).name, shape = "2x" + dims(g.n, g.k);
+  const Domain domain = buffer(gate.x < 0 ? x : gate.x).domain;
+  LinearPart gate_part = part(x, std::move(gate), 0, domain);
+  LinearPart up_part = part(x, std::move(up), 0, domain);
+  std::vector<int> in = {gate_part.x};
+  if (up_part.x != gate_part.x) in.push_back(up_part.x);
+  const int out = new_buffer(BufferType::f32, domain, g.n, false);
+  auto step = std::make_unique<GatedStep>(domain, activation, std::move(gate_part),
+                                          std::move(up_part), out, made_.sizes.threads);
+  step->info.weight_bytes = bytes;
+  step->info.macs_per_row = macs;
+  return add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));
+}
+
+}  // namespace slmq

@@ -1,0 +1,91 @@
+// Records a model: every call checks its operands and appends a step, finish() makes the Plan.
+//
+// Operations return the buffer that they write. What is refused is std::invalid_argument. Each stands,
+// with the step that it records, in norms.cpp, rows.cpp, linear.cpp or attention.cpp.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "layout/matrix.h"
+#include "plan/attention.h"
+#include "plan/plan.h"
+#include "plan/step.h"
+
+namespace slmq {
+
+struct Weight {
+  std::shared_ptr<const Matrix> matrix;
+  std::vector<float> bias;  // n values, or empty
+  int x = -1;               // the buffer that it reads; -1: that of its step
+};
+
+struct LinearPart;  // linear.cpp
+
+class Recording {
+ public:
+  Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type);
+
+  // The scope of the steps that follow, for people.
+  void scope(std::string name) { scope_ = std::move(name); }
+
+  // positions: may be null; else a sequence has at most as many positions as it has rows.
+  int embed(std::shared_ptr<const Matrix> matrix, float scale,
+            std::shared_ptr<const Matrix> positions = nullptr);
+  int rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add = {});
+  int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
+  // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
+  int layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
+                int head_dim, float eps);
+  int quantize(Slice x, Activations activations);
+  int gather(Slice x, std::vector<int32_t> columns);  // column c is column columns[c] of x
+  int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {},
+             float softcap = 0.0f);
+  int gated(int x, Gate activation, Weight gate, Weight up);
+  int rope(std::vector<float> frequencies, float factor);
+  int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
+  int select(Slice x);
+
+  // Nothing that is recorded later reads it. It serves a later step once the replicas that are
+  // computed from it are released too: threads compute them late (replay.h). Does nothing once the
+  // recording is finished, when nothing can be recorded any more.
+  void release(int buffer);
+  // The plan, whose runs are for this buffer. Nothing can be recorded behind it.
+  std::unique_ptr<Plan> finish(int logits);
+
+ private:
+  // Who still needs what a buffer holds.
+  struct Use {
+    explicit Use(int width) : ends{width} {}
+    std::vector<int> ends;     // columns behind which zeros fill up to a multiple of 32
+    bool released = false;     // no later step reads it
+    int readers = 0;           // live replicas that are computed from it
+    std::vector<int> sources;  // what this replica is computed from
+  };
+
+  void check_recording() const;
+  const Buffer& buffer(int id) const;
+  const Buffer& source(int id) const;  // that a step may read
+  Slice checked(Slice slice, const char* what) const;
+  // For steps that work in whole groups: what fills the slice's last one must be zeros.
+  Slice checked_groups(Slice slice, const char* what) const;
+  void check_add(Slice add, int width, Domain domain, const std::string& op) const;
+  // Checks a weight against its input and pads its bias.
+  LinearPart part(int x, Weight weight, int offset, Domain domain) const;
+
+  int new_buffer(BufferType type, Domain domain, int width, bool replicated);
+  int add_step(std::unique_ptr<Step> step, int out, std::vector<int> in, std::string op,
+               std::string format, std::string shape);
+  void free_unless_needed(int id);
+
+  Recorded made_;  // so far
+  const KvType kv_type_;
+  bool finished_ = false;
+  std::vector<Use> uses_;  // of the buffers
+  std::vector<int> free_;  // buffers that nobody needs any more
+  std::string scope_;
+};
+
+}  // namespace slmq

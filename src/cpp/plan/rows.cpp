@@ -1,0 +1,225 @@
+// Other steps over rows: embedding, activation quantization, column orders, rope angles, selection.
+#include <cmath>
+#include <cstring>
+
+#include "layout/matrix.h"
+#include "machine/math64.h"
+#include "plan/checks.h"
+#include "plan/recording.h"
+
+namespace slmq {
+namespace {
+
+constexpr float kLargestFrequency = 1e9f;  // times any position it stays within exact_sincos
+
+// A token's row times scale, plus the row of its position if positions are learned.
+class EmbedStep final : public RowStep {
+ public:
+  EmbedStep(std::shared_ptr<const Matrix> matrix, std::shared_ptr<const Matrix> positions,
+            float scale, int out)
+      : RowStep(Domain::tokens, false),
+        matrix_(std::move(matrix)),
+        positions_(std::move(positions)),
+        scale_(scale),
+        out_(out) {}
+  size_t scratch_bytes() const override {
+    return positions_ == nullptr ? 0 : static_cast<size_t>(positions_->k) * sizeof(float);
+  }
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  std::shared_ptr<const Matrix> matrix_, positions_;  // positions: may be null
+  float scale_;
+  int out_;
+};
+
+void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& out = run.buffer(out_);
+  const Matrix& m = *matrix_;
+  for (int row = begin; row < end; ++row) {
+    float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
+    const int token = run.frame->tokens[row];
+    run.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, token, token + 1,
+                                                        y, out.width);
+    if (scale_ != 1.0f)
+      for (int c = 0; c < m.k; ++c) y[c] = y[c] * scale_;
+    if (positions_ == nullptr) continue;
+    const Matrix& learned = *positions_;
+    auto* offset = reinterpret_cast<float*>(run.scratch_of(thread));
+    const int position = run.frame->positions[row];
+    run.kernels->dequantize[static_cast<int>(learned.format)](
+        learned.data, learned.groups(), learned.k, position, position + 1, offset, learned.k);
+    for (int c = 0; c < m.k; ++c) y[c] = y[c] + offset[c];
+  }
+}
+
+class QuantizeStep final : public RowStep {
+ public:
+  QuantizeStep(Domain domain, Slice x, Activations activations, int out)
+      : RowStep(domain, true), x_(x), activations_(activations), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  Activations activations_;
+  int out_;
+};
+
+void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  run.kernels->quantize[static_cast<int>(activations_)](x.floats(n, thread) + x_.offset, x.width,
+                                                        out.width / kGroup, n, begin, end,
+                                                        out.panel(n, thread));
+}
+
+// Columns in another order: y[c] = x[columns[c]]. For weights whose columns are stored in an order of
+// their own; moving numbers rounds nothing.
+class GatherStep final : public RowStep {
+ public:
+  GatherStep(Domain domain, Slice x, std::vector<int32_t> columns, int out)
+      : RowStep(domain, true), x_(x), columns_(std::move(columns)), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  std::vector<int32_t> columns_;  // of x, each within its width
+  int out_;
+};
+
+void GatherStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row) {
+    const float* from = x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset;
+    float* to = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
+    for (size_t c = 0; c < columns_.size(); ++c) to[c] = from[columns_[c]];
+  }
+}
+
+// Row r: cosines then sines of position[r] * frequency[i], times a factor, angles rounded to float32
+// as transformers does.
+class RopeStep final : public RowStep {
+ public:
+  RopeStep(std::vector<float> frequencies, float factor, int out)
+      : RowStep(Domain::tokens, true),
+        frequencies_(std::move(frequencies)),
+        factor_(factor),
+        out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  std::vector<float> frequencies_;
+  float factor_;
+  int out_;
+};
+
+void RopeStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& out = run.buffer(out_);
+  const size_t half = frequencies_.size();
+  for (int row = begin; row < end; ++row) {
+    float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
+    const float position = static_cast<float>(run.frame->positions[row]);
+    for (size_t i = 0; i < half; ++i) {
+      double sine, cosine;
+      exact_sincos(static_cast<double>(position * frequencies_[i]), &sine, &cosine);
+      y[i] = static_cast<float>(cosine) * factor_;
+      y[half + i] = static_cast<float>(sine) * factor_;
+    }
+  }
+}
+
+// The rows whose logits are asked for.
+class SelectStep final : public RowStep {
+ public:
+  SelectStep(Slice x, int out) : RowStep(Domain::outputs, true), x_(x), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  int out_;
+};
+
+void SelectStep::rows(const Run& run, int thread, int begin, int end) {
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  const float* from = x.floats(run.frame->rows(Domain::tokens), thread);
+  float* to = out.floats(run.frame->rows(domain_), thread);
+  for (int row = begin; row < end; ++row) {
+    std::memcpy(to + static_cast<size_t>(row) * out.width,
+                from + static_cast<size_t>(run.frame->outputs[row]) * x.width + x_.offset,
+                static_cast<size_t>(out.width) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+int Recording::embed(std::shared_ptr<const Matrix> matrix, float scale,
+                     std::shared_ptr<const Matrix> positions) {
+  if (matrix->n < made_.sizes.vocabulary) {
+    fail("embedding: expected at least " + std::to_string(made_.sizes.vocabulary) + " rows, got " +
+         std::to_string(matrix->n));
+  }
+  std::string format = info(matrix->format).name, shape = dims(matrix->n, matrix->k);
+  if (positions != nullptr) {
+    if (positions->k != matrix->k) {
+      fail("embedding: expected positions of " + std::to_string(matrix->k) + " columns, got " +
+           dims(positions->n, positions->k));
+    }
+    made_.learned_positions = positions->n;
+    shape += " + " + dims(positions->n, positions->k);
+  }
+  const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
+  return add_step(std::make_unique<EmbedStep>(std::move(matrix), std::move(positions), scale, out),
+                  out, {}, "embed", std::move(format), std::move(shape));
+}
+
+int Recording::quantize(Slice x, Activations activations) {
+  checked_groups(x, "quantize");
+  check_quantized_width(x.width);
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::panel, domain, x.width, true);
+  return add_step(std::make_unique<QuantizeStep>(domain, x, activations, out), out, {x.buffer},
+                  "quantize", kActivationNames[static_cast<int>(activations)],
+                  std::to_string(x.width));
+}
+
+int Recording::gather(Slice x, std::vector<int32_t> columns) {
+  checked(x, "gather");
+  if (columns.empty()) fail("gather: expected at least one column");
+  for (const int32_t column : columns) {
+    if (column < 0 || column >= x.width)
+      fail("gather: expected columns in 0.." + std::to_string(x.width - 1) + ", got " +
+           std::to_string(column));
+  }
+  const Domain domain = buffer(x.buffer).domain;
+  const int width = static_cast<int>(columns.size());
+  const int out = new_buffer(BufferType::f32, domain, width, true);
+  return add_step(std::make_unique<GatherStep>(domain, x, std::move(columns), out), out, {x.buffer},
+                  "gather", "f32", std::to_string(width));
+}
+
+int Recording::rope(std::vector<float> frequencies, float factor) {
+  if (frequencies.empty()) fail("rope: expected at least one frequency");
+  for (const float f : frequencies)
+    if (!(std::fabs(f) <= kLargestFrequency)) fail("rope: expected finite frequencies");
+  const int rotary = 2 * static_cast<int>(frequencies.size());
+  const int out = new_buffer(BufferType::f32, Domain::tokens, rotary, true);
+  return add_step(std::make_unique<RopeStep>(std::move(frequencies), factor, out), out, {}, "rope",
+                  "f32", std::to_string(rotary));
+}
+
+int Recording::select(Slice x) {
+  checked_groups(x, "select");
+  if (buffer(x.buffer).domain != Domain::tokens || made_.select_step >= 0)
+    fail("select: rows are selected once, from all tokens");
+  const int out = new_buffer(BufferType::f32, Domain::outputs, x.width, true);
+  made_.select_step = static_cast<int>(made_.steps.size());
+  ++uses_[x.buffer].readers;  // for good: run_outputs() may ask for its other rows
+  return add_step(std::make_unique<SelectStep>(x, out), out, {x.buffer}, "select", "f32",
+                  std::to_string(x.width));
+}
+
+}  // namespace slmq
