@@ -222,31 +222,56 @@ def probe_fp_mode(threads: int) -> list[tuple[int, int]]: ...
 def memory_read_gb_per_s(threads: int, nbytes: int = ..., seconds: float = ...) -> float: ...
 def integer_peak_gmac_per_s(threads: int, isa: str | None = ..., seconds: float = ...) -> float: ...
 def read_strings(buffer: Any, begin: int, limit: int, count: int) -> tuple[list[str], int]: ...
+
+class Groups:
+    def __init__(
+        self,
+        *,
+        columns: int,
+        low: int,
+        high: int,
+        zero: int,
+        has_min: bool,
+        stored: str,
+        scale_low: int,
+        scale_high: int,
+        per_unit: int,
+    ) -> None: ...
+
+class Units:
+    def __init__(self, *, d: F32, dmin: F32) -> None: ...
+    @property
+    def d(self) -> F32: ...
+    @property
+    def dmin(self) -> F32: ...
+
+class Rounding:
+    @property
+    def codes(self) -> U8: ...
+    @property
+    def scales(self) -> F32: ...
+    @property
+    def mins(self) -> F32: ...
+
+class Factors:
+    @property
+    def coupling(self) -> F32: ...
+    @property
+    def weight(self) -> F32: ...
+
 def search_scales(
-    w: F32,
-    importance: F32 | None,
-    grid: tuple[int, int, int, int, bool],
-    stored: tuple[int, int, int, int],
-    units: tuple[F32, F32] | None,
-    threads: int = ...,
-) -> tuple[U8, F32, F32]: ...
+    w: F32, importance: F32 | None, groups: Groups, units: Units | None, threads: int = ...
+) -> Rounding: ...
 def round_with_feedback(
-    w: F32,
-    coupling: F32,
-    weight: F32,
-    grid: tuple[int, int, int, int, bool],
-    stored: tuple[int, int, int, int],
-    units: tuple[F32, F32] | None,
-    threads: int = ...,
-) -> tuple[U8, F32, F32]: ...
+    w: F32, factors: Factors, groups: Groups, units: Units | None, threads: int = ...
+) -> Rounding: ...
 def refine_rounding(
     w: F32,
-    rounded: tuple[U8, F32, F32],
+    rounding: Rounding,
     h: F32,
-    grid: tuple[int, int, int, int, bool],
-    stored: tuple[int, int, int, int],
-    units: tuple[F32, F32] | None,
+    groups: Groups,
+    units: Units | None,
     sweeps: int,
     threads: int = ...,
-) -> tuple[U8, F32, F32]: ...
-def factorize(h: F64, threads: int = ...) -> tuple[F32, F32]: ...  # writes into h
+) -> Rounding: ...
+def factorize(h: F64, threads: int = ...) -> Factors: ...  # writes into h

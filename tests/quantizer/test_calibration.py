@@ -98,10 +98,10 @@ def test_moments_are_those_of_the_inputs(tiny_model_path: Path, text_path: Path)
         tokens = read_calibration(text_path, checkpoint, 64).tokens
         assert tokens.shape[1] == 64
         first = StageRun(source, stages[0], stages[-1].number, tokens, None, 2, source.linear_of)
-        hidden = collect(first, len(tokens), 2)[1]
+        hidden = collect(first, len(tokens), 2).passed_on
         run = StageRun(source, stages[1], stages[-1].number, tokens, hidden, 2, source.linear_of)
         inputs = [np.stack([read(tap.handle) for tap in run.taps[:1]])[0] for read in run.windows()]
-        moments = collect(run, len(tokens), 2)[0]
+        moments = collect(run, len(tokens), 2).moments
     fit = np.concatenate([x for i, x in enumerate(inputs) if i % 5 != 4]).astype(np.float64)
     assert np.allclose(moments[0].gram, fit.T @ fit / len(fit), rtol=1e-4, atol=1e-6)
     held_back = np.concatenate([x for i, x in enumerate(inputs) if i % 5 == 4])
@@ -137,12 +137,13 @@ def test_feedback_cuts_the_output_error(fmt: str) -> None:
 def test_factors_are_those_of_the_matrix() -> None:
     x = correlated(70, 300).astype(np.float64)
     h = x.T @ x
-    coupling, weight = _native.factorize(h.copy(), 2)
-    upper = coupling.T.astype(np.float64) + np.eye(70)
-    assert np.allclose(upper @ np.diag(weight) @ upper.T, h, rtol=1e-4, atol=1e-4 * h.max())
+    factors = _native.factorize(h.copy(), 2)
+    upper = factors.coupling.T.astype(np.float64) + np.eye(70)
+    product = upper @ np.diag(factors.weight) @ upper.T
+    assert np.allclose(product, h, rtol=1e-4, atol=1e-4 * h.max())
     alone = _native.factorize(h.copy(), 1)
-    assert (alone[0] == coupling).all()
-    assert (alone[1] == weight).all()
+    assert (alone.coupling == factors.coupling).all()
+    assert (alone.weight == factors.weight).all()
     with pytest.raises(ValueError, match="positive definite"):
         _native.factorize(-h, 1)
 

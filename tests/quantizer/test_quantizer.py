@@ -115,6 +115,66 @@ def test_what_float16_cannot_scale_is_refused() -> None:
         round_searched(np.full((1, 32), 1e9, np.float32), "q4g32a")
 
 
+# --- the native functions -------------------------------------------------------------------
+
+
+def groups(**changes: Any) -> _native.Groups:
+    numbers = {"columns": 32, "low": -8, "high": 7, "zero": 8, "has_min": False}
+    stored = {"stored": "halves", "scale_low": 0, "scale_high": 15, "per_unit": 1}
+    return _native.Groups(**(numbers | stored | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": 33}, "groups of 8..128 columns, a multiple of 8, got 33"),
+        ({"columns": 256}, "groups of 8..128 columns"),
+        ({"low": 1}, "levels low <= 0 < high"),
+        ({"high": 0}, "levels low <= 0 < high"),
+        ({"zero": 7}, "codes fit a byte"),
+        ({"low": 0, "zero": 0}, "levels low <= 0 < high"),  # without a min nothing is below zero
+        ({"stored": "tenths"}, "expected 'halves', 'multiples' or 'zero_point', got 'tenths'"),
+        ({"per_unit": 0}, "at least one group per d"),
+    ],
+    ids=str,
+)
+def test_groups_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        groups(**changes)
+
+
+def test_numbers_and_arrays_go_by_name() -> None:
+    """None can be taken for another: what was a tuple is a struct."""
+    halves = np.ones((2, 1), np.float32)
+    with pytest.raises(TypeError):
+        _native.Groups(32, -8, 7, 8, False, "halves", 0, 15, 1)  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        _native.Units(halves, halves)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="dmin: expected float32"):
+        _native.Units(d=halves, dmin=halves.astype(np.float64))  # type: ignore[arg-type]
+    units = _native.Units(d=halves, dmin=2 * halves)
+    assert (units.dmin == 2 * units.d).all()
+
+
+def test_units_fit_their_matrix() -> None:
+    w = heavy_tailed(3, 512)
+    multiples = groups(stored="multiples", low=0, high=15, zero=0, has_min=True, per_unit=8)
+    good, short = np.ones((3, 2), np.float32), np.ones((3, 1), np.float32)
+    found = _native.search_scales(w, None, multiples, _native.Units(d=good, dmin=good))
+    assert found.codes.shape == w.shape
+    assert found.scales.shape == found.mins.shape == (3, 16)
+    for units in (_native.Units(d=short, dmin=good), _native.Units(d=good, dmin=short)):
+        with pytest.raises(ValueError, match=r"expected float32\[3, 2\], got float32\[3, 1\]"):
+            _native.search_scales(w, None, multiples, units)
+
+
+def test_a_rounding_fits_its_matrix() -> None:
+    found = _native.search_scales(heavy_tailed(3, 64), None, groups(), None)
+    other = heavy_tailed(3, 96)
+    with pytest.raises(ValueError, match=r"codes: expected uint8\[3, 96\], got uint8\[3, 64\]"):
+        _native.refine_rounding(other, found, np.eye(96, dtype=np.float32), groups(), None, 1)
+
+
 # --- whole models ---------------------------------------------------------------------------
 
 

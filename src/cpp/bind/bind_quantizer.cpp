@@ -1,6 +1,9 @@
 // Search of scales and error feedback, for slmq.quantizer.
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <string>
 
 #include "bind/arrays.h"
@@ -27,69 +30,88 @@ void for_each_item(int threads, int count, Body body) {
   shared_pool(threads)->run(task, &shared);
 }
 
-constexpr const char* kTooLarge = "a weight or its scale is too large for float16";
-
-// Where a matrix is read from and its codes are written to; keeps the arrays alive.
-struct Rounding {
-  py::array_t<float> w, importance, d, dmin;
-  py::array_t<uint8_t> codes;
-  py::array_t<float> scales, mins;
-  RoundArgs args;
-
-  py::tuple tuple() const { return py::make_tuple(codes, scales, mins); }
+// The groups of a format: what their codes are and how their scales are stored.
+struct Groups {
+  int columns;
+  Grid grid;
+  Scales stored;
+  int per_unit;  // groups that share a d
 };
 
-// grid: columns, low, high, zero, has_min. stored: kind, low, high, groups per d. units: d, dmin as
-// float32[n, ...], or None.
-Rounding rounding_of(const py::object& object, const py::tuple& grid, const py::tuple& stored,
-                     const py::object& units) {
-  Rounding r;
-  r.w = checked_array<float>(object, {-1, -1}, "w");
-  const py::ssize_t n = r.w.shape(0), k = r.w.shape(1);
-  if (n < 1 || k < 1 || n > (1 << 28) || k > (1 << 28))
-    throw py::value_error("w: expected 1..2^28 rows and columns");
-  if (grid.size() != 5 || stored.size() != 4)
-    throw py::value_error("expected a grid of 5 numbers and 4 on what is stored");
-  RoundArgs& a = r.args;
-  a.columns = grid[0].cast<int>();
-  a.grid = {grid[1].cast<int>(), grid[2].cast<int>(), grid[3].cast<int>(), grid[4].cast<bool>()};
-  if (a.columns < 8 || a.columns > kMaxGroup || a.columns % 8 != 0)
+// What groups share: d and dmin, float32[n, units].
+struct Units {
+  py::array_t<float> d, dmin;
+};
+
+// A rounded matrix: codes uint8[n, k], scales and mins float32[n, groups].
+struct Rounding {
+  py::array_t<uint8_t> codes;
+  py::array_t<float> scales, mins;
+};
+
+// H as feedback.h takes it: float32[k, k] and float32[k].
+struct Factors {
+  py::array_t<float> coupling, weight;
+};
+
+constexpr const char* kTooLarge = "a weight or its scale is too large for float16";
+
+Groups groups_of(int columns, int low, int high, int zero, bool has_min, const std::string& stored,
+                 int scale_low, int scale_high, int per_unit) {
+  if (columns < 8 || columns > kMaxGroup || columns % 8 != 0)
     throw py::value_error("expected groups of 8..128 columns, a multiple of 8, got " +
-                          std::to_string(a.columns));
-  if (a.grid.low > 0 || a.grid.high < 1 || a.grid.zero + a.grid.low < 0 ||
-      a.grid.zero + a.grid.high > 255 || (!a.grid.has_min && a.grid.low == 0))
+                          std::to_string(columns));
+  if (low > 0 || high < 1 || zero + low < 0 || zero + high > 255 || (!has_min && low == 0))
     throw py::value_error("expected levels low <= 0 < high whose codes fit a byte");
-  const int kind = stored[0].cast<int>();
-  if (kind < 0 || kind > static_cast<int>(Stored::zero_point))
-    throw py::value_error("expected 0 (halves), 1 (multiples) or 2 (zero point)");
-  a.stored = {static_cast<Stored>(kind), stored[1].cast<int>(), stored[2].cast<int>(), 0, 0};
-  a.groups_per_unit = stored[3].cast<int>();
-  if (a.groups_per_unit < 1) throw py::value_error("expected at least one group per d");
-  a.n = static_cast<int>(n);
-  a.k = static_cast<int>(k);
-  a.w = r.w.data();
-  a.importance = nullptr;
-  a.d = a.dmin = nullptr;
-  if (!units.is_none()) {
-    const auto both = units.cast<py::tuple>();
-    if (both.size() != 2) throw py::value_error("expected d and dmin");
-    r.d = checked_array<float>(both[0], {n, a.units()}, "d");
-    r.dmin = checked_array<float>(both[1], {n, a.units()}, "dmin");
-    a.d = r.d.data();
-    a.dmin = r.dmin.data();
-  }
-  r.codes = py::array_t<uint8_t>({n, k});
-  r.scales = py::array_t<float>({n, static_cast<py::ssize_t>(a.groups())});
-  r.mins = py::array_t<float>({n, static_cast<py::ssize_t>(a.groups())});
-  a.codes = r.codes.mutable_data();
-  a.scales = r.scales.mutable_data();
-  a.mins = r.mins.mutable_data();
-  return r;
+  if (per_unit < 1) throw py::value_error("expected at least one group per d");
+  return {columns,
+          {low, high, zero, has_min},
+          {static_cast<Stored>(place_of(stored, kStoredNames, "stored")), scale_low, scale_high,
+           0.0f, 0.0f},
+          per_unit};
 }
 
-py::tuple search(const py::object& w, const py::object& importance, const py::tuple& grid,
-                 const py::tuple& stored, const py::object& units, int threads) {
-  Rounding r = rounding_of(w, grid, stored, units);
+// Where a matrix is read from and its codes are written to; keeps the arrays alive.
+struct Work {
+  py::array_t<float> w, importance;
+  std::optional<Units> units;
+  Rounding result;
+  RoundArgs args;
+};
+
+Work work_of(const py::object& object, const Groups& groups, const std::optional<Units>& units) {
+  Work work;
+  work.w = checked_array<float>(object, {-1, -1}, "w");
+  const py::ssize_t n = work.w.shape(0), k = work.w.shape(1);
+  if (n < 1 || k < 1 || n > (1 << 28) || k > (1 << 28))
+    throw py::value_error("w: expected 1..2^28 rows and columns");
+  RoundArgs& a = work.args;
+  a = {};
+  a.grid = groups.grid;
+  a.w = work.w.data();
+  a.n = static_cast<int>(n);
+  a.k = static_cast<int>(k);
+  a.columns = groups.columns;
+  a.stored = groups.stored;
+  a.groups_per_unit = groups.per_unit;
+  if (units) {
+    work.units = Units{checked_array<float>(units->d, {n, a.units()}, "d"),
+                       checked_array<float>(units->dmin, {n, a.units()}, "dmin")};
+    a.d = work.units->d.data();
+    a.dmin = work.units->dmin.data();
+  }
+  work.result.codes = py::array_t<uint8_t>({n, k});
+  work.result.scales = py::array_t<float>({n, static_cast<py::ssize_t>(a.groups())});
+  work.result.mins = py::array_t<float>({n, static_cast<py::ssize_t>(a.groups())});
+  a.codes = work.result.codes.mutable_data();
+  a.scales = work.result.scales.mutable_data();
+  a.mins = work.result.mins.mutable_data();
+  return work;
+}
+
+Rounding search(const py::object& w, const py::object& importance, const Groups& groups,
+                const std::optional<Units>& units, int threads) {
+  Work r = work_of(w, groups, units);
   if (!importance.is_none()) {
     r.importance = checked_array<float>(importance, {r.w.shape(1)}, "importance");
     r.args.importance = r.importance.data();
@@ -102,16 +124,15 @@ py::tuple search(const py::object& w, const py::object& importance, const py::tu
     });
   }
   if (!fits.load()) throw py::value_error(kTooLarge);
-  return r.tuple();
+  return r.result;
 }
 
-py::tuple feedback(const py::object& w, const py::object& coupling, const py::object& weight,
-                   const py::tuple& grid, const py::tuple& stored, const py::object& units,
-                   int threads) {
-  Rounding r = rounding_of(w, grid, stored, units);
+Rounding feedback(const py::object& w, const Factors& factors, const Groups& groups,
+                  const std::optional<Units>& units, int threads) {
+  Work r = work_of(w, groups, units);
   const py::ssize_t k = r.w.shape(1);
-  const auto u = checked_array<float>(coupling, {k, k}, "coupling");
-  const auto d = checked_array<float>(weight, {k}, "weight");
+  const auto u = checked_array<float>(factors.coupling, {k, k}, "coupling");
+  const auto d = checked_array<float>(factors.weight, {k}, "weight");
   const FeedbackArgs args{r.args, u.data(), d.data()};
   std::atomic<bool> fits{true};
   {
@@ -122,18 +143,16 @@ py::tuple feedback(const py::object& w, const py::object& coupling, const py::ob
     });
   }
   if (!fits.load()) throw py::value_error(kTooLarge);
-  return r.tuple();
+  return r.result;
 }
 
-py::tuple refine(const py::object& w, const py::tuple& rounded, const py::object& h,
-                 const py::tuple& grid, const py::tuple& stored, const py::object& units,
-                 int sweeps, int threads) {
-  Rounding r = rounding_of(w, grid, stored, units);
-  const py::ssize_t n = r.w.shape(0), k = r.w.shape(1), groups = r.args.groups();
-  if (rounded.size() != 3) throw py::value_error("expected codes, scales and mins");
-  const auto codes = checked_array<uint8_t>(rounded[0], {n, k}, "codes");
-  const auto scales = checked_array<float>(rounded[1], {n, groups}, "scales");
-  const auto mins = checked_array<float>(rounded[2], {n, groups}, "mins");
+Rounding refine(const py::object& w, const Rounding& rounding, const py::object& h,
+                const Groups& groups, const std::optional<Units>& units, int sweeps, int threads) {
+  Work r = work_of(w, groups, units);
+  const py::ssize_t n = r.w.shape(0), k = r.w.shape(1), count = r.args.groups();
+  const auto codes = checked_array<uint8_t>(rounding.codes, {n, k}, "codes");
+  const auto scales = checked_array<float>(rounding.scales, {n, count}, "scales");
+  const auto mins = checked_array<float>(rounding.mins, {n, count}, "mins");
   std::copy(codes.data(), codes.data() + codes.size(), r.args.codes);
   std::copy(scales.data(), scales.data() + scales.size(), r.args.scales);
   std::copy(mins.data(), mins.data() + mins.size(), r.args.mins);
@@ -144,11 +163,11 @@ py::tuple refine(const py::object& w, const py::tuple& rounded, const py::object
     for_each_item(threads, blocks,
                   [&](int block) { refine_block(r.args, gram.data(), sweeps, block); });
   }
-  return r.tuple();
+  return r.result;
 }
 
 // In place: h may be the largest array of all.
-py::tuple factorize(const py::object& object, int threads) {
+Factors factorize(const py::object& object, int threads) {
   auto work = checked_array<double>(object, {-1, -1}, "h");
   const py::ssize_t k = work.shape(0);
   if (work.shape(1) != k || k < 1 || k > (1 << 20))
@@ -169,18 +188,37 @@ py::tuple factorize(const py::object& object, int threads) {
     for (py::ssize_t i = 0; i < k; ++i)
       coupling.mutable_at(j, i) = i < j ? static_cast<float>(work.at(j, i)) : 0.0f;
   }
-  return py::make_tuple(coupling, weight);
+  return {coupling, weight};
 }
 
 }  // namespace
 
 void bind_quantizer(py::module_& m) {
   using py::arg;
-  m.def("search_scales", &search, arg("w"), arg("importance"), arg("grid"), arg("stored"),
-        arg("units"), arg("threads") = 1);
-  m.def("round_with_feedback", &feedback, arg("w"), arg("coupling"), arg("weight"), arg("grid"),
-        arg("stored"), arg("units"), arg("threads") = 1);
-  m.def("refine_rounding", &refine, arg("w"), arg("rounded"), arg("h"), arg("grid"), arg("stored"),
+  py::class_<Groups>(m, "Groups")
+      .def(py::init(&groups_of), py::kw_only(), arg("columns"), arg("low"), arg("high"),
+           arg("zero"), arg("has_min"), arg("stored"), arg("scale_low"), arg("scale_high"),
+           arg("per_unit"));
+  py::class_<Units>(m, "Units")
+      .def(py::init([](const py::object& d, const py::object& dmin) {
+             return Units{checked_array<float>(d, {-1, -1}, "d"),
+                          checked_array<float>(dmin, {-1, -1}, "dmin")};
+           }),
+           py::kw_only(), arg("d"), arg("dmin"))
+      .def_readonly("d", &Units::d)
+      .def_readonly("dmin", &Units::dmin);
+  py::class_<Rounding>(m, "Rounding")
+      .def_readonly("codes", &Rounding::codes)
+      .def_readonly("scales", &Rounding::scales)
+      .def_readonly("mins", &Rounding::mins);
+  py::class_<Factors>(m, "Factors")
+      .def_readonly("coupling", &Factors::coupling)
+      .def_readonly("weight", &Factors::weight);
+  m.def("search_scales", &search, arg("w"), arg("importance"), arg("groups"), arg("units"),
+        arg("threads") = 1);
+  m.def("round_with_feedback", &feedback, arg("w"), arg("factors"), arg("groups"), arg("units"),
+        arg("threads") = 1);
+  m.def("refine_rounding", &refine, arg("w"), arg("rounding"), arg("h"), arg("groups"),
         arg("units"), arg("sweeps"), arg("threads") = 1);
   m.def("factorize", &factorize, arg("h"), arg("threads") = 1);
 }

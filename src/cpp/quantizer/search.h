@@ -22,6 +22,8 @@ enum class Stored : int {
   multiples,   // scale = d * low..high, min = -dmin * 0..high: d, dmin float16
   zero_point,  // scale float16, min = -scale * 0..high
 };
+inline constexpr int kStoredKinds = 3;
+inline constexpr const char* kStoredNames[kStoredKinds] = {"halves", "multiples", "zero_point"};
 
 struct Scales {
   Stored stored;

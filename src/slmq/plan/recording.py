@@ -54,11 +54,8 @@ class Recording(Protocol):
     ) -> Handle:
         """x @ weight.T; of several weights in one step, whose results `split()` parts."""
 
-    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
-        """silu(x @ gate.T) * (x @ up.T)."""
-
-    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
-        """gelu(x @ gate.T) * (x @ up.T)."""
+    def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
+        """f(x @ gate.T) * (x @ up.T), f by its name: "silu" or "gelu_tanh"."""
 
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from slmq.quantizer.stages import StageRun
 from slmq.tokenizer import load_tokenizer
 from slmq.weights.survey import Wish
 
-__all__ = ["Calibration", "Moments", "collect", "read_calibration", "test_windows"]
+__all__ = ["Calibration", "Collected", "Moments", "collect", "read_calibration", "test_windows"]
 
 WINDOW = 512
 WINDOWS = 20
@@ -104,8 +105,23 @@ class Moments:
         )
 
 
-def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F32]:
-    """The moments of every input of a stage, and its output for all windows.
+class Collected(NamedTuple):
+    """What one run over a stage shows.
+
+    Attributes
+    ----------
+    moments : list of Moments
+        Of every input of its matrices.
+    passed_on : float32[windows * rows, width]
+        Its output for all windows.
+    """
+
+    moments: list[Moments]
+    passed_on: F32
+
+
+def collect(run: StageRun, windows: int, threads: int) -> Collected:
+    """Run a stage over all windows and sum up what its matrices read.
 
     Everything is summed in one order: products by our own kernels, whose sums run over time; what
     windows add up to, element by element.
@@ -130,7 +146,7 @@ def collect(run: StageRun, windows: int, threads: int) -> tuple[list[Moments], F
     for tap, gram, test in zip(taps, grams, tests, strict=True):
         np.divide(gram, seen, out=gram)  # those of wide inputs are the largest arrays of all
         moments.append(Moments(tap.wishes, gram, np.concatenate(test), tap.norm))
-    return moments, np.concatenate(output)
+    return Collected(moments, np.concatenate(output))
 
 
 def test_windows(windows: int) -> npt.NDArray[np.intp]:

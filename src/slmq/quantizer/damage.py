@@ -9,6 +9,8 @@ times as much from the first two of five layers on, 1.2 to 2 in the others.)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +22,7 @@ from slmq.quantizer.recording import Stage
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.weights.survey import Wish
 
-__all__ = ["head_damage", "stage_damage"]
+__all__ = ["HeadDamage", "StageDamage", "head_damage", "stage_damage"]
 
 HEAD_ROWS = 128  # of which divergences are computed
 NOISE = 1e-3  # relative squared error
@@ -30,16 +32,26 @@ F32 = npt.NDArray[np.float32]
 Damage = dict[str, dict[str, float]]
 
 
+class StageDamage(NamedTuple):
+    """Relative squared errors that each format of each matrix makes in what a stage passes on."""
+
+    damage: Damage
+    passed_on: F32
+
+
+class HeadDamage(NamedTuple):
+    """Nats that each format of the head costs, and nats per relative squared error before it."""
+
+    damage: Damage
+    nats: float
+
+
 def stage_damage(
     runner: Runner, stage: Stage, hidden: F32 | None, formats: list[str]
-) -> tuple[Damage, F32]:
-    """Relative squared errors that each format of each matrix makes in what a stage passes on.
+) -> StageDamage:
+    """What formats do to a stage, and what it passes on with exact weights.
 
     Measured with the format of fewest bits; other formats are scaled by the errors of outputs.
-
-    Returns
-    -------
-    damage, and what the stage passes on
     """
     source, threads = runner.source, runner.threads
     weights = StageWeights(source)
@@ -58,7 +70,7 @@ def stage_damage(
         changed = np.concatenate([read(None) for read in run.windows()])
         scale = _row_error(exact, changed) / max(errors[fitting[0]], 1e-30)
         damage[wish.name] = {fmt: error * scale for fmt, error in errors.items()}
-    return damage, passed_on
+    return StageDamage(damage, passed_on)
 
 
 def _errors(
@@ -85,8 +97,8 @@ def _errors(
     return errors, lowest
 
 
-def head_damage(runner: Runner, hidden: F32, formats: list[str]) -> tuple[Damage, float]:
-    """Nats that each format of the head costs, and nats per relative squared error in `hidden`."""
+def head_damage(runner: Runner, hidden: F32, formats: list[str]) -> HeadDamage:
+    """What formats do to the head, which takes `hidden`."""
     source, threads, stage = runner.source, runner.threads, runner.stages[-1]
     weights = StageWeights(source)
     windows = test_windows(len(runner.text.tokens))
@@ -103,16 +115,16 @@ def head_damage(runner: Runner, hidden: F32, formats: list[str]) -> tuple[Damage
     logits = head.matmul(taps[0], threads)
     nats = _divergence(logits, head.matmul(taps[1], threads)) / NOISE
     if not wish.rounds:
-        return {}, nats
-    moments = collect(runner.run(stage, hidden, weights), len(runner.text.tokens), threads)[0]
-    inputs = Inputs(moments[0], threads)
+        return HeadDamage({}, nats)
+    seen = collect(runner.run(stage, hidden, weights), len(runner.text.tokens), threads)
+    inputs = Inputs(seen.moments[0], threads)
     w = floats_of(source, wish)
     damage = {}
     for fmt in (fmt for fmt in formats if fits(fmt, wish.k)):
         rounded = round_wish(source, wish, w, fmt, "weighted", inputs, threads)
         changed = pack_rounded(rounded).matmul(taps[0], threads, "a16g32")
         damage[fmt] = _divergence(logits, changed)
-    return {wish.name: damage}, nats
+    return HeadDamage({wish.name: damage}, nats)
 
 
 def _with_noise(values: F32) -> F32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ __all__ = ["GRIDS", "MIXED", "Grid", "Rounded", "fits", "pack_rounded"]
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
-HALVES, MULTIPLES, ZERO_POINT = 0, 1, 2  # as in quantizer/search.h
+HALVES, MULTIPLES, ZERO_POINT = "halves", "multiples", "zero_point"  # as in quantizer/search.h
 LARGEST_ZERO = 15
 LARGEST_SCALE = 127  # of two-level scales and mins, in units of d and dmin
 
@@ -31,7 +32,7 @@ class Grid:
     zero : int
     has_min : bool
     columns : int
-    stored : int
+    stored : str
         HALVES: scales and mins are float16. MULTIPLES: whole numbers times d and -dmin, float16
         that 256 columns share. ZERO_POINT: a min is a whole number times -scale.
     """
@@ -41,19 +42,25 @@ class Grid:
     zero: int
     has_min: bool
     columns: int = GROUP
-    stored: int = HALVES
+    stored: str = HALVES
 
-    @property
-    def levels(self) -> tuple[int, int, int, int, bool]:
-        """Columns and codes, as the native functions take them."""
-        return self.columns, self.low, self.high, self.zero, self.has_min
-
-    @property
-    def scales(self) -> tuple[int, int, int, int]:
-        """What is stored of scales, as the native functions take it."""
+    @cached_property
+    def groups(self) -> _native.Groups:
+        """The same, as the native functions take it."""
+        least, most = 0, LARGEST_ZERO
         if self.stored == MULTIPLES:
-            return MULTIPLES, 0 if self.has_min else -LARGEST_SCALE, LARGEST_SCALE, self.per_unit
-        return self.stored, 0, LARGEST_ZERO, 1
+            least, most = 0 if self.has_min else -LARGEST_SCALE, LARGEST_SCALE
+        return _native.Groups(
+            columns=self.columns,
+            low=self.low,
+            high=self.high,
+            zero=self.zero,
+            has_min=self.has_min,
+            stored=self.stored,
+            scale_low=least,
+            scale_high=most,
+            per_unit=self.per_unit if self.stored == MULTIPLES else 1,
+        )
 
     @property
     def per_unit(self) -> int:
@@ -93,15 +100,15 @@ class Rounded:
     format : str
     codes : uint8[n, k]
     scales, mins : float32[n, groups]
-    units : tuple of float32[n, k / 256], optional
-        d and dmin.
+    units : _native.Units, optional
+        What groups share: d and dmin, float32[n, k / 256].
     """
 
     format: str
     codes: U8
     scales: F32
     mins: F32
-    units: tuple[F32, F32] | None = None
+    units: _native.Units | None = None
 
     def values(self) -> F32:
         """The weights that kernels see: float32[n, k]."""
@@ -117,12 +124,12 @@ class Rounded:
         """What is stored."""
         grid = GRIDS[self.format]
         if self.units is not None:
-            d, dmin = (np.repeat(unit, grid.per_unit, axis=1) for unit in self.units)
-            scales = _times(self.scales, d).astype(np.int8)
-            halves = [unit.astype(np.float16) for unit in self.units]
+            d, dmin = self.units.d, self.units.dmin
+            scales = _times(self.scales, np.repeat(d, grid.per_unit, axis=1)).astype(np.int8)
             if not grid.has_min:
-                return Parts(self.codes, scales, None, halves[0])
-            return Parts(self.codes, scales, _times(-self.mins, dmin).astype(np.int8), *halves)
+                return Parts(self.codes, scales, None, d.astype(np.float16))
+            lows = _times(-self.mins, np.repeat(dmin, grid.per_unit, axis=1)).astype(np.int8)
+            return Parts(self.codes, scales, lows, d.astype(np.float16), dmin.astype(np.float16))
         mins: npt.NDArray[np.uint8] | npt.NDArray[np.float16] | None = None
         if grid.stored == ZERO_POINT:
             mins = _times(-self.mins, self.scales).astype(np.uint8)

@@ -46,10 +46,10 @@ class Inputs:
         self.moments = moments
         self.importance = moments.importance
         self._threads = threads
-        self._factors: tuple[F32, F32] | None = None
+        self._factors: _native.Factors | None = None
         self._gram: F32 | None = None
 
-    def factors(self) -> tuple[F32, F32]:
+    def factors(self) -> _native.Factors:
         """The coupling float32[k, k] and weight float32[k] of `feedback.h`."""
         if self._factors is None:
             gram = self.moments.gram.copy()
@@ -107,14 +107,18 @@ def round_searched(w: F32, fmt: str, importance: F32 | None = None, *, threads: 
     """
     grid = GRIDS[fmt]
 
-    def search(units: tuple[F32, F32] | None) -> tuple[U8, F32, F32]:
-        return _native.search_scales(w, importance, grid.levels, grid.scales, units, threads)
+    def search(units: _native.Units | None) -> _native.Rounding:
+        return _native.search_scales(w, importance, grid.groups, units, threads)
 
     found = search(None)
     if grid.stored != MULTIPLES:
-        return Rounded(fmt, *found)
-    units = _units(grid, found[1], found[2])
-    return Rounded(fmt, *search(units), units)
+        return _rounded(fmt, found)
+    units = _units(grid, found)
+    return _rounded(fmt, search(units), units)
+
+
+def _rounded(fmt: str, found: _native.Rounding, units: _native.Units | None = None) -> Rounded:
+    return Rounded(fmt, found.codes, found.scales, found.mins, units)
 
 
 def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Rounded:
@@ -122,26 +126,21 @@ def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Roun
     units = None
     if grid.stored == MULTIPLES:  # they are shared by groups that are rounded one after another
         units = round_searched(w, fmt, inputs.importance, threads=threads).units
-    coupling, weight = inputs.factors()
-    found = _native.round_with_feedback(
-        w, coupling, weight, grid.levels, grid.scales, units, threads
-    )
-    found = _native.refine_rounding(
-        w, found, inputs.damped(), grid.levels, grid.scales, units, SWEEPS, threads
-    )
-    return Rounded(fmt, *found, units)
+    found = _native.round_with_feedback(w, inputs.factors(), grid.groups, units, threads)
+    found = _native.refine_rounding(w, found, inputs.damped(), grid.groups, units, SWEEPS, threads)
+    return _rounded(fmt, found, units)
 
 
-def _units(grid: Grid, scales: F32, mins: F32) -> tuple[F32, F32]:
+def _units(grid: Grid, found: _native.Rounding) -> _native.Units:
     """d and dmin of every 256 columns: float32[n, k / 256], values that float16 holds."""
-    n = len(scales)
-    largest = np.abs(scales).reshape(n, -1, grid.per_unit).max(-1)
-    lowest = (-mins).reshape(n, -1, grid.per_unit).max(-1)
+    n = len(found.scales)
+    largest = np.abs(found.scales).reshape(n, -1, grid.per_unit).max(-1)
+    lowest = (-found.mins).reshape(n, -1, grid.per_unit).max(-1)
     d, dmin = (
         (value / np.float32(LARGEST_SCALE)).astype(np.float16).astype(np.float32)
         for value in (largest, lowest)
     )
-    return np.maximum(d, SMALLEST_HALF), dmin
+    return _native.Units(d=np.maximum(d, SMALLEST_HALF), dmin=dmin)
 
 
 def output_error(w: F32, rounded: F32, x: F32, threads: int) -> float:

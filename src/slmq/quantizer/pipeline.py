@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Calibration, Moments, collect
-from slmq.quantizer.damage import head_damage, stage_damage
+from slmq.quantizer.damage import HeadDamage, head_damage, stage_damage
 from slmq.quantizer.grids import Rounded, fits, pack_rounded
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
 from slmq.quantizer.recording import Stage
@@ -30,6 +31,13 @@ __all__ = ["Pipeline", "Progress"]
 
 Progress = Callable[[str, int, int], None]
 F32 = npt.NDArray[np.float32]
+
+
+class Made(NamedTuple):
+    """A rounded matrix and what is said about it."""
+
+    rounded: Rounded
+    report: TensorReport
 
 
 @dataclass
@@ -70,12 +78,13 @@ class Pipeline:
         if self.work.value("head") is None:
             self.work.save_value("head", head_damage(runner, hidden, formats))
         self._tell("measuring", len(stages) + 1, len(stages) + 1)
-        found, nats = self.work.value("head")
+        head = HeadDamage(*self.work.value("head"))
+        found = head.damage
         for i in range(len(stages)):
             for name, damage in self.work.value(f"damage-{i}").items():
                 before = found.get(name, {})
                 found[name] = {
-                    fmt: before.get(fmt, 0.0) + value * nats for fmt, value in damage.items()
+                    fmt: before.get(fmt, 0.0) + value * head.nats for fmt, value in damage.items()
                 }
         return {str(name): damage for name, damage in found.items()}
 
@@ -99,7 +108,7 @@ class Pipeline:
         for i, wish in enumerate(left):
             name = wish.name
             if self.work.value(name) is None:
-                self._keep(*self._round_matrix(wish, formats[name], None, "rtn"))
+                self._keep(self._round_matrix(wish, formats[name], None, "rtn"))
             reports[name] = self._report(wish)
             self._tell("quantizing", i + 1, len(left))
         return reports
@@ -132,7 +141,7 @@ class Pipeline:
                 self._round_group(group, found, formats, method, foldable=once)
         for wish in mine:
             if self.work.value(wish.name) is None:
-                self._keep(*self._round_matrix(wish, formats[wish.name], None, "rtn"))
+                self._keep(self._round_matrix(wish, formats[wish.name], None, "rtn"))
         if mine and stage is not runner.stages[-1]:
             rounded = StageWeights(self.source, self._packed(mine))
             folded = {name: self.folded(name) for name in norms}
@@ -165,8 +174,8 @@ class Pipeline:
             made = [
                 self._round_matrix(wish, formats[wish.name], inputs, "feedback") for wish in group
             ]
-        for rounded, report in made:
-            self._keep(rounded, report)
+        for matrix in made:
+            self._keep(matrix)
 
     def _best_scales(
         self, group: list[Wish], inputs: Inputs, formats: Mapping[str, str]
@@ -195,17 +204,17 @@ class Pipeline:
         moments: Moments,
         scales: F32,
         formats: Mapping[str, str],
-        plain: list[tuple[Rounded, TensorReport]],
-    ) -> list[tuple[Rounded, TensorReport]]:
+        plain: list[Made],
+    ) -> list[Made]:
         inputs = Inputs(moments.scaled(scales), self.threads)
-        before = {report.name: report.output_errors for _, report in plain}
+        before = {matrix.report.name: matrix.report.output_errors for matrix in plain}
         made = []
         for wish in group:
             fmt = formats[wish.name]
             rounded, report = self._round_matrix(wish, fmt, inputs, "feedback", scales)
             errors = {"rescaled": report.output_errors["feedback"]}
             errors |= before.get(report.name, {})
-            made.append((rounded, replace(report, method="rescaled", output_errors=errors)))
+            made.append(Made(rounded, replace(report, method="rescaled", output_errors=errors)))
         return made
 
     def _fold(self, norm: tuple[str, ...], scales: F32) -> None:
@@ -255,7 +264,7 @@ class Pipeline:
         inputs: Inputs | None,
         method: str,
         scales: F32 | None = None,
-    ) -> tuple[Rounded, TensorReport]:
+    ) -> Made:
         """The matrix, its columns times `scales`, by a method or by the one that measures best."""
         w = floats_of(self.source, wish)
         w = w if scales is None else w * scales
@@ -271,11 +280,12 @@ class Pipeline:
         best = min(tried, key=lambda name: errors.get(name, 0.0))
         weight_error = relative_error(w, tried[best].values())
         report = TensorReport(wish.name, fmt, best, wish.n, wish.k, weight_error, errors)
-        return tried[best], report
+        return Made(tried[best], report)
 
-    def _keep(self, rounded: Rounded, report: TensorReport) -> None:
-        self.work.save_data(report.name, pack_rounded(rounded, self.threads).packed)
-        self.work.save_value(report.name, asdict(report))
+    def _keep(self, made: Made) -> None:
+        name = made.report.name
+        self.work.save_data(name, pack_rounded(made.rounded, self.threads).packed)
+        self.work.save_value(name, asdict(made.report))
 
     def _report(self, wish: Wish) -> TensorReport:
         return TensorReport(**self.work.value(wish.name))
@@ -300,5 +310,5 @@ class Pipeline:
             self.progress(what, done, total)
 
 
-def _total(made: list[tuple[Rounded, TensorReport]]) -> float:
-    return sum(report.output_error or 0.0 for _, report in made)
+def _total(made: list[Made]) -> float:
+    return sum(matrix.report.output_error or 0.0 for matrix in made)

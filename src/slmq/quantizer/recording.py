@@ -198,15 +198,10 @@ class StageRecording:
 
         return self._step(record, [add], listed, tapped=x)
 
-    def swiglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
+    def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
         def record(recorder: Recorder) -> Handle:
-            return recorder.swiglu(self._in(x), self._weight(gate), self._weight(up))
-
-        return self._step(record, [], [gate, up], tapped=x)
-
-    def geglu(self, x: Handle, gate: Linear, up: Linear) -> Handle:
-        def record(recorder: Recorder) -> Handle:
-            return recorder.geglu(self._in(x), self._weight(gate), self._weight(up))
+            weights = self._weight(gate), self._weight(up)
+            return recorder.gated(self._in(x), *weights, activation)
 
         return self._step(record, [], [gate, up], tapped=x)
 
