@@ -138,8 +138,8 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         "swiglu: expected gate and up of one shape",
     ),
     "a gate of an unknown activation": (
-        lambda r: r.native.gated(r.x, (r.matrix, None), (r.matrix, None), "relu"),
-        "activation of a gate: expected 'silu' or 'gelu_tanh', got 'relu'",
+        lambda r: r.native.gated(r.x, (r.matrix, None), (r.matrix, None), "mish"),
+        "activation of a gate: expected 'silu'",
     ),
     "fewer inputs than gate and up": (
         lambda r: r.native.gated([r.x], (r.matrix, None), (r.matrix, None), "silu"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,22 @@ def assert_within(got: npt.NDArray[Any], want: npt.NDArray[Any], bound: npt.NDAr
         f"at {tuple(map(int, worst))}: expected {want[worst]!r} within {bound[worst]:.3g}, "
         f"got {got[worst]!r}"
     )
+
+
+def recorded_rows(isa: str, x: F32, record: Callable[[Any, Any], int], threads: int = 2) -> F32:
+    """What the step that `record(recording, slice)` appends makes of the rows of x: float32[m, k].
+
+    A plan runs it: with up to two rows every thread for itself, with more the threads share them.
+    """
+    m, k = x.shape
+    r = _native.Recording(threads, m, 1, m, "f32", isa)
+    step = record(r, (r.embed(pack(x, "f32")), 0, k))
+    selected = r.select((step, 0, k))
+    plan = r.finish(r.linear(selected, [(pack(np.zeros((m, k), np.float32), "f32"), None)]))
+    behind = len(plan.describe()) - 2  # steps up to the one that is asked for
+    tokens = np.arange(m, dtype=np.int32)
+    plan.run(tokens, [(plan.make_cache().sequence(), m)], np.zeros(0, np.int32), behind)
+    return plan.read(step)
 
 
 class Recording:
