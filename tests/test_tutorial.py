@@ -81,7 +81,7 @@ def test_the_tutorial_runs(
     )
     first, second = (path.read_bytes() for path in eight)
     assert first == second  # Python and the command write the same folder
-    assert "same likeliest token" in said[4]
+    assert "same most likely token" in said[4]
     stored = safetensors.numpy.load_file(tmp_path / "distilgpt2-float16" / "model.safetensors")
     assert {values.dtype for values in stored.values()} == {np.dtype(np.float16)}
 

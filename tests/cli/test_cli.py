@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import slmq
-from slmq.cli.app import app
+from slmq.cli.app import COMMANDS, app
 from slmq.cli.doctor import warnings_of
 from slmq.cli.errors import one_line
 
@@ -123,7 +124,7 @@ def test_run_stats_go_to_stderr(tiny_model_path: Path) -> None:
     found = invoke("run", tiny_model_path, "Hi", "--stats", *WORDS)
     assert found.stdout == plain.stdout
     assert "answer 8 tokens" in found.stderr
-    assert "ended by length" in found.stderr
+    assert "finish reason length" in found.stderr
 
 
 def test_run_takes_loading_options(tiny_model_path: Path) -> None:
@@ -156,13 +157,13 @@ def test_suggestions_of_the_catalogue_are_used_unless_options_say_otherwise(
         (["--temperature", "-1"], "temperature: expected a finite number >= 0, got -1.0"),
         (["--top-p", "2"], "top_p: expected 0 < top_p <= 1"),
         (["--logit-bias", "x=1"], "--logit-bias: expected ID=VALUE, such as 198=-inf; got 'x=1'"),
-        (["--logprobs", "2"], "--logprobs: only --json has a place for them"),
+        (["--logprobs", "2"], "--logprobs needs --json"),
         (["--quant", "q3"], "expected a weight format"),
         (["--n-ctx", "0"], "n_ctx: expected 1.."),
         (["--threads", "0"], "threads"),
         (["--kv-dtype", "f12"], "f12"),
         (["--max-tokens", "5000"], "max_tokens asks for 5000 more"),
-        (["--raw", "--system", "x"], "--system needs the model's chat template"),
+        (["--raw", "--system", "x"], "--system needs a chat template"),
     ],
 )
 def test_a_bad_option_is_one_line(
@@ -184,10 +185,10 @@ def test_a_bad_option_is_one_line(
         (["show", "no-such-model"], "no model 'no-such-model'"),
         (["rm", "no-such-model"], "no model 'no-such-model' in the cache"),
         (["perplexity", "no-such-model", "--file", "/no/such/file"], "cannot read /no/such/file"),
-        (["bench"], "expected a MODEL or a --shape"),
-        (["bench", "x", "--shape", "gemma-2b"], "expected a MODEL or a --shape"),
+        (["bench"], "expected either a MODEL or a --shape"),
+        (["bench", "x", "--shape", "gemma-2b"], "expected either a MODEL or a --shape"),
         (["bench", "--shape", "gemma"], "shape: expected one of"),
-        (["bench", "--shape", "gemma-2b", "--quant", "int4"], "--quant is for a MODEL"),
+        (["bench", "--shape", "gemma-2b", "--quant", "int4"], "--quant works with a MODEL only"),
         (["bench", "--shape", "gemma-2b", "--threads", "1,x"], "expected numbers such as 1,2"),
     ],
 )
@@ -219,7 +220,7 @@ def test_an_empty_or_invalid_prompt_is_refused(tiny_model_path: Path) -> None:
 def test_system_without_a_template_is_refused(no_template: Path) -> None:
     found = invoke("run", no_template, "Hi", "--system", "x")
     assert found.exit_code == 1
-    assert "--system needs the model's chat template, and plain has none" in found.stderr
+    assert "--system needs a chat template, but plain has no chat template" in found.stderr
 
 
 def test_tracebacks_are_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +255,7 @@ def test_perplexity_prints_what_the_library_finds(tiny_model_path: Path, tmp_pat
     assert found["tokens"] == 45
     people = invoke(*arguments, "--chunks", 99)
     assert people.stdout.startswith("perplexity ")
-    assert "the file fills 13 windows of 32 tokens, not 99" in people.stderr
+    assert "the file is long enough for 13 windows of 32 tokens, not 99" in people.stderr
 
 
 def test_perplexity_refuses_what_is_no_text(tiny_model_path: Path, tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_doctor_warns_of_forced_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "SLMQ_ISA=scalar" in done.stdout
     best = json.loads(invoke("doctor", "--json").stdout)["isa_available"][-1]
-    assert (f"kernels scalar are forced, and this CPU runs {best}" in done.stdout) is (
+    assert (f"the scalar kernels are forced, but this CPU also runs {best}" in done.stdout) is (
         best != "scalar"
     )
 
@@ -318,19 +319,18 @@ def test_doctor_warnings() -> None:
         "cache": {"folder": "/c", "writable": True, "free_bytes": 10**11},
     }
     assert warnings_of(facts) == []
-    assert (
-        "plain kernels" in warnings_of({**facts, "isa": "scalar", "isa_available": ["scalar"]})[0]
-    )
+    plain = {**facts, "isa": "scalar", "isa_available": ["scalar"]}
+    assert "portable kernels" in warnings_of(plain)[0]
     limits = facts["thread_limits"]
     quota = warnings_of({**facts, "thread_limits": {**limits, "quota_cpus": 1.5}})
     assert quota == ["the container's CPU quota (1.5) is below the 4 physical cores"]
     affinity = warnings_of({**facts, "thread_limits": {**limits, "affinity_cpus": 2}})
-    assert affinity == ["this process may use 2 CPUs of 4 cores"]
-    assert "more is slower" in warnings_of({**facts, "threads": 8})[0]
+    assert affinity == ["this process may use only 2 CPUs of 4 cores"]
+    assert "fewer would be faster" in warnings_of({**facts, "threads": 8})[0]
     bad = {"folder": "/c", "writable": False, "free_bytes": 10}
     cache = warnings_of({**facts, "cache": bad})
-    assert "cannot be written" in cache[0]
-    assert "only 10 bytes are free" in cache[1]
+    assert "is not writable" in cache[0]
+    assert "only 10 bytes of disk space" in cache[1]
 
 
 # ------------------------------------------------------------------ chat
@@ -363,9 +363,13 @@ def test_chat_commands(tiny_model_path: Path) -> None:
     assert found.exit_code == 0
     assert found.stdout == first + first + first + second + other + first
     told = found.stderr.splitlines()
-    assert told[:3] == ["there is no turn to forget", "forgot the last turn", "forgot every turn"]
-    assert "began anew with this system message" in told
-    assert any("no command /nonsense" in line for line in told)
+    assert told[:3] == [
+        "there is nothing to forget",
+        "forgot the last turn",
+        "forgot the whole conversation",
+    ]
+    assert "started over with the new system message" in told
+    assert any("unknown command /nonsense" in line for line in told)
     assert any("/undo" in line for line in told)
 
 
@@ -393,6 +397,16 @@ def test_the_command_is_light() -> None:
         "assert not {'numpy', 'tokenizers', 'jinja2', 'huggingface_hub'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_what_is_written(name: str) -> None:
+    """Rich takes square brackets for markup, and a line break in a docstring for one to keep."""
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert not any("\n" in paragraph for paragraph in command.help.split("\n\n"))
+    shown = " ".join(invoke(name, "--help").stdout.replace("│", " ").split())
+    for text in (command.help, *(p.help for p in command.params if hasattr(p, "help"))):
+        assert " ".join(text.split()) in shown
 
 
 def test_version_and_help() -> None:
@@ -498,7 +512,7 @@ def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_on_ctrl_d(
     terminal = Terminal("chat", tiny_model_path, *flags, environment=environment)
     at = terminal.until(b">>> ")
     terminal.type(b"half a line\x03")  # Ctrl-C between answers
-    at = terminal.until(b"Ctrl-D or /exit leaves", after=at)
+    at = terminal.until(b"press Ctrl-D or type /exit to quit", after=at)
     at = terminal.until(b">>> ", after=at)
     terminal.type(b"Hi\n")  # with no end token, an answer of a million tokens
     at = terminal.until(b"Hi\r\n", after=at)

@@ -58,7 +58,7 @@ def test_show_describes_what_it_cannot_run(tiny_model_path: Path, tmp_path: Path
         (folder / name).symlink_to(tiny_model_path / name)
     found = json.loads(invoke("show", folder, "--json").stdout)
     assert (found["architecture"], found["supported"]) == ("mamba", False)
-    assert "slmq cannot run it" in invoke("show", folder).stdout
+    assert "no, slmq cannot run it" in invoke("show", folder).stdout
     assert "architecture 'mamba'" in invoke("run", folder, "Hi").stderr
 
 
@@ -67,7 +67,7 @@ def test_show_knows_the_catalogue() -> None:
     assert found["licence"] == "Apache-2.0"
     assert found["path"] is None
     people = invoke("show", "smollm2-135m-instruct").stdout
-    assert "not pulled yet" in people
+    assert "not downloaded" in people
     assert "temperature 0.2, top_p 0.9" in people
     assert "repository" not in people
     people = invoke("show", "qwen2.5-0.5b-instruct").stdout

@@ -207,7 +207,7 @@ def test_the_command_prints_what_the_library_finds(
         **wanted, "seconds": 0, "a": found["a"], "b": found["b"],
     }  # fmt: skip
     people = CliRunner().invoke(app, [*arguments, "--chunks", "99"])
-    assert "same likeliest token" in people.stdout
+    assert "same most likely token" in people.stdout
     assert "windows of 40 tokens, not 99" in people.stderr
 
 

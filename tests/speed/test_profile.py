@@ -230,7 +230,7 @@ def test_json_has_the_documented_shape(tiny_model_path: Path) -> None:
     options = ("--prompt-tokens", 9, "--context", 5, "--repeat", 1, "--threads", 1)
     shown, errors = run_command(tiny_model_path, "--quant", "int8", *options, "--json")
     data = json.loads(shown)
-    assert errors == "" or errors.startswith("runs differ a lot")
+    assert errors == "" or errors.startswith("timings vary widely")
     assert list(data) == list(Profile.__dataclass_fields__)
     assert (data["model"], data["format"], data["threads"]) == ("tiny-llama", "q8g32s", 1)
     assert set(data["limits"]) == {"threads", "read_gb_per_s", "integer_peak_gmac_per_s"}
@@ -244,7 +244,7 @@ def test_people_get_tables_and_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shapes, "SHAPES", {"small": SMALL})
     options = ("--prompt-tokens", 9, "--context", 5, "--repeat", 1)
     shown, errors = run_command("--shape", "small", "--format", "q8g32s", *options)
-    assert errors == "" or errors.startswith("runs differ a lot")
+    assert errors == "" or errors.startswith("timings vary widely")
     for expected in ("of read bandwidth", "of int8 peak", "layer 1", "swiglu", "total", "100.0%"):
         assert expected in shown
     last = shown.splitlines()[-1]
@@ -253,8 +253,8 @@ def test_people_get_tables_and_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bad_options_of_the_command(tiny_model_path: Path, tmp_path: Path) -> None:
     for arguments, message in (
-        ([], "expected a MODEL or a --shape"),
-        ([str(tiny_model_path), "--shape", "mistral-7b"], "expected a MODEL or a --shape"),
+        ([], "expected either a MODEL or a --shape"),
+        ([str(tiny_model_path), "--shape", "mistral-7b"], "expected either a MODEL or a --shape"),
         ([str(tiny_model_path), "--plot", str(tmp_path / "x.gif")], "ends in .svg, .png, .pdf"),
         ([str(tiny_model_path), "--plot", str(tmp_path / "no" / "x.svg")], "there is no folder"),
     ):
@@ -301,12 +301,12 @@ def test_without_matplotlib_the_command_to_install_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(Error, match=r'pip install "slmq\[plot\]"'):
+    with pytest.raises(Error, match="pip install matplotlib"):
         check_plot(tmp_path / "out.svg")
     # Nothing is measured first: the model is not even looked for.
     asked = RUNNER.invoke(app, ["profile", "no-such-model", "--plot", str(tmp_path / "out.svg")])
     assert asked.exit_code == 1
-    assert 'pip install "slmq[plot]"' in asked.stderr
+    assert "pip install matplotlib" in asked.stderr
 
 
 # ------------------------------------------------------------------ the real model

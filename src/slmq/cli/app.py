@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,6 +24,23 @@ from slmq.cli.run import run
 
 __all__ = ["app"]
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "chat": chat,
+    "pull": pull,
+    "list": list_models,
+    "show": show,
+    "rm": remove,
+    "convert": convert,
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "perplexity": perplexity,
+    "compare": compare,
+    "eval": evaluate,
+    "bench": bench,
+    "profile": profile,
+    "doctor": doctor,
+}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 app = typer.Typer(
@@ -30,12 +49,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Small language models on an ordinary CPU.",
+    help="Run small language models on an ordinary CPU.",
 )
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if wanted:
         from importlib.metadata import version
 
@@ -46,10 +65,13 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     _version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="And leave.")
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Small language models on an ordinary CPU."""
+    """Run small language models on an ordinary CPU."""
     level = os.environ.get("SLMQ_LOG_LEVEL", "").upper()
     if level:
         if level not in LOG_LEVELS:
@@ -60,18 +82,11 @@ def common(
         logging.getLogger("slmq").setLevel(level)
 
 
-app.command()(run)
-app.command()(chat)
-app.command()(pull)
-app.command("list")(list_models)
-app.command()(show)
-app.command("rm")(remove)
-app.command()(convert)
-app.command()(quantize)
-app.command()(dequantize)
-app.command()(perplexity)
-app.command()(compare)
-app.command("eval")(evaluate)
-app.command()(bench)
-app.command()(profile)
-app.command()(doctor)
+def unwrapped(function: Callable[..., None]) -> str:
+    """The docstring of a command with one line for each paragraph: terminals wrap it anew."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for name, function in COMMANDS.items():
+    app.command(name, help=unwrapped(function))(function)

@@ -24,10 +24,10 @@ PROMPT = ">>> "
 HISTORY_LINES = 1000
 HELP = """\
 /undo          forget the last question and its answer
-/reset         forget all of them
-/system TEXT   begin anew with another system message (without TEXT: with none)
-/exit          leave, as Ctrl-D does
-//TEXT         a message that begins with a slash
+/reset         forget the whole conversation
+/system TEXT   start over with TEXT as the system message (without TEXT: with none)
+/exit          quit (so does Ctrl-D)
+//TEXT         send a message that starts with a slash
 Ctrl-C         stop the answer"""
 
 
@@ -55,9 +55,10 @@ def chat(
     offline: o.Offline = False,
     stats: o.Stats = False,
 ) -> None:
-    """Talk with a model, in turns; /help shows the commands.
+    """Chat with a model; /help lists the commands.
 
-    Lines may also come from a pipe. Answers go to stdout, everything else to stderr.
+    Messages may also come from a pipe, one per line. Answers go to stdout, everything else to
+    stderr.
     """
     given = o.sampling(
         {
@@ -86,11 +87,11 @@ def chat(
     )
     with loaded.model as m:
         if m.tokenizer.chat_template is None:
-            raise Error(f"{m.name} has no chat template; `slmq run` continues a text with it")
+            raise Error(f"{m.name} has no chat template; use `slmq run` to continue a text with it")
         talk = Conversation(m, system, {**loaded.suggested, **given}, stats=stats)
         with Lines() as lines:
             if lines.interactive:
-                note(f"{m.name}; /help for commands, Ctrl-D leaves")
+                note(f"{m.name}; type /help for commands, press Ctrl-D to quit")
             while (line := lines.read()) is not None and talk.handle(line):
                 pass
 
@@ -107,7 +108,7 @@ class Conversation:
         self._session: ChatSession = model.chat(system, **params)
 
     def handle(self, line: str) -> bool:
-        """Does what a line asks; False when it asks to leave."""
+        """Do what a line asks; False when it asks to quit."""
         text = line.strip()
         if not text:
             return True
@@ -123,22 +124,26 @@ class Conversation:
         if name in ("exit", "quit", "bye"):
             return False
         if name == "undo":
-            note("forgot the last turn" if self._session.undo() else "there is no turn to forget")
+            note("forgot the last turn" if self._session.undo() else "there is nothing to forget")
         elif name == "reset":
             self._session.reset()
-            note("forgot every turn")
+            note("forgot the whole conversation")
         elif name == "system":
             self._session.close()
             self._session = self._model.chat(rest.strip() or None, **self._params)
-            note("began anew" + (" with this system message" if rest.strip() else ""))
+            about = "with the new" if rest.strip() else "without a"
+            note(f"started over {about} system message")
         elif name in ("help", "?"):
             note(HELP)
         else:
-            note(f"no command /{name}; /help shows them, // begins a message with a slash")
+            note(
+                f"unknown command /{name}; /help lists the commands, and // starts a message "
+                "with a slash"
+            )
         return True
 
     def _say(self, text: str) -> None:
-        """One turn; what fails is told, and the conversation goes on as if it had not been."""
+        """One turn; an error is reported and leaves the conversation as it was."""
         try:
             with Bar() as bar:
                 stream = self._session.stream(text, progress=prompt_progress(bar))
@@ -194,7 +199,7 @@ class Lines:
                 return None
             except KeyboardInterrupt:
                 # Ctrl-C between answers throws the line away that was begun.
-                note("\n(Ctrl-D or /exit leaves)")
+                note("\n(press Ctrl-D or type /exit to quit)")
 
 
 def history_file() -> Path:

@@ -21,9 +21,10 @@ def convert(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Write a model as a folder of packed weights, and print where it lies.
+    """Write a model as a folder of packed weights and print its path.
 
-    The folder answers as the source does, bit for bit, and loads in a fraction of the time.
+    The folder gives the same answers as the source, bit for bit, and loads in a fraction of the
+    time.
     """
     from slmq.conversion.convert import convert as write_folder
 

@@ -1,4 +1,4 @@
-"""`slmq doctor`: what slmq sees of this machine, and what is odd about it."""
+"""`slmq doctor`: what slmq finds on this machine, and what to watch out for."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ VARIABLES = (
 SelfTest = Annotated[
     bool,
     typer.Option(
-        "--selftest", help="Run every kernel instead and compare its bits with the known ones."
+        "--selftest",
+        help="Run every kernel and compare its results with the reference, bit for bit.",
     ),
 ]
 
 
 def doctor(selftest: SelfTest = False, as_json: o.Json = False) -> None:
-    """CPU, kernels and why, threads and why, cache, versions; warns of what costs speed.
+    """Show the CPU, the kernels and threads chosen (and why), the cache and versions.
 
-    With --selftest: does every kernel of every table that this CPU runs, and a tiny model, give the
-    bits that slmq gives everywhere? Status 1 if not.
+    Warnings name whatever costs speed. With --selftest, run every kernel that this CPU supports and
+    a tiny model, and check that all results match the reference, bit for bit; the exit status is 1
+    if any differs.
     """
     if selftest:
         if not check_kernels(as_json):
@@ -104,23 +106,23 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     best = facts["isa_available"][-1]
     if facts["isa"] != best:
         found.append(
-            f"kernels {facts['isa']} are forced, and this CPU runs {best}, which is faster"
+            f"the {facts['isa']} kernels are forced, but this CPU also runs {best}, which is faster"
         )
     elif best == "scalar":
-        found.append("only the plain kernels run on this CPU: expect a tenth of the speed")
+        found.append("this CPU only runs the portable kernels: expect a tenth of the usual speed")
     limits, threads = facts["thread_limits"], facts["threads"]
     cores, quota = limits["physical_cores"], limits["quota_cpus"]
     if quota is not None and quota < cores:
         found.append(f"the container's CPU quota ({quota:g}) is below the {cores} physical cores")
     if limits["affinity_cpus"] < cores:
-        found.append(f"this process may use {limits['affinity_cpus']} CPUs of {cores} cores")
+        found.append(f"this process may use only {limits['affinity_cpus']} CPUs of {cores} cores")
     if threads > cores:
-        found.append(f"{threads} threads on {cores} physical cores: more is slower")
+        found.append(f"{threads} threads on {cores} physical cores: fewer would be faster")
     cache = facts["cache"]
     if not cache["writable"]:
-        found.append(f"the cache {cache['folder']} cannot be written; set SLMQ_CACHE_DIR")
+        found.append(f"the cache {cache['folder']} is not writable; set SLMQ_CACHE_DIR")
     if cache["free_bytes"] < LITTLE_DISK:
-        found.append(f"only {size(cache['free_bytes'])} are free where the cache is")
+        found.append(f"only {size(cache['free_bytes'])} of disk space left for the cache")
     return found
 
 
@@ -186,7 +188,11 @@ def check_kernels(as_json: bool) -> bool:
         return ok
     for name, why in missing.items():
         write(f"{'not run':12}{name}: it {why}\n")
-    write("the bits that slmq gives everywhere\n" if ok else "NOT the bits that slmq gives\n")
+    write(
+        "all results match the reference, bit for bit\n"
+        if ok
+        else "some results DIFFER from the reference\n"
+    )
     return ok
 
 
@@ -194,5 +200,5 @@ def table_lines(found: TableReport) -> str:
     """A line for a table, and one for everything that is wrong with it."""
     lines = [f"{found.isa + ':':12}{found.equal} of {found.total} equal ({found.seconds:.1f} s)"]
     lines += [f"{'':12}differs: {name}" for name in found.differing]
-    lines += [f"{'':12}contradicts itself: {fault}" for fault in found.faults]
+    lines += [f"{'':12}inconsistent: {fault}" for fault in found.faults]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Commands that make a folder of a model: their arguments, finding SRC, telling of DST."""
+"""Commands that write a model as a folder: their arguments, finding SRC, reporting DST."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Force", "Source", "Target", "find", "make_folder"]
 Source = Annotated[
     str, typer.Argument(metavar="SRC", help="Catalogue name, hub id, folder or .gguf file.")
 ]
-Target = Annotated[str, typer.Argument(metavar="DST", help="The folder to make.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a folder that slmq wrote.")]
+Target = Annotated[str, typer.Argument(metavar="DST", help="Folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite DST if slmq wrote it.")]
 
 
 def find(src: str, *, revision: str | None, offline: bool) -> ResolvedModel:
-    """Where a model lies; fetched first if need be."""
+    """Where a model is; downloaded first if need be."""
     import slmq.hub as hub
 
     with Downloads() as downloads:
@@ -40,7 +40,7 @@ def make_folder(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Make a folder of a model under a bar of bytes, and tell where it lies.
+    """Write a model as a folder with a progress bar, and report its path.
 
     `make` takes the source and whom to tell (bytes done, bytes in all), and returns the folder.
     """

@@ -18,16 +18,22 @@ __all__ = ["bench", "load_to_measure"]
 def bench(
     model: o.MaybeModel = None,
     *,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt; 0: no such test.")] = 512,
-    gen: Annotated[int, typer.Option(help="Tokens generated; 0: no such test.")] = 64,
+    prompt: Annotated[int, typer.Option(help="Prompt length in tokens; 0 skips this test.")] = 512,
+    gen: Annotated[int, typer.Option(help="Number of tokens to generate; 0 skips this test.")] = 64,
     batch: Annotated[
-        str, typer.Option(help="Sequences that generate at once, such as 1,4,8: a row for each.")
+        str,
+        typer.Option(
+            help="Number of sequences that generate together; a list such as 1,4,8 prints a row "
+            "for each."
+        ),
     ] = "1",
     threads: Annotated[
         str | None,
-        typer.Option(help="Such as 1,2; by default as many as a model would run with."),
+        typer.Option(
+            help="Number of threads, or a list such as 1,2; by default what a model would use."
+        ),
     ] = None,
-    repeat: Annotated[int, typer.Option(help="Timed runs of each test.")] = 3,
+    repeat: Annotated[int, typer.Option(help="Number of timed runs of each test.")] = 3,
     quant: o.Quant = None,
     kv_dtype: o.KvDtype = "f16",
     shape: o.Shape = None,
@@ -36,7 +42,7 @@ def bench(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Speed of prompt and generation, beside the machine's limits measured in the same run."""
+    """Measure prompt and generation speed against the machine's own limits, in the same run."""
     from slmq.speed import bench as measure
 
     counts = thread_counts(threads)
@@ -86,11 +92,11 @@ def load_to_measure(
     from slmq.speed import bench as measure
 
     if (model is None) == (shape is None):
-        raise ValueError("expected a MODEL or a --shape, one of them")
+        raise ValueError("expected either a MODEL or a --shape")
     if shape is not None:
         if quant is not None:
-            raise ValueError("--quant is for a MODEL; a --shape has --format")
-        with spinner(f"making up {shape}"):
+            raise ValueError("--quant works with a MODEL only; use --format with a --shape")
+        with spinner(f"generating {shape}"):
             return measure.load_shape(shape, weight_format)
     assert model is not None  # one of the two is there
     with Downloads() as progress:

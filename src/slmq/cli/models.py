@@ -1,4 +1,4 @@
-"""`slmq pull`, `list`, `show`, `rm`: the models on this disk."""
+"""`slmq pull`, `list`, `show`, `rm`: the models in the cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pull(
     revision: o.Revision = None,
     as_json: o.Json = False,
 ) -> None:
-    """Download a model unless it is there, and print where it lies."""
+    """Download a model if it is not in the cache, and print its path."""
     import slmq.hub as hub
 
     with Downloads() as progress:
@@ -40,11 +40,14 @@ def pull(
 
 def list_models(
     of_catalogue: Annotated[
-        bool, typer.Option("--catalogue", help="All that slmq knows by name, pulled or not.")
+        bool,
+        typer.Option(
+            "--catalogue", help="List every model that slmq knows by name, downloaded or not."
+        ),
     ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """List the models that were pulled."""
+    """List the models in the cache."""
     import slmq.hub as hub
 
     if of_catalogue:
@@ -59,7 +62,7 @@ def list_models(
         print_table(("name", "size>", "licence", "source", "path"), rows)
     missing = sorted(hub.catalogue().keys() - {m.name for m in models})
     if missing:
-        note(f"to pull from the catalogue: {', '.join(missing)}")
+        note(f"available to pull: {', '.join(missing)}")
 
 
 def _list_catalogue(as_json: bool) -> None:
@@ -87,7 +90,7 @@ def show(
     revision: o.Revision = None,
     as_json: o.Json = False,
 ) -> None:
-    """Show what a model is, from its headers: no weights are read, nothing is downloaded."""
+    """Describe a model from its headers, without reading weights or downloading anything."""
     import slmq.hub as hub
     from slmq.checkpoint import open_checkpoint
 
@@ -114,8 +117,11 @@ def show(
         write(f"{name.replace('_', ' '):14}{shown(name, value)}\n")
 
 
-def remove(model: o.ModelName, as_json: o.Json = False) -> None:
-    """Delete a model that was pulled."""
+def remove(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalogue name or hub id.")],
+    as_json: o.Json = False,
+) -> None:
+    """Delete a model from the cache."""
     import slmq.hub as hub
 
     freed = hub.remove(model)
@@ -213,9 +219,9 @@ def stored_bytes(path: Path) -> int:
 def shown(name: str, value: Any) -> str:
     """A fact for people."""
     if value is None:
-        return "not pulled yet" if name == "path" else "not stated"
+        return "not downloaded" if name == "path" else "not stated"
     if isinstance(value, bool):
-        return "yes" if value else "no: slmq cannot run it"
+        return "yes" if value else "no, slmq cannot run it"
     if name == "sampling":
         return ", ".join(f"{key} {number:g}" for key, number in value.items())
     if name == "parameters":

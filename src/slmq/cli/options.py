@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they become."""
+"""Options that several commands share, and the arguments that they become."""
 
 from __future__ import annotations
 
@@ -51,122 +51,154 @@ MaybeModel = Annotated[
 Shape = Annotated[
     str | None,
     typer.Option(
-        help="Instead of MODEL: random weights with the configuration of a model in the "
-        "catalogue (`slmq list --catalogue`; the start of a name will do), built in memory and "
-        "run as its own family.",
+        help="Instead of MODEL: random weights in the configuration of a catalogue model, built "
+        "in memory (`slmq list --catalogue` shows the names; the start of one is enough).",
     ),
 ]
 ShapeFormat = Annotated[
     str,
-    typer.Option("--format", help="Of a shape: q4g32s, q4g32a, q4k, q6k, q8g32s, f16, f32, ..."),
+    typer.Option(
+        "--format",
+        help="Weight format for --shape: q4g32s, q4g32a, q4k, q6k, q8g32s, f16, f32, ...",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 System = Annotated[str | None, typer.Option(help="System message.")]
-Stats = Annotated[bool, typer.Option("--stats", help="Speed and memory, on stderr.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Print speed and memory to stderr.")]
 
 NCtx = Annotated[
     int | None,
     typer.Option(
         "--n-ctx",
-        help="Most tokens of prompt and answer together; by default what the model was made for.",
+        help="Context size: the maximum number of tokens of prompt and answer together. Default: "
+        "the model's own.",
         rich_help_panel=LOADING,
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="By default the physical cores within affinity and CPU quota.",
+        help="Number of threads. Default: one per physical core that the process may use.",
         rich_help_panel=LOADING,
     ),
 ]
 Quant = Annotated[
     str | None,
-    typer.Option(help="int4, int8, f16, f32: what weights become.", rich_help_panel=LOADING),
+    typer.Option(
+        help="Weight format: int4, int8, f16 or f32. Default: as stored.", rich_help_panel=LOADING
+    ),
 ]
 KvDtype = Annotated[
-    str, typer.Option("--kv-dtype", help="f16, f32 or int8: the cache.", rich_help_panel=LOADING)
+    str,
+    typer.Option(
+        "--kv-dtype",
+        help="Type of the cached keys and values: f16, f32 or int8.",
+        rich_help_panel=LOADING,
+    ),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="Where weights lie: mmap (the default for folders of `slmq convert`), huge (2 MiB "
-        "pages, the default for others) or small (ordinary ones).",
+        help="Where to keep the weights: mmap (map the file; the default for packed folders), huge "
+        "(2 MiB pages; the default otherwise) or small (ordinary pages).",
         rich_help_panel=LOADING,
     ),
 ]
 Activations = Annotated[
     str,
     typer.Option(
-        help="mixed, or exact: 16 bits for all inputs of integer weights.", rich_help_panel=LOADING
+        help="Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or "
+        "exact (16 bits everywhere).",
+        rich_help_panel=LOADING,
     ),
 ]
-Revision = Annotated[str | None, typer.Option(help="Of a hub repository.", rich_help_panel=LOADING)]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Revision (branch, tag or commit) of the hub repository.", rich_help_panel=LOADING
+    ),
+]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=LOADING)
+    bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=LOADING)
 ]
 
 MaxTokens = Annotated[
     int | None,
     typer.Option(
-        help="Most tokens of the answer; by default it ends by itself or with the context.",
+        help="Maximum length of the answer in tokens. Default: until the model stops or the "
+        "context is full.",
         rich_help_panel=SAMPLING,
     ),
 ]
 Temperature = Annotated[
     float | None,
     typer.Option(
-        help="0 takes the likeliest token each time. By default what the catalogue suggests for "
-        "the model (so for --top-p and others), else 0.",
+        help="Sampling temperature; 0 always takes the most likely token. Default: what the "
+        "catalogue suggests for the model (--top-p and others likewise), otherwise 0.",
         rich_help_panel=SAMPLING,
     ),
 ]
 TopK = Annotated[
     int | None,
-    typer.Option("--top-k", help="Keep the k likeliest tokens.", rich_help_panel=SAMPLING),
+    typer.Option("--top-k", help="Sample from the k most likely tokens.", rich_help_panel=SAMPLING),
 ]
 TopP = Annotated[
     float | None,
     typer.Option(
-        "--top-p", help="Keep the likeliest with this probability.", rich_help_panel=SAMPLING
+        "--top-p",
+        help="Sample from the most likely tokens whose probabilities add up to this.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 MinP = Annotated[
     float | None,
     typer.Option(
-        "--min-p", help="Keep those this near to the likeliest.", rich_help_panel=SAMPLING
+        "--min-p",
+        help="Drop tokens less likely than this fraction of the most likely one.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
-    typer.Option(help="Over 1: fewer tokens of prompt and answer.", rich_help_panel=SAMPLING),
+    typer.Option(
+        help="Values above 1 discourage tokens already in the prompt or answer.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 PresencePenalty = Annotated[
     float | None,
-    typer.Option(help="-2 to 2, against tokens of the answer.", rich_help_panel=SAMPLING),
+    typer.Option(
+        help="-2 to 2; positive values discourage tokens already in the answer.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 FrequencyPenalty = Annotated[
     float | None,
-    typer.Option(help="-2 to 2, for each time a token is in the answer.", rich_help_panel=SAMPLING),
+    typer.Option(
+        help="-2 to 2; positive values discourage tokens, more so the more often the answer has "
+        "them.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 LogitBias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ID=VALUE",
-        help="Add to the logit of a token; -inf bans it. Repeatable.",
+        help="Add VALUE to the logit of token ID; -inf bans it. Repeatable.",
         rich_help_panel=SAMPLING,
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="The same seed gives the same text.", rich_help_panel=SAMPLING),
+    typer.Option(help="Random seed; the same seed gives the same text.", rich_help_panel=SAMPLING),
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(help="Text at which the answer ends. Repeatable.", rich_help_panel=SAMPLING),
+    typer.Option(help="Text that ends the answer. Repeatable.", rich_help_panel=SAMPLING),
 ]
 IgnoreEos = Annotated[
     bool,
-    typer.Option("--ignore-eos", help="Go on after end tokens.", rich_help_panel=SAMPLING),
+    typer.Option("--ignore-eos", help="Continue past end tokens.", rich_help_panel=SAMPLING),
 ]
 
 

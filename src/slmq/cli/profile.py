@@ -24,19 +24,20 @@ def profile(
     model: o.MaybeModel = None,
     *,
     prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of the prompt that is profiled; 0: decode alone.")
+        int, typer.Option(help="Prompt length in tokens; 0 profiles decoding only.")
     ] = 512,
     context: Annotated[
-        int, typer.Option(help="Tokens in the cache while decode is profiled.")
+        int, typer.Option(help="Number of tokens in the cache while decoding is profiled.")
     ] = 128,
     threads: o.Threads = None,
     repeat: Annotated[
-        int, typer.Option(help="Timed prompts; decode takes eight tokens for each.")
+        int, typer.Option(help="Number of timed prompts; decoding times eight tokens for each.")
     ] = 3,
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help='Draw it as .svg, .png or .pdf; needs pip install "slmq[plot]".'
+            metavar="FILE",
+            help="Also draw a chart (.svg, .png or .pdf); needs `pip install matplotlib`.",
         ),
     ] = None,
     quant: o.Quant = None,
@@ -47,7 +48,7 @@ def profile(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Where time goes, by op and by layer, beside the machine's limits of the same run."""
+    """Show where time goes, by op and by layer, against the machine's own limits."""
     import slmq._native as _native
     import slmq.speed.profile as measure
     from slmq.speed.profile_plot import check_plot, draw
@@ -76,9 +77,12 @@ def profile(
         )
     if plot is not None:
         draw(found, plot)
-        note(f"drawn to {plot}")
+        note(f"chart written to {plot}")
     if any(phase.slowest_us > BUSY * phase.fastest_us for phase in found.phases):
-        note("runs differ a lot: other processes were at work, and the numbers are theirs, too")
+        note(
+            "timings vary widely; other processes were using the CPU, so treat these numbers "
+            "with caution"
+        )
     if as_json:
         print_json(found.as_json())
     else:
@@ -99,7 +103,7 @@ def print_profile(found: Profile) -> None:
     write(
         f"limits, {_count(limits.threads, 'thread')}: read {limits.read_gb_per_s:.1f} GB/s, "
         f"int8 {limits.integer_peak_gmac_per_s:.0f} GMAC/s"
-        + ("; 16-bit activations take two products, so 0.5 is all of it" * _wide(found))
+        + ("; 16-bit activations take two products, so 0.5 is full use" * _wide(found))
         + f"\n\n{found.sentence[0].upper()}{found.sentence[1:]}\n"
     )
 
@@ -114,7 +118,8 @@ def _title(phase: Phase) -> str:
         what = f"prefill, a prompt of {_count(phase.tokens, 'token')} in {runs}"
     spread = f"{duration(phase.fastest_us)} to {duration(phase.slowest_us)}"
     return (
-        f"{what}: {duration(phase.time_us)} ({spread}), without clocks {duration(phase.plain_us)}"
+        f"{what}: {duration(phase.time_us)} ({spread}; "
+        f"{duration(phase.plain_us)} without per-op timing)"
     )
 
 

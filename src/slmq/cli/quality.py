@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "evaluate", "perplexity"]
 
-Text = Annotated[str, typer.Option(help="UTF-8 text.")]
-Ctx = Annotated[int, typer.Option(help="Tokens of a window; those of its second half are scored.")]
+Text = Annotated[str, typer.Option(help="Text file (UTF-8).")]
+Ctx = Annotated[int, typer.Option(help="Window size in tokens; the second half is scored.")]
 Chunks = Annotated[
-    int | None, typer.Option(help="Most windows; by default all that the file fills.")
+    int | None, typer.Option(help="Maximum number of windows. Default: the whole file.")
 ]
 
 
@@ -40,7 +40,7 @@ def perplexity(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Perplexity of a text: consecutive windows, the second half of each scored."""
+    """Measure perplexity on a text, in consecutive windows whose second halves are scored."""
     import slmq.evaluation as measure
 
     text = measure.read_text(file)
@@ -78,33 +78,35 @@ def perplexity(
     else:
         write(
             f"perplexity {result.perplexity:.4f} +- {result.standard_error:.4f} "
-            f"({result.tokens:,} tokens of {result.windows} windows, {result.seconds:.1f} s)\n"
+            f"({result.tokens:,} tokens in {result.windows} windows, {result.seconds:.1f} s)\n"
         )
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The reference: name, folder or file.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is held against it.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Reference model: name, folder or file.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Model to compare with it.")],
     *,
     file: Text,
     ctx: Ctx = 512,
     chunks: Chunks = None,
     quant_a: Annotated[
-        str | None, typer.Option(help="What weights of A become, as --quant elsewhere.")
+        str | None, typer.Option(help="Weight format of A, as --quant elsewhere.")
     ] = None,
-    quant_b: Annotated[str | None, typer.Option(help="What weights of B become.")] = None,
-    kv_dtype_a: Annotated[str, typer.Option("--kv-dtype-a", help="Cache of A.")] = "f16",
-    kv_dtype_b: Annotated[str, typer.Option("--kv-dtype-b", help="Cache of B.")] = "f16",
-    activations_a: Annotated[str, typer.Option("--activations-a", help="Of A.")] = "mixed",
+    quant_b: Annotated[str | None, typer.Option(help="Weight format of B.")] = None,
+    kv_dtype_a: Annotated[str, typer.Option("--kv-dtype-a", help="Cache type of A.")] = "f16",
+    kv_dtype_b: Annotated[str, typer.Option("--kv-dtype-b", help="Cache type of B.")] = "f16",
+    activations_a: Annotated[
+        str, typer.Option("--activations-a", help="Activations of A: mixed or exact.")
+    ] = "mixed",
     activations_b: Annotated[
-        str, typer.Option("--activations-b", help="Of B: mixed or exact.")
+        str, typer.Option("--activations-b", help="Activations of B: mixed or exact.")
     ] = "mixed",
     threads: o.Threads = None,
     memory: o.Memory = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Divergence of B's next-token distributions from A's over a text."""
+    """Measure how far B's next-token distributions are from A's on a text."""
     import slmq.evaluation as measure
 
     text = measure.read_text(file)
@@ -147,21 +149,26 @@ def compare(
 def evaluate(
     model: o.ModelName,
     *,
-    task: Annotated[str, typer.Option(help="lambada, sst2 or choices.")],
-    file: Annotated[str, typer.Option(help="JSONL, JSON, CSV or TSV with the items.")],
-    shots: Annotated[int, typer.Option(help="Examples with answers before each question.")] = 0,
+    task: Annotated[str, typer.Option(help="Task: lambada, sst2 or choices.")],
+    file: Annotated[str, typer.Option(help="Items, as JSONL, JSON, CSV or TSV.")],
+    shots: Annotated[
+        int, typer.Option(help="Number of answered examples before each question.")
+    ] = 0,
     train: Annotated[
         str | None,
-        typer.Option(help="File to draw the shots from; by default the first rows of --file."),
+        typer.Option(help="File to draw the examples from. Default: the first rows of --file."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of drawing from --train.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Most items; by default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for drawing from --train.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of items. Default: all.")
+    ] = None,
     template: Annotated[
         str | None,
-        typer.Option(help='How an item is written, such as "Q: {question}\nA: {answer}".'),
+        typer.Option(help='Prompt template, such as "Q: {question}\nA: {answer}".'),
     ] = None,
     samples: Annotated[
-        str | None, typer.Option(help="Write every item with its log-probabilities as JSONL.")
+        str | None,
+        typer.Option(help="Write every item with its log-probabilities to this JSONL file."),
     ] = None,
     threads: o.Threads = None,
     quant: o.Quant = None,
@@ -173,10 +180,10 @@ def evaluate(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """How often the right answer is the likeliest: last words, sentiment, multiple choice."""
+    """Measure how often the right answer is the most likely one, on a benchmark file."""
     import slmq.evaluation as measure
 
-    # What is wrong with the file is said before a model is looked for.
+    # A faulty file is reported before the model is looked for.
     measure.prepare(task, file, shots=shots, train=train, seed=seed, limit=limit, template=template)
     loaded = load_model(
         model,
@@ -209,13 +216,13 @@ def evaluate(
     else:
         rows = [measured(name, metric, 4) for name, metric in result.metrics.items()]
         print_table((task, "value>", "standard error>"), rows)
-        write(f"{len(result.samples):,} items, shots {shots}, {result.seconds:.1f} s\n")
+        write(f"{len(result.samples):,} items, {shots}-shot, {result.seconds:.1f} s\n")
 
 
 def note_windows(found: int, ctx: int, wanted: int | None) -> None:
     """Says so if a text fills fewer windows than were asked for."""
     if wanted is not None and found < wanted:
-        note(f"the file fills {found} windows of {ctx} tokens, not {wanted}")
+        note(f"the file is long enough for {found} windows of {ctx} tokens, not {wanted}")
 
 
 def print_comparison(result: Comparison) -> None:
@@ -226,16 +233,16 @@ def print_comparison(result: Comparison) -> None:
         ("90th percentile", f"{result.kl_p90:.6f}", ""),
         ("99th percentile", f"{result.kl_p99:.6f}", ""),
         ("largest", f"{result.kl_max:.6f}", ""),
-        measured("same likeliest token", result.top1_agreement, 4),
-        measured("logits, RMS of the difference", result.logit_rms, 4),
-        ("over the RMS of A's logits", f"{result.logit_rms_relative:.4f}", ""),
-        measured("probability of the text's token, RMS change", result.token_probability_rms, 4),
+        measured("same most likely token", result.top1_agreement, 4),
+        measured("RMS difference of logits", result.logit_rms, 4),
+        ("relative to the RMS of A's logits", f"{result.logit_rms_relative:.4f}", ""),
+        measured("RMS change of the text token's probability", result.token_probability_rms, 4),
         measured("perplexity of A", result.perplexity_a, 4),
         measured("perplexity of B", result.perplexity_b, 4),
-        measured("perplexity of B over A's", result.perplexity_ratio, 5),
+        measured("perplexity of B / perplexity of A", result.perplexity_ratio, 5),
     ]
     print_table(("", "value>", "standard error>"), rows)
-    write(f"{result.tokens:,} tokens of {result.windows} windows, {result.seconds:.1f} s\n")
+    write(f"{result.tokens:,} tokens in {result.windows} windows, {result.seconds:.1f} s\n")
 
 
 def measured(name: str, metric: Metric, digits: int) -> tuple[str, str, str]:

@@ -23,35 +23,36 @@ def quantize(
     format: Annotated[
         str | None,
         typer.Option(
-            help="int4 (q4g32a, the default), int8 (q8g32s), or a packed format: q2k, q4g128s, "
-            "q4g64s, q4g128z, q4g32s, q4g64z, q4k, q4g32a, q5k, q6k, q8g32s."
+            help="Weight format: int4 (q4g32a, the default), int8 (q8g32s), or one of q2k, "
+            "q4g128s, q4g64s, q4g128z, q4g32s, q4g64z, q4k, q4g32a, q5k, q6k, q8g32s."
         ),
     ] = None,
     bits: Annotated[
         float | None,
         typer.Option(
-            help="Instead of a format: bits per weight on average, 4.5 for example; every matrix "
-            "gets the format that it needs."
+            help="Instead of --format: average bits per weight, such as 4.5; each matrix gets the "
+            "format that suits it."
         ),
     ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A text like those that the model is for: better rounding."
+            metavar="FILE",
+            help="Text typical of what the model will read; makes rounding more accurate.",
         ),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
-            help="How weights are rounded: auto (what measures best), rtn, and with --calibrate "
-            "weighted, feedback, rescaled."
+            help="Rounding method: auto (the best by measurement), rtn, or, with --calibrate, "
+            "weighted, feedback or rescaled."
         ),
     ] = "auto",
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="An HTML page: error per layer and per format, size against quality.",
+            help="Write an HTML page: error per layer and format, size against quality.",
         ),
     ] = None,
     force: Force = False,
@@ -60,10 +61,10 @@ def quantize(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Quantize a model into a folder that slmq maps and runs, and print where it lies.
+    """Quantize a model into a folder that is memory-mapped and run as is; print its path.
 
-    The same source and settings give the same bytes everywhere. What was interrupted goes on where
-    it was when the same command is given again.
+    The same source and settings give the same bytes on every machine. To resume an interrupted run,
+    repeat the command.
     """
     from slmq.quantizer import quantize as write_folder
 
@@ -99,14 +100,14 @@ def dequantize(
     src: Source,
     dst: Target,
     *,
-    dtype: Annotated[str, typer.Option(help="f16, or f32: twice the bytes, no rounding.")] = "f16",
+    dtype: Annotated[str, typer.Option(help="f16, or f32 (twice the size, no rounding).")] = "f16",
     force: Force = False,
     threads: o.Threads = None,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Write a model as an ordinary folder with float weights, which transformers loads."""
+    """Write a model as an ordinary folder of float weights that transformers can load."""
     from slmq.conversion.dequantize import dequantize as write_folder
 
     make_folder(

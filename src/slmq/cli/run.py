@@ -24,12 +24,12 @@ __all__ = ["prompt_for", "run", "show_stats"]
 def run(
     model: o.ModelName,
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help='What to ask; "-" reads it from stdin.')
+        str, typer.Argument(metavar="PROMPT", help='Prompt; "-" reads it from stdin.')
     ],
     *,
     system: o.System = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the prompt as it stands: no chat template.")
+        bool, typer.Option("--raw", help="Complete the prompt verbatim, without the chat template.")
     ] = False,
     max_tokens: o.MaxTokens = None,
     temperature: o.Temperature = None,
@@ -46,7 +46,7 @@ def run(
     logprobs: Annotated[
         int | None,
         typer.Option(
-            help="With --json: log-probabilities of the tokens and of that many likeliest.",
+            help="With --json: log-probabilities of each token and of this many most likely ones.",
             rich_help_panel=o.SAMPLING,
         ),
     ] = None,
@@ -60,9 +60,9 @@ def run(
     stats: o.Stats = False,
     as_json: o.Json = False,
 ) -> None:
-    """Answer one prompt. The answer, and nothing else, goes to stdout as it is made.
+    """Answer one prompt. Only the answer goes to stdout, as it is generated.
 
-    A model with a chat template gets the prompt as the message of a user. Ctrl-C stops the answer.
+    If the model has a chat template, the prompt is sent as a user message. Ctrl-C stops the answer.
     """
     given = o.sampling(
         {
@@ -82,7 +82,7 @@ def run(
         }
     )
     if logprobs is not None and not as_json:
-        raise ValueError("--logprobs: only --json has a place for them")
+        raise ValueError("--logprobs needs --json")
     text = read_prompt(prompt)
     loaded = load_model(
         model,
@@ -118,11 +118,11 @@ def read_prompt(prompt: str) -> str:
             prompt = sys.stdin.buffer.read().decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"stdin: expected UTF-8 text; {error.reason} at {error.start}"
+                f"stdin: expected UTF-8 text, got {error.reason} at byte {error.start}"
             ) from None
         prompt = prompt.removesuffix("\n").removesuffix("\r")
     if not prompt:
-        raise ValueError("the prompt is empty; give some text")
+        raise ValueError("the prompt is empty")
     return prompt
 
 
@@ -138,8 +138,8 @@ def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Pro
         messages = [] if system is None else [{"role": "system", "content": system}]
         return [*messages, {"role": "user", "content": text}]
     if system is not None:
-        reason = "--raw leaves it out" if raw else f"{model.name} has none"
-        raise ValueError(f"--system needs the model's chat template, and {reason}")
+        reason = "--raw leaves it out" if raw else f"{model.name} has no chat template"
+        raise ValueError(f"--system needs a chat template, but {reason}")
     return text
 
 
@@ -179,12 +179,12 @@ def prompt_progress(bar: Bar) -> Any:
 
 def show_stats(result: GenerationResult) -> None:
     """Speed and memory of an answer, to stderr."""
-    cached = f" ({result.cached_tokens} from the cache)" if result.cached_tokens else ""
+    cached = f" ({result.cached_tokens} cached)" if result.cached_tokens else ""
     parts = [
         f"prompt {result.prompt_tokens} tokens{cached}, {result.prompt_tps:.1f} tokens/s",
         f"answer {result.generated_tokens} tokens, {result.generation_tps:.1f} tokens/s",
         f"first token after {result.time_to_first_token:.2f} s",
-        f"ended by {result.finish_reason}",
+        f"finish reason {result.finish_reason}",
     ]
     if result.seed is not None:
         parts.append(f"seed {result.seed}")

@@ -67,7 +67,7 @@ def _figure_class() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise Error(
-            'plots need matplotlib, which is not installed; pip install "slmq[plot]"'
+            "charts need matplotlib, which is not installed; run `pip install matplotlib`"
         ) from error
     return Figure
 
