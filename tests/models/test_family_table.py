@@ -1,4 +1,4 @@
-"""README's table of families is what the tests say."""
+"""The table of docs/families.md is what the tests say."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from family_table import BEGIN, END, README, Collected, renewed, table
+from family_table import BEGIN, END, PAGE, Collected, renewed, table
 
-needs_readme = pytest.mark.skipif(not README.is_file(), reason="reads the source tree")
+needs_page = pytest.mark.skipif(not PAGE.is_file(), reason="reads the source tree")
 
 
-@needs_readme
+@needs_page
 def test_the_table_is_up_to_date() -> None:
     """Renew it with: python tests/support/family_table.py."""
-    program = README.parent / "tests" / "support" / "family_table.py"
+    program = PAGE.parents[1] / "tests" / "support" / "family_table.py"
     done = subprocess.run(
         [sys.executable, program, "--check"], capture_output=True, text=True, check=False
     )

@@ -1,9 +1,9 @@
-"""Write README's table of families: which goldens, by name, are tested from which files.
+"""Write the table of docs/families.md: which goldens, by name, are tested from which files.
 
 What stands there is what pytest collects, so it says what runs and nothing else::
 
-    python tests/support/family_table.py            # renews README.md
-    python tests/support/family_table.py --check    # fails if README.md is out of date
+    python tests/support/family_table.py            # renews docs/families.md
+    python tests/support/family_table.py --check    # fails if the page is out of date
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import textwrap
 from collections import defaultdict
 
 import pytest
 from places import TESTS
 
-README = TESTS.parent / "README.md"
+PAGE = TESTS.parent / "docs" / "families.md"
 BEGIN = "<!-- families: written by `python tests/support/family_table.py` -->\n"
+WIDTH = 110  # of lines in Markdown
 END = "<!-- end of families -->\n"
 FILES = (
     "test_families.py",
@@ -94,35 +96,31 @@ def table(found: Collected) -> str:
         cells = [", ".join(found.cells[family][column]) or "–" for column in columns]
         lines.append(f"| {family} | {' | '.join(cells)} |")
     types = ", ".join(found.types).replace("Q4_K_M", "a mix as Q4_K_M")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Whole models of every GGUF type: {types}.",
-            f"Whole models of packed folders: {'; '.join(found.layouts)}.",
-            "",
-        ]
-    )
+    notes = [
+        f"GGUF types, each as a whole model: {types}.",
+        f"Folders that others quantized, each as a whole model: {'; '.join(found.layouts)}.",
+    ]
+    return "\n".join([*lines, *(f"\n{textwrap.fill(note, WIDTH)}" for note in notes), ""])
 
 
-def renewed(readme: str, text: str) -> str:
-    """README.md with the table between its marks."""
-    before, begin, rest = readme.partition(BEGIN)
+def renewed(page: str, text: str) -> str:
+    """The page with the table between its marks."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md: expected a line {BEGIN!r} and later {END!r}")
+        raise SystemExit(f"docs/families.md: expected a line {BEGIN!r} and later {END!r}")
     return before + begin + text + end + after
 
 
 def main() -> int:
     """The command line; returns the exit code."""
-    readme = README.read_text("utf-8")
-    wanted = renewed(readme, table(collect()))
+    page = PAGE.read_text("utf-8")
+    wanted = renewed(page, table(collect()))
     if sys.argv[1:] == ["--check"]:
-        if readme != wanted:
-            print("README.md: its table is out of date: python tests/support/family_table.py")
-        return int(readme != wanted)
-    README.write_text(wanted, "utf-8")
+        if page != wanted:
+            print(f"{PAGE.name}: its table is out of date: python tests/support/family_table.py")
+        return int(page != wanted)
+    PAGE.write_text(wanted, "utf-8")
     return 0
 
 
