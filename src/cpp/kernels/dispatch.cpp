@@ -63,16 +63,16 @@ const Kernels& amx_table() {
 // Empty if AMX really works here. It is not touched where the user asks for another table.
 std::string missing_for_amx() {
   if (!usable_amx_int8(cpu_features()))
-    return "needs AMX-INT8 beside AVX-512 VNNI, enabled by the operating system";
+    return "needs AMX-INT8 in addition to AVX-512 VNNI, enabled by the operating system";
   const char* forced = std::getenv("SLMQ_ISA");
   if (forced != nullptr && *forced != '\0' && std::string_view(forced) != "amx_int8")
-    return "needs a trial, which is left out while SLMQ_ISA names another table";
-  if (!permit_amx()) return "needs Linux' permission to use tile registers, which was refused";
+    return "needs a trial, which is skipped while SLMQ_ISA names another table";
+  if (!permit_amx()) return "needs permission to use tile registers, which Linux refused";
   const auto trial = [] {
     const DefaultFpMode mode;
     return products_agree(amx_table(), kKernelsScalar);
   };
-  if (!survives(trial)) return "needs tile registers that work; this machine's fault or miscompute";
+  if (!survives(trial)) return "needs working tile registers; here they fault or miscompute";
   return "";
 }
 
@@ -84,7 +84,7 @@ void put_x86(IsaList* list) {
             "needs AVX2, FMA and F16C, enabled by the operating system");
 #if defined(SLMQ_AVXVNNI)
   static const Kernels avxvnni = over(kKernelsAvx2, kKernelsAvxVnni);
-  list->put("avxvnni", &avxvnni, usable_avxvnni(cpu), "needs AVX-VNNI beside AVX2");
+  list->put("avxvnni", &avxvnni, usable_avxvnni(cpu), "needs AVX-VNNI in addition to AVX2");
 #else
   list->put("avxvnni", nullptr, false, "needs a build by a compiler that knows AVX-VNNI");
 #endif
