@@ -69,6 +69,8 @@ FAST_MATH = re.compile(
     r"|-ffinite-math-only|-fno-signed-zeros|-ffp-contract=(?!off)\w+"
 )
 MAX_FILE_LINES = 600
+MAX_PAGE_COLUMNS = 110
+MAX_PAGE_WORDS = 1200  # five minutes at 240 words a minute
 
 
 def python_files() -> list[Path]:
@@ -419,6 +421,68 @@ def test_pre_commit_runs_the_pinned_linters() -> None:
     wanted = dict(pins.findall(project))
     assert wanted.keys() == {"ruff", "mypy", "clang-format"}
     assert set(pins.findall(hooks)) == set(wanted.items())
+
+
+def pages() -> list[Path]:
+    """Every Markdown file of the repository."""
+    return [path for path in written_files() if path.suffix == ".md"]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_lines_of_pages_are_short() -> None:
+    """Rows of tables are exempt: Markdown cannot wrap them."""
+    long = [
+        f"{named(page)}:{number} has {len(line)} columns"
+        for page in pages()
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > MAX_PAGE_COLUMNS and not line.startswith("|")
+    ]
+    assert not long, listed(long)
+
+
+def test_links_of_pages_lead_somewhere() -> None:
+    """Relative links name files that are there, and headings that these pages have."""
+    dead = []
+    for page in pages():
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            file, _, anchor = target.partition("#")
+            if re.match(r"\w+:", target):
+                continue
+            found = (page.parent / file).resolve() if file else page
+            if not found.exists() or (anchor and anchor not in anchors(found)):
+                dead.append(f"{named(page)} links to {target}")
+    assert not dead, listed(dead)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_linked() -> None:
+    """From README or CONTRIBUTING, or from a page that they link."""
+    start = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
+    seen: set[Path] = set()
+    while start:
+        page = start.pop()
+        if page not in seen and page.suffix == ".md" and page.is_file():
+            seen.add(page)
+            targets = re.findall(r"\]\(([^)#\s]+)", prose(page))
+            start += [(page.parent / target).resolve() for target in targets]
+    lonely = [named(page) for page in pages() if page not in seen]
+    assert not lonely, listed(lonely)
+
+
+def test_design_pages_are_read_in_five_minutes() -> None:
+    for page in (ROOT / "docs" / "design").glob("*.md"):
+        words = len(page.read_text(encoding="utf-8").split())
+        assert words <= MAX_PAGE_WORDS, f"{named(page)} has {words} words"
 
 
 def test_changelog_opens_with_what_is_coming() -> None:

@@ -1,6 +1,6 @@
 """Weight formats as NumPy: the executable specification of what the kernels read.
 
-A packed matrix is a run of 64-byte lines; `core/formats.h` draws the layout. Everything here is
+A packed matrix is a run of 64-byte lines; `layout/formats.h` draws the layout. Everything here is
 plain float32 arithmetic in a fixed order, and equals the native code bit for bit.
 """
 
@@ -23,7 +23,7 @@ GROUP = 32
 
 @dataclass(frozen=True)
 class Format:
-    """One stored format; `core/formats.h` draws its bytes.
+    """One stored format; `layout/formats.h` draws its bytes.
 
     Attributes
     ----------

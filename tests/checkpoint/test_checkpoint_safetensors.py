@@ -297,7 +297,7 @@ def test_every_truncation_is_noticed(folder: Path) -> None:
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         assert "truncated" in refusal(folder).message or size == 0
-    expected = f"expected {len(whole)} bytes by its header, found {len(whole) - 1}"
+    expected = f"expected {len(whole)} bytes according to its header, found {len(whole) - 1}"
     assert expected in refusal(folder).message
 
 
@@ -443,7 +443,7 @@ def many_files(folder: Path) -> None:
     ("fill", "words"),
     [
         (lambda folder: None, "found an empty folder"),
-        (two_ggufs, "2 GGUF files, give the path of one: 'b.GGUF', 'model.Q4_0.gguf'"),
+        (two_ggufs, "2 GGUF files; give the path of one: 'b.GGUF', 'model.Q4_0.gguf'"),
         (pytorch, "convert them to safetensors"),
         (no_config, "expected a config.json beside the weights"),
         (many_files, "'7.txt' and 2 more"),

@@ -36,7 +36,7 @@ def test_show_reads_headers_only(tiny_model_path: Path, tmp_path: Path) -> None:
         "parameters": found["parameters"],
         "format": found["format"],
         "bytes": weights.stat().st_size,
-        "memory": "huge: packed while loaded, into 2 MiB pages",
+        "memory": "huge: packed into 2 MiB pages while loading",
         "context": 128,
         "licence": None,
         "path": str(tiny_model_path),

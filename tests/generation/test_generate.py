@@ -254,7 +254,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_work(model: Model) ->
         model.stream(long)
     with pytest.raises(slmq.ContextOverflowError, match="97 tokens"):
         model.logits(long)
-    with pytest.raises(slmq.ContextOverflowError, match="no room is left to answer"):
+    with pytest.raises(slmq.ContextOverflowError, match="there is no room for an answer"):
         model.stream(long[:96])
     with pytest.raises(slmq.ContextOverflowError, match=r"max_tokens asks for 90 more.*lower max"):
         model.stream(PROMPT, max_tokens=90)

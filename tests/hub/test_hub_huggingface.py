@@ -441,5 +441,5 @@ def test_a_model_larger_than_the_disk(repository: Server) -> None:
     listing.body = listing.body.replace(b'"size": 600000', b'"size": 1152921504606846976')
     ((said, _),) = run(resolve("org/name"))
     assert said[0] == "CacheError"  # type: ignore[index]
-    assert "are free; make room, or set HF_HOME" in said[1]  # type: ignore[index]
+    assert "are free; free some space, or set HF_HOME" in said[1]  # type: ignore[index]
     assert repository.gets("/org/name/resolve/main/model.safetensors") == []

@@ -191,13 +191,13 @@ def test_rope_scalings_that_we_lack(tmp_path: Path) -> None:
         config["rope_parameters"] = {"rope_type": "mrope", "factor": 2.0, "rope_theta": 1e4}
 
     folder = changed("gqa_untied", tmp_path / "m", config=scale)
-    message = "rope scaling 'mrope' is not supported; supported are default, linear, dynamic"
+    message = "rope scaling 'mrope' is not supported; supported: default, linear, dynamic"
     refuse(folder, UnsupportedModelError, message)
 
 
 def test_an_activation_that_we_lack(tmp_path: Path) -> None:
     folder = changed("gqa_untied", tmp_path / "m", config=lambda c: c.update(hidden_act="relu"))
-    refuse(folder, UnsupportedModelError, "hidden_act 'relu' is not supported; supported is silu")
+    refuse(folder, UnsupportedModelError, "hidden_act 'relu' is not supported; supported: silu")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pytest
 import safetensors.numpy
 from golden import GOLDENS
 from llama_files import logits_of
+from typer.main import get_command
 
 import slmq
 from slmq import _native
 from slmq.checkpoint import open_checkpoint
+from slmq.cli.app import app
 from slmq.formats import FORMATS, unpack
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import round_searched
@@ -37,6 +39,13 @@ def plain(w: F32, fmt: str) -> F32:
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_help_and_docstring_name_every_format() -> None:
+    options = {p.name: p.help for p in get_command(app).commands["quantize"].params}  # type: ignore[attr-defined]
+    docstring = (slmq.quantize.__doc__ or "").partition("format : str")[2].partition("bits :")[0]
+    for text in (options["format"], docstring):
+        assert set(re.findall(r"\bq\d\w+", text)) == set(GRIDS)
 
 
 # --- one matrix -----------------------------------------------------------------------------

@@ -146,7 +146,7 @@ std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& r
                           std::to_string(k));
   if (!rounds(format)) {
     throw py::value_error(format_name +
-                          " holds what was quantized elsewhere; expected a format to round to: "
+                          " only holds weights quantized elsewhere; expected a format to round to: "
                           "q4g32s, q4g32a, q8g32s, f16 or f32");
   }
   const size_t bytes = source_row_bytes(source, static_cast<int>(k)) * static_cast<size_t>(n);
@@ -279,7 +279,7 @@ void read_arena(const std::shared_ptr<Arena>& arena, int descriptor, uint64_t of
   }
   if (shared.failed.load())
     throw py::value_error("expected " + std::to_string(arena->size()) + " bytes from offset " +
-                          std::to_string(offset) + " on: the file was cut short or cannot be read");
+                          std::to_string(offset) + " on: the file is truncated or cannot be read");
 }
 
 std::shared_ptr<Matrix> matrix_in(const std::shared_ptr<Arena>& arena,

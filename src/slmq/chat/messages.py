@@ -29,11 +29,11 @@ def checked_message(message: object, where: str) -> dict[str, Any]:
     found = {key: value for key, value in message.items() if value is not None}
     if not isinstance(found.get("role"), str):
         kind = type(found["role"]).__name__ if "role" in found else "no role"
-        raise TypeError(f"{where}: expected a role, a string like 'user', got {kind}")
+        raise TypeError(f"{where}: expected a role (a string such as 'user'), got {kind}")
     if "content" in found:
         found["content"] = checked_content(found["content"], f"{where}.content")
     elif "tool_calls" not in found:
-        raise ValueError(f"{where}: expected content, a string, got none")
+        raise ValueError(f"{where}: expected content (a string), got none")
     for name in REASONING:
         if name in found:  # templates of different years know it by different names
             found = {"thinking": found[name], **found, "reasoning_content": found[name]}
@@ -64,7 +64,7 @@ def checked_content(content: object, where: str) -> str:
             )
         if not isinstance(part.get("text"), str):
             raise TypeError(
-                f"{where}[{i}]: expected text, a string, got {type(part.get('text')).__name__}"
+                f"{where}[{i}]: expected text (a string), got {type(part.get('text')).__name__}"
             )
         texts.append(part["text"])
     return "".join(texts)

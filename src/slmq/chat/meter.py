@@ -52,10 +52,10 @@ class Meter:
     def charge(self, length: int) -> None:
         """Take note of a string or list of that length, or raise `SecurityError`."""
         if length > MAX_LENGTH:
-            raise SecurityError(f"the template makes a text or list of {length} elements")
+            raise SecurityError(f"the template builds a text or list of {length} elements")
         self._left -= length
         if self._left < 0:
-            raise SecurityError(f"the template makes more than {MAX_TOTAL} characters in all")
+            raise SecurityError(f"the template builds more than {MAX_TOTAL} characters in total")
         if time.monotonic() > self._deadline:
             raise SecurityError(f"the template runs for more than {MAX_SECONDS:g} seconds")
 
@@ -97,7 +97,7 @@ def charge_product(left: Any, right: Any) -> None:
     """Charge ``left * right`` where one of them is a sequence, or both are whole numbers."""
     if isinstance(left, int) and isinstance(right, int):
         if left.bit_length() + right.bit_length() > MAX_NUMBER_BITS:
-            raise SecurityError(f"a number of more than {MAX_NUMBER_BITS} bits")
+            raise SecurityError(f"a number with more than {MAX_NUMBER_BITS} bits")
     else:
         count, sequence = (left, right) if isinstance(left, int) else (right, left)
         if isinstance(count, int) and isinstance(sequence, str | list | tuple):
@@ -108,7 +108,7 @@ def charge_power(left: Any, right: Any) -> None:
     """Refuse ``left ** right`` that is a huge whole number."""
     whole = isinstance(left, int) and isinstance(right, int)
     if whole and left.bit_length() * max(right, 0) > MAX_NUMBER_BITS:
-        raise SecurityError(f"a number of more than {MAX_NUMBER_BITS} bits")
+        raise SecurityError(f"a number with more than {MAX_NUMBER_BITS} bits")
 
 
 def charge_replace(text: str, old: str, new: str) -> None:
@@ -126,10 +126,12 @@ def check_widths(values: Iterable[Any]) -> None:
     """Refuse numbers that pad or repeat without measure."""
     for value in values:
         if isinstance(value, int) and abs(value) > MAX_WIDTH:
-            raise SecurityError(f"a width or count of {value}, expected at most {MAX_WIDTH}")
+            raise SecurityError(f"expected a width or count of at most {MAX_WIDTH}, got {value}")
 
 
 def check_format(template: str, width: re.Pattern[str]) -> None:
     """Refuse format strings that pad without measure."""
     if width.search(template):
-        raise SecurityError(f"a format of {MAX_WIDTH} or more, or with a width to be filled in")
+        raise SecurityError(
+            f"a format with a width of {MAX_WIDTH} or more, or with a variable width"
+        )

@@ -231,7 +231,7 @@ class TemplateNamespace(Namespace):
 def check_name(name: Any) -> None:
     """Refuse names that begin with an underscore."""
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"the name {name!r:.80} begins with an underscore")
+        raise SecurityError(f"the name {name!r:.80} starts with an underscore")
 
 
 class GenerationTag(Extension):

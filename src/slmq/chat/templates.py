@@ -62,7 +62,7 @@ class ChatTemplates:
             others = f" but {', '.join(map(repr, self._sources))}" if self._sources else ""
             raise TemplateError(
                 f"the model has no default chat template{others}; pass the prompt as a string, "
-                f"written the way the model was trained on"
+                f"in the format that the model was trained on"
             )
         if name not in self._compiled:
             from slmq.chat.template import compile_template

@@ -63,7 +63,7 @@ def _open_file(path: Path, start: bytes) -> Checkpoint:
         return open_gguf(path)
     if path.suffix.lower() == ".safetensors":
         raise CheckpointError(
-            f"give the folder that holds this file and its {CONFIG}, not the file", file=path
+            f"expected the folder that holds this file and its {CONFIG}, not the file", file=path
         )
     raise CheckpointError(
         f"expected a GGUF file or a folder, got {describe_start(start)}", file=path
@@ -73,7 +73,7 @@ def _open_file(path: Path, start: bytes) -> Checkpoint:
 def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
     if SINGLE in names or INDEX in names:
         if CONFIG not in names:
-            raise CheckpointError(f"expected a {CONFIG} beside the weights", file=folder)
+            raise CheckpointError(f"expected a {CONFIG} next to the weights", file=folder)
         stored = open_safetensors(folder)
         return packed_checkpoint(stored) if is_packed(stored) else stored
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
@@ -81,11 +81,11 @@ def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
         return open_gguf(folder / ggufs[0])
     if ggufs:
         raise CheckpointError(
-            f"{len(ggufs)} GGUF files, give the path of one: {_listing(ggufs)}", file=folder
+            f"{len(ggufs)} GGUF files; give the path of one: {_listing(ggufs)}", file=folder
         )
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         raise CheckpointError(
-            "holds PyTorch weights only, which can run code when read and are refused; convert "
+            "holds PyTorch weights only; reading them can run code, so slmq refuses them; convert "
             "them to safetensors with transformers: AutoModelForCausalLM.from_pretrained(folder)"
             ".save_pretrained(new_folder, safe_serialization=True)",
             file=folder,

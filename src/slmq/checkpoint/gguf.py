@@ -150,7 +150,7 @@ def _refuse_split(metadata: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"split.count: expected an integer, got a {got}", file=path)
     if count > 1:
         raise CheckpointError(
-            f"one part of a model that is split into {count} files, which slmq does not read; "
+            f"one part of a model split into {count} files; slmq does not read such models; "
             f"join them with `llama-gguf-split --merge FIRST_PART OUTPUT`",
             file=path,
         )
@@ -231,7 +231,7 @@ def _check_layout(
         elif data_begin + offset + nbytes > file.size:
             problem = (
                 f"expected a file of at least {expected} bytes, found {file.size}. It is truncated "
-                f"(was a download cut short?) or corrupt; download it again"
+                f"(an incomplete download?) or corrupt; download it again"
             )
         if problem:
             raise CheckpointError(problem, file=file.path, tensor=name)

@@ -69,7 +69,7 @@ def parse_json_object(
             f"{what} is not UTF-8: {e.reason} at byte {e.start}", file=path
         ) from e
     except UnicodeEncodeError as e:
-        raise CheckpointError(f"{what} holds half of a surrogate pair", file=path) from e
+        raise CheckpointError(f"{what} contains half of a surrogate pair", file=path) from e
     except (RecursionError, ValueError) as e:  # ValueError: an integer of thousands of digits
         raise CheckpointError(f"{what} is not usable JSON: {e}", file=path) from e
     if not isinstance(parsed, dict):

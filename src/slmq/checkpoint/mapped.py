@@ -72,13 +72,13 @@ class MappedFile:
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino, status.st_size) != self._identity:
             os.close(descriptor)
-            raise CheckpointError("the file was replaced while it was read", file=self.path)
+            raise CheckpointError("the file was replaced while slmq was reading it", file=self.path)
         return descriptor
 
     def view(self, begin: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """Read-only ``uint8[nbytes]`` from byte `begin`; the array keeps the mapping alive."""
         if not 0 <= begin <= begin + nbytes <= self.size:
-            raise ValueError(f"bytes {begin}..{begin + nbytes} lie outside of {self.path}")
+            raise ValueError(f"bytes {begin}..{begin + nbytes} are outside of {self.path}")
         return np.frombuffer(self.buffer, np.uint8, nbytes, begin)
 
     def ask_for_huge_pages(self) -> None:

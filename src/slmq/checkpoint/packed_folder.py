@@ -96,8 +96,8 @@ def packed_checkpoint(stored: SafetensorsCheckpoint) -> PackedCheckpoint:
         version = metadata[PACKED]
         if version != VERSION:
             raise CheckpointError(
-                f"packed weights of version {version!r:.40}, expected {VERSION!r}: convert the "
-                f"model anew with this slmq, or update slmq",
+                f"expected packed weights of version {VERSION!r}, found {version!r:.40}; convert "
+                f"the model again with this slmq, or update slmq",
                 file=path,
             )
         tensors: dict[str, TensorInfo] = {}

@@ -93,7 +93,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
             for name in found if wanted is None else wanted:
                 if name not in found:
                     raise CheckpointError(
-                        f"the index places it in this shard, which holds {len(found)} others",
+                        f"the index places it in this shard, which has {len(found)} other tensors",
                         file=path,
                         tensor=name,
                     )
@@ -149,7 +149,7 @@ def _inside(folder: Path, shard: str, index: Path) -> Path:
     windows = PureWindowsPath(shard)  # knows both separators and drives
     if not shard or "\0" in shard or windows.anchor or ".." in windows.parts or "\\" in shard:
         raise CheckpointError(
-            f"weight_map names the shard {shard!r}, expected the name of a file in the folder",
+            f"weight_map names the shard {shard!r}; expected the name of a file in the folder",
             file=index,
         )
     path = folder / PurePosixPath(shard)
@@ -188,7 +188,7 @@ def _read_header(
     if length > file.size - 8:
         raise CheckpointError(
             f"expected a header of {length} bytes, found {file.size - 8}: the file is truncated "
-            f"(was a download cut short?); download it again",
+            f"(an incomplete download?); download it again",
             file=file.path,
         )
     header = parse_json_object(file.buffer[8 : 8 + length], file.path, "the header")
@@ -255,7 +255,7 @@ def _check_layout(ranges: list[tuple[int, int, str]], data_begin: int, file: Map
         if begin != position:
             relation = "inside of" if begin < position else "with a gap after"
             raise CheckpointError(
-                f"its bytes begin at {begin}, {relation} those of {before}, which end at "
+                f"its bytes start at {begin}, {relation} those of {before}, which end at "
                 f"{position}: the file is corrupt",
                 file=file.path,
                 tensor=name,
@@ -263,9 +263,9 @@ def _check_layout(ranges: list[tuple[int, int, str]], data_begin: int, file: Map
         position, before = end, repr(name)
     expected = data_begin + position
     if expected != file.size:
-        cause = "truncated (was a download cut short?)" if expected > file.size else "corrupt"
+        cause = "truncated (an incomplete download?)" if expected > file.size else "corrupt"
         raise CheckpointError(
-            f"expected {expected} bytes by its header, found {file.size}: the file is {cause}; "
-            f"download it again",
+            f"expected {expected} bytes according to its header, found {file.size}: the file is "
+            f"{cause}; download it again",
             file=file.path,
         )

@@ -48,11 +48,13 @@ def check_target(target: Path, force: bool) -> None:
         It exists and is not to be replaced (or nothing that slmq wrote), or its parent is missing.
     """
     if not target.parent.is_dir():
-        raise Error(f"cannot write {target}: there is no folder {target.parent}")
+        raise Error(f"cannot write {target}: the folder {target.parent} does not exist")
     if not os.path.lexists(target):
         return
     if not force:
-        raise Error(f"{target} exists; give another folder, or force (--force) to replace it")
+        raise Error(
+            f"{target} already exists; choose another folder, or use force (--force) to replace it"
+        )
     try:
         with open_checkpoint(target) as old:
             ours = old.packed and target.is_dir() and not target.is_symlink()
@@ -60,8 +62,8 @@ def check_target(target: Path, force: bool) -> None:
         ours = False
     if not ours:
         raise Error(
-            f"{target} exists and is no folder that slmq wrote, so force does not replace it; "
-            f"delete it yourself or give another folder"
+            f"{target} already exists and was not written by slmq, so force does not replace it; "
+            f"delete it yourself or choose another folder"
         )
 
 
@@ -100,7 +102,7 @@ def check_room(target: Path, nbytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if nbytes + SPARE_BYTES > free:
         raise Error(
-            f"cannot write {target}: the weights need {nbytes:,} bytes, and {free:,} are free there"
+            f"cannot write {target}: the weights need {nbytes:,} bytes, but only {free:,} are free"
         )
 
 
@@ -110,7 +112,7 @@ def _publish(folder: Path, target: Path, force: bool) -> None:
         folder.rename(target)
         return
     if not force:
-        raise Error(f"{target} exists by now; nothing was kept")
+        raise Error(f"{target} was created meanwhile; nothing was kept")
     old = folder.with_suffix(f".old{PART}")
     target.rename(old)
     try:

@@ -121,7 +121,9 @@ class Engine:
         parts = [self._checked(seq, tokens) for seq, tokens, _ in batch]
         counts = [len(part) for part in parts]
         if sum(counts) > self.chunk or len({id(seq) for seq, _, _ in batch}) < len(batch):
-            raise ValueError(f"expected different sequences and at most {self.chunk} tokens")
+            raise ValueError(
+                f"expected distinct sequences with at most {self.chunk} tokens in total"
+            )
         ends = np.cumsum(counts)
         rows = [np.arange(e - r[2], e) for r, e in zip(batch, ends.tolist(), strict=True)]
         outputs = np.concatenate(rows).astype(np.int32)
@@ -216,7 +218,7 @@ class Engine:
     def _checked(self, seq: TokenSequence, tokens: Sequence[int] | I32) -> I32:
         self.plan  # noqa: B018 (a closed model says so first)
         if seq.native.length != len(seq.tokens):
-            raise ValueError("this sequence was changed from outside")
+            raise ValueError("this sequence was modified outside the engine")
         if len(tokens) == 0:
             raise ValueError("expected at least one token, got none")
         ids = np.asarray(tokens, dtype=np.int64)
@@ -228,7 +230,7 @@ class Engine:
             )
         if len(seq.tokens) + len(ids) > self.n_ctx:
             raise ContextOverflowError(
-                f"{len(seq.tokens)} tokens are in the context and {len(ids)} more do not fit into "
-                f"its {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
+                f"{len(seq.tokens)} tokens are in the context, and {len(ids)} more do not fit into "
+                f"its size of {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
             )
         return ids.astype(np.int32)

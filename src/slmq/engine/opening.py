@@ -116,7 +116,7 @@ def _build(
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.n_vocab} tokens, the model only {plan.vocabulary}",
+            f"the tokenizer has {tokenizer.n_vocab} tokens, but the model only {plan.vocabulary}",
             file=checkpoint.path,
         )
     return Engine(plan, tokenizer, info, name, _context(n_ctx, info.n_ctx_train))

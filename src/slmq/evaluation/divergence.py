@@ -135,14 +135,14 @@ def compare(
         If a model produces NaN.
     """
     if a is b:
-        raise ValueError("expected two models, got the same one twice; load it a second time")
+        raise ValueError("expected two models, got the same one twice; load it twice")
     with engine_of(a) as first, engine_of(b) as second:
         bos = check_same_vocabulary(first, second)
         ids = token_ids(first.tokenizer, text)
         if isinstance(text, str) and ids != token_ids(second.tokenizer, text):
             raise ValueError(
-                f"the tokenizers of {first.name!r} and {second.name!r} cut this text differently; "
-                f"models can be compared only over the same tokens"
+                f"the tokenizers of {first.name!r} and {second.name!r} tokenize this text "
+                f"differently; models can be compared only over the same tokens"
             )
         windows = cut(ids, ctx, chunks, n_ctx=min(first.n_ctx, second.n_ctx), bos=bos)
         began_s = time.perf_counter()
@@ -165,22 +165,22 @@ def check_same_vocabulary(a: Engine, b: Engine) -> int | None:
     names = f"{a.name!r} and {b.name!r}"
     if a.n_vocab != b.n_vocab:
         raise ValueError(
-            f"expected two models with one vocabulary; {names} have {a.n_vocab} and {b.n_vocab} "
-            f"tokens"
+            f"expected two models with the same vocabulary; {names} have {a.n_vocab} and "
+            f"{b.n_vocab} tokens"
         )
     for token in range(a.n_vocab):
         one, other = a.tokenizer.token_bytes(token), b.tokenizer.token_bytes(token)
         # Rows that pad an embedding have no text in one kind of file and a made-up one in another.
         if one != other and one and other:
             raise ValueError(
-                f"expected two models with one vocabulary; token {token} of {names} is {one!r} "
-                f"and {other!r}"
+                f"expected two models with the same vocabulary; token {token} of {names} is "
+                f"{one!r} and {other!r}"
             )
     bos, other_bos = leading_bos(a.tokenizer), leading_bos(b.tokenizer)
     if bos != other_bos:
         raise ValueError(
-            f"expected two models whose texts begin alike; those of {names} begin with token "
-            f"{bos} and {other_bos}"
+            f"expected two models whose texts start with the same token; those of {names} start "
+            f"with {bos} and {other_bos}"
         )
     return bos
 

@@ -214,7 +214,7 @@ def request_of(tokenizer: Tokenizer, prompt: Prompt, bos: int | None) -> Request
     if not context:
         begins = sorted(tokenizer.eos_ids) if tokenizer.bos_id is None else [tokenizer.bos_id]
         if not begins:
-            raise Error(f"{place}: expected a text before the answer, found none")
+            raise Error(f"{place}: expected text before the answer, found none")
         context = begins[:1]
     return Request(context, options)
 

@@ -45,7 +45,7 @@ class Row:
             found = ", ".join(map(repr, self.values)) or "none"
             raise self.fail(f"expected a column {column!r}, found {found}")
         if not isinstance(value, str) or not value.strip():
-            raise self.fail(f"column {column!r}: expected a text, got {value!r:.60}")
+            raise self.fail(f"column {column!r}: expected text, got {value!r:.60}")
         return value
 
 
@@ -100,7 +100,7 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Error(f"{place}: this is no JSON: {error}") from None
+        raise Error(f"{place}: not valid JSON: {error}") from None
 
 
 def _row(value: Any, place: str) -> Row:

@@ -107,7 +107,7 @@ def _choices(row: Row) -> Item:
         raise row.fail(f"expected two options or more, found {len(options)}")
     for i, option in enumerate(options):
         if not isinstance(option, str) or not option.strip():
-            raise row.fail(f"option {i}: expected a text, got {option!r:.60}")
+            raise row.fail(f"option {i}: expected text, got {option!r:.60}")
     return Item(question, tuple(options), _right(row, options), row.place)
 
 
@@ -199,7 +199,7 @@ def prepare(
     if train is None:
         examples, items = items[:shots], items[shots:]
         if not items:
-            raise Error(f"{file}: {shots} examples leave none of {len(examples)} rows to ask")
+            raise Error(f"{file}: {shots} examples leave none of the {len(examples)} rows to ask")
     else:
         examples = _drawn(kind, train, file, shots, seed)
     shown = "".join(
@@ -219,9 +219,9 @@ def prepare(
 
 def _check_counts(shots: int, limit: int | None) -> None:
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 0:
-        raise ValueError(f"shots: expected a number from 0, got {shots!r}")
+        raise ValueError(f"shots: expected an integer >= 0, got {shots!r}")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit: expected a number from 1, got {limit!r}")
+        raise ValueError(f"limit: expected an integer >= 1, got {limit!r}")
 
 
 def _template(kind: Task, template: str | None) -> tuple[str, str]:
@@ -244,7 +244,9 @@ def _drawn(
 ) -> list[Item]:
     """Examples of another file, drawn in an order that only depends on the seed."""
     if Path(train).exists() and Path(file).exists() and Path(train).samefile(file):
-        raise ValueError(f"train: expected another file than {file}: it would show its answers")
+        raise ValueError(
+            f"train: expected a file other than {file}, which would give away the answers"
+        )
     rows = read_rows(train, kind.headerless)
     if len(rows) < shots:
         raise Error(f"{train}: expected at least {shots} rows for the shots, found {len(rows)}")

@@ -50,7 +50,9 @@ def engine_of(model: Model | Engine) -> Iterator[Engine]:
         with model.exclusive() as engine:
             yield engine
     else:
-        raise TypeError(f"expected a model of slmq.load, got {type(model).__name__}; load it first")
+        raise TypeError(
+            f"expected a model from slmq.load, got {type(model).__name__}; load it first"
+        )
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -109,7 +111,7 @@ def cut(
     count = len(ids) // ctx
     if count == 0:
         raise ValueError(
-            f"the text has {len(ids)} tokens, too few for one window of {ctx}; give a longer text "
+            f"the text has {len(ids)} tokens, too few for one window of {ctx}; use a longer text "
             f"or a smaller ctx"
         )
     windows = [ids[i * ctx : (i + 1) * ctx] for i in range(min(count, chunks or count))]

@@ -353,7 +353,9 @@ class Model:
         if n_prompt > self.n_ctx:
             problem, cure = f"the prompt has {n_prompt} tokens, but {holds}", "shorten the prompt"
         elif n_prompt == self.n_ctx:
-            problem = f"the prompt has {n_prompt} tokens and {holds}: no room is left to answer"
+            problem = (
+                f"the prompt has {n_prompt} tokens and {holds}: there is no room for an answer"
+            )
             cure = "shorten the prompt"
         else:
             problem = (

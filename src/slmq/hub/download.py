@@ -227,14 +227,14 @@ class _Transfer:
             )
             if got is None or int(got[1]) != have:
                 discard(self.part)
-                raise _CutError("the server sent another range than was asked for")
+                raise _CutError("the server sent a different range than requested")
             total = int(got[2]) if got[2] != "*" else None if total is None else have + total
         else:
             have = 0
         if self.size is not None and total is not None and total != self.size:
             raise ChecksumError(
                 f"{site(self.remote.url)}: expected a file of {self.size:,} bytes, "
-                f"the server has one of {total:,}"
+                f"the server has {total:,}"
             )
         total = total if total is not None else self.size
         if total is not None:
@@ -257,7 +257,9 @@ class _Transfer:
                     piece = response.read1(_PIECE_BYTES)
                 except http.client.IncompleteRead as error:
                     file.write(error.partial)
-                    raise _CutError(f"cut after {megabytes(done + len(error.partial))}") from error
+                    raise _CutError(
+                        f"connection lost after {megabytes(done + len(error.partial))}"
+                    ) from error
                 except NETWORK_ERRORS as error:
                     raise _CutError(f"{reason(error)}, after {megabytes(done)}") from error
                 if not piece:
@@ -268,10 +270,12 @@ class _Transfer:
             file.flush()
             os.fsync(file.fileno())
         if total is not None and done < total:
-            raise _CutError(f"cut after {megabytes(done)} of {megabytes(total)}")
+            raise _CutError(f"connection lost after {megabytes(done)} of {megabytes(total)}")
         if total is not None and done > total:
             discard(self.part)
-            raise ChecksumError(f"{site(self.remote.url)}: sent more than the promised {total:,} B")
+            raise ChecksumError(
+                f"{site(self.remote.url)}: sent more than the promised {total:,} bytes"
+            )
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:

@@ -198,13 +198,13 @@ def download_model(model: HubModel, progress: Progress) -> Path:
     require_free(_repo_folder(model), need, str(model), variable="HF_HOME")
     if missing:
         progress.message(f"{model}: downloading {len(missing)} files, {megabytes(need)}")
-    kept = "broke off; files that arrived whole are kept, run it again to continue"
+    kept = "stopped responding; complete files are kept, so try again to continue"
     watched = _watched(model, siblings, missing, need, progress)
     with _plain_errors(model, kept), _quiet_bars(), watched:
         for name in names:
             path = hf_hub_download(model.repo, name, revision=model.revision, etag_timeout=_WAIT_S)
             if Path(path) != snapshot / name:
-                raise DownloadError(f"{model} changed while it was downloaded; run it again")
+                raise DownloadError(f"{model} changed during the download; try again")
             if name in missing:
                 _verify(model, snapshot / name, siblings[name])
     return _model_path(snapshot, names)
@@ -232,7 +232,7 @@ def _listing(model: HubModel) -> Any:
     try:
         reply = replies.get(timeout=_WAIT_S)
     except queue.Empty:
-        raise TimeoutError(f"silent for {_WAIT_S:g} s") from None
+        raise TimeoutError(f"no answer within {_WAIT_S:g} s") from None
     if isinstance(reply, Exception):
         raise reply
     return reply
@@ -250,7 +250,7 @@ def _verify(model: HubModel, path: Path, sibling: Any) -> None:
         data.unlink(missing_ok=True)
         raise DownloadError(
             f"{model}: wrong checksum of {path.name}: expected sha256 {expected}, got {got}; "
-            "the file was deleted, run it again"
+            "the file was deleted; try again"
         )
 
 
@@ -326,18 +326,18 @@ def _translated(model: HubModel, error: Exception, otherwise: str) -> Exception:
     page = f"{constants.ENDPOINT}/{model.repo}"
     if isinstance(error, errors.GatedRepoError):
         return DownloadError(
-            f"{model} is gated: accept its conditions at {page}, then set HF_TOKEN to a token of "
+            f"{model} is gated; accept its conditions at {page}, then set HF_TOKEN to a token of "
             "your account (or run `hf auth login`)"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFoundError(f"{model}: {page} has no revision {model.revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelNotFoundError(
-            f"{model}: there is no {page}, or it is private: then set HF_TOKEN to a token of an "
-            "account that may read it"
+            f"{model}: {page} does not exist or is private; if it is private, set HF_TOKEN "
+            "to a token of an account that has access"
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return DownloadError(f"{model} is not in the cache, and HF_HUB_OFFLINE forbids to ask")
+        return DownloadError(f"{model} is not in the cache, and HF_HUB_OFFLINE forbids downloading")
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return cache_error(error, _repo_folder(model), variable="HF_HOME")
     words = str(error).strip().partition("\n")[0]

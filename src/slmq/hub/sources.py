@@ -87,7 +87,7 @@ class HubSource:
                 remote = Remote(remote.url, f"Bearer {token}")
                 open_remote(remote, headers={"Range": "bytes=0-0"}, timeout_s=timeout_s).close()
         except urllib.error.HTTPError as error:
-            raise SourceError(f"{self.label} refuses {self.offer}: {reason(error)}") from error
+            raise SourceError(f"{self.label} refused {self.offer}: {reason(error)}") from error
         except NETWORK_ERRORS as error:
             raise SourceError(f"{self.label} did not answer ({reason(error)})") from error
         return remote

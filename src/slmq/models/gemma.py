@@ -53,7 +53,7 @@ class Config(DecoderConfig):
         if values.get("hidden_act") == "gelu":
             values["hidden_act"] = GELU
         if values.get("use_bidirectional_attention"):
-            raise UnsupportedModelError("attention to later tokens is not supported")
+            raise UnsupportedModelError("bidirectional attention is not supported")
         return cls(
             **decoder_values(values, activation=GELU),
             attention_bias=config_value(config, "attention_bias", bool, False),

@@ -80,7 +80,7 @@ def gemma_values(config: Mapping[str, Any]) -> dict[str, Any]:
     # Not hidden_act, which some files hold too.
     values["hidden_act"] = config_value(config, "hidden_activation", str, GELU)
     if config.get("use_bidirectional_attention"):
-        raise UnsupportedModelError("attention to later tokens is not supported")
+        raise UnsupportedModelError("bidirectional attention is not supported")
     scalar = config_value(config, "query_pre_attn_scalar", float, 256.0)
     if not 0 < scalar < float("inf"):
         raise CheckpointError(f"expected a finite query_pre_attn_scalar > 0, found {scalar}")

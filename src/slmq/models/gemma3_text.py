@@ -65,7 +65,7 @@ class Config(gemma2.Config):
         """From a Hugging Face config.json; raises as `decoder_values`."""
         text = config.get("text_config", config)
         if not isinstance(text, Mapping):
-            raise CheckpointError(f"expected text_config as an object, found {text!r:.80}")
+            raise CheckpointError(f"expected text_config to be an object, found {text!r:.80}")
         values = DEFAULTS | dict(text)
         far, near = _ropes(values)
         fields = gemma_values(values | {"rope_parameters": far})
@@ -78,13 +78,13 @@ def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Rope parameters of layers without and with a window."""
     both = config.get("rope_parameters") or {}
     if not isinstance(both, Mapping):
-        raise CheckpointError(f"expected rope_parameters as an object, found {both!r:.80}")
+        raise CheckpointError(f"expected rope_parameters to be an object, found {both!r:.80}")
     # Configurations of transformers 4 scale the rope of layers without a window only.
     far = both.get("full_attention") or config.get("rope_scaling") or {}
     near = both.get("sliding_attention") or {}
     if not isinstance(far, Mapping) or not isinstance(near, Mapping):
         raise CheckpointError(
-            f"expected rope parameters as objects, found {far!r:.80}, {near!r:.80}"
+            f"expected rope parameters to be objects, found {far!r:.80}, {near!r:.80}"
         )
     far_base = config_value(config, "rope_theta", float, GLOBAL_BASE)
     near_base = config_value(config, "rope_local_base_freq", float, LOCAL_BASE)

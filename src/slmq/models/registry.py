@@ -105,7 +105,7 @@ def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
     nearest = begun[-1:] or difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return UnsupportedModelError(
-        f"architecture {architecture!r:.80} of {path} is not supported; supported are "
+        f"architecture {architecture!r:.80} of {path} is not supported; supported: "
         f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file: "
         f"docs/adding-a-model.md shows how to add one"
     )

@@ -47,7 +47,7 @@ class Config(DecoderSizes):
         found = config_value(config, "hidden_act", str, "silu")
         if found != "silu":
             raise UnsupportedModelError(
-                f"hidden_act {found!r:.80} is not supported; supported is silu"
+                f"hidden_act {found!r:.80} is not supported; supported: silu"
             )
         return cls(
             **decoder_sizes({"partial_rotary_factor": 0.25} | dict(config)),

@@ -53,8 +53,8 @@ class Handle:
 
     def _no_value(self) -> NoReturn:
         raise TypeError(
-            "this is a handle of a recording, it has no value yet: forward() must be a straight "
-            "line; read values with Engine.step_values() after a run"
+            "a handle of a recording has no value yet: forward() must be straight-line "
+            "code; after a run, RecordedPlan.values(step) reads a step's values"
         )
 
     def __bool__(self) -> bool:  # noqa: PLE0304 (raises)

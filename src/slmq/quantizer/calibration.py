@@ -61,7 +61,7 @@ def read_calibration(path: Path, checkpoint: Checkpoint, context: int) -> Calibr
     tokenizer = load_tokenizer(checkpoint)
     ids = tokenizer.encode(text, add_special=False)
     if len(ids) < SHORTEST:
-        raise Error(f"{path}: expected a text of at least {SHORTEST} tokens, found {len(ids)}")
+        raise Error(f"{path}: expected at least {SHORTEST} tokens of text, found {len(ids)}")
     full = tokenizer.encode(text[:1], add_special=True)
     first = [full[0]] if full and full[0] == tokenizer.bos_id else []
     rows = min(WINDOW, context, len(ids) + len(first))

@@ -50,7 +50,7 @@ def report_page(made: QuantizedFolder) -> str:
         f"<p>{made.bits_per_weight:.3f} bits per weight, {weights:,} weights in "
         f"{len(made.tensors)} matrices.</p>",
         "<h2>Error per layer</h2>",
-        f"<p>{_error_name(made)} of every matrix, by layer.</p>",
+        f"<p>{_error_name(made)}, for every matrix by layer.</p>",
         _layer_chart(made.tensors),
         "<h2>Formats</h2>",
         _format_table(made.tensors),
@@ -58,9 +58,9 @@ def report_page(made: QuantizedFolder) -> str:
     if made.front:
         parts += [
             "<h2>Size and quality</h2>",
-            "<p>Every mix of formats on the way from the fewest bits to the most, by the damage "
-            "that was measured for each matrix alone: relative squared error of what its layer "
-            "passes on, summed. The ring is this folder.</p>",
+            "<p>Mixes of formats from the fewest bits to the most. Damage is measured with one "
+            "matrix rounded at a time, as the relative squared error of its layer's output, and "
+            "summed. The ring marks this folder.</p>",
             _front_chart(made),
         ]
     parts += ["<h2>Matrices</h2>", _tensor_table(made.tensors)]
@@ -79,8 +79,8 @@ def _error(tensor: TensorReport) -> float:
 
 def _error_name(made: QuantizedFolder) -> str:
     calibrated = any(t.output_error is not None for t in made.tensors)
-    what = "outputs, on calibration text that was held back" if calibrated else "weights"
-    return f"Squared error of the {what}, over their squares,"
+    what = "outputs, on held-out calibration text" if calibrated else "weights"
+    return f"Relative squared error of the {what}"
 
 
 # --- charts ---------------------------------------------------------------------------------

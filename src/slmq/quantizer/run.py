@@ -66,20 +66,20 @@ def quantize(
     """Quantize a model, layer by layer, into a folder that slmq maps and runs.
 
     The same source, text and settings give the same bytes on every CPU and with any number of
-    threads. A run that was interrupted goes on where it was when it is started again; the folder
-    appears whole or not at all.
+    threads. To resume an interrupted run, repeat it. The folder appears only when complete.
 
     Parameters
     ----------
     src : str or path
         Catalogue name, hub id, folder or .gguf file.
     dst : str or path
-        The folder to make. It must not exist unless `force` is given.
+        The folder to write. It must not exist unless `force` is given.
     format : str, optional
-        "int4" (q4g32a, the default), "int8" (q8g32s) or a weight format: q4g32s, q4g32a, q8g32s.
+        "int4" (q4g32a, the default), "int8" (q8g32s), or one of q2k, q4g128s, q4g64s, q4g128z,
+        q4g32s, q4g64z, q4k, q4g32a, q5k, q6k, q8g32s.
     bits : float, optional
-        Instead of `format`: bits per weight on average. Every matrix, embedding and head included,
-        gets the format that its measured sensitivity asks for.
+        Instead of `format`: average bits per weight. Each matrix, including embedding and head,
+        gets the format that its measured sensitivity calls for.
     method : {"auto", "rtn", "weighted", "feedback", "rescaled"}
         How weights are rounded. "rtn": to nearest, with scales searched for the least squared error
         of the weights. The others need `calibrate`. "weighted": the same, with columns weighted by
@@ -89,17 +89,17 @@ def quantize(
         where that is possible. "auto": for each matrix what measures best on a part of
         the text that is held back; without `calibrate`, "rtn".
     calibrate : str or path, optional
-        A text file (UTF-8) like those that the model is for; ten thousand tokens of it are used.
+        A text file (UTF-8) typical of what the model will read; ten thousand tokens are used.
     report : str or path, optional
         An HTML page to write: error per layer and per format, size against quality.
     force : bool
-        Whether a folder that slmq wrote may be replaced.
+        Whether to replace a folder that slmq wrote.
     n_threads : int, optional
         By default the physical cores that this process may use.
     revision, local_files_only
         As in `slmq.load`.
     progress : callable, optional
-        Called with what is done, and how many steps of how many are.
+        Called with the current task, the number of finished steps and of all steps.
 
     Raises
     ------
@@ -150,9 +150,11 @@ def quantize(
 
 def _settings(format: str | None, bits: float | None, method: str, calibrated: bool) -> _Settings:
     if format is not None and bits is not None:
-        raise ValueError("give a format or bits, not both: a number of bits is a mix of formats")
+        raise ValueError(
+            "expected format or bits, got both; a number of bits means a mix of formats"
+        )
     if bits is not None and not 1 <= bits <= 32:
-        raise ValueError(f"bits: expected bits per weight, 4.5 for example; got {bits!r}")
+        raise ValueError(f"bits: expected bits per weight, such as 4.5; got {bits!r}")
     stored = None
     if bits is None:
         stored = format_named(format or DEFAULT).name
@@ -164,7 +166,7 @@ def _settings(format: str | None, bits: float | None, method: str, calibrated: b
         known = ", ".join(methods)
         raise ValueError(f"method: expected one of {known}; got {method!r}")
     if method not in ("auto", "rtn") and not calibrated:
-        raise ValueError(f"method {method} needs a text to calibrate with (--calibrate FILE)")
+        raise ValueError(f"method {method} needs a calibration text (--calibrate FILE)")
     return _Settings(stored, None if bits is None else float(bits), method)
 
 
@@ -205,7 +207,7 @@ def _write_weights(
                 continue
             data = work.data(tensor.name)
             if data is None or len(data) != tensor.nbytes:
-                raise Error(f"{work.folder}: the bytes of {tensor.name} are gone; start again")
+                raise Error(f"{work.folder}: the bytes of {tensor.name} are missing; start again")
             file.write(data.data)
 
 

@@ -86,7 +86,7 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
         folder.mkdir(exist_ok=True)
         descriptor = lock_folder(folder)
         if descriptor is None and os.name != "nt":
-            raise Error(f"cannot write {target}: another process is quantizing to it")
+            raise Error(f"cannot write {target}: another process is writing it")
         work = Work(folder)
         if work.value("key") != digest:
             for path in folder.iterdir():
@@ -97,8 +97,8 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise Error(
-            f"cannot write {target}: {reason}; what is finished is kept in {folder}, and the same "
-            f"command goes on from there"
+            f"cannot write {target}: {reason}; finished parts are kept in {folder}; to resume, "
+            f"repeat the command"
         ) from error
     finally:
         if descriptor is not None:

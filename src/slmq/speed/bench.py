@@ -323,7 +323,7 @@ def check_counts(
                 f"got {value}"
             )
     if prompt == gen == 0:
-        raise ValueError("prompt and gen are both 0: nothing to measure")
+        raise ValueError("prompt and gen are both 0, so there is nothing to measure")
     if repeat < 1:
         raise ValueError(f"repeat: expected at least 1, got {repeat}")
     if not batch or not all(1 <= m <= MAX_OUTPUTS for m in batch):

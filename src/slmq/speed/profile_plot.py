@@ -42,9 +42,9 @@ def check_plot(path: Path) -> None:
         If there is no such folder.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"plot: expected a file that ends in {', '.join(SUFFIXES)}, got {path}")
+        raise ValueError(f"plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"plot: there is no folder {path.parent}")
+        raise FileNotFoundError(f"plot: the folder {path.parent} does not exist")
     _figure_class()
 
 

@@ -125,8 +125,8 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
     need, free = shape.packed_bytes(fmt) + RUNNING_BYTES, available_memory_bytes()
     if free is not None and need > free:
         raise Error(
-            f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory to run, "
-            f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format of fewer bits"
+            f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory, but only "
+            f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format with fewer bits"
         )
     return build_weights(shape, fmt, seed)
 

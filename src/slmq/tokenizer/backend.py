@@ -23,4 +23,4 @@ def library_errors(what: str) -> Iterator[None]:
         # A panic in Rust arrives as an exception of its own that is no Exception.
         if type(e).__module__ != "pyo3_runtime":
             raise
-        raise TokenizerError(f"{what}: the tokenizers library failed inside: {e!s:.400}") from e
+        raise TokenizerError(f"{what}: the tokenizers library failed: {e!s:.400}") from e

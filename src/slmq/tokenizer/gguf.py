@@ -110,7 +110,7 @@ def _merges(
         if cut < 0 or left not in ids or right not in ids or left + right not in ids:
             fields.fail(
                 f"{key}: entry {i} is {entry!r:.80}, expected two tokens with a space between "
-                f"which, joined, are a token too"
+                f"whose concatenation is a token, too"
             )
         merges.append((left, right))
     return merges

@@ -156,7 +156,7 @@ def _byte_level(
 ) -> OlderFiles:
     if kind not in BYTE_LEVEL_RULES:
         raise TokenizerError(
-            f"vocab.json and merges.txt of {kind!r:.80}: how it cuts text into words is not known; "
+            f"vocab.json and merges.txt of {kind!r:.80}: unknown how it splits text into words; "
             f"expected one of {', '.join(BYTE_LEVEL_RULES)}. Save a tokenizer.json with "
             f"transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
@@ -183,7 +183,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
     if not found or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
         raise TokenizerError("vocab.json: expected an object of ids by token")
     if len(set(ids)) != len(ids):
-        raise TokenizerError("vocab.json: expected no two tokens with the same id")
+        raise TokenizerError("vocab.json: expected distinct token ids")
     return found
 
 
@@ -203,7 +203,7 @@ def _merges(path: Path, ids: Mapping[str, int]) -> list[tuple[str, str]]:
         if left not in ids or right not in ids or left + right not in ids:
             raise TokenizerError(
                 f"merges.txt: line {number} is {entry!r:.80}, expected two tokens of vocab.json "
-                f"which, joined, are a token too"
+                f"whose concatenation is a token, too"
             )
         merges.append((left, right))
     return merges
@@ -243,8 +243,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) 
         (backend.add_special_tokens if token.special else backend.add_tokens)([token])
         if (got := backend.token_to_id(token.content)) != i:
             raise TokenizerError(
-                f"the added token {token.content!r:.80} has the id {i}, but comes {got} behind the "
-                f"vocabulary; the files of the folder are not of one tokenizer"
+                f"the added token {token.content!r:.80} has the id {i}, but comes {got} after the "
+                f"vocabulary; the files of the folder belong to different tokenizers"
             )
 
 

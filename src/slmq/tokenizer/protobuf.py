@@ -47,11 +47,11 @@ def fields_of(data: bytes, what: str) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise TokenizerError(f"{what}: no protocol buffer: field of unknown kind {kind}")
+            raise TokenizerError(f"{what}: not a protocol buffer: field of unknown kind {kind}")
         if number == 0 or length > end - position:
             raise TokenizerError(
                 f"{what}: expected {length} bytes of field {number} at {position}, found "
-                f"{end - position}: the file is truncated or no protocol buffer"
+                f"{end - position}: the file is truncated or not a protocol buffer"
             )
         yield number, data[position : position + length]
         position += length

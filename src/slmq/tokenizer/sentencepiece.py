@@ -121,7 +121,7 @@ def space_steps(
     if charsmap:
         table = int.from_bytes(charsmap[:4], "little")
         if len(charsmap) < MIN_CHARSMAP or table % 4 or not 4 <= table <= len(charsmap) - 4:
-            raise TokenizerError("precompiled_charsmap: the rules of normalization are corrupt")
+            raise TokenizerError("precompiled_charsmap: the normalization rules are corrupt")
         steps.append(normalizers.Precompiled(charsmap))
     if remove_spaces:
         steps.append(normalizers.Replace(Regex("^ +| +$"), ""))

@@ -88,9 +88,11 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
         elif number == NORMALIZER:
             _read_normalizer(model, value, name)
     if not model.pieces:
-        raise TokenizerError(f"{name}: expected pieces, found none: no SentencePiece model")
+        raise TokenizerError(
+            f"{name}: expected pieces, found none; this is not a SentencePiece model"
+        )
     if len(set(model.pieces)) != len(model.pieces):
-        raise TokenizerError(f"{name}: expected no two pieces alike")
+        raise TokenizerError(f"{name}: expected distinct pieces")
     model.special = {key: i for key, i in model.special.items() if 0 <= i < len(model.pieces)}
     if (unknown := model.of_kind(Kind.UNKNOWN)) != [model.special.get("unk")]:
         raise TokenizerError(f"{name}: expected one unknown token, found ids {unknown[:8]}")

@@ -57,14 +57,13 @@ def choose_memory(requested: str | None, checkpoint: Checkpoint) -> MemoryChoice
     if requested is not None:
         if requested == "mmap" and not checkpoint.packed:
             raise ValueError(
-                f"memory='mmap' needs packed weights, and {checkpoint.path} is packed while it is "
-                f"loaded; `slmq convert {checkpoint.path} FOLDER` writes a folder that can be "
-                f"mapped"
+                f"memory='mmap' needs packed weights, but {checkpoint.path} is packed while "
+                f"loading; `slmq convert {checkpoint.path} FOLDER` writes a folder that can be mapped"
             )
-        return MemoryChoice(requested, "asked for")
+        return MemoryChoice(requested, "requested")
     if checkpoint.packed:
-        return MemoryChoice("mmap", "packed weights are mapped as they are stored")
-    return MemoryChoice("huge", "packed while loaded, into 2 MiB pages")
+        return MemoryChoice("mmap", "packed weights are mapped as is")
+    return MemoryChoice("huge", "packed into 2 MiB pages while loading")
 
 
 class PackedFile:

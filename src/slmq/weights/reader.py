@@ -91,8 +91,8 @@ class WeightReader:
         if not checkpoint.packed and self._quant not in (None, *formats.ROUNDED):
             known = ", ".join([*formats.USER_FORMATS, *formats.ROUNDED])
             raise ValueError(
-                f"quant: expected a format to round to, one of {known}; {self._quant} only holds "
-                f"what was quantized elsewhere"
+                f"quant: expected a format to round to, one of {known}; {self._quant} only "
+                f"holds weights quantized elsewhere"
             )
         self._threads = threads
         self._progress = progress
@@ -225,7 +225,7 @@ class WeightReader:
     ) -> _native.Matrix:
         rows, weight = self._stored_rows(rows), self._foreign.get(info.name)
         if weight is not None and rows.transposed:
-            raise self._error(info, "quantized weights that are stored transposed are not read")
+            raise self._error(info, "quantized weights stored transposed are not supported")
         try:
             if weight is not None and weight.kept == fmt:
                 wanted = rows.of(np.arange(info.shape[0]), n)
@@ -249,8 +249,8 @@ class WeightReader:
         if self._quant is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
             log.warning(
-                "%s: no packed format holds these weights of type %s; their values are rounded to "
-                "float16 (by 2^-11 at most)",
+                "%s: no packed format can hold these weights of type %s; their values are "
+                "rounded to float16 (relative error at most 2^-11)",
                 self.checkpoint.path,
                 info.dtype,
             )
@@ -292,7 +292,7 @@ class WeightReader:
         info = self.checkpoint.tensors.get(stored) if weight is None else weight.info
         if info is None:
             raise CheckpointError(
-                f"tensor {stored!r} is missing; the file does not hold the model it describes",
+                f"tensor {stored!r} is missing; the file does not contain the model it describes",
                 file=self.checkpoint.path,
             )
         return info
@@ -303,8 +303,8 @@ class WeightReader:
             if self._quant not in (None, info.dtype):
                 raise self._error(
                     info,
-                    f"packed as {info.dtype}, and {self._quant} was asked for; convert the model "
-                    f"it came from once more",
+                    f"packed as {info.dtype}, but {self._quant} was requested; convert the "
+                    f"original model again",
                 )
             return info.dtype
         weight = self._foreign.get(info.name)

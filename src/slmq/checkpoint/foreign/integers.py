@@ -208,9 +208,9 @@ class ForeignLinear(ABC):
         names = {role: stem + suffix for role, suffix in self.SUFFIXES.items()}
         for role, name in names.items():
             if name not in tensors and role not in self.OPTIONAL:
-                raise self._error(f"{stem}.weight", f"its part {name!r} is missing")
+                raise self._error(f"{stem}.weight", f"part {name!r} is missing")
         if f"{stem}.weight" in tensors:
-            raise self._error(f"{stem}.weight", "stored twice: as it is, and quantized in parts")
+            raise self._error(f"{stem}.weight", "stored twice, as is and quantized in parts")
         return {role: name for role, name in names.items() if name in tensors}
 
     def _count_groups(self, n: int) -> int:

@@ -57,7 +57,7 @@ def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[
     found = config_value(config, "hidden_act", str, activation)
     if found != activation:
         raise UnsupportedModelError(
-            f"hidden_act {found!r:.80} is not supported; supported is {activation}"
+            f"hidden_act {found!r:.80} is not supported; supported: {activation}"
         )
     return decoder_sizes(config) | {"rms_norm_eps": config_eps(config, "rms_norm_eps", 1e-6)}
 
@@ -74,7 +74,7 @@ def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     head_dim = config_count(config, "head_dim", hidden // heads)
     if heads * head_dim > LARGEST_SIZE:
-        raise CheckpointError(f"expected a sane model, found {heads} heads of {head_dim}")
+        raise CheckpointError(f"expected a plausible model, found {heads} heads of {head_dim}")
     return {
         "vocab_size": config_count(config, "vocab_size"),
         "hidden_size": hidden,
@@ -128,6 +128,6 @@ def layer_sliding(config: Mapping[str, Any], default: list[bool]) -> tuple[bool,
     for kind in kinds:
         if kind not in known:
             raise UnsupportedModelError(
-                f"layer type {kind!r:.80} is not supported; supported are {', '.join(known)}"
+                f"layer type {kind!r:.80} is not supported; supported: {', '.join(known)}"
             )
     return tuple(kind == "sliding_attention" for kind in kinds)

@@ -58,7 +58,7 @@ def config_activation(config: Mapping[str, Any], key: str, default: str) -> str:
     name = config_value(config, key, str, default)
     if name not in ACTIVATIONS:
         raise UnsupportedModelError(
-            f"{key} {name!r:.80} is not supported; supported are {', '.join(ACTIVATIONS)}"
+            f"{key} {name!r:.80} is not supported; supported: {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 

@@ -118,11 +118,11 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     """
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, Mapping):
-        raise CheckpointError(f"expected rope scaling as an object, found {scaling!r}")
+        raise CheckpointError(f"expected rope scaling to be an object, found {scaling!r}")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in KINDS:
         raise UnsupportedModelError(
-            f"rope scaling {kind!r:.80} is not supported; supported are {', '.join(KINDS)}"
+            f"rope scaling {kind!r:.80} is not supported; supported: {', '.join(KINDS)}"
         )
     base = _either(config, scaling, "rope_theta", 10000.0)
     if not 0 < base < float("inf"):
