@@ -32,7 +32,7 @@ def test_both_agree_on_a_model_in_floats(
     arguments = [folder, folder, "--task", task, "--file", str(file), "--shots", "1"]
     assert program.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert f"{task}, 2 items, shots 1" in shown
+    assert f"{task}, 2 items, 1-shot" in shown
     assert "items that differ: 0" in shown
     gap = float(shown.split("differ by ")[1].split(",")[0])
     assert gap <= 0.01  # the cache is float16

@@ -460,7 +460,7 @@ def test_folders_that_are_no_model(
 
 def test_paths_that_are_no_model(folder: Path) -> None:
     save_file({"t": np.zeros(1, np.float32)}, folder / "model.safetensors")
-    assert "give the folder" in refusal(folder / "model.safetensors").message
+    assert "expected the folder" in refusal(folder / "model.safetensors").message
     assert "No such file" in refusal(folder / "absent").message
     assert "cannot open" in refusal(Path("a\0b")).message
     assert "begins with b'{\"mo'" in refusal(folder / "config.json").message

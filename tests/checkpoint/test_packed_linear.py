@@ -270,8 +270,8 @@ def changed(part: str, value: Callable[[Any], Any]) -> Callable[[Tensors], Any]:
 
 
 BROKEN: dict[str, tuple[str, Callable[[Tensors], Any], str]] = {
-    "no zeros": ("gptq zeros", without("qzeros"), "its part 'a.qzeros' is missing"),
-    "no scales": ("awq 128", without("scales"), "its part 'a.scales' is missing"),
+    "no zeros": ("gptq zeros", without("qzeros"), "part 'a.qzeros' is missing"),
+    "no scales": ("awq 128", without("scales"), "part 'a.scales' is missing"),
     "no shape": ("ct zeros", without("weight_shape"), "'a.weight_shape' is missing"),
     "no weight_scale": ("ct zeros", without("weight_scale"), "'a.weight_scale' is missing"),
     "stored twice": (

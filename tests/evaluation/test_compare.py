@@ -225,5 +225,5 @@ def test_a_batch_gives_what_single_sequences_give(full: Engine) -> None:
     assert [list(sequence.tokens) for sequence, _, _ in batch] == [ids[i:j] for i, j, _ in cuts]
     assert list(full.run([(batch[1][0], ids[:3], 0)]) or ()) == []
     assert list(batch[1][0].tokens) == ids[5:7] + ids[:3]
-    with pytest.raises(ValueError, match="expected different sequences"):
+    with pytest.raises(ValueError, match="expected distinct sequences"):
         full.run([batch[0], batch[0]])

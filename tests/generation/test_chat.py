@@ -124,7 +124,7 @@ def test_one_turn_at_a_time(model: Model) -> None:
     stream = chat.stream("Hello")
     next(stream)
     for call in (lambda: chat.send("More"), chat.undo, chat.reset):
-        with pytest.raises(slmq.Error, match="still being made"):
+        with pytest.raises(slmq.Error, match="previous answer is not finished"):
             call()
     stream.close()
     chat.reset()

@@ -67,7 +67,9 @@ def test_a_disk_that_fills_up(store: Store, server: Server) -> None:
     server.pages[HUB_PATH] = Page(BODY)
     (store.root / "models" / NAME).mkdir(parents=True)
     (store.root / "models" / NAME / "tiny.gguf.part").symlink_to("/dev/full")
-    with pytest.raises(CacheError, match=r"disk of .* is full: 0\.6 MB more needed, .* free; make"):
+    with pytest.raises(
+        CacheError, match=r"disk of .* is full: 0\.6 MB more needed, .* free; free some space"
+    ):
         store.resolve(NAME)
     assert store.list_models() == []
 
@@ -86,7 +88,9 @@ def test_a_disk_that_fills_up_while_unpacking(tmp_path: Path, server: Server) ->
 def test_a_file_larger_than_the_disk_is_not_begun(tmp_path: Path, server: Server) -> None:
     server.add_wheel(WHEEL_NAME, WHEEL)
     store = only_the_wheel(tmp_path, bytes=1 << 60)
-    with pytest.raises(CacheError, match=r"needs 1152921504\d+\.\d MB in .* are free; make room"):
+    with pytest.raises(
+        CacheError, match=r"needs 1152921504\d+\.\d MB in .* are free; free some space"
+    ):
         store.resolve(NAME)
     assert files_left(store) == []
 
@@ -128,7 +132,7 @@ def test_whoever_waits_says_so(store: Store, server: Server, notes: Notes) -> No
             time.sleep(0.01)
         assert server.requests == []
     waiter.join()
-    assert "another process is at work on it" in notes.messages[0]
+    assert "waiting for another process that is downloading it" in notes.messages[0]
 
 
 def test_a_killed_download_is_continued(tmp_path: Path, store: Store, server: Server) -> None:

@@ -56,7 +56,7 @@ def test_shipped_catalogue_pins_the_default_model() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        (f"[{NAME}]", "['../up']", "no model name"),
+        (f"[{NAME}]", "['../up']", "is not a model name"),
         ('licence = "MIT"\n', "", "licence"),
         ('licence = "MIT"', 'license = "MIT"', "license"),
         ('file = "tiny.gguf"\nbytes', 'file = "../tiny.gguf"\nbytes', "bare name"),
@@ -73,7 +73,7 @@ def test_catalogue_refuses(old: str, new: str, complaint: str) -> None:
 @pytest.mark.parametrize("repository", ["tiny", "org/tiny/x", "org/", "org/a:b/c", "../tiny"])
 def test_catalogue_refuses_what_is_no_repository(repository: str) -> None:
     fields = 'title = "T"\nlicence = "MIT"\narchitecture = "llama"\ncontext = 8\nformat = "x"\n'
-    with pytest.raises(ValueError, match="repository is org/name"):
+    with pytest.raises(ValueError, match="repository: expected org/name"):
         parse_catalogue(f'[t]\n{fields}repository = "{repository}"')
 
 
@@ -98,7 +98,7 @@ def test_an_existing_path_is_itself(store: Store, tmp_path: Path, server: Server
     ["tiny-modle", "./none.gguf", "a/b/c", "../up", "a/..", "", "x\0y", "y" * 5000, "~nobody"],
 )
 def test_unknown_names(store: Store, server: Server, name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=f"catalogue has only {NAME}"):
+    with pytest.raises(ModelNotFoundError, match=rf"not in the catalogue \({NAME}\)"):
         store.resolve(name)
     assert server.requests == []
 

@@ -161,12 +161,12 @@ def test_gguf_files_scale_scores_by_heads_or_width(
         ("gemma2", "sliding_window", 0, "'sliding_window': expected 1"),
         ("gemma2", "layer_types", ["sliding_attention"], "expected 2 layer_types, found 1"),
         ("gemma2", "layer_types", [{}, "full_attention"], "layer type {} is not supported"),
-        ("gemma3_text", "use_bidirectional_attention", True, "later tokens"),
+        ("gemma3_text", "use_bidirectional_attention", True, "bidirectional attention"),
         ("gemma3_text", "sliding_window_pattern", 0, "'sliding_window_pattern': expected 1"),
-        ("gemma3_text", "rope_parameters", 3, "rope_parameters as an object"),
-        ("gemma3_text", "rope_parameters", {"full_attention": 3}, "rope parameters as objects"),
+        ("gemma3_text", "rope_parameters", 3, "rope_parameters to be an object"),
+        ("gemma3_text", "rope_parameters", {"full_attention": 3}, "rope parameters to be objects"),
         ("gemma3_text", "rope_parameters", {"sliding_attention": {"rope_theta": -1}}, "> 0"),
-        ("gemma3_text", "text_config", [], "text_config as an object"),
+        ("gemma3_text", "text_config", [], "text_config to be an object"),
     ],
 )
 def test_configurations_that_do_not_fit(

@@ -205,8 +205,8 @@ def test_an_activation_that_we_lack(tmp_path: Path) -> None:
     [
         ("lama", "the nearest is llama"),
         ("Llama4_text", "the nearest is llama"),
-        ("rwkv7", "supported are "),
-        ("x" * 200, "supported are "),
+        ("rwkv7", "supported: "),
+        ("x" * 200, "supported: "),
     ],
 )
 def test_architectures_that_we_lack(architecture: str, nearest: str, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_architectures_that_we_lack(architecture: str, nearest: str, tmp_path: P
     error = refuse(folder, UnsupportedModelError, f"architecture '{architecture[:79]}")
     assert nearest in str(error)
     assert ("the nearest" in str(error)) == nearest.startswith("the nearest")
-    assert "llama" in str(error).partition("supported are ")[2]
+    assert "llama" in str(error).partition("supported: ")[2]
     assert "docs/adding-a-model.md shows how to add one" in str(error)
     assert len(str(error)) < 1000
     assert str(folder) in str(error)

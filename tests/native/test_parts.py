@@ -280,5 +280,5 @@ def test_parts_say_what_they_expect(call: Any, error: type[Exception], message: 
 @kinds
 def test_floats_are_not_rounded_to_them(fmt: str) -> None:
     rows = normal(2, 256).view(np.uint8).reshape(-1)
-    with pytest.raises(ValueError, match=f"{fmt} holds what was quantized elsewhere; expected"):
+    with pytest.raises(ValueError, match=f"{fmt} only holds weights quantized elsewhere; expected"):
         _native.Matrix.pack("f32", rows, 2, 256, fmt)

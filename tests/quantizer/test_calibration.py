@@ -271,7 +271,7 @@ def test_channels_are_rescaled_where_it_helps(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\xff\xfe\x00", "expected UTF-8"), (b"short", "at least 16 tokens, found 5")],
+    [(b"\xff\xfe\x00", "expected UTF-8"), (b"short", "at least 16 tokens of text, found 5")],
 )
 def test_a_text_that_cannot_calibrate_is_refused(
     content: bytes, message: str, tiny_model_path: Path, tmp_path: Path

@@ -247,8 +247,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         ({"format": "int3"}, "expected a weight format"),
         ({"format": "f16"}, "expected int4, int8"),
         ({"method": "magic"}, "method: expected one of auto, rtn"),
-        ({"method": "feedback"}, "needs a text to calibrate with"),
-        ({"format": "int4", "bits": 5}, "a format or bits, not both"),
+        ({"method": "feedback"}, "needs a calibration text"),
+        ({"format": "int4", "bits": 5}, "format or bits, got both"),
         ({"bits": 4}, "expected at least 4.5, got 4"),
     ],
 )

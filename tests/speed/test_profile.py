@@ -256,7 +256,7 @@ def test_bad_options_of_the_command(tiny_model_path: Path, tmp_path: Path) -> No
         ([], "expected either a MODEL or a --shape"),
         ([str(tiny_model_path), "--shape", "mistral-7b"], "expected either a MODEL or a --shape"),
         ([str(tiny_model_path), "--plot", str(tmp_path / "x.gif")], "ends in .svg, .png, .pdf"),
-        ([str(tiny_model_path), "--plot", str(tmp_path / "no" / "x.svg")], "there is no folder"),
+        ([str(tiny_model_path), "--plot", str(tmp_path / "no" / "x.svg")], "does not exist"),
     ):
         asked = RUNNER.invoke(app, ["profile", *arguments])
         assert asked.exit_code == 1

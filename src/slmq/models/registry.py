@@ -106,6 +106,6 @@ def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return UnsupportedModelError(
         f"architecture {architecture!r:.80} of {path} is not supported; supported: "
-        f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file: "
+        f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file; "
         f"docs/adding-a-model.md shows how to add one"
     )

@@ -58,7 +58,7 @@ def choose_memory(requested: str | None, checkpoint: Checkpoint) -> MemoryChoice
         if requested == "mmap" and not checkpoint.packed:
             raise ValueError(
                 f"memory='mmap' needs packed weights, but {checkpoint.path} is packed while "
-                f"loading; `slmq convert {checkpoint.path} FOLDER` writes a folder that can be mapped"
+                f"loading; `slmq convert {checkpoint.path} FOLDER` writes a folder to map"
             )
         return MemoryChoice(requested, "requested")
     if checkpoint.packed:
