@@ -445,7 +445,7 @@ def many_files(folder: Path) -> None:
         (lambda folder: None, "found an empty folder"),
         (two_ggufs, "2 GGUF files; give the path of one: 'b.GGUF', 'model.Q4_0.gguf'"),
         (pytorch, "convert them to safetensors"),
-        (no_config, "expected a config.json beside the weights"),
+        (no_config, "expected a config.json next to the weights"),
         (many_files, "'7.txt' and 2 more"),
     ],
 )

@@ -169,6 +169,6 @@ def test_values_beyond_float16(tmp_path: Path) -> None:
 
 def test_formats_that_nothing_is_rounded_to(tmp_path: Path) -> None:
     path, _ = file_of("q4_k", tmp_path / "w.gguf")
-    message = "expected a format to round to, one of int4, int8, .*; q5k only holds what was quant"
+    message = "expected a format to round to, one of int4, int8, .*; q5k only holds weights"
     with open_checkpoint(path) as checkpoint, pytest.raises(ValueError, match=message):
         WeightReader(checkpoint, quant="q5k", memory="small")

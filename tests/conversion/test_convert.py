@@ -175,7 +175,7 @@ def test_the_config_says_where_it_comes_from(tmp_path: Path) -> None:
 
 def test_another_quantization_needs_the_source(converted: Path) -> None:
     assert weights_of(converted, quant="int4")
-    with pytest.raises(CheckpointError, match="packed as q4g32a, and q8g32s was asked for"):
+    with pytest.raises(CheckpointError, match="packed as q4g32a, but q8g32s was requested"):
         weights_of(converted, quant="int8")
 
 
@@ -257,7 +257,7 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (tagged("2", "slmq"), "packed weights of version '2', expected '1'"),
+        (tagged("2", "slmq"), "packed weights of version '1', found '2'"),
         (lambda h: h["__metadata__"].pop(Q), "expected a tag 'FORMAT N K'.*got None"),
         (tagged("q5g32s 60 60"), "expected a tag"),
         (tagged("q4g32a 60"), "expected a tag"),

@@ -315,7 +315,7 @@ def test_bad_arguments_are_refused(files: dict[str, Path], tmp_path: Path) -> No
         prepare("sst2", sst2, shots=-1)
     with pytest.raises(ValueError, match="limit: expected an integer >= 1, got 0"):
         prepare("sst2", sst2, limit=0)
-    with pytest.raises(Error, match="12 examples leave none of 12 rows to ask"):
+    with pytest.raises(Error, match="12 examples leave none of the 12 rows to ask"):
         prepare("sst2", sst2, shots=12)
     with pytest.raises(ValueError, match="which would give away the answers"):
         prepare("sst2", sst2, shots=1, train=sst2)

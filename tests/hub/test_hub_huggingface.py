@@ -326,7 +326,7 @@ def test_what_the_hub_refuses(repository: Server, monkeypatch: pytest.MonkeyPatc
     assert gated_kind == "DownloadError"
     assert f"accept its conditions at {repository.url}/org/gated, then set HF_TOKEN" in gated_text
     assert none_kind == "ModelNotFoundError"
-    assert f"there is no {repository.url}/org/none, or it is private" in none_text
+    assert f"{repository.url}/org/none does not exist or is private" in none_text
     assert "the catalogue has smollm2-135m-instruct" in near[1]
     assert revision[0] == "ModelNotFoundError"
     assert "has no revision 'v9'" in revision[1]
@@ -354,7 +354,7 @@ def test_a_gated_repository_lists_its_files_and_keeps_them(
     ((said, _), listed) = run(resolve("gemma-2b-it"), ("list_models", {}))
     assert said[0] == "DownloadError"  # type: ignore[index]
     assert (
-        f"google/gemma-2b-it is gated: accept its conditions at "
+        f"google/gemma-2b-it is gated; accept its conditions at "
         f"{repository.url}/google/gemma-2b-it, then set HF_TOKEN" in said[1]  # type: ignore[index]
     )
     assert listed[0] == []

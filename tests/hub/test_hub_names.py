@@ -61,7 +61,7 @@ def test_shipped_catalogue_pins_the_default_model() -> None:
         ('licence = "MIT"', 'license = "MIT"', "license"),
         ('file = "tiny.gguf"\nbytes', 'file = "../tiny.gguf"\nbytes', "bare name"),
         ('sha256 = "', 'sha256 = "x', "sha256 of 64 digits"),
-        ('version = "1.2"', "", "a source has"),
+        ('version = "1.2"', "", "expected a source with"),
         ('sha256 = "', 'repository = "org/tiny"\nsha256 = "', "unexpected keyword argument"),
     ],
 )
@@ -129,7 +129,7 @@ def test_list_and_remove(store: Store, server: Server) -> None:
     assert store.remove(NAME) == len(BODY)
     assert not path.parent.exists()
     assert store.list_models() == []
-    with pytest.raises(ModelNotFoundError, match="in the cache, which has nothing"):
+    with pytest.raises(ModelNotFoundError, match="in the cache, which contains nothing"):
         store.remove(NAME)
 
 

@@ -202,7 +202,7 @@ def test_mutated_models(tmp_path: Path) -> None:
         ({"vocab.json": {"a": "b"}}, TokenizerError, "an object of ids"),
         ({"vocab.json": {"a": -1}}, TokenizerError, "an object of ids"),
         ({"vocab.json": {"a": True}}, TokenizerError, "an object of ids"),
-        ({"vocab.json": {"a": 1, "b": 1}}, TokenizerError, "the same id"),
+        ({"vocab.json": {"a": 1, "b": 1}}, TokenizerError, "distinct token ids"),
         ({"merges.txt": "a"}, TokenizerError, "line 1 is 'a'"),
         ({"merges.txt": "#version: 0.2\n\nzz yy\n"}, TokenizerError, "line 3 is 'zz yy'"),
         ({"merges.txt": None}, TokenizerError, "nor vocab.json with merges.txt"),
