@@ -255,7 +255,7 @@ def test_bad_options_of_the_command(tiny_model_path: Path, tmp_path: Path) -> No
     for arguments, message in (
         ([], "expected either a MODEL or a --shape"),
         ([str(tiny_model_path), "--shape", "mistral-7b"], "expected either a MODEL or a --shape"),
-        ([str(tiny_model_path), "--plot", str(tmp_path / "x.gif")], "ends in .svg, .png, .pdf"),
+        ([str(tiny_model_path), "--plot", str(tmp_path / "x.gif")], "ending in .svg, .png, .pdf"),
         ([str(tiny_model_path), "--plot", str(tmp_path / "no" / "x.svg")], "does not exist"),
     ):
         asked = RUNNER.invoke(app, ["profile", *arguments])
@@ -292,7 +292,7 @@ def test_other_endings_are_other_formats(found: Profile, tmp_path: Path) -> None
     file = tmp_path / "out.png"
     draw(found, file)
     assert file.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"expected a file that ends in \.svg"):
+    with pytest.raises(ValueError, match=r"expected a file name ending in \.svg"):
         draw(found, tmp_path / "out.txt")
 
 
