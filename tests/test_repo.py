@@ -479,6 +479,18 @@ def test_every_page_is_linked() -> None:
     assert not lonely, listed(lonely)
 
 
+def test_the_page_of_layers_is_what_the_tests_hold() -> None:
+    """docs/design/layers.md: floors and their rooms, then the folders of C++."""
+    page = (ROOT / "docs" / "design" / "layers.md").read_text(encoding="utf-8")
+    rooms, floor = {}, 0
+    for number, room in re.findall(r"^\| (\d*) ?\| `(\w+)(?:\.py)?` \|", page, re.MULTILINE):
+        floor = int(number or floor)
+        rooms[room] = floor
+    assert rooms == FLOORS
+    folders = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(folders) == sorted(CPP_LAYERS)
+
+
 def test_design_pages_are_read_in_five_minutes() -> None:
     for page in (ROOT / "docs" / "design").glob("*.md"):
         words = len(page.read_text(encoding="utf-8").split())

@@ -96,7 +96,7 @@ def test_the_command_for_programs() -> None:
 def test_the_command_fails_where_a_bit_differs(tmp_path: Path) -> None:
     """A copy of the package whose file expects another bit of one kernel."""
     shutil.copytree(Path(slmq.__file__).parent, tmp_path / "slmq")
-    file = tmp_path / "slmq" / HASHES.name
+    file = tmp_path / "slmq" / "machine" / HASHES.name
     text = file.read_text("utf-8")
     value = read_hashes()["softmax"]
     file.write_text(text.replace(value, f"{int(value, 16) ^ 1:016x}"), "utf-8")
