@@ -83,7 +83,7 @@ def evaluate_reference(
 
 def report(ours: Evaluation, theirs: Evaluation) -> float:
     """Prints both; returns the difference of the accuracies."""
-    print(f"{ours.task}, {len(ours.samples)} items, shots {ours.shots}")
+    print(f"{ours.task}, {len(ours.samples)} items, {ours.shots}-shot")
     for name, metric in ours.metrics.items():
         print(f"  {name:12} slmq {metric}   transformers {theirs.metrics[name]}")
     pairs = list(zip(ours.samples, theirs.samples, strict=True))

@@ -170,7 +170,7 @@ def test_models_need_one_vocabulary(full: Engine, tiny_model_path: Path, tmp_pat
 def test_what_cannot_be_compared_is_refused(full: Engine, rounded: Engine) -> None:
     with pytest.raises(ValueError, match="the same one twice"):
         slmq.compare(full, full, TEXT)
-    with pytest.raises(TypeError, match=r"expected a model of slmq\.load, got str"):
+    with pytest.raises(TypeError, match=r"expected a model from slmq\.load, got str"):
         slmq.compare("smollm2", full, TEXT)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="too few for one window of 40"):
         slmq.compare(full, rounded, "short", ctx=CTX)
