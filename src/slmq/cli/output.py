@@ -186,7 +186,9 @@ def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        stream.close()
+        # The handler may have interrupted this very thread while it holds the scheduler's lock, which
+        # another thread can wait for.
+        threading.Thread(target=stream.close, daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: pressed

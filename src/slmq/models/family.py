@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from slmq.models.parts.gguf import GgufMap, Weights
 from slmq.plan.handle import Handle
-from slmq.plan.recording import Recording
+from slmq.plan.recorder import Recording
 from slmq.weights.base import Reader
 
 __all__ = ["Family", "ModelConfig"]

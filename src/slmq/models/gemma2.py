@@ -22,7 +22,7 @@ from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
 GELU = "gelu_pytorch_tanh"
 NORMS = {

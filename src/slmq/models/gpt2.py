@@ -20,7 +20,7 @@ from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
 __all__ = ["GGUF", "Config", "forward", "load"]
 

@@ -22,7 +22,7 @@ from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 

@@ -25,7 +25,7 @@ from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
 
 @dataclass(frozen=True)

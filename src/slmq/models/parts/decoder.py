@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from slmq.plan.handle import Handle
-    from slmq.plan.recording import Recording
+    from slmq.plan.recorder import Recording
 
     Order = npt.NDArray[np.int32] | None
 
