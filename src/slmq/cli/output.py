@@ -186,7 +186,7 @@ def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        # The handler may have interrupted this very thread while it holds the scheduler's lock, which
+        # It may have interrupted this very thread while that holds the scheduler's lock, which
         # another thread can wait for.
         threading.Thread(target=stream.close, daemon=True).start()
 
