@@ -16,6 +16,7 @@ from slmq.errors import (
     CheckpointError,
     ClosedError,
     ContextOverflowError,
+    DataError,
     DeadlineError,
     DownloadError,
     Error,
@@ -23,6 +24,7 @@ from slmq.errors import (
     TemplateError,
     TokenizerError,
     UnsupportedModelError,
+    WriteError,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ __all__ = [
     "CheckpointError",
     "ClosedError",
     "ContextOverflowError",
+    "DataError",
     "DeadlineError",
     "DownloadError",
     "Error",
@@ -55,6 +58,7 @@ __all__ = [
     "TemplateError",
     "TokenizerError",
     "UnsupportedModelError",
+    "WriteError",
     "__version__",
     "compare",
     "convert",

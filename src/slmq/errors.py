@@ -1,7 +1,8 @@
 """Every exception that slmq raises on purpose, in one tree under `Error`.
 
 Invalid Python arguments (a negative temperature, an array of the wrong dtype) stay `ValueError` and
-`TypeError`; the classes here are for what the outside world hands us: files, models, networks.
+`TypeError`; the classes here are for what the outside world hands us: files, models, networks, and
+other threads and processes. None is raised as a bare `Error`: a caller can tell them apart.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import os
 
 __all__ = [
+    "BusyError",
+    "CacheFullError",
     "CheckpointError",
+    "ClosedError",
     "ContextOverflowError",
+    "DataError",
+    "DeadlineError",
     "DownloadError",
     "Error",
     "ModelNotFoundError",
     "TemplateError",
     "TokenizerError",
     "UnsupportedModelError",
+    "WriteError",
 ]
 
 
@@ -24,12 +31,27 @@ class Error(Exception):
     """Base class of the errors of slmq."""
 
 
+class ClosedError(Error, ValueError):
+    """A model, chat, sequence or checkpoint was used after it was closed.
+
+    Also a `ValueError`, which Python's own files raise in this case.
+    """
+
+
+class DataError(Error):
+    """A text or table that was given cannot be read, or lacks what is needed from it."""
+
+
+class WriteError(Error):
+    """A file or folder cannot be written: it exists, the disk is full, or it is not ours."""
+
+
 class UnsupportedModelError(Error):
     """The model's architecture, format or tokenizer kind is one that slmq lacks."""
 
 
 class CheckpointError(Error):
-    """A checkpoint file is missing, cut short, corrupt or contradicts itself.
+    """A checkpoint file is missing, cut short, corrupt or contradicts itself, or computes NaN.
 
     Parameters
     ----------
@@ -95,10 +117,6 @@ class DeadlineError(Error, TimeoutError):
     """An answer was not complete when its deadline was over."""
 
 
-class ClosedError(Error, ValueError):
-    """A model, session or engine was used after it was closed."""
-
-
 class CacheFullError(Error, MemoryError):
     """The cache of keys and values may not hold what was asked for; its limit is in the message."""
 
@@ -112,7 +130,7 @@ class DownloadError(Error):
 
 
 class TemplateError(Error):
-    """A chat template is invalid, left its sandbox or refused the messages."""
+    """A chat template is missing or invalid, left its sandbox or refused the messages."""
 
 
 class TokenizerError(Error):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from slmq.checkpoint import TensorInfo, open_checkpoint
 from slmq.checkpoint.gguf import BLOCK_TYPES
 from slmq.checkpoint.gguf_header import MAX_ELEMENTS
-from slmq.errors import CheckpointError, Error
+from slmq.errors import CheckpointError, ClosedError, Error
 
 RNG = np.random.default_rng(1)
 
@@ -250,7 +250,7 @@ def test_close_with_views_alive(path: Path) -> None:
     checkpoint.close()
     checkpoint.close()
     for call in (checkpoint.raw, checkpoint.release):
-        with pytest.raises(ValueError, match="closed"):
+        with pytest.raises(ClosedError, match="closed"):
             call("t")
     assert float(view.view("<f4")[4095]) == 4095.0
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from slmq.checkpoint import TensorInfo, open_checkpoint
 from slmq.checkpoint.safetensors import BITS
-from slmq.errors import CheckpointError
+from slmq.errors import CheckpointError, ClosedError
 
 CONFIG = {"model_type": "llama", "hidden_size": 64}
 ONE = "model-00001-of-00002.safetensors"
@@ -135,7 +135,7 @@ def test_shards(sharded: Path) -> None:
         assert checkpoint.tensors["c"] == TensorInfo("c", "f32", (3, 5), 60)
         assert checkpoint.raw("b").view("<f2").tolist() == [1, 1, 1, 1]
         assert checkpoint.raw("c").view("<f4").tolist() == [7] * 15
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         checkpoint.raw("a")
 
 

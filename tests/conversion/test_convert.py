@@ -308,7 +308,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_what_exists_is_kept(converted: Path, tmp_path: Path) -> None:
     before = listing(tmp_path)
-    with pytest.raises(slmq.Error, match="exists; choose another folder, or use force"):
+    with pytest.raises(slmq.WriteError, match="exists; choose another folder, or use force"):
         slmq.convert(GOLDENS / "llama" / "odd_sizes", converted)
     assert listing(tmp_path) == before
     slmq.convert(GOLDENS / "llama" / "odd_sizes", converted, quant="int8", force=True)
@@ -324,9 +324,9 @@ def test_force_replaces_only_folders_of_ours(tmp_path: Path) -> None:
     changed("odd_sizes", tmp_path / "model")
     before = listing(tmp_path)
     for name in ("file", "folder", "model"):
-        with pytest.raises(slmq.Error, match="was not written by slmq"):
+        with pytest.raises(slmq.WriteError, match="was not written by slmq"):
             slmq.convert(GOLDENS / "llama" / "odd_sizes", tmp_path / name, force=True)
-    with pytest.raises(slmq.Error, match="does not exist"):
+    with pytest.raises(slmq.WriteError, match="does not exist"):
         slmq.convert(GOLDENS / "llama" / "odd_sizes", tmp_path / "a" / "b")
     assert listing(tmp_path) == before
 

@@ -16,7 +16,7 @@ import slmq
 from slmq.cli.app import app
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
-from slmq.errors import ContextOverflowError, Error
+from slmq.errors import ContextOverflowError, DataError
 from slmq.evaluation import Evaluation, Prompt, prepare
 from slmq.evaluation.harness import request_of
 from slmq.evaluation.likelihood import Request, score, shared_prefix
@@ -302,7 +302,7 @@ def test_bad_files_are_refused(
 ) -> None:
     path = tmp_path / name
     path.write_text(content, "utf-8")
-    with pytest.raises(Error, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         prepare(task, path)
     assert str(path) in str(caught.value)
 
@@ -315,15 +315,15 @@ def test_bad_arguments_are_refused(files: dict[str, Path], tmp_path: Path) -> No
         prepare("sst2", sst2, shots=-1)
     with pytest.raises(ValueError, match="limit: expected an integer >= 1, got 0"):
         prepare("sst2", sst2, limit=0)
-    with pytest.raises(Error, match="12 examples leave none of the 12 rows to ask"):
+    with pytest.raises(DataError, match="12 examples leave none of the 12 rows to ask"):
         prepare("sst2", sst2, shots=12)
     with pytest.raises(ValueError, match="which would give away the answers"):
         prepare("sst2", sst2, shots=1, train=sst2)
     train = tmp_path / "train.tsv"
     train.write_text("a\t1\n", "utf-8")
-    with pytest.raises(Error, match="at least 2 rows for the shots, found 1"):
+    with pytest.raises(DataError, match="at least 2 rows for the shots, found 1"):
         prepare("sst2", sst2, shots=2, train=train)
-    with pytest.raises(Error, match="cannot read"):
+    with pytest.raises(DataError, match="cannot read"):
         prepare("sst2", tmp_path / "missing.tsv")
 
 
@@ -379,7 +379,7 @@ def test_options_are_what_follows_the_shared_tokens() -> None:
     alone.bos_id = 5
     assert request(alone, "a", [" b", " c"], None) == Request([5], [[2], [3]])
     silent = Words({"a": [1, 2], "a b": [1, 2], "a c": [1, 2, 3]})
-    with pytest.raises(Error, match="here: the tokenizer has no token for the option ' b'"):
+    with pytest.raises(DataError, match="here: the tokenizer has no token for the option ' b'"):
         request(silent, "a", [" b", " c"], None)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
-from slmq.errors import Error
+from slmq.errors import CheckpointError, DataError
 from slmq.evaluation import perplexity, read_text
-from slmq.evaluation.likelihood import log_probabilities
+from slmq.evaluation.likelihood import Request, log_probabilities, score
 from slmq.evaluation.windows import leading_bos
 
 TEXT = "Some text, \u00fcber tiny models.\r\n" * 12
@@ -124,11 +126,11 @@ def test_files_are_read_byte_by_byte(tmp_path: Path) -> None:
 def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "latin1"
     file.write_bytes(b"caf\xe9 au lait")
-    with pytest.raises(Error, match="expected UTF-8 text, found byte 0xe9 at offset 3"):
+    with pytest.raises(DataError, match="expected UTF-8 text, found byte 0xe9 at offset 3"):
         read_text(file)
-    with pytest.raises(Error, match=r"cannot read .*missing"):
+    with pytest.raises(DataError, match=r"cannot read .*missing"):
         read_text(tmp_path / "missing")
-    with pytest.raises(Error, match="cannot read"):
+    with pytest.raises(DataError, match="cannot read"):
         read_text(tmp_path)
 
 
@@ -143,3 +145,17 @@ def test_the_real_model_scores_as_float32_does(smollm2_path: Path, shared_data: 
         engine.close()
     assert found.tokens == 510
     assert found.perplexity == pytest.approx(21.2799, rel=0.003)
+
+
+def test_a_model_whose_logits_overflow_is_damaged(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_model_path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    norm = np.full(tensors["model.norm.weight"].shape, 3e38, np.float32)
+    save_file({**tensors, "model.norm.weight": norm}, folder / "model.safetensors")
+    damaged = open_engine(folder, n_ctx=256)
+    with pytest.raises(CheckpointError, match="produced NaN or infinite logits; its weights are"):
+        perplexity(damaged, TEXT, ctx=32)
+    with pytest.raises(CheckpointError, match="produced NaN"):
+        list(score(damaged, [Request([1, 2], [[3], [4]])]))
+    damaged.close()

@@ -278,9 +278,9 @@ def test_a_text_that_cannot_calibrate_is_refused(
 ) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    with pytest.raises(slmq.Error, match=message):
+    with pytest.raises(slmq.DataError, match=message):
         slmq.quantize(tiny_model_path, tmp_path / "q", calibrate=path)
-    with pytest.raises(slmq.Error, match="cannot read"):
+    with pytest.raises(slmq.DataError, match="cannot read"):
         slmq.quantize(tiny_model_path, tmp_path / "q", calibrate=tmp_path / "none")
 
 

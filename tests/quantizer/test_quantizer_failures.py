@@ -15,6 +15,7 @@ import pytest
 from golden import GOLDENS
 
 import slmq
+from slmq.quantizer.work import open_work
 
 SOURCE = GOLDENS / "llama" / "biases"
 TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
@@ -76,6 +77,17 @@ def test_a_run_that_is_killed_at_any_moment_can_go_on(
         assert [path.name for path in folder.iterdir()] == ["q"]
 
 
+@POSIX
+def test_one_process_at_a_time_quantizes_to_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "q"
+    with (
+        open_work(target, {}),
+        pytest.raises(slmq.BusyError, match="another process is quantizing to it"),
+    ):
+        slmq.quantize(SOURCE, target)
+    assert not list(tmp_path.iterdir())
+
+
 # --- no room ----------------------------------------------------------------------------------
 
 LIMITED = """
@@ -92,7 +104,7 @@ def test_a_file_that_grows_too_large_is_an_error(tmp_path: Path) -> None:
     target = tmp_path / "q"
     done = run(LIMITED, SOURCE, target)
     assert done.returncode == 1
-    assert re.search("slmq.errors.Error: cannot write .*/q: File too large", done.stderr)
+    assert re.search("slmq.errors.WriteError: cannot write .*/q: File too large", done.stderr)
     assert not target.exists()
     slmq.quantize(SOURCE, target)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]

@@ -11,7 +11,6 @@ from small_shapes import small_shape
 
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.opening import record_plan
-from slmq.errors import Error
 from slmq.formats import FORMATS, format_named
 from slmq.hub import catalogue
 from slmq.models.loading import load_weights
@@ -239,7 +238,9 @@ def test_unknown_shapes_and_formats_are_named() -> None:
 
 def test_a_shape_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "available_memory_bytes", lambda: 10**9)
-    with pytest.raises(Error, match=r"phi-4 in q8g32s needs 16\.6 GB .* 1\.0 GB are free; choose"):
+    with pytest.raises(
+        MemoryError, match=r"phi-4 in q8g32s needs 16\.6 GB .* 1\.0 GB are free; choose"
+    ):
         shapes.random_weights("phi-4", "q8g32s")
 
 

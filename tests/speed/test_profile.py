@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from slmq.cli.app import app
 from slmq.engine.opening import record_plan
-from slmq.errors import Error
+from slmq.errors import WriteError
 from slmq.formats import format_named
 from slmq.speed import bench as b
 from slmq.speed import shapes
@@ -294,6 +294,8 @@ def test_other_endings_are_other_formats(found: Profile, tmp_path: Path) -> None
     assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"expected a file name ending in \.svg"):
         draw(found, tmp_path / "out.txt")
+    with pytest.raises(WriteError, match="there is no folder"):
+        draw(found, tmp_path / "nowhere" / "out.svg")
 
 
 def test_without_matplotlib_the_command_to_install_it_is_named(
@@ -301,7 +303,7 @@ def test_without_matplotlib_the_command_to_install_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(Error, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         check_plot(tmp_path / "out.svg")
     # Nothing is measured first: the model is not even looked for.
     asked = RUNNER.invoke(app, ["profile", "no-such-model", "--plot", str(tmp_path / "out.svg")])

@@ -120,7 +120,7 @@ class Checkpoint(Protocol):
         """Return the stored bytes: read-only ``uint8[nbytes]`` over the mapped file, no copy.
 
         The view is aligned to the offset in the file, which safetensors does not align to the
-        element size. Raises `CheckpointError` for an unknown name and `ValueError` once closed.
+        element size. Raises `CheckpointError` for an unknown name and `ClosedError` once closed.
         """
 
     def release(self, name: str) -> None:

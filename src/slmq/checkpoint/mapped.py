@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.base import Layout, TensorInfo
-from slmq.errors import CheckpointError
+from slmq.errors import CheckpointError, ClosedError
 
 __all__ = ["MappedCheckpoint", "MappedFile", "Span", "describe_start"]
 
@@ -52,9 +52,9 @@ class MappedFile:
 
     @property
     def buffer(self) -> mmap.mmap:
-        """The mapping. Raises `ValueError` once closed."""
+        """The mapping. Raises `ClosedError` once closed."""
         if self._buffer is None:
-            raise ValueError(f"{self.path} is closed")
+            raise ClosedError(f"{self.path} is closed")
         return self._buffer
 
     def reopen(self) -> int:
@@ -145,7 +145,7 @@ class MappedCheckpoint:
         ------
         CheckpointError
             No tensor has that name.
-        ValueError
+        ClosedError
             The checkpoint is closed.
         """
         file, begin = self.span(name)

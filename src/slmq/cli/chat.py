@@ -12,7 +12,7 @@ from slmq.cli.errors import one_line
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, note
 from slmq.cli.run import follow, prompt_progress, show_stats
-from slmq.errors import Error
+from slmq.errors import Error, TemplateError
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
@@ -87,7 +87,9 @@ def chat(
     )
     with loaded.model as m:
         if m.tokenizer.chat_template is None:
-            raise Error(f"{m.name} has no chat template; use `slmq run` to continue a text with it")
+            raise TemplateError(
+                f"{m.name} has no chat template; use `slmq run` to continue a text with it"
+            )
         talk = Conversation(m, system, {**loaded.suggested, **given}, stats=stats)
         with Lines() as lines:
             if lines.interactive:

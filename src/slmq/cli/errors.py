@@ -40,7 +40,7 @@ def plain_errors() -> Iterator[None]:
         # Python flushes stdout once more at exit, which must not fail again.
         with suppress_output():
             raise typer.Exit(PIPE_CLOSED) from None
-    except (Error, ValueError, TypeError, OSError, MemoryError) as error:
+    except (Error, ValueError, TypeError, OSError, MemoryError, ImportError) as error:
         if os.environ.get("SLMQ_LOG_LEVEL", "").upper() == "DEBUG":
             raise
         sys.stderr.write(f"slmq: {one_line(error)}\n")

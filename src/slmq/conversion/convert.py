@@ -63,7 +63,7 @@ def convert(
 
     Raises
     ------
-    Error
+    WriteError
         If `dst` exists or cannot be written; the disk is then as it was before.
     ModelNotFoundError, CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
         If `src` cannot be loaded.

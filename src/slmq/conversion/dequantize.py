@@ -68,7 +68,7 @@ def dequantize(
 
     Raises
     ------
-    Error
+    WriteError
         `dst` exists or cannot be written.
     CheckpointError
         A weight does not fit float16, or `src` cannot be loaded.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint import Checkpoint, open_checkpoint
-from slmq.errors import CheckpointError, Error
+from slmq.errors import CheckpointError, WriteError
 
 try:
     import fcntl
@@ -44,15 +44,15 @@ def check_target(target: Path, force: bool) -> None:
 
     Raises
     ------
-    Error
+    WriteError
         It exists and is not to be replaced (or nothing that slmq wrote), or its parent is missing.
     """
     if not target.parent.is_dir():
-        raise Error(f"cannot write {target}: the folder {target.parent} does not exist")
+        raise WriteError(f"cannot write {target}: the folder {target.parent} does not exist")
     if not os.path.lexists(target):
         return
     if not force:
-        raise Error(
+        raise WriteError(
             f"{target} already exists; choose another folder, or use force (--force) to replace it"
         )
     try:
@@ -61,7 +61,7 @@ def check_target(target: Path, force: bool) -> None:
     except CheckpointError:
         ours = False
     if not ours:
-        raise Error(
+        raise WriteError(
             f"{target} already exists and was not written by slmq, so force does not replace it; "
             f"delete it yourself or choose another folder"
         )
@@ -73,7 +73,7 @@ def new_folder(target: Path, nbytes: int, force: bool) -> Iterator[Path]:
 
     Raises
     ------
-    Error
+    WriteError
         It cannot be written, or the disk has no room for `nbytes`.
     """
     _remove_stale(target)
@@ -90,7 +90,7 @@ def new_folder(target: Path, nbytes: int, force: bool) -> Iterator[Path]:
         sync(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise Error(f"cannot write {target}: {reason}; nothing was kept") from error
+        raise WriteError(f"cannot write {target}: {reason}; nothing was kept") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
@@ -98,10 +98,10 @@ def new_folder(target: Path, nbytes: int, force: bool) -> Iterator[Path]:
 
 
 def check_room(target: Path, nbytes: int) -> None:
-    """Raises Error if the disk of a new folder has no room for so many bytes."""
+    """Raises WriteError if the disk of a new folder has no room for so many bytes."""
     free = shutil.disk_usage(target.parent).free
     if nbytes + SPARE_BYTES > free:
-        raise Error(
+        raise WriteError(
             f"cannot write {target}: the weights need {nbytes:,} bytes, but only {free:,} are free"
         )
 
@@ -112,7 +112,7 @@ def _publish(folder: Path, target: Path, force: bool) -> None:
         folder.rename(target)
         return
     if not force:
-        raise Error(f"{target} was created meanwhile; nothing was kept")
+        raise WriteError(f"{target} was created meanwhile; nothing was kept")
     old = folder.with_suffix(f".old{PART}")
     target.rename(old)
     try:

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmq.errors import Error
 from slmq.evaluation.likelihood import log_softmax
 from slmq.evaluation.metrics import Metric, exp_of_mean, mean, root_of_mean
-from slmq.evaluation.windows import cut, engine_of, leading_bos, scored_blocks, token_ids
+from slmq.evaluation.windows import (
+    cut,
+    engine_of,
+    leading_bos,
+    require_finite,
+    scored_blocks,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -131,7 +137,7 @@ def compare(
     ValueError
         If the models have different vocabularies or are the same object, `ctx` or `chunks` is out
         of range, or the text does not fill one window.
-    Error
+    CheckpointError
         If a model produces NaN.
     """
     if a is b:
@@ -191,8 +197,7 @@ def _compare_window(a: Engine, b: Engine, window: list[int]) -> Iterator[Rows]:
     for logits_a, logits_b, tokens in _aligned(blocks_a, blocks_b):
         rows = compare_logits(logits_a, logits_b, tokens)
         for name, engine in (("log_a", a), ("log_b", b)):
-            if not np.isfinite(rows[name]).all():
-                raise Error(f"the model {engine.name!r} produced NaN or infinite logits")
+            require_finite(engine, rows[name])
         yield rows
 
 

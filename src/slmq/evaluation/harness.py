@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.errors import ContextOverflowError, Error
+from slmq.errors import ContextOverflowError, DataError
 from slmq.evaluation.likelihood import Likelihood, Request, score, shared_prefix
 from slmq.evaluation.metrics import Metric, exp_of_mean, mean
 from slmq.evaluation.tasks import Prompt, prepare
@@ -147,8 +147,10 @@ def evaluate(
 
     Raises
     ------
-    Error
-        If a file cannot be read, lacks a column or has too few rows; if the model produces NaN.
+    DataError
+        If a file cannot be read, lacks a column or has too few rows.
+    CheckpointError
+        If the model produces NaN.
     ContextOverflowError
         If an item does not fit into the context; nothing is truncated.
     ValueError, TypeError
@@ -195,7 +197,7 @@ def request_of(tokenizer: Tokenizer, prompt: Prompt, bos: int | None) -> Request
 
     Raises
     ------
-    Error
+    DataError
         If an option adds no token, or nothing precedes the options and the model has no token that
         begins a text.
     """
@@ -210,11 +212,11 @@ def request_of(tokenizer: Tokenizer, prompt: Prompt, bos: int | None) -> Request
     place = prompt.item.place
     for option, ids in zip(prompt.options, options, strict=True):
         if not ids:
-            raise Error(f"{place}: the tokenizer has no token for the option {option!r:.60}")
+            raise DataError(f"{place}: the tokenizer has no token for the option {option!r:.60}")
     if not context:
         begins = sorted(tokenizer.eos_ids) if tokenizer.bos_id is None else [tokenizer.bos_id]
         if not begins:
-            raise Error(f"{place}: expected text before the answer, found none")
+            raise DataError(f"{place}: expected text before the answer, found none")
         context = begins[:1]
     return Request(context, options)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slmq.errors import Error
+from slmq.evaluation.windows import require_finite
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -100,7 +100,7 @@ def score(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Likeliho
     ------
     ContextOverflowError
         If a context with an option does not fit.
-    Error
+    CheckpointError
         If the model produces NaN.
     """
     shared = shared_prefix([request.context[:-1] for request in requests])
@@ -198,8 +198,8 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
             for block, logs in log_softmax(logits):
                 for values, token in zip(logs, likeliest[block], strict=True):
                     rows.append((values[wanted[len(rows)]].tolist(), token))
-    if not all(np.isfinite(values).all() for values, _ in rows):
-        raise Error(f"the model {engine.name!r} produced NaN or infinite logits")
+    for values, _ in rows:
+        require_finite(engine, values)
     each = iter(rows)
     return [[next(each) for _ in part.targets] for part in parts]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmq.errors import Error
+from slmq.errors import DataError
 from slmq.evaluation.windows import read_text
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ class Row:
     values: dict[str, Any]
     place: str
 
-    def fail(self, message: str) -> Error:
+    def fail(self, message: str) -> DataError:
         """An error that names the place."""
-        return Error(f"{self.place}: {message}")
+        return DataError(f"{self.place}: {message}")
 
     def text(self, column: str) -> str:
         """The string of a column, which must not be blank.
 
         Raises
         ------
-        Error
+        DataError
             If there is none.
         """
         value = self.values.get(column)
@@ -62,13 +62,13 @@ def read_rows(path: str | os.PathLike[str], headerless: tuple[str, ...] = ()) ->
 
     Raises
     ------
-    Error
+    DataError
         If the file cannot be read, is of another kind, damaged, or has no rows.
     """
     suffix = Path(path).suffix.lower()
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list}
     if suffix not in {*readers, ".csv", ".tsv"}:
-        raise Error(f"{path}: expected a {SUFFIXES} file")
+        raise DataError(f"{path}: expected a {SUFFIXES} file")
     text = read_text(path).removeprefix("\ufeff")
     name = str(path)
     if suffix in readers:
@@ -76,7 +76,7 @@ def read_rows(path: str | os.PathLike[str], headerless: tuple[str, ...] = ()) ->
     else:
         rows = list(_table(text, name, headerless, tabs=suffix == ".tsv"))
     if not rows:
-        raise Error(f"{path}: expected at least one row, found none")
+        raise DataError(f"{path}: expected at least one row, found none")
     return rows
 
 
@@ -91,7 +91,7 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[Any, str]]:
 def _json_list(text: str, name: str) -> Iterator[tuple[Any, str]]:
     values = _parsed(text, name)
     if not isinstance(values, list):
-        raise Error(f"{name}: expected a list of objects, found {type(values).__name__}")
+        raise DataError(f"{name}: expected a list of objects, found {type(values).__name__}")
     for number, value in enumerate(values, 1):
         yield value, f"{name}, item {number}"
 
@@ -100,12 +100,12 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Error(f"{place}: not valid JSON: {error}") from None
+        raise DataError(f"{place}: not valid JSON: {error}") from None
 
 
 def _row(value: Any, place: str) -> Row:
     if not isinstance(value, dict):
-        raise Error(f"{place}: expected an object, found {type(value).__name__}")
+        raise DataError(f"{place}: expected an object, found {type(value).__name__}")
     return Row(value, place)
 
 
@@ -124,10 +124,10 @@ def _table(text: str, name: str, headerless: tuple[str, ...], *, tabs: bool) -> 
                 if named:
                     continue
             if len(cells) != len(columns):
-                raise Error(
+                raise DataError(
                     f"{place}: expected {len(columns)} columns ({', '.join(columns)}), "
                     f"found {len(cells)}"
                 )
             yield Row(dict(zip(columns, cells, strict=True)), place)
     except csv.Error as error:
-        raise Error(f"{name}, line {reader.line_num}: {error}") from None
+        raise DataError(f"{name}, line {reader.line_num}: {error}") from None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmq.errors import Error
+from slmq.errors import DataError
 from slmq.evaluation.table import Row, read_rows
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Task:
     headerless : tuple of str
         Columns of a CSV or TSV file that does not name them.
     item_of : callable
-        A row to its item; raises Error for a row that is none.
+        A row to its item; raises DataError for a row that is none.
     """
 
     name: str
@@ -187,7 +187,7 @@ def prepare(
 
     Raises
     ------
-    Error
+    DataError
         If a file cannot be read, lacks a column, or has too few rows for the shots.
     ValueError
         If another argument is invalid.
@@ -199,7 +199,9 @@ def prepare(
     if train is None:
         examples, items = items[:shots], items[shots:]
         if not items:
-            raise Error(f"{file}: {shots} examples leave none of the {len(examples)} rows to ask")
+            raise DataError(
+                f"{file}: {shots} examples leave none of the {len(examples)} rows to ask"
+            )
     else:
         examples = _drawn(kind, train, file, shots, seed)
     shown = "".join(
@@ -249,7 +251,7 @@ def _drawn(
         )
     rows = read_rows(train, kind.headerless)
     if len(rows) < shots:
-        raise Error(f"{train}: expected at least {shots} rows for the shots, found {len(rows)}")
+        raise DataError(f"{train}: expected at least {shots} rows for the shots, found {len(rows)}")
     order = sorted(
         range(len(rows)), key=lambda i: hashlib.sha256(f"{seed} {i}".encode("ascii")).digest()
     )

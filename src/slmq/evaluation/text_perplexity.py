@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slmq.errors import Error
 from slmq.evaluation.likelihood import log_probabilities
 from slmq.evaluation.metrics import exp_of_mean
-from slmq.evaluation.windows import cut, engine_of, leading_bos, scored_blocks, token_ids
+from slmq.evaluation.windows import (
+    cut,
+    engine_of,
+    leading_bos,
+    require_finite,
+    scored_blocks,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,7 +82,7 @@ def perplexity(
     ------
     ValueError
         If `ctx` or `chunks` is out of range, or the text does not fill one window.
-    Error
+    CheckpointError
         If the model produces NaN.
     """
     with engine_of(model) as engine:
@@ -105,6 +111,5 @@ def _score(engine: Engine, window: list[int]) -> npt.NDArray[np.float64]:
     """Log-probabilities float64[ctx - 1 - ctx // 2] of the tokens after position ctx // 2."""
     blocks = scored_blocks(engine, window)
     scores = np.concatenate([log_probabilities(logits, tokens) for logits, tokens in blocks])
-    if not np.isfinite(scores).all():
-        raise Error(f"the model {engine.name!r} produced NaN or infinite logits")
+    require_finite(engine, scores)
     return scores

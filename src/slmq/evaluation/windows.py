@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slmq.engine.engine import Engine
-from slmq.errors import Error
+from slmq.errors import CheckpointError, DataError
 from slmq.generation.model import Model
 
 if TYPE_CHECKING:
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     F32 = npt.NDArray[np.float32]
     I64 = npt.NDArray[np.int64]
 
-__all__ = ["cut", "engine_of", "leading_bos", "read_text", "scored_blocks", "token_ids"]
+__all__ = [
+    "cut",
+    "engine_of",
+    "leading_bos",
+    "read_text",
+    "require_finite",
+    "scored_blocks",
+    "token_ids",
+]
 
 MIN_CTX = 8
 
@@ -60,20 +68,29 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
     Raises
     ------
-    Error
+    DataError
         If the file cannot be read or is not UTF-8.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Error(
+        raise DataError(
             f"{path}: expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset "
             f"{error.start}; convert the file first"
         ) from None
+
+
+def require_finite(engine: Engine, values: npt.ArrayLike) -> None:
+    """Raises CheckpointError unless all values that come from an engine's logits are finite."""
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"the model {engine.name!r} produced NaN or infinite logits; its weights are damaged "
+            f"or overflow in this format"
+        )
 
 
 def leading_bos(tokenizer: Tokenizer) -> int | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint
-from slmq.errors import Error
+from slmq.errors import DataError
 from slmq.quantizer.stages import StageRun
 from slmq.tokenizer import load_tokenizer
 from slmq.weights.survey import Wish
@@ -48,20 +48,20 @@ def read_calibration(path: Path, checkpoint: Checkpoint, context: int) -> Calibr
 
     Raises
     ------
-    Error
+    DataError
         The file cannot be read, is no UTF-8 text or too short.
     """
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8")
     except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise Error(f"{path}: expected UTF-8 text; {error}") from error
+        raise DataError(f"{path}: expected UTF-8 text; {error}") from error
     tokenizer = load_tokenizer(checkpoint)
     ids = tokenizer.encode(text, add_special=False)
     if len(ids) < SHORTEST:
-        raise Error(f"{path}: expected at least {SHORTEST} tokens of text, found {len(ids)}")
+        raise DataError(f"{path}: expected at least {SHORTEST} tokens of text, found {len(ids)}")
     full = tokenizer.encode(text[:1], add_special=True)
     first = [full[0]] if full and full[0] == tokenizer.bos_id else []
     rows = min(WINDOW, context, len(ids) + len(first))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from slmq.errors import Error
+from slmq.errors import WriteError
 from slmq.formats import FORMATS
 from slmq.quantizer.reports import QuantizedFolder, TensorReport
 
@@ -33,13 +33,13 @@ def write_report(made: QuantizedFolder, path: Path) -> None:
 
     Raises
     ------
-    Error
+    WriteError
         The file cannot be written.
     """
     try:
         path.write_text(report_page(made), "utf-8")
     except OSError as error:
-        raise Error(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def report_page(made: QuantizedFolder) -> str:

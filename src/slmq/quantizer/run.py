@@ -19,7 +19,7 @@ from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
 from slmq.conversion.source import Source
-from slmq.errors import Error
+from slmq.errors import WriteError
 from slmq.formats import FORMATS, format_named
 from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS, MIXED, fits
@@ -103,8 +103,12 @@ def quantize(
 
     Raises
     ------
-    Error
-        `dst` exists, or it or `report` cannot be written, or `calibrate` cannot be used.
+    WriteError
+        `dst` exists, or it or `report` cannot be written.
+    BusyError
+        Another process is quantizing to `dst`.
+    DataError
+        `calibrate` cannot be used.
     ValueError
         For unknown settings, or bits that no mix of formats has.
     ModelNotFoundError, CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
@@ -207,7 +211,9 @@ def _write_weights(
                 continue
             data = work.data(tensor.name)
             if data is None or len(data) != tensor.nbytes:
-                raise Error(f"{work.folder}: the bytes of {tensor.name} are missing; start again")
+                raise WriteError(
+                    f"{work.folder}: the bytes of {tensor.name} are missing; start again"
+                )
             file.write(data.data)
 
 

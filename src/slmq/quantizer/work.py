@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.conversion.folder import lock_folder, sync
-from slmq.errors import Error
+from slmq.errors import BusyError, WriteError
 
 __all__ = ["Work", "open_work"]
 
@@ -76,8 +76,10 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
 
     Raises
     ------
-    Error
-        Another process works for the same target, or the disk is full.
+    BusyError
+        Another process works for the same target.
+    WriteError
+        The disk is full, or the folder cannot be written for another reason.
     """
     folder = target.parent / f".{target.name}.quantizing"
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8")).hexdigest()
@@ -86,7 +88,7 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
         folder.mkdir(exist_ok=True)
         descriptor = lock_folder(folder)
         if descriptor is None and os.name != "nt":
-            raise Error(f"cannot write {target}: another process is writing it")
+            raise BusyError(f"cannot write {target}: another process is writing it")
         work = Work(folder)
         if work.value("key") != digest:
             for path in folder.iterdir():
@@ -96,7 +98,7 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
         work.close()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise Error(
+        raise WriteError(
             f"cannot write {target}: {reason}; finished parts are kept in {folder}; to resume, "
             f"repeat the command"
         ) from error

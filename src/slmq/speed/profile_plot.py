@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmq.errors import Error
+from slmq.errors import WriteError
 from slmq.speed.profile_rows import Phase, Profile, duration
 
 __all__ = ["check_plot", "draw"]
@@ -34,17 +34,17 @@ def check_plot(path: Path) -> None:
 
     Raises
     ------
-    Error
+    ImportError
         If matplotlib is not installed; names the command that installs it.
     ValueError
         If the file's ending is not .svg, .png or .pdf.
-    FileNotFoundError
+    WriteError
         If there is no such folder.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"plot: the folder {path.parent} does not exist")
+        raise WriteError(f"plot: the folder {path.parent} does not exist")
     _figure_class()
 
 
@@ -66,7 +66,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise Error(
+        raise ImportError(
             "charts need matplotlib, which is not installed; run `pip install matplotlib`"
         ) from error
     return Figure

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Layout
-from slmq.errors import Error
 from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
 from slmq.machine.memory import available_memory_bytes
@@ -118,13 +117,13 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
     ------
     ValueError
         For another shape or format.
-    Error
+    MemoryError
         If the weights do not fit into the memory that is free.
     """
     shape, fmt = shape_named(name), format_named(weight_format)
     need, free = shape.packed_bytes(fmt) + RUNNING_BYTES, available_memory_bytes()
     if free is not None and need > free:
-        raise Error(
+        raise MemoryError(
             f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory, but only "
             f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format with fewer bits"
         )
