@@ -32,6 +32,7 @@ from pathlib import Path
 
 from slmq import _native
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.machine.runtime import runtime_info
 from slmq.plan.plan import RecordedPlan
 from slmq.speed import bench as b
@@ -137,7 +138,7 @@ def shape_weights(name: str, weight_format: str) -> b.Loaded:
 def smollm2_weights() -> b.Loaded:
     """The real model."""
     tell(f"loading {SMOLLM2}")
-    return b.load(SMOLLM2, threads=_native.resolve_threads(None)["threads"])
+    return b.load(SMOLLM2)
 
 
 def mean_limits(threads: int, isa: str) -> Limits:
@@ -195,7 +196,7 @@ def turns(rows: Sequence[tuple[Row, Callable[[], float]]], runs: int) -> Found:
 def plans(loaded: b.Loaded, settings: Settings) -> Iterator[RecordedPlan]:
     """One for each number of threads."""
     for threads in settings.threads:
-        yield record_plan(loaded.weights, threads=threads)
+        yield record_plan(loaded.weights, LoadOptions(n_threads=threads))
 
 
 def counted(threads: int) -> str:
@@ -236,7 +237,7 @@ def prefill(
 
 def prompts(loaded: b.Loaded, settings: Settings) -> Found:
     """Fraction of the int8 peak over lengths of the prompt, with all threads."""
-    plan = record_plan(loaded.weights, threads=settings.most)
+    plan = record_plan(loaded.weights, LoadOptions(n_threads=settings.most))
     rows = []
     for length in PROMPTS:
         if length > loaded.n_ctx:
@@ -251,7 +252,7 @@ def prompts(loaded: b.Loaded, settings: Settings) -> Found:
 
 def batch(loaded: b.Loaded, settings: Settings) -> Found:
     """Time of a step with m sequences over a step with one, taken right before it."""
-    plan = record_plan(loaded.weights, threads=settings.most)
+    plan = record_plan(loaded.weights, LoadOptions(n_threads=settings.most))
     asked = {4: (1.35, 1.15), 8: (2.0, 1.5)}
     alone = b.Trial("tg", settings.gen, False)
     rows = []
@@ -275,7 +276,9 @@ def avx2(settings: Settings) -> Found:
     if "avx2" not in there or best == "avx2":
         return [Skipped(measure, f"the best kernels that this CPU runs are {best}: {missing()}")]
     weights, threads = shape_weights(LARGE, "q4g32s").weights, settings.most
-    fast, plain = (record_plan(weights, threads=threads, isa=isa) for isa in (best, "avx2"))
+    fast, plain = (
+        record_plan(weights, LoadOptions(n_threads=threads), isa=isa) for isa in (best, "avx2")
+    )
     test = b.Trial("tg", settings.gen, False)
     b.time_run(plain, test)
     row = Row(measure, counted(threads), f"speed over {best}'s", 0.90, 1.0)

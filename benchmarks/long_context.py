@@ -21,6 +21,7 @@ import numpy as np
 
 from slmq import _native
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.plan.plan import RecordedPlan
 from slmq.speed.bench import PAGE_POSITIONS, Loaded, load, load_shape
 from slmq.speed.limits import PROBE_BYTES
@@ -121,11 +122,16 @@ def main() -> None:
     options = parser.parse_args()
     most = max(options.threads)
     loaded: Loaded = (
-        load_shape(SHAPE, FORMAT) if options.model is None else load(options.model, threads=most)
+        load_shape(SHAPE, FORMAT)
+        if options.model is None
+        else load(options.model, LoadOptions(n_threads=most))
     )
     print(HEADER)
     for kv in options.kv:
-        plans = {t: record_plan(loaded.weights, threads=t, kv_dtype=kv) for t in options.threads}
+        plans = {
+            t: record_plan(loaded.weights, LoadOptions(n_threads=t, kv_dtype=kv))
+            for t in options.threads
+        }
         context = fill(plans[most], options.positions)
         for threads, plan in plans.items():
             rounds = measure(plan, context, options.short, options.steps, options.rounds)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.engine.sequence import TokenSequence
 from slmq.hub import resolve
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    engine = open_engine(resolve(options.model).path, n_threads=options.threads)
+    engine = open_engine(resolve(options.model).path, LoadOptions(n_threads=options.threads))
     sequence = engine.sequence()
     engine.feed(sequence, range(1, PROMPT + 1))
     tokens_per_s(engine, sequence, 0.5)

@@ -15,6 +15,7 @@ import time
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.engine.sequence import TokenSequence
 from slmq.hub import resolve
 
@@ -36,7 +37,9 @@ def step_us(engine: Engine, sequence: TokenSequence, steps: int) -> float:
 def measure(model: str, threads: int, steps: int, rounds: int) -> list[tuple[float, float]]:
     """(step, overhead) in microseconds, of every round."""
     path = resolve(model).path
-    engines = [open_engine(path, n_threads=threads, isa=isa) for isa in (None, "empty")]
+    engines = [
+        open_engine(path, LoadOptions(n_threads=threads), isa=isa) for isa in (None, "empty")
+    ]
     sequences = [engine.sequence() for engine in engines]
     for engine, sequence in zip(engines, sequences, strict=True):
         engine.feed(sequence, range(1, PROMPT + 1))

@@ -11,6 +11,7 @@ from peer_worker import serve
 
 import slmq
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.speed import bench
 from slmq.speed.limits import probe
 
@@ -30,8 +31,8 @@ class Slmq:
     def load(
         self, model: str, positions: int, batch: int, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Packs the weights; `options` go to `slmq.engine.opening.record_plan`."""
-        self._loaded = bench.load(model, threads=1)
+        """Packs the weights; `options` go to `slmq.engine.options.LoadOptions`."""
+        self._loaded = bench.load(model, LoadOptions(n_threads=1))
         self._options = options
         self.use_threads(1)
         if positions > self._loaded.n_ctx:
@@ -54,7 +55,9 @@ class Slmq:
 
     def use_threads(self, threads: int) -> None:
         """Records the model anew."""
-        self._plan = record_plan(self._loaded.weights, threads=threads, **self._options)
+        self._plan = record_plan(
+            self._loaded.weights, LoadOptions(n_threads=threads, **self._options)
+        )
 
     def prompt(self, tokens: list[int]) -> dict[str, float]:
         """As `slmq bench` times a prompt: in runs as long as the plan takes."""

@@ -31,6 +31,7 @@ import slmq
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.evaluation.divergence import compare_logits
 from slmq.evaluation.metrics import exp_of_mean, mean
 from slmq.evaluation.windows import cut, leading_bos, scored_blocks, token_ids
@@ -118,7 +119,7 @@ class Reference:
     """What the model of floats says about a text: its logits, in a file."""
 
     def __init__(self, floats: Path, text: str, chunks: int, file: Path) -> None:
-        engine = open_engine(floats, quant="f32", n_threads=2)
+        engine = open_engine(floats, LoadOptions(format="f32", n_threads=2))
         ids = token_ids(engine.tokenizer, text)
         self._windows = cut(ids, CTX, chunks, n_ctx=engine.n_ctx, bos=leading_bos(engine.tokenizer))
         size = (len(self._windows) * (CTX - 1 - CTX // 2), engine.n_vocab)
@@ -134,7 +135,7 @@ class Reference:
 
     def line(self, label: str, model: Path) -> str:
         """A line of the table."""
-        engine = open_engine(model, n_threads=2)
+        engine = open_engine(model, LoadOptions(n_threads=2))
         rows = np.concatenate(
             [
                 compare_logits(self._logits[at : at + len(logits)], logits, tokens)

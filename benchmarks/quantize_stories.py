@@ -21,7 +21,9 @@ import numpy.typing as npt
 import slmq
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.evaluation.likelihood import log_probabilities
+from slmq.settings import WeightFormat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 stories: Any = importlib.import_module("stories")
@@ -29,9 +31,11 @@ stories: Any = importlib.import_module("stories")
 LONGEST = 512
 
 
-def perplexity(model: Path, texts: list[str], threads: int, quant: str | None = None) -> float:
+def perplexity(
+    model: Path, texts: list[str], threads: int, format: WeightFormat | None = None
+) -> float:
     """exp of the mean negative log-probability of every token after the first of a text."""
-    engine = open_engine(model, quant=quant, n_threads=threads, kv_dtype="f32")
+    engine = open_engine(model, LoadOptions(format=format, n_threads=threads, kv_dtype="f32"))
     scores = np.concatenate([score(engine, text) for text in texts])
     engine.close()
     return math.exp(-float(scores.mean()))

@@ -26,6 +26,7 @@ FLOORS = {
     "errors": 1,
     "formats": 1,
     "machine": 1,
+    "settings": 1,
     "chat": 2,
     "checkpoint": 2,
     "hub": 2,

@@ -1,6 +1,6 @@
 """Print a model's answer and a hash of its logits as JSON, to compare machines.
 
-    python tools/answer.py [MODEL] [--prompt TEXT] [--max-tokens N] [--quant FORMAT]
+    python tools/answer.py [MODEL] [--prompt TEXT] [--max-tokens N] [--format FORMAT]
 
 Without MODEL it is a tiny random one of the tests, in int4. stdout is the same on every machine;
 CPU and kernels stand on stderr.
@@ -15,9 +15,11 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import slmq
 from slmq.machine.runtime import runtime_info
+from slmq.settings import WeightFormat
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 
@@ -32,9 +34,11 @@ def make_tiny_model(folder: Path) -> Path:
     return folder / "tiny"
 
 
-def answer(model: str, prompt: str, max_tokens: int, quant: str | None) -> dict[str, object]:
+def answer(
+    model: str, prompt: str, max_tokens: int, format: WeightFormat | None
+) -> dict[str, object]:
     """What the model says, greedily, and a hash of the bits of the prompt's logits."""
-    with slmq.load(model, quant=quant) as m:
+    with slmq.load(model, format=format) as m:
         logits = m.logits(prompt)
         said = m.generate(prompt, max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
     return {
@@ -52,15 +56,15 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--prompt", default="The capital of France is")
     parser.add_argument("--max-tokens", type=int, default=8)
-    parser.add_argument("--quant")
+    parser.add_argument("--format", choices=get_args(WeightFormat))
     options = parser.parse_args()
     facts = runtime_info()
     print(f"{facts['cpu']}: {facts['isa']}, {facts['threads']} threads", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         tiny = options.model is None
         model = str(make_tiny_model(Path(folder))) if tiny else options.model
-        quant = options.quant or ("int4" if tiny else None)
-        print(json.dumps(answer(model, options.prompt, options.max_tokens, quant)))
+        wanted = options.format or ("int4" if tiny else None)
+        print(json.dumps(answer(model, options.prompt, options.max_tokens, wanted)))
 
 
 if __name__ == "__main__":

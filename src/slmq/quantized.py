@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.formats import USER_FORMATS, Format, format_named
+from slmq.settings import WeightFormat
 
 F32 = npt.NDArray[np.float32]
 
@@ -29,7 +30,9 @@ class QuantizedMatrix:
         self._native = native
 
     @classmethod
-    def quantize(cls, array: F32, format: str = "int4", *, n_threads: int = 1) -> QuantizedMatrix:
+    def quantize(
+        cls, array: F32, format: WeightFormat = "int4", *, n_threads: int = 1
+    ) -> QuantizedMatrix:
         """Quantizes by rounding to nearest, per group of 32 columns.
 
         Parameters

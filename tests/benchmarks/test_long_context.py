@@ -9,6 +9,7 @@ import pytest
 from programs import load_program, needs_programs
 
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.speed import bench as b
 
 pytestmark = needs_programs
@@ -38,7 +39,7 @@ def test_a_line_for_each_cache_and_number_of_threads(
 
 def test_bytes_are_those_of_the_cache(program: ModuleType) -> None:
     """2 layers x 2 KV heads x (24 + 32) channels of a position, keys unpadded, two bytes each."""
-    plan = record_plan(b.load_shape("small", "q4g32a").weights, threads=1)
+    plan = record_plan(b.load_shape("small", "q4g32a").weights, LoadOptions(n_threads=1))
     context = program.fill(plan, 300)
     (found,) = program.measure(plan, context, 100, 1, 1)
     more = 200 * 2 * 2 * (24 + 32) * 2

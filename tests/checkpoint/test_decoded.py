@@ -123,17 +123,17 @@ def test_bits_of_a_weight_in_memory(kind: str, most: float, tmp_path: Path) -> N
     assert got.nbytes * 8 / (64 * K) <= most
 
 
-@pytest.mark.parametrize("quant", ["int4", "int8", "q4g32s", "f16", "f32"])
+@pytest.mark.parametrize("format", ["int4", "int8", "q4g32s", "f16", "f32"])
 @pytest.mark.parametrize("kind", ["q4_k", "q5_0"])
 def test_what_is_asked_for_is_made_of_the_values(
-    kind: str, quant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, format: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, values = file_of(kind, tmp_path / "w.gguf")
     order = np.random.default_rng(1).permutation(N).astype(np.int32)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, quant=quant, memory="small")
+        reader = WeightReader(checkpoint, format=format, memory="small")
         got = reader.linear("w", N, K, order=order).matrix
-    if (kind, quant) == ("q5_0", "int8"):  # the format that holds it as it is
+    if (kind, format) == ("q5_0", "int8"):  # the format that holds it as it is
         assert np.array_equal(got.dequantize(0, N), values[order])
     else:
         assert np.array_equal(got.packed, pack(values[order], got.format).packed)
@@ -160,10 +160,10 @@ def test_values_beyond_float16(tmp_path: Path) -> None:
     path, values = file_of("q6_k", tmp_path / "w.gguf", blocks)
     assert np.abs(values).max() > 65520
     with open_checkpoint(path) as checkpoint:
-        with pytest.raises(CheckpointError, match=r'use quant="f32"'):
-            WeightReader(checkpoint, quant="f16", memory="small").linear("w", N, K)
-        for quant in (None, "f32"):
-            got = WeightReader(checkpoint, quant=quant, memory="small").linear("w", N, K).matrix
+        with pytest.raises(CheckpointError, match=r'use format="f32"'):
+            WeightReader(checkpoint, format="f16", memory="small").linear("w", N, K)
+        for wanted in (None, "f32"):
+            got = WeightReader(checkpoint, format=wanted, memory="small").linear("w", N, K).matrix
             assert np.array_equal(got.dequantize(0, N), values)
 
 
@@ -171,4 +171,4 @@ def test_formats_that_nothing_is_rounded_to(tmp_path: Path) -> None:
     path, _ = file_of("q4_k", tmp_path / "w.gguf")
     message = "expected a format to round to, one of int4, int8, .*; q5k only holds weights"
     with open_checkpoint(path) as checkpoint, pytest.raises(ValueError, match=message):
-        WeightReader(checkpoint, quant="q5k", memory="small")
+        WeightReader(checkpoint, format="q5k", memory="small")

@@ -150,12 +150,14 @@ def test_groups_of_other_sizes_are_not_sorted(tmp_path: Path) -> None:
     assert same_bits(decode(opened(path)), x.values())
 
 
-@pytest.mark.parametrize("quant", ["int4", "q4g32s", "f16", "f32"])
+@pytest.mark.parametrize("format", ["int4", "q4g32s", "f16", "f32"])
 @pytest.mark.parametrize("name", ["gptq 128", "awq 128", "ct zeros"])
-def test_what_is_asked_for_is_made_of_the_values(name: str, quant: str, tmp_path: Path) -> None:
+def test_what_is_asked_for_is_made_of_the_values(name: str, format: str, tmp_path: Path) -> None:
     path, x = folder_of(tmp_path, name)
     with open_checkpoint(path) as checkpoint:
-        got = WeightReader(checkpoint, quant=quant, memory="small").linear("a.weight", N, K).matrix
+        got = (
+            WeightReader(checkpoint, format=format, memory="small").linear("a.weight", N, K).matrix
+        )
     assert np.array_equal(got.packed, pack(x.values(), got.format).packed)
 
 

@@ -128,7 +128,7 @@ def test_run_stats_go_to_stderr(tiny_model_path: Path) -> None:
 
 
 def test_run_takes_loading_options(tiny_model_path: Path) -> None:
-    flags = ("--n-ctx", 16, "--threads", 1, "--quant", "int8", "--kv-dtype", "f32")
+    flags = ("--n-ctx", 16, "--threads", 1, "--format", "int8", "--kv-dtype", "f32")
     found = invoke("run", tiny_model_path, "abc", "--raw", "--ignore-eos", "--json", *flags)
     # Without --max-tokens the answer fills the context.
     assert len(json.loads(found.stdout)["tokens"]) == 16 - 3
@@ -154,14 +154,17 @@ def test_suggestions_of_the_catalogue_are_used_unless_options_say_otherwise(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperature", "-1"], "temperature: expected a finite number >= 0, got -1.0"),
-        (["--top-p", "2"], "top_p: expected 0 < top_p <= 1"),
+        (["--temperature", "-1"], "slmq: --temperature: expected a finite number >= 0, got -1.0"),
+        (["--top-p", "2"], "--top-p: expected a number above 0 and at most 1, got 2.0"),
         (["--logit-bias", "x=1"], "--logit-bias: expected ID=VALUE, such as 198=-inf; got 'x=1'"),
         (["--logprobs", "2"], "--logprobs needs --json"),
-        (["--quant", "q3"], "expected a weight format"),
-        (["--n-ctx", "0"], "n_ctx: expected 1.."),
-        (["--threads", "0"], "threads"),
-        (["--kv-dtype", "f12"], "f12"),
+        (["--format", "q3"], "--format: expected one of 'int4', 'int8',"),
+        (["--n-ctx", "0"], "--n-ctx: expected an int in 1..16777216, got 0"),
+        (["--threads", "0"], "--threads: expected an int in 1..1024, got 0"),
+        (["--kv-dtype", "f12"], "--kv-dtype: expected one of 'f16', 'f32', 'int8'; got 'f12'"),
+        (["--activations", "x"], "--activations: expected one of 'mixed', 'exact'; got 'x'"),
+        (["--memory", "x"], "--memory: expected one of"),
+        (["--format", "int4", "--quant", "int8"], "--format: given twice"),
         (["--max-tokens", "5000"], "max_tokens asks for 5000 more"),
         (["--raw", "--system", "x"], "--system needs a chat template"),
     ],
@@ -188,7 +191,8 @@ def test_a_bad_option_is_one_line(
         (["bench"], "expected either a MODEL or a --shape"),
         (["bench", "x", "--shape", "gemma-2b"], "expected either a MODEL or a --shape"),
         (["bench", "--shape", "gemma"], "shape: expected one of"),
-        (["bench", "--shape", "gemma-2b", "--quant", "int4"], "--quant works with a MODEL only"),
+        (["bench", "--shape", "gemma-2b", "--format", "q3"], "--format: expected a weight format"),
+        (["bench", "--shape", "gemma-2b", "--memory", "small"], "--memory works with a MODEL only"),
         (["bench", "--shape", "gemma-2b", "--threads", "1,x"], "expected numbers such as 1,2"),
     ],
 )
@@ -405,7 +409,8 @@ def test_help_shows_what_is_written(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
     assert not any("\n" in paragraph for paragraph in command.help.split("\n\n"))
     shown = " ".join(invoke(name, "--help").stdout.replace("│", " ").split())
-    for text in (command.help, *(p.help for p in command.params if hasattr(p, "help"))):
+    options = [p.help for p in command.params if getattr(p, "help", None) and not p.hidden]
+    for text in (command.help, *options):
         assert " ".join(text.split()) in shown
 
 

@@ -101,35 +101,28 @@ def weights_of(path: Path, **options: Any) -> dict[str, Any]:
 @pytest.fixture
 def converted(tmp_path: Path) -> Path:
     """The golden of odd sizes, quantized to four bits."""
-    return slmq.convert(GOLDENS / "llama" / "odd_sizes", tmp_path / "packed", quant="int4")
+    return slmq.quantize(GOLDENS / "llama" / "odd_sizes", tmp_path / "packed").path
 
 
 # --- the same model -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "quant"),
-    [
-        *((name, None) for name in SOURCES),
-        *((name, "int4") for name in ("f32", "f16", "bf16", "biases", "gguf f32")),
-        *(("bf16", quant) for quant in ("int8", "q4g32s", "f16", "f32")),
-    ],
-)
-def test_the_folder_is_its_source(name: str, quant: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_folder_is_its_source(name: str, tmp_path: Path) -> None:
     """Byte by byte, and logit by logit, wherever the weights lie."""
     source = SOURCES[name](tmp_path / "source")
-    folder = slmq.convert(source, tmp_path / "packed", quant=quant, n_threads=2)
-    want, logits = weights_of(source, quant=quant), logits_of(source, TOKENS, quant=quant)
+    folder = slmq.convert(source, tmp_path / "packed", n_threads=2)
+    want, logits = weights_of(source), logits_of(source, TOKENS, format=None)
     for memory in MODES:
         assert weights_of(folder, memory=memory) == want, memory
-        assert (logits_of(folder, TOKENS, quant=None, memory=memory) == logits).all(), memory
-    again = slmq.convert(folder, tmp_path / "again", quant=quant)
+        assert (logits_of(folder, TOKENS, format=None, memory=memory) == logits).all(), memory
+    again = slmq.convert(folder, tmp_path / "again")
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_plain_safetensors_opens_it(converted: Path) -> None:
     """Every tensor at a multiple of 64 bytes: matrices as bytes with a tag, vectors as floats."""
-    want = weights_of(GOLDENS / "llama" / "odd_sizes", quant="int4")
+    want = weights_of(converted, memory="small")
     path = converted / "model.safetensors"
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
@@ -164,7 +157,6 @@ def test_the_config_says_where_it_comes_from(tmp_path: Path) -> None:
                 "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
             }
         ],
-        "quant": None,
     }
     with open_checkpoint(folder) as checkpoint:
         facts = describe(checkpoint)
@@ -173,10 +165,23 @@ def test_the_config_says_where_it_comes_from(tmp_path: Path) -> None:
     assert facts["source"].startswith("model.gguf (sha256 ")
 
 
+def test_rounding_is_what_quantize_does(tmp_path: Path) -> None:
+    source, target = GOLDENS / "llama" / "odd_sizes", tmp_path / "packed"
+    with pytest.raises(TypeError, match=r"only packs; slmq\.quantize\(src, dst, format='int4'\)"):
+        slmq.convert(source, target, quant="int4")  # type: ignore[arg-type]
+    command = [sys.executable, "-m", "slmq.cli", "convert", str(source), str(target)]
+    done = subprocess.run(
+        [*command, "--quant", "int4"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "convert only packs; run `slmq quantize --format int4` instead" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_quantization_needs_the_source(converted: Path) -> None:
-    assert weights_of(converted, quant="int4")
+    assert weights_of(converted, format="int4")
     with pytest.raises(CheckpointError, match="packed as q4g32a, but q8g32s was requested"):
-        weights_of(converted, quant="int8")
+        weights_of(converted, format="int8")
 
 
 # --- where weights lie ----------------------------------------------------------------------
@@ -311,9 +316,9 @@ def test_what_exists_is_kept(converted: Path, tmp_path: Path) -> None:
     with pytest.raises(slmq.WriteError, match="exists; choose another folder, or use force"):
         slmq.convert(GOLDENS / "llama" / "odd_sizes", converted)
     assert listing(tmp_path) == before
-    slmq.convert(GOLDENS / "llama" / "odd_sizes", converted, quant="int8", force=True)
+    slmq.convert(GOLDENS / "llama" / "odd_sizes", converted, force=True)
     with open_checkpoint(converted) as checkpoint:
-        assert checkpoint.tensors[Q].dtype == "q8g32s"
+        assert checkpoint.tensors[Q].dtype == "f16"
     assert {path.name for path in tmp_path.iterdir()} == {"packed"}
 
 
@@ -358,7 +363,7 @@ def test_a_broken_conversion_leaves_what_was_there(
 ) -> None:
     source, target = GOLDENS / "llama" / "odd_sizes", tmp_path / "packed"
     if exists:
-        slmq.convert(source, target, quant="int4")
+        slmq.quantize(source, target)
     before = listing(tmp_path)
     script = BREAK.replace("progress=progress", f"progress=progress, force={exists}")
     done = subprocess.run(
@@ -390,7 +395,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "exists; choose another folder" in done.stderr
-    command += ["--force", "--quant", "int8", "--json"]
+    command += ["--force", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     size = (tmp_path / "packed" / FILE).stat().st_size
     assert json.loads(done.stdout) == {

@@ -31,23 +31,23 @@ GOLDEN = read_golden("llama", "odd_sizes")
 TOKENS = GOLDEN.tokens[1]
 
 
-@pytest.mark.parametrize(("quant", "kv_dtype"), FORMATS)
-def test_isas_and_threads(quant: str, kv_dtype: str) -> None:
+@pytest.mark.parametrize(("format", "kv_dtype"), FORMATS)
+def test_isas_and_threads(format: str, kv_dtype: str) -> None:
     """Every ISA of this machine, one to three threads."""
-    want = logits_of(GOLDEN.folder, TOKENS, quant=quant, kv_dtype=kv_dtype, isa="scalar")
+    want = logits_of(GOLDEN.folder, TOKENS, format=format, kv_dtype=kv_dtype, isa="scalar")
     assert np.ptp(want) > 1
     for isa in ISAS:
         for threads in (1, 2, 3):
             got = logits_of(
-                GOLDEN.folder, TOKENS, quant=quant, kv_dtype=kv_dtype, isa=isa, threads=threads
+                GOLDEN.folder, TOKENS, format=format, kv_dtype=kv_dtype, isa=isa, threads=threads
             )
             assert np.array_equal(got, want), f"{isa}, {threads} threads"
 
 
-@pytest.mark.parametrize(("quant", "kv_dtype"), FORMATS)
-def test_rows_by_themselves(quant: str, kv_dtype: str) -> None:
+@pytest.mark.parametrize(("format", "kv_dtype"), FORMATS)
+def test_rows_by_themselves(format: str, kv_dtype: str) -> None:
     """m rows in one run, for m = 2 to 33, equal the same rows one by one."""
-    plan = build(GOLDEN.folder, quant=quant, kv_dtype=kv_dtype, threads=2)
+    plan = build(GOLDEN.folder, format=format, kv_dtype=kv_dtype, threads=2)
     want = feed(plan, plan.cache.sequence(), TOKENS[:33], cuts=range(33))
     for m in range(2, 34):
         got = feed(plan, plan.cache.sequence(), TOKENS[:m])
@@ -60,7 +60,7 @@ def test_rows_by_themselves(quant: str, kv_dtype: str) -> None:
 )
 def test_any_chunking(cuts: list[int], kv_dtype: str) -> None:
     """However a prompt is cut."""
-    plan = build(GOLDEN.folder, quant="int4", kv_dtype=kv_dtype, threads=2)
+    plan = build(GOLDEN.folder, format="int4", kv_dtype=kv_dtype, threads=2)
     want = feed(plan, plan.cache.sequence(), TOKENS)
     assert np.array_equal(feed(plan, plan.cache.sequence(), TOKENS, cuts=cuts), want)
 
@@ -70,7 +70,7 @@ def test_any_chunking(cuts: list[int], kv_dtype: str) -> None:
 def test_cache_reuse(keep: int, kv_dtype: str) -> None:
     """A sequence that went another way, cut back and continued; and a fork of it."""
     tokens = (TOKENS * 3)[:130]
-    plan = build(GOLDEN.folder, quant="int8", kv_dtype=kv_dtype, threads=2)
+    plan = build(GOLDEN.folder, format="int8", kv_dtype=kv_dtype, threads=2)
     want = feed(plan, plan.cache.sequence(), tokens)
     sequence = plan.cache.sequence()
     feed(plan, sequence, tokens[:keep] + tokens[::-1][: 130 - keep])
@@ -86,7 +86,7 @@ def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
     tokens = (TOKENS * 30)[:1100]
     wanted = None
     for threads in (1, 2, 3):
-        plan = build(GOLDEN.folder, quant="int8", kv_dtype=kv_dtype, threads=threads)
+        plan = build(GOLDEN.folder, format="int8", kv_dtype=kv_dtype, threads=threads)
         sequence = plan.cache.sequence()
         feed(plan, sequence, tokens)
         got = feed(plan, sequence, TOKENS[:5], cuts=range(5))
@@ -98,8 +98,8 @@ def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
 
 def test_threads_that_come_late() -> None:
     """Eight threads, most without a core, some asleep: whoever computes what, and when."""
-    want = logits_of(GOLDEN.folder, TOKENS[:12], quant="int4", kv_dtype="f16")
-    plan = build(GOLDEN.folder, quant="int4", kv_dtype="f16", threads=8)
+    want = logits_of(GOLDEN.folder, TOKENS[:12], format="int4", kv_dtype="f16")
+    plan = build(GOLDEN.folder, format="int4", kv_dtype="f16", threads=8)
     delay = np.random.default_rng(0)
     for run in range(40):
         sequence, logits = plan.cache.sequence(), []
@@ -113,7 +113,7 @@ def test_threads_that_come_late() -> None:
 
 def test_sequences_in_one_run() -> None:
     """Rows of several sequences in one run equal each sequence alone."""
-    plan = build(GOLDEN.folder, quant="int4", kv_dtype="f16", threads=2)
+    plan = build(GOLDEN.folder, format="int4", kv_dtype="f16", threads=2)
     prompts = [TOKENS[:7], TOKENS[5:38], TOKENS[3:4]]
     alone = []
     for prompt in prompts:

@@ -48,7 +48,7 @@ def test_a_model_for_each_thread(tiny_model_path: Path) -> None:
     """Loading (recording, packing) and closing at the same time, over one pool of workers."""
 
     def work(i: int) -> object:
-        with slmq.load(str(tiny_model_path), quant="int8", n_threads=1 + i % 2) as model:
+        with slmq.load(str(tiny_model_path), format="int8", n_threads=1 + i % 2) as model:
             return list(model.generate("abc", max_tokens=6, seed=3).tokens)
 
     alone = work(0)

@@ -17,6 +17,7 @@ import slmq
 from slmq.cli.app import app
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.evaluation.divergence import compare_logits
 from slmq.evaluation.metrics import exp_of_mean, mean, root_of_mean
 from slmq.evaluation.windows import scored_blocks
@@ -27,14 +28,14 @@ CTX, WINDOWS = 40, 3
 
 @pytest.fixture(scope="module")
 def full(tiny_model_path: Path) -> Iterator[Engine]:
-    opened = open_engine(tiny_model_path, quant="f32", kv_dtype="f32", n_ctx=400)
+    opened = open_engine(tiny_model_path, LoadOptions(format="f32", kv_dtype="f32", n_ctx=400))
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="module")
 def rounded(tiny_model_path: Path) -> Iterator[Engine]:
-    opened = open_engine(tiny_model_path, quant="int4", n_threads=2, n_ctx=400)
+    opened = open_engine(tiny_model_path, LoadOptions(format="int4", n_threads=2, n_ctx=400))
     yield opened
     opened.close()
 
@@ -92,7 +93,7 @@ def test_perplexities_are_those_of_perplexity(full: Engine, rounded: Engine) -> 
 
 
 def test_a_model_is_no_distance_from_itself(full: Engine, tiny_model_path: Path) -> None:
-    twin = open_engine(tiny_model_path, quant="f32", kv_dtype="f32", n_threads=2)
+    twin = open_engine(tiny_model_path, LoadOptions(format="f32", kv_dtype="f32", n_threads=2))
     found = slmq.compare(full, twin, TEXT, ctx=CTX)
     twin.close()
     assert (found.kl_mean.value, found.kl_max, found.logit_rms.value) == (0, 0, 0)
@@ -101,8 +102,10 @@ def test_a_model_is_no_distance_from_itself(full: Engine, tiny_model_path: Path)
 
 
 def test_exact_activations_are_nearer(full: Engine, tiny_model_path: Path) -> None:
-    weights = open_engine(tiny_model_path, quant="int8", kv_dtype="f32", activations="exact")
-    mixed = open_engine(tiny_model_path, quant="int8", kv_dtype="f32")
+    weights = open_engine(
+        tiny_model_path, LoadOptions(format="int8", kv_dtype="f32", activations="exact")
+    )
+    mixed = open_engine(tiny_model_path, LoadOptions(format="int8", kv_dtype="f32"))
     found = slmq.compare(weights, mixed, TEXT, ctx=CTX)
     far = slmq.compare(full, mixed, TEXT, ctx=CTX)
     near = slmq.compare(full, weights, TEXT, ctx=CTX)
@@ -110,8 +113,8 @@ def test_exact_activations_are_nearer(full: Engine, tiny_model_path: Path) -> No
         engine.close()
     assert 0 < found.logit_rms.value < far.logit_rms.value
     assert near.kl_mean.value < far.kl_mean.value
-    with pytest.raises(ValueError, match="activations: expected 'mixed' or 'exact', got 'x'"):
-        open_engine(tiny_model_path, activations="x")
+    with pytest.raises(ValueError, match="activations: expected one of 'mixed', 'exact'; got 'x'"):
+        open_engine(tiny_model_path, LoadOptions(activations="x"))
 
 
 def test_a_constant_added_to_logits_is_no_difference() -> None:
@@ -196,9 +199,9 @@ def test_the_command_prints_what_the_library_finds(
     file = tmp_path / "text"
     file.write_text(TEXT, "utf-8", newline="")
     arguments = ["compare", str(tiny_model_path), str(tiny_model_path), "--file", str(file)]
-    arguments += ["--ctx", "40", "--quant-a", "f32", "--kv-dtype-a", "f32", "--quant-b", "int4"]
+    arguments += ["--ctx", "40", "--format-a", "f32", "--kv-dtype-a", "f32", "--format-b", "int4"]
     shown = CliRunner().invoke(app, [*arguments, "--json"])
-    with slmq.load(tiny_model_path, quant="int4") as b:
+    with slmq.load(tiny_model_path, format="int4") as b:
         wanted = slmq.compare(full, b, TEXT, ctx=40).as_json()
     found = json.loads(shown.stdout)
     assert found["a"] == found["b"] == str(tiny_model_path)

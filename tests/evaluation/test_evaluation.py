@@ -16,6 +16,7 @@ import slmq
 from slmq.cli.app import app
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.errors import ContextOverflowError, DataError
 from slmq.evaluation import Evaluation, Prompt, prepare
 from slmq.evaluation.harness import request_of
@@ -36,7 +37,7 @@ CHOICES = [
 
 @pytest.fixture(scope="module")
 def engine(tiny_model_path: Path) -> Iterator[Engine]:
-    opened = open_engine(tiny_model_path, n_ctx=600)
+    opened = open_engine(tiny_model_path, LoadOptions(n_ctx=600))
     yield opened
     opened.close()
 
@@ -136,7 +137,7 @@ def test_threads_and_batches_change_nothing(
     engine: Engine, tiny_model_path: Path, files: dict[str, Path], task: str
 ) -> None:
     wanted = outcome(slmq.evaluate(engine, task, files[task], shots=2))
-    three = open_engine(tiny_model_path, n_threads=3, n_ctx=600)
+    three = open_engine(tiny_model_path, LoadOptions(n_threads=3, n_ctx=600))
     three.chunk = 17  # shorter than an item: every context is cut, every option runs by itself
     try:
         assert outcome(slmq.evaluate(three, task, files[task], shots=2)) == wanted

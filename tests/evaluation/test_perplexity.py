@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.errors import CheckpointError, DataError
 from slmq.evaluation import perplexity, read_text
 from slmq.evaluation.likelihood import Request, log_probabilities, score
@@ -23,7 +24,7 @@ TEXT = "Some text, \u00fcber tiny models.\r\n" * 12
 
 @pytest.fixture(scope="module")
 def engine(tiny_model_path: Path) -> Iterator[Engine]:
-    opened = open_engine(tiny_model_path, n_ctx=256)
+    opened = open_engine(tiny_model_path, LoadOptions(n_ctx=256))
     yield opened
     opened.close()
 
@@ -153,7 +154,7 @@ def test_a_model_whose_logits_overflow_is_damaged(tiny_model_path: Path, tmp_pat
     tensors = load_file(folder / "model.safetensors")
     norm = np.full(tensors["model.norm.weight"].shape, 3e38, np.float32)
     save_file({**tensors, "model.norm.weight": norm}, folder / "model.safetensors")
-    damaged = open_engine(folder, n_ctx=256)
+    damaged = open_engine(folder, LoadOptions(n_ctx=256))
     with pytest.raises(CheckpointError, match="produced NaN or infinite logits; its weights are"):
         perplexity(damaged, TEXT, ctx=32)
     with pytest.raises(CheckpointError, match="produced NaN"):

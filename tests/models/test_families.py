@@ -52,7 +52,7 @@ def test_float32_agrees_with_transformers(family: str, name: str) -> None:
 def test_weights_as_stored_lose_nothing(family: str, name: str) -> None:
     """float16 stays as it is, bfloat16 becomes float16."""
     golden = read_golden(family, name)
-    assert max(errors(golden.folder, golden, quant=None)) < 1e-5
+    assert max(errors(golden.folder, golden, format=None)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_float16_agrees_with_transformers(family: str, name: str) -> None:
     that decides now and then how a key or value rounds.
     """
     golden = read_golden(family, name)
-    rounded = answers(golden.folder, golden, quant="f16", kv_dtype="f16")
+    rounded = answers(golden.folder, golden, format="f16", kv_dtype="f16")
     for got, want, exact in zip(rounded, golden.half_logits, golden.logits, strict=True):
         assert relative_error(got, want) < 1e-3
         assert 0 < relative_error(want, exact) < 1e-2  # the reference did round
@@ -79,10 +79,10 @@ def test_prefill_equals_decode(family: str, name: str) -> None:
     """Token by token, in chunks, and at once: the same bits, on every ISA and thread count."""
     golden = read_golden(family, name)
     tokens = golden.tokens[1]
-    want = logits_of(golden.folder, tokens, isa="scalar", quant=None, kv_dtype="f16")
+    want = logits_of(golden.folder, tokens, isa="scalar", format=None, kv_dtype="f16")
     for isa in ISAS:
         for threads, cuts in [(1, range(len(tokens))), (2, range(len(tokens))), (2, [7, 64])]:
-            plan = build(golden.folder, isa=isa, threads=threads, quant=None, kv_dtype="f16")
+            plan = build(golden.folder, isa=isa, threads=threads, format=None, kv_dtype="f16")
             got = feed(plan, plan.cache.sequence(), tokens, cuts=list(cuts))
             assert np.array_equal(got, want), f"{isa}, {threads} threads"
 
@@ -136,7 +136,6 @@ def test_gguf_gives_the_logits_of_safetensors(
         assert stored == "f16" or all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("quant", [None, "int8"])
 @pytest.mark.parametrize("source", ["safetensors", "gguf"])
 @pytest.mark.parametrize(
     ("family", "name"),
@@ -153,13 +152,13 @@ def test_gguf_gives_the_logits_of_safetensors(
     ],
 )
 def test_converted_folders_answer_the_same(
-    family: str, name: str, source: str, quant: str | None, tmp_path: Path
+    family: str, name: str, source: str, tmp_path: Path
 ) -> None:
     golden = read_golden(family, name)
     path = golden.folder if source == "safetensors" else to_gguf(golden.folder, tmp_path / "m.gguf")
-    folder = convert(path, tmp_path / "packed", quant=quant)
+    folder = convert(path, tmp_path / "packed")
     pairs = zip(
-        answers(folder, golden, quant=None), answers(path, golden, quant=quant), strict=True
+        answers(folder, golden, format=None), answers(path, golden, format=None), strict=True
     )
     assert all(np.array_equal(a, b) for a, b in pairs)
 
@@ -178,15 +177,15 @@ def split(weights: dict[str, Any]) -> None:
             weights |= {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}
 
 
-@pytest.mark.parametrize("quant", ["f32", "f16", "int8", "int4"])
-def test_fused_matrices_are_their_parts(quant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["f32", "f16", "int8", "int4"])
+def test_fused_matrices_are_their_parts(format: str, tmp_path: Path) -> None:
     golden = read_golden("phi3", "fused_gqa")
     plain = rewritten(
         golden.folder, tmp_path / "m", lambda c: c.update(model_type="mistral"), split
     )
     for a, b in zip(
-        answers(plain, golden, quant=quant),
-        answers(golden.folder, golden, quant=quant),
+        answers(plain, golden, format=format),
+        answers(golden.folder, golden, format=format),
         strict=True,
     ):
         assert np.array_equal(a, b)

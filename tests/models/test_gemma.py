@@ -24,13 +24,13 @@ VISION = read_golden("gemma3_text", "beside_a_vision_tower")
 
 
 @pytest.mark.parametrize(
-    ("quant", "kv_dtype", "within"),
+    ("format", "kv_dtype", "within"),
     [("f32", "int8", 0.1), ("int8", "f16", 0.1), ("int4", "int8", 1.0)],
 )
-def test_caps_and_norms_have_one_answer(quant: str, kv_dtype: str, within: float) -> None:
+def test_caps_and_norms_have_one_answer(format: str, kv_dtype: str, within: float) -> None:
     """Prefill, chunks and single tokens, on every ISA, with other caches and integer weights."""
     tokens = CAPPED.tokens[1]
-    options: dict[str, Any] = {"quant": quant, "kv_dtype": kv_dtype}
+    options: dict[str, Any] = {"format": format, "kv_dtype": kv_dtype}
     want = logits_of(CAPPED.folder, tokens, isa="scalar", **options)
     assert relative_error(want, CAPPED.logits[1]) < within
     assert np.abs(want).max() < 6  # the cap of the logits, the rows of run_outputs() too
@@ -54,7 +54,7 @@ def test_steps_of_a_layer() -> None:
 
 def test_a_vision_tower_is_left_out(tmp_path: Path) -> None:
     """Both ways of naming the tensors, a packed folder and a GGUF file hold the same model."""
-    want = logits_of(VISION.folder, VISION.tokens[0])
+    want = logits_of(VISION.folder, VISION.tokens[0], format=None)
 
     def rename(weights: dict[str, Any]) -> None:
         for name in [n for n in weights if n.startswith("language_model.")]:
@@ -62,9 +62,9 @@ def test_a_vision_tower_is_left_out(tmp_path: Path) -> None:
             weights[newer] = weights.pop(name)
 
     newer = rewritten(VISION.folder, tmp_path / "newer", lambda c: c, rename)
-    packed = convert(VISION.folder, tmp_path / "packed", quant="f32")
+    packed = convert(VISION.folder, tmp_path / "packed")
     for path in (newer, packed, to_gguf(VISION.folder, tmp_path / "m.gguf")):
-        assert np.array_equal(logits_of(path, VISION.tokens[0], quant=None), want), path
+        assert np.array_equal(logits_of(path, VISION.tokens[0], format=None), want), path
     with open_checkpoint(packed) as checkpoint:
         assert not [name for name in checkpoint.tensors if "vision" in name]
         assert describe(checkpoint)["context"] == 128

@@ -15,6 +15,7 @@ import slmq
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.opening import build_plan
+from slmq.engine.options import LoadOptions
 
 
 def unprefixed(weights: dict[str, Any], prefix: str) -> None:
@@ -71,7 +72,7 @@ def test_positions_stay_floats_in_a_quantized_model(tmp_path: Path) -> None:
     """They are added to the embedding, where no norm takes an error back."""
     golden = read_golden("gpt2", "learned_positions")
     with open_checkpoint(golden.folder) as checkpoint:
-        plan, info = build_plan(checkpoint, threads=1, quant="int4", memory="small")
+        plan, info = build_plan(checkpoint, LoadOptions(n_threads=1, format="int4", memory="small"))
     assert info.formats["f16"] == 96 * 64 * 2  # 80 x 36, in whole tiles
     assert set(info.formats) == {"f16", "q4g32a"}
     assert np.isfinite(feed(plan, plan.cache.sequence(), golden.tokens[0])).all()

@@ -26,6 +26,7 @@ from numpy_weights import load_hf_folder
 from slmq import CheckpointError, QuantizedMatrix, UnsupportedModelError
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.opening import build_plan
+from slmq.engine.options import LoadOptions
 from slmq.formats import GROUP, quantize_activations
 
 CASES = golden_names("llama")
@@ -67,35 +68,35 @@ def test_weights_stay_as_stored_by_default(name: str) -> None:
     """Float32 stays float32, float16 float16; bfloat16 becomes float16, which holds these."""
     golden = read_golden("llama", name)
     stored = json.loads((golden.folder / "config.json").read_text("utf-8"))["dtype"]
-    plan = build(golden.folder, quant=None)
+    plan = build(golden.folder, format=None)
     kinds = {step.format for step in plan.steps if step.op.startswith(("linear", "swiglu"))}
     assert kinds == {"f32" if stored == "float32" else "f16"}
     for tokens, want in zip(golden.tokens, golden.logits, strict=True):
-        got = logits_of(golden.folder, tokens, quant=None)
+        got = logits_of(golden.folder, tokens, format=None)
         assert relative_error(got, want) < (1e-5 if stored != "bfloat16" else 1e-3)
 
 
 @cases
-@pytest.mark.parametrize("quant", ["f16", "int8", "int4", "q4g32s"])
-def test_quantized_on_load_is_the_dequantized_model(name: str, quant: str) -> None:
+@pytest.mark.parametrize("format", ["f16", "int8", "int4", "q4g32s"])
+def test_quantized_on_load_is_the_dequantized_model(name: str, format: str) -> None:
     """The engine is float64 over the same quantized weights and rounded activations."""
     golden = read_golden("llama", name)
     config, weights = load_hf_folder(golden.folder)
     for key, w in weights.items():
         if w.ndim == 2:
-            weights[key] = quantized_values(w, quant)
-    model = NumpyLlama if quant == "f16" else SixteenBits
+            weights[key] = quantized_values(w, format)
+    model = NumpyLlama if format == "f16" else SixteenBits
     want = model(config, weights, np.float64).logits(golden.tokens[0])
-    got = logits_of(golden.folder, golden.tokens[0], quant=quant, activations="a16g32")
+    got = logits_of(golden.folder, golden.tokens[0], format=format, activations="exact")
     # A last bit of float32 may decide how an activation rounds.
-    assert relative_error(got, want) < (5e-6 if quant == "f16" else 4e-4)
+    assert relative_error(got, want) < (5e-6 if format == "f16" else 4e-4)
     # Eight bits where nothing stands out: a few hundredths of the largest logit.
-    got = logits_of(golden.folder, golden.tokens[0], quant=quant)
-    assert relative_error(got, want) < (5e-6 if quant == "f16" else 0.1)
+    got = logits_of(golden.folder, golden.tokens[0], format=format)
+    assert relative_error(got, want) < (5e-6 if format == "f16" else 0.1)
 
 
-def quantized_values(w: Any, quant: str) -> Any:
-    return QuantizedMatrix.quantize(w, quant).dequantize()
+def quantized_values(w: Any, format: str) -> Any:
+    return QuantizedMatrix.quantize(w, format).dequantize()
 
 
 class SixteenBits(NumpyLlama):
@@ -143,11 +144,11 @@ def test_gguf_gives_the_logits_of_safetensors(name: str, stored: str, tmp_path: 
     golden = read_golden("llama", name)
     path = to_gguf(name, tmp_path / "model.gguf", stored)
     for tokens, want in zip(golden.tokens, golden.logits, strict=True):
-        got = logits_of(path, tokens, quant="f32" if stored == "f32" else "f16")
+        got = logits_of(path, tokens, format="f32" if stored == "f32" else "f16")
         if name == "rope_llama3":
             assert relative_error(got, want) < (1e-5 if stored == "f32" else 1e-2)
         else:
-            folder = logits_of(golden.folder, tokens, quant=stored)
+            folder = logits_of(golden.folder, tokens, format=stored)
             assert np.array_equal(got, folder)
 
 
@@ -160,8 +161,8 @@ def test_quantized_gguf_is_its_dequantized_model(name: str, stored: str, tmp_pat
     model = NumpyLlama(config, dequantized(name, stored), np.float64)
     for tokens in golden.tokens:
         # By default the stored blocks run; as float32 their values do.
-        for quant, limit in [(None, 5e-4), ("f32", 5e-6)]:
-            got = logits_of(path, tokens, quant=quant, activations="a16g32")
+        for wanted, limit in [(None, 5e-4), ("f32", 5e-6)]:
+            got = logits_of(path, tokens, format=wanted, activations="exact")
             assert relative_error(got, model.logits(tokens)) < limit
 
 
@@ -181,7 +182,7 @@ def test_gguf_without_optional_keys(tmp_path: Path) -> None:
 
 def refuse(path: Path, error: type[Exception], message: str) -> Exception:
     with open_checkpoint(path) as checkpoint, pytest.raises(error, match=message) as caught:
-        build_plan(checkpoint, threads=1, memory="small")
+        build_plan(checkpoint, LoadOptions(n_threads=1, memory="small"))
     assert str(path) in str(caught.value) or error is UnsupportedModelError
     return caught.value
 
@@ -251,14 +252,14 @@ def test_missing_tensors(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("quant", [None, "int4", "int8", "f16"])
+@pytest.mark.parametrize("format", [None, "int4", "int8", "f16"])
 @pytest.mark.parametrize("name", [Q, "model.norm.weight", "lm_head.weight"])
 def test_weights_that_are_not_finite(
-    name: str, quant: str | None, value: float, tmp_path: Path
+    name: str, format: str | None, value: float, tmp_path: Path
 ) -> None:
     folder = changed("gqa_untied", tmp_path / "m", weights=replaced(name, spoiled(value)))
     with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError) as caught:
-        build_plan(checkpoint, threads=2, quant=quant, memory="small")
+        build_plan(checkpoint, LoadOptions(n_threads=2, format=format, memory="small"))
     assert caught.value.tensor == name
     assert "expected finite weights, found NaN or infinity" in str(caught.value)
     assert str(folder) in str(caught.value)
@@ -267,7 +268,7 @@ def test_weights_that_are_not_finite(
 def test_weights_beyond_float16(tmp_path: Path) -> None:
     folder = changed("gqa_untied", tmp_path / "m", weights=replaced(Q, spoiled(1e9)))
     with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError) as caught:
-        build_plan(checkpoint, threads=1, quant="f16", memory="small")
+        build_plan(checkpoint, LoadOptions(n_threads=1, format="f16", memory="small"))
     assert caught.value.tensor == Q
     assert "too large for float16" in str(caught.value)
     logits_of(folder, [1])  # float32 holds it
@@ -355,16 +356,20 @@ def test_gguf_errors_name_the_tensor_of_the_file(tmp_path: Path) -> None:
     refuse(path, CheckpointError, r"tensor 'blk\.2\.attn_norm\.weight' is missing")
 
 
-def test_unknown_quant_names(tmp_path: Path) -> None:
+def test_unknown_names_of_options(tmp_path: Path) -> None:
     golden = read_golden("llama", "gqa_untied")
-    with pytest.raises(ValueError, match="expected a weight format, one of int4, int8"):
-        logits_of(golden.folder, [1], quant="q4_k_m")
-    with pytest.raises(ValueError, match="kv_dtype: expected 'f16', 'f32' or 'int8', got 'int4'"):
+    with pytest.raises(
+        ValueError, match=r"format: expected one of 'int4', 'int8', .*; got 'q4_k_m'"
+    ):
+        logits_of(golden.folder, [1], format="q4_k_m")
+    with pytest.raises(
+        ValueError, match="kv_dtype: expected one of 'f16', 'f32', 'int8'; got 'int4'"
+    ):
         logits_of(golden.folder, [1], kv_dtype="int4")
     with pytest.raises(ValueError, match="unknown ISA 'sse'"):
         logits_of(golden.folder, [1], isa="sse")
-    with pytest.raises(ValueError, match="activations: expected 'a8g32', 'a16g32' or 'a8o16g32'"):
-        logits_of(golden.folder, [1], quant="int8", activations="a4")
+    with pytest.raises(ValueError, match="activations: expected one of 'mixed', 'exact'; got 'a4'"):
+        logits_of(golden.folder, [1], format="int8", activations="a4")
 
 
 def test_sequences_longer_than_a_chunk() -> None:

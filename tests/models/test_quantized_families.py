@@ -85,7 +85,7 @@ def test_packed_weights_are_their_values(
     want = logits_of(plain, tokens)
     assert np.array_equal(logits_of(packed, tokens), want)
     assert want.std() > 0.1
-    kept = logits_of(packed, tokens, quant=None, activations="a16g32")
+    kept = logits_of(packed, tokens, format=None, activations="exact")
     # Activations of 16 bits, and float16 for what no format of fewer bits holds.
     assert relative_error(kept, want) < 1e-2
 

@@ -86,8 +86,8 @@ def test_gguf_of_every_type_is_its_dequantized_model(kind: str, tmp_path: Path) 
     path = gguf_model(tmp_path / "m.gguf", MIX if mixed else {}, "q4_k" if mixed else kind)
     config, weights, _ = load_gguf(path)
     want = NumpyLlama(config, weights, np.float64).logits(TOKENS)
-    assert relative_error(logits_of(path, TOKENS, quant="f32"), want) < 5e-6
-    got = logits_of(path, TOKENS, quant=None, activations="a16g32")
+    assert relative_error(logits_of(path, TOKENS, format="f32"), want) < 5e-6
+    got = logits_of(path, TOKENS, format=None, activations="exact")
     if kind != "bf16":
         assert relative_error(got, want) < 5e-4
         return
@@ -101,12 +101,12 @@ def test_a_table_that_is_embedding_and_head(kind: str, tmp_path: Path) -> None:
     path = gguf_model(tmp_path / "m.gguf", {}, kind, tied=True)
     config, weights, _ = load_gguf(path)
     want = NumpyLlama(config, weights, np.float64).logits(TOKENS)
-    got = logits_of(path, TOKENS, quant=None, activations="a16g32")
+    got = logits_of(path, TOKENS, format=None, activations="exact")
     assert relative_error(got, want) < 5e-4
 
 
 def test_parts_of_a_mix_are_kept_side_by_side(tmp_path: Path) -> None:
-    plan = build(gguf_model(tmp_path / "m.gguf", MIX, "q4_k"), quant=None)
+    plan = build(gguf_model(tmp_path / "m.gguf", MIX, "q4_k"), format=None)
     formats = [step.format for step in plan.steps if step.weight_bytes or step.op == "embed"]
     assert formats == ["q6k", "q4k+q5k+q6k", "q4k", "q4k", "q6k", "q4k"]
 
@@ -115,7 +115,7 @@ def test_parts_of_a_mix_are_kept_side_by_side(tmp_path: Path) -> None:
 def test_prefill_is_decode(kind: str, tmp_path: Path) -> None:
     mixed = kind == "q4_k_m"
     path = gguf_model(tmp_path / "m.gguf", MIX if mixed else {}, "q4_k" if mixed else kind)
-    plan = build(path, quant=None)
+    plan = build(path, format=None)
     whole = feed(plan, plan.cache.sequence(), TOKENS)
     one_by_one = feed(plan, plan.cache.sequence(), TOKENS, cuts=range(1, len(TOKENS)))
     assert np.array_equal(whole, one_by_one)
@@ -197,8 +197,8 @@ def test_quantized_folder_is_its_dequantized_model(name: str, tmp_path: Path) ->
     hf, values = quantized_folder(tmp_path, name)
     config = LlamaConfig.from_hf(hf)
     want = NumpyLlama(config, values, np.float64).logits(TOKENS)
-    assert relative_error(logits_of(tmp_path, TOKENS, quant="f32"), want) < 5e-6
-    got = logits_of(tmp_path, TOKENS, quant=None, activations="a16g32")
+    assert relative_error(logits_of(tmp_path, TOKENS, format="f32"), want) < 5e-6
+    got = logits_of(tmp_path, TOKENS, format=None, activations="exact")
     if "uneven" in name:  # kept as float16, as the tools themselves compute
         halves = NumpyLlama(config, rounded_to_float16(values), np.float64).logits(TOKENS)
         assert relative_error(got, halves) < 5e-6
@@ -210,7 +210,7 @@ def test_quantized_folder_is_its_dequantized_model(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["gptq", "awq 64", "compressed-tensors zeros"])
 def test_prefill_of_a_folder_is_decode(name: str, tmp_path: Path) -> None:
     quantized_folder(tmp_path, name)
-    plan = build(tmp_path, quant=None)
+    plan = build(tmp_path, format=None)
     whole = feed(plan, plan.cache.sequence(), TOKENS)
     one_by_one = feed(plan, plan.cache.sequence(), TOKENS, cuts=range(1, len(TOKENS)))
     assert np.array_equal(whole, one_by_one)
@@ -220,7 +220,7 @@ def test_prefill_of_a_folder_is_decode(name: str, tmp_path: Path) -> None:
 def test_columns_in_orders_of_their_own(threads: int, tmp_path: Path) -> None:
     """Each matrix has another order: q, k and v of one step, gate and up of one step."""
     quantized_folder(tmp_path / "gptq", "gptq desc_act")
-    plan = build(tmp_path / "gptq", quant=None, threads=threads)
+    plan = build(tmp_path / "gptq", format=None, threads=threads)
     assert [step.op for step in plan.steps].count("gather") == 7
     whole = feed(plan, plan.cache.sequence(), TOKENS)
     one_by_one = feed(plan, plan.cache.sequence(), TOKENS, cuts=range(1, len(TOKENS)))
@@ -237,18 +237,18 @@ def test_a_folder_of_packed_weights_answers_the_same(kind: str, tmp_path: Path) 
     else:
         mixed = kind == "q4_k_m"
         gguf_model(source, MIX if mixed else {}, "q4_k" if mixed else kind)
-    want = logits_of(source, TOKENS, quant=None)
+    want = logits_of(source, TOKENS, format=None)
     folder = slmq.convert(source, tmp_path / "packed", n_threads=2)
     for memory in ("mmap", "small"):
-        assert np.array_equal(logits_of(folder, TOKENS, quant=None, memory=memory), want)
+        assert np.array_equal(logits_of(folder, TOKENS, format=None, memory=memory), want)
 
 
 def test_a_folder_of_packed_weights_keeps_the_orders(tmp_path: Path) -> None:
     quantized_folder(tmp_path / "gptq", "gptq desc_act")
-    want = logits_of(tmp_path / "gptq", TOKENS, quant=None)
+    want = logits_of(tmp_path / "gptq", TOKENS, format=None)
     folder = slmq.convert(tmp_path / "gptq", tmp_path / "packed", n_threads=2)
     for memory in ("mmap", "small"):
-        assert np.array_equal(logits_of(folder, TOKENS, quant=None, memory=memory), want)
+        assert np.array_equal(logits_of(folder, TOKENS, format=None, memory=memory), want)
     again = slmq.convert(folder, tmp_path / "again")
     files = [path / "model.safetensors" for path in (folder, again)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -264,5 +264,5 @@ def test_a_folder_of_packed_weights_keeps_the_orders(tmp_path: Path) -> None:
         files[0].unlink()
         files[0].write_bytes(data)
         with pytest.raises(CheckpointError, match=r"every column 0\.\.255 once") as caught:
-            logits_of(folder, TOKENS, quant=None)
+            logits_of(folder, TOKENS, format=None)
         assert caught.value.tensor == name

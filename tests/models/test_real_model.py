@@ -26,6 +26,7 @@ import slmq
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.evaluation import perplexity, read_text
 from slmq.tokenizer import load_tokenizer
 
@@ -133,10 +134,10 @@ def test_logits_are_those_of_a_float32_forward(smollm2_path: Path) -> None:
         ids = load_tokenizer(checkpoint).encode("The quick brown fox jumps over the lazy dog.")
     want = NumpyLlama(config, weights).logits(ids)
     largest = np.abs(want).max()
-    exact = logits_of(smollm2_path, ids, quant=None, activations="a16g32")
+    exact = logits_of(smollm2_path, ids, format=None, activations="exact")
     assert np.abs(exact - want[:, : exact.shape[1]]).max() < 2e-3 * largest
     assert np.array_equal(exact.argmax(axis=1), want.argmax(axis=1))
-    usual = logits_of(smollm2_path, ids, quant=None)
+    usual = logits_of(smollm2_path, ids, format=None)
     assert np.abs(usual - exact).max() < 0.05 * largest
 
 
@@ -232,7 +233,7 @@ def stories_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_stories
 def test_a_float32_story_is_the_reference_story(stories_path: Path) -> None:
     """The first 60 greedy tokens in float32, and a story as a reader would call it."""
-    with slmq.load(stories_path, quant="f32", kv_dtype="f32") as model:
+    with slmq.load(stories_path, format="f32", kv_dtype="f32") as model:
         result = model.generate("Once upon a time", temperature=0, max_tokens=200)
         prompt = model.tokenizer.encode("Once upon a time")
     model64 = NumpyLlama(*load_hf_folder(stories_path))
@@ -243,7 +244,7 @@ def test_a_float32_story_is_the_reference_story(stories_path: Path) -> None:
 
 def stories_perplexity(path: Path, **options: Any) -> float:
     """Perplexity of the first 40 TinyStories, each a sequence of its own with all tokens scored."""
-    engine = open_engine(path, **options)
+    engine = open_engine(path, LoadOptions(**options))
     scores = [story_scores(engine, text) for text in stories.tinystories(40)]
     engine.close()
     return float(np.exp(-np.concatenate(scores).mean()))
@@ -262,9 +263,9 @@ def test_perplexities_of_the_formats(
     stories_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Eight bits cost nothing that shows, four bits little for a model of 64 channels."""
-    full = stories_perplexity(stories_path, quant="f32", kv_dtype="f32")
+    full = stories_perplexity(stories_path, format="f32", kv_dtype="f32")
     found = {
-        quant: stories_perplexity(stories_path, quant=quant) for quant in ("f16", "int8", "int4")
+        name: stories_perplexity(stories_path, format=name) for name in ("f16", "int8", "int4")
     }
     for name, value in {"f32": full, **found}.items():
         record_property(f"perplexity_{name}", round(value, 4))

@@ -60,7 +60,7 @@ def text_path(tmp_path: Path) -> Path:
 def test_stages_are_the_model(family: str) -> None:
     """Bit for bit: the input of the head, and so the logits."""
     tokens = np.random.default_rng(0).integers(0, 40, (2, 24)).astype(np.int32)
-    whole = build(GOLDENS / family, quant="f32", kv_dtype="f32")
+    whole = build(GOLDENS / family, format="f32", kv_dtype="f32")
     with open_checkpoint(GOLDENS / family) as checkpoint:
         source = FloatSource(checkpoint, "f32", 1)
         stages = survey(source)
@@ -263,7 +263,7 @@ def test_channels_are_rescaled_where_it_helps(
     plain = slmq.quantize(source, tmp_path / "plain", format="int8")
     exact = logits_of(source, tokens)
     errors = [
-        relative_error(logits_of(path, tokens, quant=None, activations="a16g32"), exact)
+        relative_error(logits_of(path, tokens, format=None, activations="exact"), exact)
         for path in (plain.path, made.path)
     ]
     assert errors[1] < 0.5 * errors[0]

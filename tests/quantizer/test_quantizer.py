@@ -191,7 +191,7 @@ def test_a_quantized_folder_runs_and_says_where_it_comes_from(tmp_path: Path) ->
     made = slmq.quantize(SOURCE, tmp_path / "q", format="int8", n_threads=2)
     assert made.bits_per_weight == 8.5
     assert {t.format for t in made.tensors} == {"q8g32s"}
-    exact, rounded = logits_of(SOURCE, TOKENS), logits_of(made.path, TOKENS, quant=None)
+    exact, rounded = logits_of(SOURCE, TOKENS), logits_of(made.path, TOKENS, format=None)
     assert np.abs(exact - rounded).max() < 0.06 * np.abs(exact).max()
     with open_checkpoint(made.path) as checkpoint:
         said = checkpoint.metadata["slmq"]
@@ -274,8 +274,8 @@ def test_dequantized_folders_are_ordinary(family: str, tmp_path: Path) -> None:
     for name, values in stored.items():
         assert np.abs(values - source[name]).max() < 0.1 * np.abs(source[name]).max()
     quantized, plain_logits = (
-        logits_of(made.path, TOKENS, quant=None),
-        logits_of(back, TOKENS, quant=None),
+        logits_of(made.path, TOKENS, format=None),
+        logits_of(back, TOKENS, format=None),
     )
     assert np.abs(quantized - plain_logits).max() < 0.05 * np.abs(plain_logits).max()
 
@@ -291,8 +291,8 @@ def test_dequantized_to_float32_nothing_is_rounded(tmp_path: Path) -> None:
     rounded = {name: values.astype(np.float16) for name, values in wide.items()}
     assert all((rounded[name] == values).all() for name, values in narrow.items())
     assert any((narrow[name].astype(np.float32) != values).any() for name, values in wide.items())
-    same = logits_of(made.path, TOKENS, quant=None, activations="a16g32")
-    plain = logits_of(back, TOKENS, quant=None)
+    same = logits_of(made.path, TOKENS, format=None, activations="exact")
+    plain = logits_of(back, TOKENS, format=None)
     assert np.abs(same - plain).max() < 0.001 * np.abs(plain).max()
     with pytest.raises(ValueError, match="dtype: expected one of f16, f32; got 'f64'"):
         slmq.dequantize(made, tmp_path / "f64", dtype="f64")

@@ -11,6 +11,7 @@ from small_shapes import small_shape
 
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.formats import FORMATS, format_named
 from slmq.hub import catalogue
 from slmq.models.loading import load_weights
@@ -31,7 +32,7 @@ def _short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model_path: Path) -> Loaded:
-    return b.load(str(tiny_model_path), threads=1, quant="int8")
+    return b.load(str(tiny_model_path), LoadOptions(n_threads=1, format="int8"))
 
 
 def test_the_json_has_the_documented_shape(tiny: Loaded) -> None:
@@ -99,9 +100,9 @@ def test_numbers_out_of_range(tiny: Loaded, options: dict[str, object], message:
 
 def test_work_is_counted_from_the_plan(tiny_model_path: Path) -> None:
     with open_checkpoint(tiny_model_path) as checkpoint:
-        weights = load_weights(checkpoint, threads=1, quant="int8")
+        weights = load_weights(checkpoint, threads=1, format="int8")
     config = weights.config
-    plan = record_plan(weights, threads=1)
+    plan = record_plan(weights, LoadOptions(n_threads=1))
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     body = config.n_layers * config.hidden_size * (2 * q + 2 * kv + 3 * config.intermediate_size)
     head = config.vocab_size * config.hidden_size
@@ -124,7 +125,9 @@ def test_work_is_counted_from_the_plan(tiny_model_path: Path) -> None:
 
 def test_sequences_of_a_step_share_its_weights(tiny_model_path: Path) -> None:
     with open_checkpoint(tiny_model_path) as checkpoint:
-        plan = record_plan(load_weights(checkpoint, threads=1, quant="int8"), threads=1)
+        plan = record_plan(
+            load_weights(checkpoint, threads=1, format="int8"), LoadOptions(n_threads=1)
+        )
     alone = Work.of(plan, Trial("tg10", 10, whole=False))
     four = Work.of(plan, Trial("tg10x4", 10, whole=False, sequences=4))
     assert four.macs_per_token == alone.macs_per_token
@@ -163,7 +166,7 @@ def test_random_weights_are_plausible_weights(name: str) -> None:
         assert abs(w.mean()) < 0.003
         assert 0.015 < w.std() < 0.025
         assert linear.matrix.packed.ctypes.data % 64 == 0
-    plan = record_plan(loaded, threads=1)
+    plan = record_plan(loaded, LoadOptions(n_threads=1))
     sequence = plan.cache.sequence()
     plan.run(np.arange(40, dtype=np.int32), [(sequence, 40)], np.array([39], np.int32))
     logits = plan.logits()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from slmq.cli.app import app
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.errors import WriteError
 from slmq.formats import format_named
 from slmq.speed import bench as b
@@ -77,7 +78,7 @@ def test_tables_add_up_to_the_whole(found: Profile) -> None:
 
 def test_bytes_are_those_of_the_plan(found: Profile) -> None:
     loaded = small()
-    plan = record_plan(loaded.weights, threads=1)
+    plan = record_plan(loaded.weights, LoadOptions(n_threads=1))
     embedding = loaded.weights.weights.embed.matrix.nbytes
     position = plan.native.page_bytes / 64
     decode, prefill = found.phases
@@ -106,7 +107,7 @@ def test_products_are_those_of_the_model(found: Profile) -> None:
 
 def test_a_long_prompt_reads_weights_once_a_run() -> None:
     loaded = small()
-    plan = record_plan(loaded.weights, threads=1)
+    plan = record_plan(loaded.weights, LoadOptions(n_threads=1))
     most = plan.native.max_rows
     steps = work_of_steps(plan, [most, most, 3], 10, [1.0] * len(plan.steps))
     head = plan.steps[-1].weight_bytes
@@ -228,7 +229,7 @@ def run_command(*arguments: object) -> tuple[str, str]:
 
 def test_json_has_the_documented_shape(tiny_model_path: Path) -> None:
     options = ("--prompt-tokens", 9, "--context", 5, "--repeat", 1, "--threads", 1)
-    shown, errors = run_command(tiny_model_path, "--quant", "int8", *options, "--json")
+    shown, errors = run_command(tiny_model_path, "--format", "int8", *options, "--json")
     data = json.loads(shown)
     assert errors == "" or errors.startswith("timings vary widely")
     assert list(data) == list(Profile.__dataclass_fields__)
@@ -316,7 +317,7 @@ def test_without_matplotlib_the_command_to_install_it_is_named(
 
 @pytest.mark.slow
 def test_the_real_model_adds_up(smollm2_path: Path) -> None:
-    loaded = b.load(str(smollm2_path), threads=2)
+    loaded = b.load(str(smollm2_path), LoadOptions(n_threads=2))
     found = profile_model(loaded, threads=2, prompt=64, context=64, repeat=1)
     decode, prefill = found.phases
     for phase in found.phases:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.opening import build_plan
+from slmq.engine.options import LoadOptions
 from slmq.plan.plan import RecordedPlan
 
 F32 = npt.NDArray[np.float32]
@@ -24,9 +25,10 @@ F32 = npt.NDArray[np.float32]
 
 def build(path: Path, *, threads: int = 1, **options: Any) -> RecordedPlan:
     """The recorded plan of a checkpoint; float32 in every part unless asked otherwise."""
-    wanted = {"quant": "f32", "kv_dtype": "f32", "memory": "small"} | options
+    isa = options.pop("isa", None)
+    wanted = {"format": "f32", "kv_dtype": "f32", "memory": "small"} | options
     with open_checkpoint(path) as checkpoint:
-        return build_plan(checkpoint, threads=threads, **wanted)[0]
+        return build_plan(checkpoint, LoadOptions(n_threads=threads, **wanted), isa=isa)[0]
 
 
 def feed(plan: RecordedPlan, sequence: Any, tokens: Sequence[int], cuts: Sequence[int] = ()) -> F32:

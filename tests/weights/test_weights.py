@@ -50,17 +50,17 @@ def bfloat16_folder(path: Path, values: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"])
-@pytest.mark.parametrize("quant", [None, "int4", "int8", "q4g32s", "f16", "f32"])
-def test_what_every_stored_type_becomes(kind: str, quant: str | None, tmp_path: Path) -> None:
-    """Kept as stored without `quant`, with it repacked from its values."""
+@pytest.mark.parametrize("format", [None, "int4", "int8", "q4g32s", "f16", "f32"])
+def test_what_every_stored_type_becomes(kind: str, format: str | None, tmp_path: Path) -> None:
+    """Kept as stored without `format`, with it repacked from its values."""
     tensor: Any = {"f32": W, "f16": W.astype(np.float16)}.get(kind, (W, kind))
     path = write_gguf(tmp_path / "w.gguf", META, {"w": tensor})
     stored = gguf.GGUFReader(path).tensors[0]
     values = gguf.quants.dequantize(stored.data, stored.tensor_type).astype(np.float32)
     with open_checkpoint(path) as checkpoint:
-        reader = WeightReader(checkpoint, quant=quant, memory="small")
+        reader = WeightReader(checkpoint, format=format, memory="small")
         got = reader.linear("w", 40, 64).matrix
-    wanted = {"int4": "q4g32a", "int8": "q8g32s"}.get(str(quant), quant) or KEPT[kind]
+    wanted = {"int4": "q4g32a", "int8": "q8g32s"}.get(str(format), format) or KEPT[kind]
     assert got.format == wanted
     if KEPT[kind] == wanted and kind != "bf16":
         assert same_bits(got.dequantize(0, 40), values)
@@ -71,8 +71,8 @@ def test_what_every_stored_type_becomes(kind: str, quant: str | None, tmp_path: 
 def test_bfloat16_from_safetensors(tmp_path: Path) -> None:
     exact = (W.view(np.uint32) >> 16 << 16).view(np.float32)
     with open_checkpoint(bfloat16_folder(tmp_path / "bf16", W)) as checkpoint:
-        for quant in (None, "f32", "int4"):
-            reader = WeightReader(checkpoint, quant=quant, memory="small")
+        for wanted in (None, "f32", "int4"):
+            reader = WeightReader(checkpoint, format=wanted, memory="small")
             got = reader.linear("w", 40, 64).matrix
             assert np.array_equal(got.packed, pack(exact, got.format).packed)
         assert reader.packed_formats.keys() == {"q4g32a"}
@@ -93,7 +93,7 @@ def test_counts_and_progress(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with open_checkpoint(folder_of(tmp_path / "m", tensors)) as checkpoint:
         reader = WeightReader(
-            checkpoint, quant="int8", memory="small", progress=lambda *done: seen.append(done)
+            checkpoint, format="int8", memory="small", progress=lambda *done: seen.append(done)
         )
         a, c = reader.linear("a", 40, 64, bias="b"), reader.linear("c", 33, 64)
     assert (a.n, a.k, c.n, c.k) == (40, 64, 33, 64)
@@ -222,7 +222,7 @@ def test_an_unknown_quant_is_refused_before_anything_is_read(tmp_path: Path) -> 
         open_checkpoint(folder_of(tmp_path / "m", {"w": W})) as checkpoint,
         pytest.raises(ValueError, match=r"one of int4, int8.*got 'int5'"),
     ):
-        WeightReader(checkpoint, quant="int5")
+        WeightReader(checkpoint, format="int5")
 
 
 # --- configuration values -------------------------------------------------------------------

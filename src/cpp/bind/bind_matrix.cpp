@@ -69,7 +69,7 @@ void pack_in_parallel(PackStatus (*packer)(const Args&, int, int), const Args& a
     case PackStatus::not_finite:
       throw py::value_error("expected finite weights, found NaN or infinity");
     case PackStatus::too_large:
-      throw py::value_error("a weight or its scale is too large for float16; use quant=\"f32\"");
+      throw py::value_error("a weight or its scale is too large for float16; use format=\"f32\"");
     case PackStatus::beyond_bits:
       throw py::value_error("codes: expected integers of " +
                             std::to_string(info(args.format).bits) + " bits, found a larger one");

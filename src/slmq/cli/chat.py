@@ -12,7 +12,9 @@ from slmq.cli.errors import one_line
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, note
 from slmq.cli.run import follow, prompt_progress, show_stats
+from slmq.engine.options import LoadOptions
 from slmq.errors import Error, TemplateError
+from slmq.generation.params import SamplingParams
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chat"]
 
+SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
 PROMPT = ">>> "
 HISTORY_LINES = 1000
 HELP = """\
@@ -31,26 +34,14 @@ HELP = """\
 Ctrl-C         stop the answer"""
 
 
+@SAMPLING
+@o.LOADING
 def chat(
     model: o.ModelName,
     *,
     system: o.System = None,
-    max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    repetition_penalty: o.RepetitionPenalty = None,
-    presence_penalty: o.PresencePenalty = None,
-    frequency_penalty: o.FrequencyPenalty = None,
-    logit_bias: o.LogitBias = None,
-    seed: o.Seed = None,
-    stop: o.Stop = None,
-    n_ctx: o.NCtx = None,
-    threads: o.Threads = None,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    memory: o.Memory = None,
+    sampling: o.Given,
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     stats: o.Stats = False,
@@ -60,37 +51,13 @@ def chat(
     Messages may also come from a pipe, one per line. Answers go to stdout, everything else to
     stderr.
     """
-    given = o.sampling(
-        {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "logit_bias": logit_bias,
-            "seed": seed,
-            "stop": stop,
-        }
-    )
-    loaded = load_model(
-        model,
-        quant=quant,
-        n_ctx=n_ctx,
-        threads=threads,
-        kv_dtype=kv_dtype,
-        memory=memory,
-        revision=revision,
-        offline=offline,
-    )
+    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m:
         if m.tokenizer.chat_template is None:
             raise TemplateError(
                 f"{m.name} has no chat template; use `slmq run` to continue a text with it"
             )
-        talk = Conversation(m, system, {**loaded.suggested, **given}, stats=stats)
+        talk = Conversation(m, system, {**loaded.suggested, **sampling}, stats=stats)
         with Lines() as lines:
             if lines.interactive:
                 note(f"{m.name}; type /help for commands, press Ctrl-D to quit")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from slmq.cli import options as o
 from slmq.cli.folder import Force, Source, Target, make_folder
 
 __all__ = ["convert"]
 
+Rounded = Annotated[str | None, typer.Option("--quant", hidden=True)]
 
+
+@o.THREADS
 def convert(
     src: Source,
     dst: Target,
     *,
-    quant: o.Quant = None,
     force: Force = False,
-    threads: o.Threads = None,
+    threads: o.Given,
+    quant: Rounded = None,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -28,11 +34,16 @@ def convert(
     """
     from slmq.conversion.convert import convert as write_folder
 
+    if quant is not None:
+        raise ValueError(
+            f"--quant: convert only packs; run `slmq quantize --format {quant}` instead"
+        )
+
     make_folder(
         src,
         "converting",
         lambda source, progress: write_folder(
-            source, Path(dst), quant=quant, force=force, n_threads=threads, progress=progress
+            source, Path(dst), force=force, progress=progress, **threads
         ),
         revision=revision,
         offline=offline,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.cli.output import Downloads, spinner
 
 if TYPE_CHECKING:
+    from slmq.engine.options import LoadOptions
     from slmq.generation.model import Model
 
 __all__ = ["Loaded", "load_model"]
@@ -22,18 +23,9 @@ class Loaded:
 
 
 def load_model(
-    name: str,
-    *,
-    quant: str | None = None,
-    n_ctx: int | None = None,
-    threads: int | None = None,
-    kv_dtype: str = "f16",
-    memory: str | None = None,
-    activations: str = "mixed",
-    revision: str | None = None,
-    offline: bool = False,
+    name: str, options: LoadOptions, *, revision: str | None = None, offline: bool = False
 ) -> Loaded:
-    """Finds a model, downloads it with a bar if need be, and loads it; errors as `slmq.load`."""
+    """Find a model, download it with a bar if need be, and load it; errors as `slmq.load`."""
     import slmq.hub as hub
 
     with Downloads() as progress:
@@ -42,15 +34,6 @@ def load_model(
         from slmq.engine.opening import open_engine
         from slmq.generation.model import Model
 
-        engine = open_engine(
-            found.path,
-            name=found.name,
-            quant=quant,
-            n_ctx=n_ctx,
-            n_threads=threads,
-            kv_dtype=kv_dtype,
-            memory=memory,
-            activations=activations,
-        )
+        engine = open_engine(found.path, options, name=found.name)
     suggested = {} if found.entry is None else dict(found.entry.sampling)
     return Loaded(Model(engine), suggested)

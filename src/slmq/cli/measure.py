@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Bar, Downloads, print_json, print_table, size, spinner, write
+from slmq.engine.options import LoadOptions
+from slmq.settings import check_options, option
 
 if TYPE_CHECKING:
     from slmq.speed.bench import BenchResult, Loaded
 
-__all__ = ["bench", "load_to_measure"]
+__all__ = ["WHAT", "What", "bench", "load_to_measure"]
+
+SHAPE_FORMAT = "q4g32s"
 
 
+def _text(_name: str, value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _stored_format(name: str, value: Any) -> str | None:
+    """A weight format of any kind: shapes also come in those that nothing is rounded to."""
+    from slmq.formats import format_named
+
+    if value is not None:
+        try:
+            format_named(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return _text(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class What:
+    """What is measured, if not a model as it is stored."""
+
+    shape: str | None = option(
+        None,
+        "Instead of MODEL: random weights in the configuration of a catalogue model, built in "
+        "memory (`slmq list --catalogue` shows the names; the start of one is enough).",
+        _text,
+    )
+    format: Any = option(
+        None,
+        "Weight format: int4, int8, f16 or f32; for --shape also q4k, q6k and other stored ones. "
+        f"Default: as stored; for --shape {SHAPE_FORMAT}.",
+        _stored_format,
+        metavar="FORMAT",
+        formerly="quant",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+WHAT = o.Bundle("what", What, "Loading")
+LOADING = o.Bundle("loading", LoadOptions, "Loading", without=("format", "n_threads"))
+
+
+@WHAT
+@LOADING
 def bench(
     model: o.MaybeModel = None,
     *,
@@ -34,10 +84,8 @@ def bench(
         ),
     ] = None,
     repeat: Annotated[int, typer.Option(help="Number of timed runs of each test.")] = 3,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    shape: o.Shape = None,
-    weight_format: o.ShapeFormat = "q4g32s",
+    what: o.Given,
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -46,15 +94,8 @@ def bench(
     from slmq.speed import bench as measure
 
     counts = thread_counts(threads)
-    loaded = load_to_measure(
-        model,
-        shape,
-        weight_format,
-        threads=max(counts),
-        quant=quant,
-        revision=revision,
-        offline=offline,
-    )
+    options = LoadOptions(**loading, n_threads=max(counts))
+    loaded = load_to_measure(model, What(**what), options, revision=revision, offline=offline)
     with Bar() as bar:
         result = measure.bench(
             loaded,
@@ -63,7 +104,7 @@ def bench(
             batch=numbers("--batch", batch),
             threads=counts,
             repeat=repeat,
-            kv_dtype=kv_dtype,
+            options=options,
             progress=lambda done, total, what: bar.update(what, done, total),
         )
     if as_json:
@@ -74,11 +115,9 @@ def bench(
 
 def load_to_measure(
     model: str | None,
-    shape: str | None,
-    weight_format: str,
+    what: What,
+    options: LoadOptions,
     *,
-    threads: int,
-    quant: str | None,
     revision: str | None,
     offline: bool,
 ) -> Loaded:
@@ -87,23 +126,22 @@ def load_to_measure(
     Raises
     ------
     ValueError
-        Unless there is one of the two, or for --quant with a shape.
+        Unless there is one of the two, or for an option that a shape does not take.
     """
     from slmq.speed import bench as measure
 
-    if (model is None) == (shape is None):
+    if (model is None) == (what.shape is None):
         raise ValueError("expected either a MODEL or a --shape")
-    if shape is not None:
-        if quant is not None:
-            raise ValueError("--quant works with a MODEL only; use --format with a --shape")
-        with spinner(f"generating {shape}"):
-            return measure.load_shape(shape, weight_format)
+    if what.shape is not None:
+        if options.memory is not None:
+            raise ValueError("--memory works with a MODEL only")
+        with spinner(f"generating {what.shape}"):
+            return measure.load_shape(what.shape, what.format or SHAPE_FORMAT)
     assert model is not None  # one of the two is there
     with Downloads() as progress:
         return measure.load(
             model,
-            threads=threads,
-            quant=quant,
+            replace(options, format=what.format),
             revision=revision,
             local_files_only=offline,
             progress=progress,

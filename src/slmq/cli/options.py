@@ -1,241 +1,252 @@
-"""Options that several commands share, and the arguments that they become."""
+"""Options that several commands share; whole bundles of them are made of options dataclasses."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from slmq.cli.output import note
+from slmq.engine.options import LoadOptions
+from slmq.generation.params import SamplingParams
+from slmq.settings import Option, option_of
+
 __all__ = [
-    "Activations",
-    "FrequencyPenalty",
-    "IgnoreEos",
+    "LOADING",
+    "SAMPLING",
+    "THREADS",
+    "Bundle",
+    "Given",
     "Json",
-    "KvDtype",
-    "LogitBias",
-    "MaxTokens",
     "MaybeModel",
-    "Memory",
-    "MinP",
     "ModelName",
-    "NCtx",
     "Offline",
-    "PresencePenalty",
-    "Quant",
-    "RepetitionPenalty",
     "Revision",
-    "Seed",
-    "Shape",
-    "ShapeFormat",
     "Stats",
-    "Stop",
     "System",
-    "Temperature",
-    "Threads",
-    "TopK",
-    "TopP",
-    "sampling",
 ]
 
-LOADING = "Loading"
-SAMPLING = "Sampling"
+# What was given of a bundle, by field name, checked.
+Given = dict[str, Any]
+Command = Callable[..., None]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of the catalogue and of pulled models that begin like this, for the shell."""
+    import slmq.hub as hub
+
+    names = {*hub.catalogue(), *(model.name for model in hub.list_models())}
+    return sorted(name for name in names if name.startswith(incomplete))
+
 
 ModelName = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="Catalogue name, hub id, folder or .gguf file."),
+    typer.Argument(
+        metavar="MODEL",
+        help="Catalogue name, hub id, folder or .gguf file.",
+        autocompletion=complete_model,
+    ),
 ]
 MaybeModel = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="Catalogue name, hub id, folder or .gguf file."),
-]
-Shape = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of MODEL: random weights in the configuration of a catalogue model, built "
-        "in memory (`slmq list --catalogue` shows the names; the start of one is enough).",
-    ),
-]
-ShapeFormat = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="Weight format for --shape: q4g32s, q4g32a, q4k, q6k, q8g32s, f16, f32, ...",
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Catalogue name, hub id, folder or .gguf file.",
+        autocompletion=complete_model,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 System = Annotated[str | None, typer.Option(help="System message.")]
 Stats = Annotated[bool, typer.Option("--stats", help="Print speed and memory to stderr.")]
-
-NCtx = Annotated[
-    int | None,
-    typer.Option(
-        "--n-ctx",
-        help="Context size: the maximum number of tokens of prompt and answer together. Default: "
-        "the model's own.",
-        rich_help_panel=LOADING,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        help="Number of threads. Default: one per physical core that the process may use.",
-        rich_help_panel=LOADING,
-    ),
-]
-Quant = Annotated[
-    str | None,
-    typer.Option(
-        help="Weight format: int4, int8, f16 or f32. Default: as stored.", rich_help_panel=LOADING
-    ),
-]
-KvDtype = Annotated[
-    str,
-    typer.Option(
-        "--kv-dtype",
-        help="Type of the cached keys and values: f16, f32 or int8.",
-        rich_help_panel=LOADING,
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        help="Where to keep the weights: mmap (map the file; the default for packed folders), huge "
-        "(2 MiB pages; the default otherwise) or small (ordinary pages).",
-        rich_help_panel=LOADING,
-    ),
-]
-Activations = Annotated[
-    str,
-    typer.Option(
-        help="Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or "
-        "exact (16 bits everywhere).",
-        rich_help_panel=LOADING,
-    ),
-]
 Revision = Annotated[
     str | None,
     typer.Option(
-        help="Revision (branch, tag or commit) of the hub repository.", rich_help_panel=LOADING
+        help="Revision (branch, tag or commit) of the hub repository.", rich_help_panel="Loading"
     ),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=LOADING)
-]
-
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        help="Maximum length of the answer in tokens. Default: until the model stops or the "
-        "context is full.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        help="Sampling temperature; 0 always takes the most likely token. Default: what the "
-        "catalogue suggests for the model (--top-p and others likewise), otherwise 0.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option("--top-k", help="Sample from the k most likely tokens.", rich_help_panel=SAMPLING),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        "--top-p",
-        help="Sample from the most likely tokens whose probabilities add up to this.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        "--min-p",
-        help="Drop tokens less likely than this fraction of the most likely one.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(
-        help="Values above 1 discourage tokens already in the prompt or answer.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-PresencePenalty = Annotated[
-    float | None,
-    typer.Option(
-        help="-2 to 2; positive values discourage tokens already in the answer.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-FrequencyPenalty = Annotated[
-    float | None,
-    typer.Option(
-        help="-2 to 2; positive values discourage tokens, more so the more often the answer has "
-        "them.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-LogitBias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="ID=VALUE",
-        help="Add VALUE to the logit of token ID; -inf bans it. Repeatable.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(help="Random seed; the same seed gives the same text.", rich_help_panel=SAMPLING),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(help="Text that ends the answer. Repeatable.", rich_help_panel=SAMPLING),
-]
-IgnoreEos = Annotated[
-    bool,
-    typer.Option("--ignore-eos", help="Continue past end tokens.", rich_help_panel=SAMPLING),
+    bool, typer.Option("--offline", help="Never use the network.", rich_help_panel="Loading")
 ]
 
 
-def sampling(values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `generate`, checked, of the options that were given.
+@dataclass(frozen=True)
+class Flag:
+    """A field of an options dataclass on the command line.
+
+    Attributes
+    ----------
+    field : str
+    flag : str
+        Such as "--kv-dtype".
+    option : Option
+    parameter : inspect.Parameter
+        As typer reads it.
+    former : str, optional
+        Where this is an older name of the flag: its spelling.
+    """
+
+    field: str
+    flag: str
+    option: Option
+    parameter: inspect.Parameter
+    former: str | None = None
+
+
+class Bundle:
+    """The fields of an options dataclass as options of a command: a decorator.
+
+    The command has one parameter, named `into`, whose place they take on the command line; it gets
+    what was given of them, by field name, after the dataclass has checked it.
 
     Parameters
     ----------
-    values : dict
-        Values of the options above by name; None and False were not given.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range, or a logit bias is not ID=VALUE.
+    into : str
+        The parameter of the command.
+    kind : type
+        The dataclass; its fields are made by `slmq.settings.option`.
+    panel : str
+        The heading in the help.
+    only, without : tuple of str
+        Names of the fields to take, if not all, and of those to leave out.
+    suffix : str
+        What follows every name: "_a" makes --format-a.
+    about : str
+        Instead of the help of the fields; {flag} is the flag without the suffix.
     """
-    from slmq.generation.sampling import SamplingParams
 
-    chosen = {
-        name: value
-        for name, value in values.items()
-        if not (value is None or value is False or value == [])
-    }
-    if "logit_bias" in chosen:
-        chosen["logit_bias"] = dict(_bias(text) for text in chosen["logit_bias"])
-    # Before anything is downloaded or loaded.
-    SamplingParams.from_kwargs(chosen)
-    return chosen
+    def __init__(
+        self,
+        into: str,
+        kind: type,
+        panel: str,
+        *,
+        only: tuple[str, ...] = (),
+        without: tuple[str, ...] = (),
+        suffix: str = "",
+        about: str = "",
+    ) -> None:
+        self.into = into
+        self._kind = kind
+        hints = get_type_hints(kind)
+        self._flags: list[Flag] = []
+        for entry in fields(kind):
+            if entry.name in without or (only and entry.name not in only):
+                continue
+            option = option_of(entry)
+            plain = option.flag or _dashed(entry.name)
+            flag = plain + suffix.replace("_", "-")
+            name = entry.name + suffix
+            text = about.format(flag=plain) if about else option.help
+            shown = _parameter(name, flag, option, hints[entry.name], panel, text)
+            self._flags.append(Flag(entry.name, flag, option, shown))
+            if option.formerly is not None:
+                name = option.formerly + suffix
+                former = _dashed(name)
+                hidden = inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=None,
+                    annotation=Annotated[str | None, typer.Option(former, hidden=True)],
+                )
+                self._flags.append(Flag(entry.name, flag, option, hidden, former))
+
+    def __call__(self, command: Command) -> Command:
+        """The command with these options in the place of the parameter `into`."""
+        hints = get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.name == self.into:
+                parameters += [flag.parameter for flag in self._flags]
+            else:
+                parameters.append(parameter.replace(annotation=hints[parameter.name]))
+
+        def filled(**values: Any) -> None:
+            mine = {flag.parameter.name: values.pop(flag.parameter.name) for flag in self._flags}
+            command(**values, **{self.into: self.given(mine)})
+
+        filled.__name__ = command.__name__
+        filled.__doc__ = command.__doc__
+        filled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        filled.__annotations__ = {p.name: p.annotation for p in parameters}
+        return filled
+
+    def given(self, values: Mapping[str, Any]) -> Given:
+        """What was given, by field name.
+
+        Parameters
+        ----------
+        values : mapping
+            Of the options by parameter name; None, False and an empty list were not given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is refused; the message names its flag.
+        """
+        found: Given = {}
+        try:
+            for flag in self._flags:
+                value = values[flag.parameter.name]
+                if value is None or value is False or value == []:
+                    continue
+                if flag.field in found:
+                    raise ValueError(f"{flag.field}: given twice")
+                if flag.former is not None:
+                    note(f"{flag.former} is now called {flag.flag}")
+                parse = flag.option.parse
+                found[flag.field] = value if parse is None else parse(value)
+            self._kind(**found)
+        except (TypeError, ValueError) as error:
+            raise type(error)(self._with_flag(str(error))) from None
+        return found
+
+    def _with_flag(self, message: str) -> str:
+        """A message about a field, about its flag."""
+        for flag in self._flags:
+            if message.startswith(flag.field):
+                return flag.flag + message.removeprefix(flag.field)
+        return message
 
 
-def _bias(text: str) -> tuple[int, float]:
-    token, separator, value = text.partition("=")
-    try:
-        if not separator:
-            raise ValueError
-        return int(token), float(value)
-    except ValueError:
-        raise ValueError(
-            f"--logit-bias: expected ID=VALUE, such as 198=-inf; got {text!r}"
-        ) from None
+def _parameter(
+    name: str, flag: str, option: Option, hint: Any, panel: str, help: str
+) -> inspect.Parameter:
+    """A field as typer reads it."""
+    words: tuple[str, ...] = ()
+    kind = next((member for member in get_args(hint) if member is not NoneType), hint)
+    if option.parse is not None:
+        kind = list[str]
+    elif get_origin(hint) is Literal or get_origin(kind) is Literal:
+        words = get_args(hint if get_origin(hint) is Literal else kind)
+        kind = str
+    shown = typer.Option(
+        flag,
+        help=help,
+        metavar=option.metavar or "|".join(words) or None,
+        autocompletion=_completer(words) if words else None,
+        rich_help_panel=panel,
+    )
+    default = False if kind is bool else None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind if kind is bool else kind | None, shown],
+    )
+
+
+def _completer(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+LOADING = Bundle("loading", LoadOptions, "Loading")
+SAMPLING = Bundle("sampling", SamplingParams, "Sampling")
+THREADS = Bundle("threads", LoadOptions, "Loading", only=("n_threads",))

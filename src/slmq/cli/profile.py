@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.measure import load_to_measure
+from slmq.cli.measure import WHAT, What, load_to_measure
 from slmq.cli.output import Bar, note, print_json, print_table, write
+from slmq.engine.options import LoadOptions
 
 if TYPE_CHECKING:
     from slmq.speed.profile_rows import Phase, Profile, Row
 
 __all__ = ["profile"]
 
+LOADING = o.Bundle("loading", LoadOptions, "Loading", without=("format",))
 HEADERS = ("time>", "share>", "GB/s>", "of read bandwidth>", "GMAC/s>", "of int8 peak>")
 BUSY = 1.5
 
 
+@WHAT
+@LOADING
 def profile(
     model: o.MaybeModel = None,
     *,
@@ -29,7 +33,6 @@ def profile(
     context: Annotated[
         int, typer.Option(help="Number of tokens in the cache while decoding is profiled.")
     ] = 128,
-    threads: o.Threads = None,
     repeat: Annotated[
         int, typer.Option(help="Number of timed prompts; decoding times eight tokens for each.")
     ] = 3,
@@ -40,36 +43,24 @@ def profile(
             help="Also draw a chart (.svg, .png or .pdf); needs `pip install matplotlib`.",
         ),
     ] = None,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    shape: o.Shape = None,
-    weight_format: o.ShapeFormat = "q4g32s",
+    what: o.Given,
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
     """Show where time goes, by op and by layer, against the machine's own limits."""
-    import slmq._native as _native
     import slmq.speed.profile as measure
     from slmq.speed.profile_plot import check_plot, draw
 
     if plot is not None:
         check_plot(plot)
-    count = _native.resolve_threads(threads)["threads"]
-    loaded = load_to_measure(
-        model,
-        shape,
-        weight_format,
-        threads=count,
-        quant=quant,
-        revision=revision,
-        offline=offline,
-    )
+    options = LoadOptions(**loading)
+    loaded = load_to_measure(model, What(**what), options, revision=revision, offline=offline)
     with Bar() as bar:
         found = measure.profile_model(
             loaded,
-            threads=count,
-            kv_dtype=kv_dtype,
+            options,
             prompt=prompt_tokens,
             context=context,
             repeat=repeat,
@@ -92,7 +83,7 @@ def profile(
 def print_profile(found: Profile) -> None:
     """Two tables for each phase, the limits, and what bounds the model."""
     write(
-        f"{found.model}, {found.format}, activations {found.activations}, cache {found.kv_dtype}, "
+        f"{found.model}, {found.format}, activations {found.activations}, cache {found.cache}, "
         f"{found.isa} kernels, {_count(found.threads, 'thread')} on {found.cpu}\n"
     )
     for phase in found.phases:

@@ -12,11 +12,21 @@ import typer
 from slmq.cli import options as o
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, note, print_json, print_table, write
+from slmq.engine.options import LoadOptions
 
 if TYPE_CHECKING:
     from slmq.evaluation import Comparison, Metric
 
 __all__ = ["compare", "evaluate", "perplexity"]
+
+# What may differ between the two models of `compare`.
+DIFFERENT = ("format", "kv_dtype", "activations")
+OF_A = o.Bundle(
+    "of_a", LoadOptions, "Loading", only=DIFFERENT, suffix="_a", about="{flag} of A alone."
+)
+OF_B = o.Bundle(
+    "of_b", LoadOptions, "Loading", only=DIFFERENT, suffix="_b", about="{flag} of B alone."
+)
 
 Text = Annotated[str, typer.Option(help="Text file (UTF-8).")]
 Ctx = Annotated[int, typer.Option(help="Window size in tokens; the second half is scored.")]
@@ -25,17 +35,14 @@ Chunks = Annotated[
 ]
 
 
+@o.LOADING
 def perplexity(
     model: o.ModelName,
     *,
     file: Text,
     ctx: Ctx = 512,
     chunks: Chunks = None,
-    threads: o.Threads = None,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    memory: o.Memory = None,
-    activations: o.Activations = "mixed",
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -44,16 +51,7 @@ def perplexity(
     import slmq.evaluation as measure
 
     text = measure.read_text(file)
-    loaded = load_model(
-        model,
-        quant=quant,
-        threads=threads,
-        kv_dtype=kv_dtype,
-        memory=memory,
-        activations=activations,
-        revision=revision,
-        offline=offline,
-    )
+    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m, Bar() as bar:
         result = measure.perplexity(
             m,
@@ -82,6 +80,9 @@ def perplexity(
         )
 
 
+@o.LOADING
+@OF_A
+@OF_B
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Reference model: name, folder or file.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Model to compare with it.")],
@@ -89,20 +90,9 @@ def compare(
     file: Text,
     ctx: Ctx = 512,
     chunks: Chunks = None,
-    quant_a: Annotated[
-        str | None, typer.Option(help="Weight format of A, as --quant elsewhere.")
-    ] = None,
-    quant_b: Annotated[str | None, typer.Option(help="Weight format of B.")] = None,
-    kv_dtype_a: Annotated[str, typer.Option("--kv-dtype-a", help="Cache type of A.")] = "f16",
-    kv_dtype_b: Annotated[str, typer.Option("--kv-dtype-b", help="Cache type of B.")] = "f16",
-    activations_a: Annotated[
-        str, typer.Option("--activations-a", help="Activations of A: mixed or exact.")
-    ] = "mixed",
-    activations_b: Annotated[
-        str, typer.Option("--activations-b", help="Activations of B: mixed or exact.")
-    ] = "mixed",
-    threads: o.Threads = None,
-    memory: o.Memory = None,
+    loading: o.Given,
+    of_a: o.Given,
+    of_b: o.Given,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
@@ -112,20 +102,10 @@ def compare(
     text = measure.read_text(file)
     with ExitStack() as opened:
         first, second = (
-            opened.enter_context(
-                load_model(
-                    name,
-                    quant=quant,
-                    threads=threads,
-                    kv_dtype=kv_dtype,
-                    memory=memory,
-                    activations=activations,
-                    offline=offline,
-                ).model
-            )
-            for name, quant, kv_dtype, activations in (
-                (a, quant_a, kv_dtype_a, activations_a),
-                (b, quant_b, kv_dtype_b, activations_b),
+            opened.enter_context(load_model(name, options, offline=offline).model)
+            for name, options in (
+                (a, LoadOptions(**loading | of_a)),
+                (b, LoadOptions(**loading | of_b)),
             )
         )
         bar = opened.enter_context(Bar())
@@ -146,6 +126,7 @@ def compare(
         print_comparison(result)
 
 
+@o.LOADING
 def evaluate(
     model: o.ModelName,
     *,
@@ -170,12 +151,7 @@ def evaluate(
         str | None,
         typer.Option(help="Write every item with its log-probabilities to this JSONL file."),
     ] = None,
-    threads: o.Threads = None,
-    quant: o.Quant = None,
-    n_ctx: o.NCtx = None,
-    kv_dtype: o.KvDtype = "f16",
-    memory: o.Memory = None,
-    activations: o.Activations = "mixed",
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -185,17 +161,7 @@ def evaluate(
 
     # A faulty file is reported before the model is looked for.
     measure.prepare(task, file, shots=shots, train=train, seed=seed, limit=limit, template=template)
-    loaded = load_model(
-        model,
-        quant=quant,
-        n_ctx=n_ctx,
-        threads=threads,
-        kv_dtype=kv_dtype,
-        memory=memory,
-        activations=activations,
-        revision=revision,
-        offline=offline,
-    )
+    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m, Bar() as bar:
         result = measure.evaluate(
             m,

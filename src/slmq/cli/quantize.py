@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from slmq.cli.output import Bar, print_json, write
 __all__ = ["dequantize", "quantize"]
 
 
+@o.THREADS
 def quantize(
     src: Source,
     dst: Target,
@@ -56,7 +57,7 @@ def quantize(
         ),
     ] = None,
     force: Force = False,
-    threads: o.Threads = None,
+    threads: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -68,19 +69,19 @@ def quantize(
     """
     from slmq.quantizer import quantize as write_folder
 
+    # `quantize` checks the word.
+    rounding: dict[str, Any] = {"format": format, "bits": bits, "method": method}
     found = find(src, revision=revision, offline=offline)
     with Bar() as bar:
         made = write_folder(
             found.path,
             Path(dst),
-            format=format,
-            bits=bits,
             calibrate=calibrate,
-            method=method,
+            **rounding,
             report=report,
             force=force,
-            n_threads=threads,
             progress=bar.update,
+            **threads,
         )
     if not as_json:
         write(f"{made.path}\n")
@@ -96,13 +97,14 @@ def quantize(
     )
 
 
+@o.THREADS
 def dequantize(
     src: Source,
     dst: Target,
     *,
     dtype: Annotated[str, typer.Option(help="f16, or f32 (twice the size, no rounding).")] = "f16",
     force: Force = False,
-    threads: o.Threads = None,
+    threads: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
@@ -114,7 +116,7 @@ def dequantize(
         src,
         "dequantizing",
         lambda source, progress: write_folder(
-            source, Path(dst), dtype=dtype, force=force, n_threads=threads, progress=progress
+            source, Path(dst), dtype=dtype, force=force, progress=progress, **threads
         ),
         revision=revision,
         offline=offline,

@@ -12,6 +12,7 @@ from slmq.cli import options as o
 from slmq.cli.errors import STOPPED
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, size, write
+from slmq.engine.options import LoadOptions
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model, Prompt
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["prompt_for", "run", "show_stats"]
 
 
+@o.SAMPLING
+@o.LOADING
 def run(
     model: o.ModelName,
     prompt: Annotated[
@@ -31,30 +34,8 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Complete the prompt verbatim, without the chat template.")
     ] = False,
-    max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    repetition_penalty: o.RepetitionPenalty = None,
-    presence_penalty: o.PresencePenalty = None,
-    frequency_penalty: o.FrequencyPenalty = None,
-    logit_bias: o.LogitBias = None,
-    seed: o.Seed = None,
-    stop: o.Stop = None,
-    ignore_eos: o.IgnoreEos = False,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(
-            help="With --json: log-probabilities of each token and of this many most likely ones.",
-            rich_help_panel=o.SAMPLING,
-        ),
-    ] = None,
-    n_ctx: o.NCtx = None,
-    threads: o.Threads = None,
-    quant: o.Quant = None,
-    kv_dtype: o.KvDtype = "f16",
-    memory: o.Memory = None,
+    sampling: o.Given,
+    loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     stats: o.Stats = False,
@@ -64,39 +45,13 @@ def run(
 
     If the model has a chat template, the prompt is sent as a user message. Ctrl-C stops the answer.
     """
-    given = o.sampling(
-        {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "logit_bias": logit_bias,
-            "seed": seed,
-            "stop": stop,
-            "ignore_eos": ignore_eos,
-            "logprobs": logprobs,
-        }
-    )
-    if logprobs is not None and not as_json:
+    if "logprobs" in sampling and not as_json:
         raise ValueError("--logprobs needs --json")
     text = read_prompt(prompt)
-    loaded = load_model(
-        model,
-        quant=quant,
-        n_ctx=n_ctx,
-        threads=threads,
-        kv_dtype=kv_dtype,
-        memory=memory,
-        revision=revision,
-        offline=offline,
-    )
+    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m:
         asked = prompt_for(m, text, system=system, raw=raw)
-        result = answer(m, asked, {**loaded.suggested, **given}, quiet=as_json)
+        result = answer(m, asked, {**loaded.suggested, **sampling}, quiet=as_json)
         if as_json:
             print_json({"model": m.name, **asdict(result)})
         if stats:

@@ -27,17 +27,18 @@ def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    quant: str | None = None,
     force: bool = False,
     n_threads: int | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     progress: Progress | None = None,
+    quant: None = None,
 ) -> Path:
     """Write a model as a folder of packed weights, which loads in a fraction of the time.
 
-    The packed bytes are those that loading `src` makes, so the model answers the same. The folder
-    appears whole or not at all.
+    Weights are packed, not rounded: the packed bytes are those that loading `src` makes, so the
+    model answers the same. `slmq.quantize` rounds them to fewer bits. The folder appears whole or
+    not at all.
 
     Parameters
     ----------
@@ -45,8 +46,6 @@ def convert(
         Catalogue name, hub id, folder or .gguf file.
     dst : str or path
         The folder to make. It must not exist unless `force` is given.
-    quant : {"int4", "int8", "f16", "f32"}, optional
-        What weights become; None keeps them as they are stored.
     force : bool
         Whether a folder that an earlier conversion wrote may be replaced.
     n_threads : int, optional
@@ -55,6 +54,8 @@ def convert(
         As in `slmq.load`.
     progress : callable, optional
         Called with the bytes written and their total.
+    quant : None
+        Gone; `slmq.quantize` rounds.
 
     Returns
     -------
@@ -68,13 +69,17 @@ def convert(
     ModelNotFoundError, CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
         If `src` cannot be loaded.
     """
+    if quant is not None:
+        raise TypeError(
+            f"quant: convert only packs; slmq.quantize(src, dst, format={quant!r}) rounds"
+        )
     target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_checkpoint(found.path) as checkpoint:
-        source = Source(checkpoint, quant, threads)
-        config = source.config | {PACKED: _provenance(checkpoint, quant)}
+        source = Source(checkpoint, None, threads)
+        config = source.config | {PACKED: _provenance(checkpoint)}
         nbytes = sum(wish.tensor.nbytes for wish in source.wishes)
         with new_folder(target, nbytes, force) as folder:
             _write_weights(folder / SINGLE, source, progress)
@@ -96,11 +101,10 @@ def _write_weights(path: Path, source: Source, progress: Progress | None) -> Non
                 progress(done, total)
 
 
-def _provenance(checkpoint: Checkpoint, quant: str | None) -> dict[str, Any]:
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     """The section of config.json that says where the weights come from."""
     return {
         "format_version": int(VERSION),
         "slmq_version": version("slmq"),
         "source": source_files(checkpoint),
-        "quant": quant,
     }

@@ -25,7 +25,7 @@ class Source(Survey):
     Parameters
     ----------
     checkpoint : Checkpoint
-    quant : str, optional
+    format : str, optional
         What weights become; None keeps them as they are stored.
     threads : int
 
@@ -38,9 +38,9 @@ class Source(Survey):
         What load() made of the wishes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, quant: str | None, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, format: str | None, threads: int) -> None:
         self.checkpoint = checkpoint
-        opened = open_weights(checkpoint, threads=threads, quant=quant, keep=False)
+        opened = open_weights(checkpoint, threads=threads, format=format, keep=False)
         self.opened = opened
         super().__init__(opened.reader)
         self._reader = opened.reader

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmq.engine.options import LoadArgs, LoadOptions
 from slmq.errors import ClosedError, ContextOverflowError
 from slmq.generation.answer import Progress, Request
 from slmq.generation.pages import default_cache_bytes
@@ -22,6 +23,7 @@ from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import ChatSession
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
+from slmq.settings import from_keywords, takes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,17 +37,13 @@ __all__ = ["Model", "Prompt", "load"]
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
+@takes(LoadOptions)
 def load(
     model: str | os.PathLike[str],
     *,
-    quant: str | None = None,
-    n_ctx: int | None = None,
-    n_threads: int | None = None,
-    kv_dtype: str = "f16",
-    memory: str | None = None,
-    activations: str = "mixed",
     revision: str | None = None,
     local_files_only: bool = False,
+    **options: Unpack[LoadArgs],
 ) -> Model:
     """Load a model, downloading it first if need be.
 
@@ -53,25 +51,12 @@ def load(
     ----------
     model : str or path
         Name in the catalogue, hub id ``"org/name"``, folder with a checkpoint, or .gguf file.
-    quant : {"int4", "int8", "f16", "f32"}, optional
-        What float weights become; None keeps them as they are stored.
-    n_ctx : int, optional
-        Most tokens of prompt and answer together; None takes the length the model was made for.
-    n_threads : int, optional
-        Threads; None takes the physical cores that this process may use.
-    kv_dtype : {"f16", "f32", "int8"}
-        Format of the cache of keys and values.
-    memory : {"mmap", "huge", "small"}, optional
-        Where weights lie. "mmap" maps a folder that `slmq convert` wrote: ready at once, shared
-        between processes (the file must not be cut short meanwhile). "huge" and "small" copy or
-        pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is "huge".
-    activations : {"mixed", "exact"}
-        What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
-        and 16 where a group stands out. "exact": 16 everywhere, for twice the products.
     revision : str, optional
-        Revision of a hub repository.
+        Revision (branch, tag or commit) of the hub repository.
     local_files_only : bool
-        Never touch the network.
+        Never use the network.
+    **options
+        See `slmq.engine.options.LoadOptions`.
 
     Returns
     -------
@@ -83,23 +68,15 @@ def load(
         If nothing answers to this name.
     CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
         If the model is damaged, of a kind that slmq lacks, or cannot be fetched.
+    TypeError, ValueError
+        If an option is unknown or has a wrong value; before anything is looked for.
     """
     import slmq.hub as hub
     from slmq.engine.opening import open_engine
 
+    checked = from_keywords(LoadOptions, options)
     found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
-    return Model(
-        open_engine(
-            found.path,
-            name=found.name,
-            quant=quant,
-            n_ctx=n_ctx,
-            n_threads=n_threads,
-            kv_dtype=kv_dtype,
-            memory=memory,
-            activations=activations,
-        )
-    )
+    return Model(open_engine(found.path, checked, name=found.name))
 
 
 class Model:

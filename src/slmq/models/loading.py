@@ -55,7 +55,7 @@ def open_weights(
     checkpoint: Checkpoint,
     *,
     threads: int,
-    quant: str | None = None,
+    format: str | None = None,
     memory: str | None = None,
     keep: bool = True,
 ) -> OpenedWeights:
@@ -66,12 +66,14 @@ def open_weights(
     except CheckpointError as error:
         raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
     names: Callable[[str], str] = family.GGUF.name if checkpoint.layout.gguf_terms else _same
-    reader = WeightReader(checkpoint, names, quant=quant, threads=threads, memory=memory, keep=keep)
+    reader = WeightReader(
+        checkpoint, names, format=format, threads=threads, memory=memory, keep=keep
+    )
     return OpenedWeights(reader, family, config, raw_config)
 
 
 def load_weights(
-    checkpoint: Checkpoint, *, threads: int, quant: str | None = None, memory: str | None = None
+    checkpoint: Checkpoint, *, threads: int, format: str | None = None, memory: str | None = None
 ) -> LoadedWeights:
     """Packs a checkpoint's weights, or maps or reads those of a packed folder.
 
@@ -79,9 +81,9 @@ def load_weights(
     ------
     CheckpointError, UnsupportedModelError
     ValueError
-        For an unknown `quant` or `memory`.
+        For an unknown `format` or `memory`.
     """
-    opened = open_weights(checkpoint, threads=threads, quant=quant, memory=memory)
+    opened = open_weights(checkpoint, threads=threads, format=format, memory=memory)
     reader = opened.reader
     return LoadedWeights(
         opened.family,

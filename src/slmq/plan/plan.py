@@ -11,6 +11,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.plan.handle import Handle
 from slmq.plan.recorder import Recorder
+from slmq.settings import KvDtype
 
 F32 = npt.NDArray[np.float32]
 
@@ -64,7 +65,7 @@ class RecordedPlan:
         max_rows: int,
         max_outputs: int,
         vocabulary: int,
-        kv_dtype: str = "f16",
+        kv_dtype: KvDtype = "f16",
         activations: str = "a8o16g32",
         isa: str | None = None,
         n_ctx: int = 1,

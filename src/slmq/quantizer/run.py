@@ -30,6 +30,7 @@ from slmq.quantizer.pipeline import Pipeline, Progress
 from slmq.quantizer.reports import QuantizedFolder
 from slmq.quantizer.source import FloatSource
 from slmq.quantizer.work import open_work
+from slmq.settings import PackedFormat
 from slmq.tokenizer.save import save_tokenizer
 from slmq.weights.survey import Wish
 
@@ -52,7 +53,7 @@ def quantize(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    format: str | None = None,
+    format: PackedFormat | None = None,
     bits: float | None = None,
     method: str = "auto",
     calibrate: str | os.PathLike[str] | None = None,
@@ -243,7 +244,6 @@ def _provenance(
         "format_version": int(VERSION),
         "slmq_version": version("slmq"),
         "source": files,
-        "quant": settings.format,
-        **{key: value for key, value in asdict(settings).items() if key != "format"},
+        **asdict(settings),
         "calibration": calibration,
     }

@@ -44,9 +44,9 @@ class FloatSource(Source):
         Those that were read, by name.
     """
 
-    def __init__(self, checkpoint: Checkpoint, quant: str | None, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, format: str | None, threads: int) -> None:
         self.vectors: dict[str, F32] = {}
-        super().__init__(checkpoint, quant, threads)
+        super().__init__(checkpoint, format, threads)
 
     def vector(self, name: str, size: int) -> F32:
         """Note a vector, and read it."""

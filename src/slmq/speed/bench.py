@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import slmq.hub as hub
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.engine import MAX_OUTPUTS
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.machine.memory import peak_memory_bytes
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.speed.limits import Limits, probe
@@ -170,23 +171,27 @@ class Work:
 
 def load(
     model: str,
+    options: LoadOptions | None = None,
     *,
-    threads: int,
-    quant: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     progress: hub.Progress | None = None,
 ) -> Loaded:
     """Loads a model for `bench`, its tokenizer included in the time; errors as `slmq.load`."""
+    options = LoadOptions() if options is None else options
+    threads = _native.resolve_threads(options.n_threads)["threads"]
     found = hub.resolve(
         model, revision=revision, local_files_only=local_files_only, progress=progress
     )
     began_s = time.perf_counter()
     with open_checkpoint(found.path) as checkpoint:
         load_tokenizer(checkpoint)
-        weights = load_weights(checkpoint, threads=threads, quant=quant)
+        weights = load_weights(
+            checkpoint, threads=threads, format=options.format, memory=options.memory
+        )
     load_s = time.perf_counter() - began_s
-    return Loaded(found.name, weights, weights.config.max_positions, load_s)
+    n_ctx = weights.config.max_positions if options.n_ctx is None else options.n_ctx
+    return Loaded(found.name, weights, n_ctx, load_s)
 
 
 def load_shape(shape: str, weight_format: str) -> Loaded:
@@ -208,7 +213,7 @@ def bench(
     batch: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
     repeat: int = 3,
-    kv_dtype: str = "f16",
+    options: LoadOptions | None = None,
     isa: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BenchResult:
@@ -226,6 +231,10 @@ def bench(
         Every one is measured.
     repeat : int
         Timed runs of each test, after one that is not timed.
+    options : LoadOptions, optional
+        How the plan is recorded; `threads` stands in for its number of threads.
+    isa : str, optional
+        Kernels to run, as SLMQ_ISA.
     progress : callable, optional
         Called with (steps done, steps in all, what comes next).
 
@@ -234,6 +243,7 @@ def bench(
     ValueError
         For numbers out of range.
     """
+    options = LoadOptions() if options is None else options
     check_counts(loaded, prompt, gen, batch, threads, repeat)
     tests = [Trial(f"pp{prompt}", prompt, True)] * (prompt > 0)
     if gen > 0:
@@ -244,7 +254,7 @@ def bench(
     peak, used_isa, record_s = None, "", 0.0
     for count in threads:
         began_s = time.perf_counter()
-        plan = record_plan(loaded.weights, threads=count, kv_dtype=kv_dtype, isa=isa)
+        plan = record_plan(loaded.weights, replace(options, n_threads=count), isa=isa)
         record_s = record_s or time.perf_counter() - began_s
         used_isa = plan.native.isa
         for test in tests:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import slmq._native as _native
 from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
 from slmq.machine.runtime import runtime_info
 from slmq.speed.bench import PAGE_POSITIONS, Loaded
 from slmq.speed.limits import Limits, probe
@@ -37,19 +37,20 @@ DECODE_STEPS = 8  # timed for each repeat: one step is too short to be sure of
 
 def profile_model(
     loaded: Loaded,
+    options: LoadOptions | None = None,
     *,
-    threads: int | None = None,
-    kv_dtype: str = "f16",
     isa: str | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Profile:
     """Records a model of `bench.load` or `bench.load_shape` and profiles it.
 
     Parameters
     ----------
-    threads : int, optional
-        By default physical cores within affinity and CPU quota.
-    **options
+    options : LoadOptions, optional
+        How the plan is recorded.
+    isa : str, optional
+        Kernels to run, as SLMQ_ISA.
+    **settings
         `prompt`, `context`, `repeat` and `progress` of `profile_plan`.
 
     Raises
@@ -57,16 +58,16 @@ def profile_model(
     ValueError
         For numbers out of range.
     """
-    count = _native.resolve_threads(threads)["threads"]
-    plan = record_plan(loaded.weights, threads=count, kv_dtype=kv_dtype, isa=isa)
+    options = LoadOptions() if options is None else options
+    plan = record_plan(loaded.weights, options, isa=isa)
     packed = loaded.weights.formats
     return profile_plan(
         plan,
         name=loaded.name,
         n_ctx=loaded.n_ctx,
         weight_format="+".join(sorted(packed, key=packed.__getitem__, reverse=True)),
-        kv_dtype=kv_dtype,
-        **options,
+        cache=options.kv_dtype,
+        **settings,
     )
 
 
@@ -76,7 +77,7 @@ def profile_plan(
     name: str,
     n_ctx: int,
     weight_format: str,
-    kv_dtype: str,
+    cache: str,
     prompt: int = 512,
     context: int = 128,
     repeat: int = 3,
@@ -131,7 +132,7 @@ def profile_plan(
         model=name,
         format=weight_format,
         activations=_activations(plan.steps),
-        kv_dtype=kv_dtype,
+        cache=cache,
         cpu=runtime_info()["cpu"],
         isa=isa,
         threads=threads,

@@ -82,7 +82,7 @@ def _compose(profile: Profile) -> Any:
         f"{profile.threads} thread{'s' if profile.threads > 1 else ''}\n"
         f"read bandwidth {profile.limits.read_gb_per_s:.1f} GB/s, int8 peak "
         f"{profile.limits.integer_peak_gmac_per_s:.0f} GMAC/s, activations {profile.activations}, "
-        f"cache {profile.kv_dtype}",
+        f"cache {profile.cache}",
         fontsize=12,
         x=0.01,
         ha="left",

@@ -144,7 +144,7 @@ class Profile:
     model: str
     format: str
     activations: str
-    kv_dtype: str
+    cache: str
     cpu: str
     isa: str
     threads: int

@@ -52,10 +52,10 @@ class WeightReader:
     checkpoint : Checkpoint
     names : callable
         Maps the model file's (Hugging Face) tensor name to the stored name.
-    quant : str, optional
+    format : str, optional
         "int4", "int8", "f16", "f32" or another format of `formats.ROUNDED`: what weights become.
         None keeps them as stored. Quantized tensors of a checkpoint are kept bit by bit unless
-        `quant` is given; values that no format of ours holds are rounded to float16, which a
+        `format` is given; values that no format of ours holds are rounded to float16, which a
         warning of the logger "slmq" says.
     threads : int
         Threads that pack or read.
@@ -69,9 +69,9 @@ class WeightReader:
     Raises
     ------
     CheckpointError
-        If a tensor cannot be packed, or not as `quant` says.
+        If a tensor cannot be packed, or not as `format` says.
     ValueError
-        For an unknown `quant` or `memory`.
+        For an unknown `format` or `memory`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class WeightReader:
         checkpoint: Checkpoint,
         names: Callable[[str], str] = lambda name: name,
         *,
-        quant: str | None = None,
+        format: str | None = None,
         threads: int = 1,
         memory: str | None = None,
         keep: bool = True,
@@ -87,11 +87,11 @@ class WeightReader:
     ) -> None:
         self.checkpoint = checkpoint
         self._names = names
-        self._quant = None if quant is None else formats.format_named(quant).name
-        if not checkpoint.packed and self._quant not in (None, *formats.ROUNDED):
+        self._wanted = None if format is None else formats.format_named(format).name
+        if not checkpoint.packed and self._wanted not in (None, *formats.ROUNDED):
             known = ", ".join([*formats.USER_FORMATS, *formats.ROUNDED])
             raise ValueError(
-                f"quant: expected a format to round to, one of {known}; {self._quant} only "
+                f"format: expected a format to round to, one of {known}; {self._wanted} only "
                 f"holds weights quantized elsewhere"
             )
         self._threads = threads
@@ -158,7 +158,7 @@ class WeightReader:
         """A packed weight [n, k]; row r of it is row order[r] of the checkpoint's.
 
         With `rows` it is a part of a stored matrix of `rows.stored` rows. With `floats` it stays
-        what it is where `quant` would make integers of it: positions, which are added.
+        what it is where `format` would make integers of it: positions, which are added.
 
         Raises
         ------
@@ -246,7 +246,7 @@ class WeightReader:
                 columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
                 return info.dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
             return info.dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
-        if self._quant is None and info.dtype not in self._rounded:
+        if self._wanted is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
             log.warning(
                 "%s: no packed format can hold these weights of type %s; their values are "
@@ -300,25 +300,25 @@ class WeightReader:
     def _format(self, info: TensorInfo, floats: bool = False) -> str:
         """What a weight is packed to."""
         if self.checkpoint.packed:
-            if self._quant not in (None, info.dtype):
+            if self._wanted not in (None, info.dtype):
                 raise self._error(
                     info,
-                    f"packed as {info.dtype}, but {self._quant} was requested; convert the "
-                    f"original model again",
+                    f"packed as {info.dtype}, but {self._wanted} was requested; quantize the "
+                    f"original model (`slmq quantize`)",
                 )
             return info.dtype
         weight = self._foreign.get(info.name)
         if weight is not None:
             kept = weight.kept or "f16"
-            return kept if floats else self._quant or kept
+            return kept if floats else self._wanted or kept
         if info.dtype not in KEPT:
             known = ", ".join(KEPT)
             raise self._error(
                 info, f"expected a tensor of type {known}; {info.dtype} is not supported"
             )
-        if floats and self._quant not in (None, "f16", "f32"):
+        if floats and self._wanted not in (None, "f16", "f32"):
             return KEPT[info.dtype]
-        return self._quant or KEPT[info.dtype]
+        return self._wanted or KEPT[info.dtype]
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
         if tuple(info.shape) != shape:

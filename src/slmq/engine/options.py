@@ -1,0 +1,104 @@
+"""How a model is loaded: every option once, checked before anything is looked for or downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from slmq.settings import (
+    Activations,
+    KvDtype,
+    Memory,
+    WeightFormat,
+    check_options,
+    integer,
+    one_of,
+    option,
+)
+
+__all__ = ["MAX_CONTEXT", "MAX_THREADS", "LoadArgs", "LoadOptions"]
+
+MAX_CONTEXT = 1 << 24  # positions must be exact in float32
+MAX_THREADS = 1024  # as the native code
+
+
+class LoadArgs(TypedDict, total=False):
+    """The keyword arguments of `LoadOptions`, for type checkers."""
+
+    format: WeightFormat | None
+    n_ctx: int | None
+    n_threads: int | None
+    kv_dtype: KvDtype
+    memory: Memory | None
+    activations: Activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded and run.
+
+    Parameters
+    ----------
+    format : {"int4", "int8", "f16", "f32"}, optional
+        What weights become; None keeps them as they are stored. Also a stored format: "q4g32s",
+        "q4g32a", "q8g32s".
+    n_ctx : int, optional
+        Most tokens of prompt and answer together; None takes the length the model was made for.
+    n_threads : int, optional
+        Threads; None takes the physical cores that this process may use.
+    kv_dtype : {"f16", "f32", "int8"}
+        Format of the cache of keys and values.
+    memory : {"mmap", "huge", "small"}, optional
+        Where weights are kept. "mmap" maps a folder that `slmq convert` wrote: ready at once,
+        shared between processes (the file must not be cut short meanwhile). "huge" and "small"
+        copy or pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is
+        "huge".
+    activations : {"mixed", "exact"}
+        What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
+        and 16 where a group stands out. "exact": 16 everywhere, for twice the products.
+
+    Raises
+    ------
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is out of range.
+    """
+
+    format: WeightFormat | None = option(
+        None,
+        "Weight format: int4, int8, f16 or f32. Default: as stored.",
+        one_of(WeightFormat, optional=True),
+        metavar="FORMAT",
+        formerly="quant",
+    )
+    n_ctx: int | None = option(
+        None,
+        "Context size: the maximum number of tokens of prompt and answer together. Default: the "
+        "model's own.",
+        integer(f"an int in 1..{MAX_CONTEXT}", low=1, high=MAX_CONTEXT, optional=True),
+    )
+    n_threads: int | None = option(
+        None,
+        "Number of threads. Default: one per physical core that the process may use.",
+        integer(f"an int in 1..{MAX_THREADS}", low=1, high=MAX_THREADS, optional=True),
+        flag="--threads",
+    )
+    kv_dtype: KvDtype = option(
+        "f16", "Type of the cached keys and values: f16, f32 or int8.", one_of(KvDtype)
+    )
+    memory: Memory | None = option(
+        None,
+        "Where to keep the weights: mmap (map the file; the default for packed folders), huge "
+        "(2 MiB pages; the default otherwise) or small (ordinary pages).",
+        one_of(Memory, optional=True),
+    )
+    activations: Activations = option(
+        "mixed",
+        "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
+        "(16 bits everywhere).",
+        one_of(Activations),
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,250 @@
+"""What a caller may ask of an answer: every sampling parameter with its check and its help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, TypedDict
+
+from slmq.settings import (
+    check_options,
+    from_keywords,
+    integer,
+    number,
+    option,
+    shown,
+    truth,
+)
+
+__all__ = ["DRAW", "SamplingArgs", "SamplingParams"]
+
+MAX_STOPS = 64
+DRAW = "draw"  # the group of what the sampler reads: how a token is drawn from logits
+
+
+class SamplingArgs(TypedDict, total=False):
+    """The keyword arguments of `SamplingParams`, for type checkers."""
+
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop: str | int | Iterable[str | int] | None
+    ignore_eos: bool
+    logprobs: int | None
+
+
+COUNT = integer("an int >= 0", low=0)
+OPTIONAL_COUNT = integer("an int >= 0", low=0, optional=True)
+BIAS = number("a finite number or -inf")
+
+
+def _biases(_name: str, value: object) -> dict[int, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TypeError(f"logit_bias: expected a mapping of int to float, got {shown(value)}")
+    biases = {}
+    for key, bias in value.items():
+        token = COUNT("logit_bias key", key)
+        if isinstance(bias, Real) and float(bias) == -math.inf:
+            biases[token] = -math.inf
+        else:
+            biases[token] = BIAS(f"logit_bias[{token}]", bias)
+    return biases
+
+
+def _stops(_name: str, value: object) -> tuple[str | int, ...]:
+    if value is None:
+        return ()
+    single = isinstance(value, (str, Integral))
+    if not single and (isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable)):
+        raise TypeError(f"stop: expected a str, a token id, or a list of them, got {shown(value)}")
+    items: list[object] = [value] if single or not isinstance(value, Iterable) else list(value)
+    if len(items) > MAX_STOPS:
+        raise ValueError(f"stop: expected at most {MAX_STOPS} entries, got {len(items)}")
+    stops: list[str | int] = []
+    for item in items:
+        if not isinstance(item, str):
+            stops.append(COUNT("stop token", item))
+        elif item:
+            stops.append(item)
+        else:
+            raise ValueError("stop: expected non-empty strings, got ''")
+    return tuple(stops)
+
+
+def _texts_of_bias(texts: list[str]) -> dict[int, float]:
+    """The biases of texts such as "198=-inf"."""
+    found = {}
+    for text in texts:
+        token, separator, value = text.partition("=")
+        try:
+            if not separator:
+                raise ValueError
+            found[int(token)] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"logit_bias: expected ID=VALUE, such as 198=-inf; got {text!r}"
+            ) from None
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of an answer are chosen and when it ends.
+
+    The steps run in the order of transformers: logit bias, penalties, temperature, top-k, top-p,
+    min-p, draw. The default is greedy, as in mlx-lm: the same prompt gives the same answer.
+
+    Parameters
+    ----------
+    max_tokens : int, optional
+        Most tokens to generate; None goes on until an end token or until the context is full.
+        0 only reads the prompt.
+    temperature : float
+        Divides the logits. 0 (default) is greedy: the greatest logit, the lowest id among equals.
+    top_k : int
+        Keep the k most likely tokens; 0 (default) keeps all.
+    top_p : float
+        Keep the smallest set of most likely tokens that holds this share of the probability left
+        by top-k, in (0, 1]; 1 (default) keeps all.
+    min_p : float
+        Keep tokens at least this fraction as likely as the most likely one, in [0, 1].
+    repetition_penalty : float
+        Divides positive and multiplies negative logits of tokens in prompt or answer, > 0;
+        1 (default) changes nothing.
+    presence_penalty, frequency_penalty : float
+        Subtracted from the logits of tokens in the answer, once, and once per occurrence;
+        in [-2, 2].
+    logit_bias : mapping of int to float, optional
+        Token id to a value that is added to its logit; ``-inf`` bans the token.
+    seed : int, optional
+        0 to 2**64 - 1. The same seed gives the same text. None takes a fresh one from the
+        operating system; the result tells which.
+    stop : str, int, or iterable of them, optional
+        Strings at which the answer ends (they are cut from it), and ids of tokens that end it
+        like the end token of the model. At most 64.
+    ignore_eos : bool
+        Go on after end tokens of the model (stop strings and stop tokens still end the answer).
+    logprobs : int, optional
+        How many of the most likely tokens to report beside every chosen one (0: the chosen one
+        only). Values are natural logarithms of the model's own probabilities, before bias,
+        penalties, temperature and filters. None (default) reports nothing.
+
+    Raises
+    ------
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is out of range.
+    """
+
+    max_tokens: int | None = option(
+        None,
+        "Maximum length of the answer in tokens. Default: until the model stops or the context is "
+        "full.",
+        OPTIONAL_COUNT,
+    )
+    temperature: float = option(
+        0.0,
+        "Sampling temperature; 0 always takes the most likely token. Default: what the catalogue "
+        "suggests for the model (--top-p and others likewise), otherwise 0.",
+        number("a finite number >= 0", low=0),
+        group=DRAW,
+    )
+    top_k: int = option(0, "Sample from the k most likely tokens.", COUNT, group=DRAW)
+    top_p: float = option(
+        1.0,
+        "Sample from the most likely tokens whose probabilities add up to this.",
+        number("a number above 0 and at most 1", above=0, high=1),
+        group=DRAW,
+    )
+    min_p: float = option(
+        0.0,
+        "Drop tokens less likely than this fraction of the most likely one.",
+        number("a number from 0 to 1", low=0, high=1),
+        group=DRAW,
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Values above 1 discourage tokens already in the prompt or answer.",
+        number("a finite number > 0", above=0),
+        group=DRAW,
+    )
+    presence_penalty: float = option(
+        0.0,
+        "-2 to 2; positive values discourage tokens already in the answer.",
+        number("a number from -2 to 2", low=-2, high=2),
+        group=DRAW,
+    )
+    frequency_penalty: float = option(
+        0.0,
+        "-2 to 2; positive values discourage tokens, more so the more often the answer has them.",
+        number("a number from -2 to 2", low=-2, high=2),
+        group=DRAW,
+    )
+    logit_bias: Mapping[int, float] | None = option(
+        None,
+        "Add VALUE to the logit of token ID; -inf bans it. Repeatable.",
+        _biases,
+        metavar="ID=VALUE",
+        parse=_texts_of_bias,
+        group=DRAW,
+    )
+    seed: int | None = option(
+        None,
+        "Random seed; the same seed gives the same text.",
+        integer("an int from 0 to 2**64 - 1, or None", low=0, high=2**64 - 1, optional=True),
+    )
+    stop: str | int | Iterable[str | int] | None = option(
+        None, "Text that ends the answer. Repeatable.", _stops, metavar="TEXT", parse=list
+    )
+    ignore_eos: bool = option(False, "Continue past end tokens.", truth)
+    logprobs: int | None = option(
+        None,
+        "With --json: log-probabilities of each token and of this many most likely ones.",
+        OPTIONAL_COUNT,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> SamplingParams:
+        """Build from keyword arguments; an unknown one is named beside its nearest neighbour."""
+        return from_keywords(cls, kwargs)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Stop strings."""
+        return tuple(stop for stop in self._stops if isinstance(stop, str))
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids of the stop tokens."""
+        return frozenset(stop for stop in self._stops if isinstance(stop, int))
+
+    @property
+    def _stops(self) -> tuple[str | int, ...]:
+        assert isinstance(self.stop, tuple)  # __post_init__ made it one
+        return self.stop
+
+    def check_vocabulary(self, n_vocab: int) -> None:
+        """Raise ValueError if a token id or a count lies outside a vocabulary of this size."""
+        for name, ids in (("logit_bias", self.logit_bias or ()), ("stop", self.stop_tokens)):
+            for token in ids:
+                if token >= n_vocab:
+                    raise ValueError(
+                        f"{name}: expected token ids from 0 to {n_vocab - 1}, got {token}"
+                    )
+        if self.logprobs is not None and self.logprobs > n_vocab:
+            raise ValueError(f"logprobs: expected at most {n_vocab}, got {self.logprobs}")
