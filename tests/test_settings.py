@@ -18,6 +18,7 @@ from slmq.engine import opening
 from slmq.engine.options import MAX_THREADS, LoadArgs, LoadOptions
 from slmq.formats import FORMATS, ROUNDED, USER_FORMATS
 from slmq.generation.params import SamplingArgs, SamplingParams
+from slmq.generation.session import ChatSession
 from slmq.quantizer.grids import GRIDS
 from slmq.settings import (
     Activations,
@@ -68,9 +69,9 @@ def test_words_are_those_that_are_known() -> None:
     assert set(get_args(Memory)) == set(MEMORIES)
     assert set(get_args(Activations)) == opening.ACTIVATIONS.keys()
     for word in get_args(KvDtype):
-        _native.Plan(1, 1, 1, 1, word, None)
+        _native.Recording(1, 1, 1, 1, word, None)
     with pytest.raises(ValueError, match="kv_dtype"):
-        _native.Plan(1, 1, 1, 1, "f8", None)
+        _native.Recording(1, 1, 1, 1, "f8", None)
 
 
 def test_threads_end_where_the_native_code_ends() -> None:
@@ -91,6 +92,29 @@ def test_completion_and_help_offer_every_load_option() -> None:
     assert text is not None
     assert described(LoadOptions) in text
     assert "**options" not in text
+
+
+@pytest.mark.parametrize(
+    ("function", "own"),
+    [
+        (slmq.Model.generate, ["self", "prompt", "progress"]),
+        (slmq.Model.stream, ["self", "prompt", "progress"]),
+        (slmq.Model.chat, ["self", "system"]),
+        (ChatSession.send, ["self", "text", "progress"]),
+        (ChatSession.stream, ["self", "text", "progress"]),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_completion_offers_every_sampling_parameter(function: Any, own: list[str]) -> None:
+    parameters = inspect.signature(function).parameters
+    assert list(parameters) == own + list(get_type_hints(SamplingArgs))
+    assert parameters["temperature"].default == 0.0
+
+
+def test_help_of_generate_describes_them() -> None:
+    text = inspect.getdoc(slmq.Model.generate)
+    assert text is not None
+    assert described(SamplingParams) in text
 
 
 def test_the_entry_of_the_keywords_gives_way_to_the_parameters() -> None:

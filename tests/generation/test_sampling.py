@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slmq.errors import Error
+from slmq.errors import CheckpointError
 from slmq.generation._sampling import Sampler, philox4x64, random_word
 from slmq.generation.sampling import SamplingParams, make_sampler
 from slmq.machine.runtime import isa
@@ -353,33 +353,33 @@ GOLDEN_FILTERED = [
 def test_nan_logits_are_an_error(params: dict[str, object], at: int, bits: int) -> None:
     logits = some_logits(130)
     logits.view(np.uint32)[at] = bits
-    with pytest.raises(Error, match="produced NaN in 1 of 130 logits"):
+    with pytest.raises(CheckpointError, match="produced NaN in 1 of 130 logits"):
         sampler(130, **params).sample(logits)
 
 
 def test_infinite_logits_are_an_error() -> None:
     logits = some_logits(5)
     logits[3] = np.inf
-    with pytest.raises(Error, match="infinite logit"):
+    with pytest.raises(CheckpointError, match="infinite logit"):
         sampler(5).sample(logits)
-    with pytest.raises(Error, match="ruled out every token"):
+    with pytest.raises(CheckpointError, match="ruled out every token"):
         sampler(5).sample(np.full(5, -np.inf, np.float32))
 
 
 def test_nothing_left_to_choose_is_an_error() -> None:
     banned = dict.fromkeys(range(5), -math.inf)
     for temperature in (0.0, 1.0):
-        with pytest.raises(Error, match="no token is left"):
+        with pytest.raises(ValueError, match="no token is left"):
             sampler(5, logit_bias=banned, temperature=temperature).sample(some_logits(5))
     huge = sampler(5, logit_bias={0: 3e38})
-    with pytest.raises(Error, match="made a logit infinite"):
+    with pytest.raises(ValueError, match="made a logit infinite"):
         huge.sample(np.full(5, 3e38, np.float32))
 
 
 def test_a_softmax_that_fails_is_an_error_not_a_wrong_token() -> None:
     params = SamplingParams(temperature=1.0)
     for broken in (lambda x, s: np.zeros_like(x), lambda x, s: np.full_like(x, np.nan)):
-        with pytest.raises(Error, match="no token a positive probability"):
+        with pytest.raises(ValueError, match="no token a positive probability"):
             make_sampler(params, 5, softmax=broken).sample(some_logits(5))
     with pytest.raises(ValueError, match="expected float32"):
         make_sampler(params, 5, softmax=lambda x, s: x[:2]).sample(some_logits(5))

@@ -82,7 +82,7 @@ def test_one_process_at_a_time_quantizes_to_a_folder(tmp_path: Path) -> None:
     target = tmp_path / "q"
     with (
         open_work(target, {}),
-        pytest.raises(slmq.BusyError, match="another process is quantizing to it"),
+        pytest.raises(slmq.BusyError, match="another process is writing it"),
     ):
         slmq.quantize(SOURCE, target)
     assert not list(tmp_path.iterdir())

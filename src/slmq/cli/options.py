@@ -112,6 +112,8 @@ class Bundle:
         The heading in the help.
     only, without : tuple of str
         Names of the fields to take, if not all, and of those to leave out.
+    group : str, optional
+        Take only the fields of this group.
     suffix : str
         What follows every name: "_a" makes --format-a.
     about : str
@@ -126,6 +128,7 @@ class Bundle:
         *,
         only: tuple[str, ...] = (),
         without: tuple[str, ...] = (),
+        group: str | None = None,
         suffix: str = "",
         about: str = "",
     ) -> None:
@@ -134,9 +137,11 @@ class Bundle:
         hints = get_type_hints(kind)
         self._flags: list[Flag] = []
         for entry in fields(kind):
+            option = option_of(entry)
             if entry.name in without or (only and entry.name not in only):
                 continue
-            option = option_of(entry)
+            if group is not None and option.group != group:
+                continue
             plain = option.flag or _dashed(entry.name)
             flag = plain + suffix.replace("_", "-")
             name = entry.name + suffix

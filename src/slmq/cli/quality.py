@@ -12,7 +12,7 @@ import typer
 from slmq.cli import options as o
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, note, print_json, print_table, write
-from slmq.engine.options import LoadOptions
+from slmq.engine.options import PRECISION, LoadOptions
 
 if TYPE_CHECKING:
     from slmq.evaluation import Comparison, Metric
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["compare", "evaluate", "perplexity"]
 
 # What may differ between the two models of `compare`.
-DIFFERENT = ("format", "kv_dtype", "activations")
 OF_A = o.Bundle(
-    "of_a", LoadOptions, "Loading", only=DIFFERENT, suffix="_a", about="{flag} of A alone."
+    "of_a", LoadOptions, "Loading", group=PRECISION, suffix="_a", about="{flag} of A alone."
 )
 OF_B = o.Bundle(
-    "of_b", LoadOptions, "Loading", only=DIFFERENT, suffix="_b", about="{flag} of B alone."
+    "of_b", LoadOptions, "Loading", group=PRECISION, suffix="_b", about="{flag} of B alone."
 )
 
 Text = Annotated[str, typer.Option(help="Text file (UTF-8).")]

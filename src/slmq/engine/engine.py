@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.engine.sequence import TokenSequence
-from slmq.errors import CacheFullError, ContextOverflowError
+from slmq.errors import CacheFullError, ClosedError, ContextOverflowError
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer
 
@@ -77,9 +77,9 @@ class Engine:
 
     @property
     def plan(self) -> RecordedPlan:
-        """The recorded model: print it, profile it. Raises ValueError once closed."""
+        """The recorded model: print it, profile it. Raises ClosedError once closed."""
         if self._plan is None:
-            raise ValueError(f"model {self.name!r} is closed")
+            raise ClosedError(f"the model {self.name!r} is closed")
         return self._plan
 
     def sequence(self) -> TokenSequence:

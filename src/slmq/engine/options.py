@@ -16,10 +16,11 @@ from slmq.settings import (
     option,
 )
 
-__all__ = ["MAX_CONTEXT", "MAX_THREADS", "LoadArgs", "LoadOptions"]
+__all__ = ["MAX_CONTEXT", "MAX_THREADS", "PRECISION", "LoadArgs", "LoadOptions"]
 
 MAX_CONTEXT = 1 << 24  # positions must be exact in float32
 MAX_THREADS = 1024  # as the native code
+PRECISION = "precision"  # the group of what changes the numbers that a model computes
 
 
 class LoadArgs(TypedDict, total=False):
@@ -71,6 +72,7 @@ class LoadOptions:
         one_of(WeightFormat, optional=True),
         metavar="FORMAT",
         formerly="quant",
+        group=PRECISION,
     )
     n_ctx: int | None = option(
         None,
@@ -85,7 +87,10 @@ class LoadOptions:
         flag="--threads",
     )
     kv_dtype: KvDtype = option(
-        "f16", "Type of the cached keys and values: f16, f32 or int8.", one_of(KvDtype)
+        "f16",
+        "Type of the cached keys and values: f16, f32 or int8.",
+        one_of(KvDtype),
+        group=PRECISION,
     )
     memory: Memory | None = option(
         None,
@@ -98,6 +103,7 @@ class LoadOptions:
         "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
         "(16 bits everywhere).",
         one_of(Activations),
+        group=PRECISION,
     )
 
     def __post_init__(self) -> None:

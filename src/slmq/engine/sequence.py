@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.errors import ClosedError
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -31,9 +32,9 @@ class TokenSequence:
 
     @property
     def native(self) -> _native.KvSequence:
-        """The native pages. Raises ValueError once closed."""
+        """The native pages. Raises ClosedError once closed."""
         if self._native is None:
-            raise ValueError("this sequence is closed")
+            raise ClosedError("this sequence is closed")
         return self._native
 
     def truncate(self, n: int) -> None:

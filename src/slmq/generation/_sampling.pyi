@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,8 @@ class Sampler:
         n_vocab: int,
         softmax: int | Callable[[Any, float], NDArray[np.float32]],
         *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
+        **draw: Any,
     ) -> None: ...
     def observe(self, tokens: Iterable[int]) -> None: ...
     def accept(self, token: int) -> None: ...

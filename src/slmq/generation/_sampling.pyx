@@ -27,7 +27,7 @@ from slmq.generation._selection cimport (
 
 import numpy as np
 
-from slmq.errors import Error
+from slmq.errors import CheckpointError
 
 cdef double WEIGHT_ONE = 4503599627370496.0    # 2^52: the weight of probability 1
 cdef float NEGLIGIBLE = -40.0                  # exp(-40) < 2^-52: a weight of zero for certain
@@ -361,10 +361,10 @@ cdef class Sampler:
 
         Raises
         ------
-        slmq.Error
-            If a logit is NaN or infinite, or no token is left to choose from.
+        CheckpointError
+            If the model gives NaN, an infinite logit, or rules every token out.
         TypeError, ValueError
-            If an array has another type or length.
+            If an array has another type or length, or no token is left to choose from.
         """
         chosen = sample_rows([self], _checked(logits, self.n_vocab)[None], [allowed])[0]
         if isinstance(chosen, BaseException):
@@ -480,7 +480,7 @@ cdef class Sampler:
         if chosen == UNUSABLE:
             return _unusable(logits)
         if chosen == NO_WEIGHT:
-            return Error("softmax gave no token a positive probability")
+            return ValueError("softmax gave no token a positive probability")
         if chosen == RAISED:
             error, self._raised = self._raised, None
             return error
@@ -543,15 +543,17 @@ def _unusable(logits):
     """The error for logits that no token can be chosen from."""
     if np.isnan(logits).any():
         count = int(np.isnan(logits).sum())
-        return Error(
+        return CheckpointError(
             f"the model produced NaN in {count} of {logits.size} logits; "
             "its weights are damaged or overflow in this format"
         )
     if np.isposinf(logits).any():
-        return Error("the model produced an infinite logit; its weights are damaged or overflow")
+        return CheckpointError(
+            "the model produced an infinite logit; its weights are damaged or overflow"
+        )
     if np.isneginf(logits).all():
-        return Error("the model ruled out every token: all logits are -inf")
-    return Error(
+        return CheckpointError("the model ruled out every token: all logits are -inf")
+    return ValueError(
         "no token is left to choose from: a constraint, logit_bias and penalties made a logit "
         "infinite or banned every token"
     )

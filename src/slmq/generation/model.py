@@ -132,6 +132,7 @@ class Model:
         """Whether `close` was called."""
         return self._scheduler.closed
 
+    @takes(SamplingParams)
     def generate(
         self,
         prompt: Prompt,
@@ -148,9 +149,7 @@ class Model:
         progress : callable, optional
             Called with (prompt tokens done, prompt tokens in all) while the prompt is read.
         **params
-            ``max_tokens, temperature, top_k, top_p, min_p, repetition_penalty,
-            presence_penalty, frequency_penalty, logit_bias, seed, stop, ignore_eos, logprobs``:
-            see `slmq.sampling.SamplingParams`.
+            See `slmq.generation.params.SamplingParams`.
 
         Returns
         -------
@@ -161,9 +160,15 @@ class Model:
         ContextOverflowError
             If prompt and ``max_tokens`` do not fit into the context; nothing is truncated.
         ValueError, TypeError
-            If the prompt is empty or invalid, a parameter is invalid, or the model is closed.
-        Error
-            If this thread has a stream open, or the model produces NaN.
+            If the prompt is empty or invalid, or a parameter is invalid.
+        ClosedError
+            If the model is closed.
+        BusyError
+            If too many wait already, or this thread has the engine for itself.
+        CacheFullError
+            If prompt and answer can never fit the cache of keys and values.
+        CheckpointError
+            If the model produces NaN.
         """
         with self.stream(prompt, progress=progress, **params) as stream:
             for _ in stream:
@@ -171,6 +176,7 @@ class Model:
         assert stream.result is not None  # a stream that was read to its end has one
         return stream.result
 
+    @takes(SamplingParams)
     def stream(
         self,
         prompt: Prompt,
@@ -231,21 +237,22 @@ class Model:
         """What is going on, and what has been done so far."""
         return self._scheduler.stats()
 
+    @takes(SamplingParams)
     def chat(self, system: str | None = None, **params: Unpack[SamplingArgs]) -> ChatSession:
-        """Begin a conversation.
+        """Begin a conversation; parameters are those of every answer, unless a turn sets them.
 
         Parameters
         ----------
         system : str, optional
             System message.
         **params
-            Sampling parameters of every answer, unless a turn sets them itself.
+            See `slmq.generation.params.SamplingParams`.
         """
         self._require_open()
         return ChatSession(self.submit, system=system, params=params)
 
     def close(self) -> None:
-        """Cancel what is running and free weights and caches; later calls raise ValueError."""
+        """Cancel what is running and free weights and caches; later calls raise ClosedError."""
         if not self.closed:
             self._scheduler.close()
         for stream in list(self._streams):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from slmq.errors import BusyError, ClosedError
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
+from slmq.settings import takes
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -69,6 +70,7 @@ class ChatSession:
         """A copy of the history: system message, then user and assistant in turns."""
         return [dict(message) for message in self._messages]
 
+    @takes(SamplingParams)
     def send(
         self,
         text: str,
@@ -83,6 +85,7 @@ class ChatSession:
         assert stream.result is not None  # a stream that was read to its end has one
         return stream.result
 
+    @takes(SamplingParams)
     def stream(
         self,
         text: str,
@@ -92,7 +95,7 @@ class ChatSession:
     ) -> TokenStream:
         """Say something and read the answer token by token.
 
-        The turn enters the history when the stream ends or is closed. Raises slmq.Error while
+        The turn enters the history when the stream ends or is closed. Raises BusyError while
         the stream of the turn before is still open.
         """
         if not isinstance(text, str):

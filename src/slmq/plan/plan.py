@@ -71,6 +71,7 @@ class RecordedPlan:
         n_ctx: int = 1,
     ) -> None:
         self.vocabulary = vocabulary
+        self.cache_type = kv_dtype
         recording = _native.Recording(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
         recorder = Recorder(recording, activations, n_ctx)
         self.native = recorder.finish(record(recorder))

@@ -66,7 +66,6 @@ def profile_model(
         name=loaded.name,
         n_ctx=loaded.n_ctx,
         weight_format="+".join(sorted(packed, key=packed.__getitem__, reverse=True)),
-        cache=options.kv_dtype,
         **settings,
     )
 
@@ -77,7 +76,6 @@ def profile_plan(
     name: str,
     n_ctx: int,
     weight_format: str,
-    cache: str,
     prompt: int = 512,
     context: int = 128,
     repeat: int = 3,
@@ -132,7 +130,7 @@ def profile_plan(
         model=name,
         format=weight_format,
         activations=_activations(plan.steps),
-        cache=cache,
+        cache=plan.cache_type,
         cpu=runtime_info()["cpu"],
         isa=isa,
         threads=threads,
