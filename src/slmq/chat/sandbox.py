@@ -1,59 +1,91 @@
 """The environment that chat templates run in: as in `transformers`, and bounded.
 
 Same options, same globals and filters as `transformers`, so that templates give the same text. On
-top, every place where a template can repeat or grow is led through `slmq.tokenizer.meter`: loops
-and slices by rewriting the syntax tree, operators, calls and filters by wrapping them.
+top, whatever a template does is charged by `slmq.chat.meter` before it is done: what it calls and
+reads is led through here, filters and tests through `slmq.chat.filters`, and the rest through
+helpers that `slmq.chat.rewriting` puts into its syntax tree.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable
+import types
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
+from jinja2.utils import Cycler, Namespace
+from markupsafe import Markup
 
-from slmq.chat import meter
+from slmq.chat.filters import metered_filters, metered_tests
+from slmq.chat.meter import (
+    ELEMENT,
+    MAX_LENGTH,
+    MAX_NUMBER_BITS,
+    OPERATION,
+    SCALARS,
+    as_text,
+    check_key,
+    check_number,
+    check_width,
+    measure,
+    size_of,
+    spend,
+    turns,
+)
+from slmq.chat.methods import ESCAPED, call_method, charge_percent, formatter, rules_of
+from slmq.chat.rewriting import HELPERS, MeteredTree, check_tree, cost_of
 
 __all__ = ["TemplateSandbox"]
 
-PADDING_METHODS = {"center", "ljust", "rjust", "zfill"}
-PADDING_FILTERS = {"batch", "center", "indent", "slice", "tojson"}
-# Filters that turn what they get into text, however deep it is nested.
-TEXT_FILTERS = {
-    "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "pprint",
-    "replace", "string", "striptags", "title", "tojson", "trim", "truncate", "upper", "urlencode",
-    "urlize", "wordcount", "wordwrap", "xmlattr",
-}  # fmt: skip
-# Ways to grow that no template needs; encode leads to bytes, whose methods are not metered.
-CLOSED_ATTRIBUTES = {"encode", "expandtabs", "format_map", "maketrans", "to_bytes", "translate"}
+MAX_TOKENS = 1 << 14  # of a source; public templates have up to some 4,000
+MAX_MESSAGE = 4000  # characters that a template may say when it refuses
+OF_MAPPINGS = frozenset(dir(dict))
+DATA = {"real", "imag", "numerator", "denominator", "start", "stop", "step"}
+LARGE = 1 << MAX_NUMBER_BITS
+
+
+class PlainGenerator(CodeGenerator):
+    """Leaves every expression to the rendering, where it is charged."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData | nodes.Const):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+
+def output(value: Any) -> Any:
+    """Charge what is written out: the part, and its place in a text that may be wide."""
+    if type(value) is str:
+        spend(OPERATION + 4 * len(value))
+        return value
+    text = as_text(value)
+    spend(OPERATION + 4 * len(text))
+    return text
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
     """A jinja2 environment for templates from strangers."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
+    code_generator_class = PlainGenerator
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[GenerationTag, loopcontrols],
-            finalize=meter.charge_text,
+            optimized=False,
+            finalize=output,
         )
-        self._fixed_text = 0
-        self.filters["tojson"] = tojson
-        self.filters = {name: metered(name, f) for name, f in self.filters.items()}
-        self.filters |= {"_turns": meter.turns, "_text": meter.charge_text}
+        self.filters = metered_filters() | HELPERS
+        self.tests = metered_tests()
         del self.globals["lipsum"]
         self.globals |= {
             "raise_exception": raise_exception,
@@ -62,155 +94,170 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             "namespace": TemplateNamespace,
         }
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Whether a template may read an attribute."""
-        if attr in CLOSED_ATTRIBUTES and isinstance(obj, str | int | float):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+    # What a template reads ------------------------------------------------------------------
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """``obj.attribute``: a method that the table allows, or a key."""
+        if type(obj) is dict and attribute not in OF_MAPPINGS:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        rules = rules_of(obj)
+        if rules is None:
+            return self._attribute_of_ours(obj, attribute)
+        if attribute in rules or attribute in DATA:
+            value = getattr(obj, attribute, None)
+            if value is not None:
+                return formatter(self, value) or value
+        elif hasattr(type(obj), attribute):
+            return self.unsafe_undefined(obj, attribute)
+        return self.undefined(obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``obj[argument]``: a key or a place, or else an attribute."""
+        if isinstance(obj, dict):
+            check_key(argument)
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            if isinstance(argument, str):
+                return self.getattr(obj, str(argument))
+        # The name is written out where the template uses what is not there.
+        known = type(argument) in SCALARS or isinstance(argument, Undefined)
+        return self.undefined(obj=obj, name=argument if known else type(argument).__name__)
+
+    def _attribute_of_ours(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Namespace | LoopContext | Macro | Cycler | Undefined | TemplateDict):
+            return super().getattr(obj, attribute)
+        if isinstance(obj, range) and attribute in DATA:
+            return getattr(obj, attribute)
+        if hasattr(obj, attribute):
+            return self.unsafe_undefined(obj, attribute)
+        try:
+            return obj[attribute]
+        except (TypeError, LookupError):
+            return self.undefined(obj=obj, name=attribute)
+
+    # What it does ---------------------------------------------------------------------------
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Charge an operator, then let it work."""
-        if operator == "*":
-            meter.charge_product(left, right)
-        elif operator == "**":
-            meter.charge_power(left, right)
-        elif operator == "%" and isinstance(left, str):
-            meter.check_format(left, meter.PERCENT_WIDTH)
-            meter.charge_text(right)
-        elif isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            meter.charge(len(left) + len(right))
-        return super().call_binop(context, operator, left, right)
+        if operator == "+" and type(left) is str and type(right) is str:
+            spend(size_of(left, right))
+            return left + right
+        charge_operator(operator, left, right)
+        result = self.binop_table[operator](left, right)
+        if type(result) is int and not -LARGE < result < LARGE:
+            check_number(result)
+        return result
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Charge a call of a function, method or macro, then let it work."""
-        if isinstance(obj, Macro):
-            meter.charge(self._fixed_text)
-        else:
-            method = getattr(obj, "__wrapped__", obj)  # jinja2 wraps str.format
-            if isinstance(text := getattr(method, "__self__", None), str):
-                args = charge_method(text, method.__name__, args, kwargs)
-        return meter.charge_result(super().call(context, obj, *args, **kwargs))
+        owner = getattr(obj, "__self__", None)
+        if isinstance(obj, types.BuiltinMethodType) or isinstance(owner, Markup):
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            return call_method(obj, args, kwargs)
+        spend(2 * OPERATION + ELEMENT * (len(args) + len(kwargs)))
+        if isinstance(owner, LoopContext):  # loop.changed compares
+            spend(sum(map(measure, args)))
+        elif isinstance(obj, LoopContext):  # loop(...) of a recursive loop
+            args = tuple(turns(values, self._turn) for values in args)
+        return super().call(context, obj, *args, **kwargs)
+
+    # Compiling ------------------------------------------------------------------------------
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        for count, (line, _, _) in enumerate(self.lexer.tokeniter(source, name, filename)):
+            if count > MAX_TOKENS:
+                raise TemplateSyntaxError(f"more than {MAX_TOKENS} words and signs", line)
         tree = super()._parse(source, name, filename)
-        self._fixed_text = max(self._fixed_text, fixed_text(tree))
+        check_tree(tree)
+        self._turn = cost_of(tree)
         MeteredTree(self).visit(tree)
         return tree
 
 
-class MeteredTree(NodeTransformer):
-    """Puts the meter around loops, concatenations and slices."""
-
-    def __init__(self, environment: TemplateSandbox) -> None:
-        self._environment = environment
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        """Charge each turn with the fixed text that it can write."""
-        length = nodes.Const(fixed_text(node))
-        self.generic_visit(node)
-        node.iter = self._filter("_turns", node.iter, length)
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        """Charge every part of ``a ~ b``."""
-        self.generic_visit(node)
-        node.nodes = [self._filter("_text", part) for part in node.nodes]
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        """Charge what ``a[1:]`` copies."""
-        self.generic_visit(node)
-        return self._filter("_text", node) if isinstance(node.arg, nodes.Slice) else node
-
-    def _filter(self, name: str, value: nodes.Node, *args: nodes.Expr) -> nodes.Filter:
-        node = nodes.Filter(value, name, list(args), [], None, None)
-        node.set_lineno(value.lineno).set_environment(self._environment)
-        return node
+def charge_operator(operator: str, left: Any, right: Any) -> None:
+    """Charge ``left operator right`` by what the two are."""
+    if operator == "*":
+        charge_product(left, right)
+    elif operator == "%" and isinstance(left, str):
+        charge_percent(left, right)
+        spend(OPERATION)
+    elif operator == "**":
+        charge_power(left, right)
+    elif isinstance(left, str) and isinstance(right, str):  # one of them marked as safe
+        spend(ESCAPED * size_of(left, right))
+    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        spend(OPERATION + 8 * (len(left) + len(right)))
+    else:
+        check_number(left)
+        check_number(right)
 
 
-def fixed_text(tree: nodes.Node) -> int:
-    """Characters that a part of a template holds as such."""
-    texts = [node.data for node in tree.find_all(nodes.TemplateData)]
-    texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
-    return sum(map(len, texts))
+def charge_product(left: Any, right: Any) -> None:
+    """Charge ``left * right``: a sequence made longer, or two numbers."""
+    count, sequence = (left, right) if isinstance(left, int) else (right, left)
+    if isinstance(sequence, str) and isinstance(count, int):
+        length = len(sequence) * max(count, 0)
+        if length > MAX_LENGTH:
+            raise SecurityError(f"a text of {length} characters, expected at most {MAX_LENGTH}")
+        spend(OPERATION + (length if sequence.isascii() else 4 * length))
+    elif isinstance(sequence, list | tuple) and isinstance(count, int):
+        spend(OPERATION + 8 * len(sequence) * max(count, 0))
+    elif isinstance(left, int) and isinstance(right, int):
+        check_bits(left.bit_length() + right.bit_length())
 
 
-def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that is charged before and after."""
-    first = 1 if hasattr(function, "jinja_pass_arg") else 0  # the value comes after the context
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        value, others = args[first], args[first + 1 :]
-        if name in TEXT_FILTERS:
-            meter.charge_text(value)
-        if name in PADDING_FILTERS:
-            meter.check_widths([*others, *kwargs.values()])
-        if name == "format":
-            meter.check_format(str(value), meter.PERCENT_WIDTH)
-            meter.charge_text([*others, *kwargs.values()])
-        elif name == "replace":
-            meter.charge_replace(str(value), *map(str, others[:2]))
-        elif name == "join":
-            value = list(value)  # it may be a generator, and is then used up
-            meter.charge_join(str(others[0] if others else kwargs.get("d", "")), value)
-            args = (*args[:first], value, *others)
-        return meter.charge_result(function(*args, **kwargs))
-
-    return wrapper
+def charge_power(left: Any, right: Any) -> None:
+    """Refuse ``left ** right`` that is a huge whole number."""
+    whole = isinstance(left, int) and isinstance(right, int)
+    check_bits(left.bit_length() * abs(right) if whole else 0)
 
 
-def charge_method(
-    text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, ...]:
-    """Charge a method of a string; return its arguments."""
-    if name in PADDING_METHODS:
-        meter.check_widths([*args, *kwargs.values()])
-    elif name == "format":
-        meter.check_format(text, meter.BRACE_WIDTH)
-        meter.charge_text([*args, *kwargs.values()])
-    elif name == "replace" and len(args) >= 2:
-        meter.charge_replace(text, str(args[0]), str(args[1]))
-    elif name == "join" and args:
-        items = list(args[0])
-        meter.charge_join(text, items)
-        return (items,)
-    return args
-
-
-def tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is; jinja2's own filter escapes HTML characters."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+def check_bits(bits: int) -> None:
+    """Refuse a number before it is made."""
+    if bits > MAX_NUMBER_BITS:
+        raise SecurityError(f"a number of {bits} bits, expected at most {MAX_NUMBER_BITS}")
 
 
 def raise_exception(message: str) -> None:
     """Let a template refuse its messages."""
-    raise TemplateError(message)
+    raise TemplateError(as_text(message)[:MAX_MESSAGE])
 
 
 def strftime_now(template: str) -> str:
     """Today, written as a template wants it."""
-    meter.check_format(template, meter.PERCENT_WIDTH)
+    check_width(template)  # the C library knows formats of any width, and widens for a while
     return datetime.now().strftime(template)
 
 
 class TemplateDict:
-    """``dict(...)`` without the attributes of the type."""
+    """``dict(...)`` without the attributes of the type; what it takes over is charged."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        if len(args) > 1:
+            raise TypeError(f"dict expected at most 1 argument, got {len(args)}")
+        return made_of(args[0] if args else (), kwargs)
 
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
         """Make a dict of keys that all have one value."""
-        return dict.fromkeys(*args)
+        found = {}
+        for key in turns(keys, 2 * ELEMENT):
+            check_key(key)
+            found[key] = value
+        return found
+
+
+def made_of(entries: Any, named: Mapping[str, Any]) -> dict[Any, Any]:
+    """A dict of entries or of another mapping, one by one, so that every key can be checked."""
+    found: dict[Any, Any] = {}
+    if isinstance(entries, Mapping):
+        entries = entries.items()
+    for entry in turns(entries, 2 * ELEMENT):
+        key, value = entry
+        check_key(key)
+        found[key] = value
+    return found | dict(named)
 
 
 class TemplateNamespace(Namespace):
@@ -218,7 +265,9 @@ class TemplateNamespace(Namespace):
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # no named self, for namespace(self=...)
         self, *rest = args
-        values = dict(*rest, **kwargs)
+        if len(rest) > 1:
+            raise TypeError(f"namespace expected at most 1 argument, got {len(rest)}")
+        values = made_of(rest[0] if rest else (), kwargs)
         for name in values:
             check_name(name)
         Namespace.__init__(self, values)

@@ -14,22 +14,32 @@ from slmq.errors import TemplateError
 __all__ = ["compile_template", "run_template"]
 
 MAX_SOURCE = 1 << 20  # characters; real templates have hundreds to tens of thousands
+MAX_MESSAGE = 4000  # of them in an error
 
 
 def run_template(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     """Render a template; whatever goes wrong in it is a `TemplateError`."""
+    context = template.new_context(dict(variables))
     token = Meter.current.set(Meter())
     try:
-        return template.render(variables)
+        return template.environment.concat(template.root_render_func(context))
     except jinja2.exceptions.SecurityError as e:
-        raise TemplateError(f"the chat template was stopped: {e}") from e
+        refusal = f"the chat template was stopped: {said(e)}"
     except jinja2.TemplateError as e:
-        raise TemplateError(f"the chat template refuses these messages: {e}") from e
-    except (Exception, RecursionError) as e:
+        refusal = f"the chat template refuses these messages: {said(e)}"
+    except Exception as e:
         # The template is a program of somebody else's: any error in it is an error of it.
-        raise TemplateError(f"the chat template failed: {type(e).__name__}: {e!s:.400}") from e
+        refusal = f"the chat template failed: {type(e).__name__}: {said(e)}"
     finally:
         Meter.current.reset(token)
+    # Without the cause, whose frames would keep all that the template made.
+    raise TemplateError(refusal)
+
+
+def said(error: Exception) -> str:
+    """What an error says, if it is a text: of a key that was not found, it is the key."""
+    message = error.args[0] if error.args else ""
+    return message[:MAX_MESSAGE] if isinstance(message, str) else type(message).__name__
 
 
 def compile_template(source: str) -> jinja2.Template:
@@ -38,12 +48,14 @@ def compile_template(source: str) -> jinja2.Template:
         raise TemplateError(
             f"expected a chat template of at most {MAX_SOURCE} characters, got {len(source)}"
         )
+    token = Meter.current.set(Meter())
     try:
         return TemplateSandbox().from_string(source)
     except jinja2.TemplateSyntaxError as e:
-        raise TemplateError(f"the chat template is invalid: line {e.lineno}: {e.message}") from e
+        refusal = f"the chat template is invalid: line {e.lineno}: {e.message}"
     except Exception as e:
         # Also what Python's own compiler makes of the result: too deeply nested, too large.
-        raise TemplateError(
-            f"the chat template cannot be compiled: {type(e).__name__}: {e!s:.400}"
-        ) from e
+        refusal = f"the chat template cannot be compiled: {type(e).__name__}: {said(e)}"
+    finally:
+        Meter.current.reset(token)
+    raise TemplateError(refusal)
