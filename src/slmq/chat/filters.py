@@ -22,6 +22,7 @@ from jinja2.utils import pass_environment
 from slmq.chat.meter import (
     ELEMENT,
     MAX_WIDTH,
+    NODE,
     OPERATION,
     SIZED,
     VIEWS,
@@ -56,7 +57,7 @@ __all__ = ["charge_in", "metered_filters", "metered_tests"]
 MAX_SLOW = 1 << 16  # characters for filters that take long, and that no prompt needs for more
 MAX_NUMERAL = 4096  # characters of a number
 MAX_ATTRIBUTE = 1000  # characters of ``attribute=``
-LINE_NODE, INDENTED_NODE = 32, 400  # units of JSON for an element, in C and in Python
+LINE_NODE, INDENTED_NODE = 32, 512  # units of JSON for an element, in C and in Python
 JSON_NODE = 64  # bytes of JSON's list of parts, for an element
 
 Others = tuple[Any, ...]
@@ -317,10 +318,11 @@ def tojson(
     check_width(indent, *(separators if isinstance(separators, list | tuple) else ()))
     step = len(indent) if isinstance(indent, str) else indent if isinstance(indent, int) else 0
     between = sum(len(part) for part in separators or () if isinstance(part, str))
-    size = measure(value, per_level=abs(step)) + measure(value, per_level=0) // 32 * between
+    size = measure(value, per_level=abs(step))
     if not isinstance(value, str):
-        need(2 * size + size // 32 * JSON_NODE)
-        spend(size // 32 * (LINE_NODE if indent is None else INDENTED_NODE) // 4)
+        nodes = size // NODE  # or fewer
+        need(2 * size + nodes * (between + JSON_NODE))
+        spend(nodes * (LINE_NODE if indent is None else INDENTED_NODE))
     text = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
@@ -22,6 +23,7 @@ __all__ = [
     "MAX_LENGTH",
     "MAX_NUMBER_BITS",
     "MAX_WIDTH",
+    "NODE",
     "OPERATION",
     "SCALARS",
     "SIZED",
@@ -55,12 +57,12 @@ MAX_KEY_BITS = 60  # above, numbers can be chosen that all have one hash
 
 OPERATION = 128
 """Units of anything that is called: the least that a filter, a method or a turn costs."""
-NODE = 32  # of one element that is looked at in Python
-WALKED = 16  # bytes per element that walking a container holds at a time
+NODE = 64  # of one element that is looked at in Python, and bytes of it in a text
 ELEMENT = 80  # bytes of a list's place and of the small object in it
 
 SCALARS = frozenset({str, int, float, bool, type(None)})
 VIEWS = (KeysView, ItemsView, ValuesView)
+CONTAINERS = (list, tuple, dict, *VIEWS)
 SIZED = (str, Mapping, range, *VIEWS)
 
 
@@ -121,10 +123,10 @@ def size_of(*texts: str) -> int:
 
 
 def measure(value: Any, *, per_level: int = 0) -> int:
-    """Bytes that the text of a value has at most, with all that it holds; charged by the element.
+    """Bytes that the text of a value has at most, with all that it holds.
 
-    Whatever walks a value, in C and without asking us, walks as far as this does: a comparison,
-    a hash, ``str``, JSON. What a list holds twice is counted twice.
+    Whatever walks a value, in C and without asking us, walks as far as this says: a comparison,
+    ``str``, JSON. What a list holds twice is counted twice, but looked at once.
 
     Parameters
     ----------
@@ -135,40 +137,80 @@ def measure(value: Any, *, per_level: int = 0) -> int:
     Raises
     ------
     SecurityError
-        Containers lie more than `MAX_DEPTH` deep, or the walk costs more than there is left.
+        Containers lie more than `MAX_DEPTH` deep, or there is more than may still be spent.
     """
-    meter = Meter.current.get()
-    size = depth = 0
-    level = [value]
-    while level:
-        if depth > MAX_DEPTH:
-            raise SecurityError(f"a value of more than {MAX_DEPTH} containers in containers")
-        below: list[Any] = []
-        size += len(level) * (NODE + depth * per_level)
-        for item in level:
-            if isinstance(item, str):
-                # Escaped: "\u0000" in JSON, and '\U000e0001' in Python, of four bytes a character.
-                size += len(item) * (6 if item.isascii() else 40)
-            elif isinstance(item, list | tuple):
-                meter.need(WALKED * (len(below) + len(item)))
-                below += item
-            elif isinstance(item, dict):
-                meter.need(WALKED * (len(below) + 2 * len(item)))
-                below += item
-                below += item.values()
-            elif isinstance(item, int):
-                size += item.bit_length() // 3
-            elif isinstance(item, float) or item is None:
-                pass
-            elif isinstance(item, VIEWS):
-                meter.need(WALKED * (len(below) + len(item)))
-                below += item
-            elif isinstance(item, Namespace):  # it may hold itself, in any number of ways
-                raise SecurityError("a namespace is no value to compare or to write")
-        meter.spend(NODE * len(level))
-        level = below
-        depth += 1
+    if isinstance(value, str):
+        return NODE + text_size(value)
+    if not isinstance(value, CONTAINERS):
+        return leaf_size(value)
+    found = Weigher(Meter.current.get()).weigh(value)
+    size = found.size + found.levels * per_level
+    need(size)
     return size
+
+
+def text_size(text: str) -> int:
+    """Bytes of a text within another, escaped: ``\\u0000`` in JSON, ``'\\U000e0001'`` in Python."""
+    return len(text) * (6 if text.isascii() else 40)
+
+
+def leaf_size(value: Any) -> int:
+    """Bytes of the text of what is neither a text nor a container."""
+    if isinstance(value, int):
+        return NODE + value.bit_length() // 3
+    if isinstance(value, Namespace):  # it may hold itself, in any number of ways
+        raise SecurityError("a namespace is no value to compare or to write")
+    return NODE
+
+
+class Weight(NamedTuple):
+    """What a container holds, all the way down."""
+
+    size: int  # bytes
+    nodes: int
+    levels: int  # the depths of all nodes, added up
+    height: int
+
+
+class Weigher:
+    """Weighs values; every container once, however often it is held."""
+
+    __slots__ = ("_known", "_meter")
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._known: dict[int, Weight] = {}
+
+    def weigh(self, container: Any) -> Weight:
+        """Return the weight of a container; what is in it is charged by the element."""
+        known = self._known.get(id(container))
+        if known is not None:
+            return known
+        self._meter.spend(NODE + NODE * len(container))
+        size, nodes, levels, height = NODE, 1, 0, 0
+        items: Iterable[Any] = container
+        if isinstance(container, dict):
+            self._meter.spend(NODE * len(container))
+            items = chain(container, container.values())
+        for item in items:
+            if isinstance(item, str):
+                size += NODE + text_size(item)
+            elif isinstance(item, CONTAINERS):
+                found = self.weigh(item)
+                size += found.size
+                nodes += found.nodes
+                levels += found.levels + found.nodes
+                height = max(height, found.height)
+                continue
+            else:
+                size += leaf_size(item)
+            nodes += 1
+            levels += 1
+        if height >= MAX_DEPTH:
+            raise SecurityError(f"a value of more than {MAX_DEPTH} containers in containers")
+        self._meter.need(size)
+        weight = self._known[id(container)] = Weight(size, nodes, levels, height + 1)
+        return weight
 
 
 def as_text(value: Any) -> str:

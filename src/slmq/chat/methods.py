@@ -34,6 +34,7 @@ from slmq.chat.meter import (
 
 __all__ = [
     "ESCAPED",
+    "RULES",
     "call_method",
     "charge_contains",
     "charge_join",
@@ -42,7 +43,6 @@ __all__ = [
     "charge_search",
     "count_lines",
     "formatter",
-    "rules_of",
 ]
 
 Arguments = Sequence[Any]
@@ -274,19 +274,12 @@ NUMBER: dict[str, Rule] = dict.fromkeys(
 )
 
 
-def rules_of(value: Any) -> dict[str, Rule] | None:
-    """The methods that a template may call on a value; None for objects of jinja2 and our own."""
-    if isinstance(value, str):
-        return TEXT
-    if isinstance(value, dict):
-        return MAPPING
-    if isinstance(value, list):
-        return LIST
-    if isinstance(value, tuple):
-        return SEQUENCE
-    if isinstance(value, int | float):
-        return NUMBER
-    return None
+NOTHING: dict[str, Rule] = {}
+RULES: dict[type, dict[str, Rule]] = {
+    str: TEXT, Markup: TEXT, dict: MAPPING, list: LIST, tuple: SEQUENCE,
+    int: NUMBER, bool: NUMBER, float: NUMBER, complex: NOTHING, range: NOTHING, type(None): NOTHING,
+}  # fmt: skip
+"""The methods that a template may call, by type."""
 
 
 NAMES = {"split": ("sep", "maxsplit"), "rsplit": ("sep", "maxsplit")}
@@ -302,8 +295,9 @@ def call_method(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         Templates may not call it, or it would do too much.
     """
     value, name = method.__self__, method.__name__  # type: ignore[attr-defined]
-    rules = rules_of(value)
-    if rules is None or name not in rules:
+    kind = type(value) if type(value) in RULES or not isinstance(value, tuple) else tuple
+    rules = RULES.get(kind, NOTHING)
+    if name not in rules:
         raise SecurityError(f"a template may not call {name} of {type(value).__name__}")
     seen: list[Any] = list(args)
     if kwargs:

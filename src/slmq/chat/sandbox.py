@@ -39,7 +39,7 @@ from slmq.chat.meter import (
     spend,
     turns,
 )
-from slmq.chat.methods import ESCAPED, call_method, charge_percent, formatter, rules_of
+from slmq.chat.methods import ESCAPED, RULES, call_method, charge_percent, formatter
 from slmq.chat.rewriting import HELPERS, MeteredTree, check_tree, cost_of
 
 __all__ = ["TemplateSandbox"]
@@ -48,6 +48,7 @@ MAX_TOKENS = 1 << 14  # of a source; public templates have up to some 4,000
 MAX_MESSAGE = 4000  # characters that a template may say when it refuses
 OF_MAPPINGS = frozenset(dir(dict))
 DATA = {"real", "imag", "numerator", "denominator", "start", "stop", "step"}
+GROUP = {"grouper", "list"}
 LARGE = 1 << MAX_NUMBER_BITS
 
 
@@ -98,16 +99,17 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.attribute``: a method that the table allows, or a key."""
-        if type(obj) is dict and attribute not in OF_MAPPINGS:
+        kind = type(obj)
+        if kind is dict and attribute not in OF_MAPPINGS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        rules = rules_of(obj)
+        rules = RULES.get(kind)
         if rules is None:
             return self._attribute_of_ours(obj, attribute)
         if attribute in rules or attribute in DATA:
             value = getattr(obj, attribute, None)
             if value is not None:
                 return formatter(self, value) or value
-        elif hasattr(type(obj), attribute):
+        elif hasattr(kind, attribute):
             return self.unsafe_undefined(obj, attribute)
         return self.undefined(obj=obj, name=attribute)
 
@@ -125,16 +127,17 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=argument if known else type(argument).__name__)
 
     def _attribute_of_ours(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, Namespace | LoopContext | Macro | Cycler | Undefined | TemplateDict):
+        if type(obj) in OURS:
             return super().getattr(obj, attribute)
-        if isinstance(obj, range) and attribute in DATA:
-            return getattr(obj, attribute)
-        if hasattr(obj, attribute):
-            return self.unsafe_undefined(obj, attribute)
-        try:
-            return obj[attribute]
-        except (TypeError, LookupError):
-            return self.undefined(obj=obj, name=attribute)
+        if isinstance(obj, tuple):  # of groupby, with names
+            if attribute in GROUP or attribute in RULES[tuple]:
+                return getattr(obj, attribute, None)
+        elif not hasattr(obj, attribute):
+            try:
+                return obj[attribute]
+            except (TypeError, LookupError):
+                return self.undefined(obj=obj, name=attribute)
+        return self.unsafe_undefined(obj, attribute)
 
     # What it does ---------------------------------------------------------------------------
 
@@ -281,6 +284,10 @@ def check_name(name: Any) -> None:
     """Refuse names that begin with an underscore."""
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"the name {name!r:.80} starts with an underscore")
+
+
+OURS = {TemplateNamespace, TemplateDict, LoopContext, Macro, Cycler, Undefined}
+"""Types of objects whose attributes jinja2 guards well enough: none leads to anything large."""
 
 
 class GenerationTag(Extension):
