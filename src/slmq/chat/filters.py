@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment
 from jinja2.exceptions import SecurityError
@@ -378,7 +378,7 @@ def in_reverse(value: Any) -> Any:
     if isinstance(value, str):
         return value[::-1]
     if isinstance(value, (list, tuple, *SIZED)):
-        return reversed(value)
+        return reversed(value)  # type: ignore[arg-type]
     items = list(listed(value))
     items.reverse()
     return items
@@ -462,7 +462,7 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
 
 def metered_tests() -> dict[str, Callable[..., Any]]:
     """jinja2's tests, guarded."""
-    return {name: guarded_test(name, test) for name, test in TESTS.items()}
+    return {name: guarded_test(name, cast(Callable[..., Any], test)) for name, test in TESTS.items()}
 
 
 def guarded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
 __all__ = [
+    "BUDGET",
     "ELEMENT",
     "MAX_DEPTH",
     "MAX_LENGTH",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 BUDGET = 160 << 20
-"""What one rendering may spend. A unit is a byte of memory that is made, or about four nanoseconds
+"""What one rendering may spend. A unit is a byte of memory that is made, or about two nanoseconds
 of work; nothing is given back when memory is freed, so this bounds the memory in use, too."""
 MAX_SECONDS = 1.0
 """Of processor time, should a machine be slower than the units of work suppose."""
@@ -55,7 +56,7 @@ MAX_WIDTH = 1000  # of padding and indentation
 MAX_NUMBER_BITS = 4096
 MAX_KEY_BITS = 60  # above, numbers can be chosen that all have one hash
 
-OPERATION = 128
+OPERATION = 256
 """Units of anything that is called: the least that a filter, a method or a turn costs."""
 NODE = 64  # of one element that is looked at in Python, and bytes of it in a text
 ELEMENT = 80  # bytes of a list's place and of the small object in it
@@ -69,11 +70,12 @@ SIZED = (str, Mapping, range, *VIEWS)
 class Meter:
     """What one rendering, or one compilation, has left to spend."""
 
-    __slots__ = ("_deadline", "_look", "_started", "left")
+    __slots__ = ("_deadline", "_look", "_started", "left", "namespaces")
     current: ContextVar[Meter] = ContextVar("current")
 
     def __init__(self) -> None:
         self.left = BUDGET
+        self.namespaces: list[Namespace] = []
         self._look = BUDGET - LOOK
         self._started = time.thread_time()
         self._deadline = time.monotonic() + MAX_SECONDS
@@ -278,19 +280,15 @@ def listed(values: Any) -> list[Any] | tuple[Any, ...]:
 
 
 class Lazy:
-    """An iterator of a filter that works as it is asked. A chain of them has a bounded length."""
+    """What a filter yields one by one. A chain of such filters has a bounded length."""
 
     __slots__ = ("_depth", "_values")
 
     def __init__(self, values: Iterator[Any], source: Any) -> None:
         self._values = values
-        self._depth = source._depth + 1 if isinstance(source, Lazy) else 1
+        self._depth: int = source._depth + 1 if isinstance(source, Lazy) else 1
         if self._depth > MAX_DEPTH:
             raise SecurityError(f"more than {MAX_DEPTH} filters that wait for one another")
 
     def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        spend(OPERATION)
-        return next(self._values)
+        return self._values

@@ -36,7 +36,7 @@ from slmq.chat.meter import (
 
 __all__ = ["HELPERS", "MeteredTree", "check_tree", "cost_of"]
 
-NODE_COST = 16  # units of a node of the tree that runs: a name, a call, an assignment
+NODE_COST = 24  # units of a node of the tree that runs: a name, a call, an assignment
 BLOCK = 1024  # units from which a branch is charged by itself, when it is taken
 REFUSED = {
     nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "import",
@@ -262,7 +262,7 @@ class MeteredTree(NodeTransformer):
         return node  # type: ignore[no-any-return]
 
     def _charge(self, units: int, line: int) -> nodes.Node:
-        value = nodes.Const(units).set_lineno(line)
+        value: nodes.Expr = nodes.Const(units, lineno=line)
         return nodes.ExprStmt(self._filter("_spent", value)).set_lineno(line)
 
     def _filter(self, name: str, value: nodes.Expr, *args: nodes.Expr) -> nodes.Filter:

@@ -30,6 +30,7 @@ from slmq.chat.meter import (
     MAX_NUMBER_BITS,
     OPERATION,
     SCALARS,
+    Meter,
     as_text,
     check_key,
     check_number,
@@ -42,10 +43,11 @@ from slmq.chat.meter import (
 from slmq.chat.methods import ESCAPED, RULES, call_method, charge_percent, formatter
 from slmq.chat.rewriting import HELPERS, MeteredTree, check_tree, cost_of
 
-__all__ = ["TemplateSandbox"]
+__all__ = ["TemplateSandbox", "forget"]
 
 MAX_TOKENS = 1 << 14  # of a source; public templates have up to some 4,000
 MAX_MESSAGE = 4000  # characters that a template may say when it refuses
+CALL = 8 * OPERATION  # of a macro, and what is like it: five calls in Python
 OF_MAPPINGS = frozenset(dir(dict))
 DATA = {"real", "imag", "numerator", "denominator", "start", "stop", "step"}
 GROUP = {"grouper", "list"}
@@ -85,7 +87,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             optimized=False,
             finalize=output,
         )
-        self.filters = metered_filters() | HELPERS
+        filters: dict[str, Any] = metered_filters() | HELPERS
+        self.filters = filters
         self.tests = metered_tests()
         del self.globals["lipsum"]
         self.globals |= {
@@ -159,7 +162,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             kwargs.pop("_loop_vars", None)
             kwargs.pop("_block_vars", None)
             return call_method(obj, args, kwargs)
-        spend(2 * OPERATION + ELEMENT * (len(args) + len(kwargs)))
+        spend(CALL + ELEMENT * (len(args) + len(kwargs)))
         if isinstance(owner, LoopContext):  # loop.changed compares
             spend(sum(map(measure, args)))
         elif isinstance(obj, LoopContext):  # loop(...) of a recursive loop
@@ -274,10 +277,18 @@ class TemplateNamespace(Namespace):
         for name in values:
             check_name(name)
         Namespace.__init__(self, values)
+        Meter.current.get().namespaces.append(self)
 
     def __setitem__(self, name: str, value: Any) -> None:
         check_name(name)
         super().__setitem__(name, value)
+
+
+def forget(context: Context, namespaces: Iterable[Namespace]) -> None:
+    """Let go of what a template has made, which macros and namespaces hold in circles."""
+    context.vars.clear()
+    for namespace in namespaces:
+        object.__getattribute__(namespace, "_Namespace__attrs").clear()
 
 
 def check_name(name: Any) -> None:

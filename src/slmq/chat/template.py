@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 
-from slmq.chat.meter import Meter
-from slmq.chat.sandbox import TemplateSandbox
+from slmq.chat.meter import BUDGET, Meter
+from slmq.chat.sandbox import TemplateSandbox, forget
 from slmq.errors import TemplateError
 
 __all__ = ["compile_template", "run_template"]
 
 MAX_SOURCE = 1 << 20  # characters; real templates have hundreds to tens of thousands
+COLLECT = BUDGET - (32 << 20)
+"""Of the budget: below, so much may be left in circles that it is collected at once."""
 MAX_MESSAGE = 4000  # of them in an error
 
 
 def run_template(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     """Render a template; whatever goes wrong in it is a `TemplateError`."""
     context = template.new_context(dict(variables))
-    token = Meter.current.set(Meter())
+    meter = Meter()
+    token = Meter.current.set(meter)
     try:
         return template.environment.concat(template.root_render_func(context))
     except jinja2.exceptions.SecurityError as e:
@@ -32,6 +36,9 @@ def run_template(template: jinja2.Template, variables: Mapping[str, Any]) -> str
         refusal = f"the chat template failed: {type(e).__name__}: {said(e)}"
     finally:
         Meter.current.reset(token)
+        forget(context, meter.namespaces)
+        if meter.left < COLLECT:
+            gc.collect()
     # Without the cause, whose frames would keep all that the template made.
     raise TemplateError(refusal)
 
