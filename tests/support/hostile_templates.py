@@ -247,7 +247,9 @@ def guard_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def storm(strategy: st.SearchStrategy[str], run: Callable[[str], str], cases: int, start: int) -> None:
+def storm(
+    strategy: st.SearchStrategy[str], run: Callable[[str], str], cases: int, start: int
+) -> None:
     """Run so many cases; print a summary in JSON as the last line."""
     found: list[Case] = []
     run("{{ messages }}")

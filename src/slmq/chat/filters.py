@@ -462,7 +462,9 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
 
 def metered_tests() -> dict[str, Callable[..., Any]]:
     """jinja2's tests, guarded."""
-    return {name: guarded_test(name, cast(Callable[..., Any], test)) for name, test in TESTS.items()}
+    return {
+        name: guarded_test(name, cast(Callable[..., Any], test)) for name, test in TESTS.items()
+    }
 
 
 def guarded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateSyntaxError
@@ -200,7 +200,7 @@ class MeteredTree(NodeTransformer):
         """Charge each turn, with the test that the loop may have."""
         units = cost_of(node.body) + (cost_of(node.test) if node.test else 0)
         self.generic_visit(node)
-        node.iter = self._filter("_turns", node.iter, nodes.Const(units))
+        node.iter = self._filter("_turns", cast(nodes.Expr, node.iter), nodes.Const(units))
         return node
 
     def visit_If(self, node: nodes.If) -> nodes.Node:  # noqa: N802

@@ -19,6 +19,7 @@ from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
 from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.hf_check import check_added, check_model, check_tokenizer_json
 from slmq.tokenizer.merging import piece_splitter
 from slmq.tokenizer.older_files import OlderFiles, read_older_files
 from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentencepiece_bytes
@@ -27,7 +28,7 @@ from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 
 __all__ = ["EXACT", "TEMPLATES", "load_folder"]
 
-MAX_TOKENIZER_BYTES = 256 << 20
+MAX_TOKENIZER_BYTES = 128 << 20  # Gemma 3 has one of the largest: 33 MB
 MAX_CONFIG_BYTES = 16 << 20
 TEMPLATES = "additional_chat_templates"
 EXACT = "slmq"  # section of tokenizer_config.json
@@ -181,11 +182,14 @@ def _backend(
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise TokenizerError(f"expected at most {MAX_TOKENIZER_BYTES} bytes, found more")
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise TokenizerError(f"cannot read tokenizer.json: {e}") from e
+    check_tokenizer_json(data, text)
     with library_errors("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(text)
+    check_model(backend.model)
     # Some files carry the settings of a training run, which would cut prompts without a word.
     backend.no_truncation()
     backend.no_padding()
@@ -244,6 +248,8 @@ def _add_missing(
     listed = config.get("added_tokens_decoder", {})
     if not isinstance(listed, dict):
         raise TokenizerError("added_tokens_decoder: expected an object of tokens by id")
+    check_added(list(listed.values()), "added_tokens_decoder")
+    new = []
     for key in sorted(listed, key=lambda key: (len(key), key)):
         entry = listed[key]
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
@@ -251,8 +257,9 @@ def _add_missing(
         if entry["content"] and entry["content"] not in known:
             names = ("single_word", "lstrip", "rstrip", "normalized", "special")
             flags = {name: entry[name] for name in names if isinstance(entry.get(name), bool)}
-            backend.add_tokens([AddedToken(entry["content"], **flags)])
+            new.append(AddedToken(entry["content"], **flags))
             known.add(entry["content"])
+    backend.add_tokens(new)  # all at once: the library looks at all that it has each time
     missing = [text for text in texts.values() if text not in known]
     # A special token that the vocabulary lacks would get an id that the model does not have.
     backend.add_special_tokens(

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
+from slmq.tokenizer.hf_check import check_added
 from slmq.tokenizer.merging import PrefixOnce
 from slmq.tokenizer.pieces import SPACE_MARK
 from slmq.tokenizer.pretokenizers import pre_tokenizer
@@ -233,14 +234,14 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedTok
             if isinstance(named.get(flag), bool)
         }
         added[int(key)] = AddedToken(named["content"], **flags)
+    check_added([{"content": token.content} for token in added.values()], "the added tokens")
     return added
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) -> None:
-    """Add tokens in the order of their ids, and check that they get them."""
-    for i in sorted(added):
-        token = added[i]
-        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    """Add tokens in the order of their ids, all at once, and check that they get them."""
+    backend.add_tokens([added[i] for i in sorted(added)])
+    for i, token in added.items():
         if (got := backend.token_to_id(token.content)) != i:
             raise TokenizerError(
                 f"the added token {token.content!r:.80} has the id {i}, but comes {got} after the "

@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import Regex, models, normalizers
 
 from slmq.errors import TokenizerError
+from slmq.tokenizer.growth import check_charsmap
 from slmq.tokenizer.merging import piece_splitter
 from slmq.tokenizer.pieces import SPACE_MARK
 
@@ -25,7 +26,6 @@ __all__ = ["HIDDEN_SCORE", "build_sentencepiece", "build_unigram", "space_steps"
 MAX_PIECE = 1024  # characters; real pieces have 16 to 64. Splitting is quadratic in it.
 HIDDEN_SCORE = -1e4
 """Score of unigram tokens that text must not become: control tokens and bytes."""
-MIN_CHARSMAP = 8  # bytes: the size of its table, and one entry
 
 
 def build_sentencepiece(
@@ -90,9 +90,10 @@ def build_unigram(
     Raises
     ------
     TokenizerError
-        A score is no number.
+        A piece is too long, or a score is no number.
     """
     for token, score in zip(tokens, scores, strict=True):
+        check_length(token)
         check_score(token, score)
     vocabulary = list(zip(tokens, scores, strict=True))
     return tokenizers.Tokenizer(models.Unigram(vocabulary, unknown_id, byte_fallback))
@@ -119,9 +120,7 @@ def space_steps(
     """
     steps: list[normalizers.Normalizer] = []
     if charsmap:
-        table = int.from_bytes(charsmap[:4], "little")
-        if len(charsmap) < MIN_CHARSMAP or table % 4 or not 4 <= table <= len(charsmap) - 4:
-            raise TokenizerError("precompiled_charsmap: the normalization rules are corrupt")
+        check_charsmap(charsmap)
         steps.append(normalizers.Precompiled(charsmap))
     if remove_spaces:
         steps.append(normalizers.Replace(Regex("^ +| +$"), ""))
@@ -169,10 +168,7 @@ def leftmost_first(cut: tuple[str, str]) -> tuple[int, bool]:
 
 def splits(piece: str, score: float, scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return the ways to cut a piece into two pieces."""
-    if len(piece) > MAX_PIECE:
-        raise TokenizerError(
-            f"a piece of {len(piece)} characters, expected at most {MAX_PIECE}: {piece!r:.80}"
-        )
+    check_length(piece)
     check_score(piece, score)
     cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
     return [(left, right) for left, right in cuts if left in scores and right in scores]
@@ -182,6 +178,14 @@ def all_runs(group: list[str]) -> bool:
     """Whether pieces are runs of one character, of every length from 2 on: Llama's spaces."""
     characters = set("".join(group))
     return len(characters) == 1 and sorted(map(len, group)) == list(range(2, len(group) + 2))
+
+
+def check_length(piece: str) -> None:
+    """Raise unless a piece is short: the library takes a tree of them down by recursion."""
+    if len(piece) > MAX_PIECE:
+        raise TokenizerError(
+            f"a piece of {len(piece)} characters, expected at most {MAX_PIECE}: {piece!r:.80}"
+        )
 
 
 def check_score(piece: str, score: float) -> None:

@@ -11,6 +11,7 @@ import tokenizers
 
 from slmq.chat.templates import ChatTemplates
 from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.growth import TextLimit
 from slmq.tokenizer.pieces import Pieces
 from slmq.tokenizer.stream import StreamDecoder
 
@@ -73,6 +74,7 @@ class Tokenizer:
         self._pieces = parts.pieces
         self._chat = ChatTemplates(parts.templates, parts.special_tokens)
         self._lock = threading.Lock()
+        self._limit = TextLimit(parts.backend)
         self.n_vocab = parts.pieces.n_vocab
         self.bos_id = parts.bos_id
         self.eos_ids = parts.eos_ids
@@ -112,8 +114,10 @@ class Tokenizer:
             `text` is no string.
         ValueError
             `text` holds a lone surrogate, which is no Unicode character.
+        TokenizerError
+            The tokenizer's own rules could make more of the text than memory should hold.
         """
-        check_text(text)
+        self._limit.check(text, check_text(text))
         # The flag belongs to the shared backend, so setting it and using it are one step.
         with self._lock, library_errors("cannot tokenize"):
             self._backend.encode_special_tokens = not parse_special
@@ -196,13 +200,13 @@ class Tokenizer:
         return self.encode(self.render_chat(messages, **kw), add_special=False)
 
 
-def check_text(text: object) -> None:
-    """Raise unless `text` is a string of Unicode characters."""
+def check_text(text: object) -> int:
+    """Return the bytes of `text` in UTF-8; raise unless it is a string of Unicode characters."""
     if not isinstance(text, str):
         hint = "; decode it first: text.decode('utf-8')" if isinstance(text, bytes) else ""
         raise TypeError(f"expected a str to tokenize, got {type(text).__name__}{hint}")
     try:
-        text.encode("utf-8")
+        return len(text.encode("utf-8"))
     except UnicodeEncodeError as e:
         raise ValueError(
             f"expected Unicode text, got a lone surrogate U+{ord(text[e.start]):04X} at index "

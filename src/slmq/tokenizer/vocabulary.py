@@ -10,6 +10,9 @@ from slmq.tokenizer.special import END_OF_TURN
 __all__ = ["Kind", "Vocabulary"]
 
 
+MAX_TOKEN = 8192  # characters; the longest in use have some 1,000
+
+
 class Kind(IntEnum):
     """``tokenizer.ggml.token_type``."""
 
@@ -40,6 +43,8 @@ class Vocabulary:
         tokens = fields.array(key, str)
         if not tokens:
             fields.fail(f"{key}: expected the vocabulary, got nothing; the file has no tokenizer")
+        if (longest := max(map(len, tokens))) > MAX_TOKEN:
+            fields.fail(f"{key}: a token of {longest} characters, expected at most {MAX_TOKEN}")
         kinds = fields.array("tokenizer.ggml.token_type", int, len(tokens))
         self.has_kinds = kinds is not None
         self.tokens = tokens
