@@ -254,69 +254,6 @@ def test_no_way_out(template: str) -> None:
     assert messages == [{"role": "user", "content": "hi"}]
 
 
-def grow(expression: str, start: str = "'ab'", end: str = "") -> str:
-    """A template that puts `expression` of ``n.x`` into ``n.x``, 99 times."""
-    loop = "{% for i in range(99) %}{% set n.x = " + expression + " %}{% endfor %}"
-    return "{% set n = namespace(x=" + start + ") %}" + loop + end
-
-
-BOMBS = {
-    "range": "{{ range(10 ** 9) | list }}",
-    "nested ranges": "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2,
-    "nested strings": "{% for a in 'ab' * 50 %}" * 9 + "{% endfor %}" * 9,
-    "fixed text": "{% for a in range(99999) %}" * 2 + "x" * 999 + "{% endfor %}" * 2,
-    "captured text": "{% set t %}{% for a in range(99999) %}"
-    + "x" * 9999
-    + "{% endfor %}{% endset %}",
-    "times": "{{ 'a' * 10 ** 10 }}",
-    "times list": "{{ ([1] * 10 ** 9) | length }}",
-    "times left": "{{ 10 ** 9 * 'ab' }}",
-    "power": "{{ 9 ** (9 ** 9) }}",
-    "squares": grow("n.x * n.x", "3"),
-    "doubling by ~": grow("n.x ~ n.x"),
-    "doubling by +": grow("n.x + n.x"),
-    "doubling by join": grow("[n.x, n.x] | join"),
-    "doubling by method": grow("''.join([n.x, n.x])"),
-    "doubling by format": grow("'%s%s' | format(n.x, n.x)"),
-    "doubling by percent": grow("'%s%s' % (n.x, n.x)"),
-    "doubling by braces": grow("'{}{}'.format(n.x, n.x)"),
-    "doubling by replace": grow("n.x | replace('a', n.x)"),
-    "doubling by macro": "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}" + grow("f(n.x)"),
-    "doubling lists": grow("n.x + n.x", "[1]"),
-    "laughing": grow("[n.x, n.x]", end="{{ n.x }}"),
-    "laughing in JSON": grow("{'a': n.x, 'b': n.x}", end="{{ n.x | tojson }}"),
-    "laughing in text": grow("[n.x, n.x]", end="{{ (n.x ~ '') | length }}"),
-    "laughing in string": grow("[n.x, n.x]", end="{{ n.x | string | length }}"),
-    "laughing in case": grow("[n.x, n.x]", end="{{ n.x | upper | length }}"),
-    "laughing in braces": grow("[n.x, n.x]", end="{{ '{}'.format(n.x) | length }}"),
-    "hoarding slices": "{% set n = namespace(x=[]) %}{% set s = 'x' * 9999999 %}"
-    "{% for i in range(99999) %}{% set n.x = n.x + [s[1:]] %}{% endfor %}",
-    "center": "{{ 'a' | center(10 ** 9) }}",
-    "center method": "{{ 'a'.center(10 ** 9) }}",
-    "zfill": "{{ '1'.zfill(10 ** 9) }}",
-    "indent": "{{ ('a\n' * 99) | indent(10 ** 8) }}",
-    "batch": "{{ [1] | batch(10 ** 8, 'x') | list }}",
-    "json indent": "{{ [[1]] | tojson(indent=10 ** 9) }}",
-    "percent width": "{{ '%999999999d' % 1 }}",
-    "percent star": "{{ '%*d' % (999999999, 1) }}",
-    "percent precision": "{{ '%.999999999f' | format(1) }}",
-    "brace width": "{{ '{:999999999}'.format(1) }}",
-    "brace nested width": "{{ '{:{}}'.format(1, 999999999) }}",
-    "expandtabs": "{{ ('\t' * 999).expandtabs(99999999) }}",
-    "replace nothing": "{% set s = 'x' * 9999999 %}{{ s.replace('', s) | length }}",
-    "branching macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
-    "{% endmacro %}{{ f(90) }}",
-    "recursive loop": "{% for i in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_defused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slmq.chat.meter.MAX_SECONDS", 0.3)
-    with pytest.raises(TemplateError):
-        render(BOMBS[name])
-
-
 def test_the_meter_leaves_real_work_alone() -> None:
     messages = [
         {"role": ("user", "assistant")[i % 2], "content": "lorem ipsum " * 100} for i in range(401)

@@ -460,7 +460,7 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
     }
 
 
-def metered_tests() -> dict[str, Callable[..., Any]]:
+def metered_tests() -> dict[str, Any]:
     """jinja2's tests, guarded."""
     return {
         name: guarded_test(name, cast(Callable[..., Any], test)) for name, test in TESTS.items()

@@ -83,17 +83,6 @@ COMPARISONS = {
 }  # fmt: skip
 
 
-def chain(first: Any, *rest: Any) -> Any:
-    """``a < b < c``: operators and operands in turn."""
-    result, left = True, first
-    for name, right in zip(rest[::2], rest[1::2], strict=True):
-        result = COMPARISONS[name](left, right)
-        if not result:
-            break
-        left = right
-    return result
-
-
 def key(value: Any) -> Any:
     """A key of ``{key: value}``."""
     check_key(value)
@@ -133,7 +122,7 @@ def arguments(values: Any) -> Any:
 
 HELPERS: dict[str, Callable[..., Any]] = {
     **{f"_{name}": function for name, function in COMPARISONS.items()},
-    "_arguments": arguments, "_chain": chain, "_cut": cut, "_joined": concatenated, "_key": key,
+    "_arguments": arguments, "_cut": cut, "_joined": concatenated, "_key": key,
     "_spent": spent, "_turns": turns,
 }  # fmt: skip
 
@@ -218,10 +207,13 @@ class MeteredTree(NodeTransformer):
         self.generic_visit(node)
         if short:
             return node
-        if len(node.ops) == 1:
-            return self._filter(f"_{node.ops[0].op}", node.expr, node.ops[0].expr)
-        rest = [part for o in node.ops for part in (nodes.Const(o.op), o.expr)]
-        return self._filter("_chain", node.expr, *rest)
+        left = node.expr
+        found: nodes.Expr | None = None
+        for operand in node.ops:  # a < b < c is (a < b) and (b < c)
+            test = self._filter(f"_{operand.op}", left, operand.expr)
+            found = test if found is None else nodes.And(found, test, lineno=node.lineno)
+            left = operand.expr
+        return found or node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """Charge ``a ~ b``."""

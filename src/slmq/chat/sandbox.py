@@ -11,7 +11,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -87,7 +87,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             optimized=False,
             finalize=output,
         )
-        self.filters = cast(Any, metered_filters() | HELPERS)
+        self.filters = {**metered_filters(), **HELPERS}
         self.tests = metered_tests()
         del self.globals["lipsum"]
         self.globals |= {

@@ -84,8 +84,8 @@ def _check_pieces(data: bytes) -> None:
         before = data[max(start - 40, 0) : start]
         if b"precompiled_charsmap" not in before and b'"Regex"' not in before:
             raise TokenizerError(
-                f"{WHERE}: a string of {int(gaps[index])} bytes at {start}, expected tokens of at "
-                f"most {MAX_PIECE}"
+                f"{WHERE}: {int(gaps[index])} bytes without a quote at {start}, expected tokens, "
+                f"and whatever else there is, of at most {MAX_PIECE}"
             )
 
 

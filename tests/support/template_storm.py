@@ -1,33 +1,25 @@
 """Templates that multiply whatever a template can do, and what each of them takes.
 
 A grammar makes values that are long, wide, deep, huge or hold themselves many times, and puts them
-through every operator, filter, test, method and function, in loops and macros. Each is rendered in
-this process, with its time and its peak of memory taken.
+through every operator, filter, test, method and function, in loops and macros.
 
-``python tests/support/hostile_templates.py 100000`` runs as many, with the slowest and the largest
-at the end; a second argument is the seed. What a run prints while it runs is for whoever watches
-it: a line with the template that begins, so that one that never ends can be named.
+``python tests/support/template_storm.py 100000`` runs as many, with the slowest and the largest at
+the end; a second argument is the seed. Without arguments, the templates of `template_bombs` run.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import resource
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from storm import given_cases, guard_memory, storm
+from template_bombs import BOMBS
 
 from slmq.chat.templates import ChatTemplates
 from slmq.errors import TemplateError
 
-MAX_SECONDS = 1.0
-MAX_BYTES = 256 << 20
 MESSAGES = [
     {"role": "user", "content": "caf\u00e9 <b>'\"&\n\ta,b;c "},
     {"role": "assistant", "content": "x" * 3000, "tool_calls": [{"name": "f", "arguments": {}}]},
@@ -55,7 +47,8 @@ MADE = {
         "T[::C]", "T[::-1]", "(A | string)", "(T | upper)", "(T | lower)", "(T | capitalize)",
         "(T | center(C))", "(T | e)", "(T | forceescape)", "(T | safe)", "(T | format(A, A))",
         "(T | format(a=A))", "(T | indent(C))", "(T | indent(T))", "(T | indent(C, true))",
-        "(L | join)", "(L | join(T))", "(L | join(T, 'a'))", "(A | tojson)", "(L | tojson(indent=C))",
+        "(L | join)", "(L | join(T))", "(L | join(T, 'a'))", "(A | tojson)",
+        "(L | tojson(indent=C))",
         "(L | tojson(indent=T))", "(L | tojson(separators=(T, T)))", "(A | pprint)",
         "(M | tojson(true, sort_keys=true))", "(T | replace(T, T))", "(T | replace('', T))",
         "(T | replace(T, T, C))", "(T | reverse)", "(T | striptags)", "(T | title)", "(T | trim)",
@@ -70,7 +63,8 @@ MADE = {
         "strftime_now(T)", "(T if A else T)",
     ],
     "L": [
-        "(L * C)", "([A] * C)", "((A,) * C)", "(L + L)", "[L, L]", "(L, L)", "[A]", "[T, T]", "L[C:]",
+        "(L * C)", "([A] * C)", "((A,) * C)", "(L + L)", "[L, L]", "(L, L)", "[A]", "[T, T]",
+        "L[C:]",
         "L[::-1]", "range(C)", "(range(C) | list)", "(T | list)", "(L | list)", "(L | batch(C))",
         "(L | batch(C, A) | list)", "(M | dictsort)", "(M | dictsort(by='value'))",
         "(L | groupby('a'))", "(L | groupby(0))", "(L | groupby('a', default=A))", "(M | items)",
@@ -89,7 +83,8 @@ MADE = {
         "M.copy()", "dict(L | map('list') | map('batch', 2) | first)", "namespace(M)",
     ],
     "N": [
-        "(N + N)", "(N - N)", "(N * N)", "(N / N)", "(N // N)", "(N % N)", "(N ** N)", "(T | length)",
+        "(N + N)", "(N - N)", "(N * N)", "(N / N)", "(N // N)", "(N % N)", "(N ** N)",
+        "(T | length)",
         "(L | length)", "(L | sum)", "(N | abs)", "(T | float)", "(T | int)", "(T | int(0, 16))",
         "(T | int(0, 2))", "(N | round(C))", "(N | round(C, 'floor'))", "(T | wordcount)",
         "T.count(T)", "T.find(T)", "T.rfind(T)", "L.count(A)", "L.index(A)", "(A == A)", "(A != A)",
@@ -102,7 +97,8 @@ MADE = {
     "A": [
         "T", "L", "M", "N", "L[C]", "L[A]", "M[A]", "M[T]", "M.a", "M.get(A, A)", "A.a", "A['a']",
         "(L | first)", "(L | last)", "(L | max)", "(L | min)", "(L | max(attribute='a'))",
-        "(L | random)", "(A | attr(T))", "(A | default(A, true))", "(A | T)", "A.b.c", "A.__class__",
+        "(L | random)", "(A | attr(T))", "(A | default(A, true))", "(A | T)", "A.b.c",
+        "A.__class__",
         "raise_exception(A)", "r(99)", "lipsum()", "A(A)", "M.update(M)", "L.append(A)",
         "T.encode()", "T.translate(M)", "T.format_map(M)", "N.to_bytes(C, 'big')", "self.b()",
     ],
@@ -135,8 +131,10 @@ BEFORE = (
 )
 HELD = ["[]", "()", "'ab'", "1", "{}", "[1]", "['a', 'b']", "range(9)", "messages"]
 STEPS = [
-    "[n.x, n.x]", "(n.x, n.x)", "{'a': n.x, 'b': n.x}", "n.x + n.x", "n.x ~ n.x", "n.x * 2", "[n.x]",
-    "(n.x,)", "n.x | list", "n.x | map('string')", "n.x | select", "[n]", "n.x * n.x", "n.x.items()",
+    "[n.x, n.x]", "(n.x, n.x)", "{'a': n.x, 'b': n.x}", "n.x + n.x", "n.x ~ n.x", "n.x * 2",
+    "[n.x]",
+    "(n.x,)", "n.x | list", "n.x | map('string')", "n.x | select", "[n]", "n.x * n.x",
+    "n.x.items()",
 ]  # fmt: skip
 BODIES = [
     "{{ A }}",
@@ -179,56 +177,6 @@ def templates(draw: st.DrawFn) -> str:
     return "".join(parts)
 
 
-# Measurement --------------------------------------------------------------------------------
-
-
-class Case(NamedTuple):
-    """What one case took."""
-
-    seconds: float  # of the processor
-    peak: int  # bytes above what was in use before
-    outcome: str
-    source: str
-
-
-def status(name: str) -> int:
-    """A line of the process's status, in bytes; zero where there is no such file."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return int(text.split(f"{name}:")[1].split()[0]) << 10
-
-
-class Peak:
-    """The peak of memory since it was last asked, on Linux; zero elsewhere."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except OSError:
-            pass
-        self._before = status("VmRSS")
-
-    def take(self) -> int:
-        peak = status("VmHWM") - self._before
-        if peak > 1 << 20:
-            self.reset()
-        return max(peak, 0)
-
-
-def measured(run: Callable[[], str], source: str, peak: Peak) -> Case:
-    """Run a case and say what it took."""
-    print("begins", json.dumps(source), flush=True)
-    start = time.thread_time()
-    outcome = run()
-    seconds = time.thread_time() - start
-    return Case(seconds, peak.take(), outcome, source)
-
-
 def rendered(source: str) -> str:
     """Render a template; every refusal is a `TemplateError`."""
     chat = ChatTemplates({"default": source}, {"bos_token": "<s>"})
@@ -240,51 +188,10 @@ def rendered(source: str) -> str:
     return "text"
 
 
-def guard_memory(more: int) -> None:
-    """Let this process have no more than so much on top, so that a fault harms nobody."""
-    limit = status("VmSize") + more
-    if limit > more:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def storm(
-    strategy: st.SearchStrategy[str], run: Callable[[str], str], cases: int, start: int
-) -> None:
-    """Run so many cases; print a summary in JSON as the last line."""
-    found: list[Case] = []
-    run("{{ messages }}")
-    guard_memory(4 << 30)
-    peak = Peak()
-
-    @seed(start)
-    @settings(
-        max_examples=cases, deadline=None, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(strategy)
-    def one(source: str) -> None:
-        found.append(measured(lambda: run(source), source, peak))
-
-    one()
-    print(json.dumps(summary(found)), flush=True)
-
-
-def summary(found: list[Case]) -> dict[str, Any]:
-    """What a run comes to."""
-    over = [
-        case for case in found
-        if case.seconds > MAX_SECONDS or case.peak > MAX_BYTES or "MemoryError" in case.outcome
-    ]  # fmt: skip
-    return {
-        "cases": len(found),
-        "texts": sum(case.outcome == "text" for case in found),
-        "quantiles": sorted(round(case.seconds, 3) for case in found)[:: max(len(found) // 20, 1)],
-        "seconds": round(sum(case.seconds for case in found), 1),
-        "slowest": max(found, key=lambda case: case.seconds)._asdict(),
-        "largest": max(found, key=lambda case: case.peak)._asdict(),
-        "over": [case._asdict() for case in over[:20]],
-    }
-
-
 if __name__ == "__main__":
-    storm(templates(), rendered, int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    rendered("{{ messages | tojson }}")  # what is imported late is no case's
+    guard_memory(4 << 30)
+    if len(sys.argv) > 1:
+        storm(templates(), rendered, int(sys.argv[1]), int((*sys.argv, "0")[2]))
+    else:
+        given_cases(BOMBS.items(), rendered)
