@@ -65,7 +65,7 @@ def test_generated_templates_keep_to_their_time_and_memory() -> None:
             "TrueFalseTrue",
         ),
         (
-            "{% set l = [[2], [1]] %}{{ l|sort }}{{ [1] in l }}{{ l.index([1]) }}{{ l.count([2]) }}",
+            "{% set l = [[2], [1]] %}{{ l|sort }}{{ [1] in l }}{{ l.index([1]) }}{{l.count([2])}}",
             "[[1], [2]]True11",
         ),
         (
@@ -133,7 +133,7 @@ def test_generated_templates_keep_to_their_time_and_memory() -> None:
             None,
         ),
         (
-            "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ joiner()() }}",
+            "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}",
             "aba",
         ),
         ("{% block b %}x{% endblock %}{{ self.b() }}{% filter upper %}y{% endfilter %}", "xxY"),
@@ -147,14 +147,14 @@ def test_generated_templates_keep_to_their_time_and_memory() -> None:
             "hi",
         ),
         (
-            "{{ 7 | filesizeformat }}{{ 'a b' | wordcount }}{{ 'a b' | title }}{{ 'a b' | urlencode }}",
+            "{{ 7|filesizeformat }}{{ 'a b'|wordcount }}{{ 'a b'|title }}{{ 'a b' | urlencode }}",
             "7 Bytes2A Ba%20b",
         ),
     ],
 )
 def test_bounded_operations_give_what_jinja_gives(template: str, text: str | None) -> None:
     if text is None:
-        with pytest.raises(TemplateError, match="UndefinedError|undefined"):
+        with pytest.raises(TemplateError, match="undefined"):
             render(template)
     else:
         assert render(template) == text
