@@ -181,7 +181,7 @@ def test_extra_variables_are_data() -> None:
         "{{ 'a' | no_such_filter }}",
         "{% for a in b %}" * 60 + "{% endfor %}" * 60,
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-        "x" * ((1 << 20) + 1),
+        "x" * ((1 << 19) + 1),
     ],
     ids=["open block", "open braces", "unknown tag", "unknown filter", "nested", "deep", "long"],
 )

@@ -140,4 +140,19 @@ AROUND = {
     "strftime": "{{ strftime_now('%c'*4000000)|length }}",
 }
 
-BOMBS = GROWING | AROUND
+PIECES = [
+    "{{ a + b - c * d }}", "{{ a < b < c < d }}", "{{ {a: b, c: d} }}", "{{ f(*a, **b) }}",
+    "{% call f() %}x{% endcall %}", "{% set x = a %}", "{{ a[1:2] }}", "{# x #}",
+]  # fmt: skip
+LONG = {
+    **{f"long: {piece}": piece * 9000 for piece in PIECES},
+    "long: digits": "{{ " + "1" * 500_000 + " }}",
+    "long: hexadecimal digits": "{{ 0x" + "f" * 500_000 + " }}",
+    "long: underscores": "{{ " + "1_1" * 160_000 + " }}",
+    "long: brackets": "{{ " + "(" * 4000 + "1" + ")" * 4000 + " }}",
+    "long: signs": "{{ " + "-" * 8000 + "1 }}",
+    "long: elif": "{% if a %}" + "{% elif b %}" * 1600 + "{% endif %}",
+    "long: filters": "{{ a" + "|e" * 2500 + " }}",
+}
+
+BOMBS = GROWING | AROUND | LONG

@@ -8,6 +8,7 @@ helpers that `slmq.chat.rewriting` puts into its syntax tree.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -45,7 +46,9 @@ from slmq.chat.rewriting import HELPERS, MeteredTree, check_tree, cost_of
 
 __all__ = ["TemplateSandbox", "forget"]
 
-MAX_TOKENS = 1 << 14  # of a source; public templates have up to some 4,000
+MAX_TOKENS = 1 << 13  # of a source; public templates have some hundreds to a few thousand
+MAX_NUMERAL = 5000  # digits in a source: reading them takes jinja2 hundreds of bytes each
+NUMERAL = re.compile("[0-9A-Fa-f_]+")
 MAX_MESSAGE = 4000  # characters that a template may say when it refuses
 CALL = 8 * OPERATION  # of a macro, and what is like it: five calls in Python
 OF_MAPPINGS = frozenset(dir(dict))
@@ -171,6 +174,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     # Compiling ------------------------------------------------------------------------------
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        if any(len(run) > MAX_NUMERAL for run in NUMERAL.findall(source)):
+            raise TemplateSyntaxError(f"more than {MAX_NUMERAL} digits in a row", 1)
         for count, (line, _, _) in enumerate(self.lexer.tokeniter(source, name, filename)):
             if count > MAX_TOKENS:
                 raise TemplateSyntaxError(f"more than {MAX_TOKENS} words and signs", line)

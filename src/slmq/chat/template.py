@@ -14,7 +14,7 @@ from slmq.errors import TemplateError
 
 __all__ = ["compile_template", "run_template"]
 
-MAX_SOURCE = 1 << 20  # characters; real templates have hundreds to tens of thousands
+MAX_SOURCE = 1 << 19  # characters; real templates have hundreds to tens of thousands
 COLLECT = BUDGET - (32 << 20)
 """Of the budget: below, so much may be left in circles that it is collected at once."""
 MAX_MESSAGE = 4000  # of them in an error
