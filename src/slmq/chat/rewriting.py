@@ -38,7 +38,7 @@ __all__ = ["HELPERS", "MeteredTree", "check_tree", "cost_of"]
 
 NODE_COST = 24  # units of a node of the tree that runs: a name, a call, an assignment
 BLOCK = 1024  # units from which a branch is charged by itself, when it is taken
-REFUSED = {
+REFUSED: dict[type[nodes.Node], str] = {
     nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "import",
     nodes.Extends: "extends", nodes.EvalContextModifier: "autoescape",
     nodes.ScopedEvalContextModifier: "autoescape",
@@ -132,15 +132,19 @@ HELPERS: dict[str, Callable[..., Any]] = {
 
 def check_tree(tree: nodes.Template) -> None:
     """Refuse what a template of one file cannot use, and names that are ours."""
-    for kind, tag in REFUSED.items():
-        if (node := tree.find(kind)) is not None:
+    stack: list[nodes.Node] = [tree]
+    while stack:
+        node = stack.pop()
+        stack += node.iter_child_nodes()
+        if type(node) in REFUSED:
+            tag = REFUSED[type(node)]
             raise TemplateSyntaxError(f"a chat template may not use {tag!r}", node.lineno)
-    for named in tree.find_all((nodes.Filter, nodes.Test)):
-        if named.name.startswith("_"):
-            raise TemplateSyntaxError(f"No filter named {named.name!r:.80}.", named.lineno)
-    for const in tree.find_all(nodes.Const):
-        if isinstance(const.value, int) and const.value.bit_length() > MAX_NUMBER_BITS:
-            raise TemplateSyntaxError(f"a number over {MAX_NUMBER_BITS} bits", const.lineno)
+        if isinstance(node, nodes.Filter | nodes.Test) and node.name.startswith("_"):
+            raise TemplateSyntaxError(f"No filter named {node.name!r:.80}.", node.lineno)
+        if isinstance(node, nodes.Const) and isinstance(node.value, int):
+            bits = node.value.bit_length()
+            if bits > MAX_NUMBER_BITS:
+                raise TemplateSyntaxError(f"a number of {bits} bits", node.lineno)
 
 
 def cost_of(found: nodes.Node | Iterable[nodes.Node]) -> int:
