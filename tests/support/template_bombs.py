@@ -155,4 +155,7 @@ LONG = {
     "long: filters": "{{ a" + "|e" * 2500 + " }}",
 }
 
+# Comparisons that jinja2 does in Python, within one call of C.
+AROUND["undefined ones"] = "{% set x = [missing] * 10000000 %}{{ 1 in x }}{{ x.count(1) }}"
+
 BOMBS = GROWING | AROUND | LONG

@@ -56,7 +56,7 @@ __all__ = ["charge_in", "metered_filters", "metered_tests"]
 
 MAX_SLOW = 1 << 16  # characters for filters that take long, and that no prompt needs for more
 MAX_NUMERAL = 4096  # characters of a number
-MAX_ATTRIBUTE = 1000  # characters of ``attribute=``
+MAX_ATTRIBUTE = 100  # characters of ``attribute=``
 LINE_NODE, INDENTED_NODE = 32, 512  # units of JSON for an element, in C and in Python
 JSON_NODE = 64  # bytes of JSON's list of parts, for an element
 
@@ -178,16 +178,14 @@ def lazily(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
         if isinstance(name, str):
             check_name(name)
             break
-    check_attribute(named)
-    return source(value), others
+    return source(value, check_attribute(attribute_of(named))), others
 
 
 def by_attribute(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
     """``selectattr`` and ``rejectattr``: an attribute, then a test."""
-    check_attribute({"attribute": others[0] if others else None})
     if len(others) > 1:
         check_name(others[1])
-    return source(value), others
+    return source(value, check_attribute({"attribute": others[0] if others else None})), others
 
 
 def in_groups(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
@@ -201,8 +199,9 @@ def in_groups(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
 
 def sorting(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
     """Filters that put things in order: every comparison may be one of the largest two."""
-    check_attribute(dict(enumerate(others)) | named)
+    units = check_attribute(dict(enumerate(others)) | attribute_of(named))
     items = listed(value)
+    spend(units * len(items))
     charge_order(items)
     return items, others
 
@@ -224,9 +223,10 @@ def charge_order(items: list[Any] | tuple[Any, ...]) -> None:
 
 def joining(value: Any, others: Others, named: Named) -> tuple[Any, Others]:
     """``join``."""
-    check_attribute({"attribute": others[1] if len(others) > 1 else named.get("attribute")})
+    units = check_attribute({"": others[1] if len(others) > 1 else named.get("attribute")})
     separator = as_text(others[0] if others else named.get("d", ""))
     items = listed(value)
+    spend(units * len(items))
     charge_join(separator, items)
     return items, (separator, *others[1:]) if others else others
 
@@ -252,9 +252,14 @@ def counted_words(value: Any, others: Others, named: Named) -> tuple[Any, Others
     return text, others
 
 
-def source(value: Any) -> Any:
+def attribute_of(named: Named) -> Named:
+    """The one argument that is an attribute."""
+    return {"attribute": named.get("attribute")}
+
+
+def source(value: Any, units: int = 0) -> Any:
     """What a lazy filter takes from: charged by the turn. What is empty stays as it is."""
-    return Source(value) if value else value
+    return Source(value, units) if value else value
 
 
 class Source(Lazy):
@@ -262,8 +267,8 @@ class Source(Lazy):
 
     __slots__ = ()
 
-    def __init__(self, value: Any) -> None:
-        super().__init__(turns(value), value)
+    def __init__(self, value: Any, units: int) -> None:
+        super().__init__(turns(value, units), value)
 
 
 def check_name(name: Any) -> None:
@@ -272,11 +277,15 @@ def check_name(name: Any) -> None:
         raise SecurityError(f"expected the name of a filter or test, got {type(name).__name__}")
 
 
-def check_attribute(named: dict[Any, Any]) -> None:
-    """Refuse attributes with thousands of parts."""
+def check_attribute(named: dict[Any, Any]) -> int:
+    """Units of getting an attribute, as the parts of its name; refuse names that are too long."""
+    parts = 0
     for value in named.values():
-        if isinstance(value, str) and len(value) > MAX_ATTRIBUTE:
-            raise SecurityError(f"an attribute of {len(value)} characters")
+        if isinstance(value, str):
+            if len(value) > MAX_ATTRIBUTE:
+                raise SecurityError(f"an attribute of {len(value)} characters")
+            parts += 1 + value.count(".") + value.count(",")
+    return OPERATION * parts
 
 
 def made(value: Any) -> Any:
@@ -361,8 +370,9 @@ def total(
     environment: Environment, value: Any, attribute: str | int | None = None, start: Any = 0
 ) -> Any:
     """``sum``: of lists and tuples, every sum is a copy of the one before."""
-    check_attribute({"attribute": attribute})
+    units = check_attribute({"attribute": attribute})
     items = listed(value)
+    spend(units * len(items))
     if attribute is not None:
         items = list(map(make_attrgetter(environment, attribute), turns(items, ELEMENT)))
     length = len(start) if isinstance(start, list | tuple) else 0
@@ -403,7 +413,7 @@ def charge_in(wanted: Any, values: Any) -> None:
         check_key(wanted)
         compared([wanted], values)
     elif isinstance(values, range):
-        spend(OPERATION + 8 * len(values))
+        spend(OPERATION + 16 * len(values))
     else:
         spend(OPERATION + measure(wanted))
 

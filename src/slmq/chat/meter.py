@@ -9,7 +9,7 @@ keeps every other thread waiting. So whatever can repeat or grow is charged here
 from __future__ import annotations
 
 import time
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple
@@ -62,9 +62,9 @@ NODE = 64  # of one element that is looked at in Python, and bytes of it in a te
 ELEMENT = 80  # bytes of a list's place and of the small object in it
 
 SCALARS = frozenset({str, int, float, bool, type(None)})
-VIEWS = (KeysView, ItemsView, ValuesView)
+VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()), type({}.values()))
 CONTAINERS = (list, tuple, dict, *VIEWS)
-SIZED = (str, Mapping, range, *VIEWS)
+SIZED = (str, dict, range, *VIEWS)
 
 
 class Meter:

@@ -50,6 +50,7 @@ Rule = Callable[[Any, Arguments], Arguments | None]
 
 ESCAPED = 6  # characters of ``&#39;`` and one more
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+COMPARED = 96  # units of a comparison with one element: of jinja2's undefined ones, in Python
 FAR = 30_000  # characters, up to which CPython searches in the simple way, by every place
 NEAR = 100  # the same of what is searched for
 WIDE = f"a format of {MAX_WIDTH} or more, or with a width to be filled in"
@@ -229,9 +230,9 @@ TEXT: dict[str, Rule] = {
 def charge_contains(values: list[Any] | tuple[Any, ...], wanted: Any) -> None:
     """Charge comparing all elements of a list with a value."""
     if type(wanted) is str:
-        spend(OPERATION + len(values) * (8 + len(wanted) // 8))
+        spend(OPERATION + len(values) * (COMPARED + len(wanted) // 8))
     elif wanted is None or isinstance(wanted, int | float):
-        spend(OPERATION + len(values) * 8)
+        spend(OPERATION + len(values) * COMPARED)
     else:
         compared(values, [wanted])
 

@@ -106,7 +106,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         """``obj.attribute``: a method that the table allows, or a key."""
         kind = type(obj)
         if kind is dict and attribute not in OF_MAPPINGS:
-            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+            if attribute in obj:
+                return obj[attribute]
+            spend(2 * OPERATION)
+            return self.undefined(obj=obj, name=attribute)
         rules = RULES.get(kind)
         if rules is None:
             return self._attribute_of_ours(obj, attribute)
@@ -125,6 +128,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         try:
             return obj[argument]
         except (TypeError, LookupError):
+            spend(CALL)
             if isinstance(argument, str):
                 return self.getattr(obj, str(argument))
         # The name is written out where the template uses what is not there.
