@@ -34,7 +34,7 @@ def outcomes() -> dict[str, Any]:
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_defused(name: str, outcomes: dict[str, Any]) -> None:
     case = outcomes[name]
-    assert case["outcome"].startswith("TemplateError: the chat template")
+    assert case["outcome"].startswith("TemplateError: ")
     assert "MemoryError" not in case["outcome"]
     assert case["seconds"] < MAX_SECONDS
     assert case["peak"] < MAX_BYTES

@@ -62,9 +62,9 @@ NODE = 64  # of one element that is looked at in Python, and bytes of it in a te
 ELEMENT = 80  # bytes of a list's place and of the small object in it
 
 SCALARS = frozenset({str, int, float, bool, type(None)})
-VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()), type({}.values()))
+VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.items()), type({}.values()))
 CONTAINERS = (list, tuple, dict, *VIEWS)
-SIZED = (str, dict, range, *VIEWS)
+SIZED: tuple[Any, ...] = (str, dict, range, *VIEWS)
 
 
 class Meter:
