@@ -388,7 +388,7 @@ def in_reverse(value: Any) -> Any:
     if isinstance(value, str):
         return value[::-1]
     if isinstance(value, (list, tuple, *SIZED)):
-        return reversed(value)
+        return reversed(cast(Any, value))
     items = list(listed(value))
     items.reverse()
     return items
