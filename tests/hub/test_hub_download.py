@@ -25,7 +25,8 @@ from slmq.hub.web import Remote, SourceError, open_remote, site
 
 def fetch(server: Server, part: Path, notes: Notes, **options: object) -> None:
     remote = Remote(f"{server.url}/f")
-    download(remote, part, label="f", progress=notes, retry=QUICK, **options)  # type: ignore[arg-type]
+    options = {"largest": len(BODY), "retry": QUICK, **options}
+    download(remote, part, label="f", progress=notes, **options)  # type: ignore[arg-type]
 
 
 def test_a_cut_connection_is_continued(server: Server, tmp_path: Path, notes: Notes) -> None:
@@ -35,12 +36,12 @@ def test_a_cut_connection_is_continued(server: Server, tmp_path: Path, notes: No
     assert server.gets("/f") == [None, "bytes=100000-", "bytes=300000-"]
     assert server.requests[1].headers["If-Range"] == '"1"'
     assert len(notes.messages) == 2
-    assert "connection lost after 0.1 MB of 0.6 MB" in notes.messages[0]
+    assert "connection lost after 100.0 kB of 600.0 kB" in notes.messages[0]
 
 
 def test_a_connection_that_is_always_cut(server: Server, tmp_path: Path, notes: Notes) -> None:
     server.pages["/f"] = Page(BODY, etag='"1"', cuts=[200_000, *[0] * 99])
-    with pytest.raises(SourceError, match=r"0\.2 MB are kept, run it again to continue"):
+    with pytest.raises(SourceError, match=r"200\.0 kB are kept, run it again to continue"):
         fetch(server, tmp_path / "f.part", notes)
     assert len(server.gets("/f")) == QUICK.attempts
     server.pages["/f"].cuts.clear()
@@ -89,12 +90,13 @@ def test_a_refusal_is_final(server: Server, tmp_path: Path, notes: Notes) -> Non
 def test_a_server_that_falls_silent(server: Server, tmp_path: Path, notes: Notes) -> None:
     server.pages["/f"] = Page(BODY, etag='"1"', hang=threading.Event(), stall_after=100_000)
     impatient = Retry(attempts=1, backoff_s=0.01, timeout_s=0.3)
-    with pytest.raises(SourceError, match=r"no answer in time, after 0\.1 MB"):
+    with pytest.raises(SourceError, match=r"no answer in time, after 100\.0 kB"):
         download(
             Remote(f"{server.url}/f"),
             tmp_path / "f.part",
             label="f",
             progress=notes,
+            largest=len(BODY),
             retry=impatient,
         )
 
@@ -113,6 +115,7 @@ def test_a_range_that_is_gone(server: Server, tmp_path: Path, notes: Notes) -> N
             tmp_path / "f.part",
             label="f",
             progress=notes,
+            largest=len(BODY),
             retry=Retry(attempts=1, timeout_s=5),
         )
     server.pages["/f"] = Page(BODY, failures=[416])
@@ -149,7 +152,7 @@ def test_credentials_do_not_follow_a_redirect(server: Server) -> None:
             status=302, headers={"Location": f"{elsewhere.url}/f"}, authorization="Basic dTpw"
         )
         remote = Remote.parse(f"http://u:p@{server.host}/f")
-        with open_remote(remote, timeout_s=5) as response:
+        with open_remote(remote, largest=len(BODY), timeout_s=5) as response:
             assert response.read() == b"ok"
         assert elsewhere.requests[0].headers["Authorization"] is None
         assert remote.at(f"{elsewhere.url}/f").authorization is None
@@ -162,11 +165,11 @@ def test_a_proxy_of_the_environment_is_used(
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
     server.pages["http://far.example/f"] = Page(b"by proxy")
-    with open_remote(Remote("http://far.example/f"), timeout_s=5) as response:
+    with open_remote(Remote("http://far.example/f"), largest=len(BODY), timeout_s=5) as response:
         assert response.read() == b"by proxy"
 
 
 def test_other_schemes_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     with pytest.raises(OSError, match="unknown url type"):
-        open_remote(Remote((tmp_path / "f").as_uri()), timeout_s=1)
+        open_remote(Remote((tmp_path / "f").as_uri()), largest=1, timeout_s=1)

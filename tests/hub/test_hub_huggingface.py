@@ -17,7 +17,7 @@ from hub_cases import BODY, dead_url, environment
 from hub_server import Page, Server
 
 from slmq.errors import ModelNotFoundError
-from slmq.hub.huggingface import HubModel, parse_hub_id, select_files
+from slmq.hub.names import HubModel, parse_hub_id, select_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FOLDER = {
@@ -175,7 +175,8 @@ def test_a_folder_comes_once_and_is_found_again(repository: Server, tmp_path: Pa
     names = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "model.safetensors").read_bytes() == BODY
-    total = sum(len(FOLDER[name]) for name in names)
+    # The two tokenizer files are alike, and are fetched once.
+    total = sum(map(len, {FOLDER[name] for name in names}))
     assert ["org/name", total, total] in first[1]
     assert "org/name: downloading 4 files" in str(first[1][0])
     assert first[0] == again[0] == offline[0]
@@ -201,7 +202,7 @@ def test_one_gguf_by_pattern_and_away_with_it(server: Server) -> None:
     assert freed[0] == len(BODY)
     assert left[0] == [q4[0]]
     assert gone[0][0] == "ModelNotFoundError"  # type: ignore[index]
-    assert server.gets("/org/gguf/resolve/main/README.md") == []
+    assert server.gets(f"/org/gguf/resolve/{COMMIT}/README.md") == []
 
 
 def test_a_name_removes_all_of_its_files(server: Server, tmp_path: Path) -> None:
@@ -284,21 +285,66 @@ def test_a_file_whose_etag_is_the_same_is_not_fetched_again(repository: Server) 
     assert first[0] != second[0]
     assert (Path(str(second[0])) / "model.safetensors").read_bytes() == BODY
     fetched = [r.path for r in repository.requests if r.method == "GET"]
-    weights = "/org/name/resolve/main/model.safetensors"
+    weights = f"/org/name/resolve/{COMMIT}/model.safetensors"
     assert fetched.count(weights) == 1
-    assert fetched.count("/org/name/resolve/main/config.json") == 2
+    assert not fetched.count(weights.replace(COMMIT, newest))
+    for commit in (COMMIT, newest):
+        assert fetched.count(f"/org/name/resolve/{commit}/config.json") == 1
 
 
 def test_weights_that_changed_while_they_came_are_not_joined(repository: Server) -> None:
     """A part of the old file never gets the rest of the new one."""
-    path = "/org/name/resolve/main/model.safetensors"
-    repository.pages[path].cuts = [200_000] * 20  # however often the library asks again
+    path = f"/org/name/resolve/{COMMIT}/model.safetensors"
+    repository.pages[path].cuts = [200_000, *[0] * 20]  # however often we ask again
     (broken,) = run(resolve("org/name"))
     newer = {**FOLDER, "model.safetensors": BODY[::-1]}
     repository.add_repository("org/name", newer, COMMIT[::-1])
     (whole,) = run(resolve("org/name"))
     assert broken[0][0] == "DownloadError"  # type: ignore[index]
     assert (Path(str(whole[0])) / "model.safetensors").read_bytes() == BODY[::-1]
+
+
+# ---- other programs ----------------------------------------------------------------------------
+
+
+LIBRARY = """
+import json, os, sys
+import huggingface_hub as library
+files = [library.hf_hub_download("org/name", name) for name in json.loads(sys.argv[1])]
+(folder,) = {os.path.dirname(file) for file in files}
+report = library.scan_cache_dir()
+print(json.dumps([folder, [str(warning) for warning in report.warnings], report.size_on_disk]))
+"""
+LOADED = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+
+
+def library_downloads() -> list[object]:
+    """What the library finds or fetches, what it says about its cache, and the bytes in it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY, json.dumps(LOADED)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return list(json.loads(done.stdout))
+
+
+def test_the_library_finds_what_we_fetched(
+    repository: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((path, _),) = run(pull("org/name"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    total = sum(map(len, {FOLDER[name] for name in LOADED}))
+    assert library_downloads() == [path, [], total]
+
+
+def test_we_find_what_the_library_fetched(repository: Server) -> None:
+    folder, *_ = library_downloads()
+    before = len(repository.requests)
+    ((path, notes),) = run(resolve("org/name"))
+    assert (path, notes) == (folder, [])
+    assert len(repository.requests) == before
 
 
 # ---- bad days -----------------------------------------------------------------------------------
@@ -390,7 +436,7 @@ def test_a_hub_that_hangs(repository: Server) -> None:
 
 
 def test_a_cut_in_the_middle_is_continued_or_begun_again(repository: Server) -> None:
-    repository.pages["/org/name/resolve/main/model.safetensors"].cuts = [200_000]
+    repository.pages[f"/org/name/resolve/{COMMIT}/model.safetensors"].cuts = [200_000]
     repository.pages[f"/org/name/resolve/{COMMIT}/model.safetensors"].cuts = [200_000]
     *_, (path, _) = run(resolve("org/name"), resolve("org/name"))
     assert (Path(str(path)) / "model.safetensors").read_bytes() == BODY
@@ -400,8 +446,10 @@ def test_half_of_the_shards_is_no_model(server: Server, tmp_path: Path) -> None:
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}).encode()
     files = {"config.json": b"{}", "model.safetensors.index.json": index}
-    server.add_repository("org/big", {**files, **dict.fromkeys(shards, BODY)}, COMMIT)
-    second = server.pages[f"/org/big/resolve/main/{shards[1]}"]
+    server.add_repository(
+        "org/big", {**files, **dict(zip(shards, (BODY, BODY[::-1]), strict=True))}, COMMIT
+    )
+    second = server.pages[f"/org/big/resolve/{COMMIT}/{shards[1]}"]
     second.status = 404
     broken, local = run(resolve("org/big"), resolve("org/big", local_files_only=True))
     assert broken[0][0] == "DownloadError"  # type: ignore[index]
@@ -410,11 +458,11 @@ def test_half_of_the_shards_is_no_model(server: Server, tmp_path: Path) -> None:
     second.status = 200
     whole, local = run(resolve("org/big"), resolve("org/big", local_files_only=True))
     assert whole[0] == local[0]
-    assert len(server.gets(f"/org/big/resolve/main/{shards[0]}")) == 1
+    assert len(server.gets(f"/org/big/resolve/{COMMIT}/{shards[0]}")) == 1
 
 
 def test_a_wrong_checksum_is_deleted(repository: Server, tmp_path: Path) -> None:
-    path = "/org/name/resolve/main/model.safetensors"
+    path = f"/org/name/resolve/{COMMIT}/model.safetensors"
     repository.pages[path].body = BODY[:-1] + bytes([BODY[-1] ^ 1])
     ((said, _), listed, local) = run(
         resolve("org/name"), ("list_models", {}), resolve("org/name", local_files_only=True)
@@ -438,8 +486,8 @@ def test_a_hub_cache_that_cannot_be_written(
 
 def test_a_model_larger_than_the_disk(repository: Server) -> None:
     listing = repository.pages["/api/models/org/name"]
-    listing.body = listing.body.replace(b'"size": 600000', b'"size": 1152921504606846976')
+    listing.body = listing.body.replace(b'"size": 600000', b'"size": 562949953421312')
     ((said, _),) = run(resolve("org/name"))
     assert said[0] == "CacheError"  # type: ignore[index]
     assert "are free; free some space, or set HF_HOME" in said[1]  # type: ignore[index]
-    assert repository.gets("/org/name/resolve/main/model.safetensors") == []
+    assert repository.gets(f"/org/name/resolve/{COMMIT}/model.safetensors") == []

@@ -18,7 +18,7 @@ from slmq import hub
 from slmq.errors import ModelNotFoundError
 from slmq.generation.sampling import SamplingParams
 from slmq.hub.catalogue import FileEntry, RepositoryEntry, nearest, parse_catalogue
-from slmq.hub.huggingface import parse_hub_id
+from slmq.hub.names import parse_hub_id
 from slmq.hub.store import Store
 
 NAMED = """

@@ -176,7 +176,13 @@ def test_certificates_are_checked_and_pip_names_more_of_them(
         with pytest.raises(DownloadError, match="certificate is not trusted"):
             store.resolve(NAME)
         with pytest.raises(SourceError, match="certificate is not trusted") as caught:
-            download(Remote(f"{secure.url}{path}"), tmp_path / "f.part", label="f", progress=notes)
+            download(
+                Remote(f"{secure.url}{path}"),
+                tmp_path / "f.part",
+                label="f",
+                progress=notes,
+                largest=1 << 30,
+            )
         assert caught.value.use_pip
         assert secure.requests == []
         monkeypatch.setenv("PIP_CERT", str(certificate))

@@ -13,7 +13,8 @@ import re
 import ssl
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,7 +46,11 @@ class Page:
     authorization : str or None
         The header that a client must send.
     headers : mapping
-        Further headers; with `status` 302 a ``Location``.
+        Further headers, or others than usual (None: not that one); with `status` 302 a
+        ``Location``.
+    raw : callable or None
+        All that is sent instead, from the status line on, piece by piece; the connection breaks
+        after the last.
     """
 
     body: bytes = b""
@@ -58,7 +63,8 @@ class Page:
     stall_after: int | None = None
     authorization: str | None = None
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    raw: Callable[[], Iterable[bytes]] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,8 @@ class Server:
         siblings = []
         for name, body in files.items():
             digest = hashlib.sha256(body).hexdigest()
-            sibling: dict[str, Any] = {"rfilename": name, "size": len(body), "blobId": digest[:40]}
-            etag = digest[:40]
+            etag = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+            sibling: dict[str, Any] = {"rfilename": name, "size": len(body), "blobId": etag}
             if name.endswith((".gguf", ".safetensors")):
                 etag = digest
                 sibling["lfs"] = {"sha256": digest, "size": len(body), "pointerSize": 134}
@@ -163,19 +169,31 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 page = Page(status=401, headers={"WWW-Authenticate": 'Basic realm="index"'})
             elif page.failures and not probe:
                 page = Page(status=page.failures.pop(0))
+            if page.raw is not None:
+                self._send_raw(page.raw())
+                return
             start, end = self._range(page)
             self.send_response(206 if (start, end) != (0, len(page.body)) else page.status)
-            self.send_header("Content-Type", page.kind)
-            self.send_header("Content-Length", str(end - start))
+            headers: dict[str, str | None] = {
+                "Content-Type": page.kind,
+                "Content-Length": str(end - start),
+                "ETag": page.etag,
+            }
             if (start, end) != (0, len(page.body)):
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(page.body)}")
-            if page.etag is not None:
-                self.send_header("ETag", page.etag)
-            for name, value in page.headers.items():
-                self.send_header(name, value)
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(page.body)}"
+            for name, value in {**headers, **page.headers}.items():
+                if value is not None:
+                    self.send_header(name, value)
             self.end_headers()
             if body:
                 self._send(page, page.body[start:end], probe)
+
+        def _send_raw(self, pieces: Iterable[bytes]) -> None:
+            self.close_connection = True
+            with suppress(OSError):  # the client has had enough
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
 
         def _range(self, page: Page) -> tuple[int, int]:
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
@@ -204,14 +222,16 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def make_wheel(project: str, version: str, members: Mapping[str, bytes]) -> tuple[str, bytes]:
+def make_wheel(
+    project: str, version: str, members: Mapping[str, bytes], packing: int = zipfile.ZIP_DEFLATED
+) -> tuple[str, bytes]:
     """Return file name and bytes of a wheel that pip accepts."""
     name = project.replace("-", "_")
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
     about = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", packing) as archive:
         for member, body in members.items():
             archive.writestr(member, body)
         archive.writestr(f"{info}/METADATA", metadata)

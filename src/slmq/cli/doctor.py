@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.output import print_json, size, write
+from slmq.cli.output import print_json, write
+from slmq.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.machine.selftest import TableReport
@@ -122,7 +123,7 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     if not cache["writable"]:
         found.append(f"the cache {cache['folder']} is not writable; set SLMQ_CACHE_DIR")
     if cache["free_bytes"] < LITTLE_DISK:
-        found.append(f"only {size(cache['free_bytes'])} of disk space left for the cache")
+        found.append(f"only {readable_bytes(cache['free_bytes'])} of disk space left for the cache")
     return found
 
 
@@ -131,7 +132,9 @@ def report(facts: dict[str, Any]) -> str:
     limits, cache = facts["thread_limits"], facts["cache"]
     quota = "none" if limits["quota_cpus"] is None else f"{limits['quota_cpus']:g} CPUs"
     memory = facts["memory_available_bytes"]
-    models = [f"{m['name']} ({size(m['bytes'])})" for m in cache["models"]] or ["no models"]
+    models = [f"{m['name']} ({readable_bytes(m['bytes'])})" for m in cache["models"]] or [
+        "no models"
+    ]
     missing = [f"not {name}: {why}" for name, why in facts["isa_missing"].items()]
     lines = [
         ("slmq", f"{facts['slmq']} on Python {facts['python']} ({facts['executable']})"),
@@ -147,8 +150,8 @@ def report(facts: dict[str, Any]) -> str:
             f"{limits['physical_cores']} physical cores, {limits['affinity_cpus']} CPUs allowed, "
             f"quota {quota}",
         ),
-        ("memory", "unknown" if memory is None else f"{size(memory)} available"),
-        ("cache", f"{cache['folder']}, {size(cache['free_bytes'])} free"),
+        ("memory", "unknown" if memory is None else f"{readable_bytes(memory)} available"),
+        ("cache", f"{cache['folder']}, {readable_bytes(cache['free_bytes'])} free"),
         *(("", text) for text in models),
         ("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())),
         *(("environment", f"{k}={v}") for k, v in facts["environment"].items()),

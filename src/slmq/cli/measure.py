@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.output import Bar, Downloads, print_json, print_table, size, spinner, write
+from slmq.cli.output import Bar, Downloads, print_json, print_table, spinner, write
+from slmq.disk import readable_bytes
 from slmq.engine.options import LoadOptions
 from slmq.settings import check_options, option
 
@@ -203,5 +204,5 @@ def print_bench(result: BenchResult) -> None:
         )
     write(f"load {result.load_s:.2f} s")
     if result.peak_memory_bytes is not None:
-        write(f", peak memory {size(result.peak_memory_bytes)}")
+        write(f", peak memory {readable_bytes(result.peak_memory_bytes)}")
     write("\n")

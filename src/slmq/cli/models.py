@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.output import Downloads, note, print_json, print_table, size, write
+from slmq.cli.output import Downloads, note, print_json, print_table, write
+from slmq.disk import readable_bytes
 from slmq.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def list_models(
         print_json([{**asdict(m), "path": str(m.path)} for m in models])
         return
     if models:
-        rows = [(m.name, size(m.bytes), m.licence or "-", m.source, str(m.path)) for m in models]
+        rows = [
+            (m.name, readable_bytes(m.bytes), m.licence or "-", m.source, str(m.path))
+            for m in models
+        ]
         print_table(("name", "size>", "licence", "source", "path"), rows)
     missing = sorted(hub.catalogue().keys() - {m.name for m in models})
     if missing:
@@ -128,7 +132,7 @@ def remove(
     if as_json:
         print_json({"name": model, "bytes": freed})
     else:
-        write(f"{model}: {size(freed)} freed\n")
+        write(f"{model}: {readable_bytes(freed)} freed\n")
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -227,5 +231,5 @@ def shown(name: str, value: Any) -> str:
     if name == "parameters":
         return f"{value:,} ({value / 1e6:,.0f} million)"
     if name == "bytes":
-        return f"{value:,} ({size(value)})"
+        return f"{value:,} ({readable_bytes(value)})"
     return f"{value:,} tokens" if name == "context" else str(value)

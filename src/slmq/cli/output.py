@@ -28,7 +28,6 @@ __all__ = [
     "note",
     "print_json",
     "print_table",
-    "size",
     "spinner",
     "write",
 ]
@@ -73,14 +72,6 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     # Other programs get every row on one line.
     width = None if sys.stdout.isatty() else WIDE
     Console(width=width, highlight=False, markup=False).print(table)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
 
 
 @contextmanager

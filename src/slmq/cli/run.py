@@ -11,7 +11,8 @@ import typer
 from slmq.cli import options as o
 from slmq.cli.errors import STOPPED
 from slmq.cli.loading import load_model
-from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, size, write
+from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, write
+from slmq.disk import readable_bytes
 from slmq.engine.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -144,5 +145,5 @@ def show_stats(result: GenerationResult) -> None:
     if result.seed is not None:
         parts.append(f"seed {result.seed}")
     if result.peak_memory_bytes is not None:
-        parts.append(f"peak memory {size(result.peak_memory_bytes)}")
+        parts.append(f"peak memory {readable_bytes(result.peak_memory_bytes)}")
     note("; ".join(parts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import secrets
 import shutil
@@ -13,16 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.disk import free_bytes, lock_folder, sha256_of, sync
 from slmq.errors import CheckpointError, WriteError
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing tells a killed process from one at work
-    fcntl = None  # type: ignore[assignment]
+__all__ = ["check_room", "check_target", "new_folder", "source_files"]
 
-__all__ = ["check_room", "check_target", "lock_folder", "new_folder", "source_files", "sync"]
-
-PIECE = 8 << 20  # bytes that are hashed at a time
 PART = ".part"
 SPARE_BYTES = 64 << 20  # for tokenizer and configuration, when the free space is looked at
 
@@ -31,11 +25,8 @@ def source_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Name, bytes and sha256 of every file of a checkpoint."""
     files = []
     for file in checkpoint.files:
-        digest = hashlib.sha256()
-        with file.path.open("rb") as f:
-            while piece := f.read(PIECE):
-                digest.update(piece)
-        files.append({"name": file.path.name, "bytes": file.size, "sha256": digest.hexdigest()})
+        digest = sha256_of(file.path)
+        files.append({"name": file.path.name, "bytes": file.size, "sha256": digest})
     return files
 
 
@@ -99,7 +90,7 @@ def new_folder(target: Path, nbytes: int, force: bool) -> Iterator[Path]:
 
 def check_room(target: Path, nbytes: int) -> None:
     """Raises WriteError if the disk of a new folder has no room for so many bytes."""
-    free = shutil.disk_usage(target.parent).free
+    free = free_bytes(target.parent)
     if nbytes + SPARE_BYTES > free:
         raise WriteError(
             f"cannot write {target}: the weights need {nbytes:,} bytes, but only {free:,} are free"
@@ -121,30 +112,6 @@ def _publish(folder: Path, target: Path, force: bool) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Let the disk have a file or folder before its name says that it is whole."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def lock_folder(folder: Path) -> int | None:
-    """A lock on a folder until it is closed or the process ends; None if another has it."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _remove_stale(target: Path) -> None:

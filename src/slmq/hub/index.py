@@ -16,6 +16,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
+from slmq.disk import read_regular
+from slmq.errors import printable
 from slmq.hub.catalogue import WheelMember
 from slmq.hub.web import (
     NETWORK_ERRORS,
@@ -23,6 +25,7 @@ from slmq.hub.web import (
     SourceError,
     is_untrusted,
     open_remote,
+    read_body,
     reason,
     site,
 )
@@ -98,6 +101,12 @@ def find_in_index(index: Remote, wheel: WheelMember, timeout_s: float) -> Remote
         links = _ask(index.at(page_url), wheel, timeout_s)
     for filename, url in links:
         if is_wheel_of(filename, wheel):
+            # An index of the network names no files of this machine.
+            if folder is None and urlsplit(url).scheme not in ("http", "https"):
+                raise SourceError(
+                    f"the package index {site(index.url)} links to {printable(url)}, which is no "
+                    f"address of the network"
+                )
             return index.at(url)
     raise SourceError(
         f"the package index {site(index.url)} has no wheel of {wheel.project} {wheel.version}",
@@ -107,7 +116,7 @@ def find_in_index(index: Remote, wheel: WheelMember, timeout_s: float) -> Remote
 
 def _read_page(folder: Path) -> str | None:
     try:
-        return (folder / "index.html").read_text(encoding="utf-8")
+        return read_regular(folder / "index.html", _PAGE_BYTES).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeError) as error:
@@ -117,8 +126,10 @@ def _read_page(folder: Path) -> str | None:
 def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, str]]:
     where = site(page.url)
     try:
-        with open_remote(page, headers={"Accept": _ACCEPT}, timeout_s=timeout_s) as response:
-            body = response.read(_PAGE_BYTES)
+        with open_remote(
+            page, headers={"Accept": _ACCEPT}, largest=_PAGE_BYTES, timeout_s=timeout_s
+        ) as response:
+            body = read_body(response, _PAGE_BYTES)
             kind = response.headers.get_content_type()
             base = response.geturl()
     except urllib.error.HTTPError as error:
@@ -139,7 +150,7 @@ def _ask(page: Remote, wheel: WheelMember, timeout_s: float) -> list[tuple[str, 
     try:
         text = body.decode("utf-8")
         return list(_json_links(text, base) if kind.endswith("json") else _html_links(text, base))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
             f"the package index {where} sent an answer that is not a package index"
         ) from error

@@ -7,19 +7,21 @@ the name lookup, which no socket timeout covers) delays nobody and is named.
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmq.disk import remove, remove_tree
 from slmq.errors import DownloadError
 from slmq.hub.cache import make_folder
 from slmq.hub.catalogue import FileEntry
 from slmq.hub.download import Retry
 from slmq.hub.progress import Progress
-from slmq.hub.sources import Job, Source, hub_is_offline, sources_of
+from slmq.hub.settings import hub_is_offline
+from slmq.hub.sources import Job, Source, sources_of
 from slmq.hub.web import Remote, SourceError
 
 __all__ = ["PROBE_S", "Answer", "Race", "fetch_entry"]
@@ -163,6 +165,7 @@ def _tidy(job: Job) -> None:
     """Delete what other sources left of the model that is now whole."""
     for path in job.folder.iterdir():
         if path.suffix == ".tmp" and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(path, job.folder)
         elif path.name.endswith((".part", ".part.json", ".tmp")):
-            path.unlink(missing_ok=True)
+            remove(path, job.folder)

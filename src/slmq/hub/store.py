@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from slmq.errors import ModelNotFoundError
-from slmq.hub import huggingface
+from slmq.disk import create, publish, read_regular, remove, remove_tree
+from slmq.errors import Error, ModelNotFoundError
+from slmq.hub import snapshots
 from slmq.hub.cache import CacheError, cache_dir, cache_error, locked, make_folder, tree_bytes
 from slmq.hub.catalogue import (
     CatalogueEntry,
@@ -22,7 +22,7 @@ from slmq.hub.catalogue import (
     is_model_name,
     nearest,
 )
-from slmq.hub.huggingface import HubModel, parse_hub_id
+from slmq.hub.names import HubModel, parse_hub_id
 from slmq.hub.progress import LogProgress, Progress
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedModel", "ResolvedModel", "Store"]
 
+NOTE_BYTES = 4096  # of what is remembered about a hub model
 MANY = 8  # names that fit into an error
 
 
@@ -162,6 +163,9 @@ class Store:
                 return entry
         return None
 
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
     def _file(self, entry: FileEntry) -> Path:
         return self.root / "models" / entry.name / entry.file
 
@@ -182,7 +186,7 @@ class Store:
                 f"{entry.name} is not in the cache {self.root}, and local_files_only forbids "
                 f"downloading it; `slmq pull {entry.name}` downloads it"
             )
-        with locked(self.root, entry.name, progress):
+        with locked(self._lock(entry.name), progress.message):
             # Whoever held the lock before us may have done the work.
             if not self._is_whole(entry):
                 # The network code (ssl, zipfile, subprocess) is loaded by those who need it.
@@ -195,7 +199,7 @@ class Store:
         self, hub: HubModel, name: str, local_files_only: bool, refresh: bool, progress: Progress
     ) -> ResolvedModel:
         entry = self._entry_of(hub)
-        local = None if refresh and not local_files_only else huggingface.find_local(hub)
+        local = None if refresh and not local_files_only else snapshots.find_local(hub)
         if local is not None:
             return ResolvedModel(local[0], name, entry)
         if local_files_only:
@@ -204,7 +208,10 @@ class Store:
                 f"downloading it; `slmq pull {name}` downloads it"
             )
         try:
-            path = huggingface.download_model(hub, progress)
+            # The network code (ssl, http) is loaded by those who need it.
+            from slmq.hub.huggingface import download_model
+
+            path = download_model(hub, progress, self.retry)
         except ModelNotFoundError as error:
             close = [known for known in nearest(hub.repo, self.entries) if known != name]
             if not close:
@@ -223,8 +230,9 @@ class Store:
         note = self._note(hub)
         temporary = note.with_suffix(".tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(note)
+            with create(temporary, self.root) as file:
+                file.write(text.encode("utf-8"))
+                publish(file, temporary, note, self.root)
         except OSError as error:
             raise cache_error(error, note.parent) from error
 
@@ -234,9 +242,9 @@ class Store:
     def _remembered(self) -> Iterator[HubModel]:
         for note in sorted((self.root / "hub").glob("*.json")):
             try:
-                fields = json.loads(note.read_text(encoding="utf-8"))
+                fields = json.loads(read_regular(note, NOTE_BYTES))
                 hub = parse_hub_id(fields["model"], fields["revision"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (Error, OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
             if hub is not None:
                 yield hub
@@ -251,7 +259,7 @@ class Store:
             if isinstance(entry, FileEntry) and self._is_whole(entry)
         ]
         for hub in self._remembered():
-            local = huggingface.find_local(hub)
+            local = snapshots.find_local(hub)
             if local is not None:
                 entry = self._entry_of(hub)
                 name, licence = (str(hub), None) if entry is None else (entry.name, entry.licence)
@@ -265,9 +273,9 @@ class Store:
         pulled = [known for known in self._remembered() if known_as in (str(known), known.repo)]
         if hub is not None and pulled:
             try:
-                freed = sum(huggingface.delete(known) for known in pulled)
+                freed = sum(snapshots.delete(known) for known in pulled)
                 for known in pulled:
-                    self._note(known).unlink(missing_ok=True)
+                    remove(self._note(known), self.root)
             except OSError as error:
                 raise cache_error(error, Path(error.filename or self.root)) from error
             return freed
@@ -275,11 +283,11 @@ class Store:
         if not is_model_name(name) or not folder.is_dir():
             names = ", ".join(model.name for model in self.list_models()) or "nothing"
             raise ModelNotFoundError(f"no model {name!r} in the cache, which contains {names}")
-        with locked(self.root, name, progress or LogProgress()):
+        with locked(self._lock(name), (progress or LogProgress()).message):
             # Where a link leads is not ours to delete.
             freed = 0 if folder.is_symlink() else tree_bytes(folder)
             try:
-                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+                remove_tree(folder, self.root)
             except OSError as error:
                 raise cache_error(error, folder) from error
         return freed

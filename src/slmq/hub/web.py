@@ -1,4 +1,8 @@
-"""HTTP with the standard library: proxies, certificates, credentials, and errors in plain words."""
+"""HTTP with the standard library: proxies, certificates, credentials, and errors in plain words.
+
+No server is believed: what it sends is metered in bytes and in time from the first byte of its
+status line on, a redirect is checked before it is followed, and its words reach no terminal raw.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,32 @@ import base64
 import http.client
 import importlib
 import importlib.util
+import io
 import os
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from slmq.errors import DownloadError
+from slmq.errors import DownloadError, printable
 
 __all__ = [
     "NETWORK_ERRORS",
+    "SLOWEST_BYTES_PER_S",
+    "FloodError",
     "Remote",
+    "SlowError",
     "SourceError",
     "is_untrusted",
     "open_remote",
+    "read_body",
     "reason",
     "site",
 ]
@@ -32,7 +43,14 @@ __all__ = [
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
 """What urllib raises when the network fails (`URLError` and timeouts are `OSError`)."""
 
+SLOWEST_BYTES_PER_S = 1024
+"""A server that sends less over a whole timeout is given up."""
+
 _USER_AGENT = "slmq (Python urllib)"
+_MOVED = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = 8
+_LONGEST_ADDRESS = 8192  # signed addresses of content servers have some 1,500 characters
+_HEADER_BYTES = 1 << 20  # of status line and headers; real ones have some 4 kB
 
 
 class SourceError(DownloadError):
@@ -78,41 +96,190 @@ class Remote:
 
 def site(url: str) -> str:
     """Return what to call the server of `url` in a message; credentials and tokens left out."""
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2] or f"{parts.scheme}://{parts.path}"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return printable(url)
+    return printable(parts.netloc.rpartition("@")[2] or f"{parts.scheme}://{parts.path}")
 
 
 def open_remote(
-    remote: Remote, *, headers: Mapping[str, str] | None = None, timeout_s: float
+    remote: Remote,
+    *,
+    largest: int,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float,
 ) -> http.client.HTTPResponse:
     """Send a GET and return the open response, redirects followed.
+
+    Parameters
+    ----------
+    remote : Remote
+        Where.
+    largest : int
+        Bytes of body that the caller may read; a server that sends twice as many, however they
+        are wrapped, is cut off.
+    headers : mapping, optional
+        Further headers of the request.
+    timeout_s : float
+        Silence that counts as a failure, and the time in which `SLOWEST_BYTES_PER_S` is measured.
 
     Raises
     ------
     OSError, http.client.HTTPException
         As urllib raises them; an HTTP status from 400 on is an ``urllib.error.HTTPError``.
+        `SlowError` when the server drips, `FloodError` when it never ends.
     """
-    request = urllib.request.Request(
-        remote.url, headers={"User-Agent": _USER_AGENT, **(headers or {})}
-    )
-    if remote.authorization is not None:
-        request.add_unredirected_header("Authorization", remote.authorization)
-    opener = _opener(remote.certificates)
-    response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
-    return response
+    opener = _opener(remote.certificates, largest)
+    for _ in range(_REDIRECTS):
+        try:
+            request = urllib.request.Request(
+                remote.url, headers={"User-Agent": _USER_AGENT, **(headers or {})}
+            )
+            if remote.authorization is not None:
+                request.add_unredirected_header("Authorization", remote.authorization)
+            response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+            return response
+        except urllib.error.HTTPError as error:
+            if error.code not in _MOVED:
+                raise
+            with error:
+                remote = _moved(remote, error)
+        except ValueError as error:  # no address at all, or not one that HTTP can spell
+            raise urllib.error.URLError(f"{site(remote.url)} is no address: {error}") from error
+    raise urllib.error.URLError(f"it was redirected {_REDIRECTS} times")
 
 
-def _opener(certificates: str | None) -> urllib.request.OpenerDirector:
+def read_body(response: http.client.HTTPResponse, largest: int) -> bytes:
+    """Read an answer of at most `largest` bytes; errors are those of `open_remote`."""
+    pieces: list[bytes] = []
+    left = largest + 1
+    try:
+        while left > 0 and (piece := response.read1(left)):
+            pieces.append(piece)
+            left -= len(piece)
+    except ValueError as error:  # chunks of lengths that are none
+        raise http.client.HTTPException(str(error)) from error
+    if left <= 0:
+        raise FloodError(f"it sends more than {largest:,} bytes")
+    return b"".join(pieces)
+
+
+def _moved(remote: Remote, error: urllib.error.HTTPError) -> Remote:
+    """Where a redirect leads. Its body is not read."""
+    target = error.headers.get("Location")
+    if not target or len(target) > _LONGEST_ADDRESS:
+        raise urllib.error.URLError("it redirects to nowhere")
+    try:
+        url = urljoin(remote.url, target)
+        before, after = urlsplit(remote.url).scheme, urlsplit(url).scheme
+    except ValueError as why:
+        raise urllib.error.URLError(f"it redirects to no address: {why}") from error
+    if after not in ("http", "https") or (before, after) == ("https", "http"):
+        raise urllib.error.URLError(f"it redirects from {before} to {printable(after)}")
+    return remote.at(url)
+
+
+class SlowError(TimeoutError):
+    """The server sends, but so little at a time that it would never end."""
+
+
+class FloodError(OSError):
+    """The server sends more than anybody asked for."""
+
+
+class _Metered(io.RawIOBase):
+    """The bytes of a connection, whatever they carry: status lines, headers, chunks or a body.
+
+    What is measured is the time spent waiting for the server, not that of whoever reads.
+    """
+
+    def __init__(self, raw: io.RawIOBase, window_s: float | None) -> None:
+        self._raw = raw
+        self._window_s = window_s
+        self._waited_s = 0.0
+        self._got: int | None = None  # in this window; None until the first byte
+        self.allowance = _HEADER_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        got = self._raw.readinto(buffer)
+        self.allowance -= got or 0
+        if self.allowance < 0:
+            raise FloodError("it sends without end")
+        if self._got is None:
+            self._got = got
+        elif self._window_s is not None:
+            self._got += got or 0
+            self._waited_s += time.monotonic() - began
+            if self._waited_s >= self._window_s:
+                if self._got < self._window_s * SLOWEST_BYTES_PER_S:
+                    raise SlowError(f"it sends less than {SLOWEST_BYTES_PER_S} bytes a second")
+                self._waited_s, self._got = 0.0, 0
+        return got
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _MeteredSocket:
+    """As much of a socket as `http.client.HTTPResponse` uses."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        self.meter = _Metered(self._sock.makefile("rb", buffering=0), self._sock.gettimeout())
+        return io.BufferedReader(self.meter)
+
+
+def _response_of(largest: int) -> type[http.client.HTTPResponse]:
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+            self._metered = _MeteredSocket(sock)
+            as_socket: Any = self._metered
+            super().__init__(as_socket, *args, **options)
+
+        def begin(self) -> None:
+            super().begin()
+            self._metered.meter.allowance = 2 * largest + _HEADER_BYTES
+
+    return Response
+
+
+def _opener(certificates: str | None, largest: int) -> urllib.request.OpenerDirector:
     bundles = (certificates, os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("CURL_CA_BUNDLE"))
     context = _tls(tuple(sorted({bundle for bundle in bundles if bundle})))
+
+    class Plain(http.client.HTTPConnection):
+        response_class = _response_of(largest)
+
+    class Secure(http.client.HTTPSConnection):
+        response_class = _response_of(largest)
+
+    class PlainHandler(urllib.request.AbstractHTTPHandler):
+        http_request = urllib.request.AbstractHTTPHandler.do_request_
+
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Plain, request)
+
+    class SecureHandler(urllib.request.AbstractHTTPHandler):
+        https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Secure, request, context=context)
+
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=context),
+        PlainHandler(),
+        SecureHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
@@ -139,11 +306,14 @@ def is_untrusted(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Say in a few words what went wrong on the network."""
     if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}".rstrip()
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        return reason(error.reason)
+        return f"HTTP {error.code} {printable(str(error.reason))}".rstrip()
+    if isinstance(error, urllib.error.URLError):
+        why = error.reason
+        return reason(why) if isinstance(why, BaseException) else printable(why)
     if isinstance(error, socket.gaierror):
         return "its name is not known here"
+    if isinstance(error, SlowError | FloodError):
+        return str(error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -152,4 +322,4 @@ def reason(error: BaseException) -> str:
         return "connection refused"
     if isinstance(error, ConnectionError | http.client.HTTPException):
         return f"the connection was cut ({type(error).__name__})"
-    return str(error) or type(error).__name__
+    return printable(str(error)) or type(error).__name__

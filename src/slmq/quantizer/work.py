@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from slmq.conversion.folder import lock_folder, sync
+from slmq.disk import create, lock_folder, publish
 from slmq.errors import BusyError, WriteError
 
 __all__ = ["Work", "open_work"]
@@ -65,9 +65,9 @@ class Work:
 
     def _save(self, path: Path, data: bytes | memoryview) -> None:
         new = path.with_suffix(".new")
-        new.write_bytes(data)
-        sync(new)
-        new.replace(path)
+        with create(new, self.folder) as file:
+            file.write(data)
+            publish(file, new, path, self.folder)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def open_work(target: Path, key: Mapping[str, Any]) -> Iterator[Work]:
     try:
         folder.mkdir(exist_ok=True)
         descriptor = lock_folder(folder)
-        if descriptor is None and os.name != "nt":
+        if descriptor is None:
             raise BusyError(f"cannot write {target}: another process is writing it")
         work = Work(folder)
         if work.value("key") != digest:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Layout
+from slmq.disk import readable_bytes
 from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
 from slmq.machine.memory import available_memory_bytes
@@ -124,8 +125,8 @@ def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -
     need, free = shape.packed_bytes(fmt) + RUNNING_BYTES, available_memory_bytes()
     if free is not None and need > free:
         raise MemoryError(
-            f"{shape.name} in {fmt.name} needs {need / 1e9:.1f} GB of memory, but only "
-            f"{free / 1e9:.1f} GB are free; choose a smaller shape or a format with fewer bits"
+            f"{shape.name} in {fmt.name} needs {readable_bytes(need)} of memory, but only "
+            f"{readable_bytes(free)} are free; choose a smaller shape or a format with fewer bits"
         )
     return build_weights(shape, fmt, seed)
 
