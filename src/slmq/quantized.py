@@ -11,6 +11,8 @@ from slmq.settings import WeightFormat
 
 F32 = npt.NDArray[np.float32]
 
+LARGEST = 1 << 28  # rows or columns
+
 
 class QuantizedMatrix:
     """A weight matrix in one of slmq's formats, in the layout that its kernels read.
@@ -52,10 +54,12 @@ class QuantizedMatrix:
             raise TypeError(f"array: expected float32[n, k] or float16[n, k], got {got}")
         if array.ndim != 2 or array.size == 0:
             raise ValueError(f"array: expected two non-empty dimensions, got {list(array.shape)}")
-        source = "f32" if array.dtype == np.float32 else "f16"
-        rows = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
         n, k = array.shape
+        if n > LARGEST or k > LARGEST:
+            raise ValueError(f"array: expected at most 2^28 rows and columns, got {n} x {k}")
+        source = "f32" if array.dtype == np.float32 else "f16"
         name = format_named(format).name
+        rows = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
         return cls(_native.Matrix.pack(source, rows, n, k, name, threads=n_threads))
 
     @classmethod

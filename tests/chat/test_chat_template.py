@@ -157,6 +157,32 @@ def test_malformed_messages(messages: Any, error: type[Exception], match: str) -
         render("{{ messages[0].content }}", messages)
 
 
+def nested(depth: int, kind: type = list) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value] if kind is list else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+@pytest.mark.parametrize("depth", [101, 200_000])
+def test_messages_that_are_nested_too_deep(depth: int, kind: type) -> None:
+    deep = nested(depth, kind)
+    itself: list[Any] = []
+    itself.append(itself)
+    for value in (deep, itself):
+        message = {"role": "user", "content": "x", "extra": value}
+        with pytest.raises(ValueError, match=r"messages\[0\].*nested up to 100 deep"):
+            render("x", [message])
+        with pytest.raises(ValueError, match=r"nested up to 100 deep"):
+            render("x", tools=[{"a": value}])
+        with pytest.raises(ValueError, match=r"nested up to 100 deep"):
+            render("x", more=value)
+        with pytest.raises(ValueError, match=r"expected a part of type 'text', got (list|dict)"):
+            render("x", [{"role": "user", "content": [{"type": value}]}])
+    assert render("{{ messages[0].extra | tojson }}", [message | {"extra": nested(90, kind)}])
+
+
 @pytest.mark.parametrize("tools", ["x", {"a": 1}, [print], [1]])
 def test_malformed_tools(tools: Any) -> None:
     with pytest.raises(TypeError, match="tools"):

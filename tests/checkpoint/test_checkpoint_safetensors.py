@@ -394,7 +394,7 @@ def test_broken_index(sharded: Path, text: str, words: str) -> None:
         (b"null", "to be a JSON object, got a NoneType"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": "\\udc00"}', "surrogate"),
-        (b" " * (5 << 20), "expected at most 4194304 bytes of JSON, found 5242880"),
+        (b" " * (5 << 20), "expected at most 4,194,304 bytes, found 5,242,880"),
         (b"[" * 100000, "not usable JSON"),
     ],
 )

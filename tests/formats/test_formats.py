@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gguf
@@ -155,6 +156,20 @@ def test_weights_that_are_not_finite(fmt: str, value: float, place: tuple[int, i
     w[place] = value
     with pytest.raises(ValueError, match="expected finite weights, found NaN or infinity"):
         pack(w, fmt)
+
+
+@pytest.mark.parametrize("shape", [(2**31, 32), (2**28 + 1, 1), (1, 2**28 + 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_shapes_are_checked_before_anything_is_copied(
+    shape: tuple[int, int], dtype: type[np.floating[Any]]
+) -> None:
+    endless = np.broadcast_to(np.ones((1, 1), dtype), shape)  # no memory of its own
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=r"at most 2\^28 rows and columns, got"):
+        QuantizedMatrix.quantize(endless)
+    with pytest.raises(ValueError, match="format"):
+        QuantizedMatrix.quantize(np.broadcast_to(np.ones((1, 1), dtype), (2**28, 32)), "int3")
+    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize("fmt", ["q4g32s", "q4g32a", "q8g32s", "f16"])

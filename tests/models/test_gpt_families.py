@@ -88,7 +88,7 @@ def test_positions_stay_floats_in_a_quantized_model(tmp_path: Path) -> None:
     [
         ("n_head", 5, CheckpointError, "n_embd to be a multiple of n_head, found 36 and 5"),
         ("n_positions", 79, CheckpointError, r"expected shape \[79, 36\], found \[80, 36\]"),
-        ("layer_norm_epsilon", -1.0, CheckpointError, "layer_norm_epsilon within 0..1"),
+        ("layer_norm_epsilon", -1.0, CheckpointError, "layer_norm_epsilon': expected 0..1"),
         ("activation_function", "mish", slmq.UnsupportedModelError, "'mish' is not supported"),
         ("add_cross_attention", True, slmq.UnsupportedModelError, "cross attention"),
     ],

@@ -247,6 +247,6 @@ def test_config_values(kind: type, value: Any, want: Any) -> None:
     + [(kind, None) for kind in (int, float, bool, str)],
 )
 def test_config_values_of_another_type(kind: type, value: Any) -> None:
-    message = f"'key': expected {kind.__name__}, found {value!r}"
+    message = f"'key': expected {kind.__name__}, found {value!r:.80}"
     with pytest.raises(CheckpointError, match=re.escape(message)):
         config_value({"key": value}, "key", kind)

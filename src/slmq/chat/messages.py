@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+DEEPEST = 100  # of what a message or a tool holds; JSON schemas of tools have some 10
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -57,10 +58,12 @@ def checked_content(content: object, where: str) -> str:
             raise TypeError(
                 f"{where}[{i}]: expected {{'type': 'text', 'text': ...}}, got {type(part).__name__}"
             )
-        if part.get("type") != "text":
+        kind = part.get("type")
+        if kind != "text":
+            got = f"{kind!r:.40}" if isinstance(kind, str | None) else type(kind).__name__
             raise ValueError(
-                f"{where}[{i}]: expected a part of type 'text', got {part.get('type')!r:.40}; "
-                f"the model reads text only"
+                f"{where}[{i}]: expected a part of type 'text', got {got}; the model reads text "
+                f"only"
             )
         if not isinstance(part.get("text"), str):
             raise TypeError(
@@ -84,7 +87,7 @@ def checked_tools(tools: object) -> Any:
     return plain(tools, "tools")
 
 
-def plain(value: object, where: str) -> Any:
+def plain(value: object, where: str, depth: int = 0) -> Any:
     """Copy JSON data into plain types, so that a template sees nothing that has methods of its own.
 
     Raises
@@ -92,8 +95,10 @@ def plain(value: object, where: str) -> Any:
     TypeError
         There is something that JSON cannot express.
     ValueError
-        A string holds a lone surrogate.
+        A string holds a lone surrogate, or the data are nested too deep or hold themselves.
     """
+    if depth > DEEPEST:
+        raise ValueError(f"{where:.80}: expected JSON data nested up to {DEEPEST} deep, got more")
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -105,7 +110,10 @@ def plain(value: object, where: str) -> Any:
                 f"U+{ord(value[e.start]):04X} at index {e.start}"
             ) from None
     if isinstance(value, Mapping):
-        return {plain(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            plain(key, where, depth + 1): plain(item, f"{where}.{key}", depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
     raise TypeError(f"{where}: expected JSON data, got {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Readers of model files behind one interface, nothing copied, all checked.
+"""Readers of model files behind one interface, all checked.
 
 They read GGUF files, safetensors folders, and our own folders of packed weights.
 `open_checkpoint` is the door; what it returns is described by `Checkpoint`.
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from slmq.checkpoint.base import Checkpoint, Layout, TensorInfo
 from slmq.checkpoint.gguf import MAGIC, open_gguf
-from slmq.checkpoint.mapped import describe_start
+from slmq.checkpoint.mapped import LARGEST, describe_start
 from slmq.checkpoint.packed_folder import PACKED, PackedCheckpoint, is_packed, packed_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
+from slmq.disk import open_regular
 from slmq.errors import CheckpointError
 
 __all__ = ["PACKED", "Checkpoint", "Layout", "PackedCheckpoint", "TensorInfo", "open_checkpoint"]
@@ -46,7 +47,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if stat.S_ISDIR(mode):
             names = sorted(entry.name for entry in path.iterdir())
         elif stat.S_ISREG(mode):
-            with path.open("rb") as f:
+            with open_regular(path, LARGEST) as f:
                 start = f.read(64)
     except (OSError, ValueError) as e:  # ValueError: a NUL character in the path
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)

@@ -123,8 +123,18 @@ class Checkpoint(Protocol):
         element size. Raises `CheckpointError` for an unknown name and `ClosedError` once closed.
         """
 
+    def read(self, name: str, first: int = 0, last: int | None = None) -> npt.NDArray[np.uint8]:
+        """Return the stored bytes, or those of rows `first` to `last`, in memory of their own.
+
+        Raises `CheckpointError` also if the file was cut short since it was opened, which kills
+        readers of `raw`.
+        """
+
+    def held(self, name: str) -> npt.NDArray[np.uint8]:
+        """What `read` returns, kept until `release`: for weights that are read in pieces."""
+
     def release(self, name: str) -> None:
-        """Give the resident pages of one tensor back; reading it again faults them in again."""
+        """Give the memory of one tensor back: its resident pages, and what `held` keeps."""
 
     def close(self) -> None:
         """Unmap the files. Views that still exist stay valid and keep their mapping alive."""

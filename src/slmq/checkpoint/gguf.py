@@ -119,7 +119,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
 
 
 def _preamble(cursor: Cursor) -> tuple[int, int]:
-    start = cursor.file.buffer[:64]
+    start = cursor.start
     if not start.startswith(MAGIC):
         cursor.fail(f"expected a GGUF file (first bytes {MAGIC!r}), got {describe_start(start)}")
     cursor.take(len(MAGIC), "the magic number")

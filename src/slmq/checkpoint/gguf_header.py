@@ -39,6 +39,7 @@ _SMALLEST = {t: d.itemsize for t, d in _NUMBERS.items()} | {_STRING: 8, _ARRAY: 
 # Far above any real header (the largest vocabularies: 20 MB, 1.3 million elements in all arrays),
 # low enough that a hostile one of any size costs a second and some hundred megabytes at most.
 MAX_HEADER_BYTES = 256 << 20
+FIRST_BYTES = 1 << 20  # that are read at first; more when they are needed
 MAX_ELEMENTS = 4 << 20
 ARRAY_COST = 64  # an array within an array counts as this many elements: it takes as long
 MAX_ENTRIES = 1 << 16
@@ -59,11 +60,23 @@ class Cursor:
         self.file = file
         self.position = 0
         self._limit = min(file.size, MAX_HEADER_BYTES)
+        self._data = file.read(0, min(self._limit, FIRST_BYTES)).tobytes()
         self._elements_left = MAX_ELEMENTS
 
     def fail(self, message: str) -> NoReturn:
         """Raise `CheckpointError` with the file's name."""
         raise CheckpointError(message, file=self.file.path)
+
+    @property
+    def start(self) -> bytes:
+        """The first bytes of the file, 64 if it has so many."""
+        return self._data[:64]
+
+    def _load(self, end: int) -> None:
+        """Read at least up to `end`: not from the mapping, for the file may be cut short now."""
+        if end > len(self._data):
+            size = min(self._limit, max(end, 4 * len(self._data)))
+            self._data = self.file.read(0, size).tobytes()
 
     def take(self, nbytes: int, what: str) -> int:
         """Skip `nbytes` and return the offset where they begin."""
@@ -71,17 +84,18 @@ class Cursor:
         if nbytes > self._limit - begin:
             self._too_long(begin, nbytes, what)
         self.position = begin + nbytes
+        self._load(self.position)
         return begin
 
     def u32(self, what: str) -> int:
         """Read an unsigned 32-bit number."""
         begin = self.take(4, what)
-        return int(_U32.unpack_from(self.file.buffer, begin)[0])
+        return int(_U32.unpack_from(self._data, begin)[0])
 
     def u64(self, what: str) -> int:
         """Read an unsigned 64-bit number."""
         begin = self.take(8, what)
-        return int(_U64.unpack_from(self.file.buffer, begin)[0])
+        return int(_U64.unpack_from(self._data, begin)[0])
 
     def entries(self, what: str) -> int:
         """Read the number of records of a kind, keys or tensors."""
@@ -131,7 +145,7 @@ class Cursor:
     def _numbers(self, kind: int, count: int, key: str) -> list[Any]:
         dtype = _NUMBERS[kind]
         begin = self.take(count * dtype.itemsize, repr(key))
-        numbers = np.frombuffer(self.file.buffer, dtype, count, begin)
+        numbers = np.frombuffer(self._data, dtype, count, begin)
         if kind == _BOOL:
             if count and int(numbers.max()) > 1:
                 self.fail(f"{key!r} is a bool with the value {int(numbers.max())}, expected 0 or 1")
@@ -141,7 +155,7 @@ class Cursor:
     def _text(self, length: int, what: str) -> str:
         begin = self.take(length, what)
         try:
-            return self.file.buffer[begin : begin + length].decode("utf-8")
+            return self._data[begin : begin + length].decode("utf-8")
         except UnicodeDecodeError as e:
             self.fail(f"{what} is not UTF-8: {e.reason} at byte {begin + e.start} of the file")
 
@@ -149,15 +163,21 @@ class Cursor:
         # Vocabularies have hundreds of thousands of these: a loop for the native code.
         # A vocabulary may hold pieces of characters, which are not UTF-8 by themselves, so bytes
         # that do not decode survive as surrogates: s.encode("utf-8", "surrogateescape").
-        buffer = self.file.buffer
-        strings, position = _native.read_strings(buffer, self.position, self._limit, count)
-        if len(strings) < count:
-            if position + 8 > self.file.size:
-                self._too_long(position, 8, f"the length of an element of {key!r}")
-            length = int(_U64.unpack_from(buffer, position)[0])
-            self._too_long(position + 8, length, f"an element of {key!r}")
-        self.position = position
-        return strings
+        strings: list[str] = []
+        while True:
+            data, left = self._data, count - len(strings)
+            found, self.position = _native.read_strings(data, self.position, len(data), left)
+            strings += found
+            if len(strings) == count:
+                return strings
+            if len(data) < self._limit:
+                self._load(len(data) + 1)
+                continue
+            begin = self.position
+            if begin + 8 > self._limit:
+                self._too_long(begin, 8, f"the length of an element of {key!r}")
+            length = int(_U64.unpack_from(data, begin)[0])
+            self._too_long(begin + 8, length, f"an element of {key!r}")
 
     def _too_long(self, begin: int, nbytes: int, what: str) -> NoReturn:
         if self._limit < self.file.size:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from slmq.checkpoint.mapped import MappedFile
+from slmq.disk import read_regular
 from slmq.errors import CheckpointError
 
 __all__ = ["parse_json_object", "read_json_object"]
@@ -31,15 +31,13 @@ def read_json_object(
     CheckpointError
         The file is missing, too large, not UTF-8, not JSON (with line and column), not an object.
     """
-    file = MappedFile(path)
     try:
-        if file.size > max_bytes:
-            raise CheckpointError(
-                f"expected at most {max_bytes} bytes of JSON, found {file.size}", file=path
-            )
-        data = file.buffer[:].removeprefix(b"\xef\xbb\xbf")
-    finally:
-        file.close()
+        data = read_regular(path, max_bytes).removeprefix(b"\xef\xbb\xbf")
+    except (OSError, ValueError) as e:  # ValueError: a NUL character in the path
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise CheckpointError(f"cannot open the file: {reason}", file=path) from e
+    if not data:
+        raise CheckpointError("the file is empty; download it again", file=path)
     return parse_json_object(data, path, "the file", allow_duplicates=allow_duplicates)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import stat
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,16 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.base import Layout, TensorInfo
+from slmq.disk import open_regular
 from slmq.errors import CheckpointError, ClosedError
 
-__all__ = ["MappedCheckpoint", "MappedFile", "Span", "describe_start"]
+__all__ = ["LARGEST", "MappedCheckpoint", "MappedFile", "Span", "describe_start"]
+
+LARGEST = 1 << 50  # bytes of a file of weights
+OWN_PAGES_BYTES = 1 << 20
+PIECE_BYTES = 64 << 20  # that are read at a time
 
 
 class MappedFile:
     """One regular file, mapped read-only.
 
     A file that another process cuts short while it is mapped kills readers with SIGBUS on POSIX;
-    that cannot be checked for. What is checked is that offsets lie inside the size at opening.
+    that cannot be checked for. What is checked is that offsets lie inside the size at opening, and
+    weights that are not run from the mapping are read with `read`, which notices.
 
     Parameters
     ----------
@@ -36,16 +42,15 @@ class MappedFile:
         self.path = path
         self._buffer: mmap.mmap | None = None
         try:
-            # Before opening: open() of a fifo would wait for a writer.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise CheckpointError("expected a regular file", file=path)
-            with path.open("rb") as f:
+            with open_regular(path, LARGEST) as f:
                 status = os.fstat(f.fileno())
                 self.size = status.st_size
                 self._identity = (status.st_dev, status.st_ino, status.st_size)
                 if self.size == 0:
                     raise CheckpointError("the file is empty; download it again", file=path)
                 self._buffer = mmap.mmap(f.fileno(), self.size, access=mmap.ACCESS_READ)
+                self._file = os.fdopen(os.dup(f.fileno()), "rb", buffering=0)
+                self._lock = threading.Lock()
         except (OSError, ValueError) as e:
             reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             raise CheckpointError(f"cannot open the file: {reason}", file=path) from e
@@ -66,7 +71,8 @@ class MappedFile:
             The file is gone, or another one has taken its name.
         """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            with open_regular(self.path, LARGEST) as f:
+                descriptor = os.dup(f.fileno())
         except OSError as e:
             raise CheckpointError(f"cannot open the file: {e.strerror}", file=self.path) from e
         status = os.fstat(descriptor)
@@ -80,6 +86,42 @@ class MappedFile:
         if not 0 <= begin <= begin + nbytes <= self.size:
             raise ValueError(f"bytes {begin}..{begin + nbytes} are outside of {self.path}")
         return np.frombuffer(self.buffer, np.uint8, nbytes, begin)
+
+    def read(self, begin: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Read-only ``uint8[nbytes]`` from byte `begin`, read into memory of its own.
+
+        Raises
+        ------
+        CheckpointError
+            The file was cut short since it was opened, or the disk fails.
+        """
+        if not 0 <= begin <= begin + nbytes <= self.size:
+            raise ValueError(f"bytes {begin}..{begin + nbytes} lie outside of {self.path}")
+        if self._buffer is None:
+            raise ClosedError(f"{self.path} is closed")
+        data = _memory(nbytes)
+        done = 0
+        try:
+            while done < nbytes:
+                got = self._read_some(begin + done, data.data[done : done + PIECE_BYTES])
+                if got == 0:
+                    raise CheckpointError(
+                        f"expected {nbytes} bytes at offset {begin}, found {done}: the file was "
+                        f"cut short while it was read",
+                        file=self.path,
+                    )
+                done += got
+        except OSError as e:
+            raise CheckpointError(f"cannot read the file: {e.strerror}", file=self.path) from e
+        data.flags.writeable = False
+        return data
+
+    def _read_some(self, begin: int, into: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [into], begin)
+        with self._lock:  # one position for all threads
+            self._file.seek(begin)
+            return self._file.readinto(into)
 
     def ask_for_huge_pages(self) -> None:
         """Let the OS read and map the file in 2 MiB pieces, where it can do that."""
@@ -102,9 +144,22 @@ class MappedFile:
         mapping, self._buffer = self._buffer, None
         if mapping is None:
             return
+        self._file.close()
         # BufferError: views exist. Each holds a reference to the mapping; the last one unmaps it.
         with contextlib.suppress(BufferError):
             mapping.close()
+
+
+def _memory(nbytes: int) -> npt.NDArray[np.uint8]:
+    """``uint8[nbytes]``. Large ones are pages of their own, which go back when they are freed."""
+    if nbytes < OWN_PAGES_BYTES:
+        return np.empty(nbytes, np.uint8)
+    pages = mmap.mmap(-1, nbytes)
+    huge = getattr(mmap, "MADV_HUGEPAGE", None)
+    if huge is not None:
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(huge)
+    return np.frombuffer(pages, np.uint8)
 
 
 Span = tuple[MappedFile, int]  # where a tensor's bytes begin: the file, the offset in it
@@ -137,6 +192,8 @@ class MappedCheckpoint:
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
         self._spans = spans
         self._files = tuple(files)
+        self._held: dict[str, npt.NDArray[np.uint8]] = {}
+        self._reading = threading.Lock()
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """Return the stored bytes: read-only ``uint8[nbytes]`` over the mapped file, no copy.
@@ -151,8 +208,35 @@ class MappedCheckpoint:
         file, begin = self.span(name)
         return file.view(begin, self.tensors[name].nbytes)
 
+    def read(self, name: str, first: int = 0, last: int | None = None) -> npt.NDArray[np.uint8]:
+        """Return the stored bytes, or those of rows `first` to `last`, in memory of their own.
+
+        Raises
+        ------
+        CheckpointError
+            No tensor has that name, or the file was cut short since it was opened.
+        ValueError
+            The checkpoint is closed.
+        """
+        file, begin = self.span(name)
+        info = self.tensors[name]
+        if last is None:
+            return file.read(begin, info.nbytes)
+        row = info.nbytes // info.shape[0]
+        return file.read(begin + first * row, (last - first) * row)
+
+    def held(self, name: str) -> npt.NDArray[np.uint8]:
+        """What `read` returns, kept until `release`: for weights that are read in pieces."""
+        with self._reading:
+            data = self._held.get(name)
+            if data is None:
+                data = self._held[name] = self.read(name)
+            return data
+
     def release(self, name: str) -> None:
-        """Give the resident pages of one tensor back; reading it again faults them in again."""
+        """Give the memory of one tensor back: its resident pages, and what `held` keeps."""
+        with self._reading:
+            self._held.pop(name, None)
         file, begin = self.span(name)
         file.release(begin, self.tensors[name].nbytes)
 

@@ -177,7 +177,7 @@ def _read_header(
             f"expected a header length of 8 bytes, found {file.size}: the file is truncated",
             file=file.path,
         )
-    start = file.buffer[:64]
+    start = file.read(0, min(file.size, 64)).tobytes()
     length = struct.unpack_from("<Q", start)[0]
     if length > MAX_HEADER_BYTES or start[8:9] not in (b"{", b""):
         raise CheckpointError(
@@ -191,7 +191,7 @@ def _read_header(
             f"(an incomplete download?); download it again",
             file=file.path,
         )
-    header = parse_json_object(file.buffer[8 : 8 + length], file.path, "the header")
+    header = parse_json_object(file.read(8, length).tobytes(), file.path, "the header")
     metadata = _user_metadata(header.pop("__metadata__", None), file.path)
     tensors: dict[str, TensorInfo] = {}
     ranges: list[tuple[int, int, str]] = []

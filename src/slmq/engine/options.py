@@ -51,9 +51,10 @@ class LoadOptions:
         Format of the cache of keys and values.
     memory : {"mmap", "huge", "small"}, optional
         Where weights are kept. "mmap" maps a folder that `slmq convert` wrote: ready at once,
-        shared between processes (the file must not be cut short meanwhile). "huge" and "small"
-        copy or pack them into 2 MiB or ordinary pages. None maps what can be mapped, and else is
-        "huge".
+        shared between processes, and killed by the system (SIGBUS) if another process cuts the
+        file short meanwhile. "huge" and "small" copy or pack them into 2 MiB or ordinary pages; a
+        file that is cut short while it is loaded is a CheckpointError then. None maps what can be
+        mapped, and else is "huge".
     activations : {"mixed", "exact"}
         What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
         and 16 where a group stands out. "exact": 16 everywhere, for twice the products.

@@ -79,6 +79,9 @@ def load(
     return Model(open_engine(found.path, checked, name=found.name))
 
 
+LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
+
+
 class Model:
     """A loaded model; made by `slmq.load`.
 
@@ -362,15 +365,27 @@ class Model:
         if len(prompt) == 0:
             ids = []
         elif isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
+            ids = self._encode_text(prompt, add_special=True)
         elif isinstance(prompt[0], Mapping):
             messages: Any = prompt  # checked there
-            ids = self.tokenizer.encode_chat(messages)
+            chat = self.tokenizer.render_chat(messages)
+            ids = self._encode_text(chat, add_special=False)
         else:
             ids = self._valid_ids(prompt)
         if not ids:
             raise ValueError("prompt: expected at least one token, got an empty prompt")
         return ids
+
+    def _encode_text(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids of a text, unless it is so long that it cannot fit however it is divided."""
+        if len(text) > LONG_TEXT * self.n_ctx:
+            least = self.tokenizer.least_tokens(text)
+            if least > self.n_ctx:
+                raise ContextOverflowError(
+                    f"the prompt has at least {least} tokens, but the context of {self.name!r} "
+                    f"holds {self.n_ctx}; shorten the prompt or load the model with a larger n_ctx"
+                )
+        return self.tokenizer.encode(text, add_special=add_special)
 
     def _valid_ids(self, tokens: Sequence[Any]) -> list[int]:
         for token in tokens:

@@ -22,7 +22,7 @@ from slmq.models.parts.decoder import (
     logits,
 )
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
-from slmq.models.parts.values import config_value
+from slmq.models.parts.values import config_number, config_value
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Config(DecoderConfig):
         return cls(
             **decoder_values(values, activation=GELU),
             attention_bias=config_value(config, "attention_bias", bool, False),
-            norm_offset=config_value(config, "norm_offset", float, 1.0),
+            norm_offset=config_number(config, "norm_offset", -16.0, 16.0, 1.0),
         )
 
 

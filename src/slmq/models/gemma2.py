@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.errors import UnsupportedModelError
 from slmq.models.parts.config import DecoderConfig, config_window, decoder_values, layer_sliding
 from slmq.models.parts.decoder import load_attention, load_decoder, load_gated_mlp
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
-from slmq.models.parts.values import config_count, config_value
+from slmq.models.parts.values import config_count, config_layers, config_number, config_value
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -81,14 +81,12 @@ def gemma_values(config: Mapping[str, Any]) -> dict[str, Any]:
     values["hidden_act"] = config_value(config, "hidden_activation", str, GELU)
     if config.get("use_bidirectional_attention"):
         raise UnsupportedModelError("bidirectional attention is not supported")
-    scalar = config_value(config, "query_pre_attn_scalar", float, 256.0)
-    if not 0 < scalar < float("inf"):
-        raise CheckpointError(f"expected a finite query_pre_attn_scalar > 0, found {scalar}")
-    layers = config_count(config, "num_hidden_layers")
+    scalar = config_number(config, "query_pre_attn_scalar", 1e-3, 1e6, 256.0)
+    layers = config_layers(config)
     every = config_count(config, "sliding_window_pattern")
     return decoder_values(values, activation=GELU) | {
         "attention_bias": config_value(config, "attention_bias", bool, False),
-        "norm_offset": config_value(config, "norm_offset", float, 1.0),
+        "norm_offset": config_number(config, "norm_offset", -16.0, 16.0, 1.0),
         "scale": scalar**-0.5,
         "window": config_window(values),
         "sliding": layer_sliding(config, [(i + 1) % every != 0 for i in range(layers)]),
@@ -101,10 +99,7 @@ def _softcap(config: Mapping[str, Any], key: str) -> float:
     """A soft cap; 0 where it is missing or null."""
     if config.get(key) is None:
         return 0.0
-    cap: float = config_value(config, key, float)
-    if not 1e-3 <= cap <= 1e6:
-        raise CheckpointError(f"expected {key} of 1e-3..1e6, found {cap}")
-    return cap
+    return config_number(config, key, 1e-3, 1e6)
 
 
 def load(r: Reader, cfg: Config) -> Weights:

@@ -18,8 +18,8 @@ from slmq.models import gemma2
 from slmq.models.gemma2 import capped_logits, gemma_values, load_block, normed_mlp
 from slmq.models.parts.decoder import load_decoder
 from slmq.models.parts.gguf import DECODER_NAMES, GgufMap, Weights
-from slmq.models.parts.rope import Rope, rope_of
-from slmq.models.parts.values import config_value
+from slmq.models.parts.rope import BASES, Rope, rope_of
+from slmq.models.parts.values import config_number
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(
             f"expected rope parameters to be objects, found {far!r:.80}, {near!r:.80}"
         )
-    far_base = config_value(config, "rope_theta", float, GLOBAL_BASE)
-    near_base = config_value(config, "rope_local_base_freq", float, LOCAL_BASE)
+    far_base = config_number(config, "rope_theta", *BASES, GLOBAL_BASE)
+    near_base = config_number(config, "rope_local_base_freq", *BASES, LOCAL_BASE)
     # Never empty, so that a rope_scaling beside them does not count.
     return {"rope_theta": far_base, **far}, {"rope_theta": near_base, **near}
 
@@ -146,8 +146,8 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
     config = gemma2.gemma_from_gguf(metadata, tensors, "gemma3", wide_layers=62)
     if "sliding_window" not in config:
         config["sliding_window_pattern"] = 1  # no layer has one
-    local = config_value(metadata, "gemma3.rope.freq_base_swa", float, LOCAL_BASE)
-    base = config_value(metadata, "gemma3.rope.freq_base", float, GLOBAL_BASE)
+    local = config_number(metadata, "gemma3.rope.freq_base_swa", *BASES, LOCAL_BASE)
+    base = config_number(metadata, "gemma3.rope.freq_base", *BASES, GLOBAL_BASE)
     return config | {"rope_theta": base, "rope_local_base_freq": local}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.gguf import GgufMap, Weights
 from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
-from slmq.models.parts.values import config_count, config_eps, config_value
+from slmq.models.parts.values import config_count, config_eps, config_layers, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
@@ -77,7 +77,7 @@ class Config:
             tied=config_value(config, "tie_word_embeddings", bool, True),
             scales=tuple(
                 scale / (i + 1) if by_layer else scale
-                for i in range(config_count(config, "n_layer"))
+                for i in range(config_layers(config, "n_layer"))
             ),
         )
 
@@ -134,12 +134,12 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
     embed = tensors.get("token_embd.weight")
     return {
         "vocab_size": None if embed is None else embed.shape[0],
-        "n_embd": config_value(metadata, "gpt2.embedding_length", int),
-        "n_inner": config_value(metadata, "gpt2.feed_forward_length", int),
-        "n_layer": config_value(metadata, "gpt2.block_count", int),
-        "n_head": config_value(metadata, "gpt2.attention.head_count", int),
-        "n_positions": config_value(metadata, "gpt2.context_length", int),
-        "layer_norm_epsilon": config_value(metadata, "gpt2.attention.layer_norm_epsilon", float),
+        "n_embd": config_count(metadata, "gpt2.embedding_length"),
+        "n_inner": config_count(metadata, "gpt2.feed_forward_length"),
+        "n_layer": config_layers(metadata, "gpt2.block_count"),
+        "n_head": config_count(metadata, "gpt2.attention.head_count"),
+        "n_positions": config_count(metadata, "gpt2.context_length"),
+        "layer_norm_epsilon": config_eps(metadata, "gpt2.attention.layer_norm_epsilon"),
         "tie_word_embeddings": "output.weight" not in tensors,
     }
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from slmq.models.parts.config import DecoderSizes, decoder_sizes
 from slmq.models.parts.gguf import GgufMap, Weights, sizes_from_gguf
 from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
-from slmq.models.parts.values import config_eps, config_value
+from slmq.models.parts.rope import BASES, SHARES
+from slmq.models.parts.values import config_eps, config_number, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
@@ -43,8 +44,8 @@ class Config(DecoderSizes):
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_sizes` and `config_activation`."""
         older = {
-            "partial_rotary_factor": config_value(config, "rotary_pct", float, 0.25),
-            "rope_theta": config_value(config, "rotary_emb_base", float, 10000.0),
+            "partial_rotary_factor": config_number(config, "rotary_pct", *SHARES, 0.25),
+            "rope_theta": config_number(config, "rotary_emb_base", *BASES, 10000.0),
         }
         return cls(
             **decoder_sizes(older | dict(config)),
@@ -112,7 +113,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "gptneox" as a Hugging Face configuration."""
     return sizes_from_gguf(metadata, tensors, "gptneox") | {
-        "layer_norm_eps": config_value(metadata, "gptneox.attention.layer_norm_epsilon", float),
+        "layer_norm_eps": config_eps(metadata, "gptneox.attention.layer_norm_epsilon"),
         "use_parallel_residual": config_value(
             metadata, "gptneox.use_parallel_residual", bool, True
         ),

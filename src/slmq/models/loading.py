@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmq.checkpoint import Checkpoint
+from slmq.checkpoint.safetensors import CONFIG
 from slmq.errors import CheckpointError
 from slmq.models.family import Family, ModelConfig
 from slmq.models.parts.gguf import Weights
@@ -60,11 +61,12 @@ def open_weights(
     keep: bool = True,
 ) -> OpenedWeights:
     """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`."""
-    family, raw_config = family_of(checkpoint)
     try:
+        family, raw_config = family_of(checkpoint)
         config = family.Config.from_dict(raw_config)
     except CheckpointError as error:
-        raise CheckpointError(error.message, file=error.file or checkpoint.path) from None
+        file = checkpoint.path if checkpoint.layout.gguf_terms else checkpoint.path / CONFIG
+        raise CheckpointError(error.message, file=error.file or file) from None
     names: Callable[[str], str] = family.GGUF.name if checkpoint.layout.gguf_terms else _same
     reader = WeightReader(
         checkpoint, names, format=format, threads=threads, memory=memory, keep=keep

@@ -108,7 +108,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "phi2" as a Hugging Face configuration."""
     return sizes_from_gguf(metadata, tensors, "phi2") | {
-        "layer_norm_eps": config_value(metadata, "phi2.attention.layer_norm_epsilon", float),
+        "layer_norm_eps": config_eps(metadata, "phi2.attention.layer_norm_epsilon"),
     }
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from slmq.models.parts.config import DecoderConfig, config_window, decoder_values
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_norms, logits
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
-from slmq.models.parts.values import config_value
+from slmq.models.parts.rope import FACTORS
+from slmq.models.parts.values import config_number
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
@@ -95,7 +96,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
         # The divisors are tensors, which load() reads; here are as many ones.
         rotary = int(config["head_dim"] * config["partial_rotary_factor"])
         ones = [1.0] * min(max(rotary // 2, 0), 65536)
-        factor = config_value(metadata, "phi3.rope.scaling.attn_factor", float, 1.0)
+        factor = config_number(metadata, "phi3.rope.scaling.attn_factor", *FACTORS, 1.0)
         config["rope_scaling"] = {
             "rope_type": "longrope",
             "short_factor": ones,

@@ -119,7 +119,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "stablelm" as a Hugging Face configuration."""
     return sizes_from_gguf(metadata, tensors, "stablelm") | {
-        "layer_norm_eps": config_value(metadata, "stablelm.attention.layer_norm_epsilon", float),
+        "layer_norm_eps": config_eps(metadata, "stablelm.attention.layer_norm_epsilon"),
         "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
         "qk_layernorm": "blk.0.attn_q_norm.weight" in tensors,
         # What the metadata says of it is true for models that have no such key and are not.

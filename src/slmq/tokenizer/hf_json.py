@@ -19,6 +19,7 @@ from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
 from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.files import read_text_file
 from slmq.tokenizer.hf_check import check_added, check_model, check_tokenizer_json
 from slmq.tokenizer.merging import piece_splitter
 from slmq.tokenizer.older_files import OlderFiles, read_older_files
@@ -179,14 +180,8 @@ def _backend(
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             )
         return found
-    try:
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise TokenizerError(f"expected at most {MAX_TOKENIZER_BYTES} bytes, found more")
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise TokenizerError(f"cannot read tokenizer.json: {e}") from e
-    check_tokenizer_json(data, text)
+    text = read_text_file(path, MAX_TOKENIZER_BYTES)
+    check_tokenizer_json(text.encode(), text)
     with library_errors("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(text)
     check_model(backend.model)
@@ -330,15 +325,6 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     if more.is_dir():
         files |= {path.stem: path for path in sorted(more.glob("*.jinja"))}
     for name, path in files.items():
-        if path.is_file():
-            templates[name] = _read_template(path)
+        if path.exists():
+            templates[name] = read_text_file(path, MAX_CONFIG_BYTES)
     return templates
-
-
-def _read_template(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise TokenizerError(f"{path.name}: expected at most {MAX_CONFIG_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise TokenizerError(f"cannot read {path.name}: {e}") from e

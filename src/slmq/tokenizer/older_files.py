@@ -16,6 +16,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
+from slmq.tokenizer.files import read_text_file
 from slmq.tokenizer.hf_check import check_added
 from slmq.tokenizer.merging import PrefixOnce
 from slmq.tokenizer.pieces import SPACE_MARK
@@ -81,10 +82,10 @@ def read_older_files(
     kind = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     added = _added_tokens(folder, config)
     for name in SENTENCEPIECE_FILES:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             model = read_sentencepiece_model(folder / name)
             return _from_sentencepiece(model, config, kind, texts, added)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return _byte_level(folder, config, kind or str(model_type), texts, added)
     return None
 
@@ -189,13 +190,8 @@ def _vocabulary(path: Path) -> dict[str, int]:
 
 
 def _merges(path: Path, ids: Mapping[str, int]) -> list[tuple[str, str]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise TokenizerError(f"merges.txt: expected at most {MAX_BYTES} bytes, found more")
-        # Tokens may hold characters that splitlines() takes for ends of lines.
-        entries = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise TokenizerError(f"cannot read merges.txt: {e}") from e
+    # Tokens may hold characters that splitlines() takes for ends of lines.
+    entries = read_text_file(path, MAX_BYTES).split("\n")
     merges = []
     for number, entry in enumerate(entries, 1):
         if not entry or (number == 1 and entry.startswith("#version")):
@@ -218,7 +214,7 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedTok
     """
     added: dict[int, AddedToken] = {}
     path = folder / "added_tokens.json"
-    if path.is_file():
+    if path.exists():
         for text, i in read_json_object(path, MAX_BYTES).items():
             if type(i) is not int or not text:
                 raise TokenizerError("added_tokens.json: expected an object of ids by token")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slmq.errors import TokenizerError
+from slmq.tokenizer.files import read_file
 from slmq.tokenizer.protobuf import fields_of, float_of, signed
 from slmq.tokenizer.vocabulary import Kind
 
@@ -71,12 +72,7 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
         The file is unreadable, too large, corrupt, or of a kind that slmq lacks.
     """
     name = path.name
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise TokenizerError(f"{name}: expected at most {MAX_BYTES} bytes, found more")
-        data = path.read_bytes()
-    except OSError as e:
-        raise TokenizerError(f"cannot read {name}: {e}") from e
+    data = read_file(path, MAX_BYTES)
     model = SentencePieceModel()
     for number, value in fields_of(data, name):
         if not isinstance(value, bytes):

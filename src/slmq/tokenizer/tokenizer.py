@@ -11,6 +11,7 @@ import tokenizers
 
 from slmq.chat.templates import ChatTemplates
 from slmq.tokenizer.backend import library_errors
+from slmq.tokenizer.bound import TokenBound
 from slmq.tokenizer.growth import TextLimit
 from slmq.tokenizer.pieces import Pieces
 from slmq.tokenizer.stream import StreamDecoder
@@ -75,6 +76,7 @@ class Tokenizer:
         self._chat = ChatTemplates(parts.templates, parts.special_tokens)
         self._lock = threading.Lock()
         self._limit = TextLimit(parts.backend)
+        self._bound: TokenBound | None = None
         self.n_vocab = parts.pieces.n_vocab
         self.bos_id = parts.bos_id
         self.eos_ids = parts.eos_ids
@@ -122,6 +124,19 @@ class Tokenizer:
         with self._lock, library_errors("cannot tokenize"):
             self._backend.encode_special_tokens = not parse_special
             return self._backend.encode(text, add_special_tokens=add_special).ids
+
+    def least_tokens(self, text: str) -> int:
+        """The fewest tokens that `encode` can make of a text, found without tokenizing it.
+
+        A text of megabytes is refused by this in milliseconds. The bound is far below the truth,
+        and 0 for kinds of tokenizers of which nothing is known.
+        """
+        check_text(text)
+        with self._lock:
+            if self._bound is None:
+                with library_errors("cannot bound tokens"):
+                    self._bound = TokenBound(self._backend, self._pieces)
+        return self._bound.least(text)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.

@@ -132,7 +132,7 @@ class WeightReader:
             self._check_shape(info, (stored,))
         if info.dtype not in FLOATS:
             raise self._error(info, f"expected f32, f16 or bf16, found {info.dtype}")
-        raw = self.checkpoint.raw(info.name)
+        raw = self.checkpoint.read(info.name)
         if info.dtype == "f32":
             values = raw.view("<f4").astype(np.float32)
         elif info.dtype == "f16":
@@ -240,7 +240,9 @@ class WeightReader:
     ) -> tuple[str, npt.NDArray[np.uint8]]:
         """Rows of a weight as bytes of a type that the packer reads."""
         if weight is None:
-            raw = self.checkpoint.raw(info.name)
+            if rows.heads == 0 and not rows.transposed:
+                return info.dtype, self.checkpoint.read(info.name, rows.first, rows.first + n)
+            raw = self.checkpoint.read(info.name)
             if rows.transposed:
                 wide = "<u4" if info.dtype == "f32" else "<u2"
                 columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
@@ -271,7 +273,7 @@ class WeightReader:
         k = info.shape[1]
         if order.dtype != "i32" or order.shape != (k,):
             raise self._error(order, f"expected i32 [{k}], found {order.dtype} {list(order.shape)}")
-        columns: I32 = self.checkpoint.raw(order.name).view("<i4").astype(np.int32)
+        columns: I32 = self.checkpoint.read(order.name).view("<i4").astype(np.int32)
         if not np.array_equal(np.sort(columns), np.arange(k)):
             raise self._error(order, f"expected every column 0..{k - 1} once")
         return columns

@@ -64,7 +64,7 @@ def read_quant_config(folder: Path, config: Mapping[str, Any]) -> QuantConfig | 
     if found is not None:
         return parse_quant_config(found, folder / "config.json")
     for name, method in OLD_FILES.items():
-        if (folder / name).is_file():
+        if (folder / name).exists():
             old = read_json_object(folder / name, MAX_BYTES, allow_duplicates=True)
             return parse_quant_config({"quant_method": method} | old, folder / name)
     return None

@@ -259,7 +259,7 @@ class ForeignLinear(ABC):
     def _array(self, role: str) -> npt.NDArray[Any]:
         """A tensor as it is stored; bfloat16 as uint16."""
         info = self._checkpoint.tensors[self._names[role]]
-        raw = self._checkpoint.raw(info.name)
+        raw = self._checkpoint.held(info.name)
         return raw.view(NUMPY_TYPES[info.dtype]).reshape(info.shape)
 
     def _info(self, role: str, dtypes: tuple[str, ...]) -> TensorInfo:

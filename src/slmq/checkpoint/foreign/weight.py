@@ -88,17 +88,15 @@ class GgufTensor:
         self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
     ) -> _native.Matrix:
         """Pack neighbouring rows in the format `kept`: integers change places."""
-        stored, k = self.info.shape
-        blocks = self._checkpoint.raw(self.info.name).reshape(stored, -1)
-        wanted = blocks[rows[0] : rows[-1] + 1].reshape(-1)
-        kind, n = self.info.dtype, len(rows)
+        wanted = self._checkpoint.read(self.info.name, int(rows[0]), int(rows[-1]) + 1)
+        kind, n, k = self.info.dtype, len(rows), self.info.shape[1]
         return _native.Matrix.pack(kind, wanted, n, k, self.kept, order, arena, threads)
 
     def floats(self, begin: int, end: int, out: F32) -> None:
         """Write the values of rows."""
-        n, k = self.info.shape
-        raw = self._checkpoint.raw(self.info.name)
-        dequantize(self.info.dtype, raw, (n, k), begin, end, out)
+        raw = self._checkpoint.read(self.info.name, begin, end)
+        n, k = end - begin, self.info.shape[1]
+        dequantize(self.info.dtype, raw, (n, k), 0, n, out)
 
 
 def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:

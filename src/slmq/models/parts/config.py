@@ -8,7 +8,13 @@ from typing import Any
 
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.rope import Rope, rope_of
-from slmq.models.parts.values import LARGEST_SIZE, config_count, config_eps, config_value
+from slmq.models.parts.values import (
+    LARGEST_SIZE,
+    config_count,
+    config_eps,
+    config_layers,
+    config_value,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def decoder_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": config_count(config, "vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": config_count(config, "intermediate_size"),
-        "n_layers": config_count(config, "num_hidden_layers"),
+        "n_layers": config_layers(config),
         "n_heads": heads,
         "n_kv_heads": kv_heads,
         "head_dim": head_dim,
@@ -102,9 +108,9 @@ def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     `layer_types` names them; older configurations have `use_sliding_window`, off by default, and
     `max_window_layers`, the first layer with a window.
     """
-    layers = config_count(config, "num_hidden_layers")
+    layers = config_layers(config)
     window = config_window(config) if config.get("use_sliding_window") is True else 0
-    first = config_value(config, "max_window_layers", int, 28)
+    first = config_count(config, "max_window_layers", 28, low=0)
     sliding = layer_sliding(config, [i >= first for i in range(layers)])
     return tuple(window if slides else 0 for slides in sliding)
 

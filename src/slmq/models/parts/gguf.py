@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.models.parts.rope import rope_from_gguf
-from slmq.models.parts.values import config_value
+from slmq.models.parts.values import config_count, config_eps, config_layers
 
 
 class Weights(SimpleNamespace):
@@ -66,7 +66,7 @@ def decoder_from_gguf(
     """GGUF metadata of decoders with RMSNorm, as a Hugging Face configuration."""
     key = f"{architecture}.attention.layer_norm_rms_epsilon"
     sizes = sizes_from_gguf(metadata, tensors, architecture)
-    return sizes | {"rms_norm_eps": config_value(metadata, key, float)}
+    return sizes | {"rms_norm_eps": config_eps(metadata, key)}
 
 
 def sizes_from_gguf(
@@ -74,24 +74,24 @@ def sizes_from_gguf(
 ) -> dict[str, Any]:
     """GGUF metadata that all decoders have, as a Hugging Face configuration."""
     a = architecture
-    heads = config_value(metadata, f"{a}.attention.head_count", int)
-    hidden = config_value(metadata, f"{a}.embedding_length", int)
+    heads = config_count(metadata, f"{a}.attention.head_count")
+    hidden = config_count(metadata, f"{a}.embedding_length")
     embed = tensors.get("token_embd.weight")
-    head_dim = config_value(metadata, f"{a}.attention.key_length", int, hidden // max(heads, 1))
-    rotary = config_value(metadata, f"{a}.rope.dimension_count", int, head_dim)
+    head_dim = config_count(metadata, f"{a}.attention.key_length", hidden // heads)
+    rotary = config_count(metadata, f"{a}.rope.dimension_count", head_dim)
     return {
-        "vocab_size": config_value(
-            metadata, f"{a}.vocab_size", int, embed.shape[0] if embed is not None else None
+        "vocab_size": config_count(
+            metadata, f"{a}.vocab_size", embed.shape[0] if embed is not None else None
         ),
         "hidden_size": hidden,
-        "intermediate_size": config_value(metadata, f"{a}.feed_forward_length", int),
-        "num_hidden_layers": config_value(metadata, f"{a}.block_count", int),
+        "intermediate_size": config_count(metadata, f"{a}.feed_forward_length"),
+        "num_hidden_layers": config_layers(metadata, f"{a}.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": config_value(metadata, f"{a}.attention.head_count_kv", int, heads),
+        "num_key_value_heads": config_count(metadata, f"{a}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         # Half a channel more, so that no rounding loses one.
-        "partial_rotary_factor": min(1.0, (rotary + 0.5) / max(head_dim, 1)),
-        "max_position_embeddings": config_value(metadata, f"{a}.context_length", int),
+        "partial_rotary_factor": min(1.0, (rotary + 0.5) / head_dim),
+        "max_position_embeddings": config_count(metadata, f"{a}.context_length"),
         "tie_word_embeddings": "output.weight" not in tensors,
         **rope_from_gguf(metadata, a),
     }

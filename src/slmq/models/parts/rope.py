@@ -17,12 +17,17 @@ import numpy.typing as npt
 
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.machine.exact import exact_log, exact_pow
-from slmq.models.parts.values import config_count, config_value
+from slmq.models.parts.values import config_count, config_number, config_value
 
 F32 = npt.NDArray[np.float32]
 
 LARGEST_HEAD = 65536
 TWO_PI = 6.283185307179586
+# What models have: 1e4 to 1e7 as base, 1 to 64 as factor, 0.5 to 1.5 to scale attention.
+BASES = (1.0, 1e12)
+FACTORS = (1e-3, 1e6)
+SHARES = (1e-6, 1.0)  # of a head's channels
+STORED_DIVISORS = (1e-3, 1e30)  # a divisor of 1e30 switches a channel off
 LONGROPE = ("longrope", "su")
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", *LONGROPE)
 
@@ -73,7 +78,7 @@ class Rope:
         plain = _plain(self.base, self.rotary)
         scaled, factor = plain, 1.0
         if self.kind == "linear":
-            divisor = _positive(self.scaling, "factor")
+            divisor = _factor(self.scaling, "factor")
             scaled = [f / divisor for f in plain]
         elif self.kind == "dynamic":
             scaled = _dynamic(self, n_ctx)
@@ -94,10 +99,15 @@ class Rope:
         Raises
         ------
         CheckpointError
-            If one is not positive.
+            If one is out of range.
         """
-        if min(near.min(), far.min()) <= 0:
-            raise CheckpointError("expected rope divisors > 0")
+        low, high = STORED_DIVISORS
+        for divisors in (near, far):
+            if not (low <= divisors.min() and divisors.max() <= high):
+                raise CheckpointError(
+                    f"expected rope divisors of {low:g}..{high:g}, found {divisors.min()} to "
+                    f"{divisors.max()}"
+                )
         return replace(self, divisors=(near, far))
 
 
@@ -124,12 +134,8 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
         raise UnsupportedModelError(
             f"rope scaling {kind!r:.80} is not supported; supported: {', '.join(KINDS)}"
         )
-    base = _either(config, scaling, "rope_theta", 10000.0)
-    if not 0 < base < float("inf"):
-        raise CheckpointError(f"expected a finite rope_theta > 0, found {base}")
-    share = _either(config, scaling, "partial_rotary_factor", 1.0)
-    if not 0 < share <= 1:
-        raise CheckpointError(f"expected partial_rotary_factor within 0..1, found {share}")
+    base = _either(config, scaling, "rope_theta", *BASES, 10000.0)
+    share = _either(config, scaling, "partial_rotary_factor", *SHARES, 1.0)
     rotary = int(head_dim * share)
     if not 2 <= rotary <= LARGEST_HEAD or rotary % 2 != 0:
         raise CheckpointError(
@@ -161,25 +167,26 @@ def rope_from_gguf(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
             if (value := metadata.get(f"{prefix}.scaling.{theirs}")) is not None:
                 scaling[ours] = value
     return {
-        "rope_theta": config_value(metadata, f"{prefix}.freq_base", float, 10000.0),
+        "rope_theta": config_number(metadata, f"{prefix}.freq_base", *BASES, 10000.0),
         "rope_scaling": scaling,
     }
 
 
 def _either(
-    config: Mapping[str, Any], scaling: Mapping[str, Any], key: str, default: float
+    config: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    key: str,
+    low: float,
+    high: float,
+    default: float,
 ) -> float:
     """A value of the scaling, or of the configuration around it."""
-    outer = config_value(config, key, float, default)
-    value: float = config_value(scaling, key, float, outer)
-    return value
+    found = scaling if scaling.get(key) is not None else config
+    return config_number(found, key, low, high, default)
 
 
-def _positive(scaling: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    value: float = config_value(scaling, key, float, default)
-    if not 0 < value < float("inf"):
-        raise CheckpointError(f"expected a finite rope scaling {key} > 0, found {value}")
-    return value
+def _factor(scaling: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    return config_number(scaling, key, *FACTORS, default)
 
 
 def _plain(base: float, rotary: int) -> list[float]:
@@ -188,7 +195,7 @@ def _plain(base: float, rotary: int) -> list[float]:
 
 def _dynamic(rope: Rope, n_ctx: int) -> list[float]:
     """A larger base when the model is loaded for more positions than it was made for."""
-    factor = _positive(rope.scaling, "factor")
+    factor = _factor(rope.scaling, "factor")
     stretch = factor * max(n_ctx, rope.positions) / rope.positions - (factor - 1)
     if rope.rotary < 4:
         raise CheckpointError(f"expected a head_dim of 4 for dynamic rope, found {rope.rotary}")
@@ -197,8 +204,8 @@ def _dynamic(rope: Rope, n_ctx: int) -> list[float]:
 
 def _llama3(plain: list[float], scaling: Mapping[str, Any], original: int) -> list[float]:
     """Low frequencies divided by the factor, high ones kept, a ramp between (Llama 3.1)."""
-    factor = _positive(scaling, "factor")
-    low, high = _positive(scaling, "low_freq_factor"), _positive(scaling, "high_freq_factor")
+    factor = _factor(scaling, "factor")
+    low, high = _factor(scaling, "low_freq_factor"), _factor(scaling, "high_freq_factor")
     if not high > low:
         raise CheckpointError(
             f"expected high_freq_factor > low_freq_factor, found {high} and {low}"
@@ -219,7 +226,7 @@ def _llama3(plain: list[float], scaling: Mapping[str, Any], original: int) -> li
 def _yarn(rope: Rope, plain: list[float]) -> tuple[list[float], float]:
     """Channels that turn often are kept, slow ones divided, a ramp over channels between."""
     scaling = rope.scaling
-    factor = _positive(scaling, "factor", rope.positions / rope.original)
+    factor = _factor(scaling, "factor", rope.positions / rope.original)
     if not rope.base > 1:
         raise CheckpointError(f"expected rope_theta > 1 for yarn, found {rope.base}")
 
@@ -228,8 +235,8 @@ def _yarn(rope: Rope, plain: list[float]) -> tuple[list[float], float]:
         ratio = exact_log(rope.original / (turns * TWO_PI))
         return rope.rotary * ratio / (2 * exact_log(rope.base))
 
-    low = channel(_positive(scaling, "beta_fast", 32.0))
-    high = channel(_positive(scaling, "beta_slow", 1.0))
+    low = channel(_factor(scaling, "beta_fast", 32.0))
+    high = channel(_factor(scaling, "beta_slow", 1.0))
     if config_value(scaling, "truncate", bool, True):
         low, high = float(np.floor(low)), float(np.ceil(high))
     low, high = max(low, 0.0), min(high, rope.rotary - 1.0)
@@ -247,9 +254,9 @@ def _yarn_factor(scaling: Mapping[str, Any], factor: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * exact_log(factor) + 1.0
 
     if scaling.get("attention_factor") is not None:
-        return _positive(scaling, "attention_factor")
+        return _factor(scaling, "attention_factor")
     if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return grown(_positive(scaling, "mscale")) / grown(_positive(scaling, "mscale_all_dim"))
+        return grown(_factor(scaling, "mscale")) / grown(_factor(scaling, "mscale_all_dim"))
     return grown(1.0)
 
 
@@ -260,8 +267,8 @@ def _longrope(rope: Rope, plain: list[float], n_ctx: int) -> tuple[list[float], 
     chosen = lists[n_ctx > rope.original]
     scaled = [frequency / divisor for frequency, divisor in zip(plain, chosen, strict=True)]
     if scaling.get("attention_factor") is not None:
-        return scaled, _positive(scaling, "attention_factor")
-    factor = _positive(scaling, "factor", rope.positions / rope.original)
+        return scaled, _factor(scaling, "attention_factor")
+    factor = _factor(scaling, "factor", rope.positions / rope.original)
     if factor <= 1 or rope.original < 2:
         return scaled, 1.0
     return scaled, float(np.sqrt(1 + exact_log(factor) / exact_log(float(rope.original))))
@@ -271,4 +278,4 @@ def _divisors(scaling: Mapping[str, Any], key: str, size: int) -> list[float]:
     values = config_value(scaling, key, list)
     if len(values) != size:
         raise CheckpointError(f"expected {size} values of rope scaling {key}, found {len(values)}")
-    return [_positive({key: value}, key) for value in values]
+    return [_factor({key: value}, key) for value in values]

@@ -7,16 +7,34 @@ from typing import Any
 
 from slmq.errors import CheckpointError
 
-
-def config_eps(config: Mapping[str, Any], key: str, default: float) -> float:
-    """What a norm adds to a variance: a number within 0..1."""
-    eps: float = config_value(config, key, float, default)
-    if not 0 <= eps < 1:
-        raise CheckpointError(f"expected {key} within 0..1, found {eps}")
-    return eps
-
-
 LARGEST_SIZE = 1 << 24
+MOST_LAYERS = 1 << 12
+
+
+def config_eps(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """What a norm adds to a variance: a number of 0 to 1; raises as `config_number`."""
+    return config_number(config, key, 0.0, 1.0, default)
+
+
+def config_number(
+    config: Mapping[str, Any], key: str, low: float, high: float, default: float | None = None
+) -> float:
+    """A checked number of a configuration: `low` to `high`, both included.
+
+    The range is far wider than any model needs, and narrow enough that whatever is computed from
+    the number is finite.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing without a default, of another type, out of range or no number.
+    """
+    value: float = config_value(config, key, float, default)
+    if not low <= value <= high:
+        raise CheckpointError(
+            f"configuration value {key!r}: expected {low:g}..{high:g}, found {value!r}"
+        )
+    return value
 
 
 def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
@@ -35,13 +53,25 @@ def config_value(config: Mapping[str, Any], key: str, kind: type, default: Any =
     wrong_bool = isinstance(value, bool) and kind is not bool
     if not isinstance(value, kind) or wrong_bool:
         raise CheckpointError(
-            f"configuration value {key!r}: expected {kind.__name__}, found {value!r}"
+            f"configuration value {key!r}: expected {kind.__name__}, found {value!r:.80}"
         )
     return value
 
 
-def config_count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A checked size of a configuration: an integer of 1 to 2^24.
+def config_layers(config: Mapping[str, Any], key: str = "num_hidden_layers") -> int:
+    """How many layers a configuration has; raises as `config_count`."""
+    return config_count(config, key, high=MOST_LAYERS)
+
+
+def config_count(
+    config: Mapping[str, Any],
+    key: str,
+    default: int | None = None,
+    *,
+    low: int = 1,
+    high: int = LARGEST_SIZE,
+) -> int:
+    """A checked size of a configuration: an integer of `low` to `high`.
 
     The upper end is far beyond any model; it keeps a hostile file from asking for tables and loops
     before its tensors are compared with what it says.
@@ -52,8 +82,8 @@ def config_count(config: Mapping[str, Any], key: str, default: int | None = None
         If it is missing without a default, of another type, or out of range.
     """
     value: int = config_value(config, key, int, default)
-    if not 1 <= value <= LARGEST_SIZE:
+    if not low <= value <= high:
         raise CheckpointError(
-            f"configuration value {key!r}: expected 1..{LARGEST_SIZE}, found {value}"
+            f"configuration value {key!r}: expected {low}..{high}, found {value!r:.80}"
         )
     return value
