@@ -68,10 +68,9 @@ class Config(gemma2.Config):
             raise CheckpointError(f"expected text_config to be an object, found {text!r:.80}")
         values = DEFAULTS | dict(text)
         far, near = _ropes(values)
-        fields = gemma_values(values | {"rope_parameters": far})
-        return cls(
-            **fields, local_rope=rope_of(values | {"rope_parameters": near}, fields["head_dim"])
-        )
+        one = {"rope_scaling": None, "rope_parameters": near}
+        fields = gemma_values(values | one | {"rope_parameters": far})
+        return cls(**fields, local_rope=rope_of(values | one, fields["head_dim"]))
 
 
 def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,16 +78,18 @@ def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     both = config.get("rope_parameters") or {}
     if not isinstance(both, Mapping):
         raise CheckpointError(f"expected rope_parameters to be an object, found {both!r:.80}")
-    # Configurations of transformers 4 scale the rope of layers without a window only.
-    far = both.get("full_attention") or config.get("rope_scaling") or {}
+    far = both.get("full_attention") or {}
     near = both.get("sliding_attention") or {}
-    if not isinstance(far, Mapping) or not isinstance(near, Mapping):
-        raise CheckpointError(
-            f"expected rope parameters to be objects, found {far!r:.80}, {near!r:.80}"
-        )
+    added = config.get("rope_scaling") or {}
+    for found in (far, near, added):
+        if not isinstance(found, Mapping):
+            raise CheckpointError(f"expected rope parameters to be objects, found {found!r:.80}")
+    # What is added to a configuration scales the rope of layers without a window, and only that.
+    if "type" in added:
+        added = {"rope_type": added["type"], **added}
+    far = {**far, **added}
     far_base = config_number(config, "rope_theta", *BASES, GLOBAL_BASE)
     near_base = config_number(config, "rope_local_base_freq", *BASES, LOCAL_BASE)
-    # Never empty, so that a rope_scaling beside them does not count.
     return {"rope_theta": far_base, **far}, {"rope_theta": near_base, **near}
 
 

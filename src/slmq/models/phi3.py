@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.models.parts.config import DecoderConfig, config_window, decoder_values
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_norms, logits
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
-from slmq.models.parts.rope import FACTORS
+from slmq.models.parts.rope import FACTORS, MULTIPLIER, merged_rope
 from slmq.models.parts.values import config_number
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
@@ -37,13 +37,10 @@ class Config(DecoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
-        key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-        scaling = config.get(key)
-        if isinstance(scaling, Mapping) and "yarn" in (
-            scaling.get("rope_type"),
-            scaling.get("type"),
-        ):
-            config = dict(config) | {key: dict(scaling) | {"rope_type": "longrope"}}
+        scaling = merged_rope(config)
+        if "yarn" in (scaling.get("rope_type"), scaling.get("type")):
+            scaling["rope_type"] = "longrope"
+            config = dict(config) | {"rope_scaling": scaling, "rope_parameters": None}
         return cls(**decoder_values(config), window=config_window(config))
 
 
@@ -102,6 +99,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
             "short_factor": ones,
             "long_factor": ones,
             "attention_factor": factor,
+            MULTIPLIER: 1.0,  # it is the factor above
         }
     return config
 

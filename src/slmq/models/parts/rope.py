@@ -8,6 +8,7 @@ on the same side of the original context (longrope) or is the text's length (dyn
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,14 +22,18 @@ from slmq.models.parts.values import config_count, config_number, config_value
 
 F32 = npt.NDArray[np.float32]
 
+log = logging.getLogger("slmq")
+
 LARGEST_HEAD = 65536
 TWO_PI = 6.283185307179586
+PLAIN_BASE = 10000.0
 # What models have: 1e4 to 1e7 as base, 1 to 64 as factor, 0.5 to 1.5 to scale attention.
 BASES = (1.0, 1e12)
 FACTORS = (1e-3, 1e6)
 SHARES = (1e-6, 1.0)  # of a head's channels
 STORED_DIVISORS = (1e-3, 1e30)  # a divisor of 1e30 switches a channel off
 LONGROPE = ("longrope", "su")
+MULTIPLIER = "attention_multiplier"  # our word for llama.cpp's attn_factor, which any kind may have
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", *LONGROPE)
 
 
@@ -88,6 +93,7 @@ class Rope:
             scaled, factor = _yarn(self, plain)
         elif self.kind in LONGROPE:
             scaled, factor = _longrope(self, plain, n_ctx)
+        factor *= _positive(self.scaling, MULTIPLIER, 1.0)
         frequencies = np.array(scaled, dtype=np.float32)
         if self.divisors is not None:
             frequencies = frequencies / self.divisors[n_ctx > self.original]
@@ -114,10 +120,11 @@ class Rope:
 def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     """The rope that a Hugging Face configuration asks for.
 
-    Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), and
-    `partial_rotary_factor`. Types: default, linear (Chen et al., 2023), dynamic (NTK-aware, by
-    u/emozilla), llama3 (Llama 3.1), yarn (Peng et al., 2023), longrope, once named su (Ding et
-    al., 2024).
+    Reads `rope_scaling`, which users add as a model's card says, then `rope_parameters` (of
+    transformers 5), and takes what they lack, `rope_theta` and `partial_rotary_factor`, from the
+    configuration around them: see `merged_rope`. Types: default, linear (Chen et al., 2023),
+    dynamic (NTK-aware, by u/emozilla), llama3 (Llama 3.1), yarn (Peng et al., 2023), longrope, once
+    named su (Ding et al., 2024).
 
     Raises
     ------
@@ -126,15 +133,18 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     CheckpointError
         If a value is missing or makes no sense.
     """
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(scaling, Mapping):
-        raise CheckpointError(f"expected rope scaling to be an object, found {scaling!r}")
+    scaling = merged_rope(config)
+    if any(isinstance(value, Mapping) for value in scaling.values()):
+        raise UnsupportedModelError(
+            f"rope parameters by type of layer ({', '.join(map(str, scaling)):.80}) are not "
+            f"supported for this architecture"
+        )
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in KINDS:
         raise UnsupportedModelError(
             f"rope scaling {kind!r:.80} is not supported; supported: {', '.join(KINDS)}"
         )
-    base = _either(config, scaling, "rope_theta", *BASES, 10000.0)
+    base = _either(config, scaling, "rope_theta", *BASES, PLAIN_BASE)
     share = _either(config, scaling, "partial_rotary_factor", *SHARES, 1.0)
     rotary = int(head_dim * share)
     if not 2 <= rotary <= LARGEST_HEAD or rotary % 2 != 0:
@@ -151,23 +161,67 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     return rope
 
 
+def merged_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The one object of rope parameters that counts where a configuration has two.
+
+    `rope_scaling` that is not empty counts before `rope_parameters`, as in transformers 5, and
+    takes `rope_theta` and `partial_rotary_factor` from the configuration around it. Where only the
+    other object has them, they are taken from there: they belong to the weights, not to the
+    scaling (transformers takes 10000 for such a `rope_theta`; a warning says that).
+
+    Raises
+    ------
+    CheckpointError
+        If one of them is no object.
+    """
+    found = [config.get(key) or {} for key in ("rope_scaling", "rope_parameters")]
+    for scaling in found:
+        if not isinstance(scaling, Mapping):
+            raise CheckpointError(f"expected rope scaling to be an object, found {scaling!r:.80}")
+    first, second = found
+    if not first:
+        return dict(second)
+    kept = {
+        key: second[key]
+        for key in ("rope_theta", "partial_rotary_factor")
+        if key in second and key not in first and config.get(key) is None
+    }
+    if kept.get("rope_theta", PLAIN_BASE) != PLAIN_BASE:
+        log.warning(
+            "rope_scaling has no rope_theta; that of rope_parameters, %s, is kept (transformers "
+            "takes %s there: put rope_theta into rope_scaling)",
+            kept["rope_theta"],
+            PLAIN_BASE,
+        )
+    return kept | dict(first)
+
+
 def rope_from_gguf(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Rope keys of GGUF metadata as a Hugging Face configuration."""
+    """Rope keys of GGUF metadata as a Hugging Face configuration.
+
+    As in llama.cpp a scaling without a type is linear, `scale_linear` is the older name of its
+    factor, and a factor of 0 is none.
+    """
     prefix = f"{architecture}.rope"
     scaling: dict[str, Any] = {}
-    kind = config_value(metadata, f"{prefix}.scaling.type", str, "none")
+    kind = config_value(metadata, f"{prefix}.scaling.type", str, "linear")
+    older = config_value(metadata, f"{prefix}.scale_linear", float, 0.0)
+    factor = config_value(metadata, f"{prefix}.scaling.factor", float, older)
+    if kind == "linear" and not factor:
+        kind = "none"
     if kind != "none":
-        scaling = {"rope_type": kind}
+        scaling = {"rope_type": kind} | ({"factor": factor} if factor else {})
         for theirs, ours in {
-            "factor": "factor",
             "original_context_length": "original_max_position_embeddings",
             "yarn_beta_fast": "beta_fast",
             "yarn_beta_slow": "beta_slow",
         }.items():
             if (value := metadata.get(f"{prefix}.scaling.{theirs}")) is not None:
                 scaling[ours] = value
+    if (multiplier := metadata.get(f"{prefix}.scaling.attn_factor")) is not None:
+        scaling[MULTIPLIER] = multiplier
     return {
-        "rope_theta": config_number(metadata, f"{prefix}.freq_base", *BASES, 10000.0),
+        "rope_theta": config_number(metadata, f"{prefix}.freq_base", *BASES, PLAIN_BASE),
         "rope_scaling": scaling,
     }
 
