@@ -102,27 +102,34 @@ def gguf_name(name: str) -> str:
 
 
 def to_gguf(
-    name: str, path: Path, stored: str = "f32", metadata: Mapping[str, Any] | None = None
+    name: str,
+    path: Path,
+    stored: str = "f32",
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    tensors: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
     """A golden's model as llama.cpp's converter would write it.
 
     `stored`: type of the matrices (f32, f16, q8_0, q4_0, q4_1); vectors are float32, as are
     matrices whose rows are no multiple of 32 in a quantized file. Llama 3's rope scaling becomes
     the divisors of `rope_freqs.weight`, linear scaling metadata. `metadata` overrides or adds.
+    `tensors` stand in place of the golden's, `more` beside them.
     """
     source = GOLDENS / "llama" / name
     config, weights = load_hf_folder(source)
     hf = json.loads((source / "config.json").read_text("utf-8"))
-    tensors: dict[str, Any] = {}
+    written: dict[str, Any] = {}
     for key, w in weights.items():
         part, rows = key.split(".")[-2], w
         if part in ("q_proj", "k_proj"):
             rows = permute_rope(w, config.n_heads if part == "q_proj" else config.n_kv_heads)
         kind = stored if w.ndim == 2 and (stored == "f16" or w.shape[1] % 32 == 0) else "f32"
         if kind == "f32":
-            tensors[gguf_name(key)] = rows
+            written[gguf_name(key)] = rows
         else:
-            tensors[gguf_name(key)] = rows.astype(np.float16) if kind == "f16" else (rows, kind)
+            written[gguf_name(key)] = rows.astype(np.float16) if kind == "f16" else (rows, kind)
     rope = hf["rope_parameters"]
     keys: dict[str, Any] = {
         "general.architecture": "llama",
@@ -143,8 +150,10 @@ def to_gguf(
         keys |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": rope["factor"]}
     if rope["rope_type"] == "llama3":
         plain = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-        tensors["rope_freqs.weight"] = (plain / config.inv_freq).astype(np.float32)
-    return write_gguf(path, keys | dict(metadata or {}), tensors)
+        written["rope_freqs.weight"] = (plain / config.inv_freq).astype(np.float32)
+    if tensors is not None:
+        written = dict(tensors)
+    return write_gguf(path, keys | dict(metadata or {}), written | dict(more or {}))
 
 
 def dequantized(name: str, stored: str) -> Weights:

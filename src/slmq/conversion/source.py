@@ -50,6 +50,7 @@ class Source(Survey):
         if isinstance(licence := checkpoint.metadata.get(checkpoint.licence_key), str):
             self.config["license"] = licence
         self.weights = opened.family.load(self, opened.config)
+        opened.reader.tell()
 
     def read(self, wish: Wish) -> npt.NDArray[np.uint8]:
         """The bytes that are stored for a tensor: uint8[nbytes]."""

@@ -21,7 +21,15 @@ from slmq.models.parts.decoder import (
     load_norms,
     logits,
 )
-from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
+    DECODER_NAMES,
+    LAYER_NAMES,
+    GgufMap,
+    Weights,
+    any_bias,
+    decoder_from_gguf,
+)
 from slmq.models.parts.values import config_number, config_value
 from slmq.weights.base import Reader
 
@@ -95,7 +103,10 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "gemma" as a Hugging Face configuration."""
-    return decoder_from_gguf(metadata, tensors, "gemma") | {"norm_offset": 0.0}
+    return decoder_from_gguf(metadata, tensors, "gemma") | {
+        "norm_offset": 0.0,
+        "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
+    }
 
 
 GGUF = GgufMap("gemma", config_from_gguf, DECODER_NAMES, LAYER_NAMES)

@@ -16,7 +16,15 @@ import numpy as np
 from slmq.errors import UnsupportedModelError
 from slmq.models.parts.config import DecoderConfig, config_window, decoder_values, layer_sliding
 from slmq.models.parts.decoder import load_attention, load_decoder, load_gated_mlp
-from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
+    DECODER_NAMES,
+    LAYER_NAMES,
+    GgufMap,
+    Weights,
+    any_bias,
+    decoder_from_gguf,
+)
 from slmq.models.parts.values import config_count, config_layers, config_number, config_value
 from slmq.weights.base import Reader
 
@@ -176,7 +184,7 @@ def gemma_from_gguf(
     width = config["hidden_size"] // max(config["num_attention_heads"], 1)
     config |= {
         "norm_offset": 0.0,
-        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
         "query_pre_attn_scalar": float(width if wide else config["head_dim"]),
     }
     for theirs, ours in {

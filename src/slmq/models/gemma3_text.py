@@ -45,6 +45,7 @@ PLACES = (
     ("model", "lm_head"),
     ("language_model.model", "language_model.lm_head"),
     ("model.language_model", "lm_head"),
+    ("language_model", "lm_head"),
 )
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.gguf import GgufMap, Weights
-from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
+from slmq.models.parts.head import load_head
+from slmq.models.parts.layer_norm import config_activation, load_norm
 from slmq.models.parts.values import config_count, config_eps, config_layers, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
@@ -85,18 +86,17 @@ class Config:
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden, inner = cfg.hidden_size, cfg.inner_size
-    prefix = stored_prefix(r, "transformer.", "wte.weight")
 
     def linear(name: str, n: int, k: int, first: int, stored: int) -> Any:
         rows = Rows(first, stored, transposed=True)
-        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias", rows=rows)
+        return r.linear(f"{name}.weight", n, k, bias=r.bias(f"{name}.bias", True), rows=rows)
 
     w = Weights()
-    w.embed = r.linear(f"{prefix}wte.weight", cfg.vocab_size, hidden)
-    w.positions = r.linear(f"{prefix}wpe.weight", cfg.max_positions, hidden, floats=True)
+    w.embed = r.linear("transformer.wte.weight", cfg.vocab_size, hidden)
+    w.positions = r.linear("transformer.wpe.weight", cfg.max_positions, hidden, floats=True)
     w.layers = []
     for i in range(len(cfg.scales)):
-        name, layer = f"{prefix}h.{i}", Weights()
+        name, layer = f"transformer.h.{i}", Weights()
         layer.attn_norm = load_norm(r, f"{name}.ln_1", hidden)
         qkv = f"{name}.attn.c_attn"
         layer.q = linear(qkv, hidden, hidden, 0, 3 * hidden)
@@ -107,10 +107,8 @@ def load(r: Reader, cfg: Config) -> Weights:
         layer.up = linear(f"{name}.mlp.c_fc", inner, hidden, 0, inner)
         layer.down = linear(f"{name}.mlp.c_proj", hidden, inner, 0, hidden)
         w.layers.append(layer)
-    w.norm = load_norm(r, f"{prefix}ln_f", hidden)
-    w.lm_head = w.embed
-    if r.has("lm_head.weight") and not cfg.tied:
-        w.lm_head = r.linear("lm_head.weight", cfg.vocab_size, hidden)
+    w.norm = load_norm(r, "transformer.ln_f", hidden)
+    w.lm_head = load_head(r, cfg, w.embed, embed_name="transformer.wte")
     return w
 
 

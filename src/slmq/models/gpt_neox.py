@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.config import DecoderSizes, decoder_sizes
-from slmq.models.parts.gguf import GgufMap, Weights, sizes_from_gguf
-from slmq.models.parts.layer_norm import config_activation, load_norm, stored_prefix
+from slmq.models.parts.gguf import GgufMap, Weights, any_bias, sizes_from_gguf
+from slmq.models.parts.head import load_head
+from slmq.models.parts.layer_norm import config_activation, load_norm
 from slmq.models.parts.values import config_eps, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
@@ -57,17 +58,17 @@ class Config(DecoderSizes):
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden, inner, q = cfg.hidden_size, cfg.intermediate_size, cfg.q_size
-    prefix = stored_prefix(r, "gpt_neox.", "embed_in.weight")
 
     def linear(name: str, n: int, k: int, biased: bool = True, rows: Rows | None = None) -> Any:
-        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias" if biased else None, rows=rows)
+        bias = r.bias(f"{name}.bias", biased)
+        return r.linear(f"{name}.weight", n, k, bias=bias, rows=rows)
 
     w = Weights()
     w.rope = cfg.rope
-    w.embed = r.linear(f"{prefix}embed_in.weight", cfg.vocab_size, hidden)
+    w.embed = r.linear("gpt_neox.embed_in.weight", cfg.vocab_size, hidden)
     w.layers = []
     for i in range(cfg.n_layers):
-        name, layer = f"{prefix}layers.{i}", Weights()
+        name, layer = f"gpt_neox.layers.{i}", Weights()
         layer.attn_norm = load_norm(r, f"{name}.input_layernorm", hidden)
         layer.q, layer.k, layer.v = (
             linear(
@@ -84,11 +85,9 @@ def load(r: Reader, cfg: Config) -> Weights:
         layer.up = linear(f"{name}.mlp.dense_h_to_4h", inner, hidden)
         layer.down = linear(f"{name}.mlp.dense_4h_to_h", hidden, inner)
         w.layers.append(layer)
-    w.norm = load_norm(r, f"{prefix}final_layer_norm", hidden)
-    head = "embed_out.weight" if r.has("embed_out.weight") else "lm_head.weight"
-    w.lm_head = w.embed
-    if r.has(head) and not cfg.tied:
-        w.lm_head = r.linear(head, cfg.vocab_size, hidden)
+    w.norm = load_norm(r, "gpt_neox.final_layer_norm", hidden)
+    head = "embed_out" if r.has("embed_out.weight") else "lm_head"
+    w.lm_head = load_head(r, cfg, w.embed, embed_name="gpt_neox.embed_in", head=head)
     return w
 
 
@@ -115,7 +114,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
         "use_parallel_residual": config_value(
             metadata, "gptneox.use_parallel_residual", bool, True
         ),
-        "attention_bias": "blk.0.attn_qkv.bias" in tensors,
+        "attention_bias": any_bias(tensors, "attn_qkv", "attn_output"),
     }
 
 

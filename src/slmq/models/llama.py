@@ -19,10 +19,12 @@ from slmq.models.parts.decoder import (
     logits,
 )
 from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
     DECODER_NAMES,
     LAYER_NAMES,
     GgufMap,
     Weights,
+    any_bias,
     decoder_from_gguf,
     interleaved_to_halves,
 )
@@ -90,8 +92,8 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "llama" as a Hugging Face configuration."""
     return decoder_from_gguf(metadata, tensors, "llama") | {
-        "attention_bias": "blk.0.attn_q.bias" in tensors,
-        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
+        "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
+        "mlp_bias": any_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
     }
 
 

@@ -67,7 +67,7 @@ def open_weights(
     except CheckpointError as error:
         file = checkpoint.path if checkpoint.layout.gguf_terms else checkpoint.path / CONFIG
         raise CheckpointError(error.message, file=error.file or file) from None
-    names: Callable[[str], str] = family.GGUF.name if checkpoint.layout.gguf_terms else _same
+    names = family.GGUF.name if checkpoint.layout.gguf_terms else _names(family, checkpoint)
     reader = WeightReader(
         checkpoint, names, format=format, threads=threads, memory=memory, keep=keep
     )
@@ -87,10 +87,12 @@ def load_weights(
     """
     opened = open_weights(checkpoint, threads=threads, format=format, memory=memory)
     reader = opened.reader
+    weights = opened.family.load(reader, opened.config)
+    reader.tell()
     return LoadedWeights(
         opened.family,
         opened.config,
-        opened.family.load(reader, opened.config),
+        weights,
         reader.parameters,
         reader.packed_nbytes,
         dict(reader.packed_formats),
@@ -98,5 +100,15 @@ def load_weights(
     )
 
 
-def _same(name: str) -> str:
-    return name
+def _names(family: Family[Any], checkpoint: Checkpoint) -> Callable[[str], str]:
+    """From a family's names of tensors to those of a folder.
+
+    Folders that were saved from the model without its head lack what all other names begin with.
+    """
+    embed = next(name for name, gguf in family.GGUF.names.items() if gguf == "token_embd")
+    prefix, _, module = embed.partition(".")
+    # A quantized embedding is stored in parts.
+    stems = {name.rpartition(".")[0] for name in checkpoint.tensors}
+    if embed in stems or module not in stems:
+        return lambda name: name
+    return lambda name: name.removeprefix(f"{prefix}.")

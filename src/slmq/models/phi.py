@@ -8,12 +8,13 @@ phi-1.5 technical report", 2023).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.config import DecoderSizes, decoder_sizes
 from slmq.models.parts.gguf import GgufMap, Weights, sizes_from_gguf
-from slmq.models.parts.layer_norm import config_activation, load_norm, repeated, stored_prefix
+from slmq.models.parts.head import load_head
+from slmq.models.parts.layer_norm import config_activation, load_norm, repeated
 from slmq.models.parts.values import config_eps, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
@@ -45,15 +46,14 @@ class Config(DecoderSizes):
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden, inner, q, kv = cfg.hidden_size, cfg.intermediate_size, cfg.q_size, cfg.kv_size
-    prefix = stored_prefix(r, "model.", "embed_tokens.weight")
 
     def linear(name: str, n: int, k: int, rows: Rows | None = None) -> Any:
-        return r.linear(f"{name}.weight", n, k, bias=f"{name}.bias", rows=rows)
+        return r.linear(f"{name}.weight", n, k, bias=r.bias(f"{name}.bias", True), rows=rows)
 
     def load_qkv(name: str, layer: Weights) -> None:
         # Early GGUF files have one matrix.
         fused, all_rows = f"{name}.qkv_proj", q + 2 * kv
-        if r.layout.gguf_tensors and r.has(f"{fused}.bias"):
+        if r.layout.gguf_tensors and r.has(f"{fused}.weight"):
             layer.q = linear(fused, q, hidden, Rows(0, all_rows))
             layer.k = linear(fused, kv, hidden, Rows(q, all_rows))
             layer.v = linear(fused, kv, hidden, Rows(q + kv, all_rows))
@@ -64,10 +64,10 @@ def load(r: Reader, cfg: Config) -> Weights:
 
     w = Weights()
     w.rope = cfg.rope
-    w.embed = r.linear(f"{prefix}embed_tokens.weight", cfg.vocab_size, hidden)
+    w.embed = r.linear("model.embed_tokens.weight", cfg.vocab_size, hidden)
     w.layers = []
     for i in range(cfg.n_layers):
-        name, layer = f"{prefix}layers.{i}", Weights()
+        name, layer = f"model.layers.{i}", Weights()
         layer.norm = load_norm(r, f"{name}.input_layernorm", hidden)
         load_qkv(f"{name}.self_attn", layer)
         if cfg.qk_norms:
@@ -79,11 +79,8 @@ def load(r: Reader, cfg: Config) -> Weights:
         layer.up = linear(f"{name}.mlp.fc1", inner, hidden)
         layer.down = linear(f"{name}.mlp.fc2", hidden, inner)
         w.layers.append(layer)
-    w.norm = load_norm(r, f"{prefix}final_layernorm", hidden)
-    if cfg.tied:
-        w.lm_head = replace(w.embed, bias=r.vector("lm_head.bias", cfg.vocab_size))
-    else:
-        w.lm_head = linear("lm_head", cfg.vocab_size, hidden)
+    w.norm = load_norm(r, "model.final_layernorm", hidden)
+    w.lm_head = load_head(r, cfg, w.embed, embed_name="model.embed_tokens", biased=True)
     return w
 
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.config import DecoderConfig, config_window, decoder_values
-from slmq.models.parts.decoder import gated_mlp, load_decoder, load_norms, logits
+from slmq.models.parts.decoder import (
+    gated_mlp,
+    load_attention,
+    load_decoder,
+    load_norms,
+    logits,
+)
 from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
 from slmq.models.parts.rope import FACTORS, MULTIPLIER, merged_rope
 from slmq.models.parts.values import config_number
@@ -50,16 +56,21 @@ def load(r: Reader, cfg: Config) -> Weights:
     fused, gate_up = q + 2 * kv, 2 * inner
 
     def load_layer(prefix: str, layer: Weights) -> None:
+        def linear(name: str, n: int, k: int, rows: Rows | None = None) -> Any:
+            full = f"{prefix}.{name}"
+            return r.linear(f"{full}.weight", n, k, bias=r.bias(f"{full}.bias", False), rows=rows)
+
         load_norms(r, cfg, prefix, layer)
-        qkv = f"{prefix}.self_attn.qkv_proj.weight"
-        layer.q = r.linear(qkv, q, hidden, rows=Rows(0, fused))
-        layer.k = r.linear(qkv, kv, hidden, rows=Rows(q, fused))
-        layer.v = r.linear(qkv, kv, hidden, rows=Rows(q + kv, fused))
-        layer.o = r.linear(f"{prefix}.self_attn.o_proj.weight", hidden, q)
-        both = f"{prefix}.mlp.gate_up_proj.weight"
-        layer.gate = r.linear(both, inner, hidden, rows=Rows(0, gate_up))
-        layer.up = r.linear(both, inner, hidden, rows=Rows(inner, gate_up))
-        layer.down = r.linear(f"{prefix}.mlp.down_proj.weight", hidden, inner)
+        if r.layout.gguf_tensors and r.has(f"{prefix}.self_attn.q_proj.weight"):
+            load_attention(r, cfg, prefix, layer)
+        else:
+            layer.q = linear("self_attn.qkv_proj", q, hidden, Rows(0, fused))
+            layer.k = linear("self_attn.qkv_proj", kv, hidden, Rows(q, fused))
+            layer.v = linear("self_attn.qkv_proj", kv, hidden, Rows(q + kv, fused))
+            layer.o = linear("self_attn.o_proj", hidden, q)
+        layer.gate = linear("mlp.gate_up_proj", inner, hidden, Rows(0, gate_up))
+        layer.up = linear("mlp.gate_up_proj", inner, hidden, Rows(inner, gate_up))
+        layer.down = linear("mlp.down_proj", hidden, inner)
 
     w = load_decoder(r, cfg, load_layer)
     # GGUF files, and folders made of them, store longrope's divisors as tensors.
@@ -109,5 +120,5 @@ GGUF = GgufMap(
     config=config_from_gguf,
     names=DECODER_NAMES
     | {"rope_factors_short": "rope_factors_short", "rope_factors_long": "rope_factors_long"},
-    layer_names=LAYER_NAMES | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+    layer_names=LAYER_NAMES | {"mlp.gate_up_proj": "ffn_up"},
 )

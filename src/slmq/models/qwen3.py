@@ -19,7 +19,15 @@ from slmq.models.parts.decoder import (
     load_norms,
     logits,
 )
-from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, decoder_from_gguf
+from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
+    DECODER_NAMES,
+    LAYER_NAMES,
+    GgufMap,
+    Weights,
+    any_bias,
+    decoder_from_gguf,
+)
 from slmq.models.parts.values import config_value
 from slmq.weights.base import Reader
 
@@ -79,7 +87,7 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "qwen3" as a Hugging Face configuration."""
     return decoder_from_gguf(metadata, tensors, "qwen3") | {
-        "attention_bias": "blk.0.attn_q.bias" in tensors
+        "attention_bias": any_bias(tensors, *ATTENTION_PARTS)
     }
 
 

@@ -16,8 +16,16 @@ import numpy as np
 from slmq.errors import UnsupportedModelError
 from slmq.models.parts.config import DecoderSizes, decoder_sizes
 from slmq.models.parts.decoder import load_attention, load_gated_mlp
-from slmq.models.parts.gguf import DECODER_NAMES, LAYER_NAMES, GgufMap, Weights, sizes_from_gguf
-from slmq.models.parts.layer_norm import Norm, load_norm, stored_prefix
+from slmq.models.parts.gguf import (
+    DECODER_NAMES,
+    LAYER_NAMES,
+    GgufMap,
+    Weights,
+    any_bias,
+    sizes_from_gguf,
+)
+from slmq.models.parts.head import load_head
+from slmq.models.parts.layer_norm import Norm, load_norm
 from slmq.models.parts.values import config_eps, config_value
 from slmq.weights.base import Reader
 
@@ -61,13 +69,12 @@ class Config(DecoderSizes):
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
     hidden = cfg.hidden_size
-    prefix = stored_prefix(r, "model.", "embed_tokens.weight")
     w = Weights()
     w.rope = cfg.rope
-    w.embed = r.linear(f"{prefix}embed_tokens.weight", cfg.vocab_size, hidden)
+    w.embed = r.linear("model.embed_tokens.weight", cfg.vocab_size, hidden)
     w.layers = []
     for i in range(cfg.n_layers):
-        name, layer = f"{prefix}layers.{i}", Weights()
+        name, layer = f"model.layers.{i}", Weights()
         layer.attn_norm = load_norm(r, f"{name}.input_layernorm", hidden)
         load_attention(r, cfg, name, layer, qkv_bias=cfg.qkv_bias)
         if cfg.qk_norms:
@@ -81,10 +88,8 @@ def load(r: Reader, cfg: Config) -> Weights:
             layer.mlp_norm = load_norm(r, f"{name}.post_attention_layernorm", hidden)
         load_gated_mlp(r, cfg, name, layer)
         w.layers.append(layer)
-    w.norm = load_norm(r, f"{prefix}norm", hidden)
-    w.lm_head = w.embed
-    if r.has("lm_head.weight") and not cfg.tied:
-        w.lm_head = r.linear("lm_head.weight", cfg.vocab_size, hidden)
+    w.norm = load_norm(r, "model.norm", hidden)
+    w.lm_head = load_head(r, cfg, w.embed, embed_name="model.embed_tokens")
     return w
 
 
@@ -120,7 +125,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
     """GGUF metadata of architecture "stablelm" as a Hugging Face configuration."""
     return sizes_from_gguf(metadata, tensors, "stablelm") | {
         "layer_norm_eps": config_eps(metadata, "stablelm.attention.layer_norm_epsilon"),
-        "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "use_qkv_bias": any_bias(tensors, "attn_qkv", "attn_q", "attn_k", "attn_v"),
         "qk_layernorm": "blk.0.attn_q_norm.weight" in tensors,
         # What the metadata says of it is true for models that have no such key and are not.
         "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,

@@ -164,6 +164,15 @@ class _Published:
     def has(self, name: str) -> bool:
         return True
 
+    def bias(self, name: str, announced: bool) -> str | None:
+        return name if announced else None
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        return not tied
+
+    def note(self, name: str) -> None:
+        pass
+
     def format_of(
         self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
     ) -> str:

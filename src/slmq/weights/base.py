@@ -24,6 +24,20 @@ class Reader(Protocol):
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
 
+    def bias(self, name: str, announced: bool) -> str | None:
+        """The name of a bias where there is one, None where there is none.
+
+        `announced`: whether the configuration speaks of it. What is stored counts, and a warning
+        says where the two disagree.
+        """
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        """Whether the output head is a tensor of its own, and not the embedding.
+
+        `tied`: whether the configuration says that it is the embedding. A stored head that differs
+        counts, and a warning says where the two disagree.
+        """
+
     def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
         """A float32[size] tensor: a norm or a bias.
 

@@ -18,6 +18,7 @@ from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, ForeignWeight, decode,
 from slmq.checkpoint.packed_folder import COLUMNS
 from slmq.errors import CheckpointError
 from slmq.plan.linear import Linear
+from slmq.weights.doubts import Doubts
 from slmq.weights.placement import PackedFile, choose_memory
 from slmq.weights.rows import Rows
 
@@ -38,6 +39,8 @@ KEPT = {
 }
 FLOATS = ("f32", "f16", "bf16")
 
+
+COMPARED = 1 << 20  # bytes of two tensors that are compared at a time
 
 log = logging.getLogger("slmq")
 
@@ -111,6 +114,13 @@ class WeightReader:
         self.packed_formats: Counter[str] = Counter()
         self.parameters = 0
         self._rounded: set[str] = set()
+        self._asked: set[str] = set()
+        # Names of tensors whose rows a packed folder holds as several: "name[0:64]".
+        cut = (name.partition("[") for name in checkpoint.tensors if checkpoint.packed)
+        self._cut = {name for name, bracket, _ in cut if bracket}
+        # Of GGUF files and packed folders the configuration was made from the tensors.
+        self._has_config = not (checkpoint.packed or checkpoint.layout.gguf_terms)
+        self._doubts = Doubts(checkpoint.path)
 
     @property
     def layout(self) -> Layout:
@@ -118,9 +128,59 @@ class WeightReader:
         return self.checkpoint.layout
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint holds this tensor."""
+        """Whether the checkpoint holds this tensor, or rows of it as tensors of their own."""
         stored = self._names(name)
-        return stored in self.checkpoint.tensors or stored in self._foreign
+        return stored in self.checkpoint.tensors or stored in self._foreign or stored in self._cut
+
+    def note(self, name: str) -> None:
+        """A tensor of this name will be read."""
+        self._asked.add(self._names(name))
+
+    def bias(self, name: str, announced: bool) -> str | None:
+        """The name of a bias that is stored, if it is; says where the configuration disagrees."""
+        if not self.has(name):
+            if announced and self._has_config:
+                self._doubts.missing(name)
+            return None
+        if not announced and self._has_config:
+            self._doubts.added(name)
+        return name
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        """Whether the head is stored and is not the embedding; says where that is in doubt."""
+        if not self.has(name):
+            if not tied and self._has_config:
+                self._doubts.headless(name)
+            return False
+        if tied and self._same(name, embed):
+            self.note(name)
+            return False
+        if tied and self._has_config:
+            self._doubts.untied(name)
+        return True
+
+    def tell(self) -> None:
+        """Warns of what was stored and not read, once everything is."""
+        parts = {
+            part for name in self._asked & set(self._foreign) for part in self._foreign[name].parts
+        }
+        read = self._asked | parts
+        self._doubts.tell(
+            name
+            for name in self.checkpoint.tensors
+            if name not in read and not name.endswith(COLUMNS)
+        )
+
+    def _same(self, name: str, other: str) -> bool:
+        """Whether two tensors are stored alike, byte by byte."""
+        first, second = (self.checkpoint.tensors.get(self._names(n)) for n in (name, other))
+        if first is None or second is None:
+            return False
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        a, b = self.checkpoint.raw(first.name), self.checkpoint.raw(second.name)
+        steps = range(0, len(a), COMPARED)
+        return all(np.array_equal(a[i : i + COMPARED], b[i : i + COMPARED]) for i in steps)
 
     def vector(self, name: str, size: int, rows: Rows | None = None) -> F32:
         """A float32[size] tensor: norms and biases; with `rows` a part of a stored one."""
@@ -294,10 +354,23 @@ class WeightReader:
         info = self.checkpoint.tensors.get(stored) if weight is None else weight.info
         if info is None:
             raise CheckpointError(
-                f"tensor {stored!r} is missing; the file does not contain the model it describes",
+                f"tensor {stored!r} is missing; the file does not contain the model it describes"
+                f"{self._nearest(stored)}",
                 file=self.checkpoint.path,
             )
+        self._asked.add(info.name)
         return info
+
+    def _nearest(self, name: str) -> str:
+        """A stored tensor whose name ends like one that is missing, for an error."""
+        names = [*self._foreign, *self.checkpoint.tensors]
+        parts = name.split(".")
+        for first in range(1, len(parts) - 1):
+            end = ".".join(parts[first:])
+            for found in names:
+                if found == end or found.endswith(f".{end}"):
+                    return f" (there is {found!r:.80})"
+        return f" (there are {', '.join(map(repr, names[:3]))}, ...)" if names else ""
 
     def _format(self, info: TensorInfo, floats: bool = False) -> str:
         """What a weight is packed to."""

@@ -30,6 +30,15 @@ class Stock(Protocol):
     def has(self, name: str) -> bool:
         """As of `Reader`."""
 
+    def bias(self, name: str, announced: bool) -> str | None:
+        """As of `Reader`."""
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        """As of `Reader`."""
+
+    def note(self, name: str) -> None:
+        """A tensor of this name will be read."""
+
     def format_of(
         self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
     ) -> str:
@@ -128,8 +137,15 @@ class Survey:
     def has(self, name: str) -> bool:
         return self._stock.has(name)
 
+    def bias(self, name: str, announced: bool) -> str | None:
+        return self._stock.bias(name, announced)
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        return self._stock.own_head(name, embed, tied)
+
     def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
         """Note a vector; returns ones."""
+        self._stock.note(name)
         self._note(Wish(PackedTensor(name, "f32", (size,))))
         return np.ones(size, np.float32)
 
@@ -152,6 +168,7 @@ class Survey:
         if columns is not None:
             self._note(Wish(PackedTensor(written + COLUMNS, "i32", (k,)), known=columns))
         if bias is not None:
+            self._stock.note(bias)
             part = bias if rows is None else rows.name(bias, n)
             self._note(Wish(PackedTensor(part, "f32", (n,)), order, rows, bias))
         return Linear(Unread(n, k), name=written)

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.gguf import Weights
+from slmq.models.parts.head import load_head
 from slmq.weights.base import Reader
+from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,9 +50,7 @@ def load_decoder(
         load_layer(f"{model}.layers.{i}", layer)
         w.layers.append(layer)
     w.norm = r.vector(f"{model}.norm.weight", cfg.hidden_size)
-    w.lm_head = w.embed
-    if r.has(f"{head}.weight") and not cfg.tied:
-        w.lm_head = r.linear(f"{head}.weight", cfg.vocab_size, cfg.hidden_size)
+    w.lm_head = load_head(r, cfg, w.embed, embed_name=f"{model}.embed_tokens", head=head)
     return w
 
 
@@ -70,29 +70,40 @@ def load_attention(
     o_bias: bool = False,
     orders: tuple[Order, Order] = (None, None),
 ) -> None:
-    """Matrices of queries, keys, values and the output; `orders`: of the rows of q and k."""
+    """Matrices of queries, keys, values and the output; `orders`: of the rows of q and k.
 
-    def linear(name: str, n: int, k: int, biased: bool, order: Order = None) -> Any:
+    `qkv_bias` and `o_bias`: whether the configuration speaks of biases. Those that are stored
+    count, each by itself. GGUF files may hold q, k and v in one matrix.
+    """
+
+    def linear(
+        name: str, n: int, k: int, biased: bool, order: Order = None, rows: Rows | None = None
+    ) -> Any:
         full = f"{prefix}.self_attn.{name}"
-        return r.linear(
-            f"{full}.weight", n, k, bias=f"{full}.bias" if biased else None, order=order
-        )
+        bias = r.bias(f"{full}.bias", biased)
+        return r.linear(f"{full}.weight", n, k, bias=bias, order=order, rows=rows)
 
-    hidden = cfg.hidden_size
-    layer.q = linear("q_proj", cfg.q_size, hidden, qkv_bias, orders[0])
-    layer.k = linear("k_proj", cfg.kv_size, hidden, qkv_bias, orders[1])
-    layer.v = linear("v_proj", cfg.kv_size, hidden, qkv_bias)
-    layer.o = linear("o_proj", hidden, cfg.q_size, o_bias)
+    hidden, q, kv = cfg.hidden_size, cfg.q_size, cfg.kv_size
+    if r.layout.gguf_tensors and r.has(f"{prefix}.self_attn.qkv_proj.weight"):
+        whole = q + 2 * kv
+        layer.q = linear("qkv_proj", q, hidden, qkv_bias, orders[0], Rows(0, whole))
+        layer.k = linear("qkv_proj", kv, hidden, qkv_bias, orders[1], Rows(q, whole))
+        layer.v = linear("qkv_proj", kv, hidden, qkv_bias, None, Rows(q + kv, whole))
+    else:
+        layer.q = linear("q_proj", q, hidden, qkv_bias, orders[0])
+        layer.k = linear("k_proj", kv, hidden, qkv_bias, orders[1])
+        layer.v = linear("v_proj", kv, hidden, qkv_bias)
+    layer.o = linear("o_proj", hidden, q, o_bias)
 
 
 def load_gated_mlp(
     r: Reader, cfg: DecoderSizes, prefix: str, layer: Weights, *, bias: bool = False
 ) -> None:
-    """Matrices of gate, up and down."""
+    """Matrices of gate, up and down; `bias`: whether the configuration speaks of biases."""
 
     def linear(name: str, n: int, k: int) -> Any:
         full = f"{prefix}.mlp.{name}"
-        return r.linear(f"{full}.weight", n, k, bias=f"{full}.bias" if bias else None)
+        return r.linear(f"{full}.weight", n, k, bias=r.bias(f"{full}.bias", bias))
 
     hidden, inner = cfg.hidden_size, cfg.intermediate_size
     layer.gate = linear("gate_proj", inner, hidden)

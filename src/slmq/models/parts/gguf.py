@@ -97,6 +97,14 @@ def sizes_from_gguf(
     }
 
 
+def any_bias(tensors: Mapping[str, Any], *parts: str) -> bool:
+    """Whether any layer has a bias of one of these parts (``attn_q``)."""
+    ends = tuple(f".{part}.bias" for part in parts)
+    return any(name.startswith("blk.") and name.endswith(ends) for name in tensors)
+
+
+ATTENTION_PARTS = ("attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output")
+
 DECODER_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -104,6 +112,7 @@ DECODER_NAMES = {
 }
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",

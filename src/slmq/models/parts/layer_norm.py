@@ -61,12 +61,3 @@ def config_activation(config: Mapping[str, Any], key: str, default: str) -> str:
             f"{key} {name!r:.80} is not supported; supported: {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
-
-
-def stored_prefix(r: Reader, prefix: str, name: str) -> str:
-    """What the names of a folder's tensors begin with: `prefix`, or nothing.
-
-    Folders saved from the model without its head lack the prefix. `name` is of a tensor that every
-    model has.
-    """
-    return "" if not r.layout.gguf_terms and r.has(name) else prefix

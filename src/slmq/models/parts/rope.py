@@ -93,7 +93,7 @@ class Rope:
             scaled, factor = _yarn(self, plain)
         elif self.kind in LONGROPE:
             scaled, factor = _longrope(self, plain, n_ctx)
-        factor *= _positive(self.scaling, MULTIPLIER, 1.0)
+        factor *= _factor(self.scaling, MULTIPLIER, 1.0)
         frequencies = np.array(scaled, dtype=np.float32)
         if self.divisors is not None:
             frequencies = frequencies / self.divisors[n_ctx > self.original]
