@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from slmq.plan.recorder import Recording
 
 GELU = "gelu_pytorch_tanh"
+# What holds where config.json is silent.
+DEFAULTS = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 8192}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Config(DecoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
-        values = {"head_dim": 256, "tie_word_embeddings": True} | dict(config)
+        values = DEFAULTS | dict(config)
         # The first releases say gelu and mean its tanh approximation.
         if values.get("hidden_act") == "gelu":
             values["hidden_act"] = GELU

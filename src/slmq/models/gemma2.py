@@ -75,6 +75,8 @@ class Config(DecoderConfig):
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
             "sliding_window_pattern": 2,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 8192,
         } | dict(config)
         return cls(**gemma_values(values))
 

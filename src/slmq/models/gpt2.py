@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.parts.gguf import GgufMap, Weights
+from slmq.models.parts.gguf import GgufMap, Weights, layers_value, refuse_others
 from slmq.models.parts.head import load_head
 from slmq.models.parts.layer_norm import config_activation, load_norm
 from slmq.models.parts.values import config_count, config_eps, config_layers, config_value
@@ -22,6 +22,15 @@ from slmq.weights.rows import Rows
 if TYPE_CHECKING:
     from slmq.plan.handle import Handle
     from slmq.plan.recorder import Recording
+
+
+# transformers takes its own names for these, too.
+OTHER_NAMES = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Config:
         UnsupportedModelError
             For cross attention, or an unknown activation.
         """
+        others = {ours: config.get(theirs) for ours, theirs in OTHER_NAMES.items()}
+        config = {name: value for name, value in others.items() if value is not None} | dict(config)
         hidden, heads = config_count(config, "n_embd"), config_count(config, "n_head")
         if hidden % heads != 0:
             raise CheckpointError(
@@ -129,13 +140,14 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF metadata of architecture "gpt2" as a Hugging Face configuration."""
+    refuse_others(metadata, "gpt2")
     embed = tensors.get("token_embd.weight")
     return {
         "vocab_size": None if embed is None else embed.shape[0],
         "n_embd": config_count(metadata, "gpt2.embedding_length"),
-        "n_inner": config_count(metadata, "gpt2.feed_forward_length"),
+        "n_inner": layers_value(metadata, "gpt2.feed_forward_length"),
         "n_layer": config_layers(metadata, "gpt2.block_count"),
-        "n_head": config_count(metadata, "gpt2.attention.head_count"),
+        "n_head": layers_value(metadata, "gpt2.attention.head_count"),
         "n_positions": config_count(metadata, "gpt2.context_length"),
         "layer_norm_epsilon": config_eps(metadata, "gpt2.attention.layer_norm_epsilon"),
         "tie_word_embeddings": "output.weight" not in tensors,

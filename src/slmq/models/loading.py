@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmq.checkpoint import Checkpoint
-from slmq.checkpoint.safetensors import CONFIG
-from slmq.errors import CheckpointError
 from slmq.models.family import Family, ModelConfig
 from slmq.models.parts.gguf import Weights
-from slmq.models.registry import family_of
+from slmq.models.registry import errors_of, family_of
 from slmq.weights.placement import MemoryChoice
 from slmq.weights.reader import WeightReader
 
@@ -61,12 +59,9 @@ def open_weights(
     keep: bool = True,
 ) -> OpenedWeights:
     """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`."""
-    try:
-        family, raw_config = family_of(checkpoint)
+    family, raw_config = family_of(checkpoint)
+    with errors_of(checkpoint):
         config = family.Config.from_dict(raw_config)
-    except CheckpointError as error:
-        file = checkpoint.path if checkpoint.layout.gguf_terms else checkpoint.path / CONFIG
-        raise CheckpointError(error.message, file=error.file or file) from None
     names = family.GGUF.name if checkpoint.layout.gguf_terms else _names(family, checkpoint)
     reader = WeightReader(
         checkpoint, names, format=format, threads=threads, memory=memory, keep=keep

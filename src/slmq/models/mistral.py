@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["GGUF", "Config", "forward", "load"]
 
+# What holds where config.json is silent; null is said.
+DEFAULTS = {
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+
 
 @dataclass(frozen=True)
 class Config(DecoderConfig):
@@ -40,7 +47,8 @@ class Config(DecoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
-        return cls(**decoder_values(config), window=config_window(config))
+        values = DEFAULTS | dict(config)
+        return cls(**decoder_values(values), window=config_window(values))
 
 
 def load(r: Reader, cfg: Config) -> Weights:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from slmq.plan.handle import Handle
     from slmq.plan.recorder import Recording
 
+# What holds where config.json is silent.
+DEFAULTS = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
@@ -43,10 +46,11 @@ class Config(DecoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
+        config = DEFAULTS | dict(config)
         scaling = merged_rope(config)
         if "yarn" in (scaling.get("rope_type"), scaling.get("type")):
             scaling["rope_type"] = "longrope"
-            config = dict(config) | {"rope_scaling": scaling, "rope_parameters": None}
+            config |= {"rope_scaling": scaling, "rope_parameters": None}
         return cls(**decoder_values(config), window=config_window(config))
 
 

@@ -36,7 +36,8 @@ class Config(DecoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
-        return cls(**decoder_values(config), windows=layer_windows(config))
+        values = {"max_position_embeddings": 32768} | dict(config)
+        return cls(**decoder_values(values), windows=layer_windows(values))
 
 
 def load(r: Reader, cfg: Config) -> Weights:

@@ -48,7 +48,7 @@ class Config(DecoderConfig):
         """From a Hugging Face config.json; raises as `decoder_values`."""
         # Its head_dim does not follow from the heads, and 128 is what its configurations leave out.
         return cls(
-            **decoder_values({"head_dim": 128} | dict(config)),
+            **decoder_values({"head_dim": 128, "max_position_embeddings": 32768} | dict(config)),
             attention_bias=config_value(config, "attention_bias", bool, False),
             windows=layer_windows(config),
         )

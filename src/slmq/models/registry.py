@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmq.checkpoint import Checkpoint
+from slmq.checkpoint.safetensors import CONFIG
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.family import C, Family
 
@@ -77,8 +79,21 @@ def family_of(checkpoint: Checkpoint) -> tuple[Family[Any], dict[str, Any]]:
     family = family_named(architecture, checkpoint.path)
     metadata: Mapping[str, Any] = checkpoint.metadata
     if checkpoint.layout.gguf_terms:
-        return family, family.GGUF.config(metadata, checkpoint.tensors)
+        with errors_of(checkpoint):
+            return family, family.GGUF.config(metadata, checkpoint.tensors)
     return family, dict(metadata)
+
+
+@contextmanager
+def errors_of(checkpoint: Checkpoint) -> Iterator[None]:
+    """Names the file in errors of a configuration that was read from it."""
+    try:
+        yield
+    except CheckpointError as error:
+        file = checkpoint.path if checkpoint.layout.gguf_terms else checkpoint.path / CONFIG
+        raise CheckpointError(error.message, file=error.file or file) from None
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{checkpoint.path}: {error}") from None
 
 
 def family_named(architecture: str, path: str | Path) -> Family[Any]:

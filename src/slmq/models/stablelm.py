@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from slmq.plan.recorder import Recording
 
 
+# What holds where config.json is silent.
+DEFAULTS = {"partial_rotary_factor": 0.25, "max_position_embeddings": 4096}
+
+
 @dataclass(frozen=True)
 class Config(DecoderSizes):
     """What config.json says, checked.
@@ -53,12 +57,12 @@ class Config(DecoderSizes):
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_sizes`."""
         found = config_value(config, "hidden_act", str, "silu")
-        if found != "silu":
+        if found not in ("silu", "swish"):
             raise UnsupportedModelError(
                 f"hidden_act {found!r:.80} is not supported; supported: silu"
             )
         return cls(
-            **decoder_sizes({"partial_rotary_factor": 0.25} | dict(config)),
+            **decoder_sizes(DEFAULTS | dict(config)),
             layer_norm_eps=config_eps(config, "layer_norm_eps", 1e-5),
             qkv_bias=config_value(config, "use_qkv_bias", bool, False),
             qk_norms=config_value(config, "qk_layernorm", bool, False),

@@ -61,7 +61,7 @@ def decoder_values(config: Mapping[str, Any], activation: str = "silu") -> dict[
         If the configuration asks for something that these blocks lack.
     """
     found = config_value(config, "hidden_act", str, activation)
-    if found != activation:
+    if found != activation and (found, activation) != ("swish", "silu"):
         raise UnsupportedModelError(
             f"hidden_act {found!r:.80} is not supported; supported: {activation}"
         )

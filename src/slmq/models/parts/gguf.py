@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slmq.errors import UnsupportedModelError
 from slmq.models.parts.rope import rope_from_gguf
 from slmq.models.parts.values import config_count, config_eps, config_layers
 
@@ -74,7 +75,8 @@ def sizes_from_gguf(
 ) -> dict[str, Any]:
     """GGUF metadata that all decoders have, as a Hugging Face configuration."""
     a = architecture
-    heads = config_count(metadata, f"{a}.attention.head_count")
+    refuse_others(metadata, a)
+    heads = layers_value(metadata, f"{a}.attention.head_count")
     hidden = config_count(metadata, f"{a}.embedding_length")
     embed = tensors.get("token_embd.weight")
     head_dim = config_count(metadata, f"{a}.attention.key_length", hidden // heads)
@@ -84,10 +86,10 @@ def sizes_from_gguf(
             metadata, f"{a}.vocab_size", embed.shape[0] if embed is not None else None
         ),
         "hidden_size": hidden,
-        "intermediate_size": config_count(metadata, f"{a}.feed_forward_length"),
+        "intermediate_size": layers_value(metadata, f"{a}.feed_forward_length"),
         "num_hidden_layers": config_layers(metadata, f"{a}.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": config_count(metadata, f"{a}.attention.head_count_kv", heads),
+        "num_key_value_heads": layers_value(metadata, f"{a}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         # Half a channel more, so that no rounding loses one.
         "partial_rotary_factor": min(1.0, (rotary + 0.5) / head_dim),
@@ -95,6 +97,45 @@ def sizes_from_gguf(
         "tie_word_embeddings": "output.weight" not in tensors,
         **rope_from_gguf(metadata, a),
     }
+
+
+def layers_value(metadata: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A size, or a list of sizes by layer that are all the same.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If layers differ.
+    CheckpointError
+        As `config_count`.
+    """
+    found = metadata.get(key)
+    if isinstance(found, list) and found:
+        if any(value != found[0] for value in found):
+            raise UnsupportedModelError(
+                f"{key}: layers of different sizes ({', '.join(map(str, found)):.80}) are not "
+                f"supported"
+            )
+        metadata = {key: found[0]}
+    return config_count(metadata, key, default)
+
+
+def refuse_others(metadata: Mapping[str, Any], architecture: str) -> None:
+    """Raise for models that have an architecture's name and compute something else.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a mixture of experts, and for a model whose tokens see later ones.
+    """
+    if metadata.get(f"{architecture}.expert_count"):
+        raise UnsupportedModelError(
+            f"a mixture of {metadata[f'{architecture}.expert_count']} experts is not supported"
+        )
+    if metadata.get(f"{architecture}.attention.causal") is False:
+        raise UnsupportedModelError(
+            "attention to later tokens (an encoder, made for embeddings) is not supported"
+        )
 
 
 def any_bias(tensors: Mapping[str, Any], *parts: str) -> bool:

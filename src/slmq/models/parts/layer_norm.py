@@ -19,6 +19,7 @@ F32 = npt.NDArray[np.float32]
 # Hugging Face's names of activations, as `Recorder.linear` names them.
 ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
