@@ -360,7 +360,6 @@ HOSTILE = {
         f"expected {HUGE} bytes for 'a'",
         None,
     ),
-    "string_not_utf8": (gw.image([gw.key(b"a", gw.STRING, gw.string(b"\xe2"))]), "UTF-8", None),
     "array_type": (array_key(99, 1), "unknown element type 99", None),
     "array_huge": (array_key(gw.U8, HUGE), f"array 'a' of {HUGE}", None),
     "array_overflow": (array_key(gw.F64, 1 << 61), f"expected {1 << 64} bytes", None),
@@ -391,6 +390,11 @@ HOSTILE = {
     "split": (
         gw.image([gw.key(b"split.count", gw.U16, gw.number(gw.U16, 3))]),
         "split into 3 files",
+        None,
+    ),
+    "split_many": (
+        gw.image([gw.key(b"split.count", gw.U32, gw.number(gw.U32, 1 << 31))]),
+        "expected at most 1000",
         None,
     ),
     "split_type": (

@@ -11,10 +11,11 @@ import stat
 from pathlib import Path
 
 from slmq.checkpoint.base import Checkpoint, Layout, TensorInfo
-from slmq.checkpoint.gguf import MAGIC, open_gguf
-from slmq.checkpoint.mapped import LARGEST, describe_start
+from slmq.checkpoint.gguf import MAGIC, MODEL, open_gguf, part_of, role_of
+from slmq.checkpoint.mapped import LARGEST
 from slmq.checkpoint.packed_folder import PACKED, PackedCheckpoint, is_packed, packed_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
+from slmq.checkpoint.strangers import describe_folder, describe_start, known_stranger, visible
 from slmq.disk import open_regular
 from slmq.errors import CheckpointError
 
@@ -29,7 +30,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path : str or os.PathLike
         A GGUF file (whatever its name); a folder with ``config.json`` and ``model.safetensors``
         (also one that `slmq convert` wrote) or ``model.safetensors.index.json``; or a folder with
-        a single ``.gguf`` file.
+        one model in ``.gguf``. Of a split GGUF model any part stands for all.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            names = sorted(entry.name for entry in path.iterdir())
+            names = visible(sorted(entry.name for entry in path.iterdir()))
         elif stat.S_ISREG(mode):
             with open_regular(path, LARGEST) as f:
                 start = f.read(64)
@@ -62,7 +63,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _open_file(path: Path, start: bytes) -> Checkpoint:
     if start.startswith(MAGIC) or path.suffix.lower() == ".gguf":
         return open_gguf(path)
-    if path.suffix.lower() == ".safetensors":
+    if path.suffix.lower() == ".safetensors" and known_stranger(start) is None:
         raise CheckpointError(
             f"expected the folder that holds this file and its {CONFIG}, not the file", file=path
         )
@@ -77,13 +78,15 @@ def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
             raise CheckpointError(f"expected a {CONFIG} next to the weights", file=folder)
         stored = open_safetensors(folder)
         return packed_checkpoint(stored) if is_packed(stored) else stored
-    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    ggufs = _models(folder, [name for name in names if name.lower().endswith(".gguf")])
     if len(ggufs) == 1:
         return open_gguf(folder / ggufs[0])
     if ggufs:
         raise CheckpointError(
             f"{len(ggufs)} GGUF files; give the path of one: {_listing(ggufs)}", file=folder
         )
+    if what := describe_folder(names):
+        raise CheckpointError(f"expected a model, found {what}", file=folder)
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         raise CheckpointError(
             "holds PyTorch weights only; reading them can run code, so slmq refuses them; convert "
@@ -94,6 +97,20 @@ def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
     raise CheckpointError(
         f"expected {SINGLE}, {INDEX} or a .gguf file, found {_listing(names)}", file=folder
     )
+
+
+def _models(folder: Path, ggufs: list[str]) -> list[str]:
+    """One file of every model; not projectors for pictures, adapters and the like beside it."""
+    seen: set[str] = set()
+    firsts = []
+    for name in ggufs:
+        part = part_of(name)
+        if part is None or part[0] not in seen:
+            firsts.append(name)
+        seen |= {part[0]} if part else set()
+    if len(firsts) < 2:
+        return firsts
+    return [name for name in firsts if role_of(folder / name) == MODEL] or firsts
 
 
 def _listing(names: list[str]) -> str:

@@ -7,28 +7,38 @@ Layout of a file::
     n_tensors x (name:string n_dims:u32 ne:u64[n_dims] type:u32 offset:u64)
     padding to general.alignment, then tensor data; offsets count from here
 
-Keys, tensor names and single strings must be UTF-8. Elements of string arrays (vocabularies,
-merges) need not be: bytes that do not decode become lone surrogates, and
+Keys and tensor names must be UTF-8. Values need not be, be it an author's name or a piece of a
+vocabulary: bytes that do not decode become lone surrogates, and
 ``s.encode("utf-8", "surrogateescape")`` gives the stored bytes back.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slmq.checkpoint.base import Layout, TensorInfo
 from slmq.checkpoint.gguf_header import Cursor
-from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, describe_start
+from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span
+from slmq.checkpoint.strangers import became_text, describe_start, text_error
 from slmq.errors import CheckpointError
 
-__all__ = ["MAGIC", "GgufCheckpoint", "open_gguf"]
+__all__ = ["MAGIC", "MODEL", "GgufCheckpoint", "open_gguf", "part_of", "role_in", "role_of"]
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 2 << 20  # a huge page
 MAX_DIMS = 4  # as in ggml
+MAX_PARTS = 1000
+PART_NAME = re.compile(r"(.+)-([0-9]{1,5})-of-([0-9]{1,5})(\.gguf)", re.ASCII | re.IGNORECASE)
+
+MODEL = "model"
+# Architectures of files from before `general.type`.
+OLD_ROLES = {"clip": "mmproj", "controlvector": "control vector"}
 
 
 class BlockType(NamedTuple):
@@ -95,27 +105,127 @@ class GgufCheckpoint(MappedCheckpoint):
 def open_gguf(path: Path) -> GgufCheckpoint:
     """Map a GGUF file and check its whole header.
 
+    Of a model that is split into files, any of them opens all.
+
     Raises
     ------
     CheckpointError
         The file is missing, truncated, corrupt, of another version or byte order, or one part of
-        a split model.
+        a split model whose other parts are missing.
     """
+    part = _open_part(path)
+    files = [part.file]
+    try:
+        count = _split_count(part.metadata, path)
+        if count == 1:
+            return _checkpoint(path, [part])
+        part.file.close()
+        files.clear()
+        parts: list[_Part] = []
+        for name in _split_names(path, count):
+            parts.append(_open_part(path.with_name(name)))
+            files.append(parts[-1].file)
+        _check_split(parts, count)
+        return _checkpoint(parts[0].file.path, parts)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+class _Part(NamedTuple):
+    """A file with its header."""
+
+    file: MappedFile
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    begins: dict[str, int]  # where in the file each tensor's bytes begin
+
+
+def _open_part(path: Path) -> _Part:
     file = MappedFile(path)
     try:
         cursor = Cursor(file)
         n_tensors, n_keys = _preamble(cursor)
         metadata = _metadata(cursor, n_keys)
-        _refuse_split(metadata, path)
         tensors, offsets = _tensor_infos(cursor, n_tensors)
         alignment = _alignment(metadata, path)
         data_begin = -(-cursor.position // alignment) * alignment
-        _check_layout(tensors, offsets, data_begin, alignment, file)
+        end = _check_layout(tensors, offsets, data_begin, alignment, file)
+        # Where no line feed is in the header, the data alone would have grown.
+        if file.size > end + alignment and became_text(file):
+            cursor.fail(f"expected {end} bytes, found {file.size}")
+    except CheckpointError as error:
+        changed = file.buffer[: len(MAGIC)] == MAGIC and became_text(file)
+        file.close()
+        if changed:
+            raise CheckpointError(text_error(path), file=path) from error
+        raise
     except BaseException:
         file.close()
         raise
-    spans = {name: (file, data_begin + offset) for name, offset in offsets.items()}
-    return GgufCheckpoint(path, metadata=metadata, tensors=tensors, spans=spans, files=[file])
+    begins = {name: data_begin + offset for name, offset in offsets.items()}
+    return _Part(file, metadata, tensors, begins)
+
+
+def _checkpoint(path: Path, parts: list[_Part]) -> GgufCheckpoint:
+    tensors: dict[str, TensorInfo] = {}
+    spans: dict[str, Span] = {}
+    for part in parts:
+        for name, info in part.tensors.items():
+            if name in tensors:
+                raise CheckpointError("is in two parts", file=part.file.path, tensor=name)
+            tensors[name] = info
+            spans[name] = (part.file, part.begins[name])
+    return GgufCheckpoint(
+        path,
+        metadata=parts[0].metadata,
+        tensors=tensors,
+        spans=spans,
+        files=[part.file for part in parts],
+    )
+
+
+def part_of(name: str) -> tuple[str, int] | None:
+    """The model that a file is a part of, by its name, and which part: None for a whole one."""
+    match = PART_NAME.fullmatch(name)
+    return None if match is None else (f"{match[1]} of {match[3]}", int(match[2]))
+
+
+def role_of(path: Path) -> str:
+    """What a GGUF file is for: ``"model"``, ``"adapter"``, ``"mmproj"``, ``"imatrix"``, ...
+
+    The keys that say it stand first, so little is read. What cannot be read counts as a model,
+    whose opening says what is wrong with it.
+    """
+    found: dict[str, Any] = {}
+    try:
+        file = MappedFile(path)
+    except CheckpointError:
+        return MODEL
+    try:
+        cursor = Cursor(file)
+        _, n_keys = _preamble(cursor)
+        for i in range(n_keys):
+            key = cursor.name(f"key {i}")
+            if not key.startswith(("general.", "adapter.", "split.")):
+                break
+            found[key] = cursor.value(key)
+    except CheckpointError:
+        pass
+    finally:
+        file.close()
+    return role_in(found)
+
+
+def role_in(metadata: Mapping[str, Any]) -> str:
+    """What a GGUF file with these keys is for."""
+    role = metadata.get("general.type")
+    if isinstance(role, str) and role:
+        return role
+    if "adapter.type" in metadata:
+        return "adapter"
+    return OLD_ROLES.get(str(metadata.get("general.architecture")), MODEL)
 
 
 def _preamble(cursor: Cursor) -> tuple[int, int]:
@@ -143,16 +253,57 @@ def _metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
     return metadata
 
 
-def _refuse_split(metadata: dict[str, Any], path: Path) -> None:
+def _split_count(metadata: dict[str, Any], path: Path) -> int:
+    """Files that the model is split into."""
     count = metadata.get("split.count", 0)
     if type(count) is not int:
         got = type(count).__name__
         raise CheckpointError(f"split.count: expected an integer, got a {got}", file=path)
-    if count > 1:
+    if count > MAX_PARTS:
         raise CheckpointError(
-            f"one part of a model split into {count} files; slmq does not read such models; "
-            f"join them with `llama-gguf-split --merge FIRST_PART OUTPUT`",
+            f"split.count: {count} parts, expected at most {MAX_PARTS}", file=path
+        )
+    return max(count, 1)
+
+
+def _split_names(path: Path, count: int) -> list[str]:
+    """The names of all parts, by the name of one."""
+    match = PART_NAME.fullmatch(path.name)
+    if match is None or int(match[3]) != count:
+        raise CheckpointError(
+            f"one part of a model that is split into {count} files, which are found by their "
+            f"names: expected NAME-00001-of-{count:05}.gguf; give the parts their names back",
             file=path,
+        )
+    stem, digits, total, ending = match[1], len(match[2]), match[3], match[4]
+    names = [f"{stem}-{i:0{digits}}-of-{total}{ending}" for i in range(1, count + 1)]
+    missing = [name for name in names if not os.path.lexists(path.with_name(name))]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise CheckpointError(
+            f"{len(missing)} of the {count} files that the model is split into are missing: "
+            f"{', '.join(missing[:4])}{more}; put all of them into one folder",
+            file=path,
+        )
+    return names
+
+
+def _check_split(parts: list[_Part], count: int) -> None:
+    """Check that every part says that it is the part that its name says."""
+    for i, part in enumerate(parts):
+        number, of = part.metadata.get("split.no"), part.metadata.get("split.count")
+        if (number, of) != (i, count):
+            raise CheckpointError(
+                f"its name says part {i + 1} of {count}, its header split.no {number!r} and "
+                f"split.count {of!r}: it is a part of another model, or was renamed",
+                file=part.file.path,
+            )
+    total = parts[0].metadata.get("split.tensors.count")
+    stored = sum(len(part.tensors) for part in parts)
+    if type(total) is int and total != stored:
+        raise CheckpointError(
+            f"expected {total} tensors in all parts, found {stored}: a part is of another model",
+            file=parts[0].file.path,
         )
 
 
@@ -217,8 +368,8 @@ def _check_layout(
     data_begin: int,
     alignment: int,
     file: MappedFile,
-) -> None:
-    """Check that every tensor is aligned, inside the file and over no other."""
+) -> int:
+    """Check that every tensor is aligned, inside the file and over no other; where they end."""
     expected = data_begin + max((offsets[t.name] + t.nbytes for t in tensors.values()), default=0)
     end, before = 0, ""
     for name in sorted(offsets, key=offsets.__getitem__):
@@ -236,3 +387,4 @@ def _check_layout(
         if problem:
             raise CheckpointError(problem, file=file.path, tensor=name)
         end, before = offset + nbytes, name
+    return expected

@@ -119,7 +119,7 @@ class Cursor:
         if kind not in _SMALLEST:
             self.fail(f"key {key!r} has the unknown value type {kind}, expected 0 to 12")
         if kind == _STRING:
-            return self._text(self.u64(f"the length of {key!r}"), repr(key))
+            return self._bytes_as_text(self.u64(f"the length of {key!r}"), repr(key))
         if kind == _ARRAY:
             return self._array(key, depth)
         return self._numbers(kind, 1, key)[0]
@@ -158,6 +158,11 @@ class Cursor:
             return self._data[begin : begin + length].decode("utf-8")
         except UnicodeDecodeError as e:
             self.fail(f"{what} is not UTF-8: {e.reason} at byte {begin + e.start} of the file")
+
+    def _bytes_as_text(self, length: int, what: str) -> str:
+        # An author's name in Latin-1 is nobody's concern. What is not UTF-8 survives as in arrays.
+        begin = self.take(length, what)
+        return self.file.buffer[begin : begin + length].decode("utf-8", "surrogateescape")
 
     def _strings(self, count: int, key: str) -> list[str]:
         # Vocabularies have hundreds of thousands of these: a loop for the native code.

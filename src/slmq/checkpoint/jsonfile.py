@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from slmq.checkpoint.strangers import known_stranger
 from slmq.disk import read_regular
 from slmq.errors import CheckpointError
 
@@ -60,6 +61,8 @@ def parse_json_object(
         # JSON can spell half a surrogate pair, which no later print or write survives.
         json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as e:
+        if stranger := known_stranger(data[:64]):
+            raise CheckpointError(f"expected JSON, found {stranger}", file=path) from e
         at = f"line {e.lineno} column {e.colno}"
         raise CheckpointError(f"{what} is not JSON: {e.msg} at {at}", file=path) from e
     except UnicodeDecodeError as e:

@@ -18,7 +18,7 @@ from slmq.checkpoint.base import Layout, TensorInfo
 from slmq.disk import open_regular
 from slmq.errors import CheckpointError, ClosedError
 
-__all__ = ["LARGEST", "MappedCheckpoint", "MappedFile", "Span", "describe_start"]
+__all__ = ["LARGEST", "MappedCheckpoint", "MappedFile", "Span"]
 
 LARGEST = 1 << 50  # bytes of a file of weights
 OWN_PAGES_BYTES = 1 << 20
@@ -276,16 +276,3 @@ class MappedCheckpoint:
     def __repr__(self) -> str:
         """Name the kind, the path and the number of tensors."""
         return f"<{self.kind} checkpoint {str(self.path)!r}, {len(self.tensors)} tensors>"
-
-
-def describe_start(start: bytes) -> str:
-    """Say what a file that is not a checkpoint looks like, from its first bytes."""
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the model itself; run `git lfs pull` or download the file"
-    if start.lstrip()[:1] == b"<":
-        return "an HTML or XML page, perhaps the error page of a download"
-    if start.startswith(b"PK\x03\x04"):
-        return "a zip archive, as PyTorch writes; convert the model to safetensors"
-    if start.startswith((b"lmgg", b"tjgg", b"fmgg", b"algg")):
-        return "a GGML file from before GGUF; convert the model anew"
-    return f"a file that begins with {start[:4]!r}"

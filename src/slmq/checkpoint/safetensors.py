@@ -7,6 +7,7 @@ then the data, to which the offsets refer and which they must cover from end to 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
@@ -18,10 +19,13 @@ from typing import Any
 
 from slmq.checkpoint.base import TensorInfo
 from slmq.checkpoint.jsonfile import parse_json_object, read_json_object
-from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span, describe_start
+from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span
+from slmq.checkpoint.strangers import became_text, describe_start, text_error
 from slmq.errors import CheckpointError
 
 __all__ = ["CONFIG", "INDEX", "SINGLE", "SafetensorsCheckpoint", "open_safetensors"]
+
+log = logging.getLogger("slmq")
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -56,6 +60,9 @@ BITS = {
 }
 
 
+Header = tuple[dict[str, TensorInfo], dict[str, int], dict[str, str]]
+
+
 class SafetensorsCheckpoint(MappedCheckpoint):
     """An open folder of safetensors; see `slmq.checkpoint.Checkpoint`.
 
@@ -72,37 +79,36 @@ class SafetensorsCheckpoint(MappedCheckpoint):
 def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     """Map the shards of a folder and check all of their headers.
 
-    With both ``model.safetensors`` and an index in the folder, the single file is read. With an
-    index, exactly the tensors that it lists are offered.
+    With both ``model.safetensors`` and an index in the folder, the single file is read. An index
+    says which files to open; what they hold counts.
 
     Raises
     ------
     CheckpointError
-        ``config.json`` or a shard is missing, a file is truncated or corrupt, or the index and
-        the shards do not agree.
+        ``config.json`` or a shard is missing, or a file is truncated or corrupt.
     """
     config = read_json_object(folder / CONFIG, MAX_CONFIG_BYTES, allow_duplicates=True)
     files: list[MappedFile] = []
     tensors: dict[str, TensorInfo] = {}
     spans: dict[str, Span] = {}
+    placed = _shards(folder)
     try:
-        for path, wanted in _shards(folder):
+        for path, names in placed.items():
             file = MappedFile(path)
             files.append(file)
             found, begins, file_metadata = _read_header(file)
-            for name in found if wanted is None else wanted:
-                if name not in found:
-                    raise CheckpointError(
-                        f"the index places it in this shard, which has {len(found)} other tensors",
-                        file=path,
-                        tensor=name,
-                    )
-                tensors[name] = found[name]
-                spans[name] = (file, begins[name])
+            for name, info in found.items():
+                # Of two tensors of one name the one that the index means.
+                if name not in tensors or name in names:
+                    tensors[name] = info
+                    spans[name] = (file, begins[name])
     except BaseException:
         for file in files:
             file.close()
         raise
+    absent = [name for names in placed.values() for name in names if name not in tensors]
+    if absent:
+        log.warning("%s: the index names what no shard holds: %s", folder, _some(absent))
     checkpoint = SafetensorsCheckpoint(
         folder, metadata=config, tensors=tensors, spans=spans, files=files
     )
@@ -111,10 +117,10 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     return checkpoint
 
 
-def _shards(folder: Path) -> list[tuple[Path, list[str] | None]]:
-    """Return each file to open with the tensors to take from it (None: all)."""
+def _shards(folder: Path) -> dict[Path, list[str]]:
+    """Return each file to open with the tensors that the index places there."""
     if os.path.lexists(folder / SINGLE):
-        return [(folder / SINGLE, None)]
+        return {folder / SINGLE: []}
     index = folder / INDEX
     weight_map = read_json_object(index, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -136,7 +142,7 @@ def _shards(folder: Path) -> list[tuple[Path, list[str] | None]]:
             + ". Download the model again",
             file=folder,
         )
-    return [(paths[shard], names) for shard, names in wanted.items()]
+    return {paths[shard]: names for shard, names in wanted.items()}
 
 
 def _some(names: list[str]) -> str:
@@ -168,10 +174,17 @@ def _inside(folder: Path, shard: str, index: Path) -> Path:
     return path
 
 
-def _read_header(
-    file: MappedFile,
-) -> tuple[dict[str, TensorInfo], dict[str, int], dict[str, str]]:
+def _read_header(file: MappedFile) -> Header:
     """Return the tensors of one file, where in the file each begins, and its metadata."""
+    try:
+        return _header(file)
+    except CheckpointError as error:
+        if became_text(file):
+            raise CheckpointError(text_error(file.path), file=file.path) from error
+        raise
+
+
+def _header(file: MappedFile) -> Header:
     if file.size < 8:
         raise CheckpointError(
             f"expected a header length of 8 bytes, found {file.size}: the file is truncated",

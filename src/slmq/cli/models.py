@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmq.cli import options as o
+from slmq.cli.errors import one_line
 from slmq.cli.output import Downloads, note, print_json, print_table, write
 from slmq.disk import readable_bytes
 from slmq.errors import ModelNotFoundError
@@ -145,7 +146,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         folder of packed weights its source; None for what the headers do not say.
     """
     from slmq.checkpoint import PACKED
-    from slmq.models.registry import FAMILIES
     from slmq.weights.placement import choose_memory
 
     meta = checkpoint.metadata
@@ -155,17 +155,18 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     for tensor in checkpoint.tensors.values():
         parameters += math.prod(tensor.shape)
         types[tensor.dtype] += tensor.nbytes
-    choice = choose_memory(None, checkpoint)
+    choice, problem = choose_memory(None, checkpoint), problem_of(checkpoint)
     language = meta.get("text_config")  # where the model is more than its language model
     named = language if isinstance(language, dict) else meta
     in_gguf = checkpoint.layout.gguf_terms
     context = named.get(f"{architecture}.context_length" if in_gguf else "max_position_embeddings")
     facts = {
         "architecture": architecture,
-        "supported": architecture in FAMILIES,
+        "supported": problem is None,
+        **({} if problem is None else {"problem": problem}),
         "parameters": parameters,
         "format": f"{checkpoint.kind} {' + '.join(name for name, _ in types.most_common())}",
-        "bytes": stored_bytes(checkpoint.path),
+        "bytes": sum(file.size for file in checkpoint.files),
         "memory": f"{choice.memory}: {choice.why}",
         "context": context if isinstance(context, int) else None,
         "licence": licence_of(meta),
@@ -173,6 +174,22 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.packed:
         facts["source"] = source_of(meta.get(PACKED))
     return facts
+
+
+def problem_of(checkpoint: Checkpoint) -> str | None:
+    """Why slmq cannot run a model, as its headers tell; None if nothing speaks against it."""
+    from slmq.checkpoint.foreign.weight import foreign_weights
+    from slmq.errors import Error
+    from slmq.models.registry import errors_of, family_of
+
+    try:
+        family, config = family_of(checkpoint)
+        with errors_of(checkpoint):
+            family.Config.from_dict(config)
+        foreign_weights(checkpoint)
+    except Error as error:
+        return one_line(error)
+    return None
 
 
 def licence_of(meta: Mapping[str, Any]) -> str | None:

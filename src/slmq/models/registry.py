@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmq.checkpoint import Checkpoint
+from slmq.checkpoint.gguf import MODEL, role_in
 from slmq.checkpoint.safetensors import CONFIG
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.family import C, Family
@@ -31,6 +32,14 @@ FAMILIES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "stablelm": "stablelm",
+}
+
+# What a GGUF file may be beside a model.
+ROLES = {
+    "adapter": "a LoRA adapter",
+    "mmproj": "a projector, which reads pictures beside a model",
+    "imatrix": "an importance matrix, which helps to quantize a model",
+    "control vector": "a control vector",
 }
 
 if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
@@ -75,6 +84,11 @@ def family_of(checkpoint: Checkpoint) -> tuple[Family[Any], dict[str, Any]]:
     if not isinstance(architecture, str):
         raise CheckpointError(
             f"expected {key} to name the architecture, found {architecture!r}", file=checkpoint.path
+        )
+    if checkpoint.layout.gguf_terms and (role := role_in(checkpoint.metadata)) != MODEL:
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: {ROLES.get(role, f'a file of type {role!r:.40}')} (general.type), "
+            f"not a model"
         )
     family = family_named(architecture, checkpoint.path)
     metadata: Mapping[str, Any] = checkpoint.metadata

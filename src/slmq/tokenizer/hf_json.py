@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 
 from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.jsonfile import read_json_object
+from slmq.checkpoint.strangers import known_stranger
 from slmq.errors import TokenizerError
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.files import read_text_file
@@ -181,6 +182,8 @@ def _backend(
             )
         return found
     text = read_text_file(path, MAX_TOKENIZER_BYTES)
+    if stranger := known_stranger(text[:64].encode()):
+        raise TokenizerError(f"tokenizer.json: expected JSON, found {stranger}")
     check_tokenizer_json(text.encode(), text)
     with library_errors("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slmq.checkpoint.strangers import known_stranger
 from slmq.errors import TokenizerError
 from slmq.tokenizer.files import read_file
 from slmq.tokenizer.protobuf import fields_of, float_of, signed
@@ -73,6 +74,8 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
     """
     name = path.name
     data = read_file(path, MAX_BYTES)
+    if stranger := known_stranger(data[:64]):
+        raise TokenizerError(f"{name}: expected a model of SentencePiece, found {stranger}")
     model = SentencePieceModel()
     for number, value in fields_of(data, name):
         if not isinstance(value, bytes):

@@ -61,6 +61,9 @@ def read_quant_config(folder: Path, config: Mapping[str, Any]) -> QuantConfig | 
         It is malformed, or of a method, format or width that slmq does not read.
     """
     found = config.get("quantization_config")
+    mlx = _mlx(found) or _mlx(config.get("quantization"))
+    if mlx:
+        raise CheckpointError(mlx, file=folder / "config.json")
     if found is not None:
         return parse_quant_config(found, folder / "config.json")
     for name, method in OLD_FILES.items():
@@ -68,6 +71,22 @@ def read_quant_config(folder: Path, config: Mapping[str, Any]) -> QuantConfig | 
             old = read_json_object(folder / name, MAX_BYTES, allow_duplicates=True)
             return parse_quant_config({"quant_method": method} | old, folder / name)
     return None
+
+
+def _mlx(found: Any) -> str | None:
+    """What to say of the quantization that mlx-lm writes, None for any other.
+
+    It names no method; other keys of it are names of layers with settings of their own.
+    """
+    if not isinstance(found, dict) or "quant_method" in found:
+        return None
+    bits, group = found.get("bits"), found.get("group_size")
+    if type(bits) is not int or type(group) is not int:
+        return None
+    return (
+        f"quantized by MLX ({bits} bits, groups of {group}), which slmq does not read; take the "
+        f"model that it was made from, or a GGUF file of it"
+    )
 
 
 def parse_quant_config(found: Any, file: Path) -> QuantConfig:
