@@ -104,7 +104,9 @@ def test_added_tokens_go_behind_the_vocabulary(tmp_path: Path) -> None:
     entry = {"content": "<|end|>", "rstrip": True, "special": True}
     write_folder(tmp_path, {"added_tokens.json": {"<|user|>": 265, "<|end|>": 264}})
     tokenizer = small(
-        tmp_path, added_tokens_decoder={"264": entry, "2": entry | {"content": "</s>"}}
+        tmp_path,
+        added_tokens_decoder={"264": entry, "2": entry | {"content": "</s>"}},
+        additional_special_tokens=["<|user|>"],
     )
     assert tokenizer.encode("a<|user|><|end|>  a</s> a", add_special=False) == [
         259, 265, 264, 261, 2, 261,

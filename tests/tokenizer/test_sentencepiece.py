@@ -154,7 +154,6 @@ def test_folders_say_by_their_decoder_how_text_is_spelled(
         ({"scores": [1, 2]}, "expected a list of float, got int"),
         ({"scores": "nan"}, "is nan, expected a number"),
         ({"tokens": "long"}, "a piece of 2000 characters"),
-        ({"unknown_token_id": 99999}, "unknown_token_id is 99999"),
     ],
 )
 def test_vocabularies_that_cannot_be_reproduced(

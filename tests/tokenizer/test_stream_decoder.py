@@ -110,3 +110,39 @@ def test_streaming_any_text_emits_whole_characters(text: str, tokenizer: Tokeniz
     for part in parts:
         assert REPLACEMENT not in part or REPLACEMENT in text
         assert all(unicodedata.category(char) != "Cs" for char in part)
+
+
+# Behind a prompt ------------------------------------------------------------------------------
+
+
+def continued(tokenizer: Tokenizer, prompt: list[int], answer: list[int]) -> str:
+    """The text of an answer to a prompt."""
+    stream = tokenizer.stream(prompt)
+    return "".join([*map(stream.push, answer), stream.flush()])
+
+
+def test_a_word_that_continues_a_prompt_keeps_its_space(sentencepiece: Tokenizer) -> None:
+    prompt = sentencepiece.encode("hello")
+    answer = sentencepiece.encode("hello world")[len(prompt) :]
+    assert sentencepiece.decode(answer) == "world"  # as a text of its own
+    assert continued(sentencepiece, prompt, answer) == " world"
+    assert continued(sentencepiece, [], answer) == "world"
+    assert continued(sentencepiece, [1], answer) == "world"  # BOS is no text
+
+
+def test_a_character_that_a_prompt_has_begun_is_whole(byte_level: Tokenizer) -> None:
+    ids = byte_by_byte(byte_level, "a😀!")
+    for cut in range(1, 5):
+        assert continued(byte_level, ids[:cut], ids[cut:]) == "😀!"
+    assert continued(byte_level, ids[:5], ids[5:]) == "!"
+
+
+@settings(deadline=None, max_examples=300)
+@given(prompt=st.text(max_size=20), data=st.data())
+def test_an_answer_is_the_text_of_both_without_that_of_the_prompt(
+    prompt: str, data: st.DataObject, tokenizer: Tokenizer
+) -> None:
+    before = tokenizer.encode(prompt)
+    answer = data.draw(st.lists(st.integers(0, tokenizer.n_vocab - 1), max_size=10))
+    whole = tokenizer.decode(before + answer)
+    assert whole == tokenizer.decode(before) + continued(tokenizer, before, answer)

@@ -411,14 +411,7 @@ LONG = "a" * 2000
         ({"merges": [" "]}, "entry 0 is ' '"),
         ({"merges": [LONG + " " + LONG]}, "entry 0 is 'aaa"),
         ({"merges": [5]}, "expected a list of str, got int"),
-        ({"bos_token_id": 905}, "is 905, expected 0 to 901"),
-        ({"eos_token_id": -1}, "is -1, expected 0 to 901"),
-        ({"eot_token_id": 1 << 40}, "expected 0 to 901"),
-        ({"eos_token_id": "2"}, "expected an integer, got str"),
-        ({"unknown_token_id": 1.5}, "expected an integer, got float"),
         ({"add_bos_token": 1}, "expected true or false, got int"),
-        ({"add_bos_token": True, "bos_token_id": None}, "no bos_token_id is named"),
-        ({"add_eos_token": True, "eos_token_id": None}, "no eos_token_id is named"),
         ({"tokenizer.chat_template": 5}, "chat_template: expected a string"),
         ({"tokenizer.chat_templates": [1]}, "expected a list of str"),
     ],
@@ -434,6 +427,60 @@ def test_broken_gguf_metadata(
     with pytest.raises(TokenizerError, match=match) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bos_token_id": 905}, "bos_token_id is 905, expected ids from 0 to 901"),
+        ({"eos_token_id": 32000}, "eos_token_id is 32000"),
+        ({"eot_token_id": 1 << 40}, "eot_token_id is 1099511627776"),
+        ({"eos_token_id": "2"}, "eos_token_id is '2'"),
+        ({"unknown_token_id": 1.5}, "unknown_token_id is 1.5"),
+        ({"padding_token_id": 902}, "padding_token_id is 902"),
+        ({"add_bos_token": True, "bos_token_id": None}, "no usable bos_token_id"),
+        ({"add_eos_token": True, "eos_token_id": 905}, "no usable eos_token_id"),
+        ({"eos_token_id": -1, "padding_token_id": 0xFFFFFFFF}, ""),
+    ],
+)
+def test_ids_of_special_tokens_that_are_none(
+    changes: dict[str, Any],
+    words: str,
+    reference: Reference,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in llama.cpp: the file loads, and the id is as good as absent."""
+    keys = gguf_keys(reference, "smollm")
+    keys |= {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    tokenizer = load(write_gguf(tmp_path / "m.gguf", keys))
+    assert tokenizer.encode("a b") == reference.encode("a b").ids
+    assert words in caplog.text
+    assert (caplog.text == "") == (words == "")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"config.json": {"eos_token_id": 50256}}, "config.json: eos_token_id is 50256"),
+        ({"config.json": {"eos_token_id": [2, 50256]}}, "eos_token_id is [2, 50256]"),
+        ({"config.json": {"eos_token_id": -1, "bos_token_id": -1, "pad_token_id": -1}}, ""),
+        ({"generation_config.json": {"eos_token_id": [0, "x"]}}, "generation_config.json: eos"),
+        ({"config.json": {"bos_token_id": True}}, "bos_token_id is True"),
+    ],
+)
+def test_ids_of_a_folder_that_are_none(
+    files: dict[str, Any],
+    words: str,
+    folder: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in transformers: tiny test models and merges keep ids of another vocabulary."""
+    tokenizer = load(folder(**{name.replace(".", "__"): value for name, value in files.items()}))
+    assert tokenizer.bos_id is None
+    assert tokenizer.eos_ids <= {0, 2}
+    assert words in caplog.text
+    assert (caplog.text == "") == (words == "")
 
 
 @pytest.mark.parametrize(
@@ -473,9 +520,6 @@ def test_broken_gguf_metadata(
         ({"tokenizer_config.json": {"added_tokens_decoder": {"1": 2}}}, TokenizerError, "a token"),
         ({"config.json": {"vocab_size": -1}}, TokenizerError, "vocab_size"),
         ({"config.json": {"vocab_size": "x"}}, TokenizerError, "vocab_size"),
-        ({"config.json": {"eos_token_id": 905}}, TokenizerError, "eos_token_id is 905"),
-        ({"generation_config.json": {"eos_token_id": [0, "x"]}}, TokenizerError, "generation_conf"),
-        ({"config.json": {"bos_token_id": True}}, TokenizerError, "bos_token_id"),
         ({"generation_config.json": "[1]"}, CheckpointError, "generation_config.json"),
     ],
 )  # fmt: skip
@@ -588,3 +632,40 @@ def test_smollm2_reads_real_text_back(smollm2_path: Path) -> None:
     for name in ("wikitext2/wiki.test.raw", "ja/neko.txt"):
         text = (DATA / name).read_text(encoding="utf-8")[:200_000]
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("names", "like"),
+    [
+        ("falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano llama3 llama-v3", "llama-bpe"),
+        ("deepseek-r1-qwen kormo f2llmv2 megrez", "qwen2"),
+        ("jina-es jina-de gigachat a.x-4.0 mellum modern-bert exaone4 trillion", "gpt-2"),
+        ("command-r codeshell exaone minerva-7b refact starcoder", "smollm"),
+        ("llama4 kanana2 talkie minimax-m2", "gpt-4o"),
+        ("hunyuan-dense joyai-llm hy_v4", "deepseek-v3"),
+        ("glm5", "glm4"),
+        ("poro-chat gpt3-finnish", "bloom"),
+        ("bailingmoe2 llada-moe", "bailingmoe"),
+    ],
+)
+def test_all_names_that_llama_cpp_has_for_a_rule(names: str, like: str) -> None:
+    for name in names.split():
+        assert PRE_TOKENIZERS[name] is PRE_TOKENIZERS[like]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("minicpm5", ["It", "'s", " ", "123", "45", "!\n\n", " x"]),
+        ("ufakzeka", ["It", "'s", " ", "1", "2", "3", "4", "5", "!\n\n", " x"]),
+        ("seed-coder", ["It", "'s", " ", "1", "2", "3", "4", "5", "!", "\n\n", " x"]),
+        ("viking", ["It's", " ", "1", "2", "3", "4", "5", "!\n\n", " x"]),
+        ("bloom", ["It's", " 12345", "!\n\n", " x"]),
+        ("superbpe", ["It's ", "12", "345", "!\n\n x"]),
+        ("falcon", ["It", "'", "s", " ", "123", "45", "!", "\n\n", " x"]),
+    ],
+)
+def test_rules_of_other_llamas(name: str, parts: list[str]) -> None:
+    splitter = PRE_TOKENIZERS[name].splitter(space_prefix=False)
+    found = [part for part, _ in splitter.pre_tokenize_str("It's 12345!\n\n x")]
+    assert [part.replace("\u0120", " ").replace("\u010a", "\n") for part in found] == parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -11,7 +12,6 @@ import slmq._native as _native
 from slmq.checkpoint import Checkpoint, open_checkpoint
 from slmq.engine.engine import MAX_OUTPUTS, Engine, ModelInfo
 from slmq.engine.options import MAX_CONTEXT, LoadOptions
-from slmq.errors import CheckpointError
 from slmq.models.loading import load_weights
 from slmq.models.registry import family_of
 from slmq.plan.plan import RecordedPlan
@@ -20,6 +20,8 @@ from slmq.tokenizer import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from slmq.models.loading import LoadedWeights
 
+
+log = logging.getLogger("slmq")
 
 # A chunk of a prompt is what runs without looking up: about a second of work on a slow machine.
 CHUNK_MACS = 1.5e11
@@ -66,9 +68,12 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
         plan, info = build_plan(checkpoint, options, isa=isa)
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.n_vocab} tokens, but the model only {plan.vocabulary}",
-            file=checkpoint.path,
+        log.warning(
+            "%s: the tokenizer has %d tokens, the model only %d: a text that needs one of the "
+            "others is refused",
+            checkpoint.path,
+            tokenizer.n_vocab,
+            plan.vocabulary,
         )
     return Engine(plan, tokenizer, info, name, _context(options, info.n_ctx_train))
 

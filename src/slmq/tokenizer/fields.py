@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from slmq.errors import TokenizerError
+from slmq.tokenizer.special import usable_ids
 
 __all__ = ["Fields"]
 
@@ -36,16 +37,9 @@ class Fields:
         """Read a truth value."""
         return self._one(key, bool, "true or false")
 
-    def number(self, key: str) -> int | None:
-        """Read an integer."""
-        return self._one(key, int, "an integer")
-
     def token_id(self, key: str, n_vocab: int) -> int | None:
-        """Read a token id, which must be one of the vocabulary."""
-        token = self.number(key)
-        if token is not None and not 0 <= token < n_vocab:
-            self.fail(f"{key} is {token}, expected 0 to {n_vocab - 1}")
-        return token
+        """Read a token id; None where there is none, or one that the vocabulary lacks."""
+        return next(iter(usable_ids(self._metadata.get(key), n_vocab, key)), None)
 
     def array(self, key: str, kind: type[T], length: int | None = None) -> list[T] | None:
         """Read a list whose elements are all of one type, of a given length if one is given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 from slmq.tokenizer.vocabulary import Kind, Vocabulary
 
 __all__ = ["load_gguf"]
+
+log = logging.getLogger("slmq")
 
 # Phi-3's own tokenizer.json lets these swallow the white space behind them; metadata cannot say so.
 PHI3_KEEP_SPACE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -245,7 +248,12 @@ def _add_bos_eos(fields: Fields, model: Model, bos: int | None, eos: int | None)
         add_eos = model.add_eos and eos is not None
     for name, wanted, token in (("bos", add_bos, bos), ("eos", add_eos, eos)):
         if wanted and token is None:
-            fields.fail(f"tokenizer.ggml.add_{name}_token is true, but no {name}_token_id is named")
+            log.warning(
+                "tokenizer.ggml.add_%s_token is true, but no usable %s_token_id is named: texts go "
+                "without it",
+                name,
+                name,
+            )
     before = [("bos", bos)] if add_bos and bos is not None else []
     after = [("eos", eos)] if add_eos and eos is not None else []
     if before or after:

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken
 
 from slmq.checkpoint import Checkpoint
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.checkpoint.strangers import known_stranger
 from slmq.errors import TokenizerError
+from slmq.tokenizer.added import Named, add_missing, listed_tokens, named_tokens
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.files import read_text_file
-from slmq.tokenizer.hf_check import check_added, check_model, check_tokenizer_json
+from slmq.tokenizer.hf_check import check_model, check_tokenizer_json
 from slmq.tokenizer.merging import piece_splitter
 from slmq.tokenizer.older_files import OlderFiles, read_older_files
 from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentencepiece_bytes
-from slmq.tokenizer.special import END_OF_TURN
+from slmq.tokenizer.special import END_OF_TURN, usable_ids
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 
 __all__ = ["EXACT", "TEMPLATES", "load_folder"]
@@ -34,7 +34,6 @@ MAX_TOKENIZER_BYTES = 128 << 20  # Gemma 3 has one of the largest: 33 MB
 MAX_CONFIG_BYTES = 16 << 20
 TEMPLATES = "additional_chat_templates"
 EXACT = "slmq"  # section of tokenizer_config.json
-SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def load_folder(checkpoint: Checkpoint) -> Tokenizer:
@@ -50,17 +49,19 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
     folder = checkpoint.path
     config = _config(folder, "tokenizer_config.json")
     generation = _config(folder, "generation_config.json")
-    texts = _special_texts(config, _config(folder, "special_tokens_map.json"))
+    named = named_tokens(config, _config(folder, "special_tokens_map.json"))
     if EXACT in config:
-        return _exactly(folder, config, texts)
+        return _exactly(folder, config, named)
+    rows = _rows(checkpoint.metadata)
     with library_errors("tokenizer"):
-        backend, named = _backend(folder, config, checkpoint.metadata.get("model_type"), texts)
-        texts = {**named, **texts}
-        _add_missing(backend, config, texts)
+        backend, usual = _backend(folder, config, checkpoint.metadata.get("model_type"), named)
+        texts = {**usual, **named.texts}
+        all_named = dict.fromkeys([*texts.values(), *named.all])
+        add_missing(backend, listed_tokens(folder, config, named.all), all_named, rows)
         added = backend.get_added_tokens_decoder()
         highest = _highest_id(backend)
         spell, drops_space = _spelling(backend)
-    n_vocab = max(highest + 1, _size(checkpoint.metadata))
+    n_vocab = max(highest + 1, rows)
     _check_frame(backend, n_vocab)
 
     special = {i for i, token in added.items() if token.special}
@@ -69,7 +70,7 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
         (generation, "generation_config.json"),
         (checkpoint.metadata, "config.json"),
     ):
-        ends |= set(_ids(source, "eos_token_id", n_vocab, name))
+        ends |= set(usable_ids(source.get("eos_token_id"), n_vocab, f"{name}: eos_token_id"))
     if "eos_token" in texts and (eos := backend.token_to_id(texts["eos_token"])) is not None:
         ends.add(eos)
 
@@ -99,14 +100,14 @@ def _highest_id(backend: tokenizers.Tokenizer) -> int:
     return max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
-def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) -> Tokenizer:
+def _exactly(folder: Path, config: Mapping[str, Any], named: Named) -> Tokenizer:
     """The tokenizer of a folder that `slmq convert` made of a GGUF file."""
     section = config[EXACT]
     where = f"tokenizer_config.json: {EXACT}"
     if not isinstance(section, dict):
         raise TokenizerError(f"{where}: expected an object, got {type(section).__name__}")
     with library_errors("tokenizer.json"):
-        backend, _ = _backend(folder, config, None, texts)
+        backend, _ = _backend(folder, config, None, named)
         spell, drops_space = _spelling(backend)
         if "merging" in section:
             backend.pre_tokenizer = _merging(section["merging"], backend, f"{where}.merging")
@@ -124,7 +125,8 @@ def _exactly(folder: Path, config: Mapping[str, Any], texts: Mapping[str, str]) 
     )
     bos = next(iter(_ids(section, "bos_id", n_vocab, where)), None)
     ends = frozenset(_ids(section, "eos_ids", n_vocab, where))
-    return Tokenizer(TokenizerParts(backend, pieces, bos, ends, _templates(folder, config), texts))
+    templates = _templates(folder, config)
+    return Tokenizer(TokenizerParts(backend, pieces, bos, ends, templates, named.texts))
 
 
 def _merging(
@@ -169,11 +171,11 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _backend(
-    folder: Path, config: Mapping[str, Any], model_type: object, texts: Mapping[str, str]
+    folder: Path, config: Mapping[str, Any], model_type: object, named: Named
 ) -> OlderFiles:
     path = folder / "tokenizer.json"
     if not path.exists():
-        found = read_older_files(folder, config, model_type, texts)
+        found = read_older_files(folder, config, model_type, named)
         if found is None:
             raise TokenizerError(
                 "no tokenizer.json in the folder, nor tokenizer.model, nor vocab.json with "
@@ -222,51 +224,10 @@ def _decoder_steps(state: Any) -> Iterator[dict[str, Any]]:
             yield state
 
 
-def _special_texts(config: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, str]:
-    """``bos_token`` and the like: a string, or an object with its ``content``."""
-    texts = {}
-    for name in (f"{short}_token" for short in SPECIAL_NAMES):
-        value = config.get(name)
-        if value is None:
-            value = old.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if value is not None and not isinstance(value, str):
-            raise TokenizerError(f"{name}: expected a string, got {type(value).__name__}")
-        if value:
-            texts[name] = value
-    return texts
-
-
-def _add_missing(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], texts: Mapping[str, str]
-) -> None:
-    """Mark tokens as special that only the small files call so."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    listed = config.get("added_tokens_decoder", {})
-    if not isinstance(listed, dict):
-        raise TokenizerError("added_tokens_decoder: expected an object of tokens by id")
-    check_added(list(listed.values()), "added_tokens_decoder")
-    new = []
-    for key in sorted(listed, key=lambda key: (len(key), key)):
-        entry = listed[key]
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise TokenizerError(f"added_tokens_decoder: expected a token, got {entry!r:.80}")
-        if entry["content"] and entry["content"] not in known:
-            names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-            flags = {name: entry[name] for name in names if isinstance(entry.get(name), bool)}
-            new.append(AddedToken(entry["content"], **flags))
-            known.add(entry["content"])
-    backend.add_tokens(new)  # all at once: the library looks at all that it has each time
-    missing = [text for text in texts.values() if text not in known]
-    # A special token that the vocabulary lacks would get an id that the model does not have.
-    backend.add_special_tokens(
-        [
-            AddedToken(text, normalized=False)
-            for text in dict.fromkeys(missing)
-            if backend.token_to_id(text) is not None
-        ]
-    )
+def _rows(config: Mapping[str, Any]) -> int:
+    """Rows of the embedding, where the configuration says it, also of a part of a larger model."""
+    language = config.get("text_config")
+    return _size(config) or _size(language if isinstance(language, Mapping) else {})
 
 
 def _size(config: Mapping[str, Any]) -> int:
@@ -278,7 +239,7 @@ def _size(config: Mapping[str, Any]) -> int:
 
 
 def _ids(source: Mapping[str, Any], key: str, n_vocab: int, name: str) -> list[int]:
-    """Read a token id, a list of them, or nothing."""
+    """Read a token id, a list of them, or nothing, of a file that slmq wrote."""
     value = source.get(key)
     values = value if isinstance(value, list) else [] if value is None else [value]
     for token in values:
@@ -301,7 +262,7 @@ def _bos(
     if "bos_token" in config:  # and is null: the tokenizer has none, whatever the model says
         return None
     for source in sources:
-        if found := _ids(source, "bos_token_id", n_vocab, "bos_token_id"):
+        if found := usable_ids(source.get("bos_token_id"), n_vocab, "bos_token_id"):
             return found[0]
     return None
 

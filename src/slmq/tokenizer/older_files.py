@@ -16,8 +16,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
+from slmq.tokenizer.added import Named, listed_tokens
 from slmq.tokenizer.files import read_text_file
-from slmq.tokenizer.hf_check import check_added
 from slmq.tokenizer.merging import PrefixOnce
 from slmq.tokenizer.pieces import SPACE_MARK
 from slmq.tokenizer.pretokenizers import pre_tokenizer
@@ -58,7 +58,7 @@ class OlderFiles(NamedTuple):
 
 
 def read_older_files(
-    folder: Path, config: Mapping[str, Any], model_type: object, texts: Mapping[str, str]
+    folder: Path, config: Mapping[str, Any], model_type: object, named: Named
 ) -> OlderFiles | None:
     """Build the tokenizer of a folder without ``tokenizer.json``; None if it has no files for one.
 
@@ -69,8 +69,8 @@ def read_older_files(
         ``tokenizer_config.json``.
     model_type : object
         That of ``config.json``.
-    texts : Mapping
-        Special tokens by name, as far as the small files name them.
+    named : Named
+        Special tokens, as far as the small files name them.
 
     Raises
     ------
@@ -80,7 +80,8 @@ def read_older_files(
         ``vocab.json`` or ``added_tokens.json`` is no JSON object.
     """
     kind = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    added = _added_tokens(folder, config)
+    texts = named.texts
+    added = listed_tokens(folder, config, named.all)
     for name in SENTENCEPIECE_FILES:
         if (folder / name).exists():
             model = read_sentencepiece_model(folder / name)
@@ -204,34 +205,6 @@ def _merges(path: Path, ids: Mapping[str, int]) -> list[tuple[str, str]]:
             )
         merges.append((left, right))
     return merges
-
-
-def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Tokens by id that the small files add, or describe better than the vocabulary does.
-
-    ``added_tokens_decoder`` of the configuration says more than ``added_tokens.json``, which is
-    what older folders have.
-    """
-    added: dict[int, AddedToken] = {}
-    path = folder / "added_tokens.json"
-    if path.exists():
-        for text, i in read_json_object(path, MAX_BYTES).items():
-            if type(i) is not int or not text:
-                raise TokenizerError("added_tokens.json: expected an object of ids by token")
-            added[i] = AddedToken(text, normalized=False, special=True)
-    entries = config.get("added_tokens_decoder", {})
-    for key, entry in entries.items() if isinstance(entries, dict) else ():
-        named = entry if isinstance(entry, dict) else {}
-        if not (key.isdecimal() and len(key) < 10 and isinstance(named.get("content"), str)):
-            raise TokenizerError(f"added_tokens_decoder: expected a token, got {entry!r:.80}")
-        flags = {
-            flag: named[flag]
-            for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")
-            if isinstance(named.get(flag), bool)
-        }
-        added[int(key)] = AddedToken(named["content"], **flags)
-    check_added([{"content": token.content} for token in added.values()], "the added tokens")
-    return added
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) -> None:

@@ -29,6 +29,10 @@ _QWEN35 = (
     rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 )
 
+_BAILING = rf"'(?i:[sdmt]|ll|ve|re)|{_WORD}|\p{{N}}|{_SYMBOLS}|\s*[\r\n]|\s+(?!\S)|\s+"
+_SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+
 # Words by case, so that `helloWorld` is two: upper then lower, or upper alone.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = (
@@ -103,39 +107,63 @@ class PreTokenizer:
         return normalizers.NFC() if self.nfc else None
 
 
-_STARCODER = PreTokenizer((r"\p{N}", _GPT2))  # every digit alone
-_LLAMA3_RULE = PreTokenizer((_LLAMA3,), whole_words=True, bos=True)
-_QWEN2_RULE = PreTokenizer((_QWEN2,), nfc=True)
+def _rules(*named: tuple[PreTokenizer, str]) -> dict[str, PreTokenizer]:
+    """Rules by name, of rules with all their names."""
+    return {name: rule for rule, names in named for name in names.split()}
 
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+
+PRE_TOKENIZERS = _rules(
     # llama.cpp's own mixture, in files whose converter knew no better
-    "default": PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
-    "gpt-2": PreTokenizer((_GPT2,)),
-    "phi-2": PreTokenizer((_GPT2,)),
-    "olmo": PreTokenizer((_GPT2,)),  # GPT-NeoX and Pythia
-    "mpt": PreTokenizer((_GPT2,)),
-    "smollm": _STARCODER,
-    "starcoder": _STARCODER,
-    "refact": _STARCODER,
-    "llama3": _LLAMA3_RULE,
-    "llama-v3": _LLAMA3_RULE,
-    "llama-bpe": _LLAMA3_RULE,
-    "dbrx": PreTokenizer((_LLAMA3,)),  # Phi-4 too
-    "smaug-bpe": PreTokenizer((_LLAMA3,)),
-    "qwen2": _QWEN2_RULE,
-    "deepseek-r1-qwen": _QWEN2_RULE,
-    "qwen35": PreTokenizer((_QWEN35,), nfc=True),
-    "stablelm2": _QWEN2_RULE,
-    "gpt-4o": PreTokenizer((_GPT4O,)),  # Phi-4-mini too
-    "tekken": PreTokenizer((_TEKKEN,), whole_words=True, bos=True),
-    "deepseek-llm": PreTokenizer(
-        (r"[\r\n]", _DEEPSEEK_LETTERS, _DEEPSEEK_SIGNS, r"\s+$", _HAN_AND_HANGUL, r"\p{N}+")
+    (PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")), "default"),
+    (
+        PreTokenizer((_GPT2,)),
+        "gpt-2 phi-2 olmo mpt jais jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum "
+        "modern-bert exaone4 trillion granite-docling",  # olmo: GPT-NeoX and Pythia
     ),
-    "deepseek-coder": PreTokenizer(
-        (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")
+    (
+        PreTokenizer((r"\p{N}", _GPT2)),  # every digit alone
+        "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
     ),
-    "deepseek-v3": PreTokenizer((r"\p{N}{1,3}", _HAN_AND_KANA, _DEEPSEEK3)),
-}
+    (PreTokenizer((r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")), "falcon"),
+    (
+        PreTokenizer((_LLAMA3,), whole_words=True, bos=True),
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+    ),
+    (PreTokenizer((_LLAMA3,), whole_words=True), "glm4 glm5"),
+    (PreTokenizer((_LLAMA3,)), "dbrx smaug-bpe chatglm-bpe"),  # dbrx: Phi-4 too
+    (
+        PreTokenizer((r"\p{N}{1,3}", _LLAMA3.replace("{1,3}", "+")), whole_words=True),
+        "minicpm5",
+    ),
+    (
+        PreTokenizer((_QWEN2,), nfc=True),
+        "qwen2 deepseek-r1-qwen stablelm2 kormo f2llmv2 megrez",
+    ),
+    (PreTokenizer((_QWEN2,)), "hunyuan solar-open grok-2"),
+    (PreTokenizer((_QWEN2.removeprefix(f"{_CONTRACTION}|"),)), "ufakzeka"),
+    (PreTokenizer((_QWEN35,), nfc=True), "qwen35"),
+    (PreTokenizer((_BAILING,)), "bailingmoe bailingmoe2 llada-moe"),
+    (PreTokenizer((_SEED,)), "seed-coder"),
+    (PreTokenizer((_GPT4O,)), "gpt-4o llama4 kanana2 talkie minimax-m2"),  # Phi-4-mini too
+    (PreTokenizer((_TEKKEN,), whole_words=True, bos=True), "tekken"),
+    (PreTokenizer((_BLOOM,)), "bloom poro-chat gpt3-finnish"),
+    (PreTokenizer((_BLOOM, r"\p{N}")), "viking"),
+    (PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")), "superbpe"),
+    (
+        PreTokenizer(
+            (r"[\r\n]", _DEEPSEEK_LETTERS, _DEEPSEEK_SIGNS, r"\s+$", _HAN_AND_HANGUL, r"\p{N}+")
+        ),
+        "deepseek-llm",
+    ),
+    (
+        PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")),
+        "deepseek-coder",
+    ),
+    (
+        PreTokenizer((r"\p{N}{1,3}", _HAN_AND_KANA, _DEEPSEEK3)),
+        "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
+    ),
+)
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:

@@ -1,4 +1,4 @@
-"""Tokens that end a turn, recognised by how they are written.
+"""Special tokens: ids that a file names, and ends of turns, known by how they are written.
 
 Files name one end token, and models end their turns with others as well: an instruct model keeps
 that of the base model it was made from, and Llama 3 has three. A model that emits any of these has
@@ -7,9 +7,16 @@ finished.
 
 from __future__ import annotations
 
+import logging
+
 from slmq.tokenizer.pieces import SPACE_MARK
 
-__all__ = ["END_OF_TURN"]
+__all__ = ["END_OF_TURN", "usable_ids"]
+
+log = logging.getLogger("slmq")
+
+# What files write where they mean none: -1, as is and in unsigned numbers of 32 bits.
+NONE = (-1, (1 << 32) - 1)
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
 
@@ -26,3 +33,23 @@ END_OF_TURN = frozenset(
         "<EOT>",
     }
 )
+
+
+def usable_ids(value: object, n_vocab: int, where: str) -> list[int]:
+    """The token ids that a file names, one or a list; a warning says which are none.
+
+    Merges, tiny test models and old converters leave ids of another vocabulary behind. The answer
+    does not need them: a token that does not exist never comes.
+    """
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    usable, wrong = [], []
+    for token in values:
+        if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < n_vocab:
+            usable.append(token)
+        elif token not in (None, *NONE):
+            wrong.append(token)
+    if wrong:
+        log.warning(
+            "%s is %.80r, expected ids from 0 to %d: it is not used", where, value, n_vocab - 1
+        )
+    return usable

@@ -167,9 +167,18 @@ class Tokenizer:
         """
         return self._pieces[token]
 
-    def stream(self, *, skip_special: bool = True) -> StreamDecoder:
-        """Return a decoder that takes tokens one at a time and never emits half a character."""
-        return StreamDecoder(self._pieces, skip_special=skip_special)
+    def stream(self, prompt: Sequence[int] = (), *, skip_special: bool = True) -> StreamDecoder:
+        """Return a decoder that takes tokens one at a time and never emits half a character.
+
+        Parameters
+        ----------
+        prompt : sequence of int
+            The tokens that are continued, so that no space and no begun character is lost; none
+            where a text begins, as the answer to a chat does.
+        skip_special : bool
+            Whether control tokens are silent.
+        """
+        return StreamDecoder(self._pieces, skip_special=skip_special, prompt=prompt)
 
     def render_chat(
         self,
