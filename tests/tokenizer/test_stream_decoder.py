@@ -102,7 +102,7 @@ def test_streaming_any_tokens_equals_decoding_them(
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=st.text(max_size=40))
+@given(text=st.text(st.characters(exclude_characters="\u2581", codec="utf-8"), max_size=40))
 def test_streaming_any_text_emits_whole_characters(text: str, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(text, parse_special=False)
     parts = streamed(tokenizer, ids)
