@@ -9,39 +9,59 @@ DEEPEST = 100  # of what a message or a tool holds; JSON schemas of tools have s
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def checked_messages(messages: object) -> list[dict[str, Any]]:
-    """Return a copy in plain types, or raise `TypeError` or `ValueError`."""
+def checked_messages(messages: object, *, parts: bool = False) -> list[dict[str, Any]]:
+    """Return a copy in plain types, or raise `TypeError` or `ValueError`.
+
+    Content that is a list of text parts stays one if `parts`, for templates that take it apart,
+    and else becomes one string.
+    """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise TypeError(
             f"expected a list of messages with role and content, got {type(messages).__name__}"
         )
     if not messages:
         raise ValueError("expected at least one message, got an empty list")
-    return [checked_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [
+        checked_message(message, f"messages[{i}]", parts=parts)
+        for i, message in enumerate(messages)
+    ]
 
 
-def checked_message(message: object, where: str) -> dict[str, Any]:
-    """Return a copy of one message with its content as one string."""
+def checked_message(message: object, where: str, *, parts: bool = False) -> dict[str, Any]:
+    """Return a copy of one message; see `checked_messages`."""
     if not isinstance(message, Mapping):
         raise TypeError(
             f"{where}: expected a mapping with role and content, got {type(message).__name__}"
         )
-    # A key whose value is None is as good as absent; templates test for presence.
-    found = {key: value for key, value in message.items() if value is not None}
+    found = dict(message)
     if not isinstance(found.get("role"), str):
         kind = type(found["role"]).__name__ if "role" in found else "no role"
         raise TypeError(f"{where}: expected a role (a string such as 'user'), got {kind}")
-    if "content" in found:
-        found["content"] = checked_content(found["content"], f"{where}.content")
-    elif "tool_calls" not in found:
+    content = found.get("content")
+    if content is not None:
+        text = checked_content(content, f"{where}.content")
+        if not parts or isinstance(content, str):
+            found["content"] = text
+    elif not found.get("tool_calls") and ("content" not in found or found["role"] != "assistant"):
         raise ValueError(f"{where}: expected content (a string), got none")
     for name in REASONING:
-        if name in found:  # templates of different years know it by different names
-            found = {"thinking": found[name], **found, "reasoning_content": found[name]}
+        if found.get(name) is not None:  # templates of different years know it by different names
+            found |= {
+                other: found[name]
+                for other in ("thinking", "reasoning_content")
+                if found.get(other) is None
+            }
             break
     copy = plain(found, where)
     assert isinstance(copy, dict)
     return copy
+
+
+def without_nulls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without the keys whose value is None."""
+    return [
+        {key: value for key, value in message.items() if value is not None} for message in messages
+    ]
 
 
 def checked_content(content: object, where: str) -> str:
