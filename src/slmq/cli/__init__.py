@@ -9,10 +9,13 @@ __all__ = ["main"]
 
 def main() -> None:
     """The console command `slmq`."""
-    # Text that the terminal cannot show must not end an answer half-way.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    from slmq.cli.streams import open_streams
+
+    open_streams()
     from slmq.cli.app import app
 
-    app(prog_name="slmq")
+    try:
+        app(prog_name="slmq")
+    except OSError as error:  # help and version, which are written outside of any command
+        sys.stderr.write(f"slmq: {error}\n")
+        raise SystemExit(1) from None

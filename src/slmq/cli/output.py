@@ -49,8 +49,13 @@ def note(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Data for programs, to stdout."""
-    write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Data for programs, to stdout; characters that its encoding lacks are escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2, allow_nan=False)
+    write(text + "\n")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

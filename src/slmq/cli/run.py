@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +52,7 @@ def run(
     text = read_prompt(prompt)
     loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m:
+        system = None if system is None else as_typed(system)
         asked = prompt_for(m, text, system=system, raw=raw)
         result = answer(m, asked, {**loaded.suggested, **sampling}, quiet=as_json)
         if as_json:
@@ -62,7 +64,8 @@ def run(
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt, from stdin if it is "-" (a line break at its very end is left out).
+    """The prompt, from stdin if it is "-" (a line break at its very end is left out, and a mark of
+    byte order at its start).
 
     Raises
     ------
@@ -76,10 +79,20 @@ def read_prompt(prompt: str) -> str:
             raise ValueError(
                 f"stdin: expected UTF-8 text, got {error.reason} at byte {error.start}"
             ) from None
-        prompt = prompt.removesuffix("\n").removesuffix("\r")
+        prompt = prompt.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not prompt:
         raise ValueError("the prompt is empty")
-    return prompt
+    return as_typed(prompt)
+
+
+def as_typed(text: str) -> str:
+    """An argument as it was typed, in UTF-8, where the locale knows ASCII only (LC_ALL=C)."""
+    try:
+        # Bytes that the locale cannot decode are lone surrogates.
+        undecoded = any("\udc80" <= char <= "\udcff" for char in text)
+        return os.fsencode(text).decode("utf-8") if undecoded else text
+    except UnicodeError:  # another encoding: what is wrong is said where the text is used
+        return text
 
 
 def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Prompt:
