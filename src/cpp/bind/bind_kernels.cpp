@@ -145,7 +145,7 @@ py::array_t<float> softmax(const Kernels& kernels, const py::object& object, flo
   py::array_t<float> out(x.size());
   float* y = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released release;
     kernels.softmax(x.data(), static_cast<int>(x.size()), scale, y);
   }
   return out;
@@ -277,7 +277,7 @@ void bind_kernels(py::module_& m) {
       "memory_read_gb_per_s",
       [](int threads, size_t bytes, double seconds) {
         if (bytes < (1u << 20)) throw py::value_error("nbytes: expected at least 1 MiB");
-        py::gil_scoped_release release;
+        Released release;
         return memory_read_gb_per_s(active_kernels(), threads, bytes, seconds);
       },
       py::arg("threads"), py::arg("nbytes") = size_t{1} << 30, py::arg("seconds") = 1.0);
@@ -285,7 +285,7 @@ void bind_kernels(py::module_& m) {
       "integer_peak_gmac_per_s",
       [](int threads, const std::optional<std::string>& isa, double seconds) {
         const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
-        py::gil_scoped_release release;
+        Released release;
         return integer_peak_gmac_per_s(kernels, threads, seconds);
       },
       py::arg("threads"), py::arg("isa") = py::none(), py::arg("seconds") = 0.3);

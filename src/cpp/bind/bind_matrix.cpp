@@ -61,7 +61,7 @@ void pack_in_parallel(PackStatus (*packer)(const Args&, int, int), const Args& a
     }
   };
   {
-    py::gil_scoped_release release;
+    Released release;
     shared_pool(threads)->run(task, &shared);
   }
   switch (static_cast<PackStatus>(shared.status.load())) {
@@ -274,7 +274,7 @@ void read_arena(const std::shared_ptr<Arena>& arena, int descriptor, uint64_t of
     }
   };
   {
-    py::gil_scoped_release release;
+    Released release;
     shared_pool(threads)->run(task, &shared);
   }
   if (shared.failed.load())
@@ -312,7 +312,7 @@ py::array_t<float> dequantize(const Matrix& m, int64_t begin, int64_t end) {
   py::array_t<float> out({static_cast<py::ssize_t>(end - begin), static_cast<py::ssize_t>(m.k)});
   float* values = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released release;
     active_kernels().dequantize[static_cast<int>(m.format)](
         m.data, m.groups(), m.k, static_cast<int>(begin), static_cast<int>(end), values, m.k);
   }
@@ -360,7 +360,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
   const float* values = x.data();
   float* result = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released release;
     std::vector<float> padded(static_cast<size_t>(rows) * width, 0.0f);
     for (int r = 0; r < rows; ++r)
       std::copy(values + static_cast<size_t>(r) * m.k, values + static_cast<size_t>(r + 1) * m.k,
@@ -397,7 +397,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
 void bind_matrix(py::module_& m) {
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
       .def(py::init([](size_t bytes, bool huge) {
-             py::gil_scoped_release release;
+             Released release;
              return std::make_shared<Arena>(bytes, huge);
            }),
            py::arg("nbytes"), py::arg("huge") = true)

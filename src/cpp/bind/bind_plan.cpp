@@ -62,7 +62,7 @@ py::list describe(GuardedPlan& self) {
 std::unique_lock<std::mutex> hold(KvSequence& s, int length, const char* what) {
   std::unique_lock<std::mutex> held(s.guard(), std::defer_lock);
   {
-    py::gil_scoped_release release;
+    Released release;
     held.lock();
   }
   if (length < 0 || length > s.length()) {
@@ -93,7 +93,7 @@ void bind_cache(py::module_& m) {
                                               std::to_string(pages));
                       cache.set_limit(pages);
                     })
-      .def("trim", &KvCache::trim, py::call_guard<py::gil_scoped_release>());
+      .def("trim", &KvCache::trim, py::call_guard<Released>());
   py::class_<KvSequence, std::shared_ptr<KvSequence>>(m, "KvSequence")
       .def_property_readonly("length", &KvSequence::length)
       .def(

@@ -118,7 +118,7 @@ Rounding search(const py::object& w, const py::object& importance, const Groups&
   }
   std::atomic<bool> fits{true};
   {
-    py::gil_scoped_release release;
+    Released release;
     for_each_item(threads, r.args.n, [&](int row) {
       if (!search_rows(r.args, row, row + 1)) fits.store(false);
     });
@@ -136,7 +136,7 @@ Rounding feedback(const py::object& w, const Factors& factors, const Groups& gro
   const FeedbackArgs args{r.args, u.data(), d.data()};
   std::atomic<bool> fits{true};
   {
-    py::gil_scoped_release release;
+    Released release;
     const int blocks = (r.args.n + kFeedbackRows - 1) / kFeedbackRows;
     for_each_item(threads, blocks, [&](int block) {
       if (!feedback_block(args, block)) fits.store(false);
@@ -158,7 +158,7 @@ Rounding refine(const py::object& w, const Rounding& rounding, const py::object&
   std::copy(mins.data(), mins.data() + mins.size(), r.args.mins);
   const auto gram = checked_array<float>(h, {k, k}, "h");
   {
-    py::gil_scoped_release release;
+    Released release;
     const int blocks = (r.args.n + kFeedbackRows - 1) / kFeedbackRows;
     for_each_item(threads, blocks,
                   [&](int block) { refine_block(r.args, gram.data(), sweeps, block); });
@@ -176,7 +176,7 @@ Factors factorize(const py::object& object, int threads) {
   py::array_t<float> weight(k);
   bool ok;
   {
-    py::gil_scoped_release release;
+    Released release;
     const auto each = [](void* opaque, int rows, RowWork task, void* context) {
       for_each_item(*static_cast<int*>(opaque), rows, [&](int row) { task(context, row); });
     };

@@ -14,7 +14,7 @@ py::tuple run_selftest(const std::string& isa, int max_threads) {
   const Kernels& kernels = kernels_named(isa);
   selftest::Results results;
   {
-    const py::gil_scoped_release released;
+    const Released released;
     results = selftest::run_all(kernels, max_threads);
   }
   py::dict hashes;

@@ -59,7 +59,7 @@ double time_barriers(int threads, int barriers) {
   };
   const std::shared_ptr<ThreadPool> pool = shared_pool(threads);
   Context context{*pool, barriers};
-  const py::gil_scoped_release released;
+  const Released released;
   const auto start = std::chrono::steady_clock::now();
   pool->run(
       [](void* opaque, int) {
@@ -78,7 +78,7 @@ double time_barriers(int threads, int barriers) {
 std::vector<std::pair<uint32_t, uint32_t>> probe_fp_mode(int threads) {
   const std::shared_ptr<ThreadPool> pool = shared_pool(threads);
   std::vector<std::pair<uint32_t, uint32_t>> results(static_cast<size_t>(threads));
-  const py::gil_scoped_release released;
+  const Released released;
   pool->run(
       [](void* opaque, int thread) {
         volatile float smallest = 1.17549435e-38f, half = 0.5f, one = 1.0f, tiny = 1e-8f;

@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "bind/released.h"
 #include "layout/formats.h"
 
 namespace slmq {

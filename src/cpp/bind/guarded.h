@@ -23,7 +23,7 @@ class Guarded {
    public:
     Held(T& value, std::mutex& mutex) : value_(value), lock_(mutex, std::try_to_lock) {
       if (lock_.owns_lock()) return;
-      const py::gil_scoped_release release;
+      const Released release;
       lock_.lock();
     }
     T* operator->() { return &value_; }
@@ -38,7 +38,7 @@ class Guarded {
   // Calls work(value) without the GIL.
   template <class Work>
   auto run(const Work& work) {
-    const py::gil_scoped_release release;
+    const Released release;
     const std::lock_guard<std::mutex> lock(mutex_);
     return work(*value_);
   }
