@@ -5,7 +5,7 @@
 
 namespace slmq {
 
-// As Released, and safe where a thread outlives the interpreter: before Python 3.14
+// As py::gil_scoped_release, and safe where a thread outlives the interpreter: before Python 3.14
 // such a thread is ended when it asks for the lock again, by unwinding its stack, which must be
 // able to pass through here. A destructor that lets nothing out would abort the process.
 class Released {

@@ -75,6 +75,7 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
             tokenizer.n_vocab,
             plan.vocabulary,
         )
+        tokenizer = tokenizer.within(plan.vocabulary)
     return Engine(plan, tokenizer, info, name, _context(options, info.n_ctx_train))
 
 

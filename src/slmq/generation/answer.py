@@ -42,6 +42,8 @@ class Request:
         Only requests of the same salt share what was computed.
     follow : bool
         Whether prompt progress is reported, and waited for: see `TokenStream`.
+    continues : bool
+        Whether the answer goes on with the text of the prompt; one to a chat begins a text.
     """
 
     prompt: list[int]
@@ -51,6 +53,7 @@ class Request:
     deadline_s: float | None = None
     salt: Hashable = None
     follow: bool = False
+    continues: bool = True
 
 
 class Answer:
@@ -78,7 +81,7 @@ class Answer:
         if not params.ignore_eos:
             self._ends |= tokenizer.eos_ids
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._decoder = tokenizer.stream()
+        self._decoder = tokenizer.stream(request.prompt if request.continues else ())
         self._stops = StopMatcher(params.stop_strings)
         self._stopped_by: str | int | None = None
         self._texts: list[str] = []

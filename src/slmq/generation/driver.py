@@ -23,7 +23,7 @@ class Driver:
     Parameters
     ----------
     lock : threading.Lock
-        Of the scheduler; `wake` and `fail` are called with it held.
+        Of the scheduler; `wake` and `fail` are called with it held, `stop` without.
     step : callable
         Returns whether there was anything to do.
     fail : callable
@@ -52,9 +52,13 @@ class Driver:
             self._thread.start()
 
     def stop(self) -> None:
-        """Step no more, and wait until the step that is under way has ended."""
-        self._stopped = True
-        thread = self._thread
+        """Step no more, and wait until the step that is under way has ended.
+
+        Called without the lock, which is held where a thread is started.
+        """
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 

@@ -321,8 +321,16 @@ class Model:
         ids = self._encode(prompt)
         encode_s = time.perf_counter() - began_s
         self._require_room(len(ids), 1 if checked.max_tokens is None else checked.max_tokens)
+        chat = isinstance(prompt[0], Mapping)
         request = Request(
-            ids, checked, encode_s, batch, deadline_s, salt, follow=progress is not None
+            ids,
+            checked,
+            encode_s,
+            batch,
+            deadline_s,
+            salt,
+            follow=progress is not None,
+            continues=not chat,
         )
         job = self._scheduler.submit(request)
         stream = TokenStream(self._scheduler, job, progress, on_finish)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tokenizers
@@ -17,6 +18,8 @@ from slmq.tokenizer.pieces import Pieces
 from slmq.tokenizer.stream import StreamDecoder
 
 __all__ = ["Tokenizer", "TokenizerParts"]
+
+log = logging.getLogger("slmq")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._limit = TextLimit(parts.backend)
         self._bound: TokenBound | None = None
+        self._said_twice = False
         self.n_vocab = parts.pieces.n_vocab
         self.bos_id = parts.bos_id
         self.eos_ids = parts.eos_ids
@@ -86,6 +90,18 @@ class Tokenizer:
     def chat_template(self) -> str | None:
         """The source of the default chat template."""
         return self._chat.default
+
+    def within(self, n_vocab: int) -> Tokenizer:
+        """The same for a model of `n_vocab` ids: the others mean nothing to it."""
+        parts = self.parts
+        pieces = replace(
+            parts.pieces,
+            n_vocab=n_vocab,
+            special=frozenset(i for i in parts.pieces.special if i < n_vocab),
+        )
+        bos = parts.bos_id if parts.bos_id is not None and parts.bos_id < n_vocab else None
+        ends = frozenset(i for i in parts.eos_ids if i < n_vocab)
+        return Tokenizer(replace(parts, pieces=pieces, bos_id=bos, eos_ids=ends))
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -123,7 +139,15 @@ class Tokenizer:
         # The flag belongs to the shared backend, so setting it and using it are one step.
         with self._lock, library_errors("cannot tokenize"):
             self._backend.encode_special_tokens = not parse_special
-            return self._backend.encode(text, add_special_tokens=add_special).ids
+            ids = self._backend.encode(text, add_special_tokens=add_special).ids
+        if ids[:2] == [self.bos_id] * 2 and add_special and not self._said_twice:
+            self._said_twice = True
+            log.warning(
+                "a text begins with the token that the tokenizer puts before it, %r: now there are "
+                "two, which models are not used to; leave it out of the text",
+                text[:40],
+            )
+        return ids
 
     def least_tokens(self, text: str) -> int:
         """The fewest tokens that `encode` can make of a text, found without tokenizing it.
