@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,3 +169,33 @@ def test_invalid_sessions_are_refused(model: Model) -> None:
         model.chat(system=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="top_p"):
         model.chat(top_p=2)
+
+
+def test_variables_of_the_template(tiny_model_path: Path, tmp_path: Path) -> None:
+    """Qwen3's enable_thinking, and whatever else a template asks for."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_path, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
+        "{{ tools | length if tools else '' }}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    messages = [{"role": "user", "content": "hi"}]
+    off = {"enable_thinking": False}
+    with slmq.load(folder) as model:
+        plain = model.generate(messages, max_tokens=1)
+        quiet = model.generate(messages, max_tokens=1, chat_template_kwargs=off)
+        assert quiet.prompt_tokens == plain.prompt_tokens + len("<no>")
+        with model.stream(messages, max_tokens=1, chat_template_kwargs=off) as stream:
+            assert [chunk.prompt_tokens for chunk in stream][-1] == quiet.prompt_tokens
+        tools = {"tools": [{"name": "f"}]}
+        called = model.generate(messages, max_tokens=1, chat_template_kwargs=tools)
+        assert called.prompt_tokens == plain.prompt_tokens + 1
+        with model.chat(chat_template_kwargs=off, max_tokens=1) as chat:
+            assert chat.send("hi").prompt_tokens == quiet.prompt_tokens
+        with pytest.raises(ValueError, match="expected a prompt of messages"):
+            model.generate("hi", max_tokens=1, chat_template_kwargs=off)
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(model)

@@ -161,3 +161,44 @@ def test_gguf_attn_factor_multiplies_sines_and_cosines(tmp_path: Path) -> None:
     )
     made: Any = family_named("llama", "test").Config.from_dict(config)
     assert made.rope.at(256).factor == 0.5
+
+
+# What holds where config.json is silent -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "found"),
+    [
+        ("mistral", {}, {"window": 4096, "n_kv_heads": 8, "max_positions": 131072}),
+        ("mistral", {"sliding_window": None}, {"window": 0}),
+        ("mistral", {"num_key_value_heads": None}, {"n_kv_heads": 8}),
+        ("phi3", {}, {"rms_norm_eps": 1e-5, "max_positions": 4096}),
+        ("gemma2", {}, {"n_kv_heads": 4, "max_positions": 8192}),
+        ("gemma", {}, {"max_positions": 8192}),
+        ("qwen2", {}, {"max_positions": 32768}),
+        ("qwen3", {}, {"max_positions": 32768}),
+        ("stablelm", {}, {"max_positions": 4096}),
+        ("llama", {"hidden_act": "swish"}, {"max_positions": 2048}),
+    ],
+)
+def test_defaults_are_those_of_transformers(
+    family: str, config: dict[str, Any], found: dict[str, Any]
+) -> None:
+    sizes = {k: v for k, v in SIZES.items() if k != "max_position_embeddings"}
+    sizes["num_attention_heads"] = 8
+    made = family_named(family, "test").Config.from_dict(sizes | config)
+    assert {name: getattr(made, name) for name in found} == found
+
+
+def test_gpt2_by_the_names_of_others() -> None:
+    """transformers takes both."""
+    own = {"vocab_size": 100, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 128}
+    other = {
+        "vocab_size": 100,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 128,
+    }
+    gpt2 = family_named("gpt2", "test")
+    assert gpt2.Config.from_dict(other) == gpt2.Config.from_dict(own)

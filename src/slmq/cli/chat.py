@@ -40,6 +40,7 @@ def chat(
     model: o.ModelName,
     *,
     system: o.System = None,
+    chat_template_kwargs: o.TemplateKwargs = None,
     sampling: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
@@ -51,13 +52,15 @@ def chat(
     Messages may also come from a pipe, one per line. Answers go to stdout, everything else to
     stderr.
     """
+    template = o.template_kwargs(chat_template_kwargs)
     loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m:
         if m.tokenizer.chat_template is None:
             raise TemplateError(
                 f"{m.name} has no chat template; use `slmq run` to continue a text with it"
             )
-        talk = Conversation(m, system, {**loaded.suggested, **sampling}, stats=stats)
+        params = {**loaded.suggested, **sampling}
+        talk = Conversation(m, system, params, stats=stats, template=template)
         with Lines() as lines:
             if lines.interactive:
                 note(f"{m.name}; type /help for commands, press Ctrl-D to quit")
@@ -69,12 +72,22 @@ class Conversation:
     """What a line does: a command, or a turn of the chat."""
 
     def __init__(
-        self, model: Model, system: str | None, params: dict[str, Any], *, stats: bool = False
+        self,
+        model: Model,
+        system: str | None,
+        params: dict[str, Any],
+        *,
+        stats: bool = False,
+        template: dict[str, Any] | None = None,
     ) -> None:
         self._model = model
         self._params = params
+        self._template = template
         self._stats = stats
-        self._session: ChatSession = model.chat(system, **params)
+        self._session: ChatSession = self._begin(system)
+
+    def _begin(self, system: str | None) -> ChatSession:
+        return self._model.chat(system, chat_template_kwargs=self._template, **self._params)
 
     def handle(self, line: str) -> bool:
         """Do what a line asks; False when it asks to quit."""
@@ -99,7 +112,7 @@ class Conversation:
             note("forgot the whole conversation")
         elif name == "system":
             self._session.close()
-            self._session = self._model.chat(rest.strip() or None, **self._params)
+            self._session = self._begin(rest.strip() or None)
             about = "with the new" if rest.strip() else "without a"
             note(f"started over {about} system message")
         elif name in ("help", "?"):

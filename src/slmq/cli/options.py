@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import NoneType
@@ -28,6 +29,8 @@ __all__ = [
     "Revision",
     "Stats",
     "System",
+    "TemplateKwargs",
+    "template_kwargs",
 ]
 
 # What was given of a bundle, by field name, checked.
@@ -61,6 +64,14 @@ MaybeModel = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 System = Annotated[str | None, typer.Option(help="System message.")]
+TemplateKwargs = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="Variables of the chat template, such as '{\"enable_thinking\": false}' for Qwen3.",
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Print speed and memory to stderr.")]
 Revision = Annotated[
     str | None,
@@ -71,6 +82,22 @@ Revision = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Never use the network.", rich_help_panel="Loading")
 ]
+
+
+def template_kwargs(given: str | None) -> dict[str, Any] | None:
+    """The object of ``--chat-template-kwargs``; raises ValueError if it is none."""
+    if given is None:
+        return None
+    try:
+        found = json.loads(given)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"--chat-template-kwargs: expected a JSON object such as "
+            f'{{"enable_thinking": false}}, got {given!r:.80}'
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def run(
     ],
     *,
     system: o.System = None,
+    chat_template_kwargs: o.TemplateKwargs = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Complete the prompt verbatim, without the chat template.")
     ] = False,
@@ -49,12 +50,17 @@ def run(
     """
     if "logprobs" in sampling and not as_json:
         raise ValueError("--logprobs needs --json")
+    template = o.template_kwargs(chat_template_kwargs)
     text = read_prompt(prompt)
     loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
     with loaded.model as m:
         system = None if system is None else as_typed(system)
         asked = prompt_for(m, text, system=system, raw=raw)
-        result = answer(m, asked, {**loaded.suggested, **sampling}, quiet=as_json)
+        if template is not None and isinstance(asked, str):
+            reason = "--raw leaves it out" if raw else f"{m.name} has no chat template"
+            raise ValueError(f"--chat-template-kwargs needs a chat template, but {reason}")
+        params = {**loaded.suggested, **sampling}
+        result = answer(m, asked, params, quiet=as_json, template=template)
         if as_json:
             print_json({"model": m.name, **asdict(result)})
         if stats:
@@ -113,11 +119,18 @@ def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Pro
 
 
 def answer(
-    model: Model, prompt: Prompt, params: dict[str, Any], *, quiet: bool
+    model: Model,
+    prompt: Prompt,
+    params: dict[str, Any],
+    *,
+    quiet: bool,
+    template: dict[str, Any] | None = None,
 ) -> GenerationResult:
     """Makes the answer and, unless `quiet`, writes it to stdout as it comes."""
     with Bar() as bar:
-        stream = model.stream(prompt, progress=prompt_progress(bar), **params)
+        stream = model.stream(
+            prompt, progress=prompt_progress(bar), chat_template_kwargs=template, **params
+        )
         return follow(stream, bar, quiet=quiet)
 
 

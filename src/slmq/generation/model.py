@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -141,6 +141,7 @@ class Model:
         prompt: Prompt,
         *,
         progress: Callable[[int, int], None] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> GenerationResult:
         """Answer a prompt.
@@ -151,6 +152,9 @@ class Model:
             Text, token ids or messages: see `Model`.
         progress : callable, optional
             Called with (prompt tokens done, prompt tokens in all) while the prompt is read.
+        chat_template_kwargs : mapping, optional
+            Further variables of the chat template, such as ``{"enable_thinking": False}`` for
+            Qwen3, and ``tools``: JSON schemas of functions. Only for messages.
         **params
             See `slmq.generation.params.SamplingParams`.
 
@@ -173,7 +177,9 @@ class Model:
         CheckpointError
             If the model produces NaN.
         """
-        with self.stream(prompt, progress=progress, **params) as stream:
+        with self.submit(
+            prompt, params, progress=progress, chat_template_kwargs=chat_template_kwargs
+        ) as stream:
             for _ in stream:
                 pass
         assert stream.result is not None  # a stream that was read to its end has one
@@ -185,6 +191,7 @@ class Model:
         prompt: Prompt,
         *,
         progress: Callable[[int, int], None] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> TokenStream:
         """Answer a prompt token by token; parameters and errors as in `generate`.
@@ -192,7 +199,9 @@ class Model:
         Invalid arguments raise here. Closing the stream, leaving its ``with`` block or dropping it
         cancels the answer.
         """
-        return self.submit(prompt, params, progress=progress)
+        return self.submit(
+            prompt, params, progress=progress, chat_template_kwargs=chat_template_kwargs
+        )
 
     def logits(self, prompt: str | Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of a text.
@@ -241,18 +250,26 @@ class Model:
         return self._scheduler.stats()
 
     @takes(SamplingParams)
-    def chat(self, system: str | None = None, **params: Unpack[SamplingArgs]) -> ChatSession:
+    def chat(
+        self,
+        system: str | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **params: Unpack[SamplingArgs],
+    ) -> ChatSession:
         """Begin a conversation; parameters are those of every answer, unless a turn sets them.
 
         Parameters
         ----------
         system : str, optional
             System message.
+        chat_template_kwargs : mapping, optional
+            As in `generate`, for every turn.
         **params
             See `slmq.generation.params.SamplingParams`.
         """
         self._require_open()
-        return ChatSession(self.submit, system=system, params=params)
+        return ChatSession(self.submit, system=system, params=params, template=chat_template_kwargs)
 
     def close(self) -> None:
         """Cancel what is running and free weights and caches; later calls raise ClosedError."""
@@ -272,6 +289,12 @@ class Model:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied: its weights belong to this process; load the "
+            f"model in each process (folders of `slmq convert` share their memory)"
+        )
+
     def __repr__(self) -> str:
         if self.closed:
             return f"<slmq.Model {self.name!r}, closed>"
@@ -284,6 +307,7 @@ class Model:
         *,
         progress: Progress | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         batch: bool = False,
         deadline_s: float | None = None,
         salt: Hashable = None,
@@ -299,6 +323,8 @@ class Model:
             As in `generate`, called by the thread that reads the stream.
         on_finish : callable, optional
             Called with the result when the reader has come to the end, or has closed the stream.
+        chat_template_kwargs : mapping, optional
+            As in `generate`.
         batch : bool
             Whether everybody else goes first.
         deadline_s : float, optional
@@ -318,7 +344,7 @@ class Model:
         self._require_open()
         checked = SamplingParams.from_kwargs(params)
         began_s = time.perf_counter()
-        ids = self._encode(prompt)
+        ids = self._encode(prompt, chat_template_kwargs)
         encode_s = time.perf_counter() - began_s
         self._require_room(len(ids), 1 if checked.max_tokens is None else checked.max_tokens)
         chat = isinstance(prompt[0], Mapping)
@@ -360,7 +386,7 @@ class Model:
             cure = "lower max_tokens, shorten the prompt"
         raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
         """Token ids of a prompt of any kind; raises for an empty or malformed one."""
         if isinstance(prompt, np.ndarray):
             if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
@@ -370,13 +396,18 @@ class Model:
         if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
             kind = type(prompt).__name__
             raise TypeError(f"prompt: expected a str, token ids or messages, got {kind}")
+        if template is not None and not (len(prompt) and isinstance(prompt[0], Mapping)):
+            raise ValueError(
+                "chat_template_kwargs: expected a prompt of messages; no template is applied to "
+                "others"
+            )
         if len(prompt) == 0:
             ids = []
         elif isinstance(prompt, str):
             ids = self._encode_text(prompt, add_special=True)
         elif isinstance(prompt[0], Mapping):
             messages: Any = prompt  # checked there
-            chat = self.tokenizer.render_chat(messages)
+            chat = self.tokenizer.render_chat(messages, **(template or {}))
             ids = self._encode_text(chat, add_special=False)
         else:
             ids = self._valid_ids(prompt)

@@ -32,6 +32,7 @@ class Submit(Protocol):
         *,
         progress: Progress | None = None,
         on_finish: OnFinish | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> TokenStream:
         """Queue the messages of a conversation."""
 
@@ -52,6 +53,7 @@ class ChatSession:
         *,
         system: str | None,
         params: Mapping[str, Any],
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         if system is not None and not isinstance(system, str):
             raise TypeError(f"system: expected a str or None, got {type(system).__name__}")
@@ -59,6 +61,7 @@ class ChatSession:
         self._submit = submit
         self._system = system
         self._params = dict(params)
+        self._template = None if template is None else dict(template)
         self._guard = threading.Lock()
         self._open: weakref.ref[TokenStream] | None = None
         self._closed = False
@@ -113,7 +116,11 @@ class ChatSession:
                     self._messages = [*history, said]
 
             stream = self._submit(
-                history, {**self._params, **params}, progress=progress, on_finish=remember
+                history,
+                {**self._params, **params},
+                progress=progress,
+                on_finish=remember,
+                chat_template_kwargs=self._template,
             )
             self._open = weakref.ref(stream)
         return stream

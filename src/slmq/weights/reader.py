@@ -29,6 +29,7 @@ I32 = npt.NDArray[np.int32]
 # What a stored type becomes when nothing else is asked for: the format that keeps every bit (bf16
 # has no kernel of its own; float16 holds trained weights' range with more precision).
 KEPT = {
+    "f64": "f32",
     "f32": "f32",
     "f16": "f16",
     "bf16": "f16",
@@ -37,9 +38,12 @@ KEPT = {
     "q8_0": "q8g32s",
     **BLOCK_FORMATS,
 }
-FLOATS = ("f32", "f16", "bf16")
+FLOATS = ("f64", "f32", "f16", "bf16")
+# The largest bfloat16 whose lower bits float16 can lose, as stored: 2^-17.
+SMALL_BF16 = (127 - 17) << 7
 
 
+SAMPLED = 1 << 12  # values of a matrix that say whether all need a look
 COMPARED = 1 << 20  # bytes of two tensors that are compared at a time
 
 log = logging.getLogger("slmq")
@@ -115,6 +119,7 @@ class WeightReader:
         self.parameters = 0
         self._rounded: set[str] = set()
         self._asked: set[str] = set()
+        self._small: set[str] = set()
         # Names of tensors whose rows a packed folder holds as several: "name[0:64]".
         cut = (name.partition("[") for name in checkpoint.tensors if checkpoint.packed)
         self._cut = {name for name, bracket, _ in cut if bracket}
@@ -191,14 +196,12 @@ class WeightReader:
         if not self.layout.stacked_norms or math.prod(info.shape) != stored:
             self._check_shape(info, (stored,))
         if info.dtype not in FLOATS:
-            raise self._error(info, f"expected f32, f16 or bf16, found {info.dtype}")
+            raise self._error(info, f"expected f64, f32, f16 or bf16, found {info.dtype}")
         raw = self.checkpoint.read(info.name)
-        if info.dtype == "f32":
-            values = raw.view("<f4").astype(np.float32)
-        elif info.dtype == "f16":
-            values = raw.view("<f2").astype(np.float32)
-        else:
+        if info.dtype == "bf16":
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = rounded(raw.view(f"<f{info.nbytes // math.prod(info.shape)}"))
         if not np.isfinite(values).all():
             raise self._error(info, "expected finite weights, found NaN or infinity")
         self._finish(info)
@@ -300,14 +303,21 @@ class WeightReader:
     ) -> tuple[str, npt.NDArray[np.uint8]]:
         """Rows of a weight as bytes of a type that the packer reads."""
         if weight is None:
-            if rows.heads == 0 and not rows.transposed:
-                return info.dtype, self.checkpoint.read(info.name, rows.first, rows.first + n)
-            raw = self.checkpoint.read(info.name)
+            # Rows that lie together are read alone.
+            part = rows.heads == 0 and not rows.transposed
+            span = (rows.first, rows.first + n) if part else ()
+            dtype, raw = info.dtype, self.checkpoint.read(info.name, *span)
+            if dtype == "f64":  # as transformers casts them
+                dtype, raw = "f32", rounded(raw.view("<f8")).view(np.uint8)
+            if dtype == "bf16" and (self._wanted or KEPT[dtype]) == "f16":
+                self._check_small(info, raw.view("<u2"))
+            if part:
+                return dtype, raw
             if rows.transposed:
-                wide = "<u4" if info.dtype == "f32" else "<u2"
+                wide = "<u4" if dtype == "f32" else "<u2"
                 columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
-                return info.dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
-            return info.dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
+                return dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
+            return dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
         if self._wanted is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
             log.warning(
@@ -321,6 +331,25 @@ class WeightReader:
         else:
             values = np.ascontiguousarray(rows.of(decode(weight, self._threads), n))
         return "f32", values.reshape(-1).view(np.uint8)
+
+    def _check_small(self, info: TensorInfo, stored: npt.NDArray[np.uint16]) -> None:
+        """Warns of a bfloat16 matrix that is too small, as a whole, for float16 to keep its bits.
+
+        A few small values among larger ones lose less than 2^-25, which no answer notices.
+        """
+        if info.name in self._small or int((stored[:SAMPLED] & 0x7FFF).max()) > SMALL_BF16:
+            return
+        self._small.add(info.name)
+        largest = int((stored & 0x7FFF).max())
+        if 0 < largest <= SMALL_BF16:
+            value = np.array([largest << 16], np.uint32).view(np.float32)[0]
+            log.warning(
+                "%s: the weights of %s are %.1e at most, and lose bits in float16; format='f32' "
+                "keeps them",
+                self.checkpoint.path,
+                info.name,
+                value,
+            )
 
     def _columns(self, info: TensorInfo, fmt: str) -> I32 | None:
         """The order of a packed weight's columns, None if they are as they were."""
@@ -414,3 +443,9 @@ class WeightReader:
         self._done += info.nbytes * read // max(size, 1)
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def rounded(values: Array) -> F32:
+    """Values of any float type as float32; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
