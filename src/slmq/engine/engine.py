@@ -19,7 +19,6 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 MAX_OUTPUTS = 64
-PAGE = 64  # positions in a page of the cache
 NO_LIMIT = 2**31 - 1
 
 # A part of a run: a sequence, the tokens that it takes up, and of how many logits are wanted.
@@ -208,7 +207,7 @@ class Engine:
 
     @property
     def page_bytes(self) -> int:
-        """Bytes of a page of the cache, of `PAGE` positions."""
+        """Bytes of a page of the cache, of 64 positions."""
         return self.plan.native.page_bytes
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from slmq.engine.sequence import TokenSequence, common_length
+from slmq.engine.sequence import PAGE, TokenSequence, common_length
 
 I32 = npt.NDArray[np.int32]
 
@@ -46,6 +46,7 @@ class PrefixStore:
         self._roots: dict[Hashable, _Node] = {}
         self._nodes: dict[TokenSequence, _Node] = {}
         self._clock = 0.0
+        self.pages = 0  # of all that is kept; one that several share counts for each
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -92,7 +93,7 @@ class PrefixStore:
             self._forget(node)
             child = node.children.get(int(ids[at]))
             if child is None:
-                node = self._add(node, ids[at:])
+                node = self._grow(node, ids[at:])
                 break
             step = common_length(child.edge, ids[at:])
             at += step
@@ -108,6 +109,7 @@ class PrefixStore:
         node.entry = sequence
         node.worth = self._clock + cost
         self._nodes[sequence] = node
+        self.pages += _pages(sequence)
 
     def evict(self) -> bool:
         """Give back the sequence that is worth least; False if none is kept."""
@@ -124,11 +126,13 @@ class PrefixStore:
             sequence.close()
         self._nodes.clear()
         self._roots.clear()
+        self.pages = 0
 
     def _forget(self, node: _Node) -> None:
         """Give back the sequence at a node, if there is one; the node stays."""
         if node.entry is not None:
             del self._nodes[node.entry]
+            self.pages -= _pages(node.entry)
             node.entry.close()
             node.entry = None
 
@@ -145,7 +149,11 @@ class PrefixStore:
             self._roots = {salt: root for salt, root in self._roots.items() if root is not node}
 
     @staticmethod
-    def _add(parent: _Node, edge: I32) -> _Node:
+    def _grow(parent: _Node, edge: I32) -> _Node:
+        """The node that `edge` leads to; one that leads to nothing else is moved there."""
+        if parent.parent is not None and not parent.children:
+            parent.edge = np.concatenate([parent.edge, edge])
+            return parent
         node = _Node(edge, parent)
         parent.children[int(edge[0])] = node
         return node
@@ -168,6 +176,10 @@ class PrefixStore:
         child.edge = np.concatenate([node.edge, child.edge])
         child.parent = node.parent
         node.parent.children[int(child.edge[0])] = child
+
+
+def _pages(sequence: TokenSequence) -> int:
+    return -(-len(sequence.tokens) // PAGE)
 
 
 def _below(node: _Node) -> TokenSequence | None:

@@ -13,6 +13,8 @@ from slmq.errors import ClosedError
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
+PAGE = 64  # positions in a page of the cache
+
 
 class TokenSequence:
     """Tokens whose keys and values are cached, in order.

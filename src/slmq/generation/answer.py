@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -54,6 +55,19 @@ class Request:
     salt: Hashable = None
     follow: bool = False
     continues: bool = True
+
+    def __post_init__(self) -> None:
+        limit = self.deadline_s
+        if isinstance(limit, bool) or not (limit is None or isinstance(limit, (int, float))):
+            kind = type(limit).__name__
+            raise TypeError(f"deadline_s: expected a number of seconds or None, got {kind}")
+        if limit is not None and not 0 < limit <= threading.TIMEOUT_MAX:
+            raise ValueError(f"deadline_s: expected a positive number of seconds, got {limit}")
+        try:
+            hash(self.salt)
+        except TypeError:
+            kind = type(self.salt).__name__
+            raise TypeError(f"salt: expected something hashable, got {kind}") from None
 
 
 class Answer:
@@ -139,7 +153,7 @@ class Answer:
             accepted_tokens=self.accepted_tokens,
             prompt_tps=self._prompt_tps(),
             generation_tps=self._generation_tps(),
-            time_to_first_token=self._first_s - self.started_s if self.tokens else 0.0,
+            time_to_first_token=self._first_s - self.started_s if self.tokens[:spoken] else 0.0,
             queue_s=self.queued_s,
             peak_memory_bytes=peak_memory_bytes(),
             seed=self.sampler.seed if asked.temperature > 0 else asked.seed,
@@ -185,7 +199,7 @@ class Answer:
             logprob,
             reason,
             prompt_tokens=len(self.request.prompt),
-            generated_tokens=len(self.tokens),
+            generated_tokens=len(self.tokens if result is None else result.tokens),
             prompt_tps=self._prompt_tps(),
             generation_tps=self._generation_tps(),
             time_to_first_token=self._first_s - self.started_s if self.tokens else 0.0,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
-__all__ = ["Driver", "guard_at_fork"]
+__all__ = ["Driver", "Turn", "guard_at_fork"]
 
 
 class Driver:
@@ -44,12 +44,22 @@ class Driver:
         self._stopped = False
         _all.add(self)
 
-    def wake(self) -> None:
-        """Something has changed: steps may be possible again."""
+    def wake(self) -> bool:
+        """Something has changed: steps may be possible again.
+
+        False if no thread makes them, and none can be had: while the interpreter shuts down.
+        """
         self._changes += 1
-        if self._thread is None and not self._stopped:
-            self._thread = threading.Thread(target=self._run, name="slmq-driver", daemon=True)
-            self._thread.start()
+        if self._stopped:
+            return False
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="slmq-driver", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     def stop(self) -> None:
         """Step no more, and wait until the step that is under way has ended.
@@ -93,16 +103,49 @@ class Driver:
             return False
 
 
+class Turn:
+    """A lock that is not taken twice by one thread while another waits for it.
+
+    An ordinary one goes to whoever asks first once it is free, so a thread that makes one step
+    after the other would keep it. Here who waits stands in the door, past which all must go.
+    """
+
+    def __init__(self) -> None:
+        self._door = threading.Lock()
+        self._room = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._door:
+            self._room.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._room.release()
+
+    def forked(self) -> None:
+        """In a child of a fork: whoever stood in the door is not here."""
+        self._door = threading.Lock()
+
+
 class Resting(Protocol):
     """What can be held still while the process forks."""
 
     def at_rest(self) -> AbstractContextManager[None]:
         """Nothing runs within the block."""
 
+    def forked(self) -> None:
+        """In the child: forget the other threads."""
+
+
+class Held(threading.local):
+    """What a thread that forks holds still: two may fork at a time."""
+
+    def __init__(self) -> None:
+        self.all = ExitStack()
+
 
 _all: weakref.WeakSet[Driver] = weakref.WeakSet()
 _guarded: weakref.WeakSet[Resting] = weakref.WeakSet()
-_held = ExitStack()
+_held = Held()
 
 
 def guard_at_fork(scheduler: Resting) -> None:
@@ -118,17 +161,23 @@ def _stop_all() -> None:
 
 
 def _before_fork() -> None:
-    for scheduler in list(_guarded):
-        _held.enter_context(scheduler.at_rest())
+    for scheduler in sorted(_guarded, key=id):  # in one order, for threads that fork
+        _held.all.enter_context(scheduler.at_rest())
+
+
+def _after_fork_in_parent() -> None:
+    _held.all.close()
 
 
 def _after_fork_in_child() -> None:
-    _held.close()
-    for driver in list(_all):
-        driver.forget()
+    _held.all.close()
+    for scheduler in list(_guarded):
+        scheduler.forked()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
     )

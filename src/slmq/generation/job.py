@@ -53,12 +53,16 @@ class Job:
         What its reader has not taken yet, the last one of an answer included.
     over : bool
         Nothing will be added to `events`.
+    gone : bool
+        Its listener has raised: nobody is there any more.
     """
 
     def __init__(self, request: Request, answer: Answer, lock: threading.Lock) -> None:
         self.request = request
         self.answer = answer
         self.ids = array("i", request.prompt)
+        self.prompt = np.array(request.prompt, np.int32)
+        self.told = 0  # tokens of the prompt whose reader knows that they are read
         self.sequence: TokenSequence | None = None
         self.admitted = 0
         self.reserved = 0
@@ -66,6 +70,7 @@ class Job:
         self.events: deque[Event] = deque()
         self.over = False
         self.cancelled = False
+        self.gone = False
         self.lookup = Lookup()
         self.listener: Callable[[], None] | None = None
         self.ready = threading.Condition(lock)
@@ -115,7 +120,11 @@ class Job:
 
     def shared_ahead(self, ids: npt.NDArray[np.int32]) -> int:
         """How many tokens `ids` will share with its sequence once its prompt is read."""
-        return common_length(np.array(self.request.prompt, np.int32), ids)
+        return common_length(self.prompt, ids)
+
+    def yields_to(self, other: Job) -> bool:
+        """Whether this one steps aside so that another can run."""
+        return self.paused or (self.request.batch and not other.request.batch)
 
     def put(self, event: Event) -> None:
         """Hand something to the reader."""
@@ -130,8 +139,12 @@ class Job:
     def tell(self) -> None:
         """Wake the reader."""
         self.ready.notify_all()
-        if self.listener is not None:
+        if self.listener is None:
+            return
+        try:
             self.listener()
+        except Exception:  # such as that of a closed event loop: the other answers go on
+            self.listener, self.gone = None, True
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from slmq.engine.engine import PAGE
 from slmq.engine.prefix import PrefixStore
+from slmq.engine.sequence import PAGE
 from slmq.generation.cost import CostModel, Work
 from slmq.machine.memory import available_memory_bytes
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from slmq.engine.sequence import TokenSequence
     from slmq.generation.job import Job, Part
 
-__all__ = ["Pages", "default_cache_bytes", "pages_of"]
+__all__ = ["Pages", "Wait", "default_cache_bytes", "pages_of"]
 
 MOST_KEPT = 4096  # sequences: beyond that looking after them costs more than they save
 LEAST_SHARED = 16  # tokens that are worth waiting for
@@ -33,6 +34,13 @@ def default_cache_bytes(engine: Engine) -> int:
     wanted = max(CONTEXTS * (pages_of(engine.n_ctx) + 1) * engine.page_bytes, DEFAULT_BYTES)
     free = available_memory_bytes()
     return max(wanted if free is None else min(wanted, free // 2), 2 * engine.page_bytes)
+
+
+class Wait(Enum):
+    """What keeps a job from beginning."""
+
+    PAGES = 0
+    PREFIX = 1  # another is just computing what both begin with
 
 
 class Pages:
@@ -61,15 +69,8 @@ class Pages:
         """
         return min(self._engine.n_ctx, (max(self.limit, 2) - 1) * PAGE)
 
-    def kept(self) -> int:
-        """Pages of kept sequences; shared ones count for each."""
-        return sum(pages_of(len(s.tokens)) for s in self.store.sequences)
-
-    def begin(self, job: Job, running: Iterable[Job]) -> TokenSequence | None:
-        """A sequence for a job, forked off the longest that begins like it; None: not yet.
-
-        A job waits for pages, and for another that is just computing what both begin with.
-        """
+    def begin(self, job: Job, running: Iterable[Job]) -> TokenSequence | Wait:
+        """A sequence for a job, forked off the longest that begins like it; else what is amiss."""
         ids, others = job.array(), list(running)
         most = len(ids) - 1  # the last one is fed in any case, for its logits
         source, shared = self.store.longest(job.request.salt, ids[:most])
@@ -80,15 +81,17 @@ class Pages:
             have = other.sequence.shared_with(ids[:most])
             if have > shared:
                 source, shared = other.sequence, have
-            if have == other.cached and not other.paused:
+            if have == other.cached and not other.yields_to(job):
                 coming = max(coming, other.shared_ahead(ids[:most]))
         if coming >= shared + LEAST_SHARED:
-            return None
+            return Wait.PREFIX
         need = pages_of(max(job.reserved, len(ids) + 1)) - shared // PAGE
-        promised = sum(max(0, pages_of(o.reserved) - pages_of(o.cached)) for o in others)
-        busy = any(not other.paused for other in others)
-        if busy and self.free + self.kept() < need + promised:
-            return None
+        room = self.free + self.store.pages
+        room += sum(pages_of(o.cached) for o in others if o.yields_to(job))
+        firm = [o for o in others if not o.yields_to(job)]
+        promised = sum(max(0, pages_of(o.reserved) - pages_of(o.cached)) for o in firm)
+        if firm and room < need + promised:
+            return Wait.PAGES
         if source is None:
             return self._engine.sequence()
         if source in self.store:
@@ -103,6 +106,11 @@ class Pages:
         self.store.insert(job.request.salt, sequence, self._worth(len(sequence.tokens)))
         while len(self.store) > MOST_KEPT:
             self.store.evict()
+
+    def release(self) -> None:
+        """Give back to the system whatever no sequence in use needs."""
+        self.store.clear()
+        self._engine.plan.cache.trim()
 
     def lacking(self, parts: Iterable[Part]) -> int:
         """Pages that a run needs beyond what is free, after giving up what is kept."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,9 @@ from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation._sampling import sample_rows
 from slmq.generation.answer import Answer, Request
 from slmq.generation.cost import CostModel
-from slmq.generation.driver import Driver, guard_at_fork
+from slmq.generation.driver import Driver, Turn, guard_at_fork
 from slmq.generation.job import Event, Job, Part, PromptRead
-from slmq.generation.pages import Pages, pages_of
+from slmq.generation.pages import Pages, Wait, pages_of
 from slmq.generation.planning import plan_run, work_of
 from slmq.generation.results import StreamChunk
 from slmq.generation.stats import Counters, Stats
@@ -38,6 +38,7 @@ __all__ = ["Scheduler"]
 MOST_RUNNING = 64
 MOST_WAITING = 1024
 STEP_MS = 40.0
+PATIENCE = 64  # requests that are looked at for a run though they wait for another's prompt
 
 Said = StreamChunk | Exception  # the second ends an answer
 
@@ -71,7 +72,8 @@ class Scheduler:
     ) -> None:
         self._engine = engine
         self._step_s = step_ms / 1e3
-        self._most_running, self._most_waiting = most_running, most_waiting
+        self._most_running = min(most_running, engine.chunk)  # so that all can have a row in a run
+        self._most_waiting = most_waiting
         self._speculate = speculate
         self._cost = CostModel()
         self._pages = Pages(engine, self._cost)
@@ -85,7 +87,7 @@ class Scheduler:
         self._closed = False
         self._owner: int | None = None  # the thread that has the engine for itself
         self._lock = threading.Lock()  # jobs and their events
-        self._busy = threading.Lock()  # the engine; taken before the other one
+        self._busy = Turn()  # the engine; taken before the other one
         self._driver = Driver(self._lock, self.step, self._fail_all) if drive else None
         guard_at_fork(self)
 
@@ -135,8 +137,7 @@ class Scheduler:
             while not job.events and not job.over and wait:
                 if self._owner == threading.get_ident():
                     raise BusyError("this thread has the engine for itself; leave that block first")
-                if self._driver is not None:
-                    self._driver.wake()
+                if self._wake():
                     job.ready.wait(job.left_s)
                     continue
                 self._lock.release()
@@ -191,8 +192,7 @@ class Scheduler:
             with self._lock:
                 self._require_open()
                 self._owner = threading.get_ident()
-                if self._pages.free < pages_of(self._engine.n_ctx):
-                    self._pages.store.clear()
+                self._make_room(pages_of(self._engine.n_ctx))
             try:
                 yield self._engine
             finally:
@@ -205,7 +205,7 @@ class Scheduler:
         with self._lock:
             cache = None if self._closed else self._engine.plan.cache
             return self._counters.stats(
-                len(self._waiting), len(self._running), self._pages.kept(), cache
+                len(self._waiting), len(self._running), self._pages.store.pages, cache
             )
 
     @property
@@ -238,11 +238,14 @@ class Scheduler:
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """No run is under way within the block, and nobody is let in: for a fork of the process."""
-        if self._owner == threading.get_ident():
+        with nullcontext() if self._owner == threading.get_ident() else self._busy, self._lock:
             yield
-            return
-        with self._busy, self._lock:
-            yield
+
+    def forked(self) -> None:
+        """In a child of a fork: the other threads are not here."""
+        self._busy.forked()
+        if self._driver is not None:
+            self._driver.forget()
 
     # --- a run --------------------------------------------------------------------------------
 
@@ -265,11 +268,11 @@ class Scheduler:
             if rows is not None:
                 drawn = self._draw(parts, rows)
                 took_s = time.perf_counter() - began_s
-                self._cost.learn(work, took_s)
-                self._counters.ran(took_s, work)
             with self._lock:
                 self._parts = []
                 if rows is not None:
+                    self._cost.learn(work, took_s)
+                    self._counters.ran(took_s, work)
                     for part, chunks in zip(parts, drawn, strict=True):
                         self._hand_out(part, chunks)
                 self._settle()
@@ -295,6 +298,10 @@ class Scheduler:
 
     def _draw(self, parts: list[Part], rows: F32) -> list[list[Said]]:
         """What every part gives: chunks, or the error that ends its answer."""
+        now_s = time.perf_counter()
+        for part in parts:
+            if part.completes and part.job.read_s is None and part.job.began_s is not None:
+                part.job.answer.prompt_s = now_s - part.job.began_s
         starts = np.cumsum([0, *(part.wanted for part in parts)]).tolist()
         speaking = [i for i, part in enumerate(parts) if part.wanted and not part.job.cancelled]
         samplers = [parts[i].job.answer.sampler for i in speaking]
@@ -363,9 +370,10 @@ class Scheduler:
     def _settle(self) -> None:
         """Keep what was computed for jobs that are over, and forget them."""
         while self._dropped:
-            job = self._dropped.popleft()
-            job.cancelled = True
-            if not job.over:
+            self._dropped.popleft().gone = True
+        for job in (*self._waiting, *self._running):
+            if job.gone and not job.over:
+                job.cancelled = True
                 self._counters.cancelled += 1
                 job.finish()
         for job in self._running:
@@ -375,28 +383,56 @@ class Scheduler:
         self._waiting = [job for job in self._waiting if not job.over]
 
     def _admit(self) -> None:
-        for job in list(self._waiting):
-            if len(self._running) >= self._most_running:
+        patience = PATIENCE
+        for job in [job for job in self._waiting if not job.paused]:
+            last = self._last() if len(self._running) >= self._most_running else None
+            if last is not None and not last.yields_to(job):
                 return
-            if job.paused:
+            begun = self._pages.begin(job, self._running)
+            if begun is Wait.PREFIX and patience > 0:
+                patience -= 1
                 continue
-            sequence = self._pages.begin(job, self._running)
-            if sequence is None:
-                continue
+            if isinstance(begun, Wait):
+                return  # nobody who needs less passes: there might always be such a one
+            if last is not None:
+                self._put_aside(last)
             self._waiting.remove(job)
             self._running.append(job)
             self._admissions += 1
-            job.sequence, job.admitted = sequence, self._admissions
+            job.sequence, job.admitted = begun, self._admissions
             if job.began_s is None:
                 job.answer.cached_tokens = job.cached
 
+    def _last(self) -> Job:
+        """The running job that steps aside first."""
+        return max(self._running, key=lambda job: (job.paused, job.request.batch, job.admitted))
+
+    def _put_aside(self, job: Job) -> None:
+        """Let a job wait again, before all others of its kind; what was computed is kept."""
+        self._running.remove(job)
+        self._pages.keep(job)
+        first = 0
+        while job.request.batch and first < len(self._waiting):
+            if self._waiting[first].request.batch:
+                break
+            first += 1
+        self._waiting.insert(first, job)
+
+    def _make_room(self, pages: int) -> None:
+        """Free so many pages if it can be done; whoever loses some is computed again later."""
+        while self._pages.free < pages:
+            if self._pages.store.evict():
+                continue
+            if not self._running:
+                return
+            self._put_aside(self._last())
+
     def _preempt(self) -> None:
         """Take the pages of the job that was admitted last; it is computed again later."""
-        victim = max(self._running, key=lambda job: (job.paused, job.request.batch, job.admitted))
-        self._running.remove(victim)
-        if (
-            not self._running
-        ):  # it has the cache for itself but for what the engine's own users hold
+        victim = self._last()
+        if len(self._running) == 1:
+            # It has the cache for itself, but for what the engine's own users hold.
+            self._running.clear()
             self._fail(
                 victim,
                 CacheFullError(
@@ -405,8 +441,7 @@ class Scheduler:
                 ),
             )
             return
-        self._pages.keep(victim)
-        self._waiting.insert(0, victim)
+        self._put_aside(victim)
         self._counters.preemptions += 1
 
     def _hand_out(self, part: Part, chunks: list[Said]) -> None:
@@ -435,22 +470,25 @@ class Scheduler:
     def _read_on(self, job: Job) -> None:
         """Report how far a prompt is read."""
         total = len(job.request.prompt)
-        if job.request.follow and not job.over:
-            job.put(PromptRead(min(job.cached, total), total))
-        if job.cached >= total:
+        done = min(job.cached, total)
+        if job.request.follow and not job.over and done > job.told:  # less after it was preempted
+            job.told = done
+            job.put(PromptRead(done, total))
+        if done == total:
             job.read_s = time.perf_counter()
-            assert job.began_s is not None
-            job.answer.prompt_s = job.read_s - job.began_s
 
     def _after_failure(self, parts: list[Part], error: Exception) -> None:
         """A run that failed is nobody's fault in particular unless it had one part only."""
         self._parts = []
-        if len(parts) > 1 and isinstance(error, MemoryError):
+        short = isinstance(error, MemoryError)
+        if len(parts) > 1 and short:
             self._preempt()
-            return
-        for part in parts:
-            self._fail(part.job, error)
-        self._settle()
+        else:
+            for part in parts:
+                self._fail(part.job, error)
+            self._settle()
+        if short:  # the system has no more: what is kept may be what is missing
+            self._pages.release()
 
     def _fail(self, job: Job, error: BaseException) -> None:
         """End an answer with an error; what its sequence holds is not worth a guess."""
@@ -485,9 +523,9 @@ class Scheduler:
             self._cost.step_s / side_by_side + self._cost.row_s
         )
 
-    def _wake(self) -> None:
-        if self._driver is not None:
-            self._driver.wake()
+    def _wake(self) -> bool:
+        """Something has changed; whether a thread is there to go on."""
+        return self._driver is not None and self._driver.wake()
 
     def _require_open(self) -> None:
         if self._closed:

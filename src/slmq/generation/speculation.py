@@ -32,14 +32,22 @@ class Lookup:
         self._places: dict[tuple[int, ...], int] = {}
         self._seen = 0
         self._misses = self._pause = self._rest = 0
+        self._unasked: tuple[int, int] | None = None  # a place, and what would be guessed there
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
         """At most `most` tokens that may follow `ids`; none while guessing pauses."""
         place = self._find(ids)
-        if self._rest > 0:
-            self._rest -= 1
+        if self._unasked is not None and self._unasked[0] < len(ids):
+            # What was not asked is known by now: so guessing begins again once it would pay.
+            at, token = self._unasked
+            self.rate += 0.2 * ((ids[at] == token) - self.rate)
+            self._unasked = None
+        resting = self._rest > 0
+        self._rest -= resting
+        if place is None:
             return []
-        if place is None or most <= 0:
+        if resting or most <= 0:
+            self._unasked = (len(ids), ids[place])
             return []
         return list(ids[place : place + min(most, LONGEST)])
 

@@ -53,12 +53,12 @@ class TokenStream:
     def __next__(self) -> StreamChunk:
         self._enter()
         try:
-            while True:
-                chunk = self._take(wait=True)
-                if chunk is not None:
-                    return chunk
+            chunk = self._take(wait=True)
         finally:
             self._inside.release()
+        if chunk is None:
+            raise StopIteration
+        return chunk
 
     def poll(self) -> StreamChunk | None:
         """The next chunk if there is one already, else None; errors as when iterating.
@@ -118,17 +118,15 @@ class TokenStream:
         raise BusyError("another thread is reading this stream; read it from one thread at a time")
 
     def _take(self, *, wait: bool) -> StreamChunk | None:
-        """The next chunk, or None if it was something else or nothing."""
+        """The next chunk; None if there is none yet."""
         if self._ended:
             raise StopIteration
-        event = self._scheduler.next_event(self._job, wait=wait)
+        while isinstance(event := self._scheduler.next_event(self._job, wait=wait), PromptRead):
+            self._report(event)
         if self._job.cancelled:
             # Closed by another thread, or by its own progress: the answer ends where it was read.
             self._end()
             return self._job.answer.cancelled_chunk(self._result)
-        if isinstance(event, PromptRead):
-            self._report(event)
-            return None
         if isinstance(event, BaseException):
             self._ended = True
             raise event
