@@ -48,18 +48,18 @@ class Alone:
 
     Attributes
     ----------
-    chunks : dict
-        Of every request so far, by its identity.
+    made : dict
+        Every request so far with its chunks, by its identity.
     """
 
     engine: Engine
-    chunks: dict[int, list[StreamChunk]] = field(default_factory=dict)
+    made: dict[int, tuple[Request, list[StreamChunk]]] = field(default_factory=dict)
 
     def __call__(self, asked: Request) -> list[StreamChunk]:
         """The chunks of an answer, the last with its result."""
-        if id(asked) not in self.chunks:
-            self.chunks[id(asked)] = self._make(asked)
-        return self.chunks[id(asked)]
+        if id(asked) not in self.made:
+            self.made[id(asked)] = asked, self._make(asked)
+        return self.made[id(asked)][1]
 
     def _make(self, asked: Request) -> list[StreamChunk]:
         answer = Answer(self.engine.tokenizer, N_CTX - len(asked.prompt), asked)

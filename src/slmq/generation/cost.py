@@ -2,8 +2,10 @@
 
 t = a + b rows + c positions + d outputs: reading the weights once; multiplying every row with them;
 reading the cached positions that rows attend to; the output head. All four are at least 0. They are
-fitted by recursive least squares with forgetting (Ljung, "System Identification", 1999, section
-11.2), so a neighbour who comes or goes is noticed within some dozens of runs.
+fitted by recursive least squares with forgetting, so a neighbour who comes or goes is noticed
+within some dozens of runs. Only that is forgotten of which a run tells anything new (Cao and
+Schwartz, "A directional forgetting algorithm", 2000): decoding for hours does not blur what a
+prompt takes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 __all__ = ["CostModel", "Work"]
 
 FORGET = 0.98
+LEAST_KNOWN = 1e-6  # in all directions: rounding must not make anything less than nothing
 POSITIONS = 1024.0  # the unit of positions, so that all four terms are of one size
 
 
@@ -39,7 +42,8 @@ class CostModel:
     def __init__(self) -> None:
         # A guess to begin with, of a model of some hundred million weights; the first runs mend it.
         self._terms = np.array([4e-3, 8e-4, 5e-5, 2e-4])
-        self._spread = np.diag(self._terms**2) * 25.0
+        self._units = self._terms.copy()
+        self._known = np.eye(4) / 25.0  # the information matrix, in these units
         self.runs = 0
 
     def seconds(self, work: Work) -> float:
@@ -76,18 +80,19 @@ class CostModel:
         """Take a run into account."""
         x = _features(work)
         # Runs are unequal in length: errors count as shares of what was expected.
-        scale = 1.0 / max(float(self._terms @ x), 1e-5)
-        x = x * scale
-        gain = self._spread @ x / (FORGET + x @ self._spread @ x)
-        error = seconds * scale - float(self._terms @ x)
+        expected_s = float(self._terms @ x)
+        scale = 1.0 / max(expected_s, 1e-5)
+        error = (seconds - expected_s) * scale
         # One run that lost its cores must not turn everything over.
-        self._terms = np.maximum(self._terms + gain * float(np.clip(error, -1.0, 1.0)), 0.0)
+        weight = 1.0 / max(1.0, abs(error))
+        x = x * scale * self._units
+        known = self._known @ x
+        # What is known in the direction of x fades; what x adds comes on top.
+        fading = weight * (1 - FORGET) / max(float(x @ known), 1e-30)
+        self._known += weight * np.outer(x, x) - fading * np.outer(known, known)
+        gain = self._units * np.linalg.solve(self._known + LEAST_KNOWN * np.eye(4), x)
+        self._terms = np.maximum(self._terms + gain * weight * error, 0.0)
         self._terms[1] = max(self._terms[1], 1e-7)
-        self._spread = (self._spread - np.outer(gain, x @ self._spread)) / FORGET
-        # What the runs say nothing about (decoding alone never varies) must not drift without end.
-        bound = 25.0 * np.maximum(self._terms, 1e-6) ** 2
-        excess = np.sqrt(np.minimum(1.0, bound / np.maximum(np.diag(self._spread), 1e-30)))
-        self._spread *= np.outer(excess, excess)
         self.runs += 1
 
 

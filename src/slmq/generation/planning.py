@@ -3,7 +3,8 @@
 Everybody who decodes takes part, with one row each. What is left of the time for a run goes to
 prompts that are begun: the shortest remainder first (it frees its reader soonest), aged, so that a
 long one is not passed over for ever. While nobody decodes there is nobody to keep waiting, and a
-run is as long as the plan takes. Guesses fill up runs that only a few decode.
+run is as long as the plan takes. Batches get what the others leave, in turn. Guesses fill up runs
+that only a few decode.
 
 Orca (Yu et al., 2022) runs requests step by step; Sarathi (Agrawal et al., 2023) cuts prompts so
 that decoding goes on beside them.
@@ -40,29 +41,47 @@ def plan_run(
     speculate : bool
     """
     active = [job for job in jobs if not job.paused]
-    decoding = [job for job in active if job.decoding][:chunk]
-    reading = [job for job in active if not job.decoding]
-    parts = [Part(job, 1, []) for job in decoding]
-    work = work_of(parts)
-    room = chunk - len(parts)
-    if speculate and not reading and 0 < len(parts) <= GUESSING_ROWS:
-        _guess(parts, cost, room)
-        return parts
-    reading.sort(key=lambda j: (j.request.batch, j.remaining - AGE_TOKENS * j.skipped, j.admitted))
-    for job in reading:
-        rows = min(job.remaining, room)
-        if decoding:
-            fitting = cost.rows_within(step_s, work, job.cached)
-            least = LEAST_PROMPT_ROWS if len(parts) == len(decoding) else 0
-            rows = min(rows, max(fitting, least))
-        if rows <= 0:
-            job.skipped += 1
-            continue
-        job.skipped = 0
-        parts.append(Part(job, rows, []))
-        work.add(rows, job.cached, parts[-1].wanted)
-        room -= rows
+    parts: list[Part] = []
+    work = Work()
+    for batch in (False, True):
+        mine = [job for job in active if job.request.batch is batch]
+        hurried = bool(parts)  # batches take what is left of the time of a run, but never nothing
+        for job in sorted((j for j in mine if j.decoding), key=lambda j: -j.skipped):
+            late = hurried and parts[-1].job.request.batch and cost.seconds(work) >= step_s
+            _take(parts, work, job, 0 if late else min(1, chunk - work.rows))
+        budget_s = step_s if any(part.job.decoding for part in parts) else None
+        _read(parts, work, [job for job in mine if not job.decoding], cost, chunk, budget_s)
+    if speculate and 0 < len(parts) <= GUESSING_ROWS and all(p.job.decoding for p in parts):
+        _guess(parts, cost, chunk - len(parts))
     return parts
+
+
+def _read(
+    parts: list[Part],
+    work: Work,
+    jobs: list[Job],
+    cost: CostModel,
+    chunk: int,
+    budget_s: float | None,
+) -> None:
+    """Add prompts, as far as the time goes."""
+    for job in sorted(jobs, key=lambda j: (j.remaining - AGE_TOKENS * j.skipped, j.admitted)):
+        rows = min(job.remaining, chunk - work.rows)
+        if budget_s is not None:
+            nobody = all(part.job.decoding for part in parts)
+            fitting = cost.rows_within(budget_s, work, job.cached)
+            rows = min(rows, max(fitting, LEAST_PROMPT_ROWS if nobody else 0))
+        _take(parts, work, job, rows)
+
+
+def _take(parts: list[Part], work: Work, job: Job, rows: int) -> None:
+    """Let a job take part with so many rows, or wait for the next run."""
+    if rows <= 0:
+        job.skipped += 1
+        return
+    job.skipped = 0
+    parts.append(Part(job, rows, []))
+    work.add(rows, job.cached, parts[-1].wanted)
 
 
 def work_of(parts: Iterable[Part]) -> Work:

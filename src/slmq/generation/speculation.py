@@ -49,7 +49,8 @@ class Lookup:
         if resting or most <= 0:
             self._unasked = (len(ids), ids[place])
             return []
-        return list(ids[place : place + min(most, LONGEST)])
+        period = len(ids) - place  # what is said over and over is longer than what stood there
+        return [ids[place + i % period] for i in range(min(most, LONGEST))]
 
     def told(self, guessed: int, right: int) -> None:
         """Learn how many of a guess's tokens were right."""
@@ -68,8 +69,7 @@ class Lookup:
             run = tuple(ids[end - NGRAM : end])
             place = self._places.get(run)
             self._places[run] = end
-        if len(ids) > self._seen:
-            self._seen = len(ids) + 1
+        self._seen = max(self._seen, len(ids) + 1)
         return place
 
 
