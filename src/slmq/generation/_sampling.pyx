@@ -306,6 +306,7 @@ cdef class Sampler:
     def _allocate(self):
         cdef Py_ssize_t n = self.n_vocab
         self._block_max = np.empty((n + BLOCK - 1) // BLOCK, np.int32)
+        self._adjusted = None       # said so: Cython leaves NULL, which is not None
         if self._biased or self._penalised:
             self._adjusted = np.empty(n, np.float32)
         if self._penalised:

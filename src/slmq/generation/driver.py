@@ -47,11 +47,12 @@ class Driver:
     def wake(self) -> bool:
         """Something has changed: steps may be possible again.
 
-        False if no thread makes them, and none can be had: while the interpreter shuts down.
+        False if no thread makes them: the caller has to. While the interpreter shuts down that is
+        the main thread; others wait for their end, which must not find them in native code.
         """
         self._changes += 1
         if self._stopped:
-            return False
+            return threading.current_thread() is not threading.main_thread()
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="slmq-driver", daemon=True)
             try:
