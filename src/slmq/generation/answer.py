@@ -45,6 +45,8 @@ class Request:
         Whether prompt progress is reported, and waited for: see `TokenStream`.
     continues : bool
         Whether the answer goes on with the text of the prompt; one to a chat begins a text.
+    whole : bool
+        Whether only the last chunk, with the result, is handed out. Such an answer never pauses.
     """
 
     prompt: list[int]
@@ -55,6 +57,7 @@ class Request:
     salt: Hashable = None
     follow: bool = False
     continues: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         limit = self.deadline_s

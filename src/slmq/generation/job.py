@@ -127,7 +127,9 @@ class Job:
         return self.paused or (self.request.batch and not other.request.batch)
 
     def put(self, event: Event) -> None:
-        """Hand something to the reader."""
+        """Hand something to the reader; of a whole answer, not the pieces."""
+        if self.request.whole and isinstance(event, StreamChunk) and event.finish_reason is None:
+            return
         self.events.append(event)
         self.tell()
 

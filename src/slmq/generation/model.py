@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from numbers import Integral
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from slmq.engine.options import LoadArgs, LoadOptions
 from slmq.errors import ClosedError, ContextOverflowError
 from slmq.generation.answer import Progress, Request
+from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
 from slmq.generation.pages import default_cache_bytes
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from slmq.engine.engine import Engine
+    from slmq.generation.aio import AsyncTokenStream
     from slmq.tokenizer import Tokenizer
 
 __all__ = ["Model", "Prompt", "load"]
@@ -177,13 +180,14 @@ class Model:
         CheckpointError
             If the model produces NaN.
         """
-        with self.submit(
-            prompt, params, progress=progress, chat_template_kwargs=chat_template_kwargs
-        ) as stream:
-            for _ in stream:
-                pass
-        assert stream.result is not None  # a stream that was read to its end has one
-        return stream.result
+        stream = self.submit(
+            prompt,
+            params,
+            progress=progress,
+            chat_template_kwargs=chat_template_kwargs,
+            whole=True,
+        )
+        return stream.finish()
 
     @takes(SamplingParams)
     def stream(
@@ -202,6 +206,125 @@ class Model:
         return self.submit(
             prompt, params, progress=progress, chat_template_kwargs=chat_template_kwargs
         )
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: Literal[True] = True,
+        progress: bool | Report = False,
+        errors: Literal["raise"] = "raise",
+        **params: Unpack[SamplingArgs],
+    ) -> Iterator[GenerationResult]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: Literal[True] = True,
+        progress: bool | Report = False,
+        errors: Literal["return"],
+        **params: Unpack[SamplingArgs],
+    ) -> Iterator[GenerationResult | Exception]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: Literal[False],
+        progress: bool | Report = False,
+        errors: Literal["raise"] = "raise",
+        **params: Unpack[SamplingArgs],
+    ) -> Iterator[tuple[int, GenerationResult]]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: Literal[False],
+        progress: bool | Report = False,
+        errors: Literal["return"],
+        **params: Unpack[SamplingArgs],
+    ) -> Iterator[tuple[int, GenerationResult | Exception]]: ...
+
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: bool = True,
+        progress: bool | Report = False,
+        errors: Errors = "raise",
+        **params: Unpack[SamplingArgs],
+    ) -> Iterator[Any]:
+        """Answer many prompts together, behind everybody who waits for a single one.
+
+        Prompts are taken as there is room, 64 at a time, so they may come without end. Closing or
+        dropping the iterator cancels what is under way.
+
+        Parameters
+        ----------
+        prompts : iterable
+            What `generate` takes, any number of them.
+        ordered : bool
+            Yield results in the order of the prompts; else ``(index, result)`` as they finish.
+        progress : bool or callable
+            True draws a bar on stderr; a function is called with (answers done, answers in all),
+            the second being None if `prompts` has no length.
+        errors : {"raise", "return"}
+            Raise what is wrong with a prompt and cancel the others, or yield the exception in its
+            place and go on.
+        **params
+            As in `generate`.
+        """
+        self._require_open()
+        return map_prompts(
+            self._scheduler,
+            self.submit,
+            prompts,
+            params,
+            ordered=ordered,
+            progress=progress,
+            errors=errors,
+        )
+
+    def samples(
+        self, prompt: Prompt, n: int, **params: Unpack[SamplingArgs]
+    ) -> list[GenerationResult]:
+        """Answer a prompt `n` times; the prompt is computed once.
+
+        Parameters
+        ----------
+        prompt : str, sequence of int, or sequence of mapping
+        n : int
+        **params
+            As in `generate`, with a temperature above 0. Sample i is the answer to ``seed + i``;
+            without a seed the first takes a fresh one.
+        """
+        self._require_open()
+        return sample_prompt(self._scheduler, self.submit, self._encode(prompt), n, params)
+
+    async def agenerate(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> GenerationResult:
+        """`generate` for coroutines: cancelling the task cancels the answer.
+
+        Prompts are encoded in the thread of the event loop; no thread waits for the answer.
+        """
+        from slmq.generation.aio import finish
+
+        return await finish(self._scheduler, partial(self.submit, prompt, params, whole=True))
+
+    def astream(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> AsyncTokenStream:
+        """`stream` for ``async for``, within a running event loop.
+
+        Leaving its ``async with`` block, dropping it, or cancelling the task that waits for a chunk
+        cancels the answer.
+        """
+        from slmq.generation.aio import AsyncTokenStream
+
+        return AsyncTokenStream(self._scheduler, self.submit(prompt, params))
 
     def logits(self, prompt: str | Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of a text.
@@ -311,6 +434,7 @@ class Model:
         batch: bool = False,
         deadline_s: float | None = None,
         salt: Hashable = None,
+        whole: bool = False,
     ) -> TokenStream:
         """Queue a prompt; what `generate`, `stream`, chats and servers stand on.
 
@@ -331,6 +455,8 @@ class Model:
             Seconds after which the answer fails with DeadlineError.
         salt : hashable, optional
             Only prompts of the same salt share what was computed.
+        whole : bool
+            Whether the stream has one chunk only, the last, with the result.
 
         Raises
         ------
@@ -342,6 +468,8 @@ class Model:
             As in `generate`.
         """
         self._require_open()
+        if "n" in params:
+            raise TypeError("n: expected one answer; m.samples(prompt, n) gives several")
         checked = SamplingParams.from_kwargs(params)
         began_s = time.perf_counter()
         ids = self._encode(prompt, chat_template_kwargs)
@@ -357,6 +485,7 @@ class Model:
             salt,
             follow=progress is not None,
             continues=not chat,
+            whole=whole,
         )
         job = self._scheduler.submit(request)
         stream = TokenStream(self._scheduler, job, progress, on_finish)
@@ -427,6 +556,11 @@ class Model:
         return self.tokenizer.encode(text, add_special=add_special)
 
     def _valid_ids(self, tokens: Sequence[Any]) -> list[int]:
+        if all(isinstance(item, str | Sequence) for item in tokens):
+            raise TypeError(
+                f"prompt: expected one prompt, got {len(tokens)} of them in a "
+                f"{type(tokens).__name__}; map answers many: for result in m.map(prompts): ..."
+            )
         for token in tokens:
             if isinstance(token, bool) or not isinstance(token, Integral):
                 raise TypeError(f"prompt: expected token ids (int), got {type(token).__name__}")

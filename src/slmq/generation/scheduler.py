@@ -135,8 +135,7 @@ class Scheduler:
         """Take what comes next of a job; None when it was cancelled, or nothing is there yet."""
         with self._lock:
             while not job.events and not job.over and wait:
-                if self._owner == threading.get_ident():
-                    raise BusyError("this thread has the engine for itself; leave that block first")
+                self._require_others()
                 if self._wake():
                     job.ready.wait(job.left_s)
                     continue
@@ -183,6 +182,20 @@ class Scheduler:
                 listener()
             self._wake()
 
+    def attend(self) -> bool:
+        """Whether this thread may wait for a listener to wake it; if not, it has stepped."""
+        self._require_others()
+        if self._driver is not None:
+            return True
+        if not self.step():
+            raise BusyError("nobody can go on: read the other streams of this model first")
+        return False
+
+    @property
+    def drives(self) -> bool:
+        """Whether a thread of its own steps it."""
+        return self._driver is not None
+
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:
         """The engine for this thread alone within the block: all answers wait."""
@@ -215,8 +228,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Cancel every answer, wait for the run that is under way, and free the engine."""
-        if self._owner == threading.get_ident():
-            raise BusyError("this thread has the engine for itself; leave that block first")
+        self._require_others()
         with self._lock:
             self._closed = True
             self._flag.set()
@@ -526,6 +538,11 @@ class Scheduler:
     def _wake(self) -> bool:
         """Something has changed; whether a thread is there to go on."""
         return self._driver is not None and self._driver.wake()
+
+    def _require_others(self) -> None:
+        """A thread that keeps the engine from everybody must not wait for them."""
+        if self._owner == threading.get_ident():
+            raise BusyError("this thread has the engine for itself; leave that block first")
 
     def _require_open(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from slmq.errors import BusyError
+from slmq.errors import BusyError, ClosedError
 from slmq.generation.job import PromptRead
 from slmq.generation.results import GenerationResult, StreamChunk
 
@@ -70,6 +70,28 @@ class TokenStream:
             return self._take(wait=False)
         finally:
             self._inside.release()
+
+    def finish(self) -> GenerationResult:
+        """Read to the end and return the whole answer; a failure cancels it.
+
+        Raises
+        ------
+        ClosedError
+            If it was cancelled: the stream or the model was closed.
+        """
+        try:
+            for _ in self:
+                pass
+        except BaseException:
+            self.close()
+            raise
+        return self.complete()
+
+    def complete(self) -> GenerationResult:
+        """The whole answer of a stream that was read to its end; errors as in `finish`."""
+        if self._result is None or self._result.finish_reason == "cancelled":
+            raise ClosedError("the answer was cancelled: its stream or its model was closed")
+        return self._result
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Call a function, from any thread, whenever `poll` may have something new."""
