@@ -41,6 +41,7 @@ FLOORS = {
     "generation": 6,
     "quantizer": 6,
     "speed": 6,
+    "batch": 7,
     "evaluation": 7,
     "cli": 8,
 }

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from slmq.cli.batch import batch
 from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
@@ -27,6 +28,7 @@ __all__ = ["app"]
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "chat": chat,
+    "batch": batch,
     "pull": pull,
     "list": list_models,
     "show": show,

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingParams
-from slmq.generation.window import Outcome, in_flight
+from slmq.generation.window import Outcome
 
 if TYPE_CHECKING:
-    from slmq.generation.scheduler import Scheduler
     from slmq.generation.stream import TokenStream
 
 __all__ = ["Errors", "Report", "map_prompts", "sample_prompt"]
@@ -23,12 +22,13 @@ __all__ = ["Errors", "Report", "map_prompts", "sample_prompt"]
 Errors = Literal["raise", "return"]
 Report = Callable[[int, "int | None"], None]
 Submit = Callable[..., "TokenStream"]
+SubmitAll = Callable[..., Generator[tuple[int, Outcome], None, None]]
 SEEDS = 2**64
 
 
 def map_prompts(
-    scheduler: Scheduler,
     submit: Submit,
+    submit_all: SubmitAll,
     prompts: Iterable[Any],
     params: Mapping[str, Any],
     *,
@@ -48,12 +48,12 @@ def map_prompts(
     # Without a length this is 0, which no progress can be told against.
     total = length_hint(prompts) or None
     starts = (partial(submit, prompt, params, batch=True, whole=True) for prompt in prompts)
-    found = in_flight(scheduler, starts, ordered=ordered)
+    found = submit_all(starts, ordered=ordered)
     return _results(found, total, ordered=ordered, progress=progress, raises=errors == "raise")
 
 
 def sample_prompt(
-    scheduler: Scheduler, submit: Submit, ids: list[int], n: object, params: Mapping[str, Any]
+    submit: Submit, submit_all: SubmitAll, ids: list[int], n: object, params: Mapping[str, Any]
 ) -> list[GenerationResult]:
     """See `Model.samples`."""
     if isinstance(n, bool) or not isinstance(n, Integral):
@@ -65,7 +65,7 @@ def sample_prompt(
         partial(submit, ids, {**params, "seed": seed}, whole=True)
         for seed, _ in zip(seeds, range(int(n)), strict=False)
     )
-    found = in_flight(scheduler, starts, ordered=True)
+    found = submit_all(starts, ordered=True)
     return list(_results(found, int(n), ordered=True, progress=False, raises=True))
 
 

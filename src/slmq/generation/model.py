@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from numbers import Integral
@@ -25,6 +25,7 @@ from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import ChatSession
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
+from slmq.generation.window import Outcome, Start, in_flight
 from slmq.settings import from_keywords, takes
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ class Model:
         **params: Unpack[SamplingArgs],
     ) -> Iterator[tuple[int, GenerationResult | Exception]]: ...
 
+    @takes(SamplingParams)
     def map(
         self,
         prompts: Iterable[Prompt],
@@ -282,8 +284,8 @@ class Model:
         """
         self._require_open()
         return map_prompts(
-            self._scheduler,
             self.submit,
+            self.submit_all,
             prompts,
             params,
             ordered=ordered,
@@ -291,6 +293,7 @@ class Model:
             errors=errors,
         )
 
+    @takes(SamplingParams)
     def samples(
         self, prompt: Prompt, n: int, **params: Unpack[SamplingArgs]
     ) -> list[GenerationResult]:
@@ -305,8 +308,9 @@ class Model:
             without a seed the first takes a fresh one.
         """
         self._require_open()
-        return sample_prompt(self._scheduler, self.submit, self._encode(prompt), n, params)
+        return sample_prompt(self.submit, self.submit_all, self._encode(prompt), n, params)
 
+    @takes(SamplingParams)
     async def agenerate(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> GenerationResult:
         """`generate` for coroutines: cancelling the task cancels the answer.
 
@@ -316,6 +320,7 @@ class Model:
 
         return await finish(self._scheduler, partial(self.submit, prompt, params, whole=True))
 
+    @takes(SamplingParams)
     def astream(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> AsyncTokenStream:
         """`stream` for ``async for``, within a running event loop.
 
@@ -491,6 +496,26 @@ class Model:
         stream = TokenStream(self._scheduler, job, progress, on_finish)
         self._streams.add(stream)
         return stream
+
+    def submit_all(
+        self, starts: Iterable[Start], *, ordered: bool = False
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """Submit requests as there is room; what `map` and batch jobs stand on.
+
+        Parameters
+        ----------
+        starts : iterable of callable
+            Each calls `submit` with ``whole=True`` and returns the stream.
+        ordered : bool
+            Whether results come in the order of the requests, or as they finish.
+
+        Yields
+        ------
+        int
+            Number of the request, from 0.
+        GenerationResult or Exception
+        """
+        return in_flight(self._scheduler, starts, ordered=ordered)
 
     def _require_open(self) -> None:
         if self.closed:

@@ -1,0 +1,187 @@
+"""From the body of a request to prompts and sampling parameters.
+
+Fields are those of OpenAI's chat and text completions, and the other sampling parameters of slmq.
+A field that would change the answer, but has no effect here, is refused; the others are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from slmq.batch.lines import CHAT
+from slmq.generation.mapping import sample_seeds
+from slmq.generation.sampling import SamplingParams
+
+__all__ = ["Asked", "RequestError", "read_request"]
+
+SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias", "seed", "stop", "ignore_eos",
+)  # fmt: skip
+LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
+IGNORED = {
+    "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+    "safety_identifier", "service_tier", "stream_options", "user",
+}  # fmt: skip
+# Fields with the only values that ask for what is done anyway.
+INERT: dict[str, tuple[Any, ...]] = {
+    "stream": (False,),
+    "store": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "echo": (False,),
+    "suffix": ("",),
+}
+MOST_ANSWERS = 128
+MOST_TOP_LOGPROBS = 20
+
+
+class RequestError(ValueError):
+    """A request cannot be answered as it is; `param` names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes
+    ----------
+    chat : bool
+        Chat or text completion.
+    prompts : list
+        Of `slmq.generation.model.Prompt`; several only in a text completion.
+    n : int
+        Answers to each.
+    params : dict
+        Sampling parameters.
+    """
+
+    chat: bool
+    prompts: list[Any]
+    n: int
+    params: dict[str, Any]
+
+    def answers(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Prompt and parameters of every answer; each has a seed of its own."""
+        seeds = sample_seeds(self.params["seed"])
+        for prompt in self.prompts:
+            for seed in islice(seeds, self.n):
+                yield prompt, {**self.params, "seed": seed}
+
+
+def read_request(
+    url: str, body: Mapping[str, Any], custom_id: str, defaults: Mapping[str, Any]
+) -> Asked:
+    """Check a body.
+
+    Parameters
+    ----------
+    url : str
+    body : mapping
+    custom_id : str
+        Gives the seed if nobody else does, so that another run draws the same.
+    defaults : mapping
+        Sampling parameters of requests that do not set them.
+
+    Raises
+    ------
+    RequestError
+    """
+    chat = url == CHAT
+    given = {name: value for name, value in body.items() if value is not None}
+    _check_fields(given, chat)
+    params = {**defaults, **{name: given[name] for name in SAMPLING if name in given}}
+    for name in reversed(LIMITS):
+        if name in given:
+            params["max_tokens"] = given[name]
+    if "logit_bias" in given:
+        params["logit_bias"] = _biases(given["logit_bias"])
+    if "logprobs" in given or "top_logprobs" in given:
+        params["logprobs"] = _logprobs(given, chat)
+    if params.get("seed") is None:
+        digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
+        params["seed"] = int.from_bytes(digest[:4], "big")
+    try:
+        SamplingParams.from_kwargs(params)
+    except (TypeError, ValueError) as error:
+        raise RequestError(str(error), str(error).partition(":")[0]) from None
+    prompts = [_messages(given)] if chat else _prompts(given)
+    n = _count(given, "n", 1, MOST_ANSWERS // len(prompts))
+    if given.get("best_of", n) != n:
+        raise RequestError(f"best_of: expected n ({n}), got {given['best_of']!r}", "best_of")
+    return Asked(chat, prompts, n, params)
+
+
+def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
+    known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, "n", "logprobs"}
+    known |= {"messages", "top_logprobs"} if chat else {"prompt", "best_of"}
+    for name, value in given.items():
+        if name not in known:
+            raise RequestError(f"{name}: is not supported", name)
+        if name in INERT and value not in INERT[name]:
+            raise RequestError(f"{name}: {value!r:.80} is not supported", name)
+
+
+def _messages(given: Mapping[str, Any]) -> Any:
+    messages = given.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("messages: expected a list of at least one message", "messages")
+    if not all(isinstance(message, dict) for message in messages):
+        raise RequestError("messages: expected objects with role and content", "messages")
+    return messages
+
+
+def _prompts(given: Mapping[str, Any]) -> list[Any]:
+    prompt = given.get("prompt")
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(item, int) for item in prompt):
+            return [prompt]
+        if all(isinstance(item, str | list) for item in prompt) and len(prompt) <= MOST_ANSWERS:
+            return prompt
+    raise RequestError(
+        f"prompt: expected a string, token ids, or a list of up to {MOST_ANSWERS} of them", "prompt"
+    )
+
+
+def _biases(value: Any) -> dict[int, Any]:
+    try:
+        return {int(token): bias for token, bias in value.items()}
+    except (AttributeError, ValueError):
+        raise RequestError(
+            f"logit_bias: expected an object of token ids and numbers, got {value!r:.80}",
+            "logit_bias",
+        ) from None
+
+
+def _logprobs(given: Mapping[str, Any], chat: bool) -> int | None:
+    if not chat:
+        return _count(given, "logprobs", 0, MOST_TOP_LOGPROBS)
+    wanted = given.get("logprobs", False)
+    if not isinstance(wanted, bool):
+        raise RequestError(f"logprobs: expected true or false, got {wanted!r:.80}", "logprobs")
+    if "top_logprobs" not in given:
+        return 0 if wanted else None
+    if not wanted:
+        raise RequestError("top_logprobs: needs logprobs", "top_logprobs")
+    return _count(given, "top_logprobs", 0, MOST_TOP_LOGPROBS)
+
+
+def _count(given: Mapping[str, Any], name: str, least: int, most: int) -> int:
+    value = given.get(name, least)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RequestError(f"{name}: expected {least} to {most}, got {value!r:.80}", name)
+    return value

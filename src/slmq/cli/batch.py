@@ -1,0 +1,98 @@
+"""`slmq batch`: a file of requests, a file of answers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.loading import load_model
+from slmq.cli.output import Bar, note
+from slmq.engine.options import LoadOptions
+from slmq.generation.params import SamplingParams
+
+if TYPE_CHECKING:
+    from slmq.generation.mapping import Report
+
+__all__ = ["batch"]
+
+# Log-probabilities are asked for line by line, in the words of the format.
+SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
+WITHOUT_EFFECT = ("n_threads", "memory")  # on answers
+TELL_S = 30.0  # between two lines of progress where no bar can be shown
+
+
+@SAMPLING
+@o.LOADING
+def batch(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Requests: lines of JSON, or CSV with --column.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write the answers to.")],
+    *,
+    model: Annotated[
+        str, typer.Option(help="Catalogue name, hub id, folder or .gguf file.", show_default=False)
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="Read CSV; this column holds the prompts.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message of plain prompts.")] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Complete plain prompts verbatim, without the chat template."),
+    ] = False,
+    sampling: o.Given,
+    loading: o.Given,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+) -> None:
+    """Answer a file of requests: OpenAI's batch format, {"prompt": ...} lines, or CSV.
+
+    Sampling options apply to requests that do not set them. To resume an interrupted run, repeat
+    it: finished answers are kept in OUT.part. OUT appears only when it is complete, in the order of
+    IN.
+    """
+    from slmq.batch import Job, run_batch
+
+    job = Job(source, target, column, system, raw)
+    job.check()  # before anything is downloaded or loaded
+    options = LoadOptions(**loading)
+    loaded = load_model(model, options, revision=revision, offline=offline)
+    settings = {name: value for name, value in loading.items() if name not in WITHOUT_EFFECT}
+    settings["revision"] = revision
+    job = replace(job, defaults={**loaded.suggested, **sampling}, settings=settings)
+    try:
+        with loaded.model as m, Bar() as bar:
+            done = run_batch(m, job, _shown_by(bar))
+    except KeyboardInterrupt:
+        note(f"{target}: interrupted; the same command goes on from the finished answers")
+        raise
+    again = f", {done.resumed} of them from an earlier run" if done.resumed else ""
+    failed = f"; {done.failed} of them failed" if done.failed else ""
+    note(f"{target}: {done.lines} lines{again}{failed}")
+
+
+def _shown_by(bar: Bar) -> Report:
+    """Moves a bar; where stderr is no terminal, writes a line now and then."""
+    if sys.stderr.isatty():
+        return lambda done, total: bar.update("answers", done, total)
+    began_s = told_s = time.monotonic()
+    first: int | None = None
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal told_s, first
+        now_s = time.monotonic()
+        if first is None:
+            first = done
+        if now_s - told_s < TELL_S or done == first or total is None:
+            return
+        told_s = now_s
+        left_s = (now_s - began_s) / (done - first) * (total - done)
+        note(f"{done} of {total} answers; about {left_s / 60:.0f} min left")
+
+    return tell
