@@ -161,6 +161,6 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on(
     )
     assert done.returncode == 0, done.stderr
     first, second, third = done.stdout.splitlines()
-    assert re.match("cannot write .*/q: No space left on device; what is finished is kept", first)
+    assert re.match("cannot write .*/q: No space left on device; finished parts are kept", first)
     assert re.match("cannot write .*/q: (No space|the weights need)", second)
     assert third == "whole"
