@@ -36,7 +36,7 @@ from slmq.engine.options import LoadOptions
 from slmq.machine.runtime import runtime_info
 from slmq.plan.plan import RecordedPlan
 from slmq.speed import bench as b
-from slmq.speed.limits import Limits, probe
+from slmq.speed.limits import MOST, Limits, probe, told
 
 SMOLLM2 = "smollm2-135m-instruct"  # of the catalogue: the Q4_1 file
 LARGE = "tinyllama-1.1b"
@@ -86,7 +86,9 @@ class Row:
         return statistics.median(self.values)
 
     def verdict(self) -> str:
-        """ "aim", "must", "below", or nothing where nothing is asked."""
+        """ "aim", "must", "below", or nothing where nothing is asked; "refused" past a limit."""
+        if self.at_the_time and self.median > MOST:
+            return "refused"
         if self.must is None or self.aim is None:
             return ""
         sign = -1 if self.at_most else 1
@@ -374,13 +376,14 @@ def markdown(found: Found, outputs: Sequence[dict[str, str]], about: dict[str, s
         values = ", ".join(f"{value:.3f}" for value in row.values)
         asked = [f"{value:.2f}" if value is not None else "" for value in (row.must, row.aim)]
         mean = f"{statistics.median(row.at_the_time):.3f}" if row.at_the_time else ""
-        cells = (row.measure, row.condition.split()[0], f"{row.median:.3f}", values, row.unit, mean)
+        median = told(row.median, 3) if row.at_the_time else f"{row.median:.3f}"
+        cells = (row.measure, row.condition.split()[0], median, values, row.unit, mean)
         lines.append(f"| {' | '.join((*cells, *asked, row.verdict()))} |")
     skipped = [row for row in found if isinstance(row, Skipped)]
     lines += [""] * bool(skipped) + [f"Skipped: {row.measure}: {row.reason}" for row in skipped]
     for output in outputs:
-        told = output.get("output", f"{output['script']} {output.get('error', '')}")
-        lines += ["", f"### {output['script']}", "", "```", told, "```"]
+        shown = output.get("output", f"{output['script']} {output.get('error', '')}")
+        lines += ["", f"### {output['script']}", "", "```", shown, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from peer_measure import Row, Spread, counted
 
+from slmq.speed.limits import told
+
 __all__ = ["Comparison", "as_json", "as_markdown"]
 
 DISTURBING_CPU = 0.05  # cores
@@ -75,10 +77,10 @@ def cells(row: Row) -> list[str]:
         f"**{row.ratio.median:.2f}** ({row.ratio.min:.2f} to {row.ratio.max:.2f})",
         speed(row.slmq.tokens_per_s),
         speed(row.peer.tokens_per_s),
-        f"{row.slmq.read_fraction:.2f}",
-        f"{row.peer.read_fraction:.2f}",
-        f"{row.slmq.integer_fraction:.2f}",
-        f"{row.peer.integer_fraction:.2f}",
+        told(row.slmq.read_fraction),
+        told(row.peer.read_fraction),
+        told(row.slmq.integer_fraction),
+        told(row.peer.integer_fraction),
     ]
 
 

@@ -15,6 +15,7 @@ from .common import need
 
 ROUNDS = 5
 SPELL_S = 0.15  # of work, and of probing the machine's limit, in turn
+MOST = 1.05  # of a limit: more is a mistake of its probe
 ABSENT = 7  # a byte that is not in the memory that is searched
 
 
@@ -69,7 +70,7 @@ def integer_macs_per_s(threads: int, isa: str | None = None) -> float:
 
 
 def fraction(limit: Callable[[], float], work: Callable[[], object], amount: float) -> float:
-    """How near `work` comes to a limit of the machine, best against best.
+    """How near `work` comes to a limit of the machine, best against best; NaN if past it.
 
     Limit and work take turns, so that a busy neighbour slows both.
 
@@ -85,7 +86,8 @@ def fraction(limit: Callable[[], float], work: Callable[[], object], amount: flo
     for _ in range(ROUNDS):
         highest = max(highest, limit())
         shortest = min(shortest, shortest_s(work))
-    return amount / shortest / highest
+    found = amount / shortest / highest
+    return found if found <= MOST else float("nan")
 
 
 def shortest_s(work: Callable[[], object], spell_s: float | None = None) -> float:

@@ -23,8 +23,12 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_rows_of_both_forms(
-    limits: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    limits: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("slmq.speed.limits.MOST", float("inf"))  # so small a model is in the cache
     file = tmp_path / "found.json"
     names = ("decode-1.1b-q4g32s", "batch-1.1b", "prompts-1.1b", "avx2-1.1b")
     only = [part for name in names for part in ("--only", name)]
@@ -62,6 +66,8 @@ def test_reached_is_judged_by_the_median(limits: ModuleType) -> None:
     assert row.verdict() == "must"
     row.must = None
     assert row.verdict() == ""
+    row.values, row.at_the_time = [1.06], [0.9]
+    assert row.verdict() == "refused"
 
 
 def test_a_program_that_fails_is_told(

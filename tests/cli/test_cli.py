@@ -288,6 +288,11 @@ def test_bench_prints_json_or_tables(
     assert "pp9" in people
     assert "tg2" in people
     assert "of read bandwidth" in people
+    assert "no fraction of it" not in people
+    monkeypatch.setattr("slmq.speed.limits.MOST", 0.0)
+    refused = invoke(*arguments).stdout
+    assert refused.count("over 1") > 4
+    assert "no fraction of it" in refused
 
 
 def test_doctor_names_cpu_kernels_threads_and_cache(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from slmq.models.loading import load_weights
 from slmq.speed import bench as b
 from slmq.speed import shapes
 from slmq.speed.bench import Loaded, Trial, Work, bench, make_row
-from slmq.speed.limits import Limits
+from slmq.speed.limits import MOST, REFUSED, Limits, told
 
 SMALL = small_shape(positions=128)
 
@@ -146,6 +146,11 @@ def test_fractions_are_those_of_the_median() -> None:
     assert (row.tokens_per_s.min, row.tokens_per_s.median, row.tokens_per_s.max) == (10, 20, 50)
     assert row.read_fraction == pytest.approx(2e8 * 20 / 8e9)
     assert row.integer_fraction == pytest.approx(3e9 * 20 / 120e9)
+
+
+def test_a_fraction_past_its_limit_is_refused() -> None:
+    assert told(MOST, 3) == "1.050"
+    assert told(1.06) == REFUSED
 
 
 # ------------------------------------------------------------------ shapes

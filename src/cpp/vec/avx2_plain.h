@@ -166,6 +166,7 @@ SLMQ_INLINE void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)
 // As many int4 dots as the ports take: 8 chains of vpmaddubsw + vpaddw, 32 products each.
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
   __m256i sums[8], w = _mm256_set1_epi8(1);
+#pragma GCC unroll 8  // every loop over sums, or they live in memory
   for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_si256();
   for (int round = 0; round < rounds; ++round) {
 #pragma GCC unroll 8
@@ -176,6 +177,7 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
       sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(w, w));
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) sink[i] = _mm256_extract_epi32(sums[i], 0);
   return int64_t{rounds} * 8 * 32;
 }

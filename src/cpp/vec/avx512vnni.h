@@ -178,6 +178,7 @@ SLMQ_INLINE void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)
 // As many dots as the ports take: 16 chains of vpdpbusd, 64 products each.
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
   __m512i sums[16], w = _mm512_set1_epi8(1);
+#pragma GCC unroll 16  // every loop over sums, or they live in memory
   for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_si512();
   for (int round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
@@ -188,6 +189,7 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
       sums[i] = _mm512_dpbusd_epi32(sums[i], w, w);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) sink[i] = _mm512_reduce_add_epi32(sums[i]);
   return int64_t{rounds} * 16 * 64;
 }

@@ -314,6 +314,7 @@ SLMQ_INLINE void dot_bytes(const uint8_t* bytes, const int8_t* a, i32x16 (&sums)
 template <int Products, class Step>
 static inline int64_t peak_of(int rounds, int32_t* sink, const Step& step) {
   int32x4_t sums[16];
+#pragma GCC unroll 16  // every loop over sums, or they live in memory
   for (int i = 0; i < 16; ++i) sums[i] = vdupq_n_s32(0);
   for (int round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
@@ -324,6 +325,7 @@ static inline int64_t peak_of(int rounds, int32_t* sink, const Step& step) {
       sums[i] = step(sums[i]);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) sink[i] = vaddvq_s32(sums[i]);
   return int64_t{rounds} * 16 * Products;
 }

@@ -100,6 +100,7 @@ SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M])
 static inline int64_t peak_dots(int rounds, int32_t* sink) {
   int16x8_t sums[8];
   int8x8_t w = vdup_n_s8(1);
+#pragma GCC unroll 8  // every loop over sums, or they live in memory
   for (int i = 0; i < 8; ++i) sums[i] = vdupq_n_s16(0);
   for (int round = 0; round < rounds; ++round) {
 #pragma GCC unroll 8
@@ -110,6 +111,7 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
       sums[i] = vmlal_s8(sums[i], w, w);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) sink[i] = vgetq_lane_s16(sums[i], 0);
   return int64_t{rounds} * 8 * 8;
 }

@@ -183,6 +183,8 @@ def numbers(option: str, text: str) -> list[int]:
 
 def print_bench(result: BenchResult) -> None:
     """The result as tables, to stdout."""
+    from slmq.speed.limits import REFUSED, WHY_REFUSED, told
+
     write(f"{result.model}, {result.format}, {result.isa} kernels\n")
     rows = [
         (
@@ -190,8 +192,8 @@ def print_bench(result: BenchResult) -> None:
             str(row.threads),
             f"{row.tokens_per_s.median:.1f}",
             f"{row.tokens_per_s.min:.1f}-{row.tokens_per_s.max:.1f}",
-            f"{row.read_fraction:.3f}",
-            f"{row.integer_fraction:.3f}",
+            told(row.read_fraction, 3),
+            told(row.integer_fraction, 3),
         )
         for row in result.rows
     ]
@@ -202,6 +204,8 @@ def print_bench(result: BenchResult) -> None:
             f"limits, threads {limit.threads}: read {limit.read_gb_per_s:.1f} GB/s, "
             f"int8 {limit.integer_peak_gmac_per_s:.0f} GMAC/s\n"
         )
+    if any(REFUSED in row for row in rows):
+        write(f"{WHY_REFUSED}\n")
     write(f"load {result.load_s:.2f} s")
     if result.peak_memory_bytes is not None:
         write(f", peak memory {readable_bytes(result.peak_memory_bytes)}")

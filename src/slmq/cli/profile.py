@@ -82,19 +82,26 @@ def profile(
 
 def print_profile(found: Profile) -> None:
     """Two tables for each phase, the limits, and what bounds the model."""
+    from slmq.speed.limits import REFUSED, WHY_REFUSED
+
     write(
         f"{found.model}, {found.format}, activations {found.activations}, cache {found.cache}, "
         f"{found.isa} kernels, {_count(found.threads, 'thread')} on {found.cpu}\n"
     )
+    refused = False
     for phase in found.phases:
         write(f"\n{_title(phase)}\n")
-        print_table(("op", *HEADERS), [_cells(row) for row in (*phase.ops, phase.total)])
-        print_table(("layer", *HEADERS), [_cells(row) for row in phase.layers])
+        ops = [_cells(row) for row in (*phase.ops, phase.total)]
+        layers = [_cells(row) for row in phase.layers]
+        print_table(("op", *HEADERS), ops)
+        print_table(("layer", *HEADERS), layers)
+        refused |= any(REFUSED in cells for cells in (*ops, *layers))
     limits = found.limits
     write(
         f"limits, {_count(limits.threads, 'thread')}: read {limits.read_gb_per_s:.1f} GB/s, "
         f"int8 {limits.integer_peak_gmac_per_s:.0f} GMAC/s"
         + ("; 16-bit activations take two products, so 0.5 is full use" * _wide(found))
+        + f"\n{WHY_REFUSED}" * refused
         + f"\n\n{found.sentence[0].upper()}{found.sentence[1:]}\n"
     )
 
@@ -115,6 +122,7 @@ def _title(phase: Phase) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    from slmq.speed.limits import told
     from slmq.speed.profile_rows import duration
 
     reads, multiplies = row.weight_bytes + row.kv_bytes > 0, row.macs > 0
@@ -123,9 +131,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         duration(row.time_us),
         f"{row.share:.1%}",
         _number(row.gb_per_s) if reads else "",
-        f"{row.read_fraction:.2f}" if reads else "",
+        told(row.read_fraction) if reads else "",
         _number(row.gmac_per_s) if multiplies else "",
-        f"{row.integer_fraction:.2f}" if multiplies and row.integer_fraction > 0 else "",
+        told(row.integer_fraction) if multiplies and row.integer_fraction > 0 else "",
     )
 
 

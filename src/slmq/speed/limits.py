@@ -8,6 +8,13 @@ import slmq._native as _native
 
 PROBE_BYTES = 512 << 20  # beyond the last-level cache of ordinary machines
 PROBE_S = 0.3
+MOST = 1.05  # of a limit; what is left for the spread of two measurements
+REFUSED = "over 1"
+WHY_REFUSED = (
+    f"{REFUSED}: more than {MOST} of a limit is no fraction of it. What was read came from a "
+    "cache, or the machine was slower while its limits were measured: take a larger model, or "
+    "repeat on a quiet machine"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Limits:
     threads: int
     read_gb_per_s: float
     integer_peak_gmac_per_s: float
+
+
+def told(fraction: float, digits: int = 2) -> str:
+    """A fraction of a limit for people; one that cannot be is refused, see `WHY_REFUSED`."""
+    return f"{fraction:.{digits}f}" if fraction <= MOST else REFUSED
 
 
 def probe(threads: int, isa: str) -> Limits:

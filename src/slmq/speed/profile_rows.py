@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slmq.speed.limits import Limits
+from slmq.speed.limits import Limits, told
 
 __all__ = [
     "OUTSIDE",
@@ -214,7 +214,7 @@ def verdict(phase: str, steps: Sequence[StepRow], limits: Limits) -> tuple[str, 
     if attends.share > weights.share:
         return "attention", (
             f"{phase} is bound by attention: it takes {attends.share:.0%} of the time, at "
-            f"{attends.read_fraction:.2f} of the read bandwidth"
+            f"{told(attends.read_fraction)} of the read bandwidth"
         )
     products = sum(step.products for step in with_weights)
     macs = sum(step.macs for step in with_weights)
@@ -222,7 +222,8 @@ def verdict(phase: str, steps: Sequence[StepRow], limits: Limits) -> tuple[str, 
     taken = f"products with weights take {weights.share:.0%} of its time, at"
     if weights.read_fraction >= used:
         return "memory", (
-            f"{phase} is bound by memory: {taken} {weights.read_fraction:.2f} of the read bandwidth"
+            f"{phase} is bound by memory: {taken} {told(weights.read_fraction)} of the read "
+            "bandwidth"
         )
     if not products:
         return "float arithmetic", (
@@ -230,6 +231,6 @@ def verdict(phase: str, steps: Sequence[StepRow], limits: Limits) -> tuple[str, 
         )
     full = f" ({macs / products:.2f} would be all of it)" if products > macs else ""
     return "integer arithmetic", (
-        f"{phase} is bound by integer arithmetic: {taken} {weights.integer_fraction:.2f} of the "
+        f"{phase} is bound by integer arithmetic: {taken} {told(weights.integer_fraction)} of the "
         f"int8 peak{full}"
     )
