@@ -270,9 +270,11 @@ def cpp_layer(path: Path) -> str:
 
 
 def kernel_files() -> list[Path]:
-    """Kernels and their vector layer; not the choice of a table, which happens once, at import."""
+    """Kernels and their vector layer; not the choice of a table and its settings, made once."""
     layers = {"vec", "kernels"}
-    return [p for p in cpp_files() if cpp_layer(p) in layers and p.stem != "dispatch"]
+    return [
+        p for p in cpp_files() if cpp_layer(p) in layers and p.stem not in ("dispatch", "tuning")
+    ]
 
 
 def test_every_cpp_file_has_its_layer() -> None:

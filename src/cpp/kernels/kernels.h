@@ -14,6 +14,13 @@
 
 namespace slmq {
 
+// How far ahead of their use weights are fetched, and whether into the second-level cache only. No
+// result shows it.
+struct Ahead {
+  int bytes = 0;  // 0: not at all
+  bool second_level = false;
+};
+
 // y[m, n] = x[m, k] @ w[n, k].T (+ bias[n]) (+ add[m, n])
 struct LinearArgs {
   const uint8_t* weight;  // packed pairs, 64-byte aligned
@@ -27,6 +34,7 @@ struct LinearArgs {
   const float* bias;  // padded to the pairs, or null
   const float* add;   // rows like y, may be y itself, or null
   int add_stride;
+  Ahead ahead;
 };
 
 // One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for

@@ -108,6 +108,7 @@ SLMQ_INLINE void part_times_block(const Pair& pair, const PairScales<Weight, Par
 template <class Weight, int M, class Pair>
 SLMQ_INLINE void group_times_rows(const Pair& pair, const uint8_t* weight, const uint8_t* shared,
                                   const PanelTokens& a, int rows, float* sums) {
+  forget_loads();  // the scales come behind the lines
   const PairScales<Weight, 0> first(weight, shared);
   part_times_block<Weight, 0, M>(pair, first, a, rows, sums);
   if constexpr (Weight::parts == 2) {

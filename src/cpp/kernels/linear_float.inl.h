@@ -19,17 +19,20 @@ static void linear_float_tokens(const LinearArgs& args, const typename Weight::E
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   const float* x = args.x + static_cast<size_t>(row) * args.x_stride;
   for (int g = 0; g < args.groups; ++g) {
-    for (int c = 0; c < kGroup; ++c) {
-      const f32x16 w_a = Weight::column(weight + c * 16);
-      const f32x16 w_b = Weight::column(weight + kGroup * 16 + c * 16);
+    fetch_ahead(weight, 2 * kGroup * kLanes * sizeof(*weight), args.ahead);
+#pragma GCC unroll 2
+    for (int tile = 0; tile < 2; ++tile) {  // one behind the other, as they lie in memory
+#pragma GCC unroll 8
+      for (int c = 0; c < kGroup; ++c) {
+        const f32x16 w = Weight::column(weight);
+        weight += kLanes;
 #pragma GCC unroll 4
-      for (int t = 0; t < M; ++t) {
-        const f32x16 activation = splat(x[static_cast<size_t>(t) * args.x_stride + c]);
-        sums[0][t] = fma(w_a, activation, sums[0][t]);
-        sums[1][t] = fma(w_b, activation, sums[1][t]);
+        for (int t = 0; t < M; ++t) {
+          const f32x16 activation = splat(x[static_cast<size_t>(t) * args.x_stride + c]);
+          sums[tile][t] = fma(w, activation, sums[tile][t]);
+        }
       }
     }
-    weight += 2 * kGroup * 16;
     x += kGroup;
   }
 #pragma GCC unroll 4

@@ -73,6 +73,7 @@ SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, c
   __m512i w_a[8], w_b[8];
   unpack<Weight::bits>(pair, w_a);
   unpack<Weight::bits>(pair + Weight::tile_bytes, w_b);
+  forget_loads();  // the scales come behind
   part_times_block<Weight, 0>(w_a, w_b, {pair, shared}, a, rows, sums);
   if constexpr (Weight::parts == 2)
     part_times_block<Weight, 1>(w_a, w_b, {pair, shared}, a, rows, sums);

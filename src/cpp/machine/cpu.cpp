@@ -82,6 +82,12 @@ CpuidWords read_cpuid_words() {
   return words;
 }
 
+void read_vendor(char (&vendor)[16]) {
+  const CpuidRegisters r = cpuid(0, 0);
+  const uint32_t words[3] = {r.ebx, r.edx, r.ecx};
+  std::memcpy(vendor, words, sizeof words);
+}
+
 void read_brand(char (&brand)[64]) {
   char text[49] = {};
   for (uint32_t i = 0; i < 3; ++i) {
@@ -148,6 +154,7 @@ void read_brand(char (&brand)[64]) {
 CpuFeatures detect() {
 #if defined(SLMQ_CPU_X86_64)
   CpuFeatures cpu = decode_cpu_features(read_cpuid_words());
+  read_vendor(cpu.vendor);
   read_brand(cpu.brand);
   return cpu;
 #elif defined(SLMQ_CPU_ARM64)

@@ -48,6 +48,7 @@ struct CpuFeatures {
   bool neon = false;       // 64-bit ARM
   bool dotprod = false;    // its int8 dot products (FEAT_DotProd)
   bool i8mm = false;       // ... and int8 matrix products (FEAT_I8MM)
+  char vendor[16] = {};    // "GenuineIntel", "AuthenticAMD", ...; empty on other architectures
   char brand[64] = {};     // "AMD EPYC ..." or empty
 };
 

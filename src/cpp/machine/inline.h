@@ -8,6 +8,7 @@
 
 #include <limits>
 #define SLMQ_INLINE_MEMBER __forceinline
+#define SLMQ_INLINE_LAMBDA
 // The kernels' other words of GCC and clang. Functions of <cmath> would be shared symbols there.
 #define __builtin_fmaf fmaf
 #define __builtin_sqrtf sqrtf
@@ -16,6 +17,7 @@
 #define __builtin_nanf(text) (std::numeric_limits<float>::quiet_NaN())
 #else
 #define SLMQ_INLINE_MEMBER [[gnu::always_inline]] inline
+#define SLMQ_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 #define SLMQ_INLINE SLMQ_INLINE_MEMBER static
 

@@ -45,8 +45,10 @@ Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
 }
 
 // Takes weights and activations of a matrix; the caller sets where the result goes.
-LinearArgs arguments(const Matrix& m, const Buffer& x, int n, int thread) {
+LinearArgs arguments(const Run& run, const Matrix& m, int x_buffer, int n, int thread) {
+  const Buffer& x = run.buffer(x_buffer);
   LinearArgs args{};
+  args.ahead = run.tuning->ahead(n);
   args.weight = m.data;
   args.groups = m.groups();
   args.m = n;
@@ -112,7 +114,7 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
   const int n = run.frame->rows(domain_);
   const Buffer& out = run.buffer(out_);
   const LinearPart& part = parts_[chunk.part];
-  LinearArgs args = arguments(*part.matrix, run.buffer(part.x), n, thread);
+  LinearArgs args = arguments(run, *part.matrix, part.x, n, thread);
   args.y = out.floats(n, thread) + part.offset;
   args.y_stride = out.width;
   args.bias = part.bias.empty() ? nullptr : part.bias.data();
@@ -171,7 +173,7 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, i
   const LinearPart* parts[2] = {&gate_, &up_};
   for (int i = 0; i < 2; ++i) {
     const Matrix& m = *parts[i]->matrix;
-    LinearArgs args = arguments(m, run.buffer(parts[i]->x), n, thread);
+    LinearArgs args = arguments(run, m, parts[i]->x, n, thread);
     args.m = rows;  // rows that start at a panel block are a panel of their own
     if (args.panel != nullptr) {
       args.panel = static_cast<const uint8_t*>(args.panel) +

@@ -23,6 +23,7 @@ size_t scratch_of(const std::vector<std::unique_ptr<Step>>& steps) {
 
 Plan::Plan(Recorded recorded)
     : made_(std::move(recorded)),
+      tuning_(default_tuning(*made_.kernels)),
       replay_(made_.steps, made_.buffers.size(), made_.logits, made_.sizes.threads),
       scratch_bytes_(scratch_of(made_.steps)),
       scratch_(scratch_bytes_ * made_.sizes.threads),
@@ -75,8 +76,8 @@ std::vector<double> Plan::execute(int begin, int end, bool profile,
                                   const std::atomic<bool>* cancel) {
   ran_ = 0;
   for (int i = begin; i < end; ++i) made_.steps[i]->prepare(frame_);
-  const Run run{made_.kernels,   &frame_,        &made_.buffers, made_.sizes.threads,
-                scratch_.data(), scratch_bytes_, cancel};
+  const Run run{made_.kernels,       &tuning_,        &frame_,        &made_.buffers,
+                made_.sizes.threads, scratch_.data(), scratch_bytes_, cancel};
   std::vector<double> times(profile ? static_cast<size_t>(end) : 0);
   if (replay_.run(*pool_, run, begin, end, profile ? times.data() : nullptr)) ran_ = end;
   return times;

@@ -78,6 +78,7 @@ class Plan {
                               const std::atomic<bool>* cancel = nullptr);
 
   const Recorded made_;
+  const Tuning tuning_;
   Replay replay_;
   const size_t scratch_bytes_;  // of a thread
   Memory scratch_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/tuning.h"
 #include "plan/buffer.h"
 #include "plan/kv_cache.h"
 
@@ -34,6 +35,7 @@ struct Frame {
 
 struct Run {
   const Kernels* kernels;
+  const Tuning* tuning;
   const Frame* frame;
   const std::vector<std::unique_ptr<Buffer>>* buffers;
   int threads;

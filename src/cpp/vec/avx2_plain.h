@@ -8,11 +8,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
-static constexpr int kPackedTokens = 8;   // up to which that does not pay
-static constexpr int kAheadBytes = 2048;  // .83-.91 of plain reading (Zen 3); 8 KiB: .75-.84
-static constexpr int kAheadTokens = 4;    // up to which: .32 to .42 of the integer peak at 2 tokens
+static constexpr int kTokens = 4;        // that share a read of the weights
+static constexpr int kBlockTokens = 6;   // the same where they are unpacked already
+static constexpr int kPackedTokens = 8;  // up to which that does not pay
 
 // Where the accumulators of a dot start: two 16-bit sums a row.
 using DotStart = __m256i;

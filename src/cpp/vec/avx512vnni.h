@@ -95,10 +95,8 @@ static inline __m512i broadcast_i8x4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kPackedTokens = 0;   // unpacked weights stay in registers
-static constexpr int kAheadBytes = 8192;  // 2 KiB is harmful (Zen 4)
-static constexpr int kAheadTokens = 1;
+static constexpr int kTokens = 4;        // that share a read of the weights
+static constexpr int kPackedTokens = 0;  // unpacked weights stay in registers
 
 using DotStart = __m512i;
 static inline DotStart start_zero() { return _mm512_setzero_si512(); }
@@ -232,6 +230,9 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
 
 static inline void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+static inline void prefetch_second_level(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 }  // namespace slmq::avx512vnni

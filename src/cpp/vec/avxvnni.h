@@ -6,11 +6,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
-static constexpr int kPackedTokens = 8;   // up to which that does not pay: as avx2; not measured
-static constexpr int kAheadBytes = 2048;  // as avx2; not measured
-static constexpr int kAheadTokens = 3;    // as avx2; not measured
+static constexpr int kTokens = 4;        // that share a read of the weights
+static constexpr int kBlockTokens = 6;   // the same where they are unpacked already
+static constexpr int kPackedTokens = 8;  // up to which that does not pay: as avx2; not measured
 
 // Where the accumulators of a dot start.
 using DotStart = __m256i;

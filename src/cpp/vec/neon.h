@@ -207,6 +207,13 @@ static inline void prefetch(const void* p) {
   __builtin_prefetch(p);
 #endif
 }
+static inline void prefetch_second_level(const void* p) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  __prefetch2(p, 2);  // pldl2keep
+#else
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
 
 // --- what the dots of weights share --------------------------------------------------------------
 

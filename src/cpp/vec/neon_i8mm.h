@@ -6,11 +6,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kBlockTokens = 6;    // the same where they are unpacked already
-static constexpr int kPackedTokens = 0;   // up to which that does not pay: not measured
-static constexpr int kAheadBytes = 2048;  // not measured
-static constexpr int kAheadTokens = 1;
+static constexpr int kTokens = 4;        // that share a read of the weights
+static constexpr int kBlockTokens = 6;   // the same where they are unpacked already
+static constexpr int kPackedTokens = 0;  // up to which that does not pay: not measured
 
 namespace {  // members, too, stay in this object
 

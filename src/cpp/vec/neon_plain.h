@@ -8,11 +8,9 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kTokens = 4;         // that share a read of the weights
-static constexpr int kBlockTokens = 4;    // the same where they are unpacked already
-static constexpr int kPackedTokens = 0;   // up to which that does not pay: not measured
-static constexpr int kAheadBytes = 2048;  // not measured
-static constexpr int kAheadTokens = 1;
+static constexpr int kTokens = 4;        // that share a read of the weights
+static constexpr int kBlockTokens = 4;   // the same where they are unpacked already
+static constexpr int kPackedTokens = 0;  // up to which that does not pay: not measured
 
 namespace {  // members, too, stay in this object
 
@@ -60,12 +58,12 @@ SLMQ_INLINE void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (&f
                            i32x16 (&sums)[M]) {
   constexpr int kSteps = Tile::bits == 8 ? 1 : Tile::bits == 6 ? 4 : 8;  // before it must widen
   Sums8<Rows, M> growing;
-  const auto step = [&]<int Half, int J>() {
+  const auto step = [&]<int Half, int J>() SLMQ_INLINE_LAMBDA {
     constexpr int kDone = 4 * (Half - First) + J;
     growing.template add<Half, J>(tile, a, kDone % kSteps == 0);
     if ((kDone + 1) % kSteps == 0 || kDone + 1 == 4 * (Last - First)) growing.widen(kDone < kSteps);
   };
-  const auto half = [&]<int Half>() {
+  const auto half = [&]<int Half>() SLMQ_INLINE_LAMBDA {
     step.template operator()<Half, 0>();
     step.template operator()<Half, 1>();
     step.template operator()<Half, 2>();

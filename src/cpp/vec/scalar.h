@@ -163,8 +163,7 @@ static inline f32x16 pow2(i32x16 n) {
 }
 
 // Tokens that share a read of the weights: there are no registers for more.
-static constexpr int kTokens = 1, kBlockTokens = 1, kPackedTokens = 0, kAheadBytes = 0,
-                     kAheadTokens = 0;
+static constexpr int kTokens = 1, kBlockTokens = 1, kPackedTokens = 0;
 
 // Where a dot's sums start: at nothing, or at -8 times the sum of the activations, which pays for the
 // zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo).
@@ -310,6 +309,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
 }
 
 static inline void prefetch(const void*) {}
+static inline void prefetch_second_level(const void*) {}
 
 #undef SLMQ_EACH
 
