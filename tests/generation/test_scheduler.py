@@ -82,7 +82,7 @@ def test_step_by_step(
     """150 requests in one thread, which decides when a run is made."""
     rng = random.Random(seed)
     pages = [None, 40, 12, 9][seed % 4]
-    engine = open_tiny(tiny_model_path, threads=1 + seed % 2, pages=pages)
+    engine = open_tiny(tiny_model_path, threads=1 + seed % 3, pages=pages)
     scheduler = Scheduler(
         engine, drive=False, most_running=rng.choice([2, 8, 64]), speculate=seed % 3 != 0
     )
@@ -135,7 +135,7 @@ def act(reader: Reader) -> bool:
 def test_driven(tiny_model_path: Path, requests: list[Request], alone: Alone, seed: int) -> None:
     """Threads that read, each its own streams, some of them two at a time."""
     pages = [None, 40, 12, 9][seed % 4]
-    engine = open_tiny(tiny_model_path, threads=1 + seed % 2, pages=pages)
+    engine = open_tiny(tiny_model_path, threads=1 + seed % 3, pages=pages)
     scheduler = Scheduler(engine, most_running=[64, 3, 8][seed % 3], speculate=seed % 2 == 0)
     originals = by_original(requests)
     faults: list[BaseException] = []

@@ -327,7 +327,7 @@ def test_a_run_that_fails_for_lack_of_memory(
 
 
 def test_the_engine_is_given_in_turn(tiny_model_path: Path) -> None:
-    """Whoever asks for the engine beside streams without end gets it after a run or two."""
+    """Whoever asks for the engine beside streams without end gets it after the run under way."""
     engine = open_tiny(tiny_model_path)
     scheduler = Scheduler(engine, speculate=False)
     stop = threading.Event()
@@ -350,7 +350,7 @@ def test_the_engine_is_given_in_turn(tiny_model_path: Path) -> None:
     stop.set()
     for thread in threads:
         thread.join(60)
-    assert max(runs) < 20
+    assert max(runs) <= 3
     scheduler.close()
 
 

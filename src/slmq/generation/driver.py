@@ -108,7 +108,7 @@ class Turn:
     """A lock that is not taken twice by one thread while another waits for it.
 
     An ordinary one goes to whoever asks first once it is free, so a thread that makes one step
-    after the other would keep it. Here who waits stands in the door, past which all must go.
+    after the other may keep it. Here who waits stands in the door, past which all must go.
     """
 
     def __init__(self) -> None:
