@@ -63,10 +63,14 @@ def test_map_as_they_finish_names_each(model: Model) -> None:
     ]
 
 
-def test_a_short_answer_overtakes_when_order_does_not_matter(model: Model) -> None:
-    long = [(3 * i) % 60 + 1 for i in range(400)]
-    order = [i for i, _ in model.map([long, [5, 6]], ordered=False, max_tokens=1)]
-    assert order == [1, 0]
+def test_a_short_answer_overtakes_when_order_does_not_matter(tiny_model_path: Path) -> None:
+    with slmq.load(tiny_model_path, n_ctx=4096) as loaded:
+        stepped = Model(loaded.engine, Scheduler(loaded.engine, drive=False))
+        long = [(3 * i) % 60 + 1 for i in range(3 * loaded.engine.chunk)]
+        prompts = [long, [5, 6]]
+        assert [i for i, _ in stepped.map(prompts, ordered=False, max_tokens=1)] == [1, 0]
+        found = list(stepped.map(prompts, max_tokens=1))
+        assert [result.prompt_tokens for result in found] == [len(long), 2]
 
 
 def test_map_takes_prompts_as_there_is_room(model: Model) -> None:

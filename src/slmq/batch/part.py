@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from slmq.disk import lock_file, sync
 from slmq.errors import BusyError, WriteError
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,12 +39,14 @@ class Part:
         self._target = target
         self.path = target.with_name(f"{target.name}.part")
         with _explained(self.path):
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
+            descriptor = lock_file(self.path)
+        if descriptor is None:
+            raise BusyError(f"{self.path}: another run is writing it")
+        self._file = descriptor
+        self._places: dict[str, int] = {}  # where the line of an id begins
+        self._end = 0
         try:
-            self._places: dict[str, int] = {}  # where the line of an id begins
-            self._end = 0
             with _explained(self.path):
-                self._claim()
                 self._read()
         except BaseException:
             os.close(self._file)
@@ -85,7 +84,7 @@ class Part:
         """Give the lines of these ids, in this order, the final name."""
         new = self._target.with_name(f"{self._target.name}.new")
         try:
-            with _explained(new), self.path.open("rb") as lines, new.open("wb") as file:
+            with _explained(new), self._reader() as lines, new.open("wb") as file:
                 for line_id in ids:
                     lines.seek(self._places[line_id])
                     file.write(lines.readline())
@@ -97,21 +96,14 @@ class Part:
             raise
         with _explained(self._target):
             new.replace(self._target)
-            _sync_folder(self._target.parent)
+            sync(self._target.parent)
             self.path.unlink()
-
-    def _claim(self) -> None:
-        if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            raise WriteError(f"{self.path}: expected an ordinary file")
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{self.path}: another run is writing it") from None
 
     def _read(self) -> None:
         """Take in what earlier runs wrote, and cut off what is not whole."""
-        with self.path.open("rb") as file:
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise WriteError(f"{self.path}: expected an ordinary file")
+        with self._reader() as file:
             for data in file:
                 found = _id_of(data)
                 if found is None:
@@ -119,6 +111,12 @@ class Part:
                 self._places[found] = self._end
                 self._end += len(data)
         self._cut()
+
+    def _reader(self) -> BinaryIO:
+        """The file from its beginning; by the descriptor that has the lock."""
+        file = open(self._file, "rb", closefd=False)  # noqa: SIM115
+        file.seek(0)
+        return file
 
     def _cut(self) -> None:
         os.ftruncate(self._file, self._end)
@@ -150,15 +148,6 @@ def _write(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def _sync_folder(folder: Path) -> None:
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -168,6 +157,3 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {error.strerror or error}; finished answers are kept, and "
             "the same command goes on from them"
         ) from error
-
-
-_BINARY = getattr(os, "O_BINARY", 0)

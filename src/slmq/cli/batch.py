@@ -36,7 +36,12 @@ def batch(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write the answers to.")],
     *,
     model: Annotated[
-        str, typer.Option(help="Catalogue name, hub id, folder or .gguf file.", show_default=False)
+        str,
+        typer.Option(
+            help="Catalogue name, hub id, folder or .gguf file.",
+            show_default=False,
+            autocompletion=o.complete_model,
+        ),
     ],
     column: Annotated[
         str | None, typer.Option(help="Read CSV; this column holds the prompts.")
