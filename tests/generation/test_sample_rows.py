@@ -101,7 +101,7 @@ def test_bits_beyond_the_vocabulary_mean_nothing() -> None:
     mask[1] |= np.int32(-2)  # all the bits behind the 33rd
     assert sampler(33, {}).sample(logits, mask) == 32
     mask[1] &= np.int32(-2)
-    with pytest.raises(Error, match="no token is left to choose from"):
+    with pytest.raises(ValueError, match="no token is left to choose from"):
         sampler(33, {}).sample(logits, mask)
 
 
@@ -121,7 +121,7 @@ def test_errors_stay_in_their_row() -> None:
         ["NaN in 1 of 50", "infinite logit", "ruled out every token", "no token is left", "NaN in"],
         strict=True,
     ):
-        assert isinstance(error, Error)
+        assert isinstance(error, ValueError if "is left" in message else Error)
         assert message in str(error)
 
 

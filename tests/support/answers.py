@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.generation.answer import Answer, Request
 from slmq.generation.results import GenerationResult, StreamChunk
 from slmq.generation.sampling import SamplingParams
@@ -17,7 +18,7 @@ N_CTX = 512
 
 def open_tiny(path: Path, *, threads: int = 1, chunk: int = 48, pages: int | None = None) -> Engine:
     """The tiny model; a small chunk cuts prompts, few pages make answers give way."""
-    engine = open_engine(path, name="tiny", n_ctx=N_CTX, n_threads=threads)
+    engine = open_engine(path, LoadOptions(n_ctx=N_CTX, n_threads=threads), name="tiny")
     engine.chunk = chunk
     if pages is not None:
         engine.limit_cache(pages * engine.page_bytes)
