@@ -87,9 +87,9 @@ def test_a_packed_folder_keeps_the_head_that_counts(
     folder = rewritten(GOLDENS / "llama" / "gqa_untied", tmp_path / "tied", tying)
     shutil.copy(tokenizer_of(tmp_path), folder / "tokenizer.json")
     want = logits_of(folder, TOKENS)
-    convert(folder, tmp_path / "packed", quant="f32")
+    convert(folder, tmp_path / "packed")
     caplog.clear()
-    got = logits_of(tmp_path / "packed", TOKENS, quant=None, memory=None)
+    got = logits_of(tmp_path / "packed", TOKENS, format=None, memory=None)
     assert np.array_equal(got, want)
     assert caplog.text == ""
 
@@ -238,7 +238,7 @@ def test_converting_says_what_it_leaves_out(
     convert(folder, tmp_path / "packed")
     assert caplog.text.count("score.weight") == 1
     caplog.clear()
-    logits_of(tmp_path / "packed", TOKENS, quant=None, memory=None)
+    logits_of(tmp_path / "packed", TOKENS, format=None, memory=None)
     assert caplog.text == ""
 
 

@@ -61,14 +61,14 @@ def bf16(folder: Path, scale: float, one: str) -> Path:
 
 def test_small_bfloat16_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = "model.layers.0.mlp.down_proj.weight"
-    logits_of(bf16(tmp_path / "plain", 1.0, name), TOKENS, quant=None)
+    logits_of(bf16(tmp_path / "plain", 1.0, name), TOKENS, format=None)
     assert caplog.text == ""
     small = bf16(tmp_path / "small", 1e-6, name)
-    logits_of(small, TOKENS, quant=None)
+    logits_of(small, TOKENS, format=None)
     assert f"the weights of {name}" in caplog.text
-    assert "quant='f32' keeps them" in caplog.text
+    assert "format='f32' keeps them" in caplog.text
     caplog.clear()
-    logits_of(small, TOKENS, quant="f32")
+    logits_of(small, TOKENS, format="f32")
     assert caplog.text == ""
 
 
