@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import GOLDENS
 from tokenizer_files import (
-    DATA,
     SPECIAL,
     USER_DEFINED,
     bos_first,
@@ -28,8 +26,6 @@ from tokenizers import Tokenizer as Reference
 from slmq.checkpoint import open_checkpoint
 from slmq.errors import CheckpointError, Error, TokenizerError
 from slmq.tokenizer import Tokenizer, load_tokenizer
-
-TOKENS = GOLDENS / "smollm2_tokens.json"
 
 # The `pre_tokenizer` of each family, as its tokenizer.json has it.
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -598,27 +594,3 @@ def test_mutated_gguf_metadata(tmp_path: Path) -> None:
             bad += 1
     assert good > 20
     assert bad > 200
-
-
-# SmolLM2 --------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_smollm2_gives_the_ids_of_llama_cpp(smollm2_path: Path) -> None:
-    tokenizer = load(smollm2_path)
-    for case in json.loads(TOKENS.read_text(encoding="utf-8")):
-        text = case["text"]
-        assert tokenizer.encode(text) == case["ids"], text
-        assert tokenizer.encode(text, parse_special=False) == case["plain_ids"], text
-    assert tokenizer.bos_id == 1
-    assert tokenizer.eos_ids == {0, 2}
-    assert tokenizer.n_vocab == 49152
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
-def test_smollm2_reads_real_text_back(smollm2_path: Path) -> None:
-    tokenizer = load(smollm2_path)
-    for name in ("wikitext2/wiki.test.raw", "ja/neko.txt"):
-        text = (DATA / name).read_text(encoding="utf-8")[:200_000]
-        assert tokenizer.decode(tokenizer.encode(text)) == text
