@@ -19,6 +19,7 @@ import slmq
 from slmq.cli.app import COMMANDS, app
 from slmq.cli.doctor import warnings_of
 from slmq.cli.errors import one_line
+from slmq.cli.output import cancel_on_interrupt
 
 RUNNER = CliRunner()
 WORDS = ["--max-tokens", "8", "--ignore-eos"]
@@ -452,6 +453,20 @@ def test_a_reader_that_goes_away_is_no_error(tiny_model_path: Path) -> None:
 def endless(model: Path) -> list[str]:
     """A command line that answers for minutes."""
     return command("run", model, "Hi", "--ignore-eos", "--n-ctx", 1 << 20, "--threads", 1)
+
+
+@POSIX
+def test_a_stream_that_was_interrupted_has_its_result(tiny_model_path: Path) -> None:
+    with slmq.load(tiny_model_path) as model:
+        for _ in range(50):
+            stream = model.stream("Hi", ignore_eos=True)
+            with cancel_on_interrupt(stream) as pressed, stream:
+                signal.raise_signal(signal.SIGINT)
+                for _ in stream:
+                    pass
+            assert pressed()
+            assert stream.result is not None
+            assert stream.result.finish_reason == "cancelled"
 
 
 @POSIX

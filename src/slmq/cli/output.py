@@ -176,15 +176,16 @@ def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
     Yields a function that tells whether that happened. A second Ctrl-C is a KeyboardInterrupt.
     """
     pressed = False
+    # It may have interrupted this very thread while that holds the scheduler's lock, which another
+    # thread can wait for.
+    closing = threading.Thread(target=stream.close, daemon=True)
 
     def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        # It may have interrupted this very thread while that holds the scheduler's lock, which
-        # another thread can wait for.
-        threading.Thread(target=stream.close, daemon=True).start()
+        closing.start()
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: pressed
@@ -194,3 +195,5 @@ def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+        if pressed:
+            closing.join()  # it may hold the stream, whose result is not there before it lets go
