@@ -463,6 +463,13 @@ TEST_CHARGES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+PLAIN_TESTS = (
+    "boolean", "callable", "defined", "escaped", "false", "float", "integer", "iterable", "mapping",
+    "none", "number", "sameas", "sequence", "string", "true", "undefined",
+)  # fmt: skip
+TEXT_TESTS = ("lower", "upper")
+
+
 def metered_filters() -> dict[str, Callable[..., Any]]:
     """jinja2's filters, guarded."""
     return {
@@ -472,18 +479,15 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
 
 def metered_tests() -> dict[str, Any]:
     """jinja2's tests, guarded."""
-    return {
-        name: guarded_test(name, cast(Callable[..., Any], test)) for name, test in TESTS.items()
-    }
+    tests = cast(dict[str, Callable[..., Any]], TESTS)
+    guarded = {name: guarded_test(name, tests[name]) for name in (*TEST_CHARGES, *TEXT_TESTS)}
+    return guarded | {name: tests[name] for name in PLAIN_TESTS}
 
 
 def guarded_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
     """Return a test that is charged first."""
     charge = TEST_CHARGES.get(name)
-    written = name in ("lower", "upper")
     first = 1 if hasattr(test, "jinja_pass_arg") else 0
-    if charge is None and not written:
-        return test
 
     @functools.wraps(test)
     def wrapper(*args: Any) -> Any:
