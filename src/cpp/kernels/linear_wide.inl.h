@@ -17,16 +17,20 @@ SLMQ_INLINE void unpack(const uint8_t* tile, __m512i (&columns)[8]) {
   }
 }
 
-// A token's dots with two unpacked tiles, columns [4 * First, 4 * Last).
-template <int First, int Last>
+// Dots of M tokens with two unpacked tiles, columns [4 * First, 4 * Last). A dot takes four or five cycles
+// and two start in each: sums of several tokens must grow side by side.
+template <int First, int Last, int M>
 SLMQ_INLINE void dot_two_tiles(const __m512i (&w_a)[8], const __m512i (&w_b)[8], const int8_t* q,
-                               DotStart start, i32x16& dot_a, i32x16& dot_b) {
-  dot_a.v = dot_b.v = start;
+                               i32x16 (&dots)[2][M]) {
+  q = reread(q);
 #pragma GCC unroll 8
   for (int j = First; j < Last; ++j) {
-    const __m512i activations = broadcast_i8x4(q + 4 * j);
-    dot_a.v = _mm512_dpbusd_epi32(dot_a.v, w_a[j], activations);
-    dot_b.v = _mm512_dpbusd_epi32(dot_b.v, w_b[j], activations);
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t) {
+      const __m512i activations = broadcast_i8x4(q + t * kGroup + 4 * j);
+      dots[0][t].v = _mm512_dpbusd_epi32(dots[0][t].v, w_a[j], activations);
+      dots[1][t].v = _mm512_dpbusd_epi32(dots[1][t].v, w_b[j], activations);
+    }
   }
 }
 
@@ -38,33 +42,41 @@ struct PairScales {
       : tile{{pair, shared, 0}, {pair, shared, 1}} {}
 };
 
-// The high plane of one token of the block against a part of both tiles.
-template <class Weight, int Part>
-SLMQ_INLINE void token_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
-                                  const PairScales<Weight, Part>& w, const int8_t* high,
-                                  const ActivationInfo& a, float* sums) {
+// The high planes of M tokens of the block against a part of both tiles.
+template <class Weight, int Part, int M>
+SLMQ_INLINE void tokens_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
+                                   const PairScales<Weight, Part>& w, const int8_t* high,
+                                   const ActivationInfo* info, float* sums) {
   constexpr int first = 4 * Part, last = Weight::parts == 1 ? 8 : first + 4;
-  const int32_t sum = part_high<Weight, Part>(a);
-  i32x16 dot_a, dot_b;
-  dot_two_tiles<first, last>(w_a, w_b, high, Weight::start(a.eights_high, sum), dot_a, dot_b);
-  if (Weight::zero != 0) {
-    const i32x16 zero = splat_i32(Weight::zero * sum);
-    dot_a = sub(dot_a, zero);
-    dot_b = sub(dot_b, zero);
+  i32x16 dots[2][M];
+#pragma GCC unroll 8
+  for (int t = 0; t < M; ++t)
+    dots[0][t].v = dots[1][t].v =
+        Weight::start(info[t].eights_high, part_high<Weight, Part>(info[t]));
+  dot_two_tiles<first, last>(w_a, w_b, high, dots);
+#pragma GCC unroll 8
+  for (int t = 0; t < M; ++t) {
+#pragma GCC unroll 2
+    for (int tile = 0; tile < 2; ++tile) {
+      i32x16 dot = dots[tile][t];
+      if (Weight::zero != 0)
+        dot = sub(dot, splat_i32(Weight::zero * part_high<Weight, Part>(info[t])));
+      float* to = sums + t * kPairRows + tile * kLanes;
+      store(to, accumulate<Weight, Part, false>(load(to), dot, w.tile[tile].scale, w.tile[tile].min,
+                                                info[t]));
+    }
   }
-  const TileScales<Weight, Part>&a_scales = w.tile[0], &b_scales = w.tile[1];
-  store(sums, accumulate<Weight, Part, false>(load(sums), dot_a, a_scales.scale, a_scales.min, a));
-  store(sums + 16,
-        accumulate<Weight, Part, false>(load(sums + 16), dot_b, b_scales.scale, b_scales.min, a));
 }
 
-template <class Weight, int Part>
-static inline void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
-                                    const PairScales<Weight, Part>& w, const PanelTokens& a,
-                                    int rows, float* sums) {
-  for (int t = 0; t < rows; ++t)
-    token_times_part<Weight, Part>(w_a, w_b, w, a.high + t * kGroup, a.info[t],
-                                   sums + t * kPairRows);
+// The first tokens of the block M at a time; those that are left fewer at a time.
+template <class Weight, int Part, int M = 4>
+SLMQ_INLINE void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
+                                  const PairScales<Weight, Part>& w, const PanelTokens& a, int rows,
+                                  float* sums, int t = 0) {
+  for (; t + M <= rows; t += M)
+    tokens_times_part<Weight, Part, M>(w_a, w_b, w, a.high + t * kGroup, a.info + t,
+                                       sums + t * kPairRows);
+  if constexpr (M > 1) part_times_block<Weight, Part, M / 2>(w_a, w_b, w, a, rows, sums, t);
 }
 
 template <class Weight, bool Packed>
