@@ -97,9 +97,9 @@ def test_completion_and_help_offer_every_load_option() -> None:
 @pytest.mark.parametrize(
     ("function", "own"),
     [
-        (slmq.Model.generate, ["self", "prompt", "progress"]),
-        (slmq.Model.stream, ["self", "prompt", "progress"]),
-        (slmq.Model.chat, ["self", "system"]),
+        (slmq.Model.generate, ["self", "prompt", "progress", "chat_template_kwargs"]),
+        (slmq.Model.stream, ["self", "prompt", "progress", "chat_template_kwargs"]),
+        (slmq.Model.chat, ["self", "system", "chat_template_kwargs"]),
         (ChatSession.send, ["self", "text", "progress"]),
         (ChatSession.stream, ["self", "text", "progress"]),
     ],

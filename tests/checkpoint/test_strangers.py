@@ -62,7 +62,7 @@ def test_two_models_still_need_a_choice(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         to_gguf("gqa_untied", tmp_path / name)
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="3 GGUF files, give the path of one"):
+    with pytest.raises(CheckpointError, match="3 GGUF files; give the path of one"):
         open_checkpoint(tmp_path)
 
 

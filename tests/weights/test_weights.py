@@ -178,7 +178,7 @@ BAD: dict[str, tuple[Callable[[WeightReader], Any], str]] = {
     "nan": (lambda r: r.vector("nan", 40), "finite weights, found NaN or infinity"),
     "inf": (lambda r: r.linear("inf", 40, 64), "finite weights, found NaN or infinity"),
     "integers": (lambda r: r.linear("i", 40, 64), "i32 is not supported"),
-    "integer vector": (lambda r: r.vector("iv", 40), "expected f32, f16 or bf16, found i32"),
+    "integer vector": (lambda r: r.vector("iv", 40), "expected f64, f32, f16 or bf16, found i32"),
 }
 
 
