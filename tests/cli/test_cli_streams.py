@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from byte_tokenizer import byte_tokenizer
+from shell_command import last_line, slmq
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors as shells do")
-
-COMMAND = "import sys; sys.argv[0] = 'slmq'; from slmq.cli import main; main()"
-
-
-def slmq(
-    *args: str | Path, closed: str = "", env: dict[str, str] | None = None, given: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a shell that closes descriptors, such as ``2>&-``."""
-    line = [sys.executable, "-c", COMMAND, *map(str, args)]
-    return subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *line],
-        capture_output=True,
-        input=given,
-        env={**os.environ, **(env or {})},
-        check=False,
-        timeout=120,
-    )
-
-
-def last_line(run: subprocess.CompletedProcess[bytes]) -> str:
-    lines = run.stderr.decode().splitlines()
-    return lines[-1] if lines else ""
 
 
 def test_an_answer_needs_no_stderr(tiny_model_path: Path) -> None:
