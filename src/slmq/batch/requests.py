@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -18,10 +18,10 @@ from slmq.generation.sampling import SamplingParams
 
 __all__ = ["Asked", "RequestError", "read_request"]
 
-SAMPLING = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "seed", "stop", "ignore_eos",
-)  # fmt: skip
+# What is called the same here and there; the others have names of their own in these requests.
+SAMPLING = tuple(
+    entry.name for entry in fields(SamplingParams) if entry.name not in ("max_tokens", "logprobs")
+)
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
     "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
