@@ -11,11 +11,7 @@ import pytest
 import slmq
 from slmq import errors
 
-CLASSES = {
-    name: kind
-    for name in errors.__all__
-    if isinstance(kind := getattr(errors, name), type)
-}
+CLASSES = {name: kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)}
 PACKAGE = Path(slmq.__file__).parent
 
 
