@@ -37,7 +37,7 @@ X86 = Code(
 ARM64 = Code(
     objdump="aarch64-linux-gnu-objdump",
     jump=re.compile(r"b\.|cbn?z|tbn?z|b\s"),
-    dot=re.compile(r"sdot|usdot|usmmla|smlal"),
+    dot=re.compile(r"sdot|usdot|usmmla|smlal|smull"),
     scale=re.compile(r"(ldr|ldur|ldp)\s+d\d.*\[(?!sp)"),
     line=re.compile(r"(ldr|ldur|ldp|ld1)\s+\{?[qv]\d.*\[(?!sp)"),
 )

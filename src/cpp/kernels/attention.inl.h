@@ -11,7 +11,7 @@ template <int N>
 struct Count {
   static constexpr int value = N;
 };
-// f(Count<n>) for n = 1..6
+// f(Count<n>) for n = 1..8
 template <class F>
 static inline void with_count(int n, F f) {
   switch (n) {
@@ -20,7 +20,9 @@ static inline void with_count(int n, F f) {
     case 3: return f(Count<3>{});
     case 4: return f(Count<4>{});
     case 5: return f(Count<5>{});
-    default: return f(Count<6>{});
+    case 6: return f(Count<6>{});
+    case 7: return f(Count<7>{});
+    default: return f(Count<8>{});
   }
 }
 // Tiles of 16 lanes beside n queries, so that all sums stay in registers
@@ -33,7 +35,7 @@ struct PartView {
   const AttentionShape& shape;
   uint8_t* const* pages;  // of the part
   size_t offset;          // of the head in a page
-  bool more;              // a query sees a position behind the part
+  int behind;             // pages behind the part of which a query sees any
 
   const uint8_t* keys(int page) const { return pages[page] + offset; }
   const uint8_t* values(int page) const { return pages[page] + offset + shape.value_offset; }
@@ -45,16 +47,27 @@ static inline PartView view_part(const AttentionShape& shape, uint8_t* const* pa
   for (int q = 1; q < n_queries; ++q) last = larger(last, positions[q]);
   return {shape, pages + part * kPartPages,
           shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes,
-          last >= (part + 1) * kPartPositions};
+          larger(0, last / kPagePositions + 1 - (part + 1) * kPartPages)};
 }
-// What will be read after a page's keys, or after its values, in pages [first, last].
-static inline const uint8_t* after_keys(const PartView& view, int page, int first, int last) {
-  return page < last ? view.keys(page + 1) : view.values(first);
-}
-static inline const uint8_t* after_values(const PartView& view, int page, int last) {
-  if (page < last) return view.values(page + 1);
-  return view.more ? view.keys(kPartPages) : nullptr;  // whoever took this part takes the next
-}
+
+// What is fetched into the second-level cache while something before it is computed: keys of the pages
+// [first, last] of a part, then their values, then keys of the next part (whoever took this one takes
+// the next). A piece is one page's. Pages lie megabytes apart: no hardware looks so far.
+struct FetchAhead {
+  const PartView& view;
+  const int first, last;
+  static constexpr int kPieces = 2;  // ahead of the one that is computed
+  int at = kPieces;
+
+  // The next piece, or null
+  const uint8_t* next() {
+    const int pages = last - first + 1, piece = at++;
+    if (piece < pages) return view.keys(first + piece);
+    if (piece < 2 * pages) return view.values(first + piece - pages);
+    const int behind = piece - 2 * pages;
+    return behind < smaller(kPieces, view.behind) ? view.keys(kPartPages + behind) : nullptr;
+  }
+};
 
 // Positions of the part, counted from its start
 struct Range {

@@ -1,7 +1,7 @@
 // Attention over a float16 or float32 cache.
 //
-// Few queries (decode) multiply straight from the cache, page by page, with the next page on its
-// way. More of them (prefill) convert a piece of a page to float32 once and multiply that.
+// Few queries (decode) multiply straight from the cache, page by page, with those that come
+// next on their way. More of them (prefill) convert a piece of a page to float32 once and multiply that.
 
 namespace slmq::SLMQ_ISA {
 
@@ -9,14 +9,14 @@ struct KvF16 {
   using Element = uint16_t;
   static inline f32x16 get(const Element* p) { return load_f16(p); }
   static inline void put(Element* p, f32x16 x) { store_f16(p, x); }
-  static constexpr int kTileQueries = 4;     // that share a load and its conversion
+  static constexpr int kTileQueries = kFactorsStay ? 8 : 4;  // that share a load and its conversion
   static constexpr int kDirectQueries = 12;  // up to which converting first does not pay
 };
 struct KvF32 {
   using Element = float;
   static inline f32x16 get(const Element* p) { return load(p); }
   static inline void put(Element* p, f32x16 x) { store(p, x); }
-  static constexpr int kTileQueries = 6;
+  static constexpr int kTileQueries = kFactorsStay ? 8 : 6;
   static constexpr int kDirectQueries = kMaxQueries;
 };
 
@@ -55,14 +55,28 @@ static inline void multiply(const float* a, int a_stride, const typename Kv::Ele
   constexpr int kAheadStep = NT * 16 * sizeof(typename Kv::Element);
   for (int i = 0; i < count; ++i, b += row_step) {
     if (ahead != nullptr)
-      for (int line = 0; line < kAheadStep; line += 64) prefetch(ahead + i * kAheadStep + line);
+      for (int line = 0; line < kAheadStep; line += 64)
+        prefetch_second_level(ahead + i * kAheadStep + line);
+    const float* factors = reload(a + i);
+    if constexpr (kFactorsStay) {  // one load of a factor for all tiles
+      f32x16 splats[NQ];
+#pragma GCC unroll 8
+      for (int q = 0; q < NQ; ++q) splats[q] = splat(factors[q * a_stride]);
 #pragma GCC unroll 4
-    for (int t = 0; t < NT; ++t) {
-      const f32x16 lanes = Kv::get(b + t * tile_step);
-      const float* factors = reload(a + i);
-#pragma GCC unroll 6
-      for (int q = 0; q < NQ; ++q)
-        sums[q][t] = fma(splat(factors[q * a_stride]), lanes, sums[q][t]);
+      for (int t = 0; t < NT; ++t) {
+        const f32x16 lanes = Kv::get(b + t * tile_step);
+#pragma GCC unroll 8
+        for (int q = 0; q < NQ; ++q) sums[q][t] = fma(splats[q], lanes, sums[q][t]);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int t = 0; t < NT; ++t) {
+        const f32x16 lanes = Kv::get(b + t * tile_step);
+        factors = reload(factors);
+#pragma GCC unroll 8
+        for (int q = 0; q < NQ; ++q)
+          sums[q][t] = fma(splat(factors[q * a_stride]), lanes, sums[q][t]);
+      }
     }
   }
 }
@@ -74,14 +88,14 @@ static inline void score_tiles(const typename Kv::Element* keys, int head_dim, c
                                float* scores) {
   for (; tile + NT <= tile_end; tile += NT) {
     f32x16 sums[NQ][NT];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int t = 0; t < NT; ++t) sums[q][t] = splat(0.0f);
     multiply<Kv, NQ, NT>(queries, stride, keys + tile * 16 * head_dim, 16, 16 * head_dim, head_dim,
                          ahead, sums);
     if (ahead != nullptr) ahead += NT * 16 * head_dim * sizeof(typename Kv::Element);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int t = 0; t < NT; ++t) store(scores + q * kScoreStride + (tile + t) * 16, sums[q][t]);
@@ -98,7 +112,7 @@ static inline void add_channels(const typename Kv::Element* rows, int row_step, 
                                 const uint8_t* ahead, float* values, int state_stride) {
   for (; channel + 16 * NC <= channel_end; channel += 16 * NC) {
     f32x16 sums[NQ][NC];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int c = 0; c < NC; ++c) sums[q][c] = load(values + q * state_stride + channel + 16 * c);
@@ -106,7 +120,7 @@ static inline void add_channels(const typename Kv::Element* rows, int row_step, 
                          rows + seen.begin * row_step + channel, row_step, 16,
                          seen.end - seen.begin, ahead, sums);
     if (ahead != nullptr) ahead += kPagePositions * 16 * NC * sizeof(typename Kv::Element);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int c = 0; c < NC; ++c) store(values + q * state_stride + channel + 16 * c, sums[q][c]);
@@ -180,18 +194,17 @@ static void attend_direct(const PartView& view, const float* queries, const Rows
   using Element = typename Kv::Element;
   const Range all = rows.united();
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
+  FetchAhead ahead{view, first, last};
   for (int page = first; page <= last; ++page) {
-    const uint8_t* next = after_keys(view, page, first, last);
-    score_piece<Kv>(view, {reinterpret_cast<const Element*>(view.keys(page)), page, 0, 4, next},
-                    queries, rows);
+    const auto* keys = reinterpret_cast<const Element*>(view.keys(page));
+    score_piece<Kv>(view, {keys, page, 0, 4, ahead.next()}, queries, rows);
   }
   for (int q = 0; q < rows.count; ++q)
     soften(view.shape.softcap, rows.scores_of(q), rows.seen[q], rows.state_of(q));
   const int stride = view.shape.value_stride;
   for (int page = first; page <= last; ++page) {
-    const uint8_t* next = after_values(view, page, last);
-    add_piece<Kv>({reinterpret_cast<const Element*>(view.values(page)), page, 0, stride / 16, next},
-                  stride, rows);
+    const auto* values = reinterpret_cast<const Element*>(view.values(page));
+    add_piece<Kv>({values, page, 0, stride / 16, ahead.next()}, stride, rows);
   }
 }
 

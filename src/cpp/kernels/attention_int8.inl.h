@@ -6,7 +6,8 @@
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kInt8TileQueries = 4;              // that share a load of keys or values
+static constexpr int kInt8TileQueries =
+    kFactorsStay ? 8 : 4;                               // that share a load of keys or values
 static constexpr int kValueTile = kPagePositions * 16;  // bytes of sixteen channels of a page
 static constexpr float kSmallestScaled = 1e-30f;        // steps / largest must not overflow
 
@@ -81,13 +82,26 @@ static inline void multiply_pairs(const int16_t* a, int a_stride, const int8_t* 
                                   i32x16 (&sums)[NQ][NT]) {
   for (int i = 0; i < count; ++i, b += row_step) {
     if (ahead != nullptr)
-      for (int line = 0; line < NT * 32; line += 64) prefetch(ahead + i * NT * 32 + line);
+      for (int line = 0; line < NT * 32; line += 64)
+        prefetch_second_level(ahead + i * NT * 32 + line);
+    if constexpr (kFactorsStay) {
+      i16x32 factors[NQ];
+#pragma GCC unroll 8
+      for (int q = 0; q < NQ; ++q) factors[q] = splat_pair(a + q * a_stride + 2 * i);
 #pragma GCC unroll 4
-    for (int t = 0; t < NT; ++t) {
-      const i16x32 lanes = widen_i8(b + t * tile_step);
-#pragma GCC unroll 6
-      for (int q = 0; q < NQ; ++q)
-        sums[q][t] = pinned(dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]));
+      for (int t = 0; t < NT; ++t) {
+        const i16x32 lanes = widen_i8(b + t * tile_step);
+#pragma GCC unroll 8
+        for (int q = 0; q < NQ; ++q) sums[q][t] = pinned(dot_pairs(lanes, factors[q], sums[q][t]));
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int t = 0; t < NT; ++t) {
+        const i16x32 lanes = widen_i8(b + t * tile_step);
+#pragma GCC unroll 8
+        for (int q = 0; q < NQ; ++q)
+          sums[q][t] = pinned(dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]));
+      }
     }
   }
 }
@@ -104,7 +118,7 @@ static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
   const int pairs = (shape.head_dim + 1) / 2;
   for (; tile + NT <= tile_end; tile += NT) {
     i32x16 sums[NQ][NT];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int t = 0; t < NT; ++t) sums[q][t] = splat_i32(0);
@@ -114,7 +128,7 @@ static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
 #pragma GCC unroll 4
     for (int t = 0; t < NT; ++t) {
       const f32x16 scale = load(key_scale + (tile + t) * 16);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int q = 0; q < NQ; ++q)
         store(scores + q * kScoreStride + (tile + t) * 16,
               mul(mul(to_f32(sums[q][t]), scale), splat(queries.scales[q])));
@@ -156,7 +170,7 @@ static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_
                              int channel, const uint8_t* ahead, float* values, int state_stride) {
   for (; channel + 16 * NC <= value_stride; channel += 16 * NC) {
     i32x16 sums[NQ][NC];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int c = 0; c < NC; ++c)
@@ -164,7 +178,7 @@ static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_
     multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, tiles + channel / 16 * kValueTile, 32,
                            kValueTile, kPagePositions / 2, ahead, sums);
     if (ahead != nullptr) ahead += kPagePositions * 16 * NC;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
       for (int c = 0; c < NC; ++c)
@@ -240,14 +254,14 @@ static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int 
   if (empty(all)) return;
   const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
+  FetchAhead ahead{view, first, last};
   for (int page = first; page <= last; ++page)
-    score_page_int8(view, page, {rounded, scales}, after_keys(view, page, first, last), rows);
+    score_page_int8(view, page, {rounded, scales}, ahead.next(), rows);
   for (int q = 0; q < n_queries; ++q) {
     soften(shape.softcap, rows.scores_of(q), seen[q], rows.state_of(q));
     scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
   }
-  for (int page = first; page <= last; ++page)
-    add_page_int8(view, page, after_values(view, page, last), rows);
+  for (int page = first; page <= last; ++page) add_page_int8(view, page, ahead.next(), rows);
   for (int q = 0; q < n_queries; ++q)
     for (int c = 0; c < stride; c += 16)
       store(rows.values_of(q) + c, mul(to_f32(load_i32(rows.values_of(q) + c)), splat(scales[q])));

@@ -217,6 +217,7 @@ SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
 
 static constexpr int kSums = 6;     // f32x16 sums of a multiplication that stay in registers
 static constexpr int kIntSums = 4;  // i32x16 sums: their products need registers of their own
+static constexpr bool kFactorsStay = false;  // in registers beside the sums
 
 static inline __m256 times_pow2_8(__m256 v, __m256 shifted) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);

@@ -196,6 +196,7 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
 
 static constexpr int kSums = 16;  // f32x16 sums of a multiplication that stay in registers
 static constexpr int kIntSums = 16;
+static constexpr bool kFactorsStay = true;  // in registers beside the sums
 
 static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);

@@ -166,6 +166,7 @@ static inline void sum_pairs(const int8_t* p, int32_t (&sums)[2][2]) {
 
 static constexpr int kSums = 6;     // f32x16 sums of a multiplication that stay in registers
 static constexpr int kIntSums = 4;  // i32x16 sums: their products need registers of their own
+static constexpr bool kFactorsStay = false;  // in registers beside the sums
 
 static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
   return floats([&](int i) {

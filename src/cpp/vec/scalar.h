@@ -269,6 +269,7 @@ static inline int64_t peak_dots(int rounds, int32_t* sink) {
 
 static constexpr int kSums = 4;  // f32x16 sums of a multiplication that stay in registers
 static constexpr int kIntSums = 4;
+static constexpr bool kFactorsStay = false;  // in registers beside the sums
 
 // v * 2^n where `shifted` is n + 1.5 * 2^23; v * 2^n must be normal (else some value below 2^-126).
 static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
