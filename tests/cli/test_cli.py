@@ -536,8 +536,8 @@ def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_on_ctrl_d(
     environment = {"SLMQ_CACHE_DIR": str(tmp_path / "chat"), "TERM": "dumb"}
     terminal = Terminal("chat", tiny_model_path, *flags, environment=environment)
     at = terminal.until(b">>> ")
-    # Ctrl-C between answers. A line editor that has shown its prompt but does not read yet would not
-    # notice it before the next key.
+    # Ctrl-C between answers. A line editor that has shown its prompt but does not read yet would
+    # not notice it before the next key.
     terminal.type(b"half a line")
     at = terminal.until(b"half a line", after=at)
     terminal.type(b"\x03")
