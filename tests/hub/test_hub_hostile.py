@@ -24,11 +24,12 @@ MOST_MEMORY = 160 << 20
 MOST_ON_DISK = 2 << 20
 
 CHILD = """
-import json, os, resource, sys, time
+import json, os, sys, time
 from slmq.errors import DownloadError, Error, ModelNotFoundError
 from slmq.hub import huggingface, listing
 from slmq.hub.download import Retry
 from slmq.hub.store import Store
+from slmq.machine.memory import peak_memory_bytes
 
 listing.WAIT_S = 3.0
 touched = []
@@ -65,8 +66,7 @@ watching = False
 if said is None:
     files = sorted(path for path in found.path.iterdir())
     said = ["whole", {path.name: len(path.read_bytes()) for path in files}]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-peak *= 1 if sys.platform == "darwin" else 1024
+peak = peak_memory_bytes() or 0  # not ru_maxrss, which would be the peak of pytest
 print(json.dumps([said, time.monotonic() - began, peak, touched]))
 """
 

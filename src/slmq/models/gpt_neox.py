@@ -16,7 +16,8 @@ from slmq.models.parts.config import DecoderSizes, decoder_sizes
 from slmq.models.parts.gguf import GgufMap, Weights, any_bias, sizes_from_gguf
 from slmq.models.parts.head import load_head
 from slmq.models.parts.layer_norm import config_activation, load_norm
-from slmq.models.parts.values import config_eps, config_value
+from slmq.models.parts.rope import BASES, SHARES
+from slmq.models.parts.values import config_eps, config_number, config_value
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
@@ -44,8 +45,11 @@ class Config(DecoderSizes):
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_sizes` and `config_activation`."""
         # What the published files call them counts before the names that other families have.
-        names = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
-        own = {ours: config[name] for name, ours in names.items() if config.get(name) is not None}
+        own = {}
+        if config.get("rotary_pct") is not None:
+            own["partial_rotary_factor"] = config_number(config, "rotary_pct", *SHARES)
+        if config.get("rotary_emb_base") is not None:
+            own["rope_theta"] = config_number(config, "rotary_emb_base", *BASES)
         return cls(
             **decoder_sizes({"partial_rotary_factor": 0.25} | dict(config) | own),
             layer_norm_eps=config_eps(config, "layer_norm_eps", 1e-5),

@@ -134,7 +134,7 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
         If a value is missing or makes no sense.
     """
     scaling = merged_rope(config)
-    if any(isinstance(value, Mapping) for value in scaling.values()):
+    if any(key.endswith("_attention") and isinstance(scaling[key], Mapping) for key in scaling):
         raise UnsupportedModelError(
             f"rope parameters by type of layer ({', '.join(map(str, scaling)):.80}) are not "
             f"supported for this architecture"
