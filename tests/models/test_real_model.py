@@ -20,7 +20,7 @@ from kernel_cases import ISAS
 from llama_files import logits_of
 from numpy_llama import NumpyLlama
 from numpy_weights import load_gguf, load_hf_folder
-from places import TESTS
+from places import SUPPORT
 
 import slmq
 from slmq.checkpoint import open_checkpoint
@@ -118,7 +118,7 @@ def test_perplexity_is_that_of_a_float32_forward(smollm2_path: Path, shared_data
         [sys.executable, "-c", NUMPY_PERPLEXITY, str(smollm2_path)],
         input=" ".join(map(str, ids)),
         env=os.environ | {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS},
-        cwd=TESTS,
+        cwd=SUPPORT,
         capture_output=True,
         text=True,
         check=True,
