@@ -65,7 +65,7 @@ def opened(folder: Path) -> BaseException | None:
             with open_checkpoint(folder) as checkpoint:
                 from slmq.weights.reader import WeightReader
 
-                WeightReader(checkpoint, quant=None, threads=1)
+                WeightReader(checkpoint, format=None, threads=1)
                 load_tokenizer(checkpoint)
         except BaseException as error:
             raised.append(error)
