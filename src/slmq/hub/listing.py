@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import queue
 import re
-import threading
 import urllib.error
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from slmq.errors import DownloadError, ModelNotFoundError, printable
+from slmq.hub.background import in_background
 from slmq.hub.names import HubModel, is_plain_name, select_files
 from slmq.hub.settings import hub_endpoint, hub_token
 from slmq.hub.web import NETWORK_ERRORS, Remote, open_remote, read_body, reason
@@ -82,7 +82,7 @@ def ask_hub(model: HubModel) -> Listing:
         except Exception as error:  # it belongs to the thread that waits
             replies.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    in_background(ask)
     try:
         reply = replies.get(timeout=WAIT_S)
     except queue.Empty:

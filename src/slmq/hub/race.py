@@ -7,15 +7,16 @@ the name lookup, which no socket timeout covers) delays nobody and is named.
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from slmq.disk import remove, remove_tree
 from slmq.errors import DownloadError
+from slmq.hub.background import in_background
 from slmq.hub.cache import make_folder
 from slmq.hub.catalogue import FileEntry
 from slmq.hub.download import Retry
@@ -69,7 +70,7 @@ class Race:
         self._started = time.monotonic()
         self._replies: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         for source in sources:
-            threading.Thread(target=self._ask, args=(source,), daemon=True).start()
+            in_background(partial(self._ask, source))
 
     def _ask(self, source: Source) -> None:
         try:

@@ -253,7 +253,7 @@ def _response_of(largest: int) -> type[http.client.HTTPResponse]:
 
 def _opener(certificates: str | None, largest: int) -> urllib.request.OpenerDirector:
     bundles = (certificates, os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("CURL_CA_BUNDLE"))
-    context = _tls(tuple(sorted({bundle for bundle in bundles if bundle})))
+    given = tuple(sorted({bundle for bundle in bundles if bundle}))
 
     class Plain(http.client.HTTPConnection):
         response_class = _response_of(largest)
@@ -271,7 +271,7 @@ def _opener(certificates: str | None, largest: int) -> urllib.request.OpenerDire
         https_request = urllib.request.AbstractHTTPHandler.do_request_
 
         def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Secure, request, context=context)
+            return self.do_open(Secure, request, context=_tls(given))
 
     opener = urllib.request.OpenerDirector()
     for handler in (
