@@ -19,7 +19,7 @@ cmake --build "$work/build"
 mkdir "$work/site"
 cp -r src/slmq "$work/site/slmq"
 find "$work/site" -name '_*.so' -delete
-cp "$work"/build/_native*.so "$work"/build/_sampling*.so "$work/site/slmq/"
+cmake --install "$work/build" --prefix "$work/site" >/dev/null
 cat > "$work/site/sitecustomize.py" <<'PYTHON'
 import sys
 
