@@ -20,7 +20,8 @@ from slmq.checkpoint.foreign.ggml_blocks import (
 )
 from slmq.checkpoint.gguf import BLOCK_TYPES
 
-quantized = pytest.mark.parametrize("kind", QUANTIZED_TYPES)
+PACKED = [kind for kind in QUANTIZED_TYPES if kind in SIZES]
+quantized = pytest.mark.parametrize("kind", PACKED)
 
 # Scales from everyday to extreme: zeros of both signs, the smallest and largest subnormal, the
 # smallest normal, the largest number of float16, and negative ones.
@@ -47,7 +48,9 @@ def image(kind: str, blocks: list[Block]) -> Any:
     return np.frombuffer(b"".join(block_bytes(kind, b) for b in blocks), np.uint8)
 
 
-@pytest.mark.parametrize("kind", [*QUANTIZED_TYPES, *FLOAT_TYPES])
+@pytest.mark.parametrize(
+    "kind", [*(kind for kind in QUANTIZED_TYPES if kind != "q1_0"), *FLOAT_TYPES]
+)
 def test_random_bytes_have_the_values_of_the_package(kind: str) -> None:
     """Every bit pattern is a block: infinite and NaN scales too."""
     size = {block.name: block for block in BLOCK_TYPES.values()}[kind]
@@ -81,7 +84,7 @@ def test_extremes_have_the_values_of_the_package(kind: str) -> None:
     assert_same_bits(got, theirs(kind, raw, len(blocks)))
 
 
-@given(kind=st.sampled_from(QUANTIZED_TYPES), seed=st.integers(0, 1 << 32), data=st.data())
+@given(kind=st.sampled_from(PACKED), seed=st.integers(0, 1 << 32), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_integers_are_those_that_were_packed(kind: str, seed: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)

@@ -14,7 +14,13 @@ import numpy.typing as npt
 import slmq._native as _native
 import slmq.formats as formats
 from slmq.checkpoint import Checkpoint, Layout, PackedCheckpoint, TensorInfo
-from slmq.checkpoint.foreign.weight import BLOCK_FORMATS, ForeignWeight, decode, foreign_weights
+from slmq.checkpoint.foreign.weight import (
+    BLOCK_FORMATS,
+    WIDENED,
+    ForeignWeight,
+    decode,
+    foreign_weights,
+)
 from slmq.checkpoint.packed_folder import COLUMNS
 from slmq.errors import CheckpointError
 from slmq.plan.linear import Linear
@@ -37,6 +43,7 @@ KEPT = {
     "q4_1": "q4g32a",
     "q8_0": "q8g32s",
     **BLOCK_FORMATS,
+    **{kind: kept for kind, (kept, _) in WIDENED.items()},
 }
 FLOATS = ("f64", "f32", "f16", "bf16")
 # The largest bfloat16 whose lower bits float16 can lose, as stored: 2^-17.
@@ -291,6 +298,7 @@ class WeightReader:
             raise self._error(info, "quantized weights stored transposed are not supported")
         try:
             if weight is not None and weight.kept == fmt:
+                self._say_change(info, weight, fmt)
                 wanted = rows.of(np.arange(info.shape[0]), n)
                 return weight.pack(wanted, order, self._arena, self._threads)
             source, raw = self._rows(info, weight, rows, n)
@@ -331,6 +339,21 @@ class WeightReader:
         else:
             values = np.ascontiguousarray(rows.of(decode(weight, self._threads), n))
         return "f32", values.reshape(-1).view(np.uint8)
+
+    def _say_change(self, info: TensorInfo, weight: ForeignWeight, fmt: str) -> None:
+        """Tells once of every type that takes more bits here than in the file."""
+        if weight.change is None or info.dtype in self._rounded:
+            return
+        self._rounded.add(info.dtype)
+        log.warning(
+            "%s: weights of type %s take %.1f bits each here (%s), as they have no kernel of their "
+            "own; %s",
+            self.checkpoint.path,
+            info.dtype,
+            formats.FORMATS[fmt].bits_per_weight,
+            fmt,
+            weight.change,
+        )
 
     def _check_small(self, info: TensorInfo, stored: npt.NDArray[np.uint16]) -> None:
         """Warns of a bfloat16 matrix that is too small, as a whole, for float16 to keep its bits.

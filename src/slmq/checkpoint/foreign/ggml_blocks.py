@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slmq.checkpoint.foreign.ggml_codebooks import CODEBOOKS, IQ4_VALUES
+
 __all__ = ["FLOAT_TYPES", "QUANTIZED_TYPES", "BlockIntegers", "block_integers", "dequantize"]
 
 F32 = npt.NDArray[np.float32]
@@ -22,10 +24,6 @@ U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
 
 FLOAT_TYPES = ("f32", "f16", "bf16")
-
-IQ4_NL_VALUES = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
-)
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class BlockIntegers:
     ----------
     codes : uint8[n, k]
         Unsigned integers; a signed byte of Q8_0 is stored plus 128.
-    d : float16[n, k / superblock]
-        The scale, or the scale of the scales.
+    d : float16 or float32 [n, k / superblock]
+        The scale, or the scale of the scales; float32 where the type's scales are no float16.
     group, superblock : int
         Columns that share a scale; columns that share a `d`.
     zero : int
         The code that means nothing.
     scales : uint8 or int8 [n, k / group], optional
-        Unsigned in Q2_K, Q4_K and Q5_K; signed in Q3_K and Q6_K.
+        Unsigned in Q2_K, Q4_K and Q5_K; signed in the others.
     dmin : float16[n, k / superblock], optional
     mins : uint8[n, k / group], optional
     min_sign : int
@@ -63,7 +61,7 @@ class BlockIntegers:
     """
 
     codes: U8
-    d: F16
+    d: F16 | F32
     group: int
     superblock: int
     zero: int = 0
@@ -82,10 +80,10 @@ class BlockIntegers:
         else:
             values[...] = self.signed() if self.zero else self.codes
         grouped = values.reshape(n, k // self.group, self.group)
-        with np.errstate(invalid="ignore"):  # a file may hold infinities: 0 * inf
-            grouped *= self._by_group(self.d, self.scales)[..., None]
+        with np.errstate(invalid="ignore", over="ignore"):  # a file may hold infinities: 0 * inf
+            grouped *= self.by_group(self.d, self.scales)[..., None]
             if self.dmin is not None:
-                minima = self._by_group(self.dmin, self.mins)[..., None]
+                minima = self.by_group(self.dmin, self.mins)[..., None]
                 (np.add if self.min_sign > 0 else np.subtract)(grouped, minima, out=grouped)
         return values
 
@@ -94,7 +92,8 @@ class BlockIntegers:
         difference: I8 = (self.codes - np.uint8(self.zero)).view(np.int8)  # wraps, as int8 does
         return difference
 
-    def _by_group(self, d: F16, factors: U8 | I8 | None) -> F32:
+    def by_group(self, d: F16 | F32, factors: U8 | I8 | None) -> F32:
+        """`d` times the factors of its groups, or by itself: float32[n, groups]."""
         wide = d.astype(np.float32)
         if factors is None:
             return wide
@@ -143,7 +142,7 @@ def block_integers(
         name: value.reshape(len(rows), -1) if isinstance(value, np.ndarray) else value
         for name, value in fields.items()
     }
-    codebook = IQ4_NL_VALUES if kind == "iq4_nl" else None
+    codebook = IQ4_VALUES if kind == "iq4_nl" else None
     group = k // per_row["scales"].shape[1] if "scales" in per_row else block.size
     return BlockIntegers(group=group, superblock=block.size, codebook=codebook, **per_row)
 
@@ -320,5 +319,6 @@ _TYPES = {
     "q4_k": BlockType(256, 144, _q4_k),
     "q5_k": BlockType(256, 176, _q5_k),
     "q6_k": BlockType(256, 210, _q6_k),
+    **{kind: BlockType(*of) for kind, of in CODEBOOKS.items()},
 }
 QUANTIZED_TYPES = tuple(_TYPES)

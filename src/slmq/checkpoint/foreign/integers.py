@@ -73,6 +73,7 @@ class ForeignLinear(ABC):
     # role: end of the name; those of `OPTIONAL` may be missing.
     SUFFIXES: ClassVar[dict[str, str]]
     OPTIONAL: ClassVar[tuple[str, ...]]
+    change = None  # see `ForeignWeight`
     BY_COLUMN: ClassVar[bool]  # scales are [groups, n], not [n, groups]
 
     def __init__(self, checkpoint: Checkpoint, stem: str, config: QuantConfig) -> None:

@@ -1,13 +1,13 @@
 """Weights that are quantized in ways that Matrix.pack cannot round from.
 
-These are GGUF's types of 5 bits and K-quants, and the weights of GPTQ, AWQ and compressed-tensors.
-Most are packed into a format of ours that holds the very same values; all can be decoded to
-float32, by row ranges, in threads.
+These are GGUF's types of 5 bits, K-quants and codebooks, and the weights of GPTQ, AWQ and
+compressed-tensors. Most are packed into a format of ours that holds the very same values; all can
+be decoded to float32, by row ranges, in threads.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,19 @@ import slmq._native as _native
 from slmq.checkpoint.base import Checkpoint, TensorInfo
 from slmq.checkpoint.foreign.chunks import in_chunks
 from slmq.checkpoint.foreign.config import read_quant_config
-from slmq.checkpoint.foreign.ggml_blocks import dequantize
+from slmq.checkpoint.foreign.ggml_blocks import BlockIntegers, block_integers, dequantize
 from slmq.checkpoint.foreign.layouts import foreign_linears
+from slmq.formats import GROUP
 
-__all__ = ["BLOCK_FORMATS", "ForeignWeight", "decode", "foreign_weights"]
+__all__ = ["BLOCK_FORMATS", "WIDENED", "ForeignWeight", "decode", "foreign_weights"]
 
+F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.intp]
 U8 = npt.NDArray[np.uint8]
 
-# The format that holds the values of a GGUF type bit by bit; `core/pack_blocks.h` moves them.
+# The format that holds the values of a GGUF type bit by bit; `layout/pack_blocks.h` moves them.
 BLOCK_FORMATS = {
     "q5_0": "q8g32s",
     "q5_1": "q8g32a",
@@ -36,6 +38,27 @@ BLOCK_FORMATS = {
     "q4_k": "q4k",
     "q5_k": "q5k",
     "q6_k": "q6k",
+}
+
+ALL_VALUES = "no value changes"
+SCALES_ROUND = "scales are rounded to float16, by at most 2^-11 of themselves"
+VALUES_ROUND = "values move by at most 1/250 of the largest among 32"
+
+# The format that a type with a codebook takes, and what becomes of its values. One that says that
+# none changes holds all but scales below the normal numbers of float16.
+WIDENED = {
+    "tq1_0": ("q4g32s", ALL_VALUES),
+    "tq2_0": ("q4g32s", ALL_VALUES),
+    "q1_0": ("q4g32s", ALL_VALUES),
+    "iq1_s": ("q6k", ALL_VALUES),
+    "iq1_m": ("q6k", ALL_VALUES),
+    "iq2_xxs": ("q8g32s", SCALES_ROUND),
+    "iq2_xs": ("q8g32s", VALUES_ROUND),
+    "iq2_s": ("q8g32s", VALUES_ROUND),
+    "iq3_xxs": ("q6k", ALL_VALUES),
+    "iq3_s": ("q6k", ALL_VALUES),
+    "iq4_xs": ("q8g32s", SCALES_ROUND),
+    "mxfp4": ("q8g32s", ALL_VALUES),
 }
 
 
@@ -52,7 +75,11 @@ class ForeignWeight(Protocol):
 
     @property
     def kept(self) -> str | None:
-        """The weight format that holds the same values, if one does."""
+        """The weight format that it takes unless another is asked for, if one fits."""
+
+    @property
+    def change(self) -> str | None:
+        """What `kept` changes, for people, where it takes more bits than the stored type."""
 
     @property
     def columns(self) -> I32 | None:
@@ -77,12 +104,13 @@ class GgufTensor:
     """A tensor of a GGUF file; see `ForeignWeight`."""
 
     columns = None
+    change: str | None = None
 
-    def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
+    def __init__(self, checkpoint: Checkpoint, info: TensorInfo, kept: str) -> None:
         self._checkpoint = checkpoint
         self.info = info
         self.parts = (info.name,)
-        self.kept = BLOCK_FORMATS[info.dtype]
+        self.kept = kept
 
     def pack(
         self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
@@ -99,6 +127,61 @@ class GgufTensor:
         dequantize(self.info.dtype, raw, (n, k), 0, n, out)
 
 
+class CodebookTensor(GgufTensor):
+    """A tensor of a type with a codebook, which a wider format takes; see `ForeignWeight`."""
+
+    def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
+        kept, self.change = WIDENED[info.dtype]
+        super().__init__(checkpoint, info, kept)
+
+    def pack(
+        self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Pack neighbouring rows in the format `kept`."""
+        first, n, k = int(rows[0]), len(rows), self.info.shape[1]
+        if self.change == VALUES_ROUND:
+            values = decode(self, threads, (first, first + n)).reshape(-1).view(np.uint8)
+            return _native.Matrix.pack("f32", values, n, k, self.kept, order, arena, threads)
+        codes = np.empty((n, k), np.uint8)
+        d: F16 | None = None
+        if self.kept == "q6k":
+            scales: npt.NDArray[Any] = np.empty((n, k // 16), np.int8)
+            d = np.empty((n, k // 256), np.float16)
+        else:
+            scales = np.empty((n, k // GROUP), np.float16)
+
+        def chunk(begin: int, end: int) -> None:
+            found = self._integers(first + begin, first + end)
+            codes[begin:end] = found.codes
+            if d is None:
+                scales[begin:end] = half_scales(found)
+            else:
+                assert found.scales is not None
+                d[begin:end] = halves(found.d)
+                scales[begin:end] = np.repeat(found.scales, found.group // 16, axis=1)
+
+        in_chunks(n, k, threads, chunk)
+        return _native.Matrix.from_parts(
+            self.kept, n, k, codes, scales, d=d, order=order, arena=arena, threads=threads
+        )
+
+    def _integers(self, begin: int, end: int) -> BlockIntegers:
+        raw = self._checkpoint.read(self.info.name, begin, end)
+        return block_integers(self.info.dtype, raw, (end - begin, self.info.shape[1]))
+
+
+def halves(values: F32 | F16) -> F16:
+    """Numbers as float16; what is too large becomes infinite, which packing refuses."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)
+
+
+def half_scales(found: BlockIntegers) -> F16:
+    """The scale of every 32 columns: float16[n, k / 32]."""
+    wide = found.by_group(found.d, found.scales)
+    return halves(np.repeat(wide, found.group // GROUP, axis=1))
+
+
 def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
     """The weights of a checkpoint that are of these kinds, by name.
 
@@ -109,14 +192,18 @@ def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
     """
     if checkpoint.packed:
         return {}
+    found: dict[str, ForeignWeight] = {}
     if not checkpoint.layout.gguf_terms:
         config = read_quant_config(checkpoint.path, checkpoint.metadata)
-        return {} if config is None else {**foreign_linears(checkpoint, config)}
-    return {
-        name: GgufTensor(checkpoint, info)
-        for name, info in checkpoint.tensors.items()
-        if info.dtype in BLOCK_FORMATS and len(info.shape) == 2
-    }
+        if config is not None:
+            found.update(foreign_linears(checkpoint, config))
+        return found
+    for name, info in checkpoint.tensors.items():
+        if len(info.shape) == 2 and info.dtype in BLOCK_FORMATS:
+            found[name] = GgufTensor(checkpoint, info, BLOCK_FORMATS[info.dtype])
+        elif len(info.shape) == 2 and info.dtype in WIDENED:
+            found[name] = CodebookTensor(checkpoint, info)
+    return found
 
 
 def decode(tensor: ForeignWeight, threads: int = 1, rows: tuple[int, int] | None = None) -> F32:
