@@ -15,15 +15,25 @@ using GuardedPlan = Guarded<Plan>;
 
 using CancelFlag = std::atomic<bool>;
 
+// None: all of them.
+std::vector<int32_t> wanted_columns(const py::object& columns) {
+  if (columns.is_none()) return {};
+  std::vector<int32_t> wanted = checked_vector<int32_t>(columns, -1, "columns");
+  if (wanted.empty())
+    throw py::value_error("columns: expected at least one of the logits, got none");
+  return wanted;
+}
+
 // The microseconds of each step, or None if the run was cancelled.
 std::optional<std::vector<double>> run(
     GuardedPlan& self, const py::object& tokens,
     std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments, const py::object& outputs,
-    int stop, bool profile, std::shared_ptr<CancelFlag> cancel) {
+    int stop, bool profile, std::shared_ptr<CancelFlag> cancel, const py::object& columns) {
   RunRequest request;
   request.tokens = checked_vector<int32_t>(tokens, -1, "tokens");
   request.segments = std::move(segments);
   request.outputs = checked_vector<int32_t>(outputs, -1, "outputs");
+  request.columns = wanted_columns(columns);
   request.stop = stop;
   request.profile = profile;
   request.cancel = std::move(cancel);
@@ -39,6 +49,14 @@ py::array_t<float> read(GuardedPlan& self, int id) {
   const py::ssize_t rows = plan->buffer_rows(id), width = plan->buffer(id).logical;
   py::array_t<float> out({rows, width});
   plan->read_buffer(id, out.mutable_data());
+  return out;
+}
+
+py::array_t<float> logits(GuardedPlan& self) {
+  GuardedPlan::Held plan = self.operator->();
+  const py::ssize_t rows = plan->buffer_rows(plan->logits_buffer());
+  py::array_t<float> out({rows, static_cast<py::ssize_t>(plan->logit_columns())});
+  plan->read_logits(out.mutable_data());
   return out;
 }
 
@@ -129,20 +147,18 @@ void bind_plan(py::module_& m) {
   py::class_<GuardedPlan>(m, "Plan")  // made by Recording.finish()
       .def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
-           py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none())
+           py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none(),
+           py::arg("columns") = py::none())
       .def(
           "run_outputs",
-          [](GuardedPlan& p, const py::object& outputs) {
+          [](GuardedPlan& p, const py::object& outputs, const py::object& columns) {
             const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
-            p.run([&](Plan& plan) { plan.run_outputs(rows); });
+            const auto wanted = wanted_columns(columns);
+            p.run([&](Plan& plan) { plan.run_outputs(rows, wanted); });
           },
-          py::arg("outputs"))
+          py::arg("outputs"), py::arg("columns") = py::none())
       .def("read", &read, py::arg("buffer"))
-      .def("logits",
-           [](GuardedPlan& p) {
-             const int buffer = p->logits_buffer();  // holds the plan, as read() will
-             return read(p, buffer);
-           })
+      .def("logits", &logits)
       .def("describe", &describe)
       .def_property_readonly(
           "isa", [](const GuardedPlan& p) { return std::string(p.constants().kernels().name); })

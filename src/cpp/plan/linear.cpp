@@ -39,8 +39,11 @@ size_t chunk_bytes_for(size_t total_bytes, int threads) {
 // Neighbouring chunks of one matrix as one: a longer stream of memory. Moves *first behind them.
 Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
   Chunk chunk = chunks[(*first)++];
-  for (; *first < last && chunks[*first].part == chunk.part; ++*first)
-    chunk.pair_end = chunks[*first].pair_end;
+  for (; *first < last; ++*first) {
+    const Chunk& next = chunks[*first];
+    if (next.part != chunk.part || next.pair_begin != chunk.pair_end) break;
+    chunk.pair_end = next.pair_end;
+  }
   return chunk;
 }
 
@@ -75,6 +78,7 @@ class LinearStep final : public Step {
              std::optional<Unary> activation, float softcap, int out, int threads);
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
+  void narrow(const std::vector<int32_t>& columns) override;
 
  private:
   const Domain domain_;
@@ -84,7 +88,9 @@ class LinearStep final : public Step {
   const float softcap_;
   const int out_;
   std::vector<Chunk> chunks_;
+  std::vector<Chunk> wanted_;  // those of some columns; empty: all of them
 
+  const std::vector<Chunk>& chunks() const { return wanted_.empty() ? chunks_ : wanted_; }
   void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
 };
 
@@ -103,11 +109,27 @@ LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
 }
 
 int LinearStep::items(const Frame& frame, int) const {
-  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks().size());
 }
 
 void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
-  while (first < last) multiply_pairs(run, joined(chunks_, &first, last), thread);
+  while (first < last) multiply_pairs(run, joined(chunks(), &first, last), thread);
+}
+
+// A pair is what a kernel computes at least: 32 neighbouring columns.
+void LinearStep::narrow(const std::vector<int32_t>& columns) {
+  wanted_.clear();
+  for (const int32_t column : columns) {
+    int part = static_cast<int>(parts_.size()) - 1;
+    while (parts_[part].offset > column) --part;
+    const int pair = (column - parts_[part].offset) / kPairRows;
+    wanted_.push_back({part, pair, pair + 1});
+  }
+  const auto key = [](const Chunk& c) { return std::pair(c.part, c.pair_begin); };
+  std::sort(wanted_.begin(), wanted_.end(),
+            [&](const Chunk& a, const Chunk& b) { return key(a) < key(b); });
+  const auto same = [&](const Chunk& a, const Chunk& b) { return key(a) == key(b); };
+  wanted_.erase(std::unique(wanted_.begin(), wanted_.end(), same), wanted_.end());
 }
 
 void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) const {

@@ -75,6 +75,7 @@ void Plan::prepare(const RunRequest& request) {
 std::vector<double> Plan::execute(int begin, int end, bool profile,
                                   const std::atomic<bool>* cancel) {
   ran_ = 0;
+  if (end > made_.head_step) made_.steps[made_.head_step]->narrow(frame_.columns);
   for (int i = begin; i < end; ++i) made_.steps[i]->prepare(frame_);
   const Run run{made_.kernels,       &tuning_,        &frame_,        &made_.buffers,
                 made_.sizes.threads, scratch_.data(), scratch_bytes_, cancel};
@@ -103,10 +104,11 @@ std::vector<double> Plan::run(const RunRequest& request) {
   if (end > step_count())
     fail("expected a step 0.." + std::to_string(made_.steps.size()) + ", got " +
          std::to_string(end));
-  check_outputs(request.outputs, request.tokens.size());
+  check_outputs(request.outputs, request.columns, request.tokens.size());
   const auto held = hold(request);
   prepare(request);
   frame_.outputs = request.outputs;
+  frame_.columns = request.columns;
   std::vector<double> times = execute(0, end, request.profile, request.cancel.get());
   // A run that stops early can be repeated: its positions do not count.
   if (request.stop < 0 && ran_ == end)
@@ -114,24 +116,31 @@ std::vector<double> Plan::run(const RunRequest& request) {
   return times;
 }
 
-void Plan::check_outputs(const std::vector<int32_t>& outputs, size_t rows) const {
+void Plan::check_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
+                         size_t rows) const {
   if (static_cast<int>(outputs.size()) > made_.sizes.max_outputs)
     fail("expected at most " + std::to_string(made_.sizes.max_outputs) + " output rows, got " +
          std::to_string(outputs.size()));
   for (const int32_t row : outputs)
     if (row < 0 || row >= static_cast<int32_t>(rows))
       fail("expected output rows within the tokens, got " + std::to_string(row));
+  for (const int32_t column : columns) {
+    if (column < 0 || column >= made_.sizes.vocabulary)
+      fail("expected columns of logits in 0.." + std::to_string(made_.sizes.vocabulary - 1) +
+           ", got " + std::to_string(column));
+  }
 }
 
-void Plan::run_outputs(const std::vector<int32_t>& outputs) {
+void Plan::run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns) {
   if (ran_ == 0) fail("run() must come before run_outputs()");
   if (ran_ < step_count())
     fail("run_outputs: the last run stopped before step " + std::to_string(ran_) +
          "; repeat it to the end");
   if (outputs.empty())
     fail("expected 1.." + std::to_string(made_.sizes.max_outputs) + " output rows, got 0");
-  check_outputs(outputs, frame_.tokens.size());
+  check_outputs(outputs, columns, frame_.tokens.size());
   frame_.outputs = outputs;
+  frame_.columns = columns;
   execute(made_.select_step, step_count(), false);
 }
 
@@ -157,6 +166,8 @@ void Plan::read_buffer(int id, float* out) const {
   if (made_.steps[writer]->replicates(frame_) && !replay_.holds(writer))
     fail("buffer " + std::to_string(id) + " is not kept; stop the run behind step " +
          std::to_string(writer) + " to read it");
+  if (writer == made_.head_step && !frame_.columns.empty())
+    fail("buffer " + std::to_string(id) + ": only some of its columns were wanted");
   for (int row = 0; row < rows; ++row) {
     float* y = out + static_cast<size_t>(row) * b.logical;
     if (b.type == BufferType::f32) {
@@ -170,6 +181,21 @@ void Plan::read_buffer(int id, float* out) const {
       const int q = 256 * group.high[c % kGroup] + group.low[c % kGroup];
       y[c] = group.info->scale * static_cast<float>(q);
     }
+  }
+}
+
+int Plan::logit_columns() const {
+  return static_cast<int>(frame_.columns.empty() ? buffer(made_.logits).logical
+                                                 : frame_.columns.size());
+}
+
+void Plan::read_logits(float* out) const {
+  if (frame_.columns.empty()) return read_buffer(made_.logits, out);
+  const Buffer& b = buffer(made_.logits);
+  const int rows = buffer_rows(made_.logits);
+  for (int row = 0; row < rows; ++row) {
+    const float* x = b.floats(rows, 0) + static_cast<size_t>(row) * b.width;
+    for (const int32_t column : frame_.columns) *out++ = x[column];
   }
 }
 

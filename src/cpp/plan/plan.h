@@ -31,13 +31,15 @@ struct Recorded {
   int learned_positions = -1;  // most positions of a sequence; -1: any
   int select_step = -1;        // the step behind which rows are those of outputs
   int logits = -1;             // the buffer that runs are for
+  int head_step = -1;          // the step that writes it
 };
 
 struct RunRequest {
   std::vector<int32_t> tokens;
   std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments;  // sequence, rows
   std::vector<int32_t> outputs;                                       // rows, ascending or not
-  int stop = -1;  // run steps [0, stop); -1: all
+  std::vector<int32_t> columns;  // of the logits, as wanted; none: all
+  int stop = -1;                 // run steps [0, stop); -1: all
   // Set by another thread: the run ends between two steps, and its positions do not count.
   std::shared_ptr<const std::atomic<bool>> cancel;
   bool profile = false;  // time every step
@@ -53,12 +55,15 @@ class Plan {
   bool cancelled() const { return ran_ == 0; }  // whether the last run was
   // Repeats the steps behind select() for other rows of the last run, which must not have stopped
   // early.
-  void run_outputs(const std::vector<int32_t>& outputs);
+  void run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns);
 
   // Rows of the last run in this buffer, as float32 (a8: dequantized), into out. Both throw if the
   // run stopped before any step wrote it, read_buffer() also if the value is not kept.
   int buffer_rows(int id) const;
   void read_buffer(int id, float* out) const;
+  // Logits of the last run: as many columns as were wanted, in that order.
+  int logit_columns() const;
+  void read_logits(float* out) const;
 
   const Kernels& kernels() const { return *made_.kernels; }
   const PlanSizes& sizes() const { return made_.sizes; }
@@ -73,7 +78,8 @@ class Plan {
   int writer_of(int id) const;  // the last step of the last run that wrote this buffer
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
-  void check_outputs(const std::vector<int32_t>& outputs, size_t rows) const;
+  void check_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
+                     size_t rows) const;
   std::vector<double> execute(int begin, int end, bool profile,
                               const std::atomic<bool>* cancel = nullptr);
 

@@ -153,6 +153,8 @@ std::unique_ptr<Plan> Recording::finish(int logits) {
   if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < vocabulary)
     fail("finish: expected logits of at least " + std::to_string(vocabulary) + " columns");
   made_.logits = logits;
+  made_.head_step = static_cast<int>(made_.steps.size()) - 1;
+  while (made_.steps[made_.head_step]->info.out != logits) --made_.head_step;
   finished_ = true;
   return std::make_unique<Plan>(std::move(made_));
 }

@@ -25,6 +25,7 @@ struct Frame {
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   std::vector<int32_t> outputs;  // rows whose logits are wanted
+  std::vector<int32_t> columns;  // the logits that are wanted of them; none: all
   std::vector<Segment> segments;
   bool one_row_each = false;  // no sequence has two rows
 
@@ -78,6 +79,9 @@ class Step {
     for (int i = first; i < last; ++i) item(run, phase, i, thread);
   }
   virtual size_t scratch_bytes() const { return 0; }
+  // Of its results only these columns are wanted, until this is called again; empty: all. It may
+  // compute more.
+  virtual void narrow(const std::vector<int32_t>& /*columns*/) {}
 
   // Whether, in this run, threads compute the whole step into replicas of their own instead of
   // sharing its items (replay.h says when they do).

@@ -21,8 +21,14 @@ I32 = npt.NDArray[np.int32]
 MAX_OUTPUTS = 64
 NO_LIMIT = 2**31 - 1
 
-# A part of a run: a sequence, the tokens that it takes up, and of how many logits are wanted.
-Rows = tuple[TokenSequence, Sequence[int] | I32, int]
+# A part of a run: a sequence, the tokens that it takes up, of how many of them logits are wanted,
+# and of which ids (of all, if that is left out).
+Rows = (
+    tuple[TokenSequence, Sequence[int] | I32, int]
+    | tuple[TokenSequence, Sequence[int] | I32, int, Sequence[int] | I32]
+)
+# Rows of a run whose logits are computed together, and the ids (all of them, if None).
+Outputs = tuple[I32, I32 | None]
 
 
 @dataclass(frozen=True)
@@ -95,18 +101,20 @@ class Engine:
 
         Parameters
         ----------
-        batch : sequence of (TokenSequence, tokens, wanted)
+        batch : sequence of (TokenSequence, tokens, wanted) or (..., ids)
             Different sequences, the tokens that each takes up (at least one each, at most `chunk`
-            in all), and of how many of its last tokens logits are wanted.
+            in all), and of how many of its last tokens logits are wanted. With `ids`, only theirs
+            are computed, to the same bits: much less than the whole head if they are few.
         cancel : CancelFlag, optional
             Set by another thread, it ends the run between two steps of the plan.
 
         Returns
         -------
         iterator of float32[rows, n_vocab], or None if the run was cancelled
-            Wanted rows in the order of the batch, at most 64 at a time. The run is over when this
-            returns; until the last block is read nobody else may run this engine. A cancelled run
-            has left the sequences as they were.
+            Wanted rows in the order of the batch, at most 64 at a time, and none together whose
+            `ids` differ; float32[rows, len(ids)] where there are some, in their order. The run is
+            over when this returns; until the last block is read nobody else may run this engine. A
+            cancelled run has left the sequences as they were.
 
         Raises
         ------
@@ -117,24 +125,24 @@ class Engine:
         ValueError
             For no tokens, an id out of range, or a closed model.
         """
-        parts = [self._checked(seq, tokens) for seq, tokens, _ in batch]
+        parts = [self._checked(rows[0], rows[1]) for rows in batch]
         counts = [len(part) for part in parts]
-        if sum(counts) > self.chunk or len({id(seq) for seq, _, _ in batch}) < len(batch):
+        if sum(counts) > self.chunk or len({id(rows[0]) for rows in batch}) < len(batch):
             raise ValueError(
                 f"expected distinct sequences with at most {self.chunk} tokens in total"
             )
-        ends = np.cumsum(counts)
-        rows = [np.arange(e - r[2], e) for r, e in zip(batch, ends.tolist(), strict=True)]
-        outputs = np.concatenate(rows).astype(np.int32)
-        segments = [(r[0].native, n) for r, n in zip(batch, counts, strict=True)]
+        outputs = self._outputs(batch, counts)
+        first, ids = outputs[0] if outputs else (np.empty(0, np.int32), None)
+        segments = [(rows[0].native, n) for rows, n in zip(batch, counts, strict=True)]
         tokens = np.concatenate(parts)
         try:
-            done = self.plan.native.run(tokens, segments, outputs[:MAX_OUTPUTS], cancel=cancel)
+            done = self.plan.native.run(tokens, segments, first, cancel=cancel, columns=ids)
         except _native.CacheFullError as error:
             raise CacheFullError(str(error)) from None
         if done is None:
             return None
-        for (seq, _, _), part in zip(batch, parts, strict=True):
+        for rows, part in zip(batch, parts, strict=True):
+            seq = rows[0]
             seq.tokens.frombytes(part.tobytes())
             seq.last_logits = None
         return self._blocks(outputs)
@@ -184,13 +192,30 @@ class Engine:
                 filled += len(block)
             yield end
 
-    def _blocks(self, outputs: I32) -> Iterator[F32]:
-        """The logits of the last run's rows, of 64 at a time."""
-        if len(outputs):
-            yield self.plan.logits()[:, : self.n_vocab]
-        for start in range(MAX_OUTPUTS, len(outputs), MAX_OUTPUTS):
-            self.plan.native.run_outputs(outputs[start : start + MAX_OUTPUTS])
-            yield self.plan.logits()[:, : self.n_vocab]
+    def _outputs(self, batch: Sequence[Rows], counts: Sequence[int]) -> list[Outputs]:
+        """The rows whose logits are wanted, at most 64 at a time and with the same ids."""
+        groups: list[tuple[list[int], I32 | None]] = []
+        end = 0
+        for rows, count in zip(batch, counts, strict=True):
+            end += count
+            ids = self._checked_ids(rows[3]) if len(rows) == 4 else None
+            if rows[2] == 0:
+                continue
+            if not groups or not _same(groups[-1][1], ids):
+                groups.append(([], ids))
+            groups[-1][0].extend(range(end - rows[2], end))
+        return [
+            (np.array(found[i : i + MAX_OUTPUTS], np.int32), ids)
+            for found, ids in groups
+            for i in range(0, len(found), MAX_OUTPUTS)
+        ]
+
+    def _blocks(self, outputs: list[Outputs]) -> Iterator[F32]:
+        """The logits of the last run's rows."""
+        for number, (rows, ids) in enumerate(outputs):
+            if number > 0:
+                self.plan.native.run_outputs(rows, ids)
+            yield self.plan.logits()[:, : self.n_vocab if ids is None else len(ids)]
 
     def limit_cache(self, nbytes: int | None) -> None:
         """Bound the cache of keys and values: pages in use never take more bytes than this.
@@ -214,6 +239,16 @@ class Engine:
         """Frees weights, buffers and cache."""
         self._plan = None
 
+    def _checked_ids(self, ids: Sequence[int] | I32) -> I32:
+        """The tokens whose logits are wanted."""
+        found = np.asarray(ids, dtype=np.int64)
+        if found.ndim != 1 or not len(found) or found.min() < 0 or found.max() >= self.n_vocab:
+            raise ValueError(
+                f"expected at least one token id in 0..{self.n_vocab - 1} whose logits are wanted, "
+                f"got {found.tolist()}"
+            )
+        return found.astype(np.int32)
+
     def _checked(self, seq: TokenSequence, tokens: Sequence[int] | I32) -> I32:
         self.plan  # noqa: B018 (a closed model says so first)
         if seq.native.length != len(seq.tokens):
@@ -233,3 +268,9 @@ class Engine:
                 f"its size of {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
             )
         return ids.astype(np.int32)
+
+
+def _same(one: I32 | None, other: I32 | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
