@@ -71,11 +71,13 @@ static constexpr Kernels shared_table(const char* name) {
   return table;
 }
 
+#ifndef __SANITIZE_ADDRESS__  // under sanitizers GCC takes no address of a template for a constant
 static constexpr bool whole(const Kernels& table) {
   bool every = true;
   for_each_kernel(table, [&every](const auto& kernel) { every = every && kernel != nullptr; });
   return every;
 }
 static_assert(whole(shared_table("")), "an entry of the table has no kernel");
+#endif
 
 }  // namespace slmq::SLMQ_ISA
