@@ -35,6 +35,7 @@ FLOORS = {
     "quantized": 2,
     "tokenizer": 3,
     "weights": 3,
+    "constraints": 4,
     "models": 4,
     "conversion": 5,
     "engine": 5,

@@ -14,11 +14,13 @@ __all__ = [
     "CacheFullError",
     "CheckpointError",
     "ClosedError",
+    "ConstraintError",
     "ContextOverflowError",
     "DataError",
     "DeadlineError",
     "DownloadError",
     "Error",
+    "IncompleteError",
     "ModelNotFoundError",
     "TemplateError",
     "TokenizerError",
@@ -37,6 +39,14 @@ class ClosedError(Error, ValueError):
 
     Also a `ValueError`, which Python's own files raise in this case.
     """
+
+
+class ConstraintError(Error, ValueError):
+    """A schema, regular expression or grammar is wrong, too complex, or cannot be enforced."""
+
+
+class IncompleteError(Error, ValueError):
+    """An answer ended before its value was complete, so there is none."""
 
 
 class DataError(Error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,7 +61,7 @@ def run(
         params = {**loaded.suggested, **sampling}
         result = answer(m, asked, params, quiet=as_json, template=template)
         if as_json:
-            print_json({"model": m.name, **asdict(result)})
+            print_json({"model": m.name, **result.as_json()})
         if stats:
             show_stats(result)
     if result.finish_reason == "cancelled":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer
 
 __all__ = ["Answer", "Progress", "Request"]
@@ -47,6 +48,8 @@ class Request:
         Whether the answer goes on with the text of the prompt; one to a chat begins a text.
     whole : bool
         Whether only the last chunk, with the result, is handed out. Such an answer never pauses.
+    shape : Shape or None
+        What the answer may be.
     """
 
     prompt: list[int]
@@ -58,6 +61,7 @@ class Request:
     follow: bool = False
     continues: bool = True
     whole: bool = False
+    shape: Shape | None = None
 
     def __post_init__(self) -> None:
         limit = self.deadline_s
@@ -89,16 +93,20 @@ class Answer:
         self.request = request
         self.sampler = make_sampler(params, tokenizer.n_vocab)
         self.sampler.observe(request.prompt)
+        self.matcher = None if request.shape is None else request.shape.constraint.matcher()
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.cached_tokens = self.drafted_tokens = self.accepted_tokens = 0
+        self.forced_tokens = 0
         self.started_s = time.perf_counter() - request.encode_s
         self.queued_s = self.prompt_s = 0.0
         self._ends = params.stop_tokens
         if not params.ignore_eos:
             self._ends |= tokenizer.eos_ids
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._decoder = tokenizer.stream(request.prompt if request.continues else ())
+        # A constraint is on the very bytes: no space at the start is the tokenizer's own.
+        continues = request.continues or self.matcher is not None
+        self._decoder = tokenizer.stream(request.prompt if continues else ())
         self._stops = StopMatcher(params.stop_strings)
         self._stopped_by: str | int | None = None
         self._texts: list[str] = []
@@ -115,12 +123,39 @@ class Answer:
         """Most tokens that may still come."""
         return self._limit - len(self.tokens)
 
-    def accept(self, logits: NDArray[np.float32]) -> StreamChunk:
-        """Draw a token from float32[n_vocab]; errors as `Sampler.sample`."""
-        return self.take(self.sampler.sample(logits), logits)
+    @property
+    def forced(self) -> int | None:
+        """The token that has to come next, whatever the logits; None where there is a choice."""
+        if self.matcher is None or not self.matcher.forced:
+            return None
+        return self.matcher.forced[0]
 
-    def take(self, token: int, logits: NDArray[np.float32]) -> StreamChunk:
-        """Go on with a token that the sampler drew from these logits."""
+    def allowed(self) -> NDArray[np.int32] | None:
+        """The tokens that may come next, as the sampler takes them; None if any may."""
+        return None if self.matcher is None else self.matcher.allowed()
+
+    def accept(self, logits: NDArray[np.float32]) -> StreamChunk:
+        """Take what is forced, or draw from float32[n_vocab]; errors as `Sampler.sample`."""
+        token = self.forced
+        if token is None:
+            token = self.sampler.sample(logits, self.allowed())
+        return self.take(token, logits)
+
+    def follow(self) -> list[StreamChunk]:
+        """Take the tokens that are forced and whose logits nobody wants to see."""
+        chunks: list[StreamChunk] = []
+        while self.finish_reason is None and self.request.params.logprobs is None:
+            token = self.forced
+            if token is None:
+                break
+            chunks.append(self.take(token, None))
+        return chunks
+
+    def take(self, token: int, logits: NDArray[np.float32] | None) -> StreamChunk:
+        """Go on with a token that is forced, or that the sampler drew from these logits."""
+        if self.matcher is not None:
+            self.forced_tokens += self.forced is not None
+            self.matcher.accept(token)
         self.sampler.accept(token)
         self._latest_s = time.perf_counter()
         if not self.tokens:
@@ -128,6 +163,7 @@ class Answer:
         self.tokens.append(token)
         logprob = None
         if self.request.params.logprobs is not None:
+            assert logits is not None  # only `follow` has none, and it leaves such answers alone
             logprob = token_logprob(logits, token, self.request.params.logprobs)
             self._logprobs.append(logprob)
         text, reason = self._text_of(token)
@@ -143,7 +179,7 @@ class Answer:
 
     def result(self, reason: FinishReason, spoken: int | None = None) -> GenerationResult:
         """The whole answer, or its first `spoken` tokens if nobody read the others."""
-        asked = self.request.params
+        asked, shape = self.request.params, self.request.shape
         return GenerationResult(
             "".join(self._texts[:spoken]),
             self.tokens[:spoken],
@@ -154,25 +190,32 @@ class Answer:
             cached_tokens=self.cached_tokens,
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
+            forced_tokens=self.forced_tokens,
             prompt_tps=self._prompt_tps(),
             generation_tps=self._generation_tps(),
             time_to_first_token=self._first_s - self.started_s if self.tokens[:spoken] else 0.0,
             queue_s=self.queued_s,
             peak_memory_bytes=peak_memory_bytes(),
             seed=self.sampler.seed if asked.temperature > 0 else asked.seed,
+            unenforced=() if shape is None else shape.constraint.grammar.left_out,
+            complete=None if self.matcher is None else reason == "stop" and self.matcher.accepting,
+            read=None if shape is None else shape.read,
         )
 
     def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
         ended = token in self._ends
         text = "" if ended else self._stops.push(self._decoder.push(token))
         full = len(self.tokens) >= self._limit
-        if (ended or full) and self._stops.matched is None:
+        complete = self.matcher is not None and self.matcher.complete
+        if (ended or full or complete) and self._stops.matched is None:
             text += self._stops.push(self._decoder.flush())
         reason: FinishReason | None = "length" if full else None
         if self._stops.matched is not None:
             self._stopped_by, reason = self._stops.matched, "stop"
         elif ended:
             self._stopped_by, reason = token, "stop"
+        elif complete:
+            reason = "stop"
         return (text if reason is None else text + self._stops.flush()), reason
 
     def _chunk(

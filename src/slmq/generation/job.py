@@ -72,6 +72,7 @@ class Job:
         self.cancelled = False
         self.gone = False
         self.lookup = Lookup()
+        self.forced = 0  # ids at the end that a constraint forced, and no run has seen
         self.listener: Callable[[], None] | None = None
         self.ready = threading.Condition(lock)
         self.submitted_s = time.perf_counter()
@@ -90,8 +91,8 @@ class Job:
 
     @property
     def decoding(self) -> bool:
-        """Whether the next run gives the next token from one row."""
-        return self.remaining == 1 and self.read_s is not None
+        """Whether only what its answer said last is missing: a token and those forced by it."""
+        return self.remaining <= 1 + self.forced and self.read_s is not None
 
     @property
     def paused(self) -> bool:
@@ -153,13 +154,15 @@ class Job:
 class Part:
     """What a run takes up for a job: the next `count` of its ids, then guesses.
 
-    `wanted` is of how many of these rows logits are needed: of none within a prompt, else of the
-    last id and of every guess.
+    Guesses are `certain` where a constraint forces them and their logits are wanted. `wanted` is of
+    how many of these rows logits are needed: of none within a prompt, else of the last id and of
+    every guess.
     """
 
     job: Job
     count: int
     guesses: list[int]
+    certain: bool = False
 
     def __post_init__(self) -> None:
         # Whether the job's next token can be drawn afterwards: the run itself changes what remains.

@@ -8,21 +8,23 @@ import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
+from slmq.constraints import Vocabulary
 from slmq.engine.options import LoadArgs, LoadOptions
-from slmq.errors import ClosedError, ContextOverflowError
+from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
 from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
 from slmq.generation.pages import default_cache_bytes
+from slmq.generation.prompts import Prompt, prompt_ids, require_room
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
 from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import ChatSession
+from slmq.generation.shapes import shape_of
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
 from slmq.generation.window import Outcome, Start, in_flight
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from slmq.tokenizer import Tokenizer
 
 __all__ = ["Model", "Prompt", "load"]
-
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @takes(LoadOptions)
@@ -83,9 +83,6 @@ def load(
     return Model(open_engine(found.path, checked, name=found.name))
 
 
-LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
-
-
 class Model:
     """A loaded model; made by `slmq.load`.
 
@@ -107,6 +104,7 @@ class Model:
             engine.limit_cache(default_cache_bytes(engine))
             scheduler = Scheduler(engine)
         self._scheduler = scheduler
+        self._vocabulary = Vocabulary(engine.tokenizer)
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
 
     @property
@@ -178,6 +176,8 @@ class Model:
             If too many wait already, or this thread has the engine for itself.
         CacheFullError
             If prompt and answer can never fit the cache of keys and values.
+        ConstraintError
+            If a schema or grammar is wrong, too complex, or cannot be enforced.
         CheckpointError
             If the model produces NaN.
         """
@@ -283,6 +283,7 @@ class Model:
             As in `generate`.
         """
         self._require_open()
+        shape_of(SamplingParams.from_kwargs(params), self._vocabulary)
         return map_prompts(
             self.submit,
             self.submit_all,
@@ -308,7 +309,9 @@ class Model:
             without a seed the first takes a fresh one.
         """
         self._require_open()
-        return sample_prompt(self.submit, self.submit_all, self._encode(prompt), n, params)
+        return sample_prompt(
+            self.submit, self.submit_all, prompt_ids(self._engine, prompt), n, params
+        )
 
     @takes(SamplingParams)
     async def agenerate(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> GenerationResult:
@@ -352,8 +355,8 @@ class Model:
             If the text is empty or invalid, or the model is closed.
         """
         self._require_open()
-        ids = self._encode(prompt)
-        self._require_room(len(ids), 0)
+        ids = prompt_ids(self._engine, prompt)
+        require_room(self._engine, len(ids), 0)
         with self.exclusive() as engine:
             sequence = engine.sequence()
             try:
@@ -477,9 +480,12 @@ class Model:
             raise TypeError("n: expected one answer; m.samples(prompt, n) gives several")
         checked = SamplingParams.from_kwargs(params)
         began_s = time.perf_counter()
-        ids = self._encode(prompt, chat_template_kwargs)
+        ids = prompt_ids(self._engine, prompt, chat_template_kwargs)
         encode_s = time.perf_counter() - began_s
-        self._require_room(len(ids), 1 if checked.max_tokens is None else checked.max_tokens)
+        require_room(
+            self._engine, len(ids), 1 if checked.max_tokens is None else checked.max_tokens
+        )
+        shape = shape_of(checked, self._vocabulary)
         chat = isinstance(prompt[0], Mapping)
         request = Request(
             ids,
@@ -491,6 +497,7 @@ class Model:
             follow=progress is not None,
             continues=not chat,
             whole=whole,
+            shape=shape,
         )
         job = self._scheduler.submit(request)
         stream = TokenStream(self._scheduler, job, progress, on_finish)
@@ -520,79 +527,3 @@ class Model:
     def _require_open(self) -> None:
         if self.closed:
             raise ClosedError(f"the model {self.name!r} is closed")
-
-    def _require_room(self, n_prompt: int, n_answer: int) -> None:
-        if n_prompt + n_answer <= self.n_ctx:
-            return
-        holds = f"the context of {self.name!r} holds {self.n_ctx}"
-        if n_prompt > self.n_ctx:
-            problem, cure = f"the prompt has {n_prompt} tokens, but {holds}", "shorten the prompt"
-        elif n_prompt == self.n_ctx:
-            problem = (
-                f"the prompt has {n_prompt} tokens and {holds}: there is no room for an answer"
-            )
-            cure = "shorten the prompt"
-        else:
-            problem = (
-                f"the prompt has {n_prompt} tokens and max_tokens asks for {n_answer} more, "
-                f"but {holds}"
-            )
-            cure = "lower max_tokens, shorten the prompt"
-        raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
-
-    def _encode(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
-        """Token ids of a prompt of any kind; raises for an empty or malformed one."""
-        if isinstance(prompt, np.ndarray):
-            if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
-                shape = ", ".join(map(str, prompt.shape))
-                raise TypeError(f"prompt: expected int[n] token ids, got {prompt.dtype}[{shape}]")
-            prompt = prompt.tolist()
-        if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
-            kind = type(prompt).__name__
-            raise TypeError(f"prompt: expected a str, token ids or messages, got {kind}")
-        if template is not None and not (len(prompt) and isinstance(prompt[0], Mapping)):
-            raise ValueError(
-                "chat_template_kwargs: expected a prompt of messages; no template is applied to "
-                "others"
-            )
-        if len(prompt) == 0:
-            ids = []
-        elif isinstance(prompt, str):
-            ids = self._encode_text(prompt, add_special=True)
-        elif isinstance(prompt[0], Mapping):
-            messages: Any = prompt  # checked there
-            chat = self.tokenizer.render_chat(messages, **(template or {}))
-            ids = self._encode_text(chat, add_special=False)
-        else:
-            ids = self._valid_ids(prompt)
-        if not ids:
-            raise ValueError("prompt: expected at least one token, got an empty prompt")
-        return ids
-
-    def _encode_text(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of a text, unless it is so long that it cannot fit however it is divided."""
-        if len(text) > LONG_TEXT * self.n_ctx:
-            least = self.tokenizer.least_tokens(text)
-            if least > self.n_ctx:
-                raise ContextOverflowError(
-                    f"the prompt has at least {least} tokens, but the context of {self.name!r} "
-                    f"holds {self.n_ctx}; shorten the prompt or load the model with a larger n_ctx"
-                )
-        return self.tokenizer.encode(text, add_special=add_special)
-
-    def _valid_ids(self, tokens: Sequence[Any]) -> list[int]:
-        if all(isinstance(item, str | Sequence) for item in tokens):
-            raise TypeError(
-                f"prompt: expected one prompt, got {len(tokens)} of them in a "
-                f"{type(tokens).__name__}; map answers many: for result in m.map(prompts): ..."
-            )
-        for token in tokens:
-            if isinstance(token, bool) or not isinstance(token, Integral):
-                raise TypeError(f"prompt: expected token ids (int), got {type(token).__name__}")
-        ids = [int(token) for token in tokens]
-        for i in ids:
-            if not 0 <= i < self.n_vocab:
-                raise ValueError(
-                    f"prompt: expected token ids from 0 to {self.n_vocab - 1}, got {i}"
-                )
-        return ids

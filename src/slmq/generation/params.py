@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypedDict
 
 from slmq.settings import (
@@ -18,10 +20,11 @@ from slmq.settings import (
     truth,
 )
 
-__all__ = ["DRAW", "SamplingArgs", "SamplingParams"]
+__all__ = ["DRAW", "SHAPE", "SamplingArgs", "SamplingParams"]
 
 MAX_STOPS = 64
 DRAW = "draw"  # the group of what the sampler reads: how a token is drawn from logits
+SHAPE = "shape"  # the group of what an answer may be
 
 
 class SamplingArgs(TypedDict, total=False):
@@ -40,6 +43,12 @@ class SamplingArgs(TypedDict, total=False):
     stop: str | int | Iterable[str | int] | None
     ignore_eos: bool
     logprobs: int | None
+    schema: Any
+    regex: str | None
+    grammar: str | None
+    choices: Iterable[str] | None
+    json: bool
+    lenient: bool
 
 
 COUNT = integer("an int >= 0", low=0)
@@ -98,6 +107,56 @@ def _texts_of_bias(texts: list[str]) -> dict[int, float]:
     return found
 
 
+def _text(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a str, got {shown(value)}")
+    if not value:
+        raise ValueError(f"{name}: expected a text, got ''")
+    return value
+
+
+def _choices(_name: str, value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"choices: expected a list of strings, got {shown(value)}")
+    choices = tuple(value)
+    for choice in choices:
+        if not isinstance(choice, str):
+            raise TypeError(f"choices: expected strings, got {shown(choice)}")
+    if not choices or "" in choices:
+        raise ValueError(f"choices: expected non-empty strings, got {choices!r:.80}")
+    return choices
+
+
+def _choices_of_texts(texts: list[str]) -> list[str]:
+    """Of one option, what commas divide; of several, each."""
+    return texts if len(texts) > 1 else [text.strip() for text in texts[0].split(",")]
+
+
+def _file_text(name: str) -> Callable[[list[str]], str]:
+    def read(texts: list[str]) -> str:
+        if len(texts) > 1:
+            raise ValueError(f"{name}: given {len(texts)} times")
+        try:
+            return Path(texts[0]).read_text("utf-8")
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ValueError(f"{name}: cannot read {texts[0]!r}: {reason}") from None
+
+    return read
+
+
+def _schema_of_file(texts: list[str]) -> Any:
+    text = _file_text("schema")(texts)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"schema: {texts[0]!r} is no JSON: {error}") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the tokens of an answer are chosen and when it ends.
@@ -139,6 +198,19 @@ class SamplingParams:
         How many of the most likely tokens to report beside every chosen one (0: the chosen one
         only). Values are natural logarithms of the model's own probabilities, before bias,
         penalties, temperature and filters. None (default) reports nothing.
+    schema : mapping or type, optional
+        What the answer may be, as a JSON schema, a pydantic model, a dataclass, a TypedDict or
+        another type. The answer is JSON; `GenerationResult.parsed` is its value.
+    regex : str, optional
+        A regular expression that the whole answer matches.
+    grammar : str, optional
+        A context-free grammar of the answer, in the syntax of Lark or GBNF.
+    choices : iterable of str, optional
+        Texts, one of which is the answer.
+    json : bool
+        Whether the answer is any JSON object. At most one of these five is given.
+    lenient : bool
+        Whether keywords of a schema that cannot be enforced are left out; else they are an error.
 
     Raises
     ------
@@ -214,9 +286,60 @@ class SamplingParams:
         "With --json: log-probabilities of each token and of this many most likely ones.",
         OPTIONAL_COUNT,
     )
+    schema: Any = option(
+        None,
+        "File with a JSON schema that the answer fulfils.",
+        lambda _name, value: value,
+        metavar="FILE",
+        parse=_schema_of_file,
+        group=SHAPE,
+    )
+    regex: str | None = option(
+        None, "Regular expression that the whole answer matches.", _text, group=SHAPE
+    )
+    grammar: str | None = option(
+        None,
+        "File with a grammar of the answer (Lark or GBNF).",
+        _text,
+        metavar="FILE",
+        parse=_file_text("grammar"),
+        group=SHAPE,
+    )
+    choices: Iterable[str] | None = option(
+        None,
+        "Texts, one of which is the answer: with commas between them, or repeat it.",
+        _choices,
+        metavar="TEXT,TEXT",
+        parse=_choices_of_texts,
+        group=SHAPE,
+    )
+    json: bool = option(
+        False, "The answer is a JSON object.", truth, flag="--json-object", group=SHAPE
+    )
+    lenient: bool = option(
+        False,
+        "Leave out what cannot be enforced of a schema, instead of refusing it.",
+        truth,
+        group=SHAPE,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+        given = self.shape_names
+        if len(given) > 1:
+            raise ValueError(
+                f"{given[0]}: expected one constraint, got also {', '.join(given[1:])}"
+            )
+        if given and self.ignore_eos:
+            raise ValueError(f"ignore_eos: an answer with {given[0]}= ends where that ends")
+        if self.lenient and self.schema is None:
+            raise ValueError("lenient: expected a schema, too")
+
+    @property
+    def shape_names(self) -> list[str]:
+        """Which constraint is given: none or one."""
+        named = {name: getattr(self, name) for name in ("schema", "regex", "grammar", "choices")}
+        return [name for name, value in named.items() if value is not None] + ["json"] * self.json
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> SamplingParams:

@@ -1,10 +1,10 @@
 """Who takes part in the next run, and with how many tokens.
 
-Everybody who decodes takes part, with one row each. What is left of the time for a run goes to
-prompts that are begun: the shortest remainder first (it frees its reader soonest), aged, so that a
-long one is not passed over for ever. While nobody decodes there is nobody to keep waiting, and a
-run is as long as the plan takes. Batches get what the others leave, in turn. Guesses fill up runs
-that only a few decode.
+Everybody who decodes takes part, with one row each and those of tokens that a constraint forced.
+What is left of the time for a run goes to prompts that are begun: the shortest remainder first (it
+frees its reader soonest), aged, so that a long one is not passed over for ever. While nobody
+decodes there is nobody to keep waiting, and a run is as long as the plan takes. Batches get what
+the others leave, in turn. Guesses fill up runs that only a few decode.
 
 Orca (Yu et al., 2022) runs requests step by step; Sarathi (Agrawal et al., 2023) cuts prompts so
 that decoding goes on beside them.
@@ -13,6 +13,7 @@ that decoding goes on beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from slmq.generation.cost import CostModel, Work
 from slmq.generation.job import Job, Part
@@ -48,11 +49,15 @@ def plan_run(
         hurried = bool(parts)  # batches take what is left of the time of a run, but never nothing
         for job in sorted((j for j in mine if j.decoding), key=lambda j: -j.skipped):
             late = hurried and parts[-1].job.request.batch and cost.seconds(work) >= step_s
-            _take(parts, work, job, 0 if late else min(1, chunk - work.rows))
+            rows = min(job.remaining, chunk - work.rows)
+            if rows > 1:  # of forced tokens, what the time allows
+                rows = min(rows, max(1, cost.rows_within(step_s, work, job.cached)))
+            _take(parts, work, job, 0 if late else rows)
         budget_s = step_s if any(part.job.decoding for part in parts) else None
         _read(parts, work, [job for job in mine if not job.decoding], cost, chunk, budget_s)
+    _force(parts, chunk - work.rows)
     if speculate and 0 < len(parts) <= GUESSING_ROWS and all(p.job.decoding for p in parts):
-        _guess(parts, cost, chunk - len(parts))
+        _guess(parts, cost, chunk - sum(part.rows for part in parts))
     return parts
 
 
@@ -92,11 +97,27 @@ def work_of(parts: Iterable[Part]) -> Work:
     return work
 
 
+def _force(parts: list[Part], room: int) -> None:
+    """Add forced tokens that are no ids yet, since their logits are wanted."""
+    for part in parts:
+        matcher = part.job.answer.matcher
+        if matcher is None or not matcher.forced or part.wanted == 0:
+            continue
+        most = min(LONGEST, room, part.job.answer.left - 1)
+        part.guesses = list(islice(matcher.forced, max(0, most)))
+        part.certain = bool(part.guesses)
+        room -= len(part.guesses)
+
+
 def _guess(parts: list[Part], cost: CostModel, room: int) -> None:
     """Add guesses where they make an answer faster."""
     shared_step_s = cost.step_s / len(parts)
     for part in parts:
         job = part.job
+        if part.certain:
+            continue
         most = min(LONGEST, room // len(parts), job.answer.left - 1)
         most = best_length(job.lookup.rate, shared_step_s, cost.row_s, most)
         part.guesses = job.lookup.guess(job.ids, most)
+        if part.guesses and job.answer.matcher is not None:
+            part.guesses = job.answer.matcher.fitting(part.guesses)

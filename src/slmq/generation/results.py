@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    pass
-
-from dataclasses import dataclass, field
-from typing import Literal
+from slmq.errors import IncompleteError
 
 __all__ = [
     "FinishReason",
@@ -55,13 +54,16 @@ class GenerationResult:
     finish_reason : {"stop", "length", "cancelled"}
         End token or stop string; ``max_tokens`` or full context; stream closed early.
     stopped_by : str or int or None
-        The stop string, or the id of the end token or stop token, that ended the answer.
+        The stop string, or the id of the end token or stop token, that ended the answer; None
+        where a constraint left nothing that could follow.
     prompt_tokens : int
         Length of the prompt.
     cached_tokens : int
         How many of them were taken from the cache of an earlier prompt.
     drafted_tokens, accepted_tokens : int
         Tokens that were guessed ahead (speculation), and how many of them were right.
+    forced_tokens : int
+        Tokens of which a constraint left no choice.
     prompt_tps : float
         Prompt tokens computed (not cached) per second.
     generation_tps : float
@@ -75,6 +77,13 @@ class GenerationResult:
         Most memory the process has held so far; None where the system does not tell.
     seed : int or None
         The seed that was used; None if no random number was needed (greedy).
+    unenforced : tuple of str
+        Keywords of a lenient schema that the answer may not fulfil.
+    complete : bool or None
+        Whether the answer is all that a constraint asks for; None without one. Where it ended
+        early, at ``max_tokens`` or a stop string, there is no value.
+    read : callable or None
+        From the text to the value: see `parsed`.
     """
 
     text: str
@@ -86,17 +95,56 @@ class GenerationResult:
     cached_tokens: int = field(kw_only=True, default=0)
     drafted_tokens: int = field(kw_only=True, default=0)
     accepted_tokens: int = field(kw_only=True, default=0)
+    forced_tokens: int = field(kw_only=True, default=0)
     prompt_tps: float = field(kw_only=True)
     generation_tps: float = field(kw_only=True)
     time_to_first_token: float = field(kw_only=True)
     queue_s: float = field(kw_only=True, default=0.0)
     peak_memory_bytes: int | None = field(kw_only=True)
     seed: int | None = field(kw_only=True, default=None)
+    unenforced: tuple[str, ...] = field(kw_only=True, default=())
+    complete: bool | None = field(kw_only=True, default=None)
+    read: Callable[[str], Any] | None = field(kw_only=True, default=None, repr=False, compare=False)
 
     @property
     def generated_tokens(self) -> int:
         """Number of tokens that were drawn."""
         return len(self.tokens)
+
+    @cached_property
+    def parsed(self) -> Any:
+        """The value of an answer that was asked for with a constraint.
+
+        Of ``schema=`` an instance of the type that was given, of a JSON schema and ``json=True``
+        what JSON says; of others the text.
+
+        Raises
+        ------
+        IncompleteError
+            If the answer ended early: at ``max_tokens``, at a stop string, or cancelled.
+        ValueError
+            If there was no constraint; or what the type itself raises.
+        """
+        if self.read is None:
+            raise ValueError(
+                "parsed: expected an answer with schema=, regex=, grammar=, choices= or json=True"
+            )
+        if not self.complete:
+            cure = "; raise max_tokens" if self.finish_reason == "length" else ""
+            by = "" if self.stopped_by is None else f", stopped by {self.stopped_by!r}"
+            raise IncompleteError(
+                f"the answer has no value: it ended after {len(self.tokens)} tokens (finish reason "
+                f"{self.finish_reason!r}{by}){cure}"
+            )
+        return self.read(self.text)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field, as JSON has them."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del plain["read"]
+        if self.logprobs is not None:
+            plain["logprobs"] = [asdict(entry) for entry in self.logprobs]
+        return plain
 
     def __str__(self) -> str:
         return self.text

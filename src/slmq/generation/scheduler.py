@@ -14,12 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.engine.engine import Engine
+from slmq.engine.sequence import common_length
 from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation._sampling import sample_rows
 from slmq.generation.answer import Answer, Request
@@ -316,35 +318,57 @@ class Scheduler:
                 part.job.answer.prompt_s = now_s - part.job.began_s
         starts = np.cumsum([0, *(part.wanted for part in parts)]).tolist()
         speaking = [i for i, part in enumerate(parts) if part.wanted and not part.job.cancelled]
-        samplers = [parts[i].job.answer.sampler for i in speaking]
-        first = rows[[starts[i] for i in speaking]] if len(speaking) < len(rows) else rows
         drawn: list[list[Said]] = [[] for _ in parts]
-        for i, token in zip(speaking, sample_rows(samplers, first), strict=True):
+        for i, token in self._first_tokens(parts, speaking, rows, starts):
             drawn[i] = self._go_on(parts[i], token, rows[starts[i] : starts[i + 1]])
         return drawn
+
+    def _first_tokens(
+        self, parts: list[Part], speaking: list[int], rows: F32, starts: list[int]
+    ) -> Iterator[tuple[int, int | BaseException]]:
+        """The next token of each of these parts: forced, or drawn by all samplers in one call."""
+        choosing, allowed = list[int](), list[Any]()
+        for i in speaking:
+            answer = parts[i].job.answer
+            forced = answer.forced
+            if forced is not None:
+                yield i, forced
+                continue
+            try:
+                allowed.append(answer.allowed())
+            except Exception as error:
+                yield i, error
+                continue
+            choosing.append(i)
+        samplers = [parts[i].job.answer.sampler for i in choosing]
+        first = rows[[starts[i] for i in choosing]] if len(choosing) < len(rows) else rows
+        yield from zip(choosing, sample_rows(samplers, first, allowed), strict=True)
 
     def _go_on(self, part: Part, token: int | BaseException, rows: F32) -> list[Said]:
         """Take the first token, then those after it as long as guesses were right."""
         answer, chunks = part.job.answer, list[Said]()
         try:
             for row, logits in enumerate(rows):
-                if row:
-                    token = answer.sampler.sample(logits)
                 if isinstance(token, BaseException):
                     raise token
-                chunk = answer.take(token, logits)
+                chunk = answer.accept(logits) if row else answer.take(token, logits)
                 chunks.append(chunk)
-                wrong = row < len(part.guesses) and part.guesses[row] != token
+                wrong = row < len(part.guesses) and part.guesses[row] != chunk.token
                 if wrong or chunk.finish_reason is not None:
                     break
         except Exception as error:
             chunks.append(error)
-        if part.guesses:
+        if part.guesses and not part.certain:
             right = max(0, len(chunks) - 1)
             answer.drafted_tokens += len(part.guesses)
             answer.accepted_tokens += right
             part.job.lookup.told(len(part.guesses), right)
-        return chunks
+        if chunks and isinstance(chunks[-1], Exception):
+            return chunks
+        try:
+            return chunks + answer.follow()
+        except Exception as error:
+            return [*chunks, error]
 
     # --- all below: with the lock held ----------------------------------------------------------
 
@@ -461,9 +485,13 @@ class Scheduler:
         assert job.sequence is not None
         if job.read_s is None:
             self._read_on(job)
-        job.ids.extend(job.answer.tokens[len(job.ids) - len(job.request.prompt) :])
-        if part.guesses and job.cached > len(job.ids) - 1:
-            job.sequence.truncate(len(job.ids) - 1)
+        known = len(job.ids)
+        job.ids.extend(job.answer.tokens[known - len(job.request.prompt) :])
+        if part.guesses:
+            right = common_length(np.array(part.guesses), np.array(job.ids[known:]))
+            job.sequence.truncate(min(known + right, len(job.ids) - 1, job.cached))
+        if part.wanted:
+            job.forced = max(0, job.remaining - 1)
         if job.over:
             return
         for chunk in chunks:

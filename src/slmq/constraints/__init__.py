@@ -1,0 +1,26 @@
+"""What an answer may be: grammars, compiled for a vocabulary, and where an answer stands in one."""
+
+from __future__ import annotations
+
+from slmq.constraints.grammar import (
+    Grammar,
+    any_json,
+    choice_grammar,
+    lark_grammar,
+    regex_grammar,
+    schema_grammar,
+)
+from slmq.constraints.matcher import Constraint, Matcher
+from slmq.constraints.vocabulary import Vocabulary
+
+__all__ = [
+    "Constraint",
+    "Grammar",
+    "Matcher",
+    "Vocabulary",
+    "any_json",
+    "choice_grammar",
+    "lark_grammar",
+    "regex_grammar",
+    "schema_grammar",
+]

@@ -1,0 +1,169 @@
+"""Where an answer stands in its grammar: which tokens may come, which one must, and whether to end.
+
+Of what has to come, the tokens are those of the tokenizer: `forced` has them. They are no choice,
+so nothing is drawn for them, however they are computed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmq.constraints.grammar import Grammar
+from slmq.errors import ConstraintError, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Constraint", "Matcher", "checked", "library_faults"]
+
+
+class Constraint:
+    """A grammar, compiled for a vocabulary: what answers start from; made by `Vocabulary.compile`.
+
+    It never changes, so requests and threads may share it.
+
+    Attributes
+    ----------
+    grammar : Grammar
+    """
+
+    def __init__(self, inner: Any, n_vocab: int, grammar: Grammar) -> None:
+        self.grammar = grammar
+        self._first = Matcher(inner, n_vocab, grammar.about)
+
+    def matcher(self) -> Matcher:
+        """The state of an answer that has not begun."""
+        return self._first.copy()
+
+
+class Matcher:
+    """The state of an answer. One thread at a time.
+
+    Attributes
+    ----------
+    forced : deque of int
+        The tokens that have to come next, if there is no choice.
+    complete : bool
+        Whether nothing may follow.
+    accepting : bool
+        Whether the answer may end here.
+    """
+
+    def __init__(self, inner: Any, n_vocab: int, about: str) -> None:
+        self._inner = inner
+        self._n_vocab = n_vocab
+        self._about = about
+        self._allowed: NDArray[np.int32] | None = None
+        self.forced: deque[int] = deque()
+        self.complete = self.accepting = False
+        self._look()
+        if not (self.forced or self.complete):
+            self.allowed()
+
+    def copy(self) -> Matcher:
+        """A state of its own."""
+        twin = Matcher.__new__(Matcher)
+        twin.__dict__.update(self.__dict__)
+        twin._inner = self._inner.deep_copy()
+        twin.forced = deque(self.forced)
+        return twin
+
+    def allowed(self) -> NDArray[np.int32]:
+        """The tokens that may come next: bit i % 32 of word i // 32; made once for each state.
+
+        Raises
+        ------
+        ConstraintError
+            If the grammar is too complex to tell within its limits.
+        """
+        if self._allowed is None:
+            words = np.empty((self._n_vocab + 32) // 32, np.int32)  # of one token more
+            with library_faults(self._about):
+                self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+                checked(self._inner, self._about)
+            self._allowed = words[: (self._n_vocab + 31) // 32]
+        return self._allowed
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that is allowed, or the first of those that are forced.
+
+        Raises
+        ------
+        ConstraintError
+            If it is neither, or the grammar is too complex to go on.
+        """
+        if self.forced:
+            if token != self.forced[0]:
+                raise ConstraintError(
+                    f"{self._about}: expected the token {self.forced[0]}, got {token}"
+                )
+            self.forced.popleft()
+            if not self.forced:
+                self._end()
+            return
+        self._allowed = None
+        self._consume([token])
+        self._look()
+
+    def fitting(self, tokens: Sequence[int]) -> list[int]:
+        """As many of these tokens, from the first, as may come next."""
+        if self.forced:
+            same = 0
+            while same < min(len(tokens), len(self.forced)) and tokens[same] == self.forced[same]:
+                same += 1
+            return list(tokens[:same])
+        with library_faults(self._about):
+            return list(tokens[: self._inner.validate_tokens(list(tokens))])
+
+    def _consume(self, tokens: list[int]) -> None:
+        with library_faults(self._about):
+            self._inner.consume_tokens(tokens)
+            checked(self._inner, self._about)
+
+    def _look(self) -> None:
+        """Take up what has to come now."""
+        with library_faults(self._about):
+            if not self._inner.is_stopped():
+                self.forced.extend(self._inner.compute_ff_tokens())
+                checked(self._inner, self._about)
+        if self.forced:
+            self._consume(list(self.forced))
+        self._end()
+
+    def _end(self) -> None:
+        """Whether the answer ends here: not before what is forced has come."""
+        if self.forced:
+            self.accepting = self.complete = False
+            return
+        with library_faults(self._about):
+            self.accepting = self._inner.is_accepting()
+            self.complete = self._inner.is_stopped()
+
+
+def checked(inner: Any, about: str) -> None:
+    """Raise ConstraintError if something went wrong in a matcher of the library."""
+    if inner.is_error():
+        raise ConstraintError(f"{about}: {_plain(inner.get_error())}")
+
+
+@contextmanager
+def library_faults(about: str) -> Iterator[None]:
+    """Whatever the library raises, a panic of its own included, is an error of this constraint."""
+    try:
+        yield
+    except ConstraintError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ConstraintError(f"{about}: {_plain(str(error))}") from error
+
+
+def _plain(message: str) -> str:
+    """A message of the library in one line, without what it says about itself."""
+    return printable(" ".join(message.replace("<non-verbose/>", "").split()), 400)

@@ -1,0 +1,96 @@
+"""From what a caller gives (text, token ids or messages) to the token ids of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmq.errors import ContextOverflowError
+
+if TYPE_CHECKING:
+    from slmq.engine.engine import Engine
+
+__all__ = ["Prompt", "prompt_ids", "require_room"]
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
+
+
+def require_room(engine: Engine, n_prompt: int, n_answer: int) -> None:
+    """Raise ContextOverflowError unless prompt and answer fit into the context."""
+    if n_prompt + n_answer <= engine.n_ctx:
+        return
+    holds = f"the context of {engine.name!r} holds {engine.n_ctx}"
+    if n_prompt > engine.n_ctx:
+        problem, cure = f"the prompt has {n_prompt} tokens, but {holds}", "shorten the prompt"
+    elif n_prompt == engine.n_ctx:
+        problem = f"the prompt has {n_prompt} tokens and {holds}: there is no room for an answer"
+        cure = "shorten the prompt"
+    else:
+        problem = (
+            f"the prompt has {n_prompt} tokens and max_tokens asks for {n_answer} more, but {holds}"
+        )
+        cure = "lower max_tokens, shorten the prompt"
+    raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
+
+
+def prompt_ids(
+    engine: Engine, prompt: Prompt, template: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Token ids of a prompt of any kind; raises for an empty or malformed one."""
+    if isinstance(prompt, np.ndarray):
+        if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
+            shape = ", ".join(map(str, prompt.shape))
+            raise TypeError(f"prompt: expected int[n] token ids, got {prompt.dtype}[{shape}]")
+        prompt = prompt.tolist()
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
+        kind = type(prompt).__name__
+        raise TypeError(f"prompt: expected a str, token ids or messages, got {kind}")
+    if template is not None and not (len(prompt) and isinstance(prompt[0], Mapping)):
+        raise ValueError(
+            "chat_template_kwargs: expected a prompt of messages; no template is applied to others"
+        )
+    if len(prompt) == 0:
+        ids = []
+    elif isinstance(prompt, str):
+        ids = _encode_text(engine, prompt, add_special=True)
+    elif isinstance(prompt[0], Mapping):
+        messages: Any = prompt  # checked there
+        chat = engine.tokenizer.render_chat(messages, **(template or {}))
+        ids = _encode_text(engine, chat, add_special=False)
+    else:
+        ids = _valid_ids(engine, prompt)
+    if not ids:
+        raise ValueError("prompt: expected at least one token, got an empty prompt")
+    return ids
+
+
+def _encode_text(engine: Engine, text: str, *, add_special: bool) -> list[int]:
+    """Token ids of a text, unless it is so long that it cannot fit however it is divided."""
+    if len(text) > LONG_TEXT * engine.n_ctx:
+        least = engine.tokenizer.least_tokens(text)
+        if least > engine.n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has at least {least} tokens, but the context of {engine.name!r} "
+                f"holds {engine.n_ctx}; shorten the prompt or load the model with a larger n_ctx"
+            )
+    return engine.tokenizer.encode(text, add_special=add_special)
+
+
+def _valid_ids(engine: Engine, tokens: Sequence[Any]) -> list[int]:
+    if all(isinstance(item, str | Sequence) for item in tokens):
+        raise TypeError(
+            f"prompt: expected one prompt, got {len(tokens)} of them in a "
+            f"{type(tokens).__name__}; map answers many: for result in m.map(prompts): ..."
+        )
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, Integral):
+            raise TypeError(f"prompt: expected token ids (int), got {type(token).__name__}")
+    ids = [int(token) for token in tokens]
+    for i in ids:
+        if not 0 <= i < engine.n_vocab:
+            raise ValueError(f"prompt: expected token ids from 0 to {engine.n_vocab - 1}, got {i}")
+    return ids

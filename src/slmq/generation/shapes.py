@@ -1,0 +1,68 @@
+"""What was asked of an answer's form: the constraint that it is made under, and its value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from slmq.constraints import (
+    Constraint,
+    Grammar,
+    Vocabulary,
+    any_json,
+    choice_grammar,
+    lark_grammar,
+    regex_grammar,
+    schema_grammar,
+)
+from slmq.generation.params import SamplingParams
+
+__all__ = ["Shape", "shape_of"]
+
+Read = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The form of an answer.
+
+    Attributes
+    ----------
+    constraint : Constraint
+    read : callable
+        From the text of a complete answer to its value.
+    """
+
+    constraint: Constraint
+    read: Read
+
+
+def shape_of(params: SamplingParams, vocabulary: Vocabulary) -> Shape | None:
+    """What the parameters ask for; None if any text will do.
+
+    Raises
+    ------
+    ConstraintError
+        If it is wrong, too complex, or cannot be enforced.
+    """
+    wanted = _grammar_of(params)
+    if wanted is None:
+        return None
+    grammar, read = wanted
+    return Shape(vocabulary.compile(grammar), read)
+
+
+def _grammar_of(params: SamplingParams) -> tuple[Grammar, Read] | None:
+    if params.schema is not None:
+        return schema_grammar(params.schema, lenient=params.lenient), json.loads
+    if params.json:
+        return any_json(), json.loads
+    if params.regex is not None:
+        return regex_grammar(params.regex), str
+    if params.grammar is not None:
+        return lark_grammar(params.grammar), str
+    if params.choices is not None:
+        return choice_grammar(params.choices), str
+    return None
