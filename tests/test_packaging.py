@@ -25,7 +25,7 @@ import slmq
 
 COMPILED = {"_native": "slmq", "_sampling": "slmq.generation"}  # and their package
 MODULES = (".so", ".pyd")
-BASE_DEPENDENCIES = {"numpy", "tokenizers", "jinja2", "typer", "rich"}
+BASE_DEPENDENCIES = {"numpy", "tokenizers", "jinja2", "typer", "rich", "llguidance"}
 SYSTEM_LIBRARIES = {"c", "m", "stdc++", "gcc_s", "pthread", "dl", "rt"}
 
 
