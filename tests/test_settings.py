@@ -169,6 +169,8 @@ slmq.load("m", kv_dtype="f12")
 slmq.load("m", memory="big")
 slmq.load("m", activations="some")
 slmq.load("m", n_ctxt=1)
+slmq.load("m", kv_bytes=0.5)
+slmq.load("m", kv_bytes="512MB", draft="n")
 slmq.quantize("a", "b", format="q9")
 with slmq.load("m", format="int4", kv_dtype="int8", memory="mmap", activations="exact") as m:
     m.generate("x", temperature=1, min_p=0.5)
@@ -188,7 +190,7 @@ def test_mypy_sees_wrong_words(tmp_path: Path) -> None:
         cwd=tmp_path,  # mypy refuses to start where packages are installed
     )
     lines = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
-    assert lines == [3, 4, 5, 6, 7, 8, 11], done.stdout
+    assert lines == [3, 4, 5, 6, 7, 8, 10, 13], done.stdout
 
 
 # --- checks -----------------------------------------------------------------------------------
@@ -207,6 +209,11 @@ def test_mypy_sees_wrong_words(tmp_path: Path) -> None:
         ("memory", "disk", "memory: expected one of 'mmap', 'huge', 'small'; got 'disk'"),
         ("activations", "a16g32", "activations: expected one of 'mixed', 'exact'"),
         ("activations", [], "activations: expected one of"),
+        ("kv_bytes", 0, "kv_bytes: expected a number of bytes, such as .*, got 0"),
+        ("kv_bytes", "0", "kv_bytes: expected a number of bytes"),
+        ("kv_bytes", "much", "kv_bytes: expected a number of bytes, .*, got 'much'"),
+        ("kv_bytes", "-1MB", "kv_bytes: expected a number of bytes"),
+        ("kv_bytes", "1MBit", "kv_bytes: expected a number of bytes"),
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_looked_for(
@@ -222,6 +229,31 @@ def test_a_wrong_type_is_named(name: str, value: Any) -> None:
         TypeError, match=f"{name}: expected an int in .*, got {type(value).__name__}"
     ):
         slmq.load("no-such-model", **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("kv_bytes", 1.5), ("kv_bytes", True), ("draft", 3)])
+def test_no_number_of_bytes_and_no_name(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name}: expected .*, got {type(value).__name__} {value}"):
+        slmq.load("no-such-model", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        (None, None),
+        (4096, 4096),
+        ("4096", 4096),
+        ("512MB", 512_000_000),
+        (" 1.5 gb ", 1_500_000_000),
+        ("64kB", 64_000),
+        ("64 KiB", 65536),
+        ("2GiB", 2 << 30),
+        ("0.7TiB", 769658139443),
+        ("12b", 12),
+    ],
+)
+def test_numbers_of_bytes(given: int | str | None, count: int | None) -> None:
+    assert LoadOptions(kv_bytes=given).kv_bytes == count
 
 
 def test_an_unknown_option_names_its_neighbour() -> None:

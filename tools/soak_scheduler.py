@@ -2,10 +2,12 @@
 
 Requests of random lengths come from several threads, which read their answers, or leave in between.
 After 1,000 and after 10,000 it prints memory and the times of the latest runs; then the CPU time of
-ten idle seconds, how long 200 cancelled prompts kept the engine. The cache is small, so
-that what is kept has found its size by the first figure.
+ten idle seconds, and how long 200 cancelled prompts kept the engine. The cache is small, so that
+what is kept has found its size by the first figure. --longest shortens the prompts, for models
+that take their time.
 
-    python tools/soak_scheduler.py MODEL [--requests 10000] [--threads 8] [--cache-mib 16]
+    python tools/soak_scheduler.py MODEL [--requests 10000] [--threads 8] [--kv-bytes 16MiB]
+        [--longest 90]
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ def resident_mib() -> float:
     return pages * 4096 / 2**20
 
 
-def ask(model: Model, rng: random.Random) -> None:
+def ask(model: Model, rng: random.Random, longest: int) -> None:
     """One request: read to its end, mostly."""
-    prompt = [rng.randrange(4)] * rng.choice([1, 30]) + [
-        rng.randrange(250) for _ in range(rng.randint(1, 90))
+    prompt = [rng.randrange(4)] * rng.choice([1, longest // 3]) + [
+        rng.randrange(250) for _ in range(rng.randint(1, longest))
     ]
     leaves_after = rng.choice([None, None, None, 2])
     params = {"temperature": rng.choice([0.0, 1.0]), "seed": rng.randrange(2**32)}
@@ -45,13 +47,13 @@ def ask(model: Model, rng: random.Random) -> None:
                 break
 
 
-def work(model: Model, count: int, threads: int, seed: int) -> None:
+def work(model: Model, count: int, threads: int, seed: int, longest: int) -> None:
     """So many requests, from so many threads."""
 
     def some(which: int) -> None:
         rng = random.Random(1000 * seed + which)
         for _ in range(count // threads):
-            ask(model, rng)
+            ask(model, rng, longest)
 
     workers = [threading.Thread(target=some, args=(i,)) for i in range(threads)]
     for worker in workers:
@@ -96,14 +98,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--cache-mib", type=float, default=16.0)
+    parser.add_argument("--kv-bytes", default="16MiB")
+    parser.add_argument("--longest", type=int, default=90)
     args = parser.parse_args()
-    with slmq.load(args.model, n_ctx=1024) as model:
-        model.engine.limit_cache(int(args.cache_mib * 2**20))
-        work(model, min(FIRST_FIGURE, args.requests), args.threads, 0)
+    with slmq.load(args.model, n_ctx=1024, kv_bytes=args.kv_bytes) as model:
+        work(model, min(FIRST_FIGURE, args.requests), args.threads, 0, args.longest)
         report(model)
         if args.requests > FIRST_FIGURE:
-            work(model, args.requests - FIRST_FIGURE, args.threads, 1)
+            work(model, args.requests - FIRST_FIGURE, args.threads, 1, args.longest)
             report(model)
         print(f"idle: {idle_cpu_s(IDLE_S):.4f} CPU seconds in {IDLE_S:.0f}", flush=True)
         took_ms = [cancel_ms(model) for _ in range(CANCELS)]

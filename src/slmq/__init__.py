@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from slmq.conversion.convert import convert
     from slmq.conversion.dequantize import dequantize
     from slmq.evaluation import compare, evaluate, perplexity
-    from slmq.generation.model import Model, load
+    from slmq.generation.loading import load
+    from slmq.generation.model import Model
     from slmq.generation.results import GenerationResult, StreamChunk
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantized import QuantizedMatrix
@@ -87,7 +88,7 @@ _LAZY = {
     "dequantize": "slmq.conversion.dequantize",
     "evaluate": "slmq.evaluation",
     "isa": "slmq.machine.runtime",
-    "load": "slmq.generation.model",
+    "load": "slmq.generation.loading",
     "perplexity": "slmq.evaluation",
     "quantize": "slmq.quantizer",
     "show_runtime": "slmq.machine.runtime",

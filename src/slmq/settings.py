@@ -10,9 +10,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,6 +26,7 @@ __all__ = [
     "Option",
     "PackedFormat",
     "WeightFormat",
+    "byte_count",
     "check_options",
     "described",
     "from_keywords",
@@ -60,6 +63,7 @@ Memory = Literal["mmap", "huge", "small"]
 Activations = Literal["mixed", "exact"]
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
+BYTE_COUNT = re.compile(r"(\d+(?:\.\d+)?) *(?:([kmgt]?)(i?)b)?", re.IGNORECASE)
 OPTION = "slmq"  # key in the metadata of a dataclass field
 
 Check = Callable[[str, object], Any]
@@ -249,6 +253,30 @@ def integer(expected: str, *, low: int, high: float = math.inf, optional: bool =
         return found
 
     return check
+
+
+def byte_count(expected: str, *, optional: bool = False) -> Check:
+    """Check for a number of bytes: an int, or a text such as "512MB", "1.5 GB" or "2GiB"."""
+
+    def check(name: str, value: object) -> int | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (str, Integral)):
+            raise TypeError(f"{name}: expected {expected}, got {shown(value)}")
+        count = _bytes_of(value) if isinstance(value, str) else int(value)
+        if count is None or count < 1:
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        return count
+
+    return check
+
+
+def _bytes_of(text: str) -> int | None:
+    found = BYTE_COUNT.fullmatch(text.strip())
+    if found is None:
+        return None
+    power = "kmgt".find((found[2] or " ").lower()) + 1
+    return int(Fraction(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def one_of(words: Any, *, optional: bool = False) -> Check:

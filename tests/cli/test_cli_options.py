@@ -42,10 +42,17 @@ def flags_for(kind: type) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("command", ["run", "chat", "perplexity", "eval", "compare"])
+SERVING_ONLY = {"--kv-bytes", "--draft"}
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "batch", "perplexity", "eval", "compare"])
 def test_commands_that_load_take_the_same_options(command: str) -> None:
     shown = flags_of(command)
+    measures = command not in ("run", "chat", "batch")
     for flag, text in flags_for(LoadOptions).items():
+        if measures and flag in SERVING_ONLY:  # where nothing is answered they would do nothing
+            assert flag not in shown
+            continue
         assert shown[flag].help == text
         assert not shown[flag].required
 
@@ -53,7 +60,9 @@ def test_commands_that_load_take_the_same_options(command: str) -> None:
 @pytest.mark.parametrize("command", ["bench", "profile"])
 def test_commands_that_measure_take_them_too(command: str) -> None:
     # --format also names those of shapes, --threads of bench is a list.
-    assert flags_for(LoadOptions).keys() <= flags_of(command).keys()
+    shown = flags_of(command).keys()
+    assert flags_for(LoadOptions).keys() - SERVING_ONLY <= shown
+    assert not SERVING_ONLY & shown
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])
@@ -78,6 +87,18 @@ def test_options_reach_the_model(tiny_model_path: Path) -> None:
     # And they matter: with other activations the numbers are others.
     mixed = json.loads(invoke("run", tiny_model_path, "Hi", *words, *flags[:2]).stdout)
     assert mixed["logprobs"] != found["logprobs"]
+
+
+def test_a_draft_and_a_small_cache_on_the_command_line(tiny_model_path: Path) -> None:
+    words = ("--max-tokens", 30, "--ignore-eos", "--raw", "--json")
+    plain = json.loads(invoke("run", tiny_model_path, "Hi", *words).stdout)
+    more = ("--draft", tiny_model_path, "--kv-bytes", "200kB")
+    drafted = json.loads(invoke("run", tiny_model_path, "Hi", *words, *more).stdout)
+    assert drafted["tokens"] == plain["tokens"]
+    small = invoke("run", tiny_model_path, "Hi", *words, "--kv-bytes", "10")
+    assert "--kv-bytes: expected at least" in small.stderr or "kv_bytes: expected" in small.stderr
+    refused = invoke("run", tiny_model_path, "Hi", "--kv-bytes", "lots")
+    assert "--kv-bytes: expected a number of bytes" in refused.stderr
 
 
 def test_chat_goes_on_after_end_tokens(tiny_model_path: Path) -> None:

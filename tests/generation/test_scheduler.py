@@ -14,15 +14,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from answers import Alone, open_tiny, random_request, said
+from answers import N_CTX, Alone, open_tiny, random_request, said
 
+from slmq.engine.engine import Engine
+from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
 from slmq.errors import DeadlineError
 from slmq.generation.answer import Request
+from slmq.generation.draft import Draft
+from slmq.generation.job import Job
 from slmq.generation.results import StreamChunk
 from slmq.generation.scheduler import Scheduler
 from slmq.generation.stream import TokenStream
 
 POOL = 300
+
+
+def any_draft(rng: random.Random, path: Path, engine: Engine) -> Draft:
+    """A draft model that is right now and then, asked any number of times, often short of pages."""
+    small = open_engine(path, LoadOptions(n_ctx=N_CTX, n_threads=1, format="int4"))
+    small.limit_cache(rng.choice([2, 5, 40]) * small.page_bytes)
+    draft = Draft(small, engine)
+
+    def length(job: Job, step_s: float, row_s: float, side_by_side: int, most: int) -> int:
+        return max(0, rng.randint(-2, min(most, 5)))
+
+    draft.length = length  # type: ignore[method-assign]
+    return draft
 
 
 class Reader:
@@ -84,7 +102,11 @@ def test_step_by_step(
     pages = [None, 40, 12, 9][seed % 4]
     engine = open_tiny(tiny_model_path, threads=1 + seed % 3, pages=pages)
     scheduler = Scheduler(
-        engine, drive=False, most_running=rng.choice([2, 8, 64]), speculate=seed % 3 != 0
+        engine,
+        drive=False,
+        most_running=rng.choice([2, 8, 64]),
+        speculate=seed % 3 != 0,
+        draft=any_draft(rng, tiny_model_path, engine) if seed % 2 else None,
     )
     originals = by_original(requests)
     readers: list[Reader] = []
@@ -136,7 +158,12 @@ def test_driven(tiny_model_path: Path, requests: list[Request], alone: Alone, se
     """Threads that read, each its own streams, some of them two at a time."""
     pages = [None, 40, 12, 9][seed % 4]
     engine = open_tiny(tiny_model_path, threads=1 + seed % 3, pages=pages)
-    scheduler = Scheduler(engine, most_running=[64, 3, 8][seed % 3], speculate=seed % 2 == 0)
+    scheduler = Scheduler(
+        engine,
+        most_running=[64, 3, 8][seed % 3],
+        speculate=seed % 4 != 1,
+        draft=any_draft(random.Random(seed), tiny_model_path, engine) if seed % 2 == 0 else None,
+    )
     originals = by_original(requests)
     faults: list[BaseException] = []
     wholes = {key: alone(asked) for key, asked in originals.items()}

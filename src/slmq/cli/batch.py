@@ -23,7 +23,7 @@ __all__ = ["batch"]
 
 # Log-probabilities are asked for line by line, in the words of the format.
 SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
-WITHOUT_EFFECT = ("n_threads", "memory")  # on answers
+WITHOUT_EFFECT = ("n_threads", "memory", *o.SERVING_ONLY)  # on answers
 TELL_S = 30.0  # between two lines of progress where no bar can be shown
 
 

@@ -30,10 +30,12 @@ def load_model(
 
     with Downloads() as progress:
         found = hub.resolve(name, revision=revision, local_files_only=offline, progress=progress)
+        draft = None
+        if options.draft is not None:
+            draft = hub.resolve(options.draft, local_files_only=offline, progress=progress)
     with spinner(f"loading {found.name}"):
-        from slmq.engine.opening import open_engine
-        from slmq.generation.model import Model
+        from slmq.generation.loading import open_model
 
-        engine = open_engine(found.path, options, name=found.name)
+        model = open_model(found, options, draft)
     suggested = {} if found.entry is None else dict(found.entry.sampling)
-    return Loaded(Model(engine), suggested)
+    return Loaded(model, suggested)

@@ -61,7 +61,9 @@ class What:
 
 
 WHAT = o.Bundle("what", What, "Loading")
-LOADING = o.Bundle("loading", LoadOptions, "Loading", without=("format", "n_threads"))
+LOADING = o.Bundle(
+    "loading", LoadOptions, "Loading", without=("format", "n_threads", *o.SERVING_ONLY)
+)
 
 
 @WHAT

@@ -18,7 +18,9 @@ from slmq.settings import Option, option_of
 
 __all__ = [
     "LOADING",
+    "MEASURING",
     "SAMPLING",
+    "SERVING_ONLY",
     "THREADS",
     "Bundle",
     "Given",
@@ -32,6 +34,8 @@ __all__ = [
     "TemplateKwargs",
     "template_kwargs",
 ]
+
+SERVING_ONLY = ("kv_bytes", "draft")
 
 # What was given of a bundle, by field name, checked.
 Given = dict[str, Any]
@@ -280,5 +284,7 @@ def _dashed(name: str) -> str:
 
 
 LOADING = Bundle("loading", LoadOptions, "Loading")
+# Where a model is measured, not used.
+MEASURING = Bundle("loading", LoadOptions, "Loading", without=SERVING_ONLY)
 SAMPLING = Bundle("sampling", SamplingParams, "Sampling")
 THREADS = Bundle("threads", LoadOptions, "Loading", only=("n_threads",))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["profile"]
 
-LOADING = o.Bundle("loading", LoadOptions, "Loading", without=("format",))
+LOADING = o.Bundle("loading", LoadOptions, "Loading", without=("format", *o.SERVING_ONLY))
 HEADERS = ("time>", "share>", "GB/s>", "of read bandwidth>", "GMAC/s>", "of int8 peak>")
 BUSY = 1.5
 

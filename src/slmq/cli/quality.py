@@ -34,7 +34,7 @@ Chunks = Annotated[
 ]
 
 
-@o.LOADING
+@o.MEASURING
 def perplexity(
     model: o.ModelName,
     *,
@@ -79,7 +79,7 @@ def perplexity(
         )
 
 
-@o.LOADING
+@o.MEASURING
 @OF_A
 @OF_B
 def compare(
@@ -125,7 +125,7 @@ def compare(
         print_comparison(result)
 
 
-@o.LOADING
+@o.MEASURING
 def evaluate(
     model: o.ModelName,
     *,

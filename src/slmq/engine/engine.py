@@ -227,7 +227,10 @@ class Engine:
         """
         pages = NO_LIMIT if nbytes is None else nbytes // self.page_bytes
         if pages < 1:
-            raise ValueError(f"expected at least {self.page_bytes} bytes, one page, got {nbytes}")
+            raise ValueError(
+                f"kv_bytes: expected at least {self.page_bytes}, one page of 64 positions of "
+                f"{self.name!r}, got {nbytes}"
+            )
         self.plan.cache.limit = min(pages, NO_LIMIT)
 
     @property

@@ -44,7 +44,7 @@ def open_engine(
     path : str or path
         Folder or .gguf file; `slmq.hub.resolve` finds it by name.
     options : LoadOptions, optional
-        By default those of `LoadOptions()`.
+        By default those of `LoadOptions()`. A draft model is the caller's to open.
     name : str, optional
         What the model is called in messages; by default its path.
     isa : str, optional
@@ -76,7 +76,10 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
             plan.vocabulary,
         )
         tokenizer = tokenizer.within(plan.vocabulary)
-    return Engine(plan, tokenizer, info, name, _context(options, info.n_ctx_train))
+    engine = Engine(plan, tokenizer, info, name, _context(options, info.n_ctx_train))
+    if options.kv_bytes is not None:
+        engine.limit_cache(int(options.kv_bytes))  # an int, once checked
+    return engine
 
 
 class _Meanwhile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,10 +11,12 @@ from slmq.settings import (
     KvDtype,
     Memory,
     WeightFormat,
+    byte_count,
     check_options,
     integer,
     one_of,
     option,
+    shown,
 )
 
 __all__ = ["MAX_CONTEXT", "MAX_THREADS", "PRECISION", "LoadArgs", "LoadOptions"]
@@ -21,6 +24,12 @@ __all__ = ["MAX_CONTEXT", "MAX_THREADS", "PRECISION", "LoadArgs", "LoadOptions"]
 MAX_CONTEXT = 1 << 24  # positions must be exact in float32
 MAX_THREADS = 1024  # as the native code
 PRECISION = "precision"  # the group of what changes the numbers that a model computes
+
+
+def _model_name(name: str, value: object) -> str | os.PathLike[str] | None:
+    if value is None or isinstance(value, (str, os.PathLike)):
+        return value
+    raise TypeError(f"{name}: expected the name or path of a model, got {shown(value)}")
 
 
 class LoadArgs(TypedDict, total=False):
@@ -32,6 +41,8 @@ class LoadArgs(TypedDict, total=False):
     kv_dtype: KvDtype
     memory: Memory | None
     activations: Activations
+    kv_bytes: int | str | None
+    draft: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,14 @@ class LoadOptions:
     activations : {"mixed", "exact"}
         What inputs of integer weights are rounded to, per token and group of 32. "mixed": 8 bits,
         and 16 where a group stands out. "exact": 16 everywhere, for twice the products.
+    kv_bytes : int or str, optional
+        Most bytes that the cache of keys and values may take, such as "512MB" or "2GiB": what
+        lives, what is kept for later prompts, and that of the draft model. Requests wait for room;
+        one that could never fit is a CacheFullError. None takes four whole contexts, at least 2
+        GiB, and at most half of the memory that is free.
+    draft : str or path, optional
+        A small model with the same tokenizer, found like the model itself and loaded with the same
+        options. It guesses tokens ahead; the model checks them in one run. Answers stay the same.
 
     Raises
     ------
@@ -105,6 +124,21 @@ class LoadOptions:
         "(16 bits everywhere).",
         one_of(Activations),
         group=PRECISION,
+    )
+    # The command line gives a text, so that comes first.
+    kv_bytes: str | int | None = option(
+        None,
+        "Maximum size of the cache of keys and values, such as 512MB or 2GiB. Default: enough for "
+        "four whole contexts, within half of the free memory.",
+        byte_count('a number of bytes, such as 536870912, "512MB" or "2GiB"', optional=True),
+        metavar="SIZE",
+    )
+    draft: str | os.PathLike[str] | None = option(
+        None,
+        "Small model with the same tokenizer (name, folder or .gguf file) that guesses tokens "
+        "ahead; answers stay the same.",
+        _model_name,
+        metavar="MODEL",
     )
 
     def __post_init__(self) -> None:

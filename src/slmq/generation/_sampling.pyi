@@ -29,6 +29,7 @@ class Sampler:
     def sample(
         self, logits: NDArray[np.float32], allowed: NDArray[np.int32] | None = None
     ) -> int: ...
+    def guess(self, logits: NDArray[np.float32], ahead: int) -> int | None: ...
 
 def sample_rows(
     samplers: Sequence[Sampler],

@@ -372,6 +372,23 @@ cdef class Sampler:
             raise chosen
         return chosen
 
+    def guess(self, logits, uint64_t ahead):
+        """What `sample` would give for these logits `ahead` draws later; consumes nothing.
+
+        Returns
+        -------
+        int or None
+            None where `sample` would raise for the logits.
+        """
+        cdef uint64_t draws = self.draws
+        self.draws = draws + ahead
+        try:
+            return self.sample(logits)
+        except (CheckpointError, ValueError):
+            return None
+        finally:
+            self.draws = draws
+
     cdef const int32_t* _mask(self, allowed) except? NULL:
         """The words of a mask that lives on, and room for the logits that it leaves."""
         cdef const int32_t[::1] words

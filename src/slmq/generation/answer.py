@@ -130,16 +130,22 @@ class Answer:
             return None
         return self.matcher.forced[0]
 
+    def ends_with(self, token: int) -> bool:
+        """Whether this token ends the answer."""
+        return token in self._ends
+
     def allowed(self) -> NDArray[np.int32] | None:
         """The tokens that may come next, as the sampler takes them; None if any may."""
         return None if self.matcher is None else self.matcher.allowed()
 
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """What is forced, or a draw from float32[n_vocab]; errors as `Sampler.sample`."""
+        forced = self.forced
+        return self.sampler.sample(logits, self.allowed()) if forced is None else forced
+
     def accept(self, logits: NDArray[np.float32]) -> StreamChunk:
-        """Take what is forced, or draw from float32[n_vocab]; errors as `Sampler.sample`."""
-        token = self.forced
-        if token is None:
-            token = self.sampler.sample(logits, self.allowed())
-        return self.take(token, logits)
+        """Go on with what `choose` says."""
+        return self.take(self.choose(logits), logits)
 
     def follow(self) -> list[StreamChunk]:
         """Take the tokens that are forced and whose logits nobody wants to see."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from slmq.engine.sequence import common_length
 from slmq.generation.results import StreamChunk
-from slmq.generation.speculation import Lookup
+from slmq.generation.speculation import Lookup, Trust
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,6 +72,7 @@ class Job:
         self.cancelled = False
         self.gone = False
         self.lookup = Lookup()
+        self.trust = Trust()  # in a draft model, if there is one
         self.forced = 0  # ids at the end that a constraint forced, and no run has seen
         self.listener: Callable[[], None] | None = None
         self.ready = threading.Condition(lock)
@@ -156,13 +157,15 @@ class Part:
 
     Guesses are `certain` where a constraint forces them and their logits are wanted. `wanted` is of
     how many of these rows logits are needed: of none within a prompt, else of the last id and of
-    every guess.
+    every guess. `asked` is how many guesses a draft model has yet to make.
     """
 
     job: Job
     count: int
     guesses: list[int]
     certain: bool = False
+    asked: int = 0
+    by_model: bool = False  # whether a draft model guesses, not the job's lookup
 
     def __post_init__(self) -> None:
         # Whether the job's next token can be drawn afterwards: the run itself changes what remains.

@@ -1,8 +1,7 @@
-"""`slmq.load` and what it returns: a model that answers prompts."""
+"""What `slmq.load` returns: a model that answers prompts."""
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 import numpy as np
 
 from slmq.constraints import Vocabulary
-from slmq.engine.options import LoadArgs, LoadOptions
 from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
+from slmq.generation.draft import Draft
 from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
-from slmq.generation.pages import default_cache_bytes
+from slmq.generation.pages import limit_caches
 from slmq.generation.prompts import Prompt, prompt_ids, require_room
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
@@ -28,7 +27,7 @@ from slmq.generation.shapes import shape_of
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
 from slmq.generation.window import Outcome, Start, in_flight
-from slmq.settings import from_keywords, takes
+from slmq.settings import takes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,49 +37,7 @@ if TYPE_CHECKING:
     from slmq.generation.aio import AsyncTokenStream
     from slmq.tokenizer import Tokenizer
 
-__all__ = ["Model", "Prompt", "load"]
-
-
-@takes(LoadOptions)
-def load(
-    model: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    **options: Unpack[LoadArgs],
-) -> Model:
-    """Load a model, downloading it first if need be.
-
-    Parameters
-    ----------
-    model : str or path
-        Name in the catalogue, hub id ``"org/name"``, folder with a checkpoint, or .gguf file.
-    revision : str, optional
-        Revision (branch, tag or commit) of the hub repository.
-    local_files_only : bool
-        Never use the network.
-    **options
-        See `slmq.engine.options.LoadOptions`.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ModelNotFoundError
-        If nothing answers to this name.
-    CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
-        If the model is damaged, of a kind that slmq lacks, or cannot be fetched.
-    TypeError, ValueError
-        If an option is unknown or has a wrong value; before anything is looked for.
-    """
-    import slmq.hub as hub
-    from slmq.engine.opening import open_engine
-
-    checked = from_keywords(LoadOptions, options)
-    found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
-    return Model(open_engine(found.path, checked, name=found.name))
+__all__ = ["Model", "Prompt"]
 
 
 class Model:
@@ -98,11 +55,13 @@ class Model:
     an earlier one is not computed again. An answer is the same, bit for bit, as alone.
     """
 
-    def __init__(self, engine: Engine, scheduler: Scheduler | None = None) -> None:
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler | None = None, *, draft: Engine | None = None
+    ) -> None:
         self._engine = engine
         if scheduler is None:
-            engine.limit_cache(default_cache_bytes(engine))
-            scheduler = Scheduler(engine)
+            limit_caches(engine, draft)
+            scheduler = Scheduler(engine, draft=None if draft is None else Draft(draft, engine))
         self._scheduler = scheduler
         self._vocabulary = Vocabulary(engine.tokenizer)
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()

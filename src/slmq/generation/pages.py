@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from slmq.engine.engine import NO_LIMIT
 from slmq.engine.prefix import PrefixStore
 from slmq.engine.sequence import PAGE
 from slmq.generation.cost import CostModel, Work
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from slmq.engine.sequence import TokenSequence
     from slmq.generation.job import Job, Part
 
-__all__ = ["Pages", "Wait", "default_cache_bytes", "pages_of"]
+__all__ = ["MOST_KEPT", "Pages", "Wait", "default_cache_bytes", "limit_caches", "pages_of"]
 
 MOST_KEPT = 4096  # sequences: beyond that looking after them costs more than they save
 LEAST_SHARED = 16  # tokens that are worth waiting for
@@ -34,6 +35,31 @@ def default_cache_bytes(engine: Engine) -> int:
     wanted = max(CONTEXTS * (pages_of(engine.n_ctx) + 1) * engine.page_bytes, DEFAULT_BYTES)
     free = available_memory_bytes()
     return max(wanted if free is None else min(wanted, free // 2), 2 * engine.page_bytes)
+
+
+def limit_caches(engine: Engine, draft: Engine | None) -> None:
+    """Bound the cache of an engine, unless that is done; a draft model gets a part of it.
+
+    Both may then hold as many positions.
+
+    Raises
+    ------
+    ValueError
+        If not even a page of each fits.
+    """
+    cache, page_bytes = engine.plan.cache, engine.page_bytes
+    if cache.limit >= NO_LIMIT:
+        engine.limit_cache(default_cache_bytes(engine))
+    if draft is None:
+        return
+    both = page_bytes + draft.page_bytes
+    pages = cache.limit * page_bytes // both
+    if pages < 1:
+        raise ValueError(
+            f"kv_bytes: expected at least {both}, a page of 64 positions of {engine.name!r} and of "
+            f"its draft model, got {cache.limit * page_bytes}"
+        )
+    cache.limit = draft.plan.cache.limit = pages
 
 
 class Wait(Enum):
@@ -115,7 +141,9 @@ class Pages:
     def lacking(self, parts: Iterable[Part]) -> int:
         """Pages that a run needs beyond what is free, after giving up what is kept."""
         while True:
-            needed = sum(p.job.sequence.pages_needed(p.rows) for p in parts if p.job.sequence)
+            needed = sum(
+                p.job.sequence.pages_needed(p.rows + p.asked) for p in parts if p.job.sequence
+            )
             lacking = needed - self.free
             if lacking <= 0 or not self.store.evict():
                 return max(lacking, 0)

@@ -14,10 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from slmq.generation.cost import CostModel, Work
 from slmq.generation.job import Job, Part
 from slmq.generation.speculation import LONGEST, best_length
+
+if TYPE_CHECKING:
+    from slmq.generation.draft import Draft
 
 __all__ = ["plan_run", "work_of"]
 
@@ -27,7 +31,13 @@ GUESSING_ROWS = 8  # more rows than this decode: no guesses, they are no longer 
 
 
 def plan_run(
-    jobs: Iterable[Job], cost: CostModel, *, chunk: int, step_s: float, speculate: bool
+    jobs: Iterable[Job],
+    cost: CostModel,
+    *,
+    chunk: int,
+    step_s: float,
+    speculate: bool,
+    draft: Draft | None = None,
 ) -> list[Part]:
     """The parts of the next run, of jobs that hold a sequence; none if all are paused.
 
@@ -40,6 +50,8 @@ def plan_run(
     step_s : float
         Seconds that a run should take while anybody decodes.
     speculate : bool
+    draft : Draft, optional
+        A model that can guess, too.
     """
     active = [job for job in jobs if not job.paused]
     parts: list[Part] = []
@@ -57,7 +69,7 @@ def plan_run(
         _read(parts, work, [job for job in mine if not job.decoding], cost, chunk, budget_s)
     _force(parts, chunk - work.rows)
     if speculate and 0 < len(parts) <= GUESSING_ROWS and all(p.job.decoding for p in parts):
-        _guess(parts, cost, chunk - sum(part.rows for part in parts))
+        _guess(parts, cost, chunk - sum(part.rows for part in parts), draft)
     return parts
 
 
@@ -109,7 +121,7 @@ def _force(parts: list[Part], room: int) -> None:
         room -= len(part.guesses)
 
 
-def _guess(parts: list[Part], cost: CostModel, room: int) -> None:
+def _guess(parts: list[Part], cost: CostModel, room: int, draft: Draft | None) -> None:
     """Add guesses where they make an answer faster."""
     shared_step_s = cost.step_s / len(parts)
     for part in parts:
@@ -117,7 +129,11 @@ def _guess(parts: list[Part], cost: CostModel, room: int) -> None:
         if part.certain:
             continue
         most = min(LONGEST, room // len(parts), job.answer.left - 1)
-        most = best_length(job.lookup.rate, shared_step_s, cost.row_s, most)
-        part.guesses = job.lookup.guess(job.ids, most)
+        length = best_length(job.lookup.rate, shared_step_s, cost.row_s, most)
+        if draft is not None and job.trust.rate > job.lookup.rate:
+            length = 0
+        part.guesses = job.lookup.guess(job.ids, length)
         if part.guesses and job.answer.matcher is not None:
             part.guesses = job.answer.matcher.fitting(part.guesses)
+        if draft is not None and not part.guesses:
+            part.asked = draft.length(job, shared_step_s, cost.row_s, len(parts), most)

@@ -26,6 +26,7 @@ from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation._sampling import sample_rows
 from slmq.generation.answer import Answer, Request
 from slmq.generation.cost import CostModel
+from slmq.generation.draft import Draft
 from slmq.generation.driver import Driver, Turn, guard_at_fork
 from slmq.generation.job import Event, Job, Part, PromptRead
 from slmq.generation.pages import Pages, Wait, pages_of
@@ -60,6 +61,8 @@ class Scheduler:
         Whether tokens are guessed ahead where that pays.
     drive : bool
         Whether a thread calls `step`; else whoever waits for a chunk does.
+    draft : Draft, optional
+        A small model that guesses; it belongs to the scheduler.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class Scheduler:
         most_waiting: int = MOST_WAITING,
         speculate: bool = True,
         drive: bool = True,
+        draft: Draft | None = None,
     ) -> None:
         self._engine = engine
         self._step_s = step_ms / 1e3
         self._most_running = min(most_running, engine.chunk)  # so that all can have a row in a run
         self._most_waiting = most_waiting
         self._speculate = speculate
+        self._draft = draft
         self._cost = CostModel()
         self._pages = Pages(engine, self._cost)
         self._counters = Counters()
@@ -113,7 +118,7 @@ class Scheduler:
             raise CacheFullError(
                 f"the prompt has {length} tokens and the answer may have "
                 f"{'any number' if asked is None else asked}, but the cache of keys and values may "
-                f"hold {capacity} positions; raise its limit or ask for less"
+                f"hold {capacity} positions; load the model with larger kv_bytes or ask for less"
             )
         answer = Answer(self._engine.tokenizer, capacity - length, request)
         job = Job(request, answer, self._lock)
@@ -248,6 +253,8 @@ class Scheduler:
             self._running.clear()
             self._pages.store.clear()
             self._engine.close()
+            if self._draft is not None:
+                self._draft.close()
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -271,9 +278,11 @@ class Scheduler:
                 self._parts, self._flag = parts, _native.CancelFlag()
                 if not parts:
                     return False
-            began_s = time.perf_counter()
-            work = work_of(parts)
             try:
+                if self._draft is not None:
+                    self._draft.guess(parts, self._step_s)
+                began_s = time.perf_counter()
+                work = work_of(parts)
                 rows = self._run(parts)
             except Exception as error:
                 with self._lock:
@@ -347,22 +356,26 @@ class Scheduler:
     def _go_on(self, part: Part, token: int | BaseException, rows: F32) -> list[Said]:
         """Take the first token, then those after it as long as guesses were right."""
         answer, chunks = part.job.answer, list[Said]()
+        before = answer.accepted_tokens
+        if not part.certain:
+            answer.drafted_tokens += len(part.guesses)
         try:
             for row, logits in enumerate(rows):
+                if row:
+                    token = answer.choose(logits)
                 if isinstance(token, BaseException):
                     raise token
-                chunk = answer.accept(logits) if row else answer.take(token, logits)
+                right = part.guesses[row : row + 1] == [token]
+                answer.accepted_tokens += right and not part.certain  # first: the last chunk has it
+                chunk = answer.take(token, logits)
                 chunks.append(chunk)
-                wrong = row < len(part.guesses) and part.guesses[row] != chunk.token
-                if wrong or chunk.finish_reason is not None:
+                if not right or chunk.finish_reason is not None:
                     break
         except Exception as error:
             chunks.append(error)
         if part.guesses and not part.certain:
-            right = max(0, len(chunks) - 1)
-            answer.drafted_tokens += len(part.guesses)
-            answer.accepted_tokens += right
-            part.job.lookup.told(len(part.guesses), right)
+            guesser = part.job.trust if part.by_model else part.job.lookup
+            guesser.told(len(part.guesses), answer.accepted_tokens - before)
         if chunks and isinstance(chunks[-1], Exception):
             return chunks
         try:
@@ -392,6 +405,7 @@ class Scheduler:
                 chunk=self._engine.chunk,
                 step_s=self._step_s,
                 speculate=self._speculate,
+                draft=self._draft,
             )
             if not parts or self._pages.lacking(parts) == 0:
                 break
@@ -529,6 +543,8 @@ class Scheduler:
             self._settle()
         if short:  # the system has no more: what is kept may be what is missing
             self._pages.release()
+            if self._draft is not None:
+                self._draft.release()
 
     def _fail(self, job: Job, error: BaseException) -> None:
         """End an answer with an error; what its sequence holds is not worth a guess."""
