@@ -182,6 +182,28 @@ def test_defaults_are_for_who_does_not_say(model: Model, tmp_path: Path) -> None
     assert counts == [2, 5]
 
 
+def test_answers_have_the_form_that_a_request_asks_for(model: Model, tmp_path: Path) -> None:
+    """OpenAI's response_format and our own names; a request's own form beats the default."""
+    schema = {"type": "object", "properties": {"a": {"enum": [7]}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    free = {"ignore_eos": None, "max_tokens": None}
+    job = job_of(
+        tmp_path,
+        chat("openai", response_format=wanted, **free),
+        chat("ours", schema=schema, **free),
+        chat("choices", choices=["only"], **free),
+        chat("default", **free),
+        chat("refused", schema={"uniqueItems": True}, **free),
+        defaults={"regex": "[0-9]{3}"},
+    )
+    bodies = [line["response"]["body"] for line in answers(model, job)]
+    texts = [body["choices"][0]["message"]["content"] for body in bodies[:4]]
+    assert texts[:3] == ['{"a": 7}', '{"a": 7}', "only"]
+    assert texts[3].isdigit()
+    assert "cannot enforce uniqueItems" in bodies[4]["error"]["message"]
+
+
 # ------------------------------------------------------------------ wrong lines
 
 
@@ -226,7 +248,9 @@ def test_a_line_that_is_not_text(model: Model, tmp_path: Path) -> None:
         ({"messages": "Hi"}, "messages", "expected a list"),
         ({"stream": True}, "stream", "stream: True is not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format", "expected the type text"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema.schema"),
+        ({"regex": "a", "json": True}, "regex", "expected one constraint, got also json"),
         ({"temprature": 1}, "temprature", "temprature: is not supported"),
         ({"n": 0}, "n", "n: expected 1 to 128, got 0"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "token ids and numbers"),

@@ -11,9 +11,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 from answers import Alone, open_tiny, request, said
+from llguidance import LLMatcher
 
 import slmq
-from slmq.constraints import Vocabulary, regex_grammar
+from slmq.constraints import Grammar, Vocabulary
 from slmq.errors import ConstraintError, IncompleteError
 from slmq.generation.answer import Request
 from slmq.generation.sampling import SamplingParams
@@ -169,7 +170,7 @@ def test_a_constraint_that_fails_is_nobody_elses_fault(tiny_model_path: Path) ->
     vocabulary = Vocabulary(engine.tokenizer)
     plain = request([4, 5, 6], max_tokens=60)
     wanted = Alone(engine)(plain)[-1].result
-    hard = regex_grammar("[ab]{8}(a{1000}){1000}")
+    hard = Grammar(LLMatcher.grammar_from_regex("[ab]{8}(a{1000}){1000}"), "regex")
     asked = SamplingParams.from_kwargs({"max_tokens": 100})
     bad = Request([1, 2], asked, shape=Shape(vocabulary.compile(hard), str))
     scheduler = Scheduler(engine, drive=False)

@@ -14,7 +14,8 @@ from typing import Any
 
 from slmq.batch.lines import CHAT
 from slmq.generation.mapping import sample_seeds
-from slmq.generation.sampling import SamplingParams
+from slmq.generation.params import SHAPE, SamplingParams
+from slmq.settings import option_of
 
 __all__ = ["Asked", "RequestError", "read_request"]
 
@@ -22,6 +23,8 @@ __all__ = ["Asked", "RequestError", "read_request"]
 SAMPLING = tuple(
     entry.name for entry in fields(SamplingParams) if entry.name not in ("max_tokens", "logprobs")
 )
+SHAPES = {entry.name for entry in fields(SamplingParams) if option_of(entry).group == SHAPE}
+FORMAT = "response_format"  # OpenAI's way to ask for JSON
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
     "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
@@ -35,7 +38,6 @@ INERT: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "echo": (False,),
     "suffix": ("",),
@@ -102,7 +104,11 @@ def read_request(
     chat = url == CHAT
     given = {name: value for name, value in body.items() if value is not None}
     _check_fields(given, chat)
-    params = {**defaults, **{name: given[name] for name in SAMPLING if name in given}}
+    own = {name: given[name] for name in SAMPLING if name in given}
+    if FORMAT in given:
+        own |= _shape(given[FORMAT])
+    shaped = FORMAT in given or any(name in own for name in SHAPES)
+    params = {n: value for n, value in defaults.items() if not (shaped and n in SHAPES)} | own
     for name in reversed(LIMITS):
         if name in given:
             params["max_tokens"] = given[name]
@@ -125,7 +131,7 @@ def read_request(
 
 
 def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
-    known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, "n", "logprobs"}
+    known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, FORMAT, "n", "logprobs"}
     known |= {"messages", "top_logprobs"} if chat else {"prompt", "best_of"}
     for name, value in given.items():
         if name not in known:
@@ -165,6 +171,23 @@ def _biases(value: Any) -> dict[int, Any]:
             f"logit_bias: expected an object of token ids and numbers, got {value!r:.80}",
             "logit_bias",
         ) from None
+
+
+def _shape(value: Any) -> dict[str, Any]:
+    """The parameters that a `response_format` stands for."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json": True}
+    wanted = value.get("json_schema") if kind == "json_schema" else None
+    if isinstance(wanted, dict) and isinstance(wanted.get("schema"), (dict, bool)):
+        return {"schema": wanted["schema"], "lenient": wanted.get("strict") is False}
+    raise RequestError(
+        "response_format: expected the type text, json_object, or json_schema with "
+        f"json_schema.schema, got {value!r:.80}",
+        FORMAT,
+    )
 
 
 def _logprobs(given: Mapping[str, Any], chat: bool) -> int | None:

@@ -62,6 +62,8 @@ def run(
         result = answer(m, asked, params, quiet=as_json, template=template)
         if as_json:
             print_json({"model": m.name, **result.as_json()})
+        if result.unenforced:
+            note(f"not enforced of the schema: {', '.join(result.unenforced)}")
         if stats:
             show_stats(result)
     if result.finish_reason == "cancelled":

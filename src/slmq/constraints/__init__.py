@@ -6,11 +6,13 @@ from slmq.constraints.grammar import (
     Grammar,
     any_json,
     choice_grammar,
+    embedded_schema,
     lark_grammar,
     regex_grammar,
     schema_grammar,
 )
 from slmq.constraints.matcher import Constraint, Matcher
+from slmq.constraints.types import is_described, reader_of, schema_of_type
 from slmq.constraints.vocabulary import Vocabulary
 
 __all__ = [
@@ -20,7 +22,11 @@ __all__ = [
     "Vocabulary",
     "any_json",
     "choice_grammar",
+    "embedded_schema",
+    "is_described",
     "lark_grammar",
+    "reader_of",
     "regex_grammar",
     "schema_grammar",
+    "schema_of_type",
 ]

@@ -1,30 +1,32 @@
 """From what people write (a schema, a regular expression, a grammar, a list) to one kind of text.
 
-That text is the grammar of llguidance, which compiles it for a vocabulary. White space in JSON is
-that of Python's ``json.dumps``: a model that may write any amount of it may write it for ever.
+That text is the grammar of llguidance, which compiles it for a vocabulary.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from slmq.constraints.faults import library_faults
+from slmq.constraints.regexes import check_regex
+from slmq.constraints.schema import JSON_STYLE, prepared
 from slmq.errors import ConstraintError, printable
 
 __all__ = [
     "Grammar",
     "any_json",
     "choice_grammar",
+    "embedded_schema",
     "lark_grammar",
     "regex_grammar",
     "schema_grammar",
 ]
 
-MOST_BYTES = 1 << 20  # of what is written; a larger one takes seconds
+MOST_BYTES = 1 << 18  # of what is written; a larger one takes seconds
 MOST_CHOICES = 10_000
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Grammar:
         As llguidance reads it.
     about : str
         What it was made of, for errors: "schema", "regex", "grammar" or "choices".
-    left_out : tuple of str
-        Keywords of a lenient schema that nothing enforces.
+    schema : dict, optional
+        What it was made of, if that is a schema.
     """
 
     text: str
     about: str
-    left_out: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 def schema_grammar(schema: Mapping[str, Any] | bool, *, lenient: bool = False) -> Grammar:
@@ -59,31 +61,32 @@ def schema_grammar(schema: Mapping[str, Any] | bool, *, lenient: bool = False) -
     Raises
     ------
     ConstraintError
-        If it is no schema, is too large, or has keywords that cannot be enforced.
+        If it is no schema, is too large, or refers to another document; compiling it tells of
+        keywords that cannot be enforced.
     """
-    from llguidance import LLMatcher
+    ready = prepared(schema)
+    if lenient:
+        ready["x-guidance"] = {**JSON_STYLE, "lenient": True, "coerce_one_of": True}
+    return Grammar(_library(grammar_from_json_schema=json.dumps(ready)), "schema", ready)
 
-    text = written(schema)
-    options: Any = {**JSON_STYLE, "lenient": lenient}
-    return Grammar(LLMatcher.grammar_from_json_schema(text, overrides=options), "schema")
 
-
-def written(schema: object) -> str:
-    """A schema as JSON; raises ConstraintError if it is none, or too large."""
-    if not isinstance(schema, (Mapping, bool)):
-        raise ConstraintError(f"schema: expected a JSON object, got {type(schema).__name__}")
-    try:
-        text = json.dumps(schema, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ConstraintError(f"schema: expected JSON values only; {reason}") from None
-    check_length("schema", text)
-    return text
+def embedded_schema(schema: Mapping[str, Any] | bool) -> str:
+    """A schema to be written behind ``%json`` in a grammar; errors as in `schema_grammar`."""
+    return json.dumps(prepared(schema))
 
 
 def any_json() -> Grammar:
     """Any JSON object."""
     return schema_grammar({"type": "object"})
+
+
+def _library(**made: str) -> str:
+    """A text in one of the library's notations, as it reads all of them."""
+    from llguidance import LLMatcher
+
+    ((maker, text),) = made.items()
+    with library_faults(maker.rpartition("_")[2]):
+        return str(getattr(LLMatcher, maker)(text))
 
 
 def regex_grammar(regex: str) -> Grammar:
@@ -94,28 +97,30 @@ def regex_grammar(regex: str) -> Grammar:
     regex : str
         In the syntax of Rust's regex crate, without anchors and look-around.
     """
-    from llguidance import LLMatcher
-
     check_length("regex", regex)
-    return Grammar(LLMatcher.grammar_from_regex(regex), "regex")
+    check_regex("regex", regex)
+    return Grammar(_library(grammar_from_regex=regex), "regex")
 
 
 def lark_grammar(grammar: str) -> Grammar:
-    """Texts of a context-free grammar, in the syntax of Lark as llguidance extends it.
+    """Texts of a context-free grammar, in the syntax of Lark as llguidance extends it, or in GBNF.
 
     Tokens that are no text are written as they are: ``start: /[^<]*/ <|tool_call|> %json {...}``
-    lets a model write freely until it calls a tool.
+    lets a model write freely until it calls a tool; see `embedded_schema` for what follows
+    ``%json``.
     """
-    from llguidance import LLMatcher
+    from llguidance.gbnf_to_lark import any_to_lark
 
     check_length("grammar", grammar)
-    return Grammar(LLMatcher.grammar_from_lark(grammar), "grammar")
+    try:
+        lark = any_to_lark(grammar)
+    except Exception as error:
+        raise ConstraintError(f"grammar: expected Lark or GBNF: {printable(str(error))}") from None
+    return Grammar(_library(grammar_from_lark=lark), "grammar")
 
 
 def choice_grammar(choices: Iterable[str]) -> Grammar:
     """One of these texts."""
-    from llguidance import LLMatcher
-
     found = list(dict.fromkeys(choices))
     if not found or not all(isinstance(choice, str) and choice for choice in found):
         raise ConstraintError(f"choices: expected non-empty strings, got {printable(repr(found))}")
@@ -123,7 +128,7 @@ def choice_grammar(choices: Iterable[str]) -> Grammar:
         raise ConstraintError(f"choices: expected at most {MOST_CHOICES}, got {len(found)}")
     text = "start: " + " | ".join(json.dumps(choice) for choice in found)
     check_length("choices", text)
-    return Grammar(LLMatcher.grammar_from_lark(text), "choices")
+    return Grammar(_library(grammar_from_lark=text), "choices")
 
 
 def check_length(about: str, text: object) -> None:
@@ -137,7 +142,4 @@ def check_length(about: str, text: object) -> None:
     except UnicodeEncodeError:
         raise ConstraintError(f"{about}: expected Unicode text, got a lone surrogate") from None
     if size > MOST_BYTES:
-        raise ConstraintError(
-            f"{about}: expected at most {MOST_BYTES} bytes, got {size}; divide it, or constrain "
-            "less"
-        )
+        raise ConstraintError(f"{about}: expected at most {MOST_BYTES} bytes, got {size}")

@@ -7,19 +7,19 @@ so nothing is drawn for them, however they are computed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmq.constraints.faults import checked, library_faults
 from slmq.constraints.grammar import Grammar
-from slmq.errors import ConstraintError, printable
+from slmq.errors import ConstraintError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Constraint", "Matcher", "checked", "library_faults"]
+__all__ = ["Constraint", "Matcher"]
 
 
 class Constraint:
@@ -30,10 +30,15 @@ class Constraint:
     Attributes
     ----------
     grammar : Grammar
+    left_out : tuple of str
+        What is not enforced of a lenient schema.
     """
 
-    def __init__(self, inner: Any, n_vocab: int, grammar: Grammar) -> None:
+    def __init__(
+        self, inner: Any, n_vocab: int, grammar: Grammar, left_out: tuple[str, ...] = ()
+    ) -> None:
         self.grammar = grammar
+        self.left_out = left_out
         self._first = Matcher(inner, n_vocab, grammar.about)
 
     def matcher(self) -> Matcher:
@@ -143,27 +148,3 @@ class Matcher:
         with library_faults(self._about):
             self.accepting = self._inner.is_accepting()
             self.complete = self._inner.is_stopped()
-
-
-def checked(inner: Any, about: str) -> None:
-    """Raise ConstraintError if something went wrong in a matcher of the library."""
-    if inner.is_error():
-        raise ConstraintError(f"{about}: {_plain(inner.get_error())}")
-
-
-@contextmanager
-def library_faults(about: str) -> Iterator[None]:
-    """Whatever the library raises, a panic of its own included, is an error of this constraint."""
-    try:
-        yield
-    except ConstraintError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ConstraintError(f"{about}: {_plain(str(error))}") from error
-
-
-def _plain(message: str) -> str:
-    """A message of the library in one line, without what it says about itself."""
-    return printable(" ".join(message.replace("<non-verbose/>", "").split()), 400)

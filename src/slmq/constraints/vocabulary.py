@@ -6,8 +6,9 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from slmq.constraints.faults import checked, left_out, library_faults
 from slmq.constraints.grammar import Grammar
-from slmq.constraints.matcher import Constraint, checked, library_faults
+from slmq.constraints.matcher import Constraint
 from slmq.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ class Vocabulary:
         with library_faults(grammar.about):
             limits: Any = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
             inner = LLMatcher(self._tokens, grammar.text, log_level=0, limits=limits)
-            checked(inner, grammar.about)
-        return Constraint(inner, self._tokenizer.n_vocab, grammar)
+            checked(inner, grammar.about, grammar.schema)
+            ignored = left_out(inner.get_grammar_warnings())
+        return Constraint(inner, self._tokenizer.n_vocab, grammar, ignored)
 
 
 def _tokens_of(tokenizer: Tokenizer) -> Any:

@@ -203,7 +203,7 @@ class Answer:
             queue_s=self.queued_s,
             peak_memory_bytes=peak_memory_bytes(),
             seed=self.sampler.seed if asked.temperature > 0 else asked.seed,
-            unenforced=() if shape is None else shape.constraint.grammar.left_out,
+            unenforced=() if shape is None else shape.constraint.left_out,
             complete=None if self.matcher is None else reason == "stop" and self.matcher.accepting,
             read=None if shape is None else shape.read,
         )

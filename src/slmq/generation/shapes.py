@@ -13,9 +13,12 @@ from slmq.constraints import (
     Vocabulary,
     any_json,
     choice_grammar,
+    is_described,
     lark_grammar,
+    reader_of,
     regex_grammar,
     schema_grammar,
+    schema_of_type,
 )
 from slmq.generation.params import SamplingParams
 
@@ -55,8 +58,12 @@ def shape_of(params: SamplingParams, vocabulary: Vocabulary) -> Shape | None:
 
 
 def _grammar_of(params: SamplingParams) -> tuple[Grammar, Read] | None:
-    if params.schema is not None:
-        return schema_grammar(params.schema, lenient=params.lenient), json.loads
+    schema: Any = params.schema
+    read: Read = json.loads
+    if schema is not None and is_described(schema):
+        schema, read = schema_of_type(schema), reader_of(schema)
+    if schema is not None:
+        return schema_grammar(schema, lenient=params.lenient), read
     if params.json:
         return any_json(), json.loads
     if params.regex is not None:
