@@ -44,6 +44,10 @@ class ChatTemplates:
         """The source of the usual template."""
         return self._sources.get("default")
 
+    def source(self, *, tools: bool) -> str | None:
+        """The source of the template for chats with tools, or without."""
+        return self._sources.get("tool_use", self.default) if tools else self.default
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

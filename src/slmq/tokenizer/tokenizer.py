@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -85,6 +86,20 @@ class Tokenizer:
         self.bos_id = parts.bos_id
         self.eos_ids = parts.eos_ids
         self.special_ids = frozenset(parts.pieces.special)
+
+    @cached_property
+    def markers(self) -> Mapping[str, int]:
+        """Texts that are tokens of their own wherever they stand, with their ids."""
+        added = self._backend.get_added_tokens_decoder()
+        return {
+            token.content: i
+            for i, token in added.items()
+            if i < self.n_vocab and self._backend.token_to_id(token.content) == i
+        }
+
+    def template_for(self, *, tools: bool) -> str | None:
+        """The source of the template that renders chats with tools, or without."""
+        return self._chat.source(tools=tools)
 
     @property
     def chat_template(self) -> str | None:

@@ -1,0 +1,55 @@
+"""Phi-4-mini: a list of JSON objects between tokens, and tools in the system message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from slmq.tools.dialects.base import Dialect, Message, json_call
+from slmq.tools.grammar import Grammar
+from slmq.tools.spans import Balanced, Span
+from slmq.tools.tool import Tool
+
+__all__ = ["Phi4"]
+
+
+class Phi4(Dialect):
+    """``<|tool_call|>[{"name": ..., "arguments": {...}}, ...]<|/tool_call|>``."""
+
+    name = "phi4-mini"
+    openings = ("<|tool_call|>",)
+    closing = "<|/tool_call|>"
+
+    def span(self, opening: str) -> Span:
+        """See `Dialect`."""
+        return Balanced("[{", '"', self.closing)
+
+    def body(self, tools: Sequence[Tool], grammar: Grammar, most: int) -> str:
+        """See `Dialect`."""
+        call = grammar.rule(json_call(tools, grammar))
+        return f'"[" {call} ( ", " {call} ){{0,{most - 1}}} "]" {grammar.mark(self.closing)}'
+
+    def messages(
+        self, messages: Sequence[Message], tools: Sequence[Tool], template: str
+    ) -> tuple[list[Message], list[Message] | None]:
+        """See `Dialect`. The model's own template reads tools from the system message only."""
+        if "tool_calls" in template:
+            return super().messages(messages, tools, template)
+        found = [self._plainer(message) for message in messages]
+        if tools:
+            if found[0]["role"] != "system":
+                found.insert(0, {"role": "system", "content": ""})
+            declared = [tool.declaration["function"] for tool in tools]
+            found[0] = {**found[0], "tools": json.dumps(declared, ensure_ascii=False)}
+        return found, None
+
+    def _plainer(self, message: Message) -> Message:
+        if message["role"] == "tool":
+            return {"role": "tool_response", "content": message["content"]}
+        if not message.get("tool_calls"):
+            return message
+        calls = [call["function"] for call in message["tool_calls"]]
+        said = [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
+        listed = json.dumps(said, ensure_ascii=False)
+        content = f"{message.get('content') or ''}{self.openings[0]}{listed}{self.closing}"
+        return {"role": message["role"], "content": content}

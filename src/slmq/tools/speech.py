@@ -1,0 +1,215 @@
+"""What a chat with tools says to a model, what the model may answer, and how that is read."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from slmq.chat.messages import checked_messages
+from slmq.errors import TemplateError
+from slmq.tools.answer import answer_grammar
+from slmq.tools.calls import call_id
+from slmq.tools.dialects import Dialect, dialect_named, dialect_of
+from slmq.tools.dialects.base import MOST_CALLS
+from slmq.tools.reader import CallReader, Reader, ReasoningReader
+from slmq.tools.reasoning import begun, pairs_of, switch
+from slmq.tools.tool import Tool
+
+__all__ = ["CHOICES", "Speaker", "Speech", "Wish", "prepare"]
+
+CHOICES = ("auto", "required", "none")
+
+
+class Speaker(Protocol):
+    """What is needed of a tokenizer."""
+
+    @property
+    def markers(self) -> Mapping[str, int]:
+        """Texts that are tokens of their own, with their ids."""
+
+    def template_for(self, *, tools: bool) -> str | None:
+        """The source of the chat template, for chats with or without tools."""
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **extra: Any,
+    ) -> str:
+        """The prompt of a chat."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller wants of tools and reasoning.
+
+    Attributes
+    ----------
+    tools : tuple of Tool
+    choice : str
+        "auto", "required", "none" or the name of a tool.
+    several : bool
+        Whether an answer may have more than one call.
+    dialect : str or None
+        A name instead of what the template tells.
+    thinking : bool or None
+        Whether the model reasons, where its template leaves the choice.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: str = "auto"
+    several: bool = True
+    dialect: str | None = None
+    thinking: bool | None = None
+
+    def __post_init__(self) -> None:
+        names = [tool.name for tool in self.tools]
+        if self.choice not in CHOICES and self.choice not in names:
+            expected = ", ".join((*CHOICES, *names))
+            raise ValueError(f"tool_choice: expected one of {expected}; got {self.choice!r}")
+        if self.choice == "required" and not names:
+            raise ValueError("tool_choice: expected 'auto' or 'none' without tools, got 'required'")
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """The tools that the answer may call."""
+        if self.choice == "none":
+            return ()
+        if self.choice in CHOICES:
+            return self.tools
+        return tuple(tool for tool in self.tools if tool.name == self.choice)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A prompt, and how its answer is to be made and read.
+
+    Attributes
+    ----------
+    prompt : str
+    grammar : str or None
+        What the answer has to follow, as Lark; None if it is free.
+    banned : tuple of int
+        Tokens that the answer must not have.
+    marks : dict of int to str
+        Tokens that the reader wants to be told of as `Mark`.
+    """
+
+    prompt: str
+    grammar: str | None
+    banned: tuple[int, ...]
+    marks: dict[int, str]
+    _dialect: Dialect | None
+    _names: frozenset[str]
+    _pairs: dict[str, str]
+    _within: str | None
+
+    def reader(self, ids: Sequence[int]) -> Reader | None:
+        """A reader for the answer to the prompt of these tokens; None if all of it is text."""
+        if self._dialect is None and not self._pairs:
+            return None
+        salt = hashlib.sha256(array("q", ids).tobytes()).digest()
+        marks = frozenset(self.marks.values())
+        calls = None
+        if self._dialect is not None:
+            calls = CallReader(self._dialect, self._names, partial(call_id, salt), marks)
+        reasoning = ReasoningReader(self._pairs, self._within) if self._pairs else None
+        return Reader(reasoning, calls)
+
+
+def prepare(
+    speaker: Speaker,
+    messages: Sequence[Mapping[str, Any]],
+    wish: Wish,
+    extra: Mapping[str, Any] | None = None,
+) -> Speech:
+    """Render a chat, and say what its answer may be.
+
+    Parameters
+    ----------
+    speaker : Speaker
+    messages : sequence of mapping
+    wish : Wish
+    extra : mapping, optional
+        Further variables of the template.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Messages or tools are not of the form that is needed.
+    TemplateError
+        The template refuses them.
+    """
+    extra = dict(extra or {})
+    if wish.tools and "tools" in extra:
+        raise ValueError("tools: expected them once, got them in chat_template_kwargs, too")
+    tools = wish.callable
+    template = speaker.template_for(tools=bool(tools))
+    tokens = speaker.markers
+    pairs = pairs_of(tokens)
+    variables = {**switch(wish.thinking, template, pairs), **extra}
+    dialect = None
+    if wish.tools or wish.dialect is not None or _has_calls(messages):
+        dialect = dialect_named(wish.dialect or dialect_of(template), tools)
+        prompt = _rendered(speaker, dialect, messages, tools, template or "", variables)
+    else:
+        prompt = speaker.render_chat(messages, **variables)
+    within = begun(prompt, _last_words(messages), pairs)
+    known = {mark: tokens[mark] for mark in dialect.all_marks if mark in tokens} if dialect else {}
+    marks = {**known, **{mark: tokens[mark] for pair in pairs.items() for mark in pair}}
+    grammar = None
+    if dialect is not None and tools:
+        most = MOST_CALLS if wish.several and dialect.several else 1
+        free = wish.choice == "auto"
+        grammar = answer_grammar(dialect, tools, marks, pairs, within, most=most, free=free)
+    return Speech(
+        prompt,
+        grammar,
+        tuple(known.values()) if wish.choice == "none" else (),
+        {token: mark for mark, token in marks.items()},
+        dialect if tools else None,
+        frozenset(tool.name for tool in tools),
+        pairs,
+        within,
+    )
+
+
+def _has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are calls or results, which some templates have to be helped with."""
+    return any(
+        isinstance(message, Mapping)
+        and (message.get("tool_calls") or message.get("role") == "tool")
+        for message in messages
+    )
+
+
+def _last_words(messages: Sequence[Mapping[str, Any]]) -> str:
+    content = messages[-1].get("content")
+    return content if isinstance(content, str) else ""
+
+
+def _rendered(
+    speaker: Speaker,
+    dialect: Dialect,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool],
+    template: str,
+    variables: Mapping[str, Any],
+) -> str:
+    checked = checked_messages(messages)
+    if not tools and dialect.name == "generic" and not _has_calls(messages):
+        return speaker.render_chat(checked, **variables)
+    found, declared = dialect.messages(checked, tools, template)
+    try:
+        return speaker.render_chat(found, tools=declared, **variables)
+    except TemplateError:
+        if dialect.name != "generic" or found[0]["role"] != "system" or len(found) < 2:
+            raise
+        # A template that has no system message: the user says it.
+        said = {**found[1], "content": f"{found[0]['content']}\n\n{found[1]['content']}"}
+        return speaker.render_chat([said, *found[2:]], tools=declared, **variables)
