@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,44 @@ def checked_message(message: object, where: str, *, parts: bool = False) -> dict
             break
     copy = plain(found, where)
     assert isinstance(copy, dict)
+    if copy.get("tool_calls"):
+        copy["tool_calls"] = checked_calls(copy["tool_calls"], f"{where}.tool_calls")
     return copy
+
+
+def checked_calls(calls: object, where: str) -> list[Any]:
+    """Return calls with their arguments as objects, as templates want them; they may be JSON text.
+
+    Calls may stand as they are or, as in OpenAI's API, under ``"function"``.
+    """
+    if not isinstance(calls, list):
+        raise TypeError(f"{where}: expected a list of calls, got {type(calls).__name__}")
+    found = []
+    for i, call in enumerate(calls):
+        if not isinstance(call, dict):
+            raise TypeError(f"{where}[{i}]: expected a mapping, got {type(call).__name__}")
+        if "function" in call:
+            inner = with_arguments(call["function"], f"{where}[{i}].function")
+            found.append({**call, "function": inner})
+        else:
+            found.append(with_arguments(call, f"{where}[{i}]"))
+    return found
+
+
+def with_arguments(call: object, where: str) -> dict[str, Any]:
+    """Return a call whose arguments are an object."""
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        raise TypeError(f"{where}: expected a mapping with a name, got {call!r:.60}")
+    arguments = call.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ValueError(f"{where}.arguments: expected JSON, got {error}") from None
+    if not isinstance(arguments, dict):
+        kind = type(arguments).__name__
+        raise TypeError(f"{where}.arguments: expected an object, got {kind}")
+    return {**call, "arguments": arguments}
 
 
 def without_nulls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from slmq.tools.tool import Tool
 __all__ = ["FunctionGemma"]
 
 QUOTE = "<escape>"
+ANYTHING = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
+ANY_KEY = "/[A-Za-z_][A-Za-z0-9_]*/"
 CALL = re.compile(r"\s*call:([^{\s]+)\s*(\{.*\})\s*", re.DOTALL)
 KEY = re.compile(r"\s*([^:{}\[\],]+?)\s*:\s*")
 PLAIN = re.compile(r"[^,\[\]{}]+")
@@ -66,6 +68,11 @@ class FunctionGemma(Dialect):
         return super().messages(with_names(messages), tools, template)
 
     def _object(self, schema: Mapping[str, Any], where: str, grammar: Grammar) -> str:
+        if "properties" not in schema:
+            inner = schema.get("additionalProperties", True)
+            value = self._value(inner if isinstance(inner, Mapping) else {}, where, grammar)
+            pair = grammar.rule(f'{ANY_KEY} ":" {value}')
+            return f'"{{" ( {pair} ( "," {pair} )* )? "}}"'
         required = schema.get("required", ())
         items = [
             (f"{grammar.text(f'{key}:')} {self._value(inner, f'{where}.{key}', grammar)}",
@@ -91,7 +98,7 @@ class FunctionGemma(Dialect):
                 for value in known
             )
         kind = schema.get("type")
-        if kind == "object" and "properties" in schema:
+        if kind == "object":
             return self._object(schema, where, grammar)
         if kind == "array" and isinstance(schema.get("items"), Mapping):
             least, most = schema.get("minItems", 0), schema.get("maxItems")
@@ -101,6 +108,8 @@ class FunctionGemma(Dialect):
             return f'"[" {listed if least else f"( {listed} )?"} "]"'
         if kind in ("integer", "number", "boolean", "null"):
             return grammar.json(schema)
+        if kind is None and not schema:
+            return self._value(ANYTHING, where, grammar)
         raise ValueError(
             f"{where}: expected a type that FunctionGemma can write (string, number, integer, "
             f"boolean, null, an array of these, an object of named values), got "
