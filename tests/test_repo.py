@@ -34,6 +34,7 @@ FLOORS = {
     "plan": 2,
     "quantized": 2,
     "tokenizer": 3,
+    "tools": 3,
     "weights": 3,
     "constraints": 4,
     "models": 4,

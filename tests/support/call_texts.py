@@ -53,10 +53,11 @@ def as_python(call: Call) -> str:
 
 
 def as_xml(call: Call) -> str:
-    parts = [
-        f"<parameter={key}>\n{value if isinstance(value, str) else json.dumps(value)}\n</parameter>\n"
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value)
         for key, value in call[1].items()
-    ]
+    }
+    parts = [f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items()]
     return f"<function={call[0]}>\n{''.join(parts)}</function>"
 
 
@@ -87,11 +88,14 @@ WRITERS: dict[str, Callable[[list[Call]], str]] = {
         for name, arguments in calls
     ),
     "pythonic": lambda calls: f"[{', '.join(map(as_python, calls))}]",
-    "olmo3": lambda calls: "<function_calls>\n"
-    + "".join(f"{as_python(call)}\n" for call in calls)
-    + "</function_calls>",
-    "lfm2": lambda calls: f"<|tool_call_start|>[{', '.join(map(as_python, calls))}]"
-    "<|tool_call_end|>",
+    "olmo3": lambda calls: (
+        "<function_calls>\n"
+        + "".join(f"{as_python(call)}\n" for call in calls)
+        + "</function_calls>"
+    ),
+    "lfm2": lambda calls: (
+        f"<|tool_call_start|>[{', '.join(map(as_python, calls))}]<|tool_call_end|>"
+    ),
 }
 BARE = {"llama3", "pythonic"}
 

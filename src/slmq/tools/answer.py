@@ -45,38 +45,32 @@ def answer_grammar(
         The schema of a tool cannot be enforced in this dialect.
     """
     grammar = Grammar(tokens)
+    words = _words(dialect.bare)
     ways: list[str] = []
     if dialect.bare:
         ways.append(dialect.bare_body(tools, grammar, most))
-    marked = [mark for mark in dialect.openings[:1] if mark in tokens or not dialect.bare]
-    for mark in marked:
+    for mark in dialect.openings[:1]:
+        if dialect.bare and mark not in tokens:
+            continue  # its calls have no need of it
         body = grammar.rule(dialect.body(tools, grammar, most))
         again = ""
         if dialect.separator is not None and most > 1:
             between = f"{grammar.text(dialect.separator)} {grammar.mark(mark)} {body}"
             again = f"( {between} ){{0,{most - 1}}}"
-        ways.append(f"{_opening(grammar, mark, tokens, free=free)} {body} {again}")
+        opening = grammar.mark(mark)
+        if free and mark in tokens:
+            opening = f"{words} {opening}"
+        elif free:
+            opening = grammar.lazy(f"{words} {opening}")
+        ways.append(f"{opening} {body} {again}")
     if free:
-        ways.append(_text(grammar, dialect.bare))
+        ways.append(words)
     return grammar.source(f"{_thought(grammar, pairs, within)} {grammar.one_of(ways)}")
 
 
-def _opening(grammar: Grammar, mark: str, tokens: Mapping[str, int], *, free: bool) -> str:
-    """The marker, and the text before it where that is free."""
-    if not free:
-        return grammar.mark(mark)
-    return (
-        f"TEXT {grammar.mark(mark)}"
-        if mark in tokens
-        else grammar.lazy(f"TEXT {grammar.text(mark)}")
-    )
-
-
-def _text(grammar: Grammar, bare: str) -> str:
-    """An answer without calls: where a bracket begins one, text begins with something else."""
-    if not bare:
-        return "TEXT"
-    return f"{EMPTY} | /[^{bare}\\s]{any_text()}/".replace("[^[", "[^\\[")
+def _words(bare: str) -> str:
+    """Any text; where a bracket begins a call, text begins with something else."""
+    return f"( /[^\\{bare}\\s]{any_text()}/ | {EMPTY} )" if bare else "TEXT"
 
 
 def _thought(grammar: Grammar, pairs: Mapping[str, str], within: str | None) -> str:

@@ -94,7 +94,23 @@ class Dialect:
         template : str
             The source of the chat template.
         """
-        return list(messages), [tool.declaration for tool in tools] or None
+        found = list(messages)
+        if "tool_calls" not in template:
+            found = [self._with_calls_written(message) for message in messages]
+        return found, [tool.declaration for tool in tools] or None
+
+    def written(self, calls: Sequence[Call]) -> str:
+        """Calls as such a model writes them, for templates that leave it to the content."""
+        said = [{"name": name, "arguments": arguments} for name, arguments in calls]
+        return f"{self.openings[0]}{json.dumps(said, ensure_ascii=False)}{self.closing}"
+
+    def _with_calls_written(self, message: Message) -> Message:
+        if not message.get("tool_calls"):
+            return message
+        calls = [call.get("function", call) for call in message["tool_calls"]]
+        written = self.written([(call["name"], call["arguments"]) for call in calls])
+        kept = {key: value for key, value in message.items() if key != "tool_calls"}
+        return {**kept, "content": f"{message.get('content') or ''}{written}"}
 
 
 def with_names(messages: Sequence[Message]) -> list[Message]:
@@ -103,7 +119,7 @@ def with_names(messages: Sequence[Message]) -> list[Message]:
     found = []
     for message in messages:
         for call in message.get("tool_calls") or ():
-            names[call.get("id")] = call["function"]["name"]
+            names[call.get("id")] = call.get("function", call)["name"]
         known = names.get(message.get("tool_call_id")) if message["role"] == "tool" else None
         found.append(message if known is None else {"name": known, **message})
     return found

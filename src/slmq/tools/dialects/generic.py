@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from slmq.tools.dialects.base import Dialect, Message, json_call, with_names
+from slmq.tools.dialects.base import Call, Dialect, Message, json_call, with_names
 from slmq.tools.grammar import Grammar
 from slmq.tools.tool import Tool
 
@@ -59,11 +59,13 @@ class Generic(Dialect):
             about = f"Result of {name}" if name else "Result"
             return {"role": "user", "content": f"{about}: {content}"}
         if not message.get("tool_calls"):
-            return {**message, "content": content}
-        calls = [call["function"] for call in message["tool_calls"]]
+            return {"role": message["role"], "content": content}
+        return self._with_calls_written({**message, "content": content and f"{content}\n"})
+
+    def written(self, calls: Sequence[Call]) -> str:
+        """See `Dialect`."""
         said = [
-            json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-            for call in calls
+            json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+            for name, arguments in calls
         ]
-        parts = [content, *(f"{self.openings[0]}{call}{self.closing}" for call in said)]
-        return {"role": message["role"], "content": "\n".join(filter(None, parts))}
+        return "\n".join(f"{self.openings[0]}{call}{self.closing}" for call in said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from slmq.tools.dialects.base import Dialect, Message, json_call
@@ -11,6 +12,8 @@ from slmq.tools.spans import Balanced, Span
 from slmq.tools.tool import Tool
 
 __all__ = ["Phi4"]
+
+FROM_SYSTEM = re.compile(r"message(\.tools\b|\[['\"]tools['\"]\])")
 
 
 class Phi4(Dialect):
@@ -33,9 +36,10 @@ class Phi4(Dialect):
         self, messages: Sequence[Message], tools: Sequence[Tool], template: str
     ) -> tuple[list[Message], list[Message] | None]:
         """See `Dialect`. The model's own template reads tools from the system message only."""
-        if "tool_calls" in template:
+        if not FROM_SYSTEM.search(template):
             return super().messages(messages, tools, template)
-        found = [self._plainer(message) for message in messages]
+        found, _ = super().messages(messages, (), template)
+        found = [self._answered(message) for message in found]
         if tools:
             if found[0]["role"] != "system":
                 found.insert(0, {"role": "system", "content": ""})
@@ -43,13 +47,7 @@ class Phi4(Dialect):
             found[0] = {**found[0], "tools": json.dumps(declared, ensure_ascii=False)}
         return found, None
 
-    def _plainer(self, message: Message) -> Message:
-        if message["role"] == "tool":
-            return {"role": "tool_response", "content": message["content"]}
-        if not message.get("tool_calls"):
-            return message
-        calls = [call["function"] for call in message["tool_calls"]]
-        said = [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
-        listed = json.dumps(said, ensure_ascii=False)
-        content = f"{message.get('content') or ''}{self.openings[0]}{listed}{self.closing}"
-        return {"role": message["role"], "content": content}
+    @staticmethod
+    def _answered(message: Message) -> Message:
+        """A result by the role that the model knows."""
+        return {**message, "role": "tool_response"} if message["role"] == "tool" else message

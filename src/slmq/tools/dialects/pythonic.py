@@ -36,6 +36,11 @@ class Pythonic(Dialect):
         """See `Dialect`."""
         return python_calls(body.removesuffix(self.closing))
 
+    def written(self, calls: Sequence[Call]) -> str:
+        """See `Dialect`."""
+        opening = self.openings[0] if self.openings else ""
+        return f"{opening}[{', '.join(map(_as_python, calls))}]{self.closing}"
+
     def body(self, tools: Sequence[Tool], grammar: Grammar, most: int) -> str:
         """See `Dialect`."""
         call = grammar.rule(python_call(tools, grammar))
@@ -92,6 +97,10 @@ def python_call(tools: Sequence[Tool], grammar: Grammar, method: str = "") -> st
         opening = grammar.text(f"{tool.name}{method}(")
         calls.append(grammar.rule(f'{opening} {grammar.listed(items, ", ")} ")"'))
     return grammar.one_of(calls)
+
+
+def _as_python(call: Call) -> str:
+    return f"{call[0]}({', '.join(f'{key}={value!r}' for key, value in call[1].items())})"
 
 
 def _value(schema: Mapping[str, Any], grammar: Grammar) -> str:
