@@ -8,10 +8,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slmq.generation.hearing import Hearing
 from slmq.generation.results import FinishReason, GenerationResult, StreamChunk, TokenLogprob
 from slmq.generation.sampling import SamplingParams, make_sampler, token_logprob
 from slmq.generation.stops import StopMatcher
 from slmq.machine.memory import peak_memory_bytes
+from slmq.tools.calls import Said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer
+    from slmq.tools.speech import Speech
 
 __all__ = ["Answer", "Progress", "Request"]
 
@@ -50,6 +53,8 @@ class Request:
         Whether only the last chunk, with the result, is handed out. Such an answer never pauses.
     shape : Shape or None
         What the answer may be.
+    speech : Speech or None
+        What a chat has said, and how its answer is read.
     """
 
     prompt: list[int]
@@ -62,6 +67,7 @@ class Request:
     continues: bool = True
     whole: bool = False
     shape: Shape | None = None
+    speech: Speech | None = None
 
     def __post_init__(self) -> None:
         limit = self.deadline_s
@@ -106,10 +112,11 @@ class Answer:
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
         # A constraint is on the very bytes: no space at the start is the tokenizer's own.
         continues = request.continues or self.matcher is not None
-        self._decoder = tokenizer.stream(request.prompt if continues else ())
+        self._hearing = Hearing(tokenizer, request.prompt, request.speech, continues=continues)
         self._stops = StopMatcher(params.stop_strings)
+        self._called = False
         self._stopped_by: str | int | None = None
-        self._texts: list[str] = []
+        self._said: list[Said] = []
         self._logprobs: list[TokenLogprob] = []
         self._first_s = self._latest_s = 0.0
 
@@ -172,22 +179,23 @@ class Answer:
             assert logits is not None  # only `follow` has none, and it leaves such answers alone
             logprob = token_logprob(logits, token, self.request.params.logprobs)
             self._logprobs.append(logprob)
-        text, reason = self._text_of(token)
-        return self._chunk(text, token, logprob, reason)
+        said, reason = self._said_by(token)
+        return self._chunk(said, token, logprob, reason)
 
     def end(self, reason: FinishReason) -> StreamChunk:
         """The last chunk of an answer that ends without another token."""
-        return self._chunk("", None, None, reason)
+        return self._chunk(Said(), None, None, reason)
 
     def cancelled_chunk(self, result: GenerationResult | None) -> StreamChunk:
         """The last chunk that the reader of a cancelled answer gets, with its result."""
-        return self._describe("", None, None, "cancelled", result)
+        return self._describe(Said(), None, None, "cancelled", result)
 
     def result(self, reason: FinishReason, spoken: int | None = None) -> GenerationResult:
         """The whole answer, or its first `spoken` tokens if nobody read the others."""
         asked, shape = self.request.params, self.request.shape
+        heard = self._said[:spoken]
         return GenerationResult(
-            "".join(self._texts[:spoken]),
+            "".join(said.text for said in heard),
             self.tokens[:spoken],
             None if asked.logprobs is None else self._logprobs[:spoken],
             reason,
@@ -204,17 +212,26 @@ class Answer:
             peak_memory_bytes=peak_memory_bytes(),
             seed=self.sampler.seed if asked.temperature > 0 else asked.seed,
             unenforced=() if shape is None else shape.constraint.left_out,
-            complete=None if self.matcher is None else reason == "stop" and self.matcher.accepting,
+            complete=None if self.matcher is None else self._complete(reason),
             read=None if shape is None else shape.read,
+            reasoning="".join(said.reasoning for said in heard),
+            tool_calls=[call for said in heard for call in said.calls],
         )
 
-    def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
+    def _complete(self, reason: FinishReason) -> bool:
+        assert self.matcher is not None
+        return reason in ("stop", "tool_calls") and self.matcher.accepting
+
+    def _said_by(self, token: int) -> tuple[Said, FinishReason | None]:
         ended = token in self._ends
-        text = "" if ended else self._stops.push(self._decoder.push(token))
+        said = Said() if ended else self._hearing.push(token)
+        said.text = self._stops.push(said.text)
         full = len(self.tokens) >= self._limit
         complete = self.matcher is not None and self.matcher.complete
         if (ended or full or complete) and self._stops.matched is None:
-            text += self._stops.push(self._decoder.flush())
+            last = self._hearing.flush()
+            last.text = self._stops.push(last.text)
+            said.add(last)
         reason: FinishReason | None = "length" if full else None
         if self._stops.matched is not None:
             self._stopped_by, reason = self._stops.matched, "stop"
@@ -222,31 +239,34 @@ class Answer:
             self._stopped_by, reason = token, "stop"
         elif complete:
             reason = "stop"
-        return (text if reason is None else text + self._stops.flush()), reason
+        if reason is not None:
+            said.text += self._stops.flush()
+        self._called = self._called or bool(said.calls)
+        return said, "tool_calls" if reason == "stop" and self._called else reason
 
     def _chunk(
         self,
-        text: str,
+        said: Said,
         token: int | None,
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
     ) -> StreamChunk:
-        self._texts.append(text)
+        self._said.append(said)
         self.finish_reason = reason
         return self._describe(
-            text, token, logprob, reason, None if reason is None else self.result(reason)
+            said, token, logprob, reason, None if reason is None else self.result(reason)
         )
 
     def _describe(
         self,
-        text: str,
+        said: Said,
         token: int | None,
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
         result: GenerationResult | None,
     ) -> StreamChunk:
         return StreamChunk(
-            text,
+            said.text,
             token,
             logprob,
             reason,
@@ -256,6 +276,8 @@ class Answer:
             generation_tps=self._generation_tps(),
             time_to_first_token=self._first_s - self.started_s if self.tokens else 0.0,
             result=result,
+            reasoning=said.reasoning,
+            tool_calls=said.calls,
         )
 
     def _prompt_tps(self) -> float:

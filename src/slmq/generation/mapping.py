@@ -10,6 +10,7 @@ from numbers import Integral
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal
 
+from slmq.generation.prompts import Prompt
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingParams
 from slmq.generation.window import Outcome
@@ -53,7 +54,7 @@ def map_prompts(
 
 
 def sample_prompt(
-    submit: Submit, submit_all: SubmitAll, ids: list[int], n: object, params: Mapping[str, Any]
+    submit: Submit, submit_all: SubmitAll, prompt: Prompt, n: object, params: Mapping[str, Any]
 ) -> list[GenerationResult]:
     """See `Model.samples`."""
     if isinstance(n, bool) or not isinstance(n, Integral):
@@ -62,7 +63,7 @@ def sample_prompt(
         raise ValueError(f"n: expected an int >= 1, got {n}")
     seeds = sample_seeds(SamplingParams.from_kwargs(params).seed)
     starts = (
-        partial(submit, ids, {**params, "seed": seed}, whole=True)
+        partial(submit, prompt, {**params, "seed": seed}, whole=True)
         for seed, _ in zip(seeds, range(int(n)), strict=False)
     )
     found = submit_all(starts, ordered=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -18,7 +20,7 @@ from slmq.generation.answer import Progress, Request
 from slmq.generation.draft import Draft
 from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
 from slmq.generation.pages import limit_caches
-from slmq.generation.prompts import Prompt, prompt_ids, require_room
+from slmq.generation.prompts import Prompt, prompt_ids, require_room, speech_of
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
 from slmq.generation.scheduler import Scheduler
@@ -268,9 +270,9 @@ class Model:
             without a seed the first takes a fresh one.
         """
         self._require_open()
-        return sample_prompt(
-            self.submit, self.submit_all, prompt_ids(self._engine, prompt), n, params
-        )
+        chat = isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping)
+        asked = prompt if chat else prompt_ids(self._engine, prompt)
+        return sample_prompt(self.submit, self.submit_all, asked, n, params)
 
     @takes(SamplingParams)
     async def agenerate(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> GenerationResult:
@@ -439,13 +441,16 @@ class Model:
             raise TypeError("n: expected one answer; m.samples(prompt, n) gives several")
         checked = SamplingParams.from_kwargs(params)
         began_s = time.perf_counter()
-        ids = prompt_ids(self._engine, prompt, chat_template_kwargs)
+        speech = speech_of(self._engine, prompt, checked.wish, chat_template_kwargs)
+        ids = prompt_ids(self._engine, prompt if speech is None else speech)
         encode_s = time.perf_counter() - began_s
+        if speech is not None and speech.banned:
+            biases = {**(checked.logit_bias or {}), **dict.fromkeys(speech.banned, -math.inf)}
+            checked = replace(checked, logit_bias=biases)
         require_room(
             self._engine, len(ids), 1 if checked.max_tokens is None else checked.max_tokens
         )
-        shape = shape_of(checked, self._vocabulary)
-        chat = isinstance(prompt[0], Mapping)
+        shape = shape_of(checked, self._vocabulary, speech)
         request = Request(
             ids,
             checked,
@@ -454,9 +459,10 @@ class Model:
             deadline_s,
             salt,
             follow=progress is not None,
-            continues=not chat,
+            continues=speech is None,
             whole=whole,
             shape=shape,
+            speech=speech,
         )
         job = self._scheduler.submit(request)
         stream = TokenStream(self._scheduler, job, progress, on_finish)

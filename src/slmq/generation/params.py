@@ -19,12 +19,15 @@ from slmq.settings import (
     shown,
     truth,
 )
+from slmq.tools.tool import Tool, tools_of
+from slmq.tools.wish import Wish
 
-__all__ = ["DRAW", "SHAPE", "SamplingArgs", "SamplingParams"]
+__all__ = ["DRAW", "SHAPE", "TALK", "SamplingArgs", "SamplingParams"]
 
 MAX_STOPS = 64
 DRAW = "draw"  # the group of what the sampler reads: how a token is drawn from logits
 SHAPE = "shape"  # the group of what an answer may be
+TALK = "talk"  # the group of what only chats have: tools and reasoning
 
 
 class SamplingArgs(TypedDict, total=False):
@@ -49,6 +52,11 @@ class SamplingArgs(TypedDict, total=False):
     choices: Iterable[str] | None
     json: bool
     lenient: bool
+    tools: Iterable[Any] | None
+    tool_choice: str | Mapping[str, Any]
+    parallel_tool_calls: bool
+    dialect: str | None
+    thinking: bool | None
 
 
 COUNT = integer("an int >= 0", low=0)
@@ -149,12 +157,42 @@ def _file_text(name: str) -> Callable[[list[str]], str]:
     return read
 
 
-def _schema_of_file(texts: list[str]) -> Any:
-    text = _file_text("schema")(texts)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"schema: {texts[0]!r} is no JSON: {error}") from None
+def _json_of_file(name: str) -> Callable[[list[str]], Any]:
+    def read(texts: list[str]) -> Any:
+        text = _file_text(name)(texts)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name}: {texts[0]!r} is no JSON: {error}") from None
+
+    return read
+
+
+def _tools(_name: str, value: object) -> tuple[Tool, ...]:
+    return () if value is None else tools_of(value)
+
+
+def _tool_choice(_name: str, value: object) -> str:
+    """A word, or the name of a tool, which OpenAI's API puts into an object."""
+    if isinstance(value, Mapping):
+        inner = value.get("function", value)
+        value = inner.get("name") if isinstance(inner, Mapping) else value
+    if not isinstance(value, str):
+        raise TypeError(f"tool_choice: expected 'auto' or the name of a tool, got {shown(value)}")
+    return value
+
+
+def _optional_truth(name: str, value: object) -> bool | None:
+    return None if value is None else truth(name, value)
+
+
+def _on_or_off(name: str) -> Callable[[list[str]], bool]:
+    def read(texts: list[str]) -> bool:
+        if texts not in (["on"], ["off"]):
+            raise ValueError(f"{name}: expected on or off, got {' '.join(texts)}")
+        return texts == ["on"]
+
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +249,18 @@ class SamplingParams:
         Whether the answer is any JSON object. At most one of these five is given.
     lenient : bool
         Whether keywords of a schema that cannot be enforced are left out; else they are an error.
+    tools : iterable, optional
+        What a chat may call: Python functions with type hints, JSON schemas, or `Tool` objects.
+        Calls come back in `GenerationResult.tool_calls`; chats of `Model.chat` run them.
+    tool_choice : str
+        "auto" (default) leaves it to the model, "required" makes it call one, "none" hides the
+        tools, and the name of a tool makes it call that one.
+    parallel_tool_calls : bool
+        Whether one answer may have several calls.
+    dialect : str, optional
+        How the model writes calls, if the chat template should not tell: such as "hermes".
+    thinking : bool, optional
+        Whether the model reasons before it answers, where its chat template leaves the choice.
 
     Raises
     ------
@@ -291,7 +341,7 @@ class SamplingParams:
         "File with a JSON schema that the answer fulfils.",
         lambda _name, value: value,
         metavar="FILE",
-        parse=_schema_of_file,
+        parse=_json_of_file("schema"),
         group=SHAPE,
     )
     regex: str | None = option(
@@ -322,6 +372,41 @@ class SamplingParams:
         truth,
         group=SHAPE,
     )
+    tools: Iterable[Any] | None = option(
+        None,
+        "File with a list of JSON schemas of functions that the model may call.",
+        _tools,
+        metavar="FILE",
+        parse=_json_of_file("tools"),
+        group=TALK,
+    )
+    tool_choice: str | Mapping[str, Any] = option(
+        "auto",
+        "Whether the model may call a tool, has to, or which: auto, required, none or a name.",
+        _tool_choice,
+        metavar="WORD",
+        parse=lambda texts: texts[-1],
+        group=TALK,
+    )
+    parallel_tool_calls: bool = option(
+        True,
+        "Whether one answer may have several calls. Default: on.",
+        truth,
+        metavar="on|off",
+        parse=_on_or_off("parallel_tool_calls"),
+        group=TALK,
+    )
+    dialect: str | None = option(
+        None, "How the model writes calls, such as hermes. Default: found.", _text, group=TALK
+    )
+    thinking: bool | None = option(
+        None,
+        "Whether a model that can leave it reasons first.",
+        _optional_truth,
+        metavar="on|off",
+        parse=_on_or_off("thinking"),
+        group=TALK,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -334,6 +419,18 @@ class SamplingParams:
             raise ValueError(f"ignore_eos: an answer with {given[0]}= ends where that ends")
         if self.lenient and self.schema is None:
             raise ValueError("lenient: expected a schema, too")
+        if self.wish.callable and (given or self.ignore_eos):
+            other = f"{given[0]}=" if given else "ignore_eos="
+            raise ValueError(f"tools: an answer that may be a call cannot have {other}, too")
+
+    @property
+    def wish(self) -> Wish:
+        """What is asked of tools and reasoning."""
+        assert isinstance(self.tools, tuple)  # __post_init__ made it one
+        assert isinstance(self.tool_choice, str)
+        return Wish(
+            self.tools, self.tool_choice, self.parallel_tool_calls, self.dialect, self.thinking
+        )
 
     @property
     def shape_names(self) -> list[str]:

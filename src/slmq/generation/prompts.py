@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmq.errors import ContextOverflowError
+from slmq.tools.speech import Speech, prepare
+from slmq.tools.wish import Wish
 
 if TYPE_CHECKING:
     from slmq.engine.engine import Engine
 
-__all__ = ["Prompt", "prompt_ids", "require_room"]
+__all__ = ["Prompt", "prompt_ids", "require_room", "speech_of"]
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
@@ -37,10 +39,24 @@ def require_room(engine: Engine, n_prompt: int, n_answer: int) -> None:
     raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
 
 
-def prompt_ids(
-    engine: Engine, prompt: Prompt, template: Mapping[str, Any] | None = None
-) -> list[int]:
+def speech_of(
+    engine: Engine, prompt: Prompt, wish: Wish, template: Mapping[str, Any] | None = None
+) -> Speech | None:
+    """What is said with messages, and what may be answered; None for another kind of prompt."""
+    if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+        messages: Any = prompt  # checked there
+        return prepare(engine.tokenizer, messages, wish, template)
+    given = {"chat_template_kwargs": template, "thinking": wish.thinking, "dialect": wish.dialect}
+    if wish.tools or any(value is not None for value in given.values()):
+        name = "tools" if wish.tools else next(n for n, v in given.items() if v is not None)
+        raise ValueError(f"{name}: expected a prompt of messages; no template is applied to others")
+    return None
+
+
+def prompt_ids(engine: Engine, prompt: Prompt | Speech) -> list[int]:
     """Token ids of a prompt of any kind; raises for an empty or malformed one."""
+    if isinstance(prompt, Speech):
+        return _encode_text(engine, prompt.prompt, add_special=False)
     if isinstance(prompt, np.ndarray):
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
             shape = ", ".join(map(str, prompt.shape))
@@ -49,17 +65,13 @@ def prompt_ids(
     if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
         kind = type(prompt).__name__
         raise TypeError(f"prompt: expected a str, token ids or messages, got {kind}")
-    if template is not None and not (len(prompt) and isinstance(prompt[0], Mapping)):
-        raise ValueError(
-            "chat_template_kwargs: expected a prompt of messages; no template is applied to others"
-        )
     if len(prompt) == 0:
         ids = []
     elif isinstance(prompt, str):
         ids = _encode_text(engine, prompt, add_special=True)
     elif isinstance(prompt[0], Mapping):
         messages: Any = prompt  # checked there
-        chat = engine.tokenizer.render_chat(messages, **(template or {}))
+        chat = engine.tokenizer.render_chat(messages)
         ids = _encode_text(engine, chat, add_special=False)
     else:
         ids = _valid_ids(engine, prompt)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from slmq.errors import IncompleteError
+from slmq.tools.calls import ToolCall
 
 __all__ = [
     "FinishReason",
@@ -16,7 +17,7 @@ __all__ = [
     "TokenLogprob",
 ]
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "tool_calls", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class GenerationResult:
         Every token that was drawn, an end token included.
     logprobs : list of TokenLogprob or None
         One per token, if they were asked for.
-    finish_reason : {"stop", "length", "cancelled"}
-        End token or stop string; ``max_tokens`` or full context; stream closed early.
+    finish_reason : {"stop", "tool_calls", "length", "cancelled"}
+        End token or stop string; the same with calls; ``max_tokens`` or full context; stream
+        closed early.
     stopped_by : str or int or None
         The stop string, or the id of the end token or stop token, that ended the answer; None
         where a constraint left nothing that could follow.
@@ -84,6 +86,11 @@ class GenerationResult:
         early, at ``max_tokens`` or a stop string, there is no value.
     read : callable or None
         From the text to the value: see `parsed`.
+    reasoning : str
+        What the model said to itself before it answered; only of chats, and never in `text`.
+    tool_calls : list of ToolCall
+        The calls that a chat with tools asks for, in order. One that the answer breaks off in is
+        text.
     """
 
     text: str
@@ -105,6 +112,8 @@ class GenerationResult:
     unenforced: tuple[str, ...] = field(kw_only=True, default=())
     complete: bool | None = field(kw_only=True, default=None)
     read: Callable[[str], Any] | None = field(kw_only=True, default=None, repr=False, compare=False)
+    reasoning: str = field(kw_only=True, default="")
+    tool_calls: list[ToolCall] = field(kw_only=True, default_factory=list)
 
     @property
     def generated_tokens(self) -> int:
@@ -144,6 +153,7 @@ class GenerationResult:
         del plain["read"]
         if self.logprobs is not None:
             plain["logprobs"] = [asdict(entry) for entry in self.logprobs]
+        plain["tool_calls"] = [asdict(call) for call in self.tool_calls]
         return plain
 
     def __str__(self) -> str:
@@ -163,7 +173,7 @@ class StreamChunk:
         The token; None only in the last chunk of a stream that drew none in this step.
     logprobs : TokenLogprob or None
         Of this token, if asked for.
-    finish_reason : {"stop", "length", "cancelled"} or None
+    finish_reason : {"stop", "tool_calls", "length", "cancelled"} or None
         None until the last chunk.
     prompt_tokens, prompt_tps, generation_tps, time_to_first_token
         As in `GenerationResult`, as of now.
@@ -171,6 +181,10 @@ class StreamChunk:
         Tokens drawn so far.
     result : GenerationResult or None
         The whole answer, in the last chunk only.
+    reasoning : str
+        New text that the model says to itself.
+    tool_calls : list of ToolCall
+        Calls that are complete with this token.
     """
 
     text: str
@@ -183,6 +197,8 @@ class StreamChunk:
     generation_tps: float = field(kw_only=True)
     time_to_first_token: float = field(kw_only=True)
     result: GenerationResult | None = field(kw_only=True, default=None)
+    reasoning: str = field(kw_only=True, default="")
+    tool_calls: list[ToolCall] = field(kw_only=True, default_factory=list)
 
     @property
     def tokens(self) -> list[int]:

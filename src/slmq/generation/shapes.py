@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slmq.constraints import (
@@ -21,6 +21,7 @@ from slmq.constraints import (
     schema_of_type,
 )
 from slmq.generation.params import SamplingParams
+from slmq.tools.speech import Speech
 
 __all__ = ["Shape", "shape_of"]
 
@@ -34,22 +35,26 @@ class Shape:
     Attributes
     ----------
     constraint : Constraint
-    read : callable
-        From the text of a complete answer to its value.
+    read : callable or None
+        From the text of a complete answer to its value; None if it has none.
     """
 
     constraint: Constraint
-    read: Read
+    read: Read | None
 
 
-def shape_of(params: SamplingParams, vocabulary: Vocabulary) -> Shape | None:
-    """What the parameters ask for; None if any text will do.
+def shape_of(
+    params: SamplingParams, vocabulary: Vocabulary, speech: Speech | None = None
+) -> Shape | None:
+    """What the parameters ask for, or the tools of a chat; None if any text will do.
 
     Raises
     ------
     ConstraintError
         If it is wrong, too complex, or cannot be enforced.
     """
+    if speech is not None and speech.grammar is not None:
+        return Shape(vocabulary.compile(replace(lark_grammar(speech.grammar), about="tools")), None)
     wanted = _grammar_of(params)
     if wanted is None:
         return None
