@@ -247,7 +247,7 @@ def test_a_line_that_is_not_text(model: Model, tmp_path: Path) -> None:
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": "Hi"}, "messages", "expected a list"),
         ({"stream": True}, "stream", "stream: True is not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "is not supported"),
+        ({"tools": [{"type": "function"}]}, "tools[0]", "expected a JSON schema with a name"),
         ({"response_format": {"type": "xml"}}, "response_format", "expected the type text"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema.schema"),
         ({"regex": "a", "json": True}, "regex", "expected one constraint, got also json"),

@@ -6,6 +6,7 @@ Nothing in a line depends on when or how it was computed: no times, no counts of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from slmq.errors import CacheFullError, ContextOverflowError, TemplateError
 if TYPE_CHECKING:
     from slmq.generation.results import GenerationResult, TokenLogprob
     from slmq.tokenizer import Tokenizer
+    from slmq.tools.calls import ToolCall
 
 __all__ = ["answer_line", "error_line", "fault_line"]
 
@@ -101,8 +103,20 @@ def _chat_choice(result: GenerationResult, tokenizer: Tokenizer) -> dict[str, An
                 for entry in result.logprobs
             ]
         }
-    message = {"role": "assistant", "content": result.text}
+    message: dict[str, Any] = {"role": "assistant", "content": result.text}
+    if result.reasoning:
+        message["reasoning_content"] = result.reasoning
+    if result.tool_calls:
+        message["content"] = result.text or None
+        message["tool_calls"] = [_call(call) for call in result.tool_calls]
     return {"message": message, "logprobs": logprobs}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """A call with its arguments as JSON text."""
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _text_choice(result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:

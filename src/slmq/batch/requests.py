@@ -27,15 +27,13 @@ SHAPES = {entry.name for entry in fields(SamplingParams) if option_of(entry).gro
 FORMAT = "response_format"  # OpenAI's way to ask for JSON
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
-    "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
-    "safety_identifier", "service_tier", "stream_options", "user",
+    "metadata", "model", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
+    "service_tier", "stream_options", "user",
 }  # fmt: skip
 # Fields with the only values that ask for what is done anyway.
 INERT: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
     "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["chat"]
 
-SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
+# Nobody is there to run calls.
+WITHOUT = ("logprobs", "tools", "tool_choice", "parallel_tool_calls", "dialect")
+SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=WITHOUT)
 PROMPT = ">>> "
 HISTORY_LINES = 1000
 HELP = """\

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from slmq.generation.stream import TokenStream
+    from slmq.generation.turn import ToolTurn
 
 __all__ = [
     "Bar",
@@ -170,7 +171,7 @@ class Downloads(Bar):
 
 
 @contextmanager
-def cancel_on_interrupt(stream: TokenStream) -> Iterator[Callable[[], bool]]:
+def cancel_on_interrupt(stream: TokenStream | ToolTurn) -> Iterator[Callable[[], bool]]:
     """Within the block Ctrl-C closes the stream, which ends between two tokens or prompt chunks.
 
     Yields a function that tells whether that happened. A second Ctrl-C is a KeyboardInterrupt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from slmq.generation.model import Model, Prompt
     from slmq.generation.results import GenerationResult
     from slmq.generation.stream import TokenStream
+    from slmq.generation.turn import ToolTurn
 
 __all__ = ["prompt_for", "run", "show_stats"]
 
@@ -135,13 +137,22 @@ def answer(
         return follow(stream, bar, quiet=quiet)
 
 
-def follow(stream: TokenStream, bar: Bar, *, quiet: bool = False) -> GenerationResult:
-    """Reads a stream to its end or until Ctrl-C; `bar` goes when the first text comes."""
+def follow(stream: TokenStream | ToolTurn, bar: Bar, *, quiet: bool = False) -> GenerationResult:
+    """Reads a stream to its end or until Ctrl-C; `bar` goes when the first text comes.
+
+    Text goes to stdout, and so do calls, a line of JSON each; reasoning goes to a terminal only.
+    """
+    watched = not quiet and sys.stderr.isatty()
     with cancel_on_interrupt(stream), stream:
         for chunk in stream:
             bar.close()
+            if chunk.reasoning and watched:
+                sys.stderr.write(f"\x1b[2m{chunk.reasoning}\x1b[0m")
+                sys.stderr.flush()
             if chunk.text and not quiet:
                 write(chunk.text)
+            for call in () if quiet else chunk.tool_calls:
+                write(json.dumps({"name": call.name, "arguments": call.arguments}) + "\n")
     if not quiet:
         write("\n")
     assert stream.result is not None  # a stream that ended or was closed has one

@@ -24,10 +24,11 @@ from slmq.generation.prompts import Prompt, prompt_ids, require_room, speech_of
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
 from slmq.generation.scheduler import Scheduler
-from slmq.generation.session import ChatSession
+from slmq.generation.session import MAX_ROUNDS, ChatSession
 from slmq.generation.shapes import shape_of
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
+from slmq.generation.turn import OnCall
 from slmq.generation.window import Outcome, Start, in_flight
 from slmq.settings import takes
 
@@ -346,22 +347,39 @@ class Model:
         self,
         system: str | None = None,
         *,
+        max_rounds: int = MAX_ROUNDS,
+        on_call: OnCall | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> ChatSession:
         """Begin a conversation; parameters are those of every answer, unless a turn sets them.
 
+        With ``tools``, a turn runs the calls of the model and tells it their results, until it
+        answers. A ``tool_choice`` that makes it call a tool is for the first answer of a turn.
+
         Parameters
         ----------
         system : str, optional
             System message.
+        max_rounds : int
+            Most answers of a turn that may be calls; then the model has to answer in words.
+        on_call : callable, optional
+            Called with every `ToolCall` before it is run. If it returns a text, the call is not
+            run and the model is told the text; if it raises, the turn ends.
         chat_template_kwargs : mapping, optional
             As in `generate`, for every turn.
         **params
             See `slmq.generation.params.SamplingParams`.
         """
         self._require_open()
-        return ChatSession(self.submit, system=system, params=params, template=chat_template_kwargs)
+        return ChatSession(
+            self.submit,
+            system=system,
+            params=params,
+            template=chat_template_kwargs,
+            max_rounds=max_rounds,
+            on_call=on_call,
+        )
 
     def close(self) -> None:
         """Cancel what is running and free weights and caches; later calls raise ClosedError."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from slmq.errors import BusyError, ClosedError
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
+from slmq.generation.turn import OnCall, ToolTurn, as_message, check_tools
 from slmq.settings import takes
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from slmq.generation.answer import Progress
     from slmq.generation.stream import OnFinish, TokenStream
 
-__all__ = ["ChatSession"]
+__all__ = ["MAX_ROUNDS", "ChatSession"]
+
+MAX_ROUNDS = 8  # of calls in a turn
 
 
 class Submit(Protocol):
@@ -45,6 +48,8 @@ class ChatSession:
 
     A turn that is cancelled keeps what it has said so far; one that has said nothing, or that
     failed, leaves no trace in the history.
+
+    With tools, a turn goes on until the model answers: its calls are run, and their results told.
     """
 
     def __init__(
@@ -54,23 +59,30 @@ class ChatSession:
         system: str | None,
         params: Mapping[str, Any],
         template: Mapping[str, Any] | None = None,
+        max_rounds: int = MAX_ROUNDS,
+        on_call: OnCall | None = None,
     ) -> None:
         if system is not None and not isinstance(system, str):
             raise TypeError(f"system: expected a str or None, got {type(system).__name__}")
-        SamplingParams.from_kwargs(params)
+        check_tools(SamplingParams.from_kwargs(params).wish.tools, max_rounds)
+        self._max_rounds = max_rounds
+        self._on_call = on_call
         self._submit = submit
         self._system = system
         self._params = dict(params)
         self._template = None if template is None else dict(template)
         self._guard = threading.Lock()
-        self._open: weakref.ref[TokenStream] | None = None
+        self._open: weakref.ref[TokenStream | ToolTurn] | None = None
         self._closed = False
         self._messages: list[dict[str, Any]] = []
         self.reset()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """A copy of the history: system message, then user and assistant in turns."""
+        """A copy of the history: system message, then user and assistant in turns.
+
+        Calls stand in messages of the assistant, their results in messages of the role "tool".
+        """
         return [dict(message) for message in self._messages]
 
     @takes(SamplingParams)
@@ -81,7 +93,10 @@ class ChatSession:
         progress: Callable[[int, int], None] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> GenerationResult:
-        """Say something and wait for the answer; parameters and errors as in `Model.generate`."""
+        """Say something and wait for the answer; parameters and errors as in `Model.generate`.
+
+        With tools, the result is that of the last answer; `messages` has the calls before it.
+        """
         with self.stream(text, progress=progress, **params) as stream:
             for _ in stream:
                 pass
@@ -95,8 +110,8 @@ class ChatSession:
         *,
         progress: Callable[[int, int], None] | None = None,
         **params: Unpack[SamplingArgs],
-    ) -> TokenStream:
-        """Say something and read the answer token by token.
+    ) -> TokenStream | ToolTurn:
+        """Say something and read the answer token by token; with tools, all answers of the turn.
 
         The turn enters the history when the stream ends or is closed. Raises BusyError while
         the stream of the turn before is still open.
@@ -105,23 +120,41 @@ class ChatSession:
             raise TypeError(f"text: expected a str, got {type(text).__name__}")
         if not text:
             raise ValueError("text: expected a message, got ''")
+        given = {**self._params, **params}
+        wish = SamplingParams.from_kwargs(given).wish
+        check_tools(wish.tools, self._max_rounds)
         with self._guard:
             self._require_idle()
-            user = {"role": "user", "content": text}
-            history = [*self._messages, user]
+            history = [*self._messages, {"role": "user", "content": text}]
 
-            def remember(result: GenerationResult) -> None:
+            def remember(said: Sequence[dict[str, Any]]) -> None:
+                self._messages = [*history, *said]
+
+            def remember_answer(result: GenerationResult) -> None:
                 if result.text or result.finish_reason != "cancelled":
-                    said = {"role": "assistant", "content": result.text}
-                    self._messages = [*history, said]
+                    remember([as_message(result)])
 
-            stream = self._submit(
-                history,
-                {**self._params, **params},
-                progress=progress,
-                on_finish=remember,
-                chat_template_kwargs=self._template,
-            )
+            def begin(said: Sequence[dict[str, Any]], choice: str) -> TokenStream:
+                return self._submit(
+                    [*history, *said],
+                    {**given, "tool_choice": choice},
+                    progress=progress,
+                    on_finish=None if wish.tools else remember_answer,
+                    chat_template_kwargs=self._template,
+                )
+
+            stream: TokenStream | ToolTurn
+            if wish.tools:
+                stream = ToolTurn(
+                    begin,
+                    wish.tools,
+                    choice=wish.choice,
+                    max_rounds=self._max_rounds,
+                    on_call=self._on_call,
+                    remember=remember,
+                )
+            else:
+                stream = begin([], wish.choice)
             self._open = weakref.ref(stream)
         return stream
 
@@ -129,9 +162,10 @@ class ChatSession:
         """Forget the last turn; False if there is none."""
         with self._guard:
             self._require_idle()
-            if not self._messages or self._messages[-1]["role"] != "assistant":
+            asked = [i for i, message in enumerate(self._messages) if message["role"] == "user"]
+            if not asked:
                 return False
-            self._messages = self._messages[:-2]
+            self._messages = self._messages[: asked[-1]]
             return True
 
     def reset(self) -> None:

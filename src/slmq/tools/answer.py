@@ -53,16 +53,15 @@ def answer_grammar(
         if dialect.bare and mark not in tokens:
             continue  # its calls have no need of it
         body = grammar.rule(dialect.body(tools, grammar, most))
-        again = ""
-        if dialect.separator is not None and most > 1:
-            between = f"{grammar.text(dialect.separator)} {grammar.mark(mark)} {body}"
-            again = f"( {between} ){{0,{most - 1}}}"
+        if dialect.separator is not None:
+            between = f"{grammar.text(dialect.separator)} {grammar.mark(mark)}"
+            body = grammar.repeated(body, between, most)
         opening = grammar.mark(mark)
         if free and mark in tokens:
             opening = f"{words} {opening}"
         elif free:
             opening = grammar.lazy(f"{words} {opening}")
-        ways.append(f"{opening} {body} {again}")
+        ways.append(f"{opening} {body}")
     if free:
         ways.append(words)
     return grammar.source(f"{_thought(grammar, pairs, within)} {grammar.one_of(ways)}")

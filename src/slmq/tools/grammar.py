@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["EMPTY", "NEW_LINE", "Grammar", "any_text", "closed"]
+__all__ = ["COMMA", "EMPTY", "NEW_LINE", "Grammar", "any_text", "closed"]
 
 NEW_LINE = '"\\n"'
+COMMA = '", "'
 ANY = r"(.|\n)"
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python's json.dumps writes it, and templates with it: what models were trained on."""
@@ -69,6 +70,10 @@ class Grammar:
     def one_of(bodies: Iterable[str]) -> str:
         """Alternatives."""
         return "( " + " | ".join(bodies) + " )"
+
+    def repeated(self, item: str, between: str, most: int) -> str:
+        """One to `most` of the same, with an expression between two."""
+        return item if most == 1 else f"{item} ( {between} {item} ){{0,{most - 1}}}"
 
     def listed(self, items: list[tuple[str, bool]], between: str) -> str:
         """Items in this order, with a text between two; those that are not required may be absent.

@@ -70,12 +70,10 @@ class CallReader:
         return said
 
     def finish(self) -> Said:
-        """The end of the answer: an unfinished call is text, unless only its closing is missing."""
+        """The end of the answer: an unfinished call is text."""
         said = Said()
-        if self._span is not None:
-            self._end(said, self._raw)
-        self._speak(said, self._held)
-        self._held = ""
+        self._speak(said, self._raw + self._held)
+        self._span, self._raw, self._held = None, "", ""
         return said
 
     def _outside(self, said: Said, text: str) -> str | None:

@@ -26,7 +26,7 @@ class Generic(Dialect):
     name = "generic"
     openings = ("<tool_call>",)
     closing = "</tool_call>"
-    separator = "\n"
+    several = False  # models that never learned it go on and on
 
     def body(self, tools: Sequence[Tool], grammar: Grammar, most: int) -> str:
         """See `Dialect`."""

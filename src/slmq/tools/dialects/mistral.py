@@ -8,7 +8,7 @@ from typing import Any
 
 from slmq.tools.calls import ALPHABET, ID_LENGTH, call_id
 from slmq.tools.dialects.base import Call, Dialect, Message, json_call, json_calls
-from slmq.tools.grammar import Grammar, closed
+from slmq.tools.grammar import COMMA, Grammar, closed
 from slmq.tools.spans import SPACE, Balanced, Span
 from slmq.tools.tool import Tool
 
@@ -47,7 +47,7 @@ class Mistral(Dialect):
     def body(self, tools: Sequence[Tool], grammar: Grammar, most: int) -> str:
         """See `Dialect`."""
         call = grammar.rule(json_call(tools, grammar))
-        return f'" "? "[" {call} ( ", " {call} ){{0,{most - 1}}} "]"'
+        return f'" "? "[" {grammar.repeated(call, COMMA, most)} "]"'
 
     def messages(
         self, messages: Sequence[Message], tools: Sequence[Tool], template: str

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from slmq.tools.dialects.base import Dialect, Message, json_call
-from slmq.tools.grammar import Grammar
+from slmq.tools.grammar import COMMA, Grammar
 from slmq.tools.spans import Balanced, Span
 from slmq.tools.tool import Tool
 
@@ -30,7 +30,7 @@ class Phi4(Dialect):
     def body(self, tools: Sequence[Tool], grammar: Grammar, most: int) -> str:
         """See `Dialect`."""
         call = grammar.rule(json_call(tools, grammar))
-        return f'"[" {call} ( ", " {call} ){{0,{most - 1}}} "]" {grammar.mark(self.closing)}'
+        return f'"[" {grammar.repeated(call, COMMA, most)} "]" {grammar.mark(self.closing)}'
 
     def messages(
         self, messages: Sequence[Message], tools: Sequence[Tool], template: str

@@ -9,7 +9,7 @@ from typing import Any
 
 from slmq.tools.dialects.base import Call, Dialect
 from slmq.tools.dialects.values import properties
-from slmq.tools.grammar import Grammar, closed
+from slmq.tools.grammar import COMMA, Grammar, closed
 from slmq.tools.spans import SPACE, Balanced, Span, Tagged
 from slmq.tools.tool import Tool
 
@@ -45,7 +45,7 @@ class Pythonic(Dialect):
         """See `Dialect`."""
         call = grammar.rule(python_call(tools, grammar))
         end = grammar.mark(self.closing) if self.closing else ""
-        return f'"[" {call} ( ", " {call} ){{0,{most - 1}}} "]" {end}'
+        return f'"[" {grammar.repeated(call, COMMA, most)} "]" {end}'
 
 
 class Lfm2(Pythonic):
