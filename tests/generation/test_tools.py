@@ -212,7 +212,7 @@ def test_a_turn_streams_all_its_answers(model: Model) -> None:
     with chat.stream("hello") as turn:
         chunks = list(turn)
     assert turn.finished
-    assert [c.finish_reason for c in chunks if c.finish_reason][0] == "tool_calls"
+    assert next(c.finish_reason for c in chunks if c.finish_reason) == "tool_calls"
     assert turn.result is not None
     assert fields(turn.result) == fields(result)
     assert chat.messages == whole.messages
