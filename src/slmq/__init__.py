@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantized import QuantizedMatrix
     from slmq.quantizer import QuantizedFolder, quantize
+    from slmq.tools.calls import ToolCall
+    from slmq.tools.tool import Tool
 
     __version__: str
 
@@ -62,6 +64,8 @@ __all__ = [
     "StreamChunk",
     "TemplateError",
     "TokenizerError",
+    "Tool",
+    "ToolCall",
     "UnsupportedModelError",
     "WriteError",
     "__version__",
@@ -83,6 +87,8 @@ _LAZY = {
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",
     "StreamChunk": "slmq.generation.results",
+    "Tool": "slmq.tools.tool",
+    "ToolCall": "slmq.tools.calls",
     "compare": "slmq.evaluation",
     "convert": "slmq.conversion.convert",
     "dequantize": "slmq.conversion.dequantize",

@@ -11,6 +11,7 @@ from typing import Any
 
 from chat_templates import FAMILY_TEMPLATES
 from places import GOLDENS
+from tool_templates import TOOL_TEMPLATES
 
 RENDERED = GOLDENS / "chat_rendered.json"
 
@@ -222,6 +223,7 @@ TEMPLATES = {
     "pipes": PIPES,
     "corners": CORNERS,
     **FAMILY_TEMPLATES,
+    **TOOL_TEMPLATES,
 }
 
 HELLO = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -254,6 +256,29 @@ TOOLS = [
     {"role": "assistant", "content": "<think>\nsums\n</think>\n\nTwelve."},
 ]
 
+NAMED = [
+    *SYSTEM,
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "id": "abcdef012",
+                "type": "function",
+                "function": {
+                    "name": "weather",
+                    "arguments": {
+                        "city": 'A "B"\n',
+                        "days": 2,
+                        "now": True,
+                        "at": {"x": [1, "y"]},
+                    },
+                },
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "abcdef012", "name": "weather", "content": "12"},
+]
 PARALLEL = [
     *HELLO,
     {
@@ -287,6 +312,7 @@ CHATS: dict[str, dict[str, Any]] = {
     "long": {"messages": LONG, "enable_thinking": False, "date_string": "1 Jan 2026"},
     "tools": {"messages": TOOLS, "tools": [WEATHER, WEATHER], "date_string": "1 Jan 2026"},
     "tool question": {"messages": SYSTEM, "tools": [WEATHER], "date_string": "today"},
+    "named": {"messages": NAMED, "tools": [WEATHER], "date_string": "today"},
     "parallel": {"messages": PARALLEL, "tools": [WEATHER], "date_string": "today"},
     "system with tools": {
         "messages": [{**SYSTEM[0], "tools": json.dumps([WEATHER["function"]])}, *HELLO],
