@@ -8,6 +8,7 @@ from slmq.constraints.grammar import (
     choice_grammar,
     embedded_schema,
     lark_grammar,
+    made_grammar,
     regex_grammar,
     schema_grammar,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "embedded_schema",
     "is_described",
     "lark_grammar",
+    "made_grammar",
     "reader_of",
     "regex_grammar",
     "schema_grammar",

@@ -21,6 +21,7 @@ __all__ = [
     "choice_grammar",
     "embedded_schema",
     "lark_grammar",
+    "made_grammar",
     "regex_grammar",
     "schema_grammar",
 ]
@@ -117,6 +118,12 @@ def lark_grammar(grammar: str) -> Grammar:
     except Exception as error:
         raise ConstraintError(f"grammar: expected Lark or GBNF: {printable(str(error))}") from None
     return Grammar(_library(grammar_from_lark=lark), "grammar")
+
+
+def made_grammar(lark: str, about: str) -> Grammar:
+    """A grammar that slmq has made itself, in Lark; `about` names what it was made of."""
+    check_length(about, lark)
+    return Grammar(_library(grammar_from_lark=lark), about)
 
 
 def choice_grammar(choices: Iterable[str]) -> Grammar:

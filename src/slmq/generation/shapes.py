@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from slmq.constraints import (
@@ -15,13 +15,16 @@ from slmq.constraints import (
     choice_grammar,
     is_described,
     lark_grammar,
+    made_grammar,
     reader_of,
     regex_grammar,
     schema_grammar,
     schema_of_type,
 )
+from slmq.errors import ConstraintError
 from slmq.generation.params import SamplingParams
 from slmq.tools.speech import Speech
+from slmq.tools.tool import Tool
 
 __all__ = ["Shape", "shape_of"]
 
@@ -54,12 +57,22 @@ def shape_of(
         If it is wrong, too complex, or cannot be enforced.
     """
     if speech is not None and speech.grammar is not None:
-        return Shape(vocabulary.compile(replace(lark_grammar(speech.grammar), about="tools")), None)
+        for tool in params.wish.callable:
+            check_tool(tool)
+        return Shape(vocabulary.compile(made_grammar(speech.grammar, "tools")), None)
     wanted = _grammar_of(params)
     if wanted is None:
         return None
     grammar, read = wanted
     return Shape(vocabulary.compile(grammar), read)
+
+
+def check_tool(tool: Tool) -> None:
+    """Raise ConstraintError if the schema of a tool cannot be enforced."""
+    try:
+        schema_grammar(tool.parameters)
+    except ConstraintError as error:
+        raise ConstraintError(f"tool {tool.name!r}: {error}") from None
 
 
 def _grammar_of(params: SamplingParams) -> tuple[Grammar, Read] | None:

@@ -15,6 +15,7 @@ __all__ = ["COMMA", "EMPTY", "NEW_LINE", "Grammar", "any_text", "closed"]
 NEW_LINE = '"\\n"'
 COMMA = '", "'
 ANY = r"(.|\n)"
+WORDS = ("description", "title", "default", "examples")  # for people and models, not for masks
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python's json.dumps writes it, and templates with it: what models were trained on."""
 
@@ -64,7 +65,8 @@ class Grammar:
     @staticmethod
     def json(schema: Mapping[str, Any]) -> str:
         """A JSON value of a schema, with the white space of `STYLE`."""
-        return f"%json {json.dumps({**schema, 'x-guidance': STYLE}, ensure_ascii=False)}"
+        silent = {key: value for key, value in schema.items() if key not in WORDS}
+        return f"%json {json.dumps({**silent, 'x-guidance': STYLE}, ensure_ascii=False)}"
 
     @staticmethod
     def one_of(bodies: Iterable[str]) -> str:
