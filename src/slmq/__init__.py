@@ -57,6 +57,7 @@ __all__ = [
     "Error",
     "GenerationResult",
     "IncompleteError",
+    "Label",
     "Model",
     "ModelNotFoundError",
     "QuantizedFolder",
@@ -83,6 +84,7 @@ __all__ = [
 # Imported on first use: `import slmq` stays instant.
 _LAZY = {
     "GenerationResult": "slmq.generation.results",
+    "Label": "slmq.generation.labels",
     "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",

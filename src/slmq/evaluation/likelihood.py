@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slmq.engine.runs import cut_runs
 from slmq.evaluation.windows import require_finite
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
     """Feeds the parts in as few runs as they fit, and looks their targets up."""
     rows: Found = []
     wanted = [targets for part in parts for targets in part.targets]
-    for run in _runs(parts, engine.chunk):
+    fed = [(part.sequence, part.tokens, len(part.targets)) for part in parts]
+    for run in cut_runs(fed, engine.chunk):
         for logits in engine.run(run) or ():
             likeliest = logits.argmax(axis=1).tolist()
             for block, logs in log_softmax(logits):
@@ -202,24 +204,3 @@ def _look_up(engine: Engine, parts: Sequence[_Part]) -> list[Found]:
         require_finite(engine, values)
     each = iter(rows)
     return [[next(each) for _ in part.targets] for part in parts]
-
-
-def _runs(
-    parts: Sequence[_Part], chunk: int
-) -> Iterator[list[tuple[TokenSequence, list[int], int]]]:
-    """The parts cut into runs of at most `chunk` tokens: batches for `Engine.run`."""
-    run: list[tuple[TokenSequence, list[int], int]] = []
-    room = chunk
-    for part in parts:
-        start, first_wanted = 0, len(part.tokens) - len(part.targets)
-        while start < len(part.tokens):
-            stop = min(len(part.tokens), start + room)
-            wanted = max(0, stop - max(start, first_wanted))
-            run.append((part.sequence, part.tokens[start:stop], wanted))
-            room -= stop - start
-            start = stop
-            if room == 0:
-                yield run
-                run, room = [], chunk
-    if run:
-        yield run

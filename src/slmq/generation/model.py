@@ -18,6 +18,8 @@ from slmq.constraints import Vocabulary
 from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
 from slmq.generation.draft import Draft
+from slmq.generation.label_prompts import Example
+from slmq.generation.labels import Labeller, Labels
 from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
 from slmq.generation.pages import limit_caches
 from slmq.generation.prompts import Prompt, prompt_ids, require_room, speech_of
@@ -380,6 +382,78 @@ class Model:
             max_rounds=max_rounds,
             on_call=on_call,
         )
+
+    def labeller(
+        self,
+        labels: Labels,
+        *,
+        instruction: str | None = None,
+        examples: Sequence[Example] = (),
+        calibrate: bool = False,
+    ) -> Labeller:
+        """What `label` does, for any number of texts that come one after the other.
+
+        Its call takes an iterable of texts, also one without end, and yields their labels.
+        """
+        self._require_open()
+        return Labeller(
+            self.exclusive,
+            self._engine,
+            labels,
+            instruction=instruction,
+            examples=examples,
+            calibrate=calibrate,
+        )
+
+    def label(
+        self,
+        texts: str | Iterable[str],
+        labels: Labels,
+        *,
+        instruction: str | None = None,
+        examples: Sequence[Example] = (),
+        calibrate: bool = False,
+    ) -> Any:
+        """Choose a label for each text, by how likely it is as the model's answer.
+
+        Nothing is generated, so there is always a label, with a probability for each.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+            One text, or any number of them.
+        labels : sequence of str, or mapping of str to sequence of str
+            At least two. A mapping asks several questions about each text, which is read once for
+            all of them: names, such as "Sentiment", with the labels of each.
+        instruction : str, optional
+            What is asked, such as "Is this review positive or negative?".
+        examples : sequence of (str, str)
+            Texts with their labels, shown to the model before the text.
+        calibrate : bool
+            Take out what the model prefers when there is no text.
+
+        Returns
+        -------
+        Label, or list of Label
+            One for one text. Of several questions a dict of them, by name.
+
+        Raises
+        ------
+        ContextOverflowError
+            If a text does not fit into the context; nothing is truncated.
+        ValueError, TypeError
+            If an argument is invalid.
+        CheckpointError
+            If the model produces NaN.
+        """
+        labeller = self.labeller(
+            labels, instruction=instruction, examples=examples, calibrate=calibrate
+        )
+        if isinstance(texts, str):
+            return next(labeller([texts]))
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"texts: expected a str or an iterable of them, got {type(texts)}")
+        return list(labeller(texts))
 
     def close(self) -> None:
         """Cancel what is running and free weights and caches; later calls raise ClosedError."""

@@ -15,7 +15,7 @@ from slmq.tools.wish import Wish
 if TYPE_CHECKING:
     from slmq.engine.engine import Engine
 
-__all__ = ["Prompt", "prompt_ids", "require_room", "speech_of"]
+__all__ = ["Prompt", "encode_text", "prompt_ids", "require_room", "speech_of"]
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
@@ -56,7 +56,7 @@ def speech_of(
 def prompt_ids(engine: Engine, prompt: Prompt | Speech) -> list[int]:
     """Token ids of a prompt of any kind; raises for an empty or malformed one."""
     if isinstance(prompt, Speech):
-        return _encode_text(engine, prompt.prompt, add_special=False)
+        return encode_text(engine, prompt.prompt, add_special=False)
     if isinstance(prompt, np.ndarray):
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
             shape = ", ".join(map(str, prompt.shape))
@@ -68,11 +68,11 @@ def prompt_ids(engine: Engine, prompt: Prompt | Speech) -> list[int]:
     if len(prompt) == 0:
         ids = []
     elif isinstance(prompt, str):
-        ids = _encode_text(engine, prompt, add_special=True)
+        ids = encode_text(engine, prompt, add_special=True)
     elif isinstance(prompt[0], Mapping):
         messages: Any = prompt  # checked there
         chat = engine.tokenizer.render_chat(messages)
-        ids = _encode_text(engine, chat, add_special=False)
+        ids = encode_text(engine, chat, add_special=False)
     else:
         ids = _valid_ids(engine, prompt)
     if not ids:
@@ -80,7 +80,7 @@ def prompt_ids(engine: Engine, prompt: Prompt | Speech) -> list[int]:
     return ids
 
 
-def _encode_text(engine: Engine, text: str, *, add_special: bool) -> list[int]:
+def encode_text(engine: Engine, text: str, *, add_special: bool) -> list[int]:
     """Token ids of a text, unless it is so long that it cannot fit however it is divided."""
     if len(text) > LONG_TEXT * engine.n_ctx:
         least = engine.tokenizer.least_tokens(text)
