@@ -45,7 +45,8 @@ FLOORS = {
     "speed": 6,
     "batch": 7,
     "evaluation": 7,
-    "cli": 8,
+    "server": 8,
+    "cli": 9,
 }
 MOST_ROOMS, MOST_FLOORS = 24, 10
 FACE = {"__init__", "__main__"}

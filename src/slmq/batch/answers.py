@@ -1,4 +1,4 @@
-"""From results to the lines of OpenAI's batch output.
+"""From results to the words of OpenAI's answers, and to the lines of its batch output.
 
 Nothing in a line depends on when or how it was computed: no times, no counts of cached tokens, and
 `created` is always 0. Ids are hashes of the request.
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from slmq.tokenizer import Tokenizer
     from slmq.tools.calls import ToolCall
 
-__all__ = ["answer_line", "error_line", "fault_line"]
+__all__ = [
+    "answer_line",
+    "call_body",
+    "chat_choice",
+    "chat_logprobs",
+    "error_body",
+    "error_line",
+    "fault_line",
+    "text_choice",
+    "text_logprobs",
+    "usage",
+]
 
 BAD_REQUEST, SERVER_ERROR = 400, 500
 CODES: dict[type[Exception], str] = {
@@ -36,30 +47,36 @@ def answer_line(
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """The line of a request that was answered; results are in the order of `Asked.answers`."""
-    shape = _chat_choice if asked.chat else _text_choice
-    # A prompt counts once, however many answers it got.
-    prompt_tokens = sum(result.prompt_tokens for result in results[:: asked.n])
-    completion_tokens = sum(result.generated_tokens for result in results)
+    shape = chat_choice if asked.chat else text_choice
     body = {
         "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{digest}",
         "object": "chat.completion" if asked.chat else "text_completion",
         "created": 0,
         "model": model,
-        "choices": [
-            {"index": i, **shape(result, tokenizer), "finish_reason": result.finish_reason}
-            for i, result in enumerate(results)
-        ],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
+        "choices": [shape(i, result, tokenizer) for i, result in enumerate(results)],
+        "usage": usage(results, asked.n),
     }
     return _line(digest, custom_id, 200, body)
 
 
+def usage(results: Sequence[GenerationResult], n: int) -> dict[str, Any]:
+    """Tokens of a request; a prompt counts once, however many (`n`) answers it got."""
+    prompt_tokens = sum(result.prompt_tokens for result in results[::n])
+    completion_tokens = sum(result.generated_tokens for result in results)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
 def error_line(digest: str, custom_id: str, error: Exception) -> dict[str, Any]:
     """The line of a request that was refused, or failed."""
+    return _line(digest, custom_id, *error_body(error))
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status code and body of a request that was refused, or failed."""
     ours = not isinstance(error, (ValueError, TypeError, TemplateError, *CODES))
     body = {
         "error": {
@@ -69,7 +86,7 @@ def error_line(digest: str, custom_id: str, error: Exception) -> dict[str, Any]:
             "code": CODES.get(type(error)),
         }
     }
-    return _line(digest, custom_id, SERVER_ERROR if ours else BAD_REQUEST, body)
+    return (SERVER_ERROR if ours else BAD_REQUEST), body
 
 
 def fault_line(digest: str, custom_id: str | None, fault: str) -> dict[str, Any]:
@@ -91,44 +108,64 @@ def _line(digest: str, custom_id: str, status: int, body: dict[str, Any]) -> dic
     }
 
 
-def _chat_choice(result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
-    logprobs = None
-    if result.logprobs is not None:
-        logprobs = {
-            "content": [
-                {
-                    **_token(entry.token, entry.logprob, tokenizer),
-                    "top_logprobs": [_token(*top, tokenizer) for top in entry.top],
-                }
-                for entry in result.logprobs
-            ]
-        }
+def chat_choice(index: int, result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
+    """An answer to a chat."""
     message: dict[str, Any] = {"role": "assistant", "content": result.text}
     if result.reasoning:
         message["reasoning_content"] = result.reasoning
     if result.tool_calls:
         message["content"] = result.text or None
-        message["tool_calls"] = [_call(call) for call in result.tool_calls]
-    return {"message": message, "logprobs": logprobs}
+        message["tool_calls"] = [call_body(call) for call in result.tool_calls]
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": chat_logprobs(result.logprobs, tokenizer),
+        "finish_reason": result.finish_reason,
+    }
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def chat_logprobs(
+    entries: Sequence[TokenLogprob] | None, tokenizer: Tokenizer
+) -> dict[str, Any] | None:
+    """Log-probabilities of tokens in an answer to a chat."""
+    if entries is None:
+        return None
+    return {
+        "content": [
+            {
+                **_token(entry.token, entry.logprob, tokenizer),
+                "top_logprobs": [_token(*top, tokenizer) for top in entry.top],
+            }
+            for entry in entries
+        ]
+    }
+
+
+def call_body(call: ToolCall) -> dict[str, Any]:
     """A call with its arguments as JSON text."""
     arguments = json.dumps(call.arguments, ensure_ascii=False)
     function = {"name": call.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _text_choice(result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
-    logprobs = None
-    if result.logprobs is not None:
-        logprobs = _text_logprobs(result.logprobs, tokenizer)
-    return {"text": result.text, "logprobs": logprobs}
+def text_choice(index: int, result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A completion of a text."""
+    return {
+        "index": index,
+        "text": result.text,
+        "logprobs": text_logprobs(result.logprobs, tokenizer),
+        "finish_reason": result.finish_reason,
+    }
 
 
-def _text_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
+def text_logprobs(
+    entries: Sequence[TokenLogprob] | None, tokenizer: Tokenizer, start: int = 0
+) -> dict[str, Any] | None:
+    """Log-probabilities of tokens in a completion, the first of which stands at `start`."""
+    if entries is None:
+        return None
     texts = [_text(entry.token, tokenizer) for entry in entries]
-    offsets = [sum(len(text) for text in texts[:i]) for i in range(len(texts))]
+    offsets = [start + sum(len(text) for text in texts[:i]) for i in range(len(texts))]
     return {
         "tokens": texts,
         "token_logprobs": [entry.logprob for entry in entries],

@@ -14,12 +14,13 @@ from typing import Any
 
 from slmq.errors import DataError
 
-__all__ = ["CHAT", "COMPLETIONS", "Line", "Plain", "read_lines"]
+__all__ = ["CHAT", "COMPLETIONS", "Line", "Plain", "read_json", "read_lines"]
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 ID_COLUMN = "custom_id"
 DEEPEST = 64
+TOO_DEEP = f"expected at most {DEEPEST} levels of nesting"
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,9 @@ def _json_lines(path: Path, plain: Plain) -> Iterator[Line]:
 
 def _json_line(number: int, text: bytes, plain: Plain) -> Line:
     try:
-        found = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        return Line(number, fault=f"line {number}: expected UTF-8, got {error.reason}")
+        found = read_json(text)
     except ValueError as error:
-        return Line(number, fault=f"line {number}: expected JSON: {error}")
-    except RecursionError:
-        return Line(number, fault=_too_deep(number))
-    if _deep(found):
-        return Line(number, fault=_too_deep(number))
+        return Line(number, fault=f"line {number}: {error}")
     if not isinstance(found, dict):
         kind = type(found).__name__
         return Line(number, fault=f"line {number}: expected a JSON object, got {kind}")
@@ -147,6 +142,21 @@ def _request(number: int, custom_id: str | None, found: dict[str, Any]) -> Line:
     return Line(number, custom_id, fault=fault)
 
 
+def read_json(data: bytes) -> Any:
+    """The value of a text from a stranger; raises ValueError if it is not JSON, or nested deep."""
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8, got {error.reason}") from None
+    except ValueError as error:
+        raise ValueError(f"expected JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if _deep(found):
+        raise ValueError(TOO_DEEP)
+    return found
+
+
 def _deep(found: Any) -> bool:
     """Whether something is nested deeper than what handles it later can follow."""
     level = [found]
@@ -154,10 +164,6 @@ def _deep(found: Any) -> bool:
         inside = (item for item in level if isinstance(item, dict | list))
         level = [v for i in inside for v in (i.values() if isinstance(i, dict) else i)]
     return bool(level)
-
-
-def _too_deep(number: int) -> str:
-    return f"line {number}: expected at most {DEEPEST} levels of nesting"
 
 
 def _no_constant(name: str) -> None:

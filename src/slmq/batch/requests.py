@@ -1,4 +1,4 @@
-"""From the body of a request to prompts and sampling parameters.
+"""From the body of a request to prompts and sampling parameters, for files and for the server.
 
 Fields are those of OpenAI's chat and text completions, and the other sampling parameters of slmq.
 A field that would change the answer, but has no effect here, is refused; the others are ignored.
@@ -6,18 +6,18 @@ A field that would change the answer, but has no effect here, is refused; the ot
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from slmq.batch.lines import CHAT
+from slmq.chat.messages import checked_content
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SHAPE, SamplingParams
 from slmq.settings import option_of
 
-__all__ = ["Asked", "RequestError", "read_request"]
+__all__ = ["Asked", "RequestError", "ignored_fields", "read_request"]
 
 # What is called the same here and there; the others have names of their own in these requests.
 SAMPLING = tuple(
@@ -27,9 +27,12 @@ SHAPES = {entry.name for entry in fields(SamplingParams) if option_of(entry).gro
 FORMAT = "response_format"  # OpenAI's way to ask for JSON
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
-    "metadata", "model", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
-    "service_tier", "stream_options", "user",
+    "metadata", "model", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "safety_identifier", "service_tier", "stream_options", "user",
+    "verbosity",
 }  # fmt: skip
+# Names that other servers have for the same.
+ALIASES = {"repeat_penalty": "repetition_penalty"}
 # Fields with the only values that ask for what is done anyway.
 INERT: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
@@ -66,23 +69,26 @@ class Asked:
         Answers to each.
     params : dict
         Sampling parameters.
+    template : dict, optional
+        Variables of the chat template.
     """
 
     chat: bool
     prompts: list[Any]
     n: int
     params: dict[str, Any]
+    template: dict[str, Any] | None = None
 
     def answers(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Prompt and parameters of every answer; each has a seed of its own."""
-        seeds = sample_seeds(self.params["seed"])
+        seeds = sample_seeds(self.params.get("seed"))
         for prompt in self.prompts:
             for seed in islice(seeds, self.n):
                 yield prompt, {**self.params, "seed": seed}
 
 
 def read_request(
-    url: str, body: Mapping[str, Any], custom_id: str, defaults: Mapping[str, Any]
+    url: str, body: Mapping[str, Any], seed: int | None, defaults: Mapping[str, Any]
 ) -> Asked:
     """Check a body.
 
@@ -90,8 +96,8 @@ def read_request(
     ----------
     url : str
     body : mapping
-    custom_id : str
-        Gives the seed if nobody else does, so that another run draws the same.
+    seed : int, optional
+        Of requests that set none, here or in `defaults`; None draws a fresh one.
     defaults : mapping
         Sampling parameters of requests that do not set them.
 
@@ -100,7 +106,7 @@ def read_request(
     RequestError
     """
     chat = url == CHAT
-    given = {name: value for name, value in body.items() if value is not None}
+    given = {ALIASES.get(name, name): value for name, value in body.items() if value is not None}
     _check_fields(given, chat)
     own = {name: given[name] for name in SAMPLING if name in given}
     if FORMAT in given:
@@ -115,8 +121,7 @@ def read_request(
     if "logprobs" in given or "top_logprobs" in given:
         params["logprobs"] = _logprobs(given, chat)
     if params.get("seed") is None:
-        digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
-        params["seed"] = int.from_bytes(digest[:4], "big")
+        params["seed"] = seed
     try:
         SamplingParams.from_kwargs(params)
     except (TypeError, ValueError) as error:
@@ -125,17 +130,35 @@ def read_request(
     n = _count(given, "n", 1, MOST_ANSWERS // len(prompts))
     if given.get("best_of", n) != n:
         raise RequestError(f"best_of: expected n ({n}), got {given['best_of']!r}", "best_of")
-    return Asked(chat, prompts, n, params)
+    return Asked(chat, prompts, n, params, _template(given))
+
+
+def ignored_fields(body: Mapping[str, Any]) -> list[str]:
+    """Fields of a body that have no effect, in the order of the alphabet."""
+    return sorted(name for name in IGNORED if body.get(name) is not None)
 
 
 def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
     known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, FORMAT, "n", "logprobs"}
-    known |= {"messages", "top_logprobs"} if chat else {"prompt", "best_of"}
+    if chat:
+        known |= {"messages", "top_logprobs", "chat_template_kwargs"}
+    else:
+        known |= {"prompt", "best_of"}
     for name, value in given.items():
         if name not in known:
-            raise RequestError(f"{name}: is not supported", name)
+            raise RequestError(f"{name:.80}: is not supported", name)
         if name in INERT and value not in INERT[name]:
             raise RequestError(f"{name}: {value!r:.80} is not supported", name)
+
+
+def _template(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    variables = given.get("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, dict):
+        raise RequestError(
+            f"chat_template_kwargs: expected an object, got {variables!r:.80}",
+            "chat_template_kwargs",
+        )
+    return variables
 
 
 def _messages(given: Mapping[str, Any]) -> Any:
@@ -144,7 +167,23 @@ def _messages(given: Mapping[str, Any]) -> Any:
         raise RequestError("messages: expected a list of at least one message", "messages")
     if not all(isinstance(message, dict) for message in messages):
         raise RequestError("messages: expected objects with role and content", "messages")
-    return messages
+    return _with_one_system(messages)
+
+
+def _with_one_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Developers' messages are the system's; several at the start are one, as templates want it."""
+    renamed = [
+        {**message, "role": "system"} if message.get("role") == "developer" else message
+        for message in messages
+    ]
+    leading = list(takewhile(lambda message: message.get("role") == "system", renamed))
+    if len(leading) < 2:
+        return renamed
+    parts = [
+        checked_content(message.get("content"), f"messages[{i}].content")
+        for i, message in enumerate(leading)
+    ]
+    return [{**leading[0], "content": "\n\n".join(parts)}, *renamed[len(leading) :]]
 
 
 def _prompts(given: Mapping[str, Any]) -> list[Any]:

@@ -196,11 +196,19 @@ class _Run:
             if line.fault is not None:
                 raise RequestError(line.fault)
             assert line.custom_id is not None  # such a line has a fault
-            asked = read_request(line.url, line.body, line.custom_id, self._job.defaults)
+            seed = _seed_of(line.custom_id)
+            asked = read_request(line.url, line.body, seed, self._job.defaults)
         except RequestError as error:
             return _Open(line_id, line, None, [None]), [partial(_refuse, error)]
         starts: list[Start] = [
-            partial(self._model.submit, prompt, params, batch=True, whole=True)
+            partial(
+                self._model.submit,
+                prompt,
+                params,
+                chat_template_kwargs=asked.template,
+                batch=True,
+                whole=True,
+            )
             for prompt, params in asked.answers()
         ]
         return _Open(line_id, line, asked, [None] * len(starts)), starts
@@ -259,6 +267,12 @@ def _ends_the_job(error: Exception) -> bool:
     if isinstance(error, Error):
         return isinstance(error, ClosedError)
     return isinstance(error, OSError | MemoryError)
+
+
+def _seed_of(custom_id: str) -> int:
+    """The seed of a request that has none, so that another run draws the same."""
+    digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def _refuse(error: RequestError) -> NoReturn:

@@ -22,6 +22,7 @@ from slmq.cli.profile import profile
 from slmq.cli.quality import compare, evaluate, perplexity
 from slmq.cli.quantize import dequantize, quantize
 from slmq.cli.run import run
+from slmq.cli.serve import serve
 
 __all__ = ["app"]
 
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "chat": chat,
     "batch": batch,
+    "serve": serve,
     "pull": pull,
     "list": list_models,
     "show": show,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from slmq.generation.scheduler import Scheduler
 
-__all__ = ["AsyncTokenStream", "finish"]
+__all__ = ["AsyncTokenStream", "Bell", "finish"]
 
 
 class AsyncTokenStream:
@@ -29,7 +29,7 @@ class AsyncTokenStream:
         if not scheduler.drives:
             raise ValueError("a scheduler with drive=False cannot wake an event loop")
         self._stream = stream
-        self._bell = _Bell(asyncio.get_running_loop())
+        self._bell = Bell(asyncio.get_running_loop())
         stream.listen(self._bell.ring)
 
     def __aiter__(self) -> Self:
@@ -84,7 +84,7 @@ async def finish(scheduler: Scheduler, start: Callable[[], TokenStream]) -> Gene
     return stream.complete()
 
 
-class _Bell:
+class Bell:
     """Wakes a loop from any thread. It knows no stream: a dropped one must not live on in it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,0 +1,218 @@
+"""`slmq serve`: models behind HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmq.cli import options as o
+from slmq.cli.output import Downloads, note
+from slmq.engine.options import LoadOptions
+from slmq.generation.params import SamplingParams
+from slmq.machine.memory import available_memory_bytes
+
+if TYPE_CHECKING:
+    from slmq.generation.model import Model
+    from slmq.hub import ResolvedModel
+
+__all__ = ["serve"]
+
+SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
+PANEL = "Server"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+WEIGHTS = (".safetensors", ".bin", ".slmq", ".gguf")
+
+
+@SAMPLING
+@o.LOADING
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Catalogue name, hub id, folder or .gguf file. The first one is the default.",
+            autocompletion=o.complete_model,
+        ),
+    ],
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at.", rich_help_panel=PANEL)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=PANEL)
+    ] = 8080,
+    unix_socket: Annotated[
+        Path | None, typer.Option(help="Listen at a Unix socket instead.", rich_help_panel=PANEL)
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Key that clients must send. Repeatable. Default: SLMQ_API_KEY.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which clients may call the server. Repeatable.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of a web page that may use the server. Repeatable.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of a model, in the order of MODEL. Repeatable.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of all loaded models, such as 6G. Default: what is free at the start.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for keys and values of each model, such as 1G.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests that may wait.", min=0, rich_help_panel=PANEL)
+    ] = 1024,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that an answer may take.", rich_help_panel=PANEL),
+    ] = None,
+    drain: Annotated[
+        float,
+        typer.Option(help="Seconds for running answers after SIGTERM.", rich_help_panel=PANEL),
+    ] = 30.0,
+    max_body: Annotated[
+        str, typer.Option(metavar="SIZE", help="Longest request.", rich_help_panel=PANEL)
+    ] = "4M",
+    sampling: o.Given,
+    loading: o.Given,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+) -> None:
+    """Serve models to programs that speak the APIs of OpenAI, Anthropic or ollama.
+
+    Without --api-key, everybody who can reach the address may use it; by default, that is this
+    machine. Sampling options apply to requests that do not set them. SIGTERM or Ctrl-C lets running
+    answers end; a second one does not.
+    """
+    options = LoadOptions(**loading)
+    keys = api_key or [key for key in [os.environ.get("SLMQ_API_KEY")] if key]
+    cache = None if cache_size is None else size_of("--cache-size", cache_size)
+    budget = None if memory_budget is None else size_of("--memory-budget", memory_budget)
+    body = size_of("--max-body", max_body)
+    with needs_extra():
+        from slmq.server.limits import Limits
+        from slmq.server.run import open_socket, serve_models
+        from slmq.server.shelf import Book, Loaded
+    limits = Limits(
+        keys=tuple(keys),
+        hosts=tuple(allow_host or ()),
+        origins=tuple(allow_origin or ()),
+        body_bytes=body,
+        answer_s=timeout,
+        drain_s=drain,
+    )
+
+    def load(found: ResolvedModel, called: str) -> Loaded:
+        model = opened(found, options, called, cache=cache, queue=max_queue)
+        suggested = {} if found.entry is None else dict(found.entry.sampling)
+        return Loaded(model, {**suggested, **sampling})
+
+    books = [
+        Book(called, partial(load, found, called), found.path, bytes_of(found.path))
+        for called, found in found_models(models, name or [], revision=revision, offline=offline)
+    ]
+    address = open_socket(host, port, unix_socket)
+    if unix_socket is None and host not in LOOPBACK and not keys:
+        note(f"everybody who can reach {host} may use this server; --api-key asks for a key")
+    serve_models(books, address, limits, budget_bytes=budget or available_memory_bytes(), tell=note)
+
+
+def found_models(
+    models: Sequence[str], names: Sequence[str], *, revision: str | None, offline: bool
+) -> list[tuple[str, ResolvedModel]]:
+    """The models on this disk, each with the name that requests have for it.
+
+    Raises
+    ------
+    ValueError
+        If two have the same name, or there are more names than models.
+    """
+    import slmq.hub as hub
+
+    if len(names) > len(models):
+        raise ValueError(f"--name: expected at most {len(models)}, one for each model")
+    books: list[tuple[str, ResolvedModel]] = []
+    for model, name in zip_longest(models, names):
+        with Downloads() as progress:
+            found = hub.resolve(
+                model, revision=revision, local_files_only=offline, progress=progress
+            )
+        called = found.name if name is None else name
+        if called in [other for other, _ in books]:
+            raise ValueError(f"--name: two models are called {called!r}; give each its own")
+        books.append((called, found))
+    return books
+
+
+def opened(
+    found: ResolvedModel, options: LoadOptions, name: str, *, cache: int | None, queue: int
+) -> Model:
+    """Load a model whose cache takes so many bytes, and where so many requests may wait."""
+    from slmq.engine.opening import open_engine
+    from slmq.generation.model import Model
+    from slmq.generation.pages import default_cache_bytes
+    from slmq.generation.scheduler import Scheduler
+
+    engine = open_engine(found.path, options, name=name)
+    engine.limit_cache(default_cache_bytes(engine) if cache is None else cache)
+    return Model(engine, Scheduler(engine, most_waiting=queue))
+
+
+def size_of(flag: str, text: str) -> int:
+    """Bytes of a size such as "1.5G"; raises ValueError, naming the flag."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)i?B?", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"{flag}: expected a size such as 500M or 1.5G, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of the weights in a folder."""
+    files = [path] if path.is_file() else [p for p in path.iterdir() if p.suffix in WEIGHTS]
+    return sum(file.stat().st_size for file in files)
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Says how to install what the server needs, if that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise ImportError(f"slmq serve needs {error.name}: pip install 'slmq[server]'") from None

@@ -1,0 +1,165 @@
+"""What the server tells of itself: models, health, counts, and what texts are as tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from slmq.batch.requests import RequestError
+from slmq.server.faults import RefusedError
+from slmq.server.guard import body_of
+from slmq.server.replies import Reply
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from slmq.server.service import Service
+    from slmq.server.shelf import Book
+
+__all__ = ["About", "describe"]
+
+STUCK_S = 120.0  # without a step while there is something to do
+
+
+class About:
+    """Endpoints.
+
+    Parameters
+    ----------
+    service : Service
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._began = int(time.time())
+        self._steps: dict[str, tuple[int, float]] = {}  # of models: steps, and since when so many
+
+    async def models(self, _request: Request) -> Reply:
+        """GET /v1/models."""
+        found = [describe(book, self._began) for book in self._service.shelf.books]
+        return Reply({"object": "list", "data": found})
+
+    async def model(self, request: Request) -> Reply:
+        """GET /v1/models/{name}."""
+        book = self._service.shelf.find(request.path_params["name"])
+        return Reply(describe(book, self._began))
+
+    async def live(self, _request: Request) -> Reply:
+        """GET /livez: whether models that have something to do get on with it."""
+        now_s = time.monotonic()
+        for book in self._service.shelf.books:
+            if book.loaded is None:
+                continue
+            stats = book.loaded.model.stats()
+            runs, since_s = self._steps.get(book.name, (-1, now_s))
+            if stats.runs != runs or stats.running == 0:
+                since_s = now_s
+            self._steps[book.name] = stats.runs, since_s
+            if now_s - since_s > STUCK_S:
+                raise RefusedError(503, f"{book.name} has made no step for {now_s - since_s:.0f} s")
+        return Reply({"status": "ok"})
+
+    async def ready(self, request: Request) -> Reply:
+        """GET /readyz and /health: whether requests are taken."""
+        if self._service.draining:
+            raise RefusedError(503, "the server is about to end", headers={"retry-after": "5"})
+        return await self.live(request)
+
+    async def metrics(self, _request: Request) -> Reply:
+        """GET /metrics."""
+        text = self._service.metrics.text(self._service.shelf)
+        return Reply(text, kind="text/plain; version=0.0.4; charset=utf-8")
+
+    async def version(self, _request: Request) -> Reply:
+        """GET /version."""
+        return Reply({"version": version("slmq")})
+
+    async def tokenize(self, request: Request) -> Reply:
+        """POST /tokenize: the tokens of a text."""
+        body = body_of(request.scope)
+        text = _required(body, "content", "prompt")
+        special = _flag(body, "add_special", default=False)
+        pieces = _flag(body, "with_pieces", default=False)
+        async with self._service.shelf.use(body.get("model")) as book:
+            assert book.loaded is not None
+            model = book.loaded.model
+            tokenizer = model.tokenizer
+            ids = await self._service.run(lambda: tokenizer.encode(text, add_special=special))
+            count = {"count": len(ids), "max_model_len": model.n_ctx}
+            if not pieces:
+                return Reply({"tokens": ids, **count})
+            found = [{"id": i, "piece": _piece(tokenizer.token_bytes(i))} for i in ids]
+            return Reply({"tokens": found, **count})
+
+    async def detokenize(self, request: Request) -> Reply:
+        """POST /detokenize: the text of tokens."""
+        body = body_of(request.scope)
+        ids = body.get("tokens")
+        if not isinstance(ids, list):
+            raise RequestError(f"tokens: expected a list of token ids, got {ids!r:.80}", "tokens")
+        async with self._service.shelf.use(body.get("model")) as book:
+            assert book.loaded is not None
+            text = book.loaded.model.tokenizer.decode(ids, skip_special=False)
+            return Reply({"content": text, "prompt": text})
+
+    async def apply_template(self, request: Request) -> Reply:
+        """POST /apply-template: the prompt that a chat becomes."""
+        body = body_of(request.scope)
+        extra = body.get("chat_template_kwargs") or {}
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not isinstance(extra, dict):
+            raise RequestError("messages: expected a list of messages", "messages")
+        async with self._service.shelf.use(body.get("model")) as book:
+            assert book.loaded is not None
+            tokenizer = book.loaded.model.tokenizer
+            prompt = await self._service.run(lambda: tokenizer.render_chat(messages, **extra))
+            return Reply({"prompt": prompt})
+
+
+def describe(book: Book, created: int) -> dict[str, Any]:
+    """A model, in the words of OpenAI, with what llama.cpp and vLLM tell beside."""
+    found: dict[str, Any] = {
+        "id": book.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "slmq",
+        "loaded": book.loaded is not None,
+    }
+    if book.loaded is not None:
+        engine = book.loaded.model.engine
+        found["max_model_len"] = engine.n_ctx
+        found["meta"] = {
+            "n_vocab": engine.n_vocab,
+            "n_ctx": engine.n_ctx,
+            "n_ctx_train": engine.info.n_ctx_train,
+            "n_params": engine.info.parameters,
+            "size": engine.info.weight_bytes,
+        }
+    return found
+
+
+def _required(body: Mapping[str, Any], *names: str) -> str:
+    """The text under the first of several names that there is."""
+    for name in names:
+        if name in body:
+            if isinstance(body[name], str):
+                return str(body[name])
+            raise RequestError(f"{name}: expected a string, got {body[name]!r:.80}", name)
+    raise RequestError(f"{names[0]}: is missing", names[0])
+
+
+def _flag(body: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = body.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}: expected true or false, got {value!r:.80}", name)
+    return value
+
+
+def _piece(spelled: bytes) -> str | list[int]:
+    """Bytes as text where they are text."""
+    try:
+        return spelled.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(spelled)

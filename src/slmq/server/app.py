@@ -1,0 +1,69 @@
+"""The addresses of the server, each with what answers there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+
+from slmq.server.about import About
+from slmq.server.faults import RefusedError
+from slmq.server.guard import Guard
+from slmq.server.openai import OpenAI
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from slmq.server.service import Service
+
+__all__ = ["build_app"]
+
+
+def build_app(service: Service) -> Guard:
+    """The application that a server runs.
+
+    Parameters
+    ----------
+    service : Service
+
+    Returns
+    -------
+    Guard
+        An ASGI application.
+    """
+    openai, about = OpenAI(service), About(service)
+    router = _Routes(redirect_slashes=False)
+    post, get = ["POST"], ["GET"]
+    for path, endpoint, methods in (
+        ("/v1/chat/completions", openai.chat, post),
+        ("/v1/completions", openai.completions, post),
+        ("/v1/models", about.models, get),
+        ("/v1/models/{name:path}", about.model, get),
+        ("/health", about.ready, get),
+        ("/v1/health", about.ready, get),
+        ("/readyz", about.ready, get),
+        ("/livez", about.live, get),
+        ("/metrics", about.metrics, get),
+        ("/version", about.version, get),
+        ("/tokenize", about.tokenize, post),
+        ("/detokenize", about.detokenize, post),
+        ("/apply-template", about.apply_template, post),
+    ):
+        router.add_route(path, endpoint, methods)
+    return Guard(router, service.limits)
+
+
+class _Routes(Router):  # type: ignore[misc,unused-ignore]
+    """Says in JSON what is not there."""
+
+    async def not_found(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RefusedError(404, f"there is nothing at {scope['path']!r:.200}", code="not_found")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # lets starlette raise for a method that a path lacks
+        try:
+            await super().__call__(scope, receive, send)
+        except HTTPException as error:
+            message = f"{scope['method']} is not what {scope['path']!r:.200} takes"
+            raise RefusedError(error.status_code, message, headers=error.headers) from None

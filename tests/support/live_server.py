@@ -1,0 +1,171 @@
+"""A server in a thread of the test, at a free port of this machine; and plain requests to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from slmq.generation.model import Model
+from slmq.server.app import build_app
+from slmq.server.limits import Limits
+from slmq.server.run import BACKLOG, open_socket
+from slmq.server.service import Service
+from slmq.server.shelf import Book, Loaded, Shelf
+from slmq.server.wire import Wire, wire_for
+
+LONGEST_S = 60.0
+
+
+@dataclass
+class Answered:
+    """A response."""
+
+    status: int
+    headers: dict[str, str]
+    data: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.data)
+
+    @property
+    def events(self) -> list[Any]:
+        """What the ``data:`` lines hold, but for the last one, which must say that it is."""
+        found = [x[6:] for x in self.data.decode("ascii").split("\n") if x.startswith("data: ")]
+        assert found.pop() == "[DONE]"
+        return [json.loads(text) for text in found]
+
+    @property
+    def named_events(self) -> list[tuple[str, Any]]:
+        """Names and contents of events that have names."""
+        blocks = [block for block in self.data.decode("ascii").split("\n\n") if block]
+        pairs = [block.split("\n") for block in blocks if not block.startswith(":")]
+        return [(a.removeprefix("event: "), json.loads(b.removeprefix("data: "))) for a, b in pairs]
+
+
+@dataclass
+class LiveServer:
+    """A server that runs.
+
+    Attributes
+    ----------
+    port : int
+    service : Service
+    wire : Wire
+    models : list of Model
+        Those that were given, by the order of their names.
+    """
+
+    port: int
+    service: Service
+    wire: Wire
+    models: list[Model] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def model(self) -> Model:
+        return self.models[0]
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answered:
+        """Send a request and read the whole response; bytes go as they are."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=LONGEST_S)
+        try:
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            sent = {"content-type": "application/json"} if data is not None else {}
+            method = method or ("GET" if data is None else "POST")
+            connection.request(method, path, data, {**sent, **(headers or {})})
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answered(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        """A plain connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=LONGEST_S)
+
+    def send(self, path: str, body: Any) -> socket.socket:
+        """A connection on which a request was sent and nothing read."""
+        data = json.dumps(body).encode()
+        found = self.connect()
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        found.sendall(head.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
+        return found
+
+    @property
+    def idle(self) -> bool:
+        """Whether no model has anything to do, and no request is open."""
+        stats = [model.stats() for model in self.models]
+        return not any(s.running + s.waiting for s in stats) and not self.service.open_talks
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = LONGEST_S) -> None:
+    """Wait for something that another thread brings about."""
+    end_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end_s, "it does not come about"
+        time.sleep(0.005)
+
+
+@contextmanager
+def live_server(
+    models: Mapping[str, Model],
+    limits: Limits | None = None,
+    suggested: Mapping[str, Any] | None = None,
+) -> Iterator[LiveServer]:
+    """A server of loaded models; they stay the caller's."""
+    limits = limits or Limits()
+    with ThreadPoolExecutor(2) as pool:
+        books = [
+            Book(name, _given(model, suggested), Path(name), 0, Loaded(model, suggested or {}))
+            for name, model in models.items()
+        ]
+        found, _ = open_socket("127.0.0.1", 0)
+        found.listen(BACKLOG)
+        port = found.getsockname()[1]
+        ready: list[LiveServer] = []
+        began = threading.Event()
+
+        async def run() -> None:
+            service = Service(Shelf(books, pool=pool), limits, pool)
+            wire = wire_for(
+                build_app(service), limits, on_drain=lambda: None, on_end=service.end_answers
+            )
+            ready.append(LiveServer(port, service, wire, list(models.values())))
+            began.set()
+            await wire.serve([found])
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()))
+        thread.start()
+        assert began.wait(LONGEST_S)
+        try:
+            yield ready[0]
+        finally:
+            ready[0].wire.should_exit = True
+            ready[0].wire.force_exit = True
+            thread.join(LONGEST_S)
+            assert not thread.is_alive()
+
+
+def _given(model: Model, suggested: Mapping[str, Any] | None) -> Callable[[], Loaded]:
+    return lambda: Loaded(model, suggested or {})
