@@ -25,6 +25,8 @@ SAMPLING = tuple(
 )
 SHAPES = {entry.name for entry in fields(SamplingParams) if option_of(entry).group == SHAPE}
 FORMAT = "response_format"  # OpenAI's way to ask for JSON
+EFFORT = "reasoning_effort"  # and whether a model reasons
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
     "metadata", "model", "prompt_cache_key", "prompt_cache_options",
@@ -113,6 +115,8 @@ def read_request(
         own |= _shape(given[FORMAT])
     shaped = FORMAT in given or any(name in own for name in SHAPES)
     params = {n: value for n, value in defaults.items() if not (shaped and n in SHAPES)} | own
+    if EFFORT in given:
+        params["thinking"] = _thinking(given[EFFORT])
     for name in reversed(LIMITS):
         if name in given:
             params["max_tokens"] = given[name]
@@ -141,7 +145,7 @@ def ignored_fields(body: Mapping[str, Any]) -> list[str]:
 def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
     known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, FORMAT, "n", "logprobs"}
     if chat:
-        known |= {"messages", "top_logprobs", "chat_template_kwargs"}
+        known |= {"messages", "top_logprobs", "chat_template_kwargs", EFFORT}
     else:
         known |= {"prompt", "best_of"}
     for name, value in given.items():
@@ -149,6 +153,13 @@ def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
             raise RequestError(f"{name:.80}: is not supported", name)
         if name in INERT and value not in INERT[name]:
             raise RequestError(f"{name}: {value!r:.80} is not supported", name)
+
+
+def _thinking(effort: Any) -> bool:
+    if effort not in EFFORTS:
+        expected = ", ".join(EFFORTS)
+        raise RequestError(f"{EFFORT}: expected one of {expected}; got {effort!r:.80}", EFFORT)
+    return bool(effort != "none")
 
 
 def _template(given: Mapping[str, Any]) -> dict[str, Any] | None:

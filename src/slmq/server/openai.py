@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from slmq.batch.answers import chat_choice, chat_logprobs, text_choice, text_logprobs, usage
+from slmq.batch.answers import (
+    call_body,
+    chat_choice,
+    chat_logprobs,
+    text_choice,
+    text_logprobs,
+    usage,
+)
 from slmq.batch.lines import CHAT, COMPLETIONS
 from slmq.batch.requests import RequestError, ignored_fields
 from slmq.generation.results import GenerationResult
@@ -121,8 +128,8 @@ class _Chat:
         logprobs = None
         if self._talk.asked.params.get("logprobs") is not None:
             logprobs = chat_logprobs(heard.logprobs, self._talk.tokenizer)
-        if heard.text:
-            found.append(self._piece(heard.index, {"content": heard.text}, logprobs))
+        for delta in _deltas(heard):
+            found.append(self._piece(heard.index, delta, logprobs))
             logprobs = None
         if heard.result is not None:
             found.append(self._piece(heard.index, {}, logprobs, heard.result.finish_reason))
@@ -145,6 +152,20 @@ class _Chat:
 
     def _chunk(self) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk"}
+
+
+def _deltas(heard: Heard) -> Iterator[dict[str, Any]]:
+    """What was said, in the order in which a model says it."""
+    if heard.reasoning:
+        yield {"reasoning_content": heard.reasoning}
+    if heard.text:
+        yield {"content": heard.text}
+    for index, call in enumerate(heard.calls, heard.called):
+        body = call_body(call)
+        function = body["function"]
+        arguments, function["arguments"] = function["arguments"], ""
+        yield {"tool_calls": [{"index": index, **body}]}
+        yield {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
 
 
 class _Text:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slmq.generation.stream import TokenStream
     from slmq.server.shelf import Book
     from slmq.tokenizer import Tokenizer
+    from slmq.tools.calls import ToolCall
 
 __all__ = ["Heard", "Talk"]
 
@@ -29,9 +30,13 @@ class Heard:
     ----------
     index : int
         Of the answer.
-    text : str
+    text, reasoning : str
+    calls : list of ToolCall
+        Those that are whole now.
+    called : int
+        How many there were before them.
     logprobs : list of TokenLogprob
-        Of the tokens that make this text.
+        Of the tokens that make all this.
     prompt_tokens : int
     result : GenerationResult or None
         With the last piece.
@@ -39,6 +44,9 @@ class Heard:
 
     index: int
     text: str = ""
+    reasoning: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    called: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_tokens: int = 0
     result: GenerationResult | None = None
@@ -46,7 +54,7 @@ class Heard:
     @property
     def speaks(self) -> bool:
         """Whether there is anything to tell a client."""
-        return bool(self.text) or self.result is not None
+        return bool(self.text or self.reasoning or self.calls) or self.result is not None
 
 
 class Talk:
@@ -167,11 +175,13 @@ class Talk:
         if heard.result is not None and heard.result.finish_reason == "cancelled":
             raise ClosedError("the answer was cancelled: its model was closed")
         self.results[index] = heard.result
-        self._held[index] = Heard(index)
+        self._held[index] = Heard(index, called=heard.called + len(heard.calls))
         return heard
 
     def _add(self, heard: Heard, chunk: StreamChunk) -> None:
         heard.text += chunk.text
+        heard.reasoning += chunk.reasoning
+        heard.calls += chunk.tool_calls
         heard.prompt_tokens = chunk.prompt_tokens
         heard.result = chunk.result
         if chunk.logprobs is not None:
