@@ -25,6 +25,7 @@ from slmq.errors import (
     ModelNotFoundError,
     TemplateError,
     TokenizerError,
+    ToolServerError,
     UnsupportedModelError,
     WriteError,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from slmq.quantized import QuantizedMatrix
     from slmq.quantizer import QuantizedFolder, quantize
     from slmq.tools.calls import ToolCall
+    from slmq.tools.mcp import McpServer
     from slmq.tools.tool import Tool
 
     __version__: str
@@ -58,6 +60,7 @@ __all__ = [
     "GenerationResult",
     "IncompleteError",
     "Label",
+    "McpServer",
     "Model",
     "ModelNotFoundError",
     "QuantizedFolder",
@@ -67,6 +70,7 @@ __all__ = [
     "TokenizerError",
     "Tool",
     "ToolCall",
+    "ToolServerError",
     "UnsupportedModelError",
     "WriteError",
     "__version__",
@@ -85,6 +89,7 @@ __all__ = [
 _LAZY = {
     "GenerationResult": "slmq.generation.results",
     "Label": "slmq.generation.labels",
+    "McpServer": "slmq.tools.mcp",
     "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",

@@ -24,6 +24,7 @@ __all__ = [
     "ModelNotFoundError",
     "TemplateError",
     "TokenizerError",
+    "ToolServerError",
     "UnsupportedModelError",
     "WriteError",
     "printable",
@@ -146,6 +147,10 @@ class TemplateError(Error):
 
 class TokenizerError(Error):
     """A tokenizer definition is missing, corrupt or of a kind that slmq lacks."""
+
+
+class ToolServerError(Error):
+    """A server of tools cannot be started, does not answer, or says that a tool failed."""
 
 
 def printable(text: str, longest: int = 200) -> str:
