@@ -115,7 +115,16 @@ def test_a_call_that_is_cut_off_is_text(model: Model) -> None:
 def test_without_a_choice_the_tools_are_hidden(model: Model) -> None:
     plain = model.generate(USER, max_tokens=8)
     none = model.generate(USER, max_tokens=8, tools=[stop], tool_choice="none")
-    assert (none.tokens, none.prompt_tokens) == (plain.tokens, plain.prompt_tokens)
+    assert none.prompt_tokens == plain.prompt_tokens
+
+
+def test_without_a_choice_no_call_is_written(model: Model) -> None:
+    """Where the marker is no token, which could be banned, the text has to do without it."""
+    wanted: dict[str, Any] = {"tools": [stop], "tool_choice": "none", "max_tokens": 12}
+    biased = {ord("<") - 33: 50.0, ord("t") - 33: 40.0}  # ids of a byte-level alphabet
+    text = model.generate(USER, **wanted, logit_bias=biased).text
+    assert "<" in text
+    assert "<tool_call" not in text
 
 
 def test_text_of_a_user_is_text(model: Model) -> None:

@@ -153,9 +153,9 @@ def follow(stream: TokenStream | ToolTurn, bar: Bar, *, quiet: bool = False) -> 
                 write(chunk.text)
             for call in () if quiet else chunk.tool_calls:
                 write(json.dumps({"name": call.name, "arguments": call.arguments}) + "\n")
-    if not quiet:
-        write("\n")
     assert stream.result is not None  # a stream that ended or was closed has one
+    if not quiet and (stream.result.text or not stream.result.tool_calls):
+        write("\n")
     return stream.result
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from slmq.tools.dialects import Dialect
-from slmq.tools.grammar import EMPTY, Grammar, any_text
+from slmq.tools.grammar import ANY, EMPTY, Grammar, any_text
 from slmq.tools.tool import Tool
 
-__all__ = ["answer_grammar"]
+__all__ = ["answer_grammar", "silent_grammar"]
 
 
 def answer_grammar(
@@ -65,6 +66,17 @@ def answer_grammar(
     if free:
         ways.append(words)
     return grammar.source(f"{_thought(grammar, pairs, within)} {grammar.one_of(ways)}")
+
+
+def silent_grammar(dialect: Dialect, tokens: Mapping[str, int]) -> str | None:
+    """Any text without a marker; None where all markers are tokens, which can be banned."""
+    # Without the end of a tag: models that may not write one write its relatives.
+    spelled = [mark.rstrip(">") for mark in dialect.openings if mark not in tokens]
+    if not spelled:
+        return None
+    grammar = Grammar(tokens)
+    banned = " ".join(f"& ~/{ANY}*{re.escape(mark)}{ANY}*/" for mark in spelled)
+    return grammar.source("WORDS") + f"WORDS: /{ANY}*/ {banned}\n"
 
 
 def _words(bare: str) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["COMMA", "EMPTY", "NEW_LINE", "Grammar", "any_text", "closed"]
+__all__ = ["ANY", "COMMA", "EMPTY", "NEW_LINE", "Grammar", "any_text", "closed"]
 
 NEW_LINE = '"\\n"'
 COMMA = '", "'

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from slmq.chat.messages import checked_messages
 from slmq.errors import TemplateError
-from slmq.tools.answer import answer_grammar
+from slmq.tools.answer import answer_grammar, silent_grammar
 from slmq.tools.calls import call_id
 from slmq.tools.dialects import Dialect, dialect_named, dialect_of
 from slmq.tools.dialects.base import MOST_CALLS
@@ -125,6 +125,8 @@ def prepare(
         most = MOST_CALLS if wish.several and dialect.several else 1
         free = wish.choice == "auto"
         grammar = answer_grammar(dialect, tools, marks, pairs, within, most=most, free=free)
+    elif dialect is not None and wish.tools:
+        grammar = silent_grammar(dialect, marks)
     return Speech(
         prompt,
         grammar,

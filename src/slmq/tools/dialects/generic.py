@@ -19,6 +19,8 @@ To call a tool, answer with its name and arguments as JSON between tags:
 <tool_call>{{"name": "...", "arguments": {{...}}}}</tool_call>
 Its result comes in the next message. When you need no tool, answer in plain words."""
 
+REMINDER = "Now answer my question with it."  # else the smallest models call again and again
+
 
 class Generic(Dialect):
     """``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, which instructions ask for."""
@@ -57,7 +59,7 @@ class Generic(Dialect):
         if message["role"] == "tool":
             name = message.get("name")
             about = f"Result of {name}" if name else "Result"
-            return {"role": "user", "content": f"{about}: {content}"}
+            return {"role": "user", "content": f"{about}: {content}\n\n{REMINDER}"}
         if not message.get("tool_calls"):
             return {"role": message["role"], "content": content}
         return self._with_calls_written({**message, "content": content and f"{content}\n"})
