@@ -24,10 +24,14 @@ def test_every_error_is_a_public_name_under_one_root() -> None:
         assert issubclass(kind, slmq.Error)
 
 
-def test_what_is_closed_is_also_a_value_error_as_of_python_files() -> None:
+def test_errors_that_are_also_value_errors() -> None:
+    """What is closed, as of Python's files; a constraint that is wrong; a value that is not there.
+
+    The last two come from an argument and from a result, as Python's own do.
+    """
     assert issubclass(slmq.ClosedError, ValueError)
     others = {name for name, kind in CLASSES.items() if issubclass(kind, ValueError)}
-    assert others == {"ClosedError"}
+    assert others == {"ClosedError", "ConstraintError", "IncompleteError"}
 
 
 @pytest.mark.parametrize("name", CLASSES)
