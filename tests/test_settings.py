@@ -85,7 +85,13 @@ def test_threads_end_where_the_native_code_ends() -> None:
 
 def test_completion_and_help_offer_every_load_option() -> None:
     parameters = inspect.signature(slmq.load).parameters
-    assert list(parameters) == ["model", "revision", "local_files_only", *get_type_hints(LoadArgs)]
+    assert list(parameters) == [
+        "model",
+        "revision",
+        "local_files_only",
+        "progress",
+        *get_type_hints(LoadArgs),
+    ]
     assert parameters["kv_dtype"].default == "f16"
     assert parameters["kv_dtype"].kind is inspect.Parameter.KEYWORD_ONLY
     text = inspect.getdoc(slmq.load)
@@ -98,8 +104,9 @@ def test_completion_and_help_offer_every_load_option() -> None:
     ("function", "own"),
     [
         (slmq.Model.generate, ["self", "prompt", "progress", "chat_template_kwargs"]),
+        (slmq.Model.ask, ["self", "question", "system", "progress", "chat_template_kwargs"]),
         (slmq.Model.stream, ["self", "prompt", "progress", "chat_template_kwargs"]),
-        (slmq.Model.chat, ["self", "system", "chat_template_kwargs"]),
+        (slmq.Model.chat, ["self", "system", "messages", "forget", "chat_template_kwargs"]),
         (ChatSession.send, ["self", "text", "progress"]),
         (ChatSession.stream, ["self", "text", "progress"]),
     ],
@@ -175,6 +182,14 @@ slmq.quantize("a", "b", format="q9")
 with slmq.load("m", format="int4", kv_dtype="int8", memory="mmap", activations="exact") as m:
     m.generate("x", temperature=1, min_p=0.5)
     m.generate("x", temprature=1)
+    m.generate("x", max_tokens="all")
+    m.ask("x", max_tokens=None, progress=True).txt
+    m.logits("x", rows="first")
+    chat: slmq.ChatSession = m.chat(messages=[], forget=True)
+    stream: slmq.TokenStream = m.stream("x", top_k=2)
+slmq.lod("x")
+slmq.hub.pull("x")
+print(slmq.pull("x").path, slmq.list_models(), slmq.SamplingParams(seed=1), slmq.__version__)
 """
 
 
@@ -190,7 +205,7 @@ def test_mypy_sees_wrong_words(tmp_path: Path) -> None:
         cwd=tmp_path,  # mypy refuses to start where packages are installed
     )
     lines = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
-    assert lines == [3, 4, 5, 6, 7, 8, 10, 13], done.stdout
+    assert lines == [3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16, 19], done.stdout
 
 
 # --- checks -----------------------------------------------------------------------------------

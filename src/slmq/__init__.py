@@ -31,12 +31,17 @@ from slmq.errors import (
 )
 
 if TYPE_CHECKING:
+    from slmq import hub
     from slmq.conversion.convert import convert
     from slmq.conversion.dequantize import dequantize
     from slmq.evaluation import compare, evaluate, perplexity
     from slmq.generation.loading import load
     from slmq.generation.model import Model
+    from slmq.generation.params import SamplingParams
     from slmq.generation.results import GenerationResult, StreamChunk
+    from slmq.generation.session import ChatSession
+    from slmq.generation.stream import TokenStream
+    from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantized import QuantizedMatrix
     from slmq.quantizer import QuantizedFolder, quantize
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BusyError",
     "CacheFullError",
+    "ChatSession",
     "CheckpointError",
     "ClosedError",
     "ConstraintError",
@@ -65,8 +71,10 @@ __all__ = [
     "ModelNotFoundError",
     "QuantizedFolder",
     "QuantizedMatrix",
+    "SamplingParams",
     "StreamChunk",
     "TemplateError",
+    "TokenStream",
     "TokenizerError",
     "Tool",
     "ToolCall",
@@ -78,22 +86,28 @@ __all__ = [
     "convert",
     "dequantize",
     "evaluate",
+    "hub",
     "isa",
+    "list_models",
     "load",
     "perplexity",
+    "pull",
     "quantize",
     "show_runtime",
 ]
 
 # Imported on first use: `import slmq` stays instant.
 _LAZY = {
+    "ChatSession": "slmq.generation.session",
     "GenerationResult": "slmq.generation.results",
     "Label": "slmq.generation.labels",
     "McpServer": "slmq.tools.mcp",
     "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.quantized",
+    "SamplingParams": "slmq.generation.params",
     "StreamChunk": "slmq.generation.results",
+    "TokenStream": "slmq.generation.stream",
     "Tool": "slmq.tools.tool",
     "ToolCall": "slmq.tools.calls",
     "compare": "slmq.evaluation",
@@ -101,23 +115,33 @@ _LAZY = {
     "dequantize": "slmq.conversion.dequantize",
     "evaluate": "slmq.evaluation",
     "isa": "slmq.machine.runtime",
+    "list_models": "slmq.hub",
     "load": "slmq.generation.loading",
     "perplexity": "slmq.evaluation",
+    "pull": "slmq.hub",
     "quantize": "slmq.quantizer",
     "show_runtime": "slmq.machine.runtime",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # type checkers would take any name for one that is here
 
-        return version("slmq")
-    if name not in _LAZY:
-        raise AttributeError(f"module 'slmq' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("slmq")
+        if name == "hub":
+            return importlib.import_module("slmq.hub")
+        if name not in _LAZY:
+            import difflib
+
+            near = difflib.get_close_matches(name, __all__, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AttributeError(f"module 'slmq' has no attribute {name!r}{hint}")
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import command
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import slmq
 from slmq.cli.app import COMMANDS, app
-from slmq.cli.doctor import warnings_of
+from slmq.cli.doctor import reports_go_to, warnings_of
 from slmq.cli.errors import one_line
-from slmq.cli.output import cancel_on_interrupt
+from slmq.cli.output import cancel_on_interrupt, laid_out
 
 RUNNER = CliRunner()
 WORDS = ["--max-tokens", "8", "--ignore-eos"]
@@ -49,10 +49,6 @@ def no_template(tiny_model_path: Path, tmp_path: Path) -> Path:
 
 def invoke(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return RUNNER.invoke(app, [str(argument) for argument in arguments], input=stdin)
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "slmq.cli", *(str(argument) for argument in arguments)]
 
 
 def text_of(model: Path, prompt: Any, **params: Any) -> str:
@@ -117,7 +113,20 @@ def test_run_json_has_the_whole_result(tiny_model_path: Path) -> None:
     assert found["finish_reason"] == "length"
     assert found["seed"] == 3
     assert [len(entry["top"]) for entry in found["logprobs"]] == [2] * 8
+    with slmq.load(tiny_model_path) as m:
+        for entry in (e for found in found["logprobs"] for e in (found, *found["top"])):
+            assert entry["text"] == m.tokenizer.decode([entry["token"]])
     assert found["prompt_tps"] > 0
+
+
+def test_json_keeps_plain_lists_on_a_line() -> None:
+    data = {"a": [1, 2.5, None], "b": [[1, 2], [3]], "c": [], "d": {}, "e": ["x[1]", "\u00fc"]}
+    text = laid_out(data, ascii_only=False)
+    assert json.loads(text) == data == json.loads(laid_out(data, ascii_only=True))
+    assert text.splitlines() == [
+        "{", '  "a": [1, 2.5, null],', '  "b": [', "    [1, 2],", "    [3]", "  ],", '  "c": [],',
+        '  "d": {},', '  "e": ["x[1]", "\u00fc"]', "}",
+    ]  # fmt: skip
 
 
 def test_run_stats_go_to_stderr(tiny_model_path: Path) -> None:
@@ -166,7 +175,7 @@ def test_suggestions_of_the_catalogue_are_used_unless_options_say_otherwise(
         (["--activations", "x"], "--activations: expected one of 'mixed', 'exact'; got 'x'"),
         (["--memory", "x"], "--memory: expected one of"),
         (["--format", "int4", "--quant", "int8"], "--format: given twice"),
-        (["--max-tokens", "5000"], "max_tokens asks for 5000 more"),
+        (["--max-tokens", "5000"], " --max-tokens asks for 5000 more"),
         (["--raw", "--system", "x"], "--system needs a chat template"),
     ],
 )
@@ -185,7 +194,7 @@ def test_a_bad_option_is_one_line(
     ("arguments", "message"),
     [
         (["run", "no-such-model", "Hi"], "no model 'no-such-model'"),
-        (["run", "smollm2-135m-instruct", "Hi", "--offline"], "local_files_only"),
+        (["run", "smollm2-135m-instruct", "Hi", "--offline"], "--offline forbids"),
         (["show", "no-such-model"], "no model 'no-such-model'"),
         (["rm", "no-such-model"], "no model 'no-such-model' in the cache"),
         (["perplexity", "no-such-model", "--file", "/no/such/file"], "cannot read /no/such/file"),
@@ -206,7 +215,7 @@ def test_an_error_is_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
-    for arguments in (["run"], ["run", "model"], ["nonsense"], ["run", "m", "p", "--nonsense"]):
+    for arguments in (["run"], ["show"], ["nonsense"], ["run", "m", "p", "--nonsense"]):
         found = invoke(*arguments)
         assert found.exit_code == 2
         assert found.stdout == ""
@@ -307,6 +316,19 @@ def test_doctor_names_cpu_kernels_threads_and_cache(tmp_path: Path) -> None:
     people = invoke("doctor").stdout
     for label in ("cpu", "kernels", "threads", "memory", "cache", "versions"):
         assert f"\n{label} " in people
+
+
+def test_doctor_prints_a_report_to_paste() -> None:
+    assert "slmq doctor --bug" in invoke("doctor").stderr
+    asked = invoke("doctor", "--bug")
+    assert asked.exit_code == 0
+    assert "\nslmq        " in asked.stdout
+    assert "\nscalar:     " in asked.stdout  # the self test
+    where = reports_go_to()
+    assert ("open an issue at" in asked.stdout) == (where is not None)
+    assert where is None or where in asked.stdout
+    assert str(Path.home()) not in asked.stdout
+    assert asked.stdout.count("```") == 4
 
 
 def test_doctor_warns_of_forced_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +474,8 @@ def test_a_reader_that_goes_away_is_no_error(tiny_model_path: Path) -> None:
 
 def endless(model: Path) -> list[str]:
     """A command line that answers for minutes."""
-    return command("run", model, "Hi", "--ignore-eos", "--n-ctx", 1 << 20, "--threads", 1)
+    words = ("--ignore-eos", "--max-tokens", -1, "--n-ctx", 1 << 20, "--threads", 1)
+    return command("run", model, "Hi", *words)
 
 
 @POSIX
@@ -480,77 +503,6 @@ def test_interrupted_run_keeps_what_was_said(tiny_model_path: Path) -> None:
     rest, errors = process.communicate(timeout=60)
     assert len(begun) == 1
     assert rest.endswith(b"\n")
-    assert errors == b""
+    assert errors.startswith(b"n_ctx=1048576: ")
+    assert errors.count(b"\n") == 1
     assert process.returncode == 130
-
-
-class Terminal:
-    """A process on a terminal of its own, and what it has written there."""
-
-    def __init__(self, *arguments: object, environment: dict[str, str]) -> None:
-        import pty
-
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(environment)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # pytest in the background ignores it
-            os.execv(sys.executable, command(*arguments))
-        self.seen = b""
-
-    def until(self, text: bytes, *, after: int = 0) -> int:
-        """Reads until `text` stands at `after` or later; where it ends."""
-        while text not in self.seen[after:]:
-            self._read_some(f"no {text!r} in {self.seen[-2000:]!r}")
-        return self.seen.index(text, after) + len(text)
-
-    def read(self, count: int) -> None:
-        """Reads that many bytes more, at least."""
-        goal = len(self.seen) + count
-        while len(self.seen) < goal:
-            self._read_some(f"nothing after {self.seen[-2000:]!r}")
-
-    def _read_some(self, complaint: str) -> None:
-        assert select.select([self.fd], [], [], 60)[0], complaint
-        self.seen += os.read(self.fd, 65536)
-
-    def type(self, text: bytes) -> None:
-        os.write(self.fd, text)
-
-    def close(self) -> int:
-        """Waits for the end of the process; its exit code."""
-        try:
-            while os.read(self.fd, 65536):
-                pass
-        except OSError:
-            pass  # how Linux tells that the other side is gone
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-@POSIX
-def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_on_ctrl_d(
-    tiny_model_path: Path, tmp_path: Path
-) -> None:
-    flags = ("--n-ctx", 1 << 20, "--threads", 1, "--logit-bias", "256=-inf", "--logit-bias",
-             "257=-inf", "--logit-bias", "258=-inf")  # fmt: skip
-    environment = {"SLMQ_CACHE_DIR": str(tmp_path / "chat"), "TERM": "dumb"}
-    terminal = Terminal("chat", tiny_model_path, *flags, environment=environment)
-    at = terminal.until(b">>> ")
-    # Ctrl-C between answers. A line editor that has shown its prompt but does not read yet would
-    # not notice it before the next key.
-    terminal.type(b"half a line")
-    at = terminal.until(b"half a line", after=at)
-    terminal.type(b"\x03")
-    at = terminal.until(b"press Ctrl-D or type /exit to quit", after=at)
-    at = terminal.until(b">>> ", after=at)
-    terminal.type(b"Hi\n")  # with no end token, an answer of a million tokens
-    at = terminal.until(b"Hi\r\n", after=at)
-    terminal.read(200)
-    terminal.type(b"\x03")  # Ctrl-C stops the answer
-    at = terminal.until(b"(stopped)", after=at)
-    at = terminal.until(b">>> ", after=at)
-    terminal.type(b"/undo\n")
-    at = terminal.until(b"forgot the last turn", after=at)
-    terminal.until(b">>> ", after=at)
-    terminal.type(b"\x04")  # Ctrl-D
-    assert terminal.close() == 0

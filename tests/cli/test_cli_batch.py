@@ -145,6 +145,8 @@ def test_batch_is_interrupted(tiny_model_path: Path, tmp_path: Path, source: Pat
     os.kill(process.pid, signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
+    warned, message = message.split("\n", 1)
+    assert warned.startswith("n_ctx=2048: the model was made for 128 tokens")
     assert message == (
         f"{target}: interrupted; the same command goes on from the finished answers\n"
     )

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import slmq
+from slmq import hub
 from slmq.cli.app import app
+from slmq.cli.options import complete_model
 
 RUNNER = CliRunner()
 
@@ -91,8 +93,6 @@ def test_list_and_rm_of_a_pulled_model(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.stdout == ""
     assert "smollm2-135m-instruct" in found.stderr
     assert json.loads(invoke("list", "--json").stdout) == []
-    from slmq import hub
-
     entry = hub.catalogue()["smollm2-135m-instruct"]
     file = tmp_path / "cache" / "models" / entry.name / entry.file
     file.parent.mkdir(parents=True)
@@ -114,3 +114,39 @@ def test_list_and_rm_of_a_pulled_model(tmp_path: Path, monkeypatch: pytest.Monke
     freed = json.loads(invoke("rm", entry.name, "--json").stdout)
     assert freed == {"name": entry.name, "bytes": entry.bytes}
     assert not file.exists()
+
+
+def test_the_catalogue_tells_sizes_and_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slmq.machine.memory.available_memory_bytes", lambda: 2 * 10**9)
+    entry = hub.catalogue()["smollm2-135m-instruct"]
+    file = tmp_path / "cache" / "models" / entry.name / entry.file  # type: ignore[attr-defined]
+    file.parent.mkdir(parents=True)
+    with file.open("wb") as f:
+        f.truncate(entry.bytes)  # type: ignore[attr-defined]
+    found = {e["name"]: e for e in json.loads(invoke("list", "--catalogue", "--json").stdout)}
+    small, large = found[entry.name], found["mistral-7b-instruct-v0.3"]
+    assert (small["download_bytes"], small["pulled"], small["fits"]) == (98_362_432, True, True)
+    assert small["memory_bytes"] > small["download_bytes"]
+    assert (large["pulled"], large["fits"]) == (False, False)
+    assert large["download_bytes"] == 2 * large["parameters"]
+    assert all(e["memory_bytes"] for e in found.values())
+    shown = invoke("list", "--catalogue")
+    lines = {line.split()[0]: line.split() for line in shown.stdout.splitlines() if line.strip()}
+    assert lines[entry.name][1:] == [
+        "135", "M", "98.4", "MB", "246.7", "MB", "pulled", "Apache-2.0",
+    ]  # fmt: skip
+    assert lines["mistral-7b-instruct-v0.3"][1:7] == ["7.2", "B", "14.5", "GB", "5.4", "GB"]
+    assert "too large" in shown.stdout
+    assert "2.0 GB available now" in shown.stderr
+
+
+def test_names_are_known_in_any_case() -> None:
+    for name in ("smollm2-135m-instruct", "SmolLM2-135M-Instruct"):
+        assert json.loads(invoke("show", name, "--json").stdout)["name"] == "smollm2-135m-instruct"
+        asked = invoke("run", name, "Hi", "--offline")
+        assert "slmq: smollm2-135m-instruct is not in the cache" in asked.stderr
+        assert "--offline forbids downloading it" in asked.stderr
+        assert "no model" in invoke("rm", name).stderr
+    assert complete_model("SmolLM2-1") == ["smollm2-1.7b-instruct", "smollm2-135m-instruct"]

@@ -10,9 +10,9 @@ import pytest
 from slmq.generation.sampling import SamplingParams
 
 
-def test_defaults_are_greedy_and_unlimited() -> None:
+def test_defaults_are_greedy_and_of_usual_length() -> None:
     params = SamplingParams()
-    assert (params.temperature, params.max_tokens, params.seed) == (0.0, None, None)
+    assert (params.temperature, params.max_tokens, params.seed) == (0.0, "auto", None)
     assert params.stop_strings == ()
     assert params.stop_tokens == frozenset()
 
@@ -40,7 +40,7 @@ def test_defaults_are_greedy_and_unlimited() -> None:
         ("logit_bias", {1: 1e39}),
         ("seed", -1),
         ("seed", 2**64),
-        ("max_tokens", -1),
+        ("max_tokens", -2),
         ("stop", ""),
         ("stop", ["a", ""]),
         ("stop", ["a"] * 65),

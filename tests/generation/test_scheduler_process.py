@@ -35,7 +35,8 @@ def ran(tiny_model_path: Path, program: str) -> str:
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("n_ctx=")]
+    assert (done.returncode, said) == (0, [])
     return done.stdout
 
 

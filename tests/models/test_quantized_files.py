@@ -266,3 +266,17 @@ def test_a_folder_of_packed_weights_keeps_the_orders(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"every column 0\.\.255 once") as caught:
             logits_of(folder, TOKENS, format=None)
         assert caught.value.tensor == name
+
+
+def test_more_bits_than_are_there_are_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = gguf_model(tmp_path / "m.gguf", {}, "q4_1")
+    slmq.load(file).close()
+    slmq.load(file, format="int4").close()
+    assert caplog.text == ""
+    slmq.load(file, format="int8").close()
+    assert "format='int8': the weights were rounded to 5.0 bits already; 8.5 bits" in caplog.text
+    caplog.clear()
+    slmq.quantize(file, tmp_path / "again")
+    assert "rounded to 5.0 bits already; rounding them again adds to that error" in caplog.text

@@ -215,7 +215,25 @@ def test_the_page_shows_what_was_measured(
     assert text.count("<svg") == 2
     assert "http" not in text
     body = text[text.index("<body>") : text.index("</body>") + len("</body>")]
-    assert ElementTree.fromstring(body.replace("&nbsp;", " ")).tag == "body"  # every tag is closed
+    page_root = ElementTree.fromstring(body.replace("&nbsp;", " "))
+    assert page_root.tag == "body"  # every tag is closed
+    # A line of the chart for every kind of matrix, under its whole name.
+    layers = [t.name for t in made.tensors if ".layers." in t.name]
+    kinds = {name.split(".", 3)[3].removesuffix(".weight") for name in layers}
+    keys = [
+        " ".join(p.itertext()).split() for p in page_root.iter("p") if p.find("span") is not None
+    ]
+    assert [set(key) for key in keys] == [kinds]
+    assert len(page_root.findall("svg")[0].findall("polyline")) == len(kinds)
+    # Layers are whole numbers.
+    ticks = [t.text for t in page_root.findall("svg")[0].findall("text") if "e" not in str(t.text)]
+    assert ticks[:-1] == [str(i) for i in range(len(ticks) - 1)]
+    # What was made of what.
+    facts = {row[0].text: row[1].text for row in page_root.iter("tr") if len(row) == 2}
+    assert facts["source"].startswith("model.safetensors (sha256 ")
+    assert facts["bits per weight asked for"] == "6.0"
+    assert facts["slmq"] == slmq.__version__
+    assert facts["calibration text"].startswith("sha256 ")
 
 
 def test_auto_takes_what_measures_best(

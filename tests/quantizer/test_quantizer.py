@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import safetensors.numpy
 from golden import GOLDENS
 from llama_files import logits_of
 from typer.main import get_command
+from typer.testing import CliRunner
 
 import slmq
 from slmq import _native
 from slmq.checkpoint import open_checkpoint
 from slmq.cli.app import app
+from slmq.cli.output import Bar
+from slmq.cli.quantize import saying_where
 from slmq.formats import FORMATS, unpack
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import round_searched
@@ -255,6 +259,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_unknown_settings_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         slmq.quantize(SOURCE, tmp_path / "q", **options)
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
 # --- and back -------------------------------------------------------------------------------
@@ -278,6 +283,31 @@ def test_dequantized_folders_are_ordinary(family: str, tmp_path: Path) -> None:
         logits_of(back, TOKENS, format=None),
     )
     assert np.abs(quantized - plain_logits).max() < 0.05 * np.abs(plain_logits).max()
+
+
+@pytest.mark.parametrize(("dtype", "named"), [("f16", "float16"), ("f32", "float32")])
+def test_every_transformers_loads_a_dequantized_folder_in_its_own_type(
+    dtype: str, named: str, tmp_path: Path
+) -> None:
+    """Version 5 reads "dtype", which a source may have; older ones read "torch_dtype"."""
+    assert json.loads((SOURCE / "config.json").read_text("utf-8"))["dtype"] == "float32"
+    folder = slmq.dequantize(SOURCE, tmp_path / "back", dtype=dtype)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert (config["dtype"], config["torch_dtype"]) == (named, named)
+
+
+def test_the_command_ends_with_what_was_made_and_stops_with_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = CliRunner().invoke(app, ["quantize", str(SOURCE), str(tmp_path / "q")])
+    assert done.stdout == f"{tmp_path / 'q'}\n"
+    assert "bits per weight, from " in done.stderr
+    assert f"slmq compare {SOURCE} {tmp_path / 'q'} --file TEXT" in done.stderr
+    bar = Bar()
+    bar.update("layer", 3, 32)
+    with pytest.raises(KeyboardInterrupt), saying_where(bar):
+        raise KeyboardInterrupt
+    assert "stopped at layer, 3 of 32; repeat the command" in capsys.readouterr().err
 
 
 def test_dequantized_to_float32_nothing_is_rounded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from slmq.errors import ClosedError, DataError, Error, WriteError
 from slmq.generation.results import GenerationResult
 
 if TYPE_CHECKING:
-    from slmq.generation.mapping import Report
+    from slmq.generation.bars import Report
     from slmq.generation.model import Model
     from slmq.generation.window import Outcome, Start
 

@@ -17,7 +17,7 @@ from slmq.engine.options import LoadOptions
 from slmq.generation.params import SamplingParams
 
 if TYPE_CHECKING:
-    from slmq.generation.mapping import Report
+    from slmq.generation.bars import Report
 
 __all__ = ["batch"]
 
@@ -72,7 +72,7 @@ def batch(
     settings["revision"] = revision
     job = replace(job, defaults={**loaded.suggested, **sampling}, settings=settings)
     try:
-        with loaded.model as m, Bar() as bar:
+        with loaded as m, Bar() as bar:
             done = run_batch(m, job, _shown_by(bar))
     except KeyboardInterrupt:
         note(f"{target}: interrupted; the same command goes on from the finished answers")

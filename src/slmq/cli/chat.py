@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmq.cli import options as o
 from slmq.cli.errors import one_line
+from slmq.cli.fitting import better_model
+from slmq.cli.lines import Lines
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, note
-from slmq.cli.run import follow, prompt_progress, show_stats
+from slmq.cli.run import explain_end, follow, prompt_progress, show_stats
 from slmq.engine.options import LoadOptions
 from slmq.errors import Error, TemplateError
 from slmq.generation.params import SamplingParams
@@ -20,20 +19,19 @@ if TYPE_CHECKING:
     from slmq.generation.model import Model
     from slmq.generation.session import ChatSession
 
-__all__ = ["chat"]
+__all__ = ["chat", "converse"]
 
 # Nobody is there to run calls.
 WITHOUT = ("logprobs", "tools", "tool_choice", "parallel_tool_calls", "dialect")
 SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=WITHOUT)
-PROMPT = ">>> "
-HISTORY_LINES = 1000
-HELP = """\
+HELP = '''\
 /undo          forget the last question and its answer
 /reset         forget the whole conversation
 /system TEXT   start over with TEXT as the system message (without TEXT: with none)
 /exit          quit (so does Ctrl-D)
 //TEXT         send a message that starts with a slash
-Ctrl-C         stop the answer"""
+"""            begin a message of several lines; another """ ends it (pasted lines are one message)
+Ctrl-C         stop the answer'''
 
 
 @SAMPLING
@@ -55,19 +53,37 @@ def chat(
     stderr.
     """
     template = o.template_kwargs(chat_template_kwargs)
-    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
-    with loaded.model as m:
+    opened = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
+    converse(opened, system, sampling, template, stats=stats)
+
+
+def converse(
+    model: Model,
+    system: str | None,
+    sampling: dict[str, Any],
+    template: dict[str, Any] | None,
+    *,
+    stats: bool,
+) -> None:
+    """Talk until the input ends, then close the model."""
+    with model as m:
         if m.tokenizer.chat_template is None:
             raise TemplateError(
                 f"{m.name} has no chat template; use `slmq run` to continue a text with it"
             )
-        params = {**loaded.suggested, **sampling}
-        talk = Conversation(m, system, params, stats=stats, template=template)
+        talk = Conversation(m, system, sampling, stats=stats, template=template)
         with Lines() as lines:
             if lines.interactive:
-                note(f"{m.name}; type /help for commands, press Ctrl-D to quit")
+                note(greeting(m))
             while (line := lines.read()) is not None and talk.handle(line):
                 pass
+
+
+def greeting(model: Model) -> str:
+    """What a person reads first: how to leave, and which model is better if this is a weak one."""
+    text = f"{model.name}; type /help for commands, press Ctrl-D to quit"
+    better = better_model(model)
+    return text if better is None else f"{text}\nThis is a very small model. Better: {better}"
 
 
 class Conversation:
@@ -77,19 +93,20 @@ class Conversation:
         self,
         model: Model,
         system: str | None,
-        params: dict[str, Any],
+        given: dict[str, Any],
         *,
         stats: bool = False,
         template: dict[str, Any] | None = None,
     ) -> None:
         self._model = model
-        self._params = params
+        self._given = given
         self._template = template
         self._stats = stats
         self._session: ChatSession = self._begin(system)
 
     def _begin(self, system: str | None) -> ChatSession:
-        return self._model.chat(system, chat_template_kwargs=self._template, **self._params)
+        params = {**self._model.suggested, **self._given}
+        return self._model.chat(system, forget=True, chat_template_kwargs=self._template, **params)
 
     def handle(self, line: str) -> bool:
         """Do what a line asks; False when it asks to quit."""
@@ -128,6 +145,7 @@ class Conversation:
 
     def _say(self, text: str) -> None:
         """One turn; an error is reported and leaves the conversation as it was."""
+        before = self._session.forgotten
         try:
             with Bar() as bar:
                 stream = self._session.stream(text, progress=prompt_progress(bar))
@@ -137,57 +155,13 @@ class Conversation:
             return
         if result.finish_reason == "cancelled":
             note("(stopped)")
+        explain_end(result, self._given)
+        forgotten = self._session.forgotten - before
+        if forgotten:
+            turns = "turn" if forgotten == 1 else f"{forgotten} turns"
+            note(
+                f"(forgot the oldest {turns}: the context of {self._model.n_ctx:,} tokens is full; "
+                "--n-ctx sets its size)"
+            )
         if self._stats:
             show_stats(result)
-
-
-class Lines:
-    """Lines that a person types, with readline and its history where there is one, or a pipe's."""
-
-    def __init__(self) -> None:
-        self.interactive = sys.stdin.isatty()
-        self._readline: Any = None
-
-    def __enter__(self) -> Lines:
-        if self.interactive and sys.stdout.isatty():
-            with suppress(ImportError):
-                import readline
-
-                self._readline = readline
-                readline.set_history_length(HISTORY_LINES)
-                with suppress(OSError):
-                    readline.read_history_file(history_file())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._readline is not None:
-            with suppress(OSError):
-                file = history_file()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.touch(mode=0o600)  # what people type is theirs alone
-                self._readline.write_history_file(file)
-
-    def read(self) -> str | None:
-        """The next line; None at the end of the input (Ctrl-D)."""
-        while True:
-            try:
-                if self._readline is not None:
-                    return input(PROMPT)
-                if self.interactive:
-                    sys.stderr.write(PROMPT)
-                    sys.stderr.flush()
-                line = sys.stdin.readline()
-                return line.removesuffix("\n") if line else None
-            except EOFError:
-                sys.stderr.write("\n")
-                return None
-            except KeyboardInterrupt:
-                # Ctrl-C between answers throws the line away that was begun.
-                note("\n(press Ctrl-D or type /exit to quit)")
-
-
-def history_file() -> Path:
-    """Where the lines of earlier chats are kept."""
-    from slmq.hub import cache_dir
-
-    return cache_dir() / "chat_history"

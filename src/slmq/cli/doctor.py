@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slmq.cli import options as o
-from slmq.cli.output import print_json, write
+from slmq.cli.output import note, print_json, write
 from slmq.disk import readable_bytes
 
 if TYPE_CHECKING:
@@ -40,13 +41,24 @@ SelfTest = Annotated[
 ]
 
 
-def doctor(selftest: SelfTest = False, as_json: o.Json = False) -> None:
+Bug = Annotated[
+    bool,
+    typer.Option(
+        "--bug", help="Print a bug report to fill in: the facts and the self test, as Markdown."
+    ),
+]
+
+
+def doctor(selftest: SelfTest = False, bug: Bug = False, as_json: o.Json = False) -> None:
     """Show the CPU, the kernels and threads chosen (and why), the cache and versions.
 
     Warnings name whatever costs speed. With --selftest, run every kernel that this CPU supports and
     a tiny model, and check that all results match the reference, bit for bit; the exit status is 1
-    if any differs.
+    if any differs. With --bug, print all that a bug report needs, ready to paste.
     """
+    if bug:
+        write(bug_report())
+        return
     if selftest:
         if not check_kernels(as_json):
             raise typer.Exit(1)
@@ -56,6 +68,7 @@ def doctor(selftest: SelfTest = False, as_json: o.Json = False) -> None:
         print_json(facts)
         return
     write(report(facts))
+    note("found a bug? `slmq doctor --bug` prints a report to fill in and paste")
 
 
 def examine() -> dict[str, Any]:
@@ -160,21 +173,63 @@ def report(facts: dict[str, Any]) -> str:
     return "".join(f"{label:12}{text}\n" for label, text in lines)
 
 
+def bug_report() -> str:
+    """What a bug report needs, as Markdown; the home folder, which names a person, is ``~``."""
+    facts = report(examine()).replace(str(Path.home()), "~")
+    checked = "".join(table_lines(found) for found in run_selftest())
+    where = reports_go_to()
+    return f"""\
+<!-- Fill in the three headings{f" and open an issue at {where}" if where else ""}.
+Leave out what is private: the lines below name your CPU, folders and models. -->
+
+### What happened, and what I expected
+
+### The command or the code, and all of its output (SLMQ_LOG_LEVEL=DEBUG shows tracebacks)
+
+```
+```
+
+### The model (name or file, and where it is from)
+
+### Machine
+
+```
+{facts}
+{checked}```
+"""
+
+
+def reports_go_to() -> str | None:
+    """The page for bugs that the package's metadata names."""
+    from importlib.metadata import metadata
+
+    urls = (entry.partition(", ") for entry in metadata("slmq").get_all("Project-URL") or [])
+    return next((url for label, _, url in urls if label == "Issues"), None)
+
+
+def run_selftest() -> Iterator[TableReport]:
+    """Self test of every table of kernels that this CPU runs."""
+    import slmq._native as _native
+    from slmq.machine.runtime import isa
+    from slmq.machine.selftest import check_table
+
+    missing = _native.isa_missing()
+    return (check_table(name) for name in isa if name not in missing)
+
+
 def check_kernels(as_json: bool) -> bool:
     """Self test of all tables, printed; whether all of them are right."""
     import slmq._native as _native
-    from slmq.machine.runtime import cpu_name, isa
-    from slmq.machine.selftest import check_table
+    from slmq.machine.runtime import cpu_name
 
     missing = _native.isa_missing()
     reports = []
     if not as_json:
         write(f"{'cpu':12}{cpu_name()}\n")
-    for name in isa:
-        if name not in missing:
-            reports.append(check_table(name))
-            if not as_json:
-                write(table_lines(reports[-1]))
+    for found in run_selftest():
+        reports.append(found)
+        if not as_json:
+            write(table_lines(found))
     ok = all(found.ok for found in reports)
     if as_json:
         tables = {

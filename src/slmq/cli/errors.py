@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +59,16 @@ def suppress_output() -> Iterator[None]:
         os.close(nowhere)
 
 
+# Names of options in messages of the library, and how they are spelled here.
+FLAGS = {"max_tokens": "--max-tokens", "n_ctx": "--n-ctx", "local_files_only": "--offline"}
+OPTION_NAMES = re.compile(rf"(?<![\w-])({'|'.join(FLAGS)})(?!\w)")
+
+
 def one_line(error: BaseException) -> str:
-    """The message of an exception, without line breaks."""
+    """The message of an exception, without line breaks, about the flags of the command line."""
     if isinstance(error, MemoryError):
         return "not enough memory" + (f": {error}" if str(error) else "")
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Error):
+        return OPTION_NAMES.sub(lambda found: FLAGS[found[0]], text)
+    return text

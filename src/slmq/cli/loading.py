@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slmq.cli.output import Downloads, spinner
 
@@ -11,20 +10,12 @@ if TYPE_CHECKING:
     from slmq.engine.options import LoadOptions
     from slmq.generation.model import Model
 
-__all__ = ["Loaded", "load_model"]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model and the sampling arguments that the catalogue suggests for it."""
-
-    model: Model
-    suggested: dict[str, Any]
+__all__ = ["load_model"]
 
 
 def load_model(
     name: str, options: LoadOptions, *, revision: str | None = None, offline: bool = False
-) -> Loaded:
+) -> Model:
     """Find a model, download it with a bar if need be, and load it; errors as `slmq.load`."""
     import slmq.hub as hub
 
@@ -36,6 +27,4 @@ def load_model(
     with spinner(f"loading {found.name}"):
         from slmq.generation.loading import open_model
 
-        model = open_model(found, options, draft)
-    suggested = {} if found.entry is None else dict(found.entry.sampling)
-    return Loaded(model, suggested)
+        return open_model(found, options, draft)

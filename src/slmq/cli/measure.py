@@ -201,6 +201,9 @@ def print_bench(result: BenchResult) -> None:
     ]
     headers = ("test", "threads>", "tokens/s>", "range>", "of read bandwidth>", "of int8 peak>")
     print_table(headers, rows)
+    write(
+        "ppN reads a prompt of N tokens, tgN generates N; fractions: of what the machine can do\n"
+    )
     for limit in result.limits:
         write(
             f"limits, threads {limit.threads}: read {limit.read_gb_per_s:.1f} GB/s, "

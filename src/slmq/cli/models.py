@@ -13,6 +13,7 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.errors import one_line
+from slmq.cli.fitting import download_bytes, fits, memory_bytes, readable_count
 from slmq.cli.output import Downloads, note, print_json, print_table, write
 from slmq.disk import readable_bytes
 from slmq.errors import ModelNotFoundError
@@ -60,34 +61,69 @@ def list_models(
         print_json([{**asdict(m), "path": str(m.path)} for m in models])
         return
     if models:
-        rows = [
-            (m.name, readable_bytes(m.bytes), m.licence or "-", m.source, str(m.path))
-            for m in models
-        ]
-        print_table(("name", "size>", "licence", "source", "path"), rows)
-    missing = sorted(hub.catalogue().keys() - {m.name for m in models})
-    if missing:
-        note(f"available to pull: {', '.join(missing)}")
+        rows = [(m.name, readable_bytes(m.bytes), m.licence or "-", m.source) for m in models]
+        print_table(("name", "size>", "licence", "source"), rows)
+        note("`slmq show NAME` tells more; `slmq list --catalogue` lists what can be had")
+    else:
+        note(
+            "no models yet: `slmq run smollm2-135m-instruct Hello` fetches a small one, and "
+            "`slmq list --catalogue` lists what can be had"
+        )
 
 
 def _list_catalogue(as_json: bool) -> None:
     import slmq.hub as hub
+    from slmq.machine.memory import available_memory_bytes
 
-    facts = [from_catalogue(entry) for _, entry in sorted(hub.catalogue().items())]
+    available = available_memory_bytes()
+    pulled = {model.name for model in hub.list_models()}
+    entries = [entry for _, entry in sorted(hub.catalogue().items())]
     if as_json:
-        print_json(facts)
+        print_json(
+            [
+                {
+                    **from_catalogue(entry),
+                    "download_bytes": download_bytes(entry),
+                    "memory_bytes": memory_bytes(entry),
+                    "fits": fits(entry, available),
+                    "pulled": entry.name in pulled,
+                }
+                for entry in entries
+            ]
+        )
         return
     rows = [
         (
-            fact["name"],
-            f"{fact['parameters'] / 1e6:,.0f} M" if fact["parameters"] else "-",
-            f"{fact['context']:,}",
-            fact["architecture"] + ("" if fact["supported"] else " (not supported yet)"),
-            fact["licence"],
+            entry.name,
+            "-" if entry.parameters is None else readable_count(entry.parameters),
+            _size(download_bytes(entry)),
+            _size(memory_bytes(entry)),
+            _here(entry, entry.name in pulled, available),
+            entry.licence,
         )
-        for fact in facts
+        for entry in entries
     ]
-    print_table(("name", "weights>", "context>", "architecture", "licence"), rows)
+    print_table(("name", "weights>", "download>", "memory>", "here", "licence"), rows)
+    free = "unknown" if available is None else readable_bytes(available)
+    note(
+        f"memory: estimated, with --format int4 where weights are not stored in few bits; {free} "
+        "available now"
+    )
+
+
+def _size(nbytes: int | None) -> str:
+    return "-" if nbytes is None else readable_bytes(nbytes)
+
+
+def _here(entry: CatalogueEntry, pulled: bool, available: int | None) -> str:
+    """What stands between a user and an entry, in a word."""
+    from slmq.models.registry import FAMILIES
+
+    if entry.architecture not in FAMILIES:
+        return "no family"
+    if pulled:
+        return "pulled"
+    return {True: "fits", False: "too large", None: ""}[fits(entry, available)]
 
 
 def show(
@@ -102,7 +138,7 @@ def show(
     try:
         found = hub.resolve(model, revision=revision, local_files_only=True)
     except ModelNotFoundError:
-        entry = hub.catalogue().get(model)
+        entry = hub.catalogue().get(model.lower())
         if entry is None:
             raise
         facts = from_catalogue(entry)

@@ -47,7 +47,7 @@ def complete_model(incomplete: str) -> list[str]:
     import slmq.hub as hub
 
     names = {*hub.catalogue(), *(model.name for model in hub.list_models())}
-    return sorted(name for name in names if name.startswith(incomplete))
+    return sorted(name for name in names if name.lower().startswith(incomplete.lower()))
 
 
 ModelName = Annotated[

@@ -51,12 +51,30 @@ def note(text: str) -> None:
 
 def print_json(data: Any) -> None:
     """Data for programs, to stdout; characters that its encoding lacks are escaped."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    text = laid_out(data, ascii_only=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(data, indent=2, allow_nan=False)
+        text = laid_out(data, ascii_only=True)
     write(text + "\n")
+
+
+def laid_out(data: Any, *, ascii_only: bool, indent: str = "") -> str:
+    """JSON for people, too: an entry a line, but lists of plain values on one."""
+    inner = indent + "  "
+
+    def below(value: Any) -> str:
+        return laid_out(value, ascii_only=ascii_only, indent=inner)
+
+    if isinstance(data, dict) and data:
+        parts = [f"{json.dumps(key, ensure_ascii=ascii_only)}: {below(data[key])}" for key in data]
+        brackets = "{}"
+    elif isinstance(data, (list, tuple)) and any(isinstance(i, (dict, list, tuple)) for i in data):
+        parts, brackets = [below(item) for item in data], "[]"
+    else:
+        return json.dumps(data, ensure_ascii=ascii_only, allow_nan=False)
+    lines = ",\n".join(inner + part for part in parts)
+    return f"{brackets[0]}\n{lines}\n{indent}{brackets[1]}"
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -99,6 +117,11 @@ class Bar:
     ----------
     unit : {"count", "bytes"}
         How numbers are written.
+
+    Attributes
+    ----------
+    reached : str
+        How far the job has come, in words; "" before it begins.
     """
 
     def __init__(self, unit: str = "count") -> None:
@@ -106,9 +129,11 @@ class Bar:
         self._shown: RichProgress | None = None
         self._task: TaskID | None = None
         self._label = ""
+        self.reached = ""
 
     def update(self, label: str, done: int, total: int | None) -> None:
         """`done` of `total` of the job `label`; a new label is a new job."""
+        self.reached = label if total is None else f"{label}, {done:,} of {total:,}"
         if not sys.stderr.isatty():
             return
         if self._shown is None:

@@ -36,6 +36,9 @@ def profile(
     repeat: Annotated[
         int, typer.Option(help="Number of timed prompts; decoding times eight tokens for each.")
     ] = 3,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also print a table of the layers.")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -77,32 +80,34 @@ def profile(
     if as_json:
         print_json(found.as_json())
     else:
-        print_profile(found)
+        print_profile(found, layers=layers)
 
 
-def print_profile(found: Profile) -> None:
-    """Two tables for each phase, the limits, and what bounds the model."""
+def print_profile(found: Profile, *, layers: bool) -> None:
+    """What bounds the model, then a table of ops for each phase, and one of layers if wanted."""
     from slmq.speed.limits import REFUSED, WHY_REFUSED
 
     write(
         f"{found.model}, {found.format}, activations {found.activations}, cache {found.cache}, "
-        f"{found.isa} kernels, {_count(found.threads, 'thread')} on {found.cpu}\n"
+        f"{found.isa} kernels, {_count(found.threads, 'thread')} on {found.cpu}\n\n"
+        f"{found.sentence[0].upper()}{found.sentence[1:]}\n"
     )
     refused = False
     for phase in found.phases:
         write(f"\n{_title(phase)}\n")
         ops = [_cells(row) for row in (*phase.ops, phase.total)]
-        layers = [_cells(row) for row in phase.layers]
         print_table(("op", *HEADERS), ops)
-        print_table(("layer", *HEADERS), layers)
-        refused |= any(REFUSED in cells for cells in (*ops, *layers))
+        of_layers = [_cells(row) for row in phase.layers] if layers else []
+        if layers:
+            print_table(("layer", *HEADERS), of_layers)
+        refused |= any(REFUSED in cells for cells in (*ops, *of_layers))
     limits = found.limits
     write(
         f"limits, {_count(limits.threads, 'thread')}: read {limits.read_gb_per_s:.1f} GB/s, "
         f"int8 {limits.integer_peak_gmac_per_s:.0f} GMAC/s"
         + ("; 16-bit activations take two products, so 0.5 is full use" * _wide(found))
         + f"\n{WHY_REFUSED}" * refused
-        + f"\n\n{found.sentence[0].upper()}{found.sentence[1:]}\n"
+        + "\n"
     )
 
 

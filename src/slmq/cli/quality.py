@@ -51,7 +51,7 @@ def perplexity(
 
     text = measure.read_text(file)
     loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
-    with loaded.model as m, Bar() as bar:
+    with loaded as m, Bar() as bar:
         result = measure.perplexity(
             m,
             text,
@@ -101,7 +101,7 @@ def compare(
     text = measure.read_text(file)
     with ExitStack() as opened:
         first, second = (
-            opened.enter_context(load_model(name, options, offline=offline).model)
+            opened.enter_context(load_model(name, options, offline=offline))
             for name, options in (
                 (a, LoadOptions(**loading | of_a)),
                 (b, LoadOptions(**loading | of_b)),
@@ -161,7 +161,7 @@ def evaluate(
     # A faulty file is reported before the model is looked for.
     measure.prepare(task, file, shots=shots, train=train, seed=seed, limit=limit, template=template)
     loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
-    with loaded.model as m, Bar() as bar:
+    with loaded as m, Bar() as bar:
         result = measure.evaluate(
             m,
             task,

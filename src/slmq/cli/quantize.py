@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +13,8 @@ import typer
 from slmq.cli import options as o
 from slmq.cli.folder import Force, Source, Target, find, make_folder
 from slmq.cli.models import stored_bytes
-from slmq.cli.output import Bar, print_json, write
+from slmq.cli.output import Bar, note, print_json, write
+from slmq.disk import readable_bytes
 
 __all__ = ["dequantize", "quantize"]
 
@@ -72,7 +75,7 @@ def quantize(
     # `quantize` checks the word.
     rounding: dict[str, Any] = {"format": format, "bits": bits, "method": method}
     found = find(src, revision=revision, offline=offline)
-    with Bar() as bar:
+    with Bar() as bar, saying_where(bar):
         made = write_folder(
             found.path,
             Path(dst),
@@ -85,6 +88,11 @@ def quantize(
         )
     if not as_json:
         write(f"{made.path}\n")
+        size, before = stored_bytes(made.path), stored_bytes(found.path)
+        note(
+            f"{readable_bytes(size)}, {made.bits_per_weight:.2f} bits per weight, from "
+            f"{readable_bytes(before)}. What that cost: slmq compare {src} {dst} --file TEXT"
+        )
         return
     print_json(
         {
@@ -95,6 +103,18 @@ def quantize(
             "tensors": [asdict(tensor) for tensor in made.tensors],
         }
     )
+
+
+@contextmanager
+def saying_where(bar: Bar) -> Iterator[None]:
+    """Says on Ctrl-C how far the work has come, and that it is not lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        at = bar.reached
+        bar.close()
+        note(f"stopped{f' at {at}' if at else ''}; repeat the command to go on from there")
+        raise
 
 
 @o.THREADS

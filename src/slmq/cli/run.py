@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from slmq.cli import options as o
 from slmq.cli.errors import STOPPED
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, write
+from slmq.cli.piped import as_typed, read_prompt
 from slmq.disk import readable_bytes
 from slmq.engine.options import LoadOptions
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from slmq.generation.results import GenerationResult
     from slmq.generation.stream import TokenStream
     from slmq.generation.turn import ToolTurn
+    from slmq.tokenizer import Tokenizer
 
-__all__ = ["prompt_for", "run", "show_stats"]
+__all__ = ["explain_end", "follow", "prompt_for", "prompt_progress", "run", "show_stats"]
 
 
 @o.SAMPLING
@@ -30,8 +32,13 @@ __all__ = ["prompt_for", "run", "show_stats"]
 def run(
     model: o.ModelName,
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help='Prompt; "-" reads it from stdin.')
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="Prompt; what is piped into the command is put after it.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     system: o.System = None,
     chat_template_kwargs: o.TemplateKwargs = None,
@@ -47,61 +54,40 @@ def run(
 ) -> None:
     """Answer one prompt. Only the answer goes to stdout, as it is generated.
 
-    If the model has a chat template, the prompt is sent as a user message. Ctrl-C stops the answer.
+    If the model has a chat template, the prompt is sent as a user message. Text from a pipe or file
+    is appended to the prompt, or is the prompt if there is no other. Without any prompt, in a
+    terminal, a chat begins. Ctrl-C stops the answer.
     """
     if "logprobs" in sampling and not as_json:
         raise ValueError("--logprobs needs --json")
     template = o.template_kwargs(chat_template_kwargs)
+    options = LoadOptions(**loading)
+    if prompt is None and sys.stdin.isatty() and not (raw or as_json):
+        from slmq.cli.chat import converse
+
+        sampling.pop("logprobs", None)
+        opened = load_model(model, options, revision=revision, offline=offline)
+        converse(opened, system, sampling, template, stats=stats)
+        return
     text = read_prompt(prompt)
-    loaded = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
-    with loaded.model as m:
+    with load_model(model, options, revision=revision, offline=offline) as m:
         system = None if system is None else as_typed(system)
         asked = prompt_for(m, text, system=system, raw=raw)
         if template is not None and isinstance(asked, str):
             reason = "--raw leaves it out" if raw else f"{m.name} has no chat template"
             raise ValueError(f"--chat-template-kwargs needs a chat template, but {reason}")
-        params = {**loaded.suggested, **sampling}
+        params = {**m.suggested, **sampling}
         result = answer(m, asked, params, quiet=as_json, template=template)
         if as_json:
-            print_json({"model": m.name, **result.as_json()})
+            print_json({"model": m.name, **as_dict(result, m.tokenizer)})
         if result.unenforced:
             note(f"not enforced of the schema: {', '.join(result.unenforced)}")
         if stats:
             show_stats(result)
+        elif not as_json:
+            explain_end(result, sampling)
     if result.finish_reason == "cancelled":
         raise typer.Exit(STOPPED)
-
-
-def read_prompt(prompt: str) -> str:
-    """The prompt, from stdin if it is "-" (a line break at its very end is left out, and a mark of
-    byte order at its start).
-
-    Raises
-    ------
-    ValueError
-        If it is empty or not UTF-8.
-    """
-    if prompt == "-":
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"stdin: expected UTF-8 text, got {error.reason} at byte {error.start}"
-            ) from None
-        prompt = prompt.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
-    if not prompt:
-        raise ValueError("the prompt is empty")
-    return as_typed(prompt)
-
-
-def as_typed(text: str) -> str:
-    """An argument as it was typed, in UTF-8, where the locale knows ASCII only (LC_ALL=C)."""
-    try:
-        # Bytes that the locale cannot decode are lone surrogates.
-        undecoded = any("\udc80" <= char <= "\udcff" for char in text)
-        return os.fsencode(text).decode("utf-8") if undecoded else text
-    except UnicodeError:  # another encoding: what is wrong is said where the text is used
-        return text
 
 
 def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Prompt:
@@ -119,6 +105,24 @@ def prompt_for(model: Model, text: str, *, system: str | None, raw: bool) -> Pro
         reason = "--raw leaves it out" if raw else f"{model.name} has no chat template"
         raise ValueError(f"--system needs a chat template, but {reason}")
     return text
+
+
+def as_dict(result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The result as plain values, where the text of a token stands beside its id."""
+    found = result.as_json()
+    if result.logprobs is not None:
+        found["logprobs"] = [
+            {
+                **_likely(tokenizer, entry.token, entry.logprob),
+                "top": [_likely(tokenizer, *likely) for likely in entry.top],
+            }
+            for entry in result.logprobs
+        ]
+    return found
+
+
+def _likely(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+    return {"token": token, "text": tokenizer.decode([token]), "logprob": logprob}
 
 
 def answer(
@@ -169,6 +173,12 @@ def prompt_progress(bar: Bar) -> Any:
             bar.close()
 
     return progress
+
+
+def explain_end(result: GenerationResult, given: Mapping[str, Any]) -> None:
+    """Say that a limit which nobody asked for cut the answer."""
+    if result.finish_reason == "length" and "max_tokens" not in given:
+        note(f"(cut after {result.generated_tokens:,} tokens; --max-tokens -1 sets no limit)")
 
 
 def show_stats(result: GenerationResult) -> None:

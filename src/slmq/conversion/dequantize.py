@@ -93,7 +93,8 @@ def dequantize(
         )
         done = 0
         config = {k: v for k, v in source.config.items() if k != PACKED}
-        config["torch_dtype"] = kind.name
+        # transformers reads "dtype" since its version 5, and "torch_dtype" before.
+        config["dtype"] = config["torch_dtype"] = kind.name
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:
                 file.write(header)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.engine.doubts import doubt_options
 from slmq.engine.engine import MAX_OUTPUTS, Engine, ModelInfo
 from slmq.engine.options import MAX_CONTEXT, LoadOptions
 from slmq.models.loading import load_weights
@@ -66,6 +67,7 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
     alone = checkpoint.holds_tokenizer
     with _Meanwhile(lambda: load_tokenizer(checkpoint), alone=alone) as reading:
         plan, info = build_plan(checkpoint, options, isa=isa)
+    doubt_options(checkpoint, options, info)
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
         log.warning(

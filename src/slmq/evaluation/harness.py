@@ -51,6 +51,11 @@ class Sample:
             return self.likelihoods[0].greedy
         return self.best() == self.answer
 
+    @property
+    def predicted(self) -> str:
+        """The likeliest option."""
+        return self.options[self.best()]
+
     def best(self, lengths: Sequence[int] | None = None) -> int:
         """The likeliest option, its logarithm divided by its length; the first of equals."""
         lengths = lengths or [1] * len(self.options)
@@ -93,6 +98,10 @@ class Evaluation:
     shots: int
     samples: tuple[Sample, ...]
     seconds: float
+
+    def __str__(self) -> str:
+        found = [f"{name} {metric}" for name, metric in self.metrics.items()]
+        return f"{self.task}: {', '.join(found)} ({len(self.samples):,} items, {self.shots}-shot)"
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, without the samples; the error of `acc` is called `acc_stderr`."""

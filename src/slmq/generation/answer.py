@@ -55,6 +55,8 @@ class Request:
         What the answer may be.
     speech : Speech or None
         What a chat has said, and how its answer is read.
+    usual : int or None
+        Most tokens of the answer if the parameters leave that to us ("auto").
     """
 
     prompt: list[int]
@@ -68,6 +70,7 @@ class Request:
     whole: bool = False
     shape: Shape | None = None
     speech: Speech | None = None
+    usual: int | None = None
 
     def __post_init__(self) -> None:
         limit = self.deadline_s
@@ -109,7 +112,8 @@ class Answer:
         self._ends = params.stop_tokens
         if not params.ignore_eos:
             self._ends |= tokenizer.eos_ids
-        self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        most = request.usual if params.max_tokens == "auto" else params.limit
+        self._limit = room if most is None else min(most, room)
         # A constraint is on the very bytes: no space at the start is the tokenizer's own.
         continues = request.continues or self.matcher is not None
         self._hearing = Hearing(tokenizer, request.prompt, request.speech, continues=continues)

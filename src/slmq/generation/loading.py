@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import slmq.hub as hub
 from slmq.engine.options import LoadArgs, LoadOptions
+from slmq.generation.bars import LineBar, visible
 from slmq.generation.model import Model
 from slmq.settings import from_keywords, takes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from slmq.hub import ResolvedModel
 
 __all__ = ["load", "open_model"]
 
@@ -24,6 +26,7 @@ def load(
     *,
     revision: str | None = None,
     local_files_only: bool = False,
+    progress: bool | hub.Progress = True,
     **options: Unpack[LoadArgs],
 ) -> Model:
     """Load a model, downloading it first if need be.
@@ -36,6 +39,9 @@ def load(
         Revision (branch, tag or commit) of the hub repository.
     local_files_only : bool
         Never use the network.
+    progress : bool or slmq.hub.Progress
+        True draws a bar where stderr is a terminal or a notebook, and nothing elsewhere; False
+        keeps quiet. An object gets what a download reports.
     **options
         See `slmq.engine.options.LoadOptions`.
 
@@ -53,24 +59,42 @@ def load(
     TypeError, ValueError
         If an option is unknown or has a wrong value; before anything is looked for.
     """
-    import slmq.hub as hub
-
     checked = from_keywords(LoadOptions, options)
-    found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
-    small = None
-    if checked.draft is not None:
-        small = hub.resolve(checked.draft, local_files_only=local_files_only)
-    return open_model(found, checked, small)
+    with _news(progress) as news:
+        found = hub.resolve(
+            model, revision=revision, local_files_only=local_files_only, progress=news
+        )
+        small = None
+        if checked.draft is not None:
+            small = hub.resolve(checked.draft, local_files_only=local_files_only, progress=news)
+        if isinstance(news, LineBar):
+            news.update(f"loading {found.name}", 0, None)
+        return open_model(found, checked, small)
 
 
 def open_model(
-    found: ResolvedModel, options: LoadOptions, draft: ResolvedModel | None = None
+    found: hub.ResolvedModel, options: LoadOptions, draft: hub.ResolvedModel | None = None
 ) -> Model:
     """The model that was found, with its draft model beside it; errors as `load`."""
     from slmq.engine.opening import open_engine
 
     engine = open_engine(found.path, options, name=found.name)
+    suggested = {} if found.entry is None else found.entry.sampling
     if draft is None:
-        return Model(engine)
+        return Model(engine, suggested=suggested)
     small = open_engine(draft.path, replace(options, n_ctx=None, kv_bytes=None), name=draft.name)
-    return Model(engine, draft=small)
+    return Model(engine, draft=small, suggested=suggested)
+
+
+@contextmanager
+def _news(progress: bool | hub.Progress) -> Iterator[hub.Progress | None]:
+    if not isinstance(progress, bool):
+        yield progress
+    elif progress and visible():
+        bar = LineBar("bytes")
+        try:
+            yield bar
+        finally:
+            bar.close()
+    else:
+        yield None

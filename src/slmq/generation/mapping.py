@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from numbers import Integral
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal
 
+from slmq.generation.bars import Report, reported
 from slmq.generation.prompts import Prompt
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingParams
@@ -18,10 +19,9 @@ from slmq.generation.window import Outcome
 if TYPE_CHECKING:
     from slmq.generation.stream import TokenStream
 
-__all__ = ["Errors", "Report", "map_prompts", "sample_prompt"]
+__all__ = ["Errors", "map_prompts", "sample_prompt"]
 
 Errors = Literal["raise", "return"]
-Report = Callable[[int, "int | None"], None]
 Submit = Callable[..., "TokenStream"]
 SubmitAll = Callable[..., Generator[tuple[int, Outcome], None, None]]
 SEEDS = 2**64
@@ -86,39 +86,9 @@ def _results(
     progress: bool | Report,
     raises: bool,
 ) -> Iterator[Any]:
-    with closing(found), _shown(progress) as report:
+    with closing(found), reported(progress, "answers") as report:
         for done, (index, outcome) in enumerate(found, 1):
             report(done, total)
             if raises and isinstance(outcome, Exception):
                 raise outcome
             yield outcome if ordered else (index, outcome)
-
-
-@contextmanager
-def _shown(progress: bool | Report) -> Iterator[Report]:
-    """A function to report to; True draws a bar on stderr where that can show one."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    if not progress:
-        yield lambda _done, _total: None
-        return
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (
-        rich_progress.TextColumn("answers"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not (console.is_terminal or console.is_jupyter),
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

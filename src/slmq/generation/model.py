@@ -17,14 +17,15 @@ import numpy as np
 from slmq.constraints import Vocabulary
 from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
+from slmq.generation.bars import Report, prompt_bar, reported
 from slmq.generation.draft import Draft
 from slmq.generation.label_prompts import Example
 from slmq.generation.labels import Labeller, Labels
-from slmq.generation.mapping import Errors, Report, map_prompts, sample_prompt
+from slmq.generation.mapping import Errors, map_prompts, sample_prompt
 from slmq.generation.pages import limit_caches
-from slmq.generation.prompts import Prompt, prompt_ids, require_room, speech_of
+from slmq.generation.params import CHAT_LIMIT, TEXT_LIMIT, SamplingArgs, SamplingParams
+from slmq.generation.prompts import Prompt, one_question, prompt_ids, require_room, speech_of
 from slmq.generation.results import GenerationResult
-from slmq.generation.sampling import SamplingArgs, SamplingParams
 from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import MAX_ROUNDS, ChatSession
 from slmq.generation.shapes import shape_of
@@ -61,9 +62,15 @@ class Model:
     """
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler | None = None, *, draft: Engine | None = None
+        self,
+        engine: Engine,
+        scheduler: Scheduler | None = None,
+        *,
+        draft: Engine | None = None,
+        suggested: Mapping[str, Any] | None = None,
     ) -> None:
         self._engine = engine
+        self._suggested = dict(suggested or {})
         if scheduler is None:
             limit_caches(engine, draft)
             scheduler = Scheduler(engine, draft=None if draft is None else Draft(draft, engine))
@@ -97,6 +104,11 @@ class Model:
         return self._engine.n_vocab
 
     @property
+    def suggested(self) -> dict[str, Any]:
+        """Sampling parameters that the catalogue suggests; empty for models that it lacks."""
+        return dict(self._suggested)
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._scheduler.closed
@@ -106,7 +118,7 @@ class Model:
         self,
         prompt: Prompt,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: bool | Progress = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> GenerationResult:
@@ -116,8 +128,9 @@ class Model:
         ----------
         prompt : str, sequence of int, or sequence of mapping
             Text, token ids or messages: see `Model`.
-        progress : callable, optional
-            Called with (prompt tokens done, prompt tokens in all) while the prompt is read.
+        progress : bool or callable
+            True draws a bar on stderr while the prompt is read; a function is called with (prompt
+            tokens done, prompt tokens in all).
         chat_template_kwargs : mapping, optional
             Further variables of the chat template, such as ``{"enable_thinking": False}`` for
             Qwen3, and ``tools``: JSON schemas of functions. Only for messages.
@@ -155,11 +168,45 @@ class Model:
         return stream.finish()
 
     @takes(SamplingParams)
+    def ask(
+        self,
+        question: str,
+        *,
+        system: str | None = None,
+        progress: bool | Progress = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **params: Unpack[SamplingArgs],
+    ) -> GenerationResult:
+        """Answer a question through the chat template, as ``slmq run`` does; errors as `generate`.
+
+        Sampling parameters that are not given are those that the catalogue suggests (`suggested`).
+
+        Parameters
+        ----------
+        question : str
+            The message of the user.
+        system : str, optional
+            System message.
+        progress, chat_template_kwargs
+            As in `generate`.
+        **params
+            As in `generate`.
+        """
+        stream = self.submit(
+            one_question(question, system),
+            {**self._suggested, **params},
+            progress=progress,
+            chat_template_kwargs=chat_template_kwargs,
+            whole=True,
+        )
+        return stream.finish()
+
+    @takes(SamplingParams)
     def stream(
         self,
         prompt: Prompt,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: bool | Progress = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **params: Unpack[SamplingArgs],
     ) -> TokenStream:
@@ -298,18 +345,29 @@ class Model:
 
         return AsyncTokenStream(self._scheduler, self.submit(prompt, params))
 
-    def logits(self, prompt: str | Sequence[int]) -> NDArray[np.float32]:
-        """Logits after every token of a text.
+    def logits(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        rows: Literal["all", "last"] = "all",
+        progress: bool | Report = False,
+    ) -> NDArray[np.float32]:
+        """Logits after every token of a text, or after its last.
 
         Parameters
         ----------
         prompt : str or sequence of int
             Text (encoded as in `generate`) or token ids.
+        rows : {"all", "last"}
+            "all" takes 4 bytes a token and vocabulary entry: 0.8 GB for 4,000 tokens and 49,152.
+        progress : bool or callable
+            True draws a bar on stderr; a function is called with (tokens done, tokens in all).
 
         Returns
         -------
         numpy.ndarray
-            float32[n_tokens, n_vocab]; row i predicts token i + 1.
+            float32[n_tokens, n_vocab], where row i predicts token i + 1; float32[n_vocab] for
+            "last".
 
         Raises
         ------
@@ -319,14 +377,19 @@ class Model:
             If the text is empty or invalid, or the model is closed.
         """
         self._require_open()
+        if rows not in ("all", "last"):
+            raise ValueError(f"rows: expected 'all' or 'last', got {rows!r}")
         ids = prompt_ids(self._engine, prompt)
         require_room(self._engine, len(ids), 0)
-        with self.exclusive() as engine:
+        with self.exclusive() as engine, reported(progress, "reading the text") as report:
+            found = np.empty((len(ids) if rows == "all" else 1, self.n_vocab), np.float32)
             sequence = engine.sequence()
             try:
-                return engine.feed(sequence, ids, logits="all")
+                for done in engine.feed_chunks(sequence, ids, found):
+                    report(done, len(ids))
             finally:
                 sequence.close()
+        return found if rows == "all" else found[0]
 
     def exclusive(self) -> AbstractContextManager[Engine]:
         """The engine, for this thread alone within a ``with`` block: all answers wait.
@@ -349,6 +412,8 @@ class Model:
         self,
         system: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        forget: bool = False,
         max_rounds: int = MAX_ROUNDS,
         on_call: OnCall | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -363,6 +428,11 @@ class Model:
         ----------
         system : str, optional
             System message.
+        messages : sequence of mapping, optional
+            Go on with a conversation that was had before: the `messages` of its session.
+        forget : bool
+            Whether the oldest turns are forgotten when the context is full. Otherwise the next turn
+            raises ContextOverflowError.
         max_rounds : int
             Most answers of a turn that may be calls; then the model has to answer in words.
         on_call : callable, optional
@@ -377,6 +447,8 @@ class Model:
         return ChatSession(
             self.submit,
             system=system,
+            messages=messages,
+            forget=forget,
             params=params,
             template=chat_template_kwargs,
             max_rounds=max_rounds,
@@ -489,13 +561,14 @@ class Model:
         prompt: Prompt,
         params: Mapping[str, Any],
         *,
-        progress: Progress | None = None,
+        progress: bool | Progress | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         batch: bool = False,
         deadline_s: float | None = None,
         salt: Hashable = None,
         whole: bool = False,
+        room: int = 1,
     ) -> TokenStream:
         """Queue a prompt; what `generate`, `stream`, chats and servers stand on.
 
@@ -504,7 +577,7 @@ class Model:
         prompt : str, sequence of int, or sequence of mapping
         params : mapping
             The arguments of `slmq.generation.sampling.SamplingParams`.
-        progress : callable, optional
+        progress : bool or callable, optional
             As in `generate`, called by the thread that reads the stream.
         on_finish : callable, optional
             Called with the result when the reader has come to the end, or has closed the stream.
@@ -518,6 +591,9 @@ class Model:
             Only prompts of the same salt share what was computed.
         whole : bool
             Whether the stream has one chunk only, the last, with the result.
+        room : int
+            Tokens for which there must be room behind the prompt, or a quarter of the context, if
+            `params` name no limit.
 
         Raises
         ------
@@ -529,6 +605,7 @@ class Model:
             As in `generate`.
         """
         self._require_open()
+        report = prompt_bar() if progress is True else progress or None
         if "n" in params:
             raise TypeError("n: expected one answer; m.samples(prompt, n) gives several")
         checked = SamplingParams.from_kwargs(params)
@@ -539,9 +616,8 @@ class Model:
         if speech is not None and speech.banned:
             biases = {**(checked.logit_bias or {}), **dict.fromkeys(speech.banned, -math.inf)}
             checked = replace(checked, logit_bias=biases)
-        require_room(
-            self._engine, len(ids), 1 if checked.max_tokens is None else checked.max_tokens
-        )
+        least = max(1, min(room, self.n_ctx // 4))
+        require_room(self._engine, len(ids), least if checked.limit is None else checked.limit)
         shape = shape_of(checked, self._vocabulary, speech)
         request = Request(
             ids,
@@ -550,14 +626,15 @@ class Model:
             batch,
             deadline_s,
             salt,
-            follow=progress is not None,
+            follow=report is not None,
             continues=speech is None,
             whole=whole,
             shape=shape,
             speech=speech,
+            usual=TEXT_LIMIT if speech is None else CHAT_LIMIT,
         )
         job = self._scheduler.submit(request)
-        stream = TokenStream(self._scheduler, job, progress, on_finish)
+        stream = TokenStream(self._scheduler, job, report, on_finish)
         self._streams.add(stream)
         return stream
 

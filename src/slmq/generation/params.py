@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from slmq.settings import (
     check_options,
@@ -22,9 +22,20 @@ from slmq.settings import (
 from slmq.tools.tool import Tool, tools_of
 from slmq.tools.wish import Wish
 
-__all__ = ["DRAW", "SHAPE", "TALK", "SamplingArgs", "SamplingParams"]
+__all__ = [
+    "CHAT_LIMIT",
+    "DRAW",
+    "SHAPE",
+    "TALK",
+    "TEXT_LIMIT",
+    "SamplingArgs",
+    "SamplingParams",
+]
 
 MAX_STOPS = 64
+# Tokens of an answer whose caller named no limit. Nothing ends a text that is completed verbatim; a
+# chat has an end token, but small models may loop, and models that think write long.
+TEXT_LIMIT, CHAT_LIMIT = 512, 4096
 DRAW = "draw"  # the group of what the sampler reads: how a token is drawn from logits
 SHAPE = "shape"  # the group of what an answer may be
 TALK = "talk"  # the group of what only chats have: tools and reasoning
@@ -33,7 +44,7 @@ TALK = "talk"  # the group of what only chats have: tools and reasoning
 class SamplingArgs(TypedDict, total=False):
     """The keyword arguments of `SamplingParams`, for type checkers."""
 
-    max_tokens: int | None
+    max_tokens: int | Literal["auto"] | None
     temperature: float
     top_k: int
     top_p: float
@@ -61,7 +72,17 @@ class SamplingArgs(TypedDict, total=False):
 
 COUNT = integer("an int >= 0", low=0)
 OPTIONAL_COUNT = integer("an int >= 0", low=0, optional=True)
+OPTIONAL_LIMIT = integer("an int >= 0, -1 (no limit), None or 'auto'", low=0, optional=True)
 BIAS = number("a finite number or -inf")
+
+
+def _limit(name: str, value: object) -> int | str | None:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, Integral) and value == -1:  # as llama.cpp and ollama spell it
+        return None
+    limit: int | None = OPTIONAL_LIMIT(name, value)
+    return limit
 
 
 def _biases(_name: str, value: object) -> dict[int, float] | None:
@@ -204,9 +225,10 @@ class SamplingParams:
 
     Parameters
     ----------
-    max_tokens : int, optional
-        Most tokens to generate; None goes on until an end token or until the context is full.
-        0 only reads the prompt.
+    max_tokens : int or "auto", optional
+        Most tokens to generate; 0 only reads the prompt. "auto" (default) is 512 for text and token
+        ids, which nothing else may end, and 4,096 for messages, or less where the context ends
+        before. None (or -1) goes on until an end token or until the context is full.
     temperature : float
         Divides the logits. 0 (default) is greedy: the greatest logit, the lowest id among equals.
     top_k : int
@@ -270,11 +292,11 @@ class SamplingParams:
         If a value is out of range.
     """
 
-    max_tokens: int | None = option(
-        None,
-        "Maximum length of the answer in tokens. Default: until the model stops or the context is "
-        "full.",
-        OPTIONAL_COUNT,
+    max_tokens: int | Literal["auto"] | None = option(
+        "auto",
+        f"Maximum length of the answer in tokens; -1: until the model stops or the context is "
+        f"full. Default: {CHAT_LIMIT:,} in a chat, {TEXT_LIMIT} for a prompt completed verbatim.",
+        _limit,
     )
     temperature: float = option(
         0.0,
@@ -442,6 +464,11 @@ class SamplingParams:
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> SamplingParams:
         """Build from keyword arguments; an unknown one is named beside its nearest neighbour."""
         return from_keywords(cls, kwargs)
+
+    @property
+    def limit(self) -> int | None:
+        """The limit that the caller named; None if there is none, or the usual one."""
+        return self.max_tokens if isinstance(self.max_tokens, int) else None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -15,10 +15,26 @@ from slmq.tools.wish import Wish
 if TYPE_CHECKING:
     from slmq.engine.engine import Engine
 
-__all__ = ["Prompt", "encode_text", "prompt_ids", "require_room", "speech_of"]
+__all__ = [
+    "Prompt",
+    "encode_text",
+    "one_question",
+    "prompt_ids",
+    "require_room",
+    "speech_of",
+]
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 LONG_TEXT = 16  # characters for each token of the context: most texts have 3 to 5
+
+
+def one_question(question: str, system: str | None) -> list[dict[str, str]]:
+    """The messages of a conversation that begins."""
+    for name, value in (("question", question), ("system", system)):
+        if not isinstance(value, str) and (name == "question" or value is not None):
+            raise TypeError(f"{name}: expected a str, got {type(value).__name__}")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": question}]
 
 
 def require_room(engine: Engine, n_prompt: int, n_answer: int) -> None:
@@ -36,7 +52,13 @@ def require_room(engine: Engine, n_prompt: int, n_answer: int) -> None:
             f"the prompt has {n_prompt} tokens and max_tokens asks for {n_answer} more, but {holds}"
         )
         cure = "lower max_tokens, shorten the prompt"
-    raise ContextOverflowError(f"{problem}; {cure} or load the model with a larger n_ctx")
+    raise ContextOverflowError(f"{problem}; {cure} or {_more_context(engine)}")
+
+
+def _more_context(engine: Engine) -> str:
+    trained = engine.info.n_ctx_train
+    limit = "" if engine.n_ctx < trained else f" (the model was made for {trained:,})"
+    return f"load the model with a larger n_ctx{limit}"
 
 
 def speech_of(
@@ -87,7 +109,7 @@ def encode_text(engine: Engine, text: str, *, add_special: bool) -> list[int]:
         if least > engine.n_ctx:
             raise ContextOverflowError(
                 f"the prompt has at least {least} tokens, but the context of {engine.name!r} "
-                f"holds {engine.n_ctx}; shorten the prompt or load the model with a larger n_ctx"
+                f"holds {engine.n_ctx}; shorten the prompt or {_more_context(engine)}"
             )
     return engine.tokenizer.encode(text, add_special=add_special)
 

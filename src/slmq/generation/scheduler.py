@@ -112,7 +112,7 @@ class Scheduler:
         ClosedError
             If the model is closed.
         """
-        capacity, asked = self._pages.capacity, request.params.max_tokens
+        capacity, asked = self._pages.capacity, request.params.limit
         length = len(request.prompt)
         if length + (1 if asked is None else asked) > capacity:
             raise CacheFullError(

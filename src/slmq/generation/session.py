@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slmq.errors import BusyError, ClosedError
+from slmq.errors import BusyError, ClosedError, ContextOverflowError
 from slmq.generation.results import GenerationResult
 from slmq.generation.sampling import SamplingArgs, SamplingParams
 from slmq.generation.turn import OnCall, ToolTurn, as_message, check_tools
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     from slmq.generation.answer import Progress
     from slmq.generation.stream import OnFinish, TokenStream
+    from slmq.tools.wish import Wish
 
 __all__ = ["MAX_ROUNDS", "ChatSession"]
 
 MAX_ROUNDS = 8  # of calls in a turn
+
+ROOM = 256  # tokens for the answer of a session that forgets: with fewer it would end half-way
 
 
 class Submit(Protocol):
@@ -33,9 +36,10 @@ class Submit(Protocol):
         prompt: Sequence[Mapping[str, Any]],
         params: Mapping[str, Any],
         *,
-        progress: Progress | None = None,
+        progress: bool | Progress | None = None,
         on_finish: OnFinish | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        room: int = 1,
     ) -> TokenStream:
         """Queue the messages of a conversation."""
 
@@ -50,6 +54,11 @@ class ChatSession:
     failed, leaves no trace in the history.
 
     With tools, a turn goes on until the model answers: its calls are run, and their results told.
+
+    Attributes
+    ----------
+    forgotten : int
+        Turns that had to make room, so far, in a session that forgets.
     """
 
     def __init__(
@@ -58,12 +67,16 @@ class ChatSession:
         *,
         system: str | None,
         params: Mapping[str, Any],
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        forget: bool = False,
         template: Mapping[str, Any] | None = None,
         max_rounds: int = MAX_ROUNDS,
         on_call: OnCall | None = None,
     ) -> None:
         if system is not None and not isinstance(system, str):
             raise TypeError(f"system: expected a str or None, got {type(system).__name__}")
+        if system is not None and messages is not None:
+            raise ValueError("expected system or messages, whose first may be of the system")
         check_tools(SamplingParams.from_kwargs(params).wish.tools, max_rounds)
         self._max_rounds = max_rounds
         self._on_call = on_call
@@ -74,8 +87,13 @@ class ChatSession:
         self._guard = threading.Lock()
         self._open: weakref.ref[TokenStream | ToolTurn] | None = None
         self._closed = False
+        self.forgotten = 0
+        self._forget = forget
         self._messages: list[dict[str, Any]] = []
         self.reset()
+        if messages is not None:
+            self._messages = _checked(messages)
+            self._system = _system_of(self._messages)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -90,7 +108,7 @@ class ChatSession:
         self,
         text: str,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: bool | Progress = False,
         **params: Unpack[SamplingArgs],
     ) -> GenerationResult:
         """Say something and wait for the answer; parameters and errors as in `Model.generate`.
@@ -108,7 +126,7 @@ class ChatSession:
         self,
         text: str,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: bool | Progress = False,
         **params: Unpack[SamplingArgs],
     ) -> TokenStream | ToolTurn:
         """Say something and read the answer token by token; with tools, all answers of the turn.
@@ -126,37 +144,55 @@ class ChatSession:
         with self._guard:
             self._require_idle()
             history = [*self._messages, {"role": "user", "content": text}]
-
-            def remember(said: Sequence[dict[str, Any]]) -> None:
-                self._messages = [*history, *said]
-
-            def remember_answer(result: GenerationResult) -> None:
-                if result.text or result.finish_reason != "cancelled":
-                    remember([as_message(result)])
-
-            def begin(said: Sequence[dict[str, Any]], choice: str) -> TokenStream:
-                return self._submit(
-                    [*history, *said],
-                    {**given, "tool_choice": choice},
-                    progress=progress,
-                    on_finish=None if wish.tools else remember_answer,
-                    chat_template_kwargs=self._template,
-                )
-
-            stream: TokenStream | ToolTurn
-            if wish.tools:
-                stream = ToolTurn(
-                    begin,
-                    wish.tools,
-                    choice=wish.choice,
-                    max_rounds=self._max_rounds,
-                    on_call=self._on_call,
-                    remember=remember,
-                )
-            else:
-                stream = begin([], wish.choice)
+            while True:
+                try:
+                    stream = self._begin(history, given, wish, progress)
+                    break
+                except ContextOverflowError:
+                    shorter = _without_oldest_turn(history)
+                    if not self._forget or shorter is None:
+                        raise
+                    history = shorter
             self._open = weakref.ref(stream)
         return stream
+
+    def _begin(
+        self,
+        history: list[dict[str, Any]],
+        given: Mapping[str, Any],
+        wish: Wish,
+        progress: bool | Progress,
+    ) -> TokenStream | ToolTurn:
+        forgotten = self.forgotten + len(_questions(self._messages)) + 1 - len(_questions(history))
+
+        def remember(said: Sequence[dict[str, Any]]) -> None:
+            self._messages = [*history, *said]
+            self.forgotten = forgotten
+
+        def remember_answer(result: GenerationResult) -> None:
+            if result.text or result.finish_reason != "cancelled":
+                remember([as_message(result)])
+
+        def begin(said: Sequence[dict[str, Any]], choice: str) -> TokenStream:
+            return self._submit(
+                [*history, *said],
+                {**given, "tool_choice": choice},
+                progress=progress,
+                on_finish=None if wish.tools else remember_answer,
+                chat_template_kwargs=self._template,
+                room=ROOM if self._forget else 1,
+            )
+
+        if not wish.tools:
+            return begin([], wish.choice)
+        return ToolTurn(
+            begin,
+            wish.tools,
+            choice=wish.choice,
+            max_rounds=self._max_rounds,
+            on_call=self._on_call,
+            remember=remember,
+        )
 
     def undo(self) -> bool:
         """Forget the last turn; False if there is none."""
@@ -205,3 +241,34 @@ class ChatSession:
             raise BusyError(
                 "the previous answer is not finished; read its stream to the end or close() it"
             )
+
+
+def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+        raise TypeError(f"messages: expected a list of dicts, got {type(messages).__name__}")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise ValueError(f"messages: expected dicts with a role, got {message!r:.80}")
+    if messages and messages[-1]["role"] == "user":
+        raise ValueError("messages: expected an answer last; send() the last question")
+    return [dict(message) for message in messages]
+
+
+def _system_of(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    first = messages[0] if messages else {}
+    content = first.get("content")
+    return content if first.get("role") == "system" and isinstance(content, str) else None
+
+
+def _questions(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Where a user speaks."""
+    return [i for i, message in enumerate(history) if message["role"] == "user"]
+
+
+def _without_oldest_turn(history: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """A history without its first question and what follows it; None if that is the last one."""
+    asked = _questions(history)
+    if len(asked) < 2:
+        return None
+    first = next(i for i, message in enumerate(history) if message["role"] != "system")
+    return history[:first] + history[asked[1] :]

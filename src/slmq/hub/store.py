@@ -132,7 +132,7 @@ class Store:
         if path is not None:
             return ResolvedModel(path, path.stem if path.is_file() else path.absolute().name, None)
         progress = progress or LogProgress()
-        entry = self.entries.get(text)
+        entry = self._named(text)
         if isinstance(entry, FileEntry):
             if revision is not None:
                 raise ValueError(
@@ -143,7 +143,12 @@ class Store:
         hub = parse_hub_id(_hub_id(entry) or text, revision)
         if hub is None:
             raise self._unknown(text)
-        return self._resolve_hub(hub, text, local_files_only, refresh, progress)
+        name = text if entry is None else entry.name
+        return self._resolve_hub(hub, name, local_files_only, refresh, progress)
+
+    def _named(self, text: str) -> CatalogueEntry | None:
+        """Return the entry of a name of the catalogue, whose names are in lower case."""
+        return self.entries.get(text.lower())
 
     def _unknown(self, text: str) -> ModelNotFoundError:
         close = nearest(text, self.entries)
@@ -268,7 +273,9 @@ class Store:
 
     def remove(self, name: str, *, progress: Progress | None = None) -> int:
         """Delete a model and what is left of its downloads; see `slmq.hub.remove`."""
-        known_as = _hub_id(self.entries.get(name)) or name
+        entry = self._named(name)
+        name = name if entry is None else entry.name
+        known_as = _hub_id(entry) or name
         hub = parse_hub_id(known_as)
         pulled = [known for known in self._remembered() if known_as in (str(known), known.repo)]
         if hub is not None and pulled:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from slmq.checkpoint import PACKED
+from slmq.checkpoint.safetensors import CONFIG, SINGLE
+from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.formats import FORMATS
 from slmq.quantizer.reports import QuantizedFolder, TensorReport
@@ -17,13 +21,25 @@ __all__ = ["report_page", "write_report"]
 WIDTH, HEIGHT = 900, 300
 LEFT, BOTTOM, TOP, RIGHT = 70, 40, 16, 16
 COLORS = ("#4878cf", "#d65f5f", "#59a14f", "#b47cc7", "#c4ad66", "#3aa6b9", "#8c564b", "#7f7f7f")
-LAYER = re.compile(r"\.(\d+)\.(.+?)(?:\.weight)?(\[.*\])?")
+LAYER = re.compile(r"\.(\d+)\.(.+?)(?:\.weight)?(\[.*\])?$")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; color: #222 }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: 2px 10px; text-align: right }
-td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
-svg text { font: 12px system-ui, sans-serif; fill: #444 } .key { display: inline-block; width: 1em }
+:root { color-scheme: light dark; --text: #222; --page: #fff; --faint: #666; --line: #ddd;
+  --stripe: #f4f4f4 }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --page: #16181c; --faint: #999;
+  --line: #3a3d44; --stripe: #1f2228 } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;
+  color: var(--text); background: var(--page) }
+table { border-collapse: collapse; font-size: 13px }
+td, th { padding: 2px 10px; text-align: right; white-space: nowrap; vertical-align: bottom }
+th { white-space: normal }
+td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) { background: var(--stripe) }
+.wide { overflow-x: auto } .note { color: var(--faint) }
+svg text { font: 12px system-ui, sans-serif; fill: var(--faint) }
+svg .grid { stroke: var(--line) }
+.key { display: inline-block; width: 1em; height: 1em; border-radius: 2px; vertical-align: -2px }
 """
+SETTINGS = {"format": "format", "bits": "bits per weight asked for", "method": "method"}
 
 Point = tuple[float, float]
 
@@ -44,15 +60,15 @@ def write_report(made: QuantizedFolder, path: Path) -> None:
 
 def report_page(made: QuantizedFolder) -> str:
     """The page: what was done, error per layer and per format, size against quality."""
-    weights = sum(t.n * t.k for t in made.tensors)
     parts = [
         f"<h1>{escape(made.path.name)}</h1>",
-        f"<p>{made.bits_per_weight:.3f} bits per weight, {weights:,} weights in "
-        f"{len(made.tensors)} matrices.</p>",
+        _facts(made),
         "<h2>Error per layer</h2>",
         f"<p>{_error_name(made)}, for every matrix by layer.</p>",
         _layer_chart(made.tensors),
         "<h2>Formats</h2>",
+        "<p>The mean error is weighted by size: large matrices, such as the embedding, count "
+        "most.</p>",
         _format_table(made.tensors),
     ]
     if made.front:
@@ -66,10 +82,42 @@ def report_page(made: QuantizedFolder) -> str:
     parts += ["<h2>Matrices</h2>", _tensor_table(made.tensors)]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
         f"<title>{escape(made.path.name)}</title><style>{STYLE}</style></head><body>"
         + "\n".join(parts)
         + "</body></html>\n"
     )
+
+
+def _facts(made: QuantizedFolder) -> str:
+    """What was made of what, with which settings: from the configuration beside the weights."""
+    section = json.loads((made.path / CONFIG).read_text("utf-8"))[PACKED]
+    before = sum(file["bytes"] for file in section["source"])
+    after = (made.path / SINGLE).stat().st_size
+    files = ", ".join(
+        f"{file['name']} (sha256 {file['sha256'][:12]}…)" for file in section["source"]
+    )
+    weights = sum(t.n * t.k for t in made.tensors)
+    text = section["calibration"]
+    rows = [
+        ("size", f"{readable_bytes(after)}, from {readable_bytes(before)}"),
+        ("bits per weight", f"{made.bits_per_weight:.3f}"),
+        ("matrices", f"{len(made.tensors)}, with {weights:,} weights"),
+        ("source", files),
+        *((SETTINGS[key], f"{section[key]}") for key in SETTINGS if section[key] is not None),
+        (
+            "calibration text",
+            "none"
+            if text is None
+            else f"sha256 {text['sha256'][:12]}…, {' x '.join(map(str, text['windows']))} tokens",
+        ),
+        ("slmq", section["slmq_version"]),
+    ]
+    body = "".join(
+        f"<tr><td>{name}</td><td style='text-align:left'>{escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<div class='wide'><table>{body}</table></div>"
 
 
 def _error(tensor: TensorReport) -> float:
@@ -95,6 +143,7 @@ class _Chart:
         self._y0 = math.floor(math.log10(min(positive)))
         self._y1 = max(math.ceil(math.log10(max(positive))), self._y0 + 1)
         self._parts: list[str] = []
+        self._whole = all(float(x).is_integer() for x in xs)
         self._axes(labels)
 
     def place(self, point: Point) -> Point:
@@ -131,12 +180,12 @@ class _Chart:
         for power in range(self._y0, self._y1 + 1):
             y = self.place((self._x0, 10.0**power))[1]
             self._parts.append(
-                f"<line x1='{LEFT}' y1='{y:.1f}' x2='{WIDTH - RIGHT}' y2='{y:.1f}' stroke='#ddd'/>"
+                f"<line x1='{LEFT}' y1='{y:.1f}' x2='{WIDTH - RIGHT}' y2='{y:.1f}' class='grid'/>"
                 f"<text x='{LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>1e{power}</text>"
             )
         span = self._x1 - self._x0
         ticks = [self._x0 + span * i / 8 for i in range(9)] if span else [self._x0]
-        if all(float(x).is_integer() for x in (self._x0, self._x1)) and span > 8:
+        if self._whole:
             ticks = sorted({round(tick) for tick in ticks})
         for tick in ticks:
             x = self.place((tick, 1.0))[0]
@@ -166,8 +215,8 @@ def _layer_chart(tensors: Sequence[TensorReport]) -> str:
     for i, (kind, line) in enumerate(kinds.items()):
         color = COLORS[i % len(COLORS)]
         chart.line(line, color)
-        key.append(f"<span class='key' style='background:{color}'>&nbsp;</span> {escape(kind)}")
-    return chart.svg() + f"<p>{' &nbsp; '.join(key)}</p>"
+        key.append(f"<span class='key' style='background:{color}'></span> {escape(kind)}")
+    return chart.svg() + f"<p class='note'>{' &nbsp; '.join(key)}</p>"
 
 
 def _front_chart(made: QuantizedFolder) -> str:
@@ -223,4 +272,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f"<div class='wide'><table><tr>{top}</tr>{body}</table></div>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -14,11 +15,12 @@ import numpy as np
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import PACKED, open_checkpoint
+from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
 from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
 from slmq.conversion.source import Source
+from slmq.engine.doubts import FLOAT_BITS, stored_bits
 from slmq.errors import WriteError
 from slmq.formats import FORMATS, format_named
 from slmq.quantizer.calibration import Calibration, read_calibration
@@ -35,6 +37,8 @@ from slmq.tokenizer.save import save_tokenizer
 from slmq.weights.survey import Wish
 
 __all__ = ["quantize"]
+
+log = logging.getLogger("slmq")
 
 DEFAULT = "int4"
 FALLBACK = "q4g32a"  # of rows that a format with longer runs does not fit
@@ -122,6 +126,8 @@ def quantize(
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_checkpoint(found.path) as checkpoint:
         source = FloatSource(checkpoint, None if checkpoint.packed else "f32", threads)
+        _doubt_source(checkpoint, source)
+        _require_bits(settings, source)
         text = None
         if calibrate is not None:
             context = source.opened.config.max_positions
@@ -151,6 +157,33 @@ def quantize(
     if report is not None:
         write_report(made, Path(report))
     return made
+
+
+def _doubt_source(checkpoint: Checkpoint, source: FloatSource) -> None:
+    """Warn of weights that were rounded before: what that lost stays lost, and adds up."""
+    weights = sum(wish.n * (wish.k if wish.is_matrix else 1) for wish in source.wishes)
+    bits = stored_bits(checkpoint, weights)
+    if bits < FLOAT_BITS:
+        log.warning(
+            "%s: the weights were rounded to %.1f bits already; rounding them again adds to that "
+            "error. A float checkpoint of the model gives a better one",
+            checkpoint.path,
+            bits,
+        )
+
+
+def _require_bits(settings: _Settings, source: Source) -> None:
+    """Refuse fewer bits than any mix has, before anything is measured or left on the disk."""
+    if settings.bits is None:
+        return
+    wishes = [wish for wish in source.wishes if wish.rounds]
+    least = sum(
+        wish.n * wish.k * min(FORMATS[fmt].bits_per_weight for fmt in MIXED if fits(fmt, wish.k))
+        for wish in wishes
+    )
+    total = sum(wish.n * wish.k for wish in wishes)
+    if least > settings.bits * total:
+        raise ValueError(f"bits: expected at least {least / total:.4g}, got {settings.bits:g}")
 
 
 def _settings(format: str | None, bits: float | None, method: str, calibrated: bool) -> _Settings:
