@@ -33,6 +33,17 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def longer_model_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with room for a conversation."""
+    folder = tmp_path_factory.mktemp("longer") / "longer-llama"
+    shutil.copytree(tiny_model_path, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    longer = json.dumps(config | {"max_position_embeddings": 1024})
+    (folder / "config.json").write_text(longer, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, downloaded into the cache when it is not there.
 

@@ -1,4 +1,4 @@
-"""docs/batch.md: its Python runs as it stands, on the tiny model."""
+"""docs/cookbook/batch.md: its Python runs as it stands, on the tiny model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "batch.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cookbook" / "batch.md"
 
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="reads the page, which is not here")
 

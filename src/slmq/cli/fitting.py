@@ -18,8 +18,8 @@ INT4_BITS = 5.0
 BESIDE_BYTES, BESIDE_SHARE = 150e6, 0.15
 
 VERY_SMALL = 400e6  # weights: such models are made for one task each, or to try things out
-# What to take instead, best first: free licences, and no long thoughts before the answer.
-BETTER = ("phi-4-mini-instruct", "qwen2.5-1.5b-instruct", "qwen2.5-0.5b-instruct")
+# What to take instead, best first: free licences, no long thoughts before the answer, and quick.
+BETTER = ("qwen2.5-1.5b-instruct", "qwen2.5-0.5b-instruct")
 
 
 def download_bytes(entry: CatalogueEntry) -> int | None:
@@ -64,4 +64,4 @@ def better_model(model: Model) -> str | None:
 
 def readable_count(number: int) -> str:
     """A number of weights: "135 M", "1.5 B"."""
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
+    return f"{number / 1e9:.1f} B" if number >= 999.5e6 else f"{number / 1e6:.0f} M"

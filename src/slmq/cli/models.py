@@ -99,7 +99,7 @@ def _list_catalogue(as_json: bool) -> None:
             _size(download_bytes(entry)),
             _size(memory_bytes(entry)),
             _here(entry, entry.name in pulled, available),
-            entry.licence,
+            entry.licence.replace("LicenseRef-", ""),
         )
         for entry in entries
     ]
