@@ -31,7 +31,7 @@ class Figure:
     scale: float = 1.0
 
 
-THREADS = {"1 thread": (MODEL, "1"), "2 threads": (MODEL, "2")}
+THREADS: dict[str, tuple[str, ...]] = {"1 thread": (MODEL, "1"), "2 threads": (MODEL, "2")}
 FIGURES = (
     Figure("a token, SmolLM2-135M", "ms", "decode.Decode.time_token", THREADS, 1e3),
     Figure("of read bandwidth", "fraction", "decode.Decode.track_read_fraction", THREADS),

@@ -285,6 +285,7 @@ def test_bench_prints_json_or_tables(
 ) -> None:
     monkeypatch.setattr("slmq.speed.limits.PROBE_BYTES", 4 << 20)
     monkeypatch.setattr("slmq.speed.limits.PROBE_S", 0.01)
+    monkeypatch.setattr("slmq.speed.limits.MOST", 1e9)  # whatever a busy machine measures
     arguments = ("bench", tiny_model_path, "--prompt", 9, "--gen", 2, "--repeat", 1)
     found = json.loads(invoke(*arguments, "--threads", "1,2", "--json").stdout)
     assert found["model"] == "tiny-llama"
