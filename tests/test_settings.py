@@ -106,7 +106,13 @@ def test_completion_and_help_offer_every_load_option() -> None:
         (slmq.Model.generate, ["self", "prompt", "progress", "chat_template_kwargs"]),
         (slmq.Model.ask, ["self", "question", "system", "progress", "chat_template_kwargs"]),
         (slmq.Model.stream, ["self", "prompt", "progress", "chat_template_kwargs"]),
-        (slmq.Model.chat, ["self", "system", "messages", "forget", "chat_template_kwargs"]),
+        (
+            slmq.Model.chat,
+            [
+                *["self", "system", "messages", "forget", "max_rounds", "on_call"],
+                "chat_template_kwargs",
+            ],
+        ),
         (ChatSession.send, ["self", "text", "progress"]),
         (ChatSession.stream, ["self", "text", "progress"]),
     ],

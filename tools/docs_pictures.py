@@ -203,6 +203,7 @@ def main() -> None:
     """Draw what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", nargs="*", help=", ".join(DRAW))
+    PICTURES.mkdir(exist_ok=True)
     for name in parser.parse_args().pictures or DRAW:
         DRAW[name]()
         print(name)
