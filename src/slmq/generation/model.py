@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import math
-import time
-import weakref
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from slmq.constraints import Vocabulary
-from slmq.errors import ClosedError
-from slmq.generation.answer import Progress, Request
-from slmq.generation.bars import Report, prompt_bar, reported
-from slmq.generation.draft import Draft
+from slmq.generation.answer import Progress
+from slmq.generation.bars import Report, reported
+from slmq.generation.core import LoadedModel
 from slmq.generation.label_prompts import Example
 from slmq.generation.labels import Labeller, Labels
 from slmq.generation.mapping import Errors, map_prompts, sample_prompt
-from slmq.generation.pages import limit_caches
-from slmq.generation.params import CHAT_LIMIT, TEXT_LIMIT, SamplingArgs, SamplingParams
-from slmq.generation.prompts import Prompt, one_question, prompt_ids, require_room, speech_of
+from slmq.generation.params import SamplingArgs, SamplingParams
+from slmq.generation.prompts import Prompt, one_question, prompt_ids, require_room
 from slmq.generation.results import GenerationResult
-from slmq.generation.scheduler import Scheduler
 from slmq.generation.session import MAX_ROUNDS, ChatSession
 from slmq.generation.shapes import shape_of
-from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
 from slmq.generation.turn import OnCall
-from slmq.generation.window import Outcome, Start, in_flight
 from slmq.settings import takes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
-    from slmq.engine.engine import Engine
     from slmq.generation.aio import AsyncTokenStream
-    from slmq.tokenizer import Tokenizer
 
 __all__ = ["Model", "Prompt"]
 
 
-class Model:
+class Model(LoadedModel):
     """A loaded model; made by `slmq.load`.
 
     A prompt is one of
@@ -60,58 +46,6 @@ class Model:
     Answers of any number of threads and streams are made together, and what a prompt shares with
     an earlier one is not computed again. An answer is the same, bit for bit, as alone.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        scheduler: Scheduler | None = None,
-        *,
-        draft: Engine | None = None,
-        suggested: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._engine = engine
-        self._suggested = dict(suggested or {})
-        if scheduler is None:
-            limit_caches(engine, draft)
-            scheduler = Scheduler(engine, draft=None if draft is None else Draft(draft, engine))
-        self._scheduler = scheduler
-        self._vocabulary = Vocabulary(engine.tokenizer)
-        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
-
-    @property
-    def engine(self) -> Engine:
-        """The engine under this model; to run it, have it alone: see `exclusive`."""
-        return self._engine
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model."""
-        return self._engine.tokenizer
-
-    @property
-    def name(self) -> str:
-        """The name that the model was loaded by."""
-        return self._engine.name
-
-    @property
-    def n_ctx(self) -> int:
-        """Most tokens of prompt and answer together."""
-        return self._engine.n_ctx
-
-    @property
-    def n_vocab(self) -> int:
-        """Number of tokens that the model knows."""
-        return self._engine.n_vocab
-
-    @property
-    def suggested(self) -> dict[str, Any]:
-        """Sampling parameters that the catalogue suggests; empty for models that it lacks."""
-        return dict(self._suggested)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._scheduler.closed
 
     @takes(SamplingParams)
     def generate(
@@ -391,22 +325,6 @@ class Model:
                 sequence.close()
         return found if rows == "all" else found[0]
 
-    def exclusive(self) -> AbstractContextManager[Engine]:
-        """The engine, for this thread alone within a ``with`` block: all answers wait.
-
-        Raises
-        ------
-        ClosedError
-            If the model is closed.
-        BusyError
-            If this thread is in such a block already.
-        """
-        return self._scheduler.exclusive()
-
-    def stats(self) -> Stats:
-        """What is going on, and what has been done so far."""
-        return self._scheduler.stats()
-
     @takes(SamplingParams)
     def chat(
         self,
@@ -526,138 +444,3 @@ class Model:
         if not isinstance(texts, Iterable):
             raise TypeError(f"texts: expected a str or an iterable of them, got {type(texts)}")
         return list(labeller(texts))
-
-    def close(self) -> None:
-        """Cancel what is running and free weights and caches; later calls raise ClosedError."""
-        if not self.closed:
-            self._scheduler.close()
-        for stream in list(self._streams):
-            stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled or copied: its weights belong to this process; load the "
-            f"model in each process (folders of `slmq convert` share their memory)"
-        )
-
-    def __repr__(self) -> str:
-        if self.closed:
-            return f"<slmq.Model {self.name!r}, closed>"
-        return f"<slmq.Model {self.name!r}, n_ctx={self.n_ctx}, n_vocab={self.n_vocab}>"
-
-    def submit(
-        self,
-        prompt: Prompt,
-        params: Mapping[str, Any],
-        *,
-        progress: bool | Progress | None = None,
-        on_finish: Callable[[GenerationResult], None] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        batch: bool = False,
-        deadline_s: float | None = None,
-        salt: Hashable = None,
-        whole: bool = False,
-        room: int = 1,
-    ) -> TokenStream:
-        """Queue a prompt; what `generate`, `stream`, chats and servers stand on.
-
-        Parameters
-        ----------
-        prompt : str, sequence of int, or sequence of mapping
-        params : mapping
-            The arguments of `slmq.generation.sampling.SamplingParams`.
-        progress : bool or callable, optional
-            As in `generate`, called by the thread that reads the stream.
-        on_finish : callable, optional
-            Called with the result when the reader has come to the end, or has closed the stream.
-        chat_template_kwargs : mapping, optional
-            As in `generate`.
-        batch : bool
-            Whether everybody else goes first.
-        deadline_s : float, optional
-            Seconds after which the answer fails with DeadlineError.
-        salt : hashable, optional
-            Only prompts of the same salt share what was computed.
-        whole : bool
-            Whether the stream has one chunk only, the last, with the result.
-        room : int
-            Tokens for which there must be room behind the prompt, or a quarter of the context, if
-            `params` name no limit.
-
-        Raises
-        ------
-        BusyError
-            If too many wait already.
-        CacheFullError
-            If prompt and answer can never fit the cache of keys and values.
-        ContextOverflowError, ValueError, TypeError
-            As in `generate`.
-        """
-        self._require_open()
-        report = prompt_bar() if progress is True else progress or None
-        if "n" in params:
-            raise TypeError("n: expected one answer; m.samples(prompt, n) gives several")
-        checked = SamplingParams.from_kwargs(params)
-        began_s = time.perf_counter()
-        speech = speech_of(self._engine, prompt, checked.wish, chat_template_kwargs)
-        ids = prompt_ids(self._engine, prompt if speech is None else speech)
-        encode_s = time.perf_counter() - began_s
-        if speech is not None and speech.banned:
-            biases = {**(checked.logit_bias or {}), **dict.fromkeys(speech.banned, -math.inf)}
-            checked = replace(checked, logit_bias=biases)
-        least = max(1, min(room, self.n_ctx // 4))
-        require_room(self._engine, len(ids), least if checked.limit is None else checked.limit)
-        shape = shape_of(checked, self._vocabulary, speech)
-        request = Request(
-            ids,
-            checked,
-            encode_s,
-            batch,
-            deadline_s,
-            salt,
-            follow=report is not None,
-            continues=speech is None,
-            whole=whole,
-            shape=shape,
-            speech=speech,
-            usual=TEXT_LIMIT if speech is None else CHAT_LIMIT,
-        )
-        job = self._scheduler.submit(request)
-        stream = TokenStream(self._scheduler, job, report, on_finish)
-        self._streams.add(stream)
-        return stream
-
-    def submit_all(
-        self, starts: Iterable[Start], *, ordered: bool = False
-    ) -> Generator[tuple[int, Outcome], None, None]:
-        """Submit requests as there is room; what `map` and batch jobs stand on.
-
-        Parameters
-        ----------
-        starts : iterable of callable
-            Each calls `submit` with ``whole=True`` and returns the stream.
-        ordered : bool
-            Whether results come in the order of the requests, or as they finish.
-
-        Yields
-        ------
-        int
-            Number of the request, from 0.
-        GenerationResult or Exception
-        """
-        return in_flight(self._scheduler, starts, ordered=ordered)
-
-    def _require_open(self) -> None:
-        if self.closed:
-            raise ClosedError(f"the model {self.name!r} is closed")
