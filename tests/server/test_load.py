@@ -146,7 +146,7 @@ class Program:
 
 
 def test_the_first_line_says_what_is_served(tiny_model_path: Path) -> None:
-    with Program(tiny_model_path, "--n-ctx", "256", "--cache-size", "1M") as program:
+    with Program(tiny_model_path, "--n-ctx", "256", "--kv-bytes", "1MB") as program:
         for part in ("tiny-llama", "llama", "threads", "context 256", "tokens/s", "998.4 kB"):
             assert part in program.line
         program.process.send_signal(signal.SIGTERM)

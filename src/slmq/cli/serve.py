@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,9 +18,9 @@ from slmq.cli.output import Downloads, note
 from slmq.engine.options import LoadOptions
 from slmq.generation.params import SamplingParams
 from slmq.machine.memory import available_memory_bytes
+from slmq.settings import byte_count
 
 if TYPE_CHECKING:
-    from slmq.generation.model import Model
     from slmq.hub import ResolvedModel
 
 __all__ = ["serve"]
@@ -28,7 +28,7 @@ __all__ = ["serve"]
 SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
 PANEL = "Server"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SIZE = byte_count("a number of bytes, such as 500MB or 2GiB")
 WEIGHTS = (".safetensors", ".bin", ".slmq", ".gguf")
 
 
@@ -82,15 +82,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of all loaded models, such as 6G. Default: what is free at the start.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
-    cache_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Memory for keys and values of each model, such as 1G.",
+            help="Memory of all loaded models, such as 6GiB. Default: what is free at the start.",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -107,7 +99,7 @@ def serve(
     ] = 30.0,
     max_body: Annotated[
         str, typer.Option(metavar="SIZE", help="Longest request.", rich_help_panel=PANEL)
-    ] = "4M",
+    ] = "4MB",
     sampling: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
@@ -121,9 +113,10 @@ def serve(
     """
     options = LoadOptions(**loading)
     keys = api_key or [key for key in [os.environ.get("SLMQ_API_KEY")] if key]
-    cache = None if cache_size is None else size_of("--cache-size", cache_size)
-    budget = None if memory_budget is None else size_of("--memory-budget", memory_budget)
-    body = size_of("--max-body", max_body)
+    budget = available_memory_bytes()
+    if memory_budget is not None:
+        budget = SIZE("--memory-budget", memory_budget)
+    body = SIZE("--max-body", max_body)
     with needs_extra():
         from slmq.server.limits import Limits
         from slmq.server.run import open_socket, serve_models
@@ -138,10 +131,15 @@ def serve(
     )
 
     def load(found: ResolvedModel, called: str) -> Loaded:
-        model = opened(found, options, called, cache=cache, queue=max_queue)
-        suggested = {} if found.entry is None else dict(found.entry.sampling)
-        return Loaded(model, {**suggested, **sampling})
+        from slmq.generation.loading import open_model
 
+        renamed = replace(found, name=called)
+        model = open_model(renamed, options, draft, most_waiting=max_queue)
+        return Loaded(model, {**model.suggested, **sampling})
+
+    draft = None
+    if options.draft is not None:
+        ((_, draft),) = found_models([os.fspath(options.draft)], [], revision=None, offline=offline)
     books = [
         Book(called, partial(load, found, called), found.path, bytes_of(found.path))
         for called, found in found_models(models, name or [], revision=revision, offline=offline)
@@ -149,7 +147,7 @@ def serve(
     address = open_socket(host, port, unix_socket)
     if unix_socket is None and host not in LOOPBACK and not keys:
         note(f"everybody who can reach {host} may use this server; --api-key asks for a key")
-    serve_models(books, address, limits, budget_bytes=budget or available_memory_bytes(), tell=note)
+    serve_models(books, address, limits, budget_bytes=budget, tell=note)
 
 
 def found_models(
@@ -177,28 +175,6 @@ def found_models(
             raise ValueError(f"--name: two models are called {called!r}; give each its own")
         books.append((called, found))
     return books
-
-
-def opened(
-    found: ResolvedModel, options: LoadOptions, name: str, *, cache: int | None, queue: int
-) -> Model:
-    """Load a model whose cache takes so many bytes, and where so many requests may wait."""
-    from slmq.engine.opening import open_engine
-    from slmq.generation.model import Model
-    from slmq.generation.pages import default_cache_bytes
-    from slmq.generation.scheduler import Scheduler
-
-    engine = open_engine(found.path, options, name=name)
-    engine.limit_cache(default_cache_bytes(engine) if cache is None else cache)
-    return Model(engine, Scheduler(engine, most_waiting=queue))
-
-
-def size_of(flag: str, text: str) -> int:
-    """Bytes of a size such as "1.5G"; raises ValueError, naming the flag."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)i?B?", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"{flag}: expected a size such as 500M or 1.5G, got {text!r}")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def bytes_of(path: Path) -> int:

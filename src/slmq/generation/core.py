@@ -20,7 +20,7 @@ from slmq.generation.pages import limit_caches
 from slmq.generation.params import CHAT_LIMIT, TEXT_LIMIT, SamplingParams
 from slmq.generation.prompts import Prompt, prompt_ids, require_room, speech_of
 from slmq.generation.results import GenerationResult
-from slmq.generation.scheduler import Scheduler
+from slmq.generation.scheduler import MOST_WAITING, Scheduler
 from slmq.generation.shapes import shape_of
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
@@ -45,12 +45,17 @@ class LoadedModel:
         *,
         draft: Engine | None = None,
         suggested: Mapping[str, Any] | None = None,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         self._engine = engine
         self._suggested = dict(suggested or {})
         if scheduler is None:
             limit_caches(engine, draft)
-            scheduler = Scheduler(engine, draft=None if draft is None else Draft(draft, engine))
+            scheduler = Scheduler(
+                engine,
+                most_waiting=most_waiting,
+                draft=None if draft is None else Draft(draft, engine),
+            )
         self._scheduler = scheduler
         self._vocabulary = Vocabulary(engine.tokenizer)
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()

@@ -12,6 +12,7 @@ import slmq.hub as hub
 from slmq.engine.options import LoadArgs, LoadOptions
 from slmq.generation.bars import LineBar, visible
 from slmq.generation.model import Model
+from slmq.generation.scheduler import MOST_WAITING
 from slmq.settings import from_keywords, takes
 
 if TYPE_CHECKING:
@@ -73,17 +74,24 @@ def load(
 
 
 def open_model(
-    found: hub.ResolvedModel, options: LoadOptions, draft: hub.ResolvedModel | None = None
+    found: hub.ResolvedModel,
+    options: LoadOptions,
+    draft: hub.ResolvedModel | None = None,
+    *,
+    most_waiting: int = MOST_WAITING,
 ) -> Model:
-    """The model that was found, with its draft model beside it; errors as `load`."""
+    """The model that was found, with its draft model beside it; errors as `load`.
+
+    So many requests may wait (`most_waiting`) before one more is a BusyError.
+    """
     from slmq.engine.opening import open_engine
 
     engine = open_engine(found.path, options, name=found.name)
     suggested = {} if found.entry is None else found.entry.sampling
     if draft is None:
-        return Model(engine, suggested=suggested)
+        return Model(engine, suggested=suggested, most_waiting=most_waiting)
     small = open_engine(draft.path, replace(options, n_ctx=None, kv_bytes=None), name=draft.name)
-    return Model(engine, draft=small, suggested=suggested)
+    return Model(engine, draft=small, suggested=suggested, most_waiting=most_waiting)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from slmq.generation.stats import Counters, Stats
 
 F32 = npt.NDArray[np.float32]
 
-__all__ = ["Scheduler"]
+__all__ = ["MOST_WAITING", "Scheduler"]
 
 MOST_RUNNING = 64
 MOST_WAITING = 1024

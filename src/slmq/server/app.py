@@ -10,7 +10,10 @@ from starlette.routing import Router
 from slmq.server.about import About
 from slmq.server.faults import RefusedError
 from slmq.server.guard import Guard
+from slmq.server.messages import Messages
+from slmq.server.ollama import Ollama
 from slmq.server.openai import OpenAI
+from slmq.server.responses import Responses
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -33,11 +36,23 @@ def build_app(service: Service) -> Guard:
         An ASGI application.
     """
     openai, about = OpenAI(service), About(service)
+    messages, responses, ollama = Messages(service), Responses(service), Ollama(service)
     router = _Routes(redirect_slashes=False)
     post, get = ["POST"], ["GET"]
     for path, endpoint, methods in (
         ("/v1/chat/completions", openai.chat, post),
         ("/v1/completions", openai.completions, post),
+        ("/v1/responses", responses.create, post),
+        ("/v1/responses/input_tokens", responses.count, post),
+        ("/v1/messages", messages.create, post),
+        ("/v1/messages/count_tokens", messages.count, post),
+        ("/api/chat", ollama.chat, post),
+        ("/api/generate", ollama.generate, post),
+        ("/api/tags", ollama.tags, get),
+        ("/api/ps", ollama.loaded, get),
+        ("/api/show", ollama.show, post),
+        ("/api/version", ollama.version, get),
+        ("/", ollama.root, get),
         ("/v1/models", about.models, get),
         ("/v1/models/{name:path}", about.model, get),
         ("/health", about.ready, get),

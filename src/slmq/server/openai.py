@@ -16,9 +16,10 @@ from slmq.batch.answers import (
 from slmq.batch.lines import CHAT, COMPLETIONS
 from slmq.batch.requests import RequestError, ignored_fields
 from slmq.generation.results import GenerationResult
+from slmq.server.exchange import exchange
 from slmq.server.faults import fault_body
 from slmq.server.guard import body_of
-from slmq.server.replies import DONE, PING, Reply, Stream, event, until_gone
+from slmq.server.replies import DONE, PING, Reply, Stream, event
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -54,19 +55,18 @@ class OpenAI:
     async def _answer(self, request: Request, url: str) -> Reply | Stream:
         body = body_of(request.scope)
         stream, with_usage = _transport(body)
-        ignored = ignored_fields({**body, "model": None, "stream_options": None})
-        headers = {"x-slmq-ignored": ", ".join(ignored)} if ignored else {}
         rest = {name: value for name, value in body.items() if name not in TRANSPORT}
-        begun = self._service.begin(url, rest, request.scope, whole=not stream)
-        talk = await until_gone(request.receive, begun)
-        shape = _Chat(talk) if url == CHAT else _Text(talk)
-        if stream:
-            return Stream(_events(talk, shape, url, with_usage), talk.close, headers=headers)
-        try:
-            results = await until_gone(request.receive, talk.finish())
-        finally:
-            talk.close()
-        return Reply(shape.whole(results), headers=headers)
+        shape = _Chat if url == CHAT else _Text
+        return await exchange(
+            self._service,
+            request,
+            url,
+            rest,
+            stream=stream,
+            whole=lambda talk, results: shape(talk).whole(results),
+            events=lambda talk: _events(talk, shape(talk), url, with_usage),
+            ignored=ignored_fields({**rest, "model": None}),
+        )
 
 
 def full_usage(results: list[GenerationResult], n: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import Asked, read_request
 from slmq.errors import ClosedError
+from slmq.generation.params import SamplingParams
+from slmq.generation.prompts import prompt_ids, speech_of
 from slmq.server.faults import RefusedError
 from slmq.server.limits import Limits
 from slmq.server.metrics import Metrics
@@ -82,6 +84,21 @@ class Service:
         )
         self._talks.add(talk)
         return talk
+
+    async def prompt_tokens(self, url: str, body: Mapping[str, Any]) -> int:
+        """How many tokens the prompt of a request has."""
+
+        def count(loaded: Loaded) -> int:
+            asked = read_request(url, body, None, loaded.suggested)
+            wish = SamplingParams.from_kwargs(asked.params).wish
+            engine, (prompt, *_) = loaded.model.engine, asked.prompts
+            speech = speech_of(engine, prompt, wish, asked.template)
+            return len(prompt_ids(engine, prompt if speech is None else speech))
+
+        async with self.shelf.use(body.get("model")) as book:
+            assert book.loaded is not None
+            found: int = await self.run(count, book.loaded)
+            return found
 
     async def run(self, function: Any, *args: Any) -> Any:
         """Call something slow in a thread, so that the others are heard meanwhile."""

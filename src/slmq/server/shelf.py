@@ -21,6 +21,7 @@ __all__ = ["Book", "Loaded", "Shelf"]
 
 log = logging.getLogger("slmq.server")
 
+WAIT_S = 20.0  # for others to let go of theirs
 LATEST = ":latest"  # what ollama's clients put behind names
 
 
@@ -196,6 +197,3 @@ class Shelf:
         model, book.loaded = book.loaded.model, None
         log.info("%s makes room", book.name)
         await asyncio.get_running_loop().run_in_executor(self._pool, model.close)
-
-
-WAIT_S = 20.0
