@@ -125,7 +125,8 @@ class Program:
         command = [sys.executable, "-m", "slmq.cli", "serve", str(model), "--port", "0", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        self.line = self.process.stderr.readline()
+        lines = iter(self.process.stderr.readline, "")  # warnings may come before it
+        self.line = next(line for line in lines if "serving at" in line)
         found = re.search(r"serving at http://127\.0\.0\.1:(\d+)", self.line)
         self.port = int(found[1]) if found else 0
 
