@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from slmq.generation.model import Model
 from slmq.server.app import build_app
+from slmq.server.files import Files
 from slmq.server.limits import Limits
 from slmq.server.run import BACKLOG, open_socket
 from slmq.server.service import Service
@@ -135,7 +137,7 @@ def live_server(
 ) -> Iterator[LiveServer]:
     """A server of loaded models; they stay the caller's."""
     limits = limits or Limits()
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, TemporaryDirectory() as folder:
         books = [
             Book(name, _given(model, suggested), Path(name), 0, Loaded(model, suggested or {}))
             for name, model in models.items()
@@ -148,12 +150,13 @@ def live_server(
 
         async def run() -> None:
             service = Service(Shelf(books, pool=pool), limits, pool)
-            wire = wire_for(
-                build_app(service), limits, on_drain=lambda: None, on_end=service.end_answers
-            )
+            files = Files(service, Path(folder))
+            app = build_app(service, files)
+            wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)
             ready.append(LiveServer(port, service, wire, list(models.values())))
             began.set()
             await wire.serve([found])
+            files.close()
 
         thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()

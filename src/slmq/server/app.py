@@ -18,17 +18,19 @@ from slmq.server.responses import Responses
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from slmq.server.files import Files
     from slmq.server.service import Service
 
 __all__ = ["build_app"]
 
 
-def build_app(service: Service) -> Guard:
+def build_app(service: Service, files: Files) -> Guard:
     """The application that a server runs.
 
     Parameters
     ----------
     service : Service
+    files : Files
 
     Returns
     -------
@@ -42,6 +44,15 @@ def build_app(service: Service) -> Guard:
     for path, endpoint, methods in (
         ("/v1/chat/completions", openai.chat, post),
         ("/v1/completions", openai.completions, post),
+        ("/v1/files", files.upload, post),
+        ("/v1/files", files.files, get),
+        ("/v1/files/{id}", files.file, get),
+        ("/v1/files/{id}", files.delete, ["DELETE"]),
+        ("/v1/files/{id}/content", files.content, get),
+        ("/v1/batches", files.create, post),
+        ("/v1/batches", files.batches, get),
+        ("/v1/batches/{id}", files.batch, get),
+        ("/v1/batches/{id}/cancel", files.cancel, post),
         ("/v1/responses", responses.create, post),
         ("/v1/responses/input_tokens", responses.count, post),
         ("/v1/messages", messages.create, post),

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.server.app import build_app
+from slmq.server.files import Files
 from slmq.server.service import POOL, Service
 from slmq.server.shelf import Shelf
 from slmq.server.wire import wire_for
@@ -109,9 +111,12 @@ async def _serve(
     def drain() -> None:
         service.draining = True
 
-    wire = wire_for(build_app(service), limits, on_drain=drain, on_end=service.end_answers)
+    folder = TemporaryDirectory(prefix="slmq-", ignore_cleanup_errors=True)
+    files = Files(service, Path(folder.name))
+    app = build_app(service, files)
+    wire = wire_for(app, limits, on_drain=drain, on_end=service.end_answers)
     # From here on, so that no signal falls between the line that says it serves and serving.
-    with wire.capture_signals():
+    with folder, wire.capture_signals():
         try:
             async with shelf.use(None) as book:
                 assert book.loaded is not None
@@ -124,6 +129,7 @@ async def _serve(
             await wire.serve([found])
         finally:
             shelf.close()
+            files.close()
 
 
 def start_line(book: Book, speed: float, shown: str) -> str:
