@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from call_texts import MARKS, answers, pieces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slmq.tools.calls import Mark, Said, call_id
 from slmq.tools.dialects import DIALECTS, dialect_named
@@ -100,3 +102,40 @@ def test_every_way_of_cutting_gives_the_calls_of_the_whole(dialect: str) -> None
         last = saids[-1]
         last.add(reached[-1].finish())
         assert heard(last) == (words, calls)
+
+
+FRAGMENTS = [
+    *{mark for marks in MARKS.values() for mark in marks},
+    *"{}[]()\"'\\,:;= \n",
+    '{"name": "f", "arguments": {}}',
+    '{"name": "f", "parameters": {"s": "x"}}',
+    "<function=f>",
+    "</function>",
+    "<parameter=s>",
+    "</parameter>",
+    "call:f{s:",
+    "f(s=",
+    "text",
+    "-" * 300 + "1",
+    "[" * 300,
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(MARKS)),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join),
+    st.integers(1, 9),
+)
+def test_no_text_breaks_a_reader(dialect: str, text: str, size: int) -> None:
+    """Whatever it is: read in pieces as the whole, and none of its words is lost."""
+    whole, cut = reader(dialect), reader(dialect)
+    said = whole.push(text)
+    said.add(whole.finish())
+    again = Said()
+    for i in range(0, len(text), size):
+        again.add(cut.push(text[i : i + size]))
+    again.add(cut.finish())
+    assert heard(again) == heard(said)
+    if not said.calls:
+        assert said.text == text

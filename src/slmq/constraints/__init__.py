@@ -5,6 +5,7 @@ from __future__ import annotations
 from slmq.constraints.grammar import (
     Grammar,
     any_json,
+    behind,
     choice_grammar,
     embedded_schema,
     lark_grammar,
@@ -22,6 +23,7 @@ __all__ = [
     "Matcher",
     "Vocabulary",
     "any_json",
+    "behind",
     "choice_grammar",
     "embedded_schema",
     "is_described",

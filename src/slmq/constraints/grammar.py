@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slmq.constraints.faults import library_faults
@@ -18,6 +18,7 @@ from slmq.errors import ConstraintError, printable
 __all__ = [
     "Grammar",
     "any_json",
+    "behind",
     "choice_grammar",
     "embedded_schema",
     "lark_grammar",
@@ -124,6 +125,15 @@ def made_grammar(lark: str, about: str) -> Grammar:
     """A grammar that slmq has made itself, in Lark; `about` names what it was made of."""
     check_length(about, lark)
     return Grammar(_library(grammar_from_lark=lark), about)
+
+
+def behind(lead: str, grammar: Grammar) -> Grammar:
+    """A grammar behind something else: an expression of Lark, in which TEXT is any text."""
+    text = grammar.text.strip()
+    parts = json.loads(text)["grammars"] if text.startswith("{") else [{"lark_grammar": text}]
+    first = {"lark_grammar": f"start: {lead} @value\nTEXT: /(.|\\n)*/\n"}
+    whole = [first, {**parts[0], "name": "value"}, *parts[1:]]
+    return replace(grammar, text=json.dumps({"grammars": whole}))
 
 
 def choice_grammar(choices: Iterable[str]) -> Grammar:

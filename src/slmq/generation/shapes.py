@@ -12,6 +12,7 @@ from slmq.constraints import (
     Grammar,
     Vocabulary,
     any_json,
+    behind,
     choice_grammar,
     is_described,
     lark_grammar,
@@ -64,6 +65,8 @@ def shape_of(
     if wanted is None:
         return None
     grammar, read = wanted
+    if speech is not None and speech.thought:
+        grammar = behind(speech.thought, grammar)
     return Shape(vocabulary.compile(grammar), read)
 
 

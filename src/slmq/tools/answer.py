@@ -9,7 +9,9 @@ from slmq.tools.dialects import Dialect
 from slmq.tools.grammar import ANY, EMPTY, Grammar, any_text
 from slmq.tools.tool import Tool
 
-__all__ = ["answer_grammar", "silent_grammar"]
+__all__ = ["answer_grammar", "silent_grammar", "thought"]
+
+LINES = r"/\n{0,2}/"  # between reasoning and answer
 
 
 def answer_grammar(
@@ -65,7 +67,7 @@ def answer_grammar(
         ways.append(f"{opening} {body}")
     if free:
         ways.append(words)
-    return grammar.source(f"{_thought(grammar, pairs, within)} {grammar.one_of(ways)}")
+    return grammar.source(f"{thought(tokens, pairs, within)} {grammar.one_of(ways)}")
 
 
 def silent_grammar(dialect: Dialect, tokens: Mapping[str, int]) -> str | None:
@@ -84,11 +86,18 @@ def _words(bare: str) -> str:
     return f"( /[^\\{bare}\\s]{any_text()}/ | {EMPTY} )" if bare else "TEXT"
 
 
-def _thought(grammar: Grammar, pairs: Mapping[str, str], within: str | None) -> str:
-    """What a model says to itself first."""
+def thought(tokens: Mapping[str, int], pairs: Mapping[str, str], within: str | None) -> str:
+    """What a model says to itself first: an expression of Lark, in which TEXT is any text.
+
+    Parameters
+    ----------
+    tokens, pairs, within
+        See `answer_grammar`.
+    """
+    grammar = Grammar(tokens)
     if within is not None:
-        return f"TEXT {grammar.mark(within)}"
+        return f"TEXT {grammar.mark(within)} {LINES}"
     if not pairs:
         return ""
     ways = [f"{grammar.mark(begin)} TEXT {grammar.mark(end)}" for begin, end in pairs.items()]
-    return f"( {grammar.one_of(ways)} )?"
+    return f"( {grammar.one_of(ways)} {LINES} )?"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from slmq.chat.messages import checked_messages
 from slmq.errors import TemplateError
-from slmq.tools.answer import answer_grammar, silent_grammar
+from slmq.tools.answer import answer_grammar, silent_grammar, thought
 from slmq.tools.calls import call_id
 from slmq.tools.dialects import Dialect, dialect_named, dialect_of
 from slmq.tools.dialects.base import MOST_CALLS
@@ -52,6 +52,9 @@ class Speech:
     prompt : str
     grammar : str or None
         What the answer has to follow, as Lark; None if it is free.
+    thought : str
+        What the model says to itself before an answer of any form, as an expression of Lark; empty
+        if it does not.
     banned : tuple of int
         Tokens that the answer must not have.
     marks : dict of int to str
@@ -60,6 +63,7 @@ class Speech:
 
     prompt: str
     grammar: str | None
+    thought: str
     banned: tuple[int, ...]
     marks: dict[int, str]
     _dialect: Dialect | None
@@ -130,6 +134,7 @@ def prepare(
     return Speech(
         prompt,
         grammar,
+        thought(marks, pairs, within) if wish.thinking is not False else "",
         tuple(known.values()) if wish.choice == "none" else (),
         {token: mark for mark, token in marks.items()},
         dialect if tools else None,
