@@ -105,6 +105,12 @@ class QuantizedMatrix:
         -------
         float32[m, n] or float32[n]
         """
+        if isinstance(x, np.ndarray) and x.dtype.kind in "fiu" and x.dtype != np.float32:
+            shape, k = ", ".join(map(str, x.shape)), self._native.k
+            raise TypeError(
+                f"x: expected float32[m, {k}] or float32[{k}], got {x.dtype}[{shape}]; "
+                f"x.astype(np.float32) converts it"
+            )
         if isinstance(x, np.ndarray) and x.ndim == 1:
             row: F32 = self._native.matmul(x[None], n_threads)[0]
             return row

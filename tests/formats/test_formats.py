@@ -417,6 +417,13 @@ def test_quantize_says_what_it_expects(array: Any, error: type[Exception], messa
         QuantizedMatrix.quantize(array)
 
 
+def test_a_vector_of_another_type_is_named_as_it_came() -> None:
+    matrix = QuantizedMatrix.quantize(normal(20, 40))
+    expected = r"expected float32\[m, 40\] or float32\[40\], got float64\[40\]; x\.astype"
+    with pytest.raises(TypeError, match=expected):
+        matrix @ np.ones(40)
+
+
 def test_unknown_formats_name_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"int4, int8, q4g32s, q4g32a, .*; got 'q5'"):
         QuantizedMatrix.quantize(normal(2, 2), "q5")

@@ -159,6 +159,14 @@ def test_a_chat_forgets_only_if_it_may(tiny_model_path: Path) -> None:
         assert chat.forgotten == 0
 
 
+def test_what_a_notebook_shows_of_an_object(model: slmq.Model) -> None:
+    stream = model.stream("Hi", max_tokens=2, ignore_eos=True)
+    assert repr(stream) == "<slmq.TokenStream, open>"
+    stream.finish()
+    assert repr(stream) == "<slmq.TokenStream, length>"
+    assert repr(model.tokenizer) == "<slmq.Tokenizer of 259 tokens, with a chat template>"
+
+
 # --- logits -----------------------------------------------------------------------------------
 
 

@@ -116,6 +116,10 @@ class TokenStream:
         """Whether the answer is complete, cancelled or failed."""
         return self._ended
 
+    def __repr__(self) -> str:
+        state = "open" if self._result is None else self._result.finish_reason
+        return f"<slmq.TokenStream, {state}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -87,6 +87,10 @@ class Tokenizer:
         self.eos_ids = parts.eos_ids
         self.special_ids = frozenset(parts.pieces.special)
 
+    def __repr__(self) -> str:
+        chat = "with" if self.chat_template is not None else "without"
+        return f"<slmq.Tokenizer of {self.n_vocab:,} tokens, {chat} a chat template>"
+
     @cached_property
     def markers(self) -> Mapping[str, int]:
         """Texts that are tokens of their own wherever they stand, with their ids."""
