@@ -182,9 +182,9 @@ def draw_report() -> None:
         subprocess.run(["slmq", "dequantize", MODEL, "float"], cwd=folder, check=True)
         text = folder / "text.txt"
         text.write_text((ROOT / "docs" / "quality.md").read_text("utf-8"), "utf-8")
-        command = "slmq quantize float int4 --calibrate text.txt --report report.html"
+        command = "slmq quantize float int4 --report report.html"
         parts = [printed(command, folder)]
-        parts.append(printed("slmq compare float int4 --file text.txt --chunks 2", folder))
+        parts.append(printed("slmq compare float int4 --file text.txt --chunks 1", folder))
         terminal("quantize", "quantize", parts)
         (PICTURES / "report.html").write_bytes((folder / "report.html").read_bytes())
 
