@@ -122,8 +122,9 @@ def test_openai_responses(openai: Any, wanted: str) -> None:
         "response.incomplete",
     ]
     assert events[-1].response.output_text == wanted
-    counted = openai.responses.input_tokens.count(model="tiny", input="Hi")
-    assert counted.input_tokens == answer.usage.input_tokens
+    if hasattr(openai.responses, "input_tokens"):  # since 2.8
+        counted = openai.responses.input_tokens.count(model="tiny", input="Hi")
+        assert counted.input_tokens == answer.usage.input_tokens
 
 
 def test_openai_responses_call_tools(openai: Any) -> None:
