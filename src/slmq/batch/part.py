@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -68,26 +68,39 @@ class Part:
 
     def append(self, line: dict[str, Any]) -> None:
         """Write a line and wait until the disk has it."""
-        data = json.dumps(line, allow_nan=False).encode("ascii") + b"\n"
+        self.append_all([line])
+
+    def append_all(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Write lines and wait until the disk has them."""
+        data = [json.dumps(line, allow_nan=False).encode("ascii") + b"\n" for line in lines]
         with _explained(self.path):
             try:
-                _write(self._file, data)
+                _write(self._file, b"".join(data))
                 os.fsync(self._file)
             except OSError:
                 with suppress(OSError):  # the next run cuts it off, too
                     self._cut()
                 raise
-        self._places[line["id"]] = self._end
-        self._end += len(data)
+        for line, written in zip(lines, data, strict=True):
+            self._places[line["id"]] = self._end
+            self._end += len(written)
+
+    def lines(self, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The lines of these ids, in this order."""
+        for data in self._written(ids):
+            yield json.loads(data)
 
     def publish(self, ids: Sequence[str]) -> None:
         """Give the lines of these ids, in this order, the final name."""
+        self.publish_as(self._written(ids))
+
+    def publish_as(self, content: Iterable[bytes]) -> None:
+        """Write the output, and forget the part."""
         new = self._target.with_name(f"{self._target.name}.new")
         try:
-            with _explained(new), self._reader() as lines, new.open("wb") as file:
-                for line_id in ids:
-                    lines.seek(self._places[line_id])
-                    file.write(lines.readline())
+            with _explained(new), new.open("wb") as file:
+                for piece in content:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
@@ -98,6 +111,12 @@ class Part:
             new.replace(self._target)
             sync(self._target.parent)
             self.path.unlink()
+
+    def _written(self, ids: Sequence[str]) -> Iterator[bytes]:
+        with self._reader() as lines:
+            for line_id in ids:
+                lines.seek(self._places[line_id])
+                yield lines.readline()
 
     def _read(self) -> None:
         """Take in what earlier runs wrote, and cut off what is not whole."""

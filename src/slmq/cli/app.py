@@ -15,6 +15,7 @@ from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
 from slmq.cli.errors import Commands
+from slmq.cli.label import label
 from slmq.cli.measure import bench
 from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "chat": chat,
     "batch": batch,
+    "label": label,
     "serve": serve,
     "pull": pull,
     "list": list_models,

@@ -19,7 +19,7 @@ from slmq.generation.params import SamplingParams
 if TYPE_CHECKING:
     from slmq.generation.bars import Report
 
-__all__ = ["batch"]
+__all__ = ["batch", "shown_by"]
 
 # Log-probabilities are asked for line by line, in the words of the format.
 SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
@@ -73,7 +73,7 @@ def batch(
     job = replace(job, defaults={**loaded.suggested, **sampling}, settings=settings)
     try:
         with loaded as m, Bar() as bar:
-            done = run_batch(m, job, _shown_by(bar))
+            done = run_batch(m, job, shown_by(bar, "answers"))
     except KeyboardInterrupt:
         note(f"{target}: interrupted; the same command goes on from the finished answers")
         raise
@@ -82,10 +82,10 @@ def batch(
     note(f"{target}: {done.lines} lines{again}{failed}")
 
 
-def _shown_by(bar: Bar) -> Report:
+def shown_by(bar: Bar, what: str) -> Report:
     """Moves a bar; where stderr is no terminal, writes a line now and then."""
     if sys.stderr.isatty():
-        return lambda done, total: bar.update("answers", done, total)
+        return lambda done, total: bar.update(what, done, total)
     began_s = told_s = time.monotonic()
     first: int | None = None
 
@@ -98,6 +98,6 @@ def _shown_by(bar: Bar) -> Report:
             return
         told_s = now_s
         left_s = (now_s - began_s) / (done - first) * (total - done)
-        note(f"{done} of {total} answers; about {left_s / 60:.0f} min left")
+        note(f"{done} of {total} {what}; about {left_s / 60:.0f} min left")
 
     return tell

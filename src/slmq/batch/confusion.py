@@ -1,0 +1,118 @@
+"""Which labels were given for which, as numbers, as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slmq.errors import WriteError
+
+__all__ = ["Confusion", "check_picture"]
+
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each label was given for each right one.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    counts : tuple of tuple of int
+        A row for each right label, with the labels that were given.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], pairs: Iterable[tuple[str, str]]) -> Confusion:
+        """Count pairs of right and given labels."""
+        place = {label: i for i, label in enumerate(labels)}
+        counts = [[0] * len(labels) for _ in labels]
+        for right, given in pairs:
+            counts[place[right]][place[given]] += 1
+        return cls(tuple(labels), tuple(map(tuple, counts)))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows whose label is right."""
+        total = sum(map(sum, self.counts))
+        return sum(row[i] for i, row in enumerate(self.counts)) / total if total else 0.0
+
+    @property
+    def recalls(self) -> dict[str, float | None]:
+        """Of the rows of each right label, the share that got it; None where there are no rows."""
+        return {
+            label: row[i] / sum(row) if sum(row) else None
+            for i, (label, row) in enumerate(zip(self.labels, self.counts, strict=True))
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "accuracy": self.accuracy,
+            "recalls": self.recalls,
+            "labels": list(self.labels),
+            "confusion": [list(row) for row in self.counts],
+        }
+
+    def table(self) -> list[list[str]]:
+        """Rows of text: right labels down, given ones across."""
+        head = ["right \\ given", *self.labels]
+        return [head, *([n, *map(str, r)] for n, r in zip(self.labels, self.counts, strict=True))]
+
+    def draw(self, path: Path, title: str) -> None:
+        """Draw the matrix; errors as `check_picture`."""
+        check_picture(path)
+        import matplotlib as mpl
+
+        size = max(3.5, 1.6 + 0.8 * len(self.labels))
+        with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
+            figure = _figure_class()(figsize=(size + 0.6, size), layout="constrained")
+            axes = figure.add_subplot()
+            shares = [[n / max(1, sum(row)) for n in row] for row in self.counts]
+            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            for i, row in enumerate(self.counts):
+                for j, count in enumerate(row):
+                    ink = "white" if shares[i][j] > 0.5 else "black"
+                    text = f"{count}\n{shares[i][j]:.0%}"
+                    axes.text(j, i, text, ha="center", va="center", color=ink)
+            places = range(len(self.labels))
+            axes.set_xticks(places, self.labels, rotation=30, ha="right")
+            axes.set_yticks(places, self.labels)
+            axes.set(xlabel="given", ylabel="right")
+            axes.set_title(f"{title}\naccuracy {self.accuracy:.1%}", fontsize=10)
+            figure.savefig(path, dpi=150)
+
+
+def check_picture(path: Path) -> None:
+    """Raise what would keep a picture from being written: before the work, not after.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed; names the command that installs it.
+    ValueError
+        If the file's ending is not .svg, .png or .pdf.
+    WriteError
+        If there is no such folder.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}")
+    if not path.parent.is_dir():
+        raise WriteError(f"plot: the folder {path.parent} does not exist")
+    _figure_class()
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "pictures need matplotlib, which is not installed; run `pip install matplotlib`"
+        ) from error
+    return Figure
