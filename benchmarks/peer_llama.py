@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import llama_cpp
+import numpy as np
 from peer_worker import serve
 
 __all__ = ["LlamaCpp"]
@@ -81,6 +82,45 @@ class LlamaCpp:
             llama_cpp.llama_synchronize(self._context)
         return {"seconds": time.perf_counter() - began_s}
 
+    def answers(self, prompts: list[list[int]], count: int) -> dict[str, float]:
+        """As llama-batched-bench: prompts one after the other, then one token of each in a batch.
+
+        The likeliest token is found by NumPy, outside of what is timed.
+        """
+        self._forget()
+        largest, last = self._llama.n_batch, len(prompts[0]) - 1
+        rows = [
+            (token, i, number, i == last)
+            for number, tokens in enumerate(prompts)
+            for i, token in enumerate(tokens)
+        ]
+        seconds, chosen = 0.0, list[int]()
+        for start in range(0, len(rows), largest):
+            part = rows[start : start + largest]
+            seconds += self._timed(part)
+            chosen += self._likeliest(part)
+        for step in range(1, count):
+            part = [(token, last + step, i, True) for i, token in enumerate(chosen)]
+            seconds += self._timed(part)
+            chosen = self._likeliest(part)
+        return {"seconds": seconds}
+
+    def _timed(self, rows: list[tuple[int, int, int, bool]]) -> float:
+        began_s = time.perf_counter()
+        self._decode(rows)
+        llama_cpp.llama_synchronize(self._context)
+        return time.perf_counter() - began_s
+
+    def _likeliest(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
+        """Of the rows whose logits were wanted."""
+        size = self._llama.n_vocab()
+        found = []
+        for i, row in enumerate(rows):
+            if row[3]:
+                logits = llama_cpp.llama_get_logits_ith(self._context, i)
+                found.append(int(np.argmax(np.ctypeslib.as_array(logits, (size,)))))
+        return found
+
     def _forget(self) -> None:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
 
@@ -110,5 +150,6 @@ if __name__ == "__main__":
             "use_threads": worker.use_threads,
             "prompt": worker.prompt,
             "steps": worker.steps,
+            "answers": worker.answers,
         }
     )

@@ -55,6 +55,10 @@ class OpenVino:
         """Generates as many tokens as the sequences have, after their first."""
         return {"seconds": self._generate([s[:1] for s in sequences], len(sequences[0]))}
 
+    def answers(self, prompts: list[list[int]], count: int) -> dict[str, float]:
+        """All in one call: `LLMPipeline` on a CPU batches continuously."""
+        return {"seconds": self._generate(prompts, count)}
+
     def _generate(self, prompts: list[list[int]], count: int) -> float:
         ids = np.array(prompts, np.int64)
         inputs = openvino_genai.TokenizedInputs(
@@ -79,5 +83,6 @@ if __name__ == "__main__":
             "use_threads": worker.use_threads,
             "prompt": worker.prompt,
             "steps": worker.steps,
+            "answers": worker.answers,
         }
     )

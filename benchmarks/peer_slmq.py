@@ -10,8 +10,11 @@ import numpy as np
 from peer_worker import serve
 
 import slmq
-from slmq.engine.opening import record_plan
+from slmq.engine.opening import open_engine, record_plan
 from slmq.engine.options import LoadOptions
+from slmq.generation.model import Model
+from slmq.generation.pages import default_cache_bytes
+from slmq.generation.scheduler import Scheduler
 from slmq.speed import bench
 from slmq.speed.limits import probe
 
@@ -27,13 +30,15 @@ class Slmq:
     _loaded: bench.Loaded
     _plan: RecordedPlan
     _options: dict[str, Any]
+    _path: str
+    _model: Model | None = None
 
     def load(
         self, model: str, positions: int, batch: int, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Packs the weights; `options` go to `slmq.engine.options.LoadOptions`."""
         self._loaded = bench.load(model, LoadOptions(n_threads=1))
-        self._options = options
+        self._options, self._path = options, model
         self.use_threads(1)
         if positions > self._loaded.n_ctx:
             raise ValueError(f"{model} was made for {self._loaded.n_ctx} tokens, not {positions}")
@@ -55,6 +60,9 @@ class Slmq:
 
     def use_threads(self, threads: int) -> None:
         """Records the model anew."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
         self._plan = record_plan(
             self._loaded.weights, LoadOptions(n_threads=threads, **self._options)
         )
@@ -88,6 +96,27 @@ class Slmq:
             cache.truncate(0)
         return {"seconds": seconds}
 
+    def answers(self, prompts: list[list[int]], count: int) -> dict[str, float]:
+        """Through the scheduler. Nothing is guessed: random weights say the same over and over."""
+        model = self._serving()
+        params = {"max_tokens": count, "ignore_eos": True}
+        began_s = time.perf_counter()
+        streams = [model.submit(prompt, params, whole=True) for prompt in prompts]
+        results = [stream.finish() for stream in streams]
+        seconds = time.perf_counter() - began_s
+        if any(len(result.tokens) != count for result in results):
+            raise RuntimeError(f"expected {count} tokens of each answer")
+        return {"seconds": seconds}
+
+    def _serving(self) -> Model:
+        """A model for this number of threads, made when it is first asked for."""
+        if self._model is None:
+            options = LoadOptions(n_threads=self._plan.native.threads, **self._options)
+            engine = open_engine(self._path, options)
+            engine.limit_cache(default_cache_bytes(engine))
+            self._model = Model(engine, Scheduler(engine, speculate=False))
+        return self._model
+
     def limits(self) -> dict[str, Any]:
         """What the machine can do now with these threads: `slmq.speed.limits.Limits`."""
         return asdict(probe(self._plan.native.threads, self._plan.native.isa))
@@ -105,6 +134,7 @@ if __name__ == "__main__":
             "use_threads": worker.use_threads,
             "prompt": worker.prompt,
             "steps": worker.steps,
+            "answers": worker.answers,
             "limits": worker.limits,
             "work": worker.work,
         }

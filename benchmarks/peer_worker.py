@@ -14,6 +14,8 @@ Every engine answers
   ``seconds``.
 - ``steps(sequences)``: feeds equally long sequences into empty contexts, the next token of each in
   one step, logits for all of them; returns ``seconds``.
+- ``answers(prompts, count)``: reads prompts of one length, all at once, and draws `count` tokens
+  behind each, the likeliest, as the engine serves several users; returns ``seconds``.
 """
 
 from __future__ import annotations

@@ -63,12 +63,14 @@ def work(model: Model, count: int, threads: int, seed: int, longest: int) -> Non
 
 
 def report(model: Model) -> None:
-    """Memory and the latest runs."""
+    """Memory, the latest runs, and what a row has taken so far of the processors."""
     stats = model.stats()
+    row_ms = time.process_time() * 1e3 / stats.rows
     print(
         f"{stats.submitted:6d} requests: {resident_mib():.1f} MiB, run p50 {stats.step_ms_p50:.3f} "
-        f"ms, p99 {stats.step_ms_p99:.3f} ms, {stats.runs} runs, {stats.rows} rows, "
-        f"{stats.preemptions} preempted, {stats.pages_in_use} pages in use of {stats.pages_limit}",
+        f"ms, p99 {stats.step_ms_p99:.3f} ms, {stats.runs} runs, {stats.rows} rows, CPU "
+        f"{row_ms:.3f} ms a row, {stats.preemptions} preempted, "
+        f"{stats.pages_in_use} pages in use of {stats.pages_limit}",
         flush=True,
     )
 
@@ -83,7 +85,8 @@ def idle_cpu_s(seconds: float) -> float:
 
 def cancel_ms(model: Model) -> float:
     """From closing a stream, whose long prompt is being read, until the engine is free."""
-    prompt = [random.randrange(250) for _ in range(model.n_ctx - 8)]
+    fits = min(model.n_ctx, 64 * (model.stats().pages_limit - 1))
+    prompt = [random.randrange(250) for _ in range(fits - 8)]
     stream = model.stream(prompt, max_tokens=4, ignore_eos=True)
     time.sleep(0.002)
     began_s = time.perf_counter()

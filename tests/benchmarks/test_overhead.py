@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from places import BENCHMARKS
 
 
@@ -25,6 +26,15 @@ def test_overhead(tiny_model_path: Path) -> None:
         step, overhead = (float(cell) for cell in line.split()[1:3])
         assert step > 0
         assert overhead > 0
+
+
+def test_overhead_of_answers(tiny_model_path: Path) -> None:
+    words = ("--threads", 1, "--steps", 3, "--rounds", 3, "--answers", 3)
+    header, line = run("overhead.py", tiny_model_path, *words)
+    assert header.endswith("beside bare runs")
+    _, step, overhead, share, _, _, beside = (float(cell.strip("%")) for cell in line.split())
+    assert 0 < beside < share
+    assert share == pytest.approx(100 * overhead / step, rel=0.02)
 
 
 def test_neighbour(tiny_model_path: Path) -> None:

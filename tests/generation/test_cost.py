@@ -89,7 +89,7 @@ def test_never_negative_nor_without_end(
         model.learn(one, took_s)
         assert np.isfinite(model._terms).all()
         assert np.isfinite(model._known).all()
-        assert (model._terms >= 0).all()
+        assert min(model._terms) >= 0
     assert 0 <= model.seconds(work) < math.inf
     for budget_s in (0.0, 1e-3, 40e-3, 10.0):
         rows = model.rows_within(budget_s, work, cached)

@@ -60,6 +60,21 @@ py::array_t<float> logits(GuardedPlan& self) {
   return out;
 }
 
+// The same without a copy; the next run, of anybody, writes over them.
+py::array_t<float> logits_view(const py::object& owner) {
+  auto& self = owner.cast<GuardedPlan&>();
+  GuardedPlan::Held plan = self.operator->();
+  const int id = plan->logits_buffer();
+  const Buffer& b = plan->buffer(id);
+  const py::ssize_t rows = plan->buffer_rows(id);
+  const auto stride = static_cast<py::ssize_t>(b.row_bytes);
+  py::array_t<float> view({rows, static_cast<py::ssize_t>(b.logical)},
+                          {stride, static_cast<py::ssize_t>(sizeof(float))},
+                          b.floats(static_cast<int>(rows), 0), owner);
+  view.attr("setflags")(py::arg("write") = false);
+  return view;
+}
+
 py::list describe(GuardedPlan& self) {
   std::vector<StepInfo> infos;
   {
@@ -159,6 +174,7 @@ void bind_plan(py::module_& m) {
           py::arg("outputs"), py::arg("columns") = py::none())
       .def("read", &read, py::arg("buffer"))
       .def("logits", &logits)
+      .def("logits_view", [](const py::object& self) { return logits_view(self); })
       .def("describe", &describe)
       .def_property_readonly(
           "isa", [](const GuardedPlan& p) { return std::string(p.constants().kernels().name); })

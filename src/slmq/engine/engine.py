@@ -96,6 +96,7 @@ class Engine:
         batch: Sequence[Rows],
         *,
         cancel: _native.CancelFlag | None = None,
+        copy: bool = True,
     ) -> Iterator[F32] | None:
         """Append tokens to sequences in one run: the only way in which a model runs.
 
@@ -107,6 +108,9 @@ class Engine:
             are computed, to the same bits: much less than the whole head if they are few.
         cancel : CancelFlag, optional
             Set by another thread, it ends the run between two steps of the plan.
+        copy : bool
+            If not, a block of all ids may be the engine's own memory: it holds until the next block
+            is asked for, or anything else runs.
 
         Returns
         -------
@@ -145,7 +149,7 @@ class Engine:
             seq = rows[0]
             seq.tokens.frombytes(part.tobytes())
             seq.last_logits = None
-        return self._blocks(outputs)
+        return self._blocks(outputs, copy)
 
     def feed(self, seq: TokenSequence, tokens: Sequence[int], *, logits: str = "last") -> F32:
         """Append tokens to a sequence, in chunks; errors as `run`.
@@ -210,12 +214,16 @@ class Engine:
             for i in range(0, len(found), MAX_OUTPUTS)
         ]
 
-    def _blocks(self, outputs: list[Outputs]) -> Iterator[F32]:
+    def _blocks(self, outputs: list[Outputs], copy: bool) -> Iterator[F32]:
         """The logits of the last run's rows."""
         for number, (rows, ids) in enumerate(outputs):
             if number > 0:
                 self.plan.native.run_outputs(rows, ids)
-            yield self.plan.logits()[:, : self.n_vocab if ids is None else len(ids)]
+            if ids is not None:
+                yield self.plan.logits()
+            else:
+                found = self.plan.logits() if copy else self.plan.native.logits_view()
+                yield found[:, : self.n_vocab]
 
     def limit_cache(self, nbytes: int | None) -> None:
         """Bound the cache of keys and values: pages in use never take more bytes than this.
@@ -258,9 +266,10 @@ class Engine:
             raise ValueError("this sequence was modified outside the engine")
         if len(tokens) == 0:
             raise ValueError("expected at least one token, got none")
+        if self._is_next(seq, tokens):
+            return np.array(tokens, np.int32)
         ids = np.asarray(tokens, dtype=np.int64)
-        # One token is the case that must be quick: a reduction takes microseconds.
-        low, high = (ids[0], ids[0]) if len(ids) == 1 == ids.ndim else (ids.min(), ids.max())
+        low, high = ids.min(), ids.max()
         if ids.ndim != 1 or low < 0 or high >= self.n_vocab:
             raise ValueError(
                 f"expected token ids in 0..{self.n_vocab - 1}, got {int(low)}..{int(high)}"
@@ -271,6 +280,12 @@ class Engine:
                 f"its size of {self.n_ctx}; shorten the text or load the model with a larger n_ctx"
             )
         return ids.astype(np.int32)
+
+    def _is_next(self, seq: TokenSequence, tokens: Sequence[int] | I32) -> bool:
+        """Whether this is one token that fits: told at once, where NumPy takes microseconds."""
+        if len(tokens) != 1 or type(tokens[0]) is not int:
+            return False
+        return 0 <= tokens[0] < self.n_vocab and len(seq.tokens) < self.n_ctx
 
 
 def _same(one: I32 | None, other: I32 | None) -> bool:

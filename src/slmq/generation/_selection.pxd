@@ -6,7 +6,7 @@ the value where a selection cuts is found digit by digit (radix search), in time
 depend on the values. Among equals the lower index comes first.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 cdef extern from *:
@@ -25,10 +25,44 @@ cdef extern from *:
         int32_t bits = (int32_t)slmq_float_bits(x + 0.0f);
         return bits ^ (int32_t)((uint32_t)(bits >> 31) & 0x7fffffffu);
     }
+
+    #define SLMQ_BLOCK 64  /* logits that share one maximum */
+    /* Greatest order of every 64 logits; ends[0] and ends[1]: the greatest and the least of all. */
+    #define SLMQ_SCAN(name, attributes)                                                    \\
+        attributes static void name(const float* x, int64_t n, int32_t* block_max, int32_t* ends) { \\
+            int32_t top = INT32_MIN, bottom = INT32_MAX;                                   \\
+            for (int64_t first = 0; first < n; first += SLMQ_BLOCK) {                      \\
+                const int64_t count = n - first < SLMQ_BLOCK ? n - first : SLMQ_BLOCK;     \\
+                int32_t high = INT32_MIN, low = INT32_MAX;                                 \\
+                for (int64_t i = 0; i < count; ++i) {                                      \\
+                    const int32_t key = slmq_order(x[first + i]);                          \\
+                    high = key > high ? key : high;                                        \\
+                    low = key < low ? key : low;                                           \\
+                }                                                                          \\
+                block_max[first / SLMQ_BLOCK] = high;                                      \\
+                top = high > top ? high : top;                                             \\
+                bottom = low < bottom ? low : bottom;                                      \\
+            }                                                                              \\
+            ends[0] = top;                                                                 \\
+            ends[1] = bottom;                                                              \\
+        }
+    /* Wheels are compiled for any x86-64, which has no vectors of greatest integers. */
+    #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    SLMQ_SCAN(slmq_scan_plain, )
+    SLMQ_SCAN(slmq_scan_avx2, __attribute__((target("avx2"))))
+    static void slmq_scan(const float* x, int64_t n, int32_t* block_max, int32_t* ends) {
+        (__builtin_cpu_supports("avx2") ? slmq_scan_avx2 : slmq_scan_plain)(x, n, block_max, ends);
+    }
+    #else
+    SLMQ_SCAN(slmq_scan, )
+    #endif
     """
     uint32_t float_bits "slmq_float_bits"(float x) noexcept nogil
     int32_t order "slmq_order"(float x) noexcept nogil
     float float_of "slmq_float_of"(int32_t order) noexcept nogil
+    void scan_blocks "slmq_scan"(
+        const float* x, int64_t n, int32_t* block_max, int32_t* ends
+    ) noexcept nogil
 
 cdef enum:
     PLUS_INFINITY = 0x7F800000      # order(+inf)
@@ -40,18 +74,9 @@ cdef inline (int32_t, int32_t) scan(
     const float* x, Py_ssize_t n, int32_t* block_max
 ) noexcept nogil:
     """Greatest order of every 64 logits; returns the greatest and the least order of all."""
-    cdef int32_t top = MINUS_INFINITY, bottom = PLUS_INFINITY, high, low, key
-    cdef Py_ssize_t block, i
-    for block in range((n + BLOCK - 1) // BLOCK):
-        high = low = order(x[block * BLOCK])
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, n)):
-            key = order(x[i])
-            high = key if key > high else high
-            low = key if key < low else low
-        block_max[block] = high
-        top = max(top, high)
-        bottom = min(bottom, low)
-    return top, bottom
+    cdef int32_t[2] ends
+    scan_blocks(x, n, block_max, ends)
+    return ends[0], ends[1]
 
 
 cdef inline Py_ssize_t first_with(

@@ -10,12 +10,17 @@ prompt takes.
 
 from __future__ import annotations
 
-import numpy as np
+import math
+import operator
 
 __all__ = ["CostModel", "Work"]
 
 FORGET = 0.98
 LEAST_KNOWN = 1e-6  # in all directions: rounding must not make anything less than nothing
+# A guess to begin with, of a model of some hundred million weights; the first runs mend it.
+UNITS = (4e-3, 8e-4, 5e-5, 2e-4)
+SETTLED = 64  # runs, after which only one of
+SAMPLED = 4  # that are alike in a row is looked at
 POSITIONS = 1024.0  # the unit of positions, so that all four terms are of one size
 
 
@@ -40,25 +45,25 @@ class CostModel:
     """Seconds of a run, from what it does."""
 
     def __init__(self) -> None:
-        # A guess to begin with, of a model of some hundred million weights; the first runs mend it.
-        self._terms = np.array([4e-3, 8e-4, 5e-5, 2e-4])
-        self._units = self._terms.copy()
-        self._known = np.eye(4) / 25.0  # the information matrix, in these units
+        self._terms = list(UNITS)
+        # The information matrix, in these units.
+        self._known = [[0.04 if i == j else 0.0 for j in range(4)] for i in range(4)]
         self.runs = 0
+        self._kind = (0, 0)  # rows and outputs of the last run
 
     def seconds(self, work: Work) -> float:
         """How long a run is expected to take."""
-        return float(self._terms @ _features(work))
+        return _dot(self._terms, _features(work))
 
     @property
     def step_s(self) -> float:
         """Seconds of a run beside its rows."""
-        return float(self._terms[0])
+        return self._terms[0]
 
     @property
     def row_s(self) -> float:
         """Seconds that one more row takes, with its logits."""
-        return float(self._terms[1] + self._terms[3])
+        return self._terms[1] + self._terms[3]
 
     def rows_within(self, budget_s: float, work: Work, cached: int) -> int:
         """How many more rows of a sequence that holds `cached` tokens fit into a run of `budget_s`.
@@ -73,28 +78,58 @@ class CostModel:
         linear = row + position / POSITIONS * (cached + 0.5)
         if per_pair <= 0:
             return int(left / linear) if linear > 0 else 1 << 30
-        root = np.sqrt(linear * linear + 4 * per_pair * left)
+        root = math.sqrt(linear * linear + 4 * per_pair * left)
         return int((root - linear) / (2 * per_pair))
 
     def learn(self, work: Work, seconds: float) -> None:
         """Take a run into account."""
+        self.runs += 1
+        kind, self._kind = self._kind, (work.rows, work.outputs)
+        if self._kind == kind and self.runs > SETTLED and self.runs % SAMPLED:
+            return  # decoding goes on and on: some of its runs tell as much as all
+        # Plain numbers: of four each, they take less time than arrays do to be made.
         x = _features(work)
+        terms, known = self._terms, self._known
         # Runs are unequal in length: errors count as shares of what was expected.
-        expected_s = float(self._terms @ x)
+        expected_s = _dot(terms, x)
         scale = 1.0 / max(expected_s, 1e-5)
         error = (seconds - expected_s) * scale
         # One run that lost its cores must not turn everything over.
         weight = 1.0 / max(1.0, abs(error))
-        x = x * scale * self._units
-        known = self._known @ x
+        x = [value * scale * unit for value, unit in zip(x, UNITS, strict=True)]
+        seen = [_dot(row, x) for row in known]
         # What is known in the direction of x fades; what x adds comes on top.
-        fading = weight * (1 - FORGET) / max(float(x @ known), 1e-30)
-        self._known += weight * np.outer(x, x) - fading * np.outer(known, known)
-        gain = self._units * np.linalg.solve(self._known + LEAST_KNOWN * np.eye(4), x)
-        self._terms = np.maximum(self._terms + gain * weight * error, 0.0)
-        self._terms[1] = max(self._terms[1], 1e-7)
-        self.runs += 1
+        fading = weight * (1 - FORGET) / max(_dot(x, seen), 1e-30)
+        for i, row in enumerate(known):
+            for j in range(4):
+                row[j] += weight * x[i] * x[j] - fading * seen[i] * seen[j]
+        step = weight * error
+        for i, change in enumerate(_solved(known, x)):
+            terms[i] = max(terms[i] + UNITS[i] * change * step, 0.0)
+        terms[1] = max(terms[1], 1e-7)
 
 
-def _features(work: Work) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array([1.0, work.rows, work.positions / POSITIONS, work.outputs])
+def _dot(one: list[float], other: list[float]) -> float:
+    return float(sum(map(operator.mul, one, other)))
+
+
+def _solved(known: list[list[float]], x: list[float]) -> list[float]:
+    """y with (known + a little) y = x, by elimination; `known` is symmetric, and no less than 0."""
+    rows = [[*row, value] for row, value in zip(known, x, strict=True)]
+    for i, row in enumerate(rows):
+        row[i] += LEAST_KNOWN
+    for i in range(3):
+        pivot = rows[i]
+        for row in rows[i + 1 :]:
+            factor = row[i] / pivot[i]
+            for j in range(i + 1, 5):
+                row[j] -= factor * pivot[j]
+    found = [0.0] * 4
+    for i in (3, 2, 1, 0):
+        row = rows[i]
+        found[i] = (row[4] - sum(row[j] * found[j] for j in range(i + 1, 4))) / row[i]
+    return found
+
+
+def _features(work: Work) -> list[float]:
+    return [1.0, work.rows, work.positions / POSITIONS, work.outputs]

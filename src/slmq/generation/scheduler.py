@@ -9,8 +9,10 @@ be computed again.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.engine.engine import Engine
+from slmq.engine.engine import MAX_OUTPUTS, Engine
 from slmq.engine.sequence import common_length
 from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation._sampling import sample_rows
@@ -307,11 +309,13 @@ class Scheduler:
             job = part.job
             assert job.sequence is not None
             first = job.cached
-            ids = np.empty(part.rows, np.int32)
-            ids[: part.count] = job.ids[first : first + part.count]
-            ids[part.count :] = part.guesses
+            ids: list[int] | array[int] = job.ids[first : first + part.count]
+            if part.guesses:
+                ids = [*ids, *part.guesses]
             batch.append((job.sequence, ids, part.wanted))
-        blocks = self._engine.run(batch, cancel=self._flag)
+        # Logits are looked at before anything else runs: no copy is needed of a single block.
+        several = sum(part.wanted for part in parts) > MAX_OUTPUTS
+        blocks = self._engine.run(batch, cancel=self._flag, copy=several)
         if blocks is None:
             return None
         found = list(blocks)
@@ -325,8 +329,9 @@ class Scheduler:
         for part in parts:
             if part.completes and part.job.read_s is None and part.job.began_s is not None:
                 part.job.answer.prompt_s = now_s - part.job.began_s
-        starts = np.cumsum([0, *(part.wanted for part in parts)]).tolist()
-        speaking = [i for i, part in enumerate(parts) if part.wanted and not part.job.cancelled]
+        wanted = [part.wanted for part in parts]
+        starts = list(itertools.accumulate(wanted, initial=0))
+        speaking = [i for i, part in enumerate(parts) if wanted[i] and not part.job.cancelled]
         drawn: list[list[Said]] = [[] for _ in parts]
         for i, token in self._first_tokens(parts, speaking, rows, starts):
             drawn[i] = self._go_on(parts[i], token, rows[starts[i] : starts[i + 1]])
