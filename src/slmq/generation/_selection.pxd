@@ -27,35 +27,64 @@ cdef extern from *:
     }
 
     #define SLMQ_BLOCK 64  /* logits that share one maximum */
-    /* Greatest order of every 64 logits; ends[0] and ends[1]: the greatest and the least of all. */
-    #define SLMQ_SCAN(name, attributes)                                                    \\
-        attributes static void name(const float* x, int64_t n, int32_t* block_max, int32_t* ends) { \\
-            int32_t top = INT32_MIN, bottom = INT32_MAX;                                   \\
-            for (int64_t first = 0; first < n; first += SLMQ_BLOCK) {                      \\
-                const int64_t count = n - first < SLMQ_BLOCK ? n - first : SLMQ_BLOCK;     \\
-                int32_t high = INT32_MIN, low = INT32_MAX;                                 \\
-                for (int64_t i = 0; i < count; ++i) {                                      \\
-                    const int32_t key = slmq_order(x[first + i]);                          \\
-                    high = key > high ? key : high;                                        \\
-                    low = key < low ? key : low;                                           \\
-                }                                                                          \\
-                block_max[first / SLMQ_BLOCK] = high;                                      \\
-                top = high > top ? high : top;                                             \\
-                bottom = low < bottom ? low : bottom;                                      \\
-            }                                                                              \\
-            ends[0] = top;                                                                 \\
-            ends[1] = bottom;                                                              \\
+
+    /* What a scan has met so far: the least logit, and whether a NaN, whose comparisons say
+       nothing. */
+    typedef struct { float least; int strange; } SlmqMet;
+
+    static inline float slmq_compare(const float* x, int64_t count, SlmqMet* met) {
+        float most = x[0];
+        for (int64_t i = 0; i < count; ++i) {
+            most = x[i] > most ? x[i] : most;
+            met->least = x[i] < met->least ? x[i] : met->least;
+            met->strange |= x[i] != x[i];
         }
-    /* Wheels are compiled for any x86-64, which has no vectors of greatest integers. */
-    #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    SLMQ_SCAN(slmq_scan_plain, )
-    SLMQ_SCAN(slmq_scan_avx2, __attribute__((target("avx2"))))
-    static void slmq_scan(const float* x, int64_t n, int32_t* block_max, int32_t* ends) {
-        (__builtin_cpu_supports("avx2") ? slmq_scan_avx2 : slmq_scan_plain)(x, n, block_max, ends);
+        return most;
+    }
+    #if defined(__SSE2__) || defined(_M_X64)
+    #include <emmintrin.h>
+    /* Of 64 logits, sixteen side by side: what every x86-64 can, and compilers do not find. */
+    static inline float slmq_compare_block(const float* x, SlmqMet* met) {
+        __m128 high[4], lows[4], low, bad = _mm_setzero_ps();
+        for (int k = 0; k < 4; ++k) high[k] = lows[k] = _mm_loadu_ps(x + 4 * k);
+        for (int i = 0; i < SLMQ_BLOCK; i += 16) {
+            for (int k = 0; k < 4; ++k) {
+                const __m128 value = _mm_loadu_ps(x + i + 4 * k);
+                high[k] = _mm_max_ps(value, high[k]);
+                lows[k] = _mm_min_ps(value, lows[k]);
+                bad = _mm_or_ps(bad, _mm_cmpunord_ps(value, value));
+            }
+        }
+        __m128 most = _mm_max_ps(_mm_max_ps(high[0], high[1]), _mm_max_ps(high[2], high[3]));
+        most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+        low = _mm_min_ps(_mm_min_ps(lows[0], lows[1]), _mm_min_ps(lows[2], lows[3]));
+        low = _mm_min_ps(low, _mm_movehl_ps(low, low));
+        most = _mm_max_ss(most, _mm_shuffle_ps(most, most, 1));
+        low = _mm_min_ss(_mm_min_ss(low, _mm_shuffle_ps(low, low, 1)), _mm_set_ss(met->least));
+        met->least = _mm_cvtss_f32(low);
+        met->strange |= _mm_movemask_ps(bad);
+        return _mm_cvtss_f32(most);
     }
     #else
-    SLMQ_SCAN(slmq_scan, )
+    static inline float slmq_compare_block(const float* x, SlmqMet* met) {
+        return slmq_compare(x, SLMQ_BLOCK, met);
+    }
     #endif
+    /* Greatest order of every 64 logits; ends[0] and ends[1]: the greatest and the least of all,
+       or INT32_MAX where there is a NaN. */
+    static void slmq_scan(const float* x, int64_t n, int32_t* block_max, int32_t* ends) {
+        SlmqMet met = {x[0], 0};
+        int32_t top = INT32_MIN, key;
+        for (int64_t first = 0; first < n; first += SLMQ_BLOCK) {
+            const int whole = n - first >= SLMQ_BLOCK;
+            key = slmq_order(whole ? slmq_compare_block(x + first, &met)
+                                   : slmq_compare(x + first, n - first, &met));
+            block_max[first / SLMQ_BLOCK] = key;
+            top = key > top ? key : top;
+        }
+        ends[0] = met.strange ? INT32_MAX : top;
+        ends[1] = slmq_order(met.least);
+    }
     """
     uint32_t float_bits "slmq_float_bits"(float x) noexcept nogil
     int32_t order "slmq_order"(float x) noexcept nogil

@@ -85,7 +85,8 @@ class CostModel:
         """Take a run into account."""
         self.runs += 1
         kind, self._kind = self._kind, (work.rows, work.outputs)
-        if self._kind == kind and self.runs > SETTLED and self.runs % SAMPLED:
+        decoding = work.rows == work.outputs
+        if decoding and self._kind == kind and self.runs > SETTLED and self.runs % SAMPLED:
             return  # decoding goes on and on: some of its runs tell as much as all
         # Plain numbers: of four each, they take less time than arrays do to be made.
         x = _features(work)
