@@ -21,8 +21,9 @@ from slmq.speed import bench as b
 from slmq.speed import shapes
 from slmq.speed.bench import Loaded
 from slmq.speed.limits import Limits
+from slmq.speed.pictures import check_picture
 from slmq.speed.profile import attention_width, profile_model, work_of_steps
-from slmq.speed.profile_plot import check_plot, draw
+from slmq.speed.profile_plot import draw
 from slmq.speed.profile_rows import OUTSIDE, Phase, Profile, StepRow, verdict
 
 SMALL = small_shape(positions=400)
@@ -313,7 +314,7 @@ def test_without_matplotlib_the_command_to_install_it_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
-        check_plot(tmp_path / "out.svg")
+        check_picture(tmp_path / "out.svg")
     # Nothing is measured first: the model is not even looked for.
     asked = RUNNER.invoke(app, ["profile", "no-such-model", "--plot", str(tmp_path / "out.svg")])
     assert asked.exit_code == 1

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmq.errors import WriteError
+from slmq.speed.pictures import check_picture, figure_class
 
-__all__ = ["Confusion", "check_picture"]
-
-SUFFIXES = (".svg", ".png", ".pdf")
+__all__ = ["Confusion"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,13 @@ class Confusion:
         return [head, *([n, *map(str, r)] for n, r in zip(self.labels, self.counts, strict=True))]
 
     def draw(self, path: Path, title: str) -> None:
-        """Draw the matrix; errors as `check_picture`."""
+        """Draw the matrix; errors as `slmq.speed.pictures.check_picture`."""
         check_picture(path)
         import matplotlib as mpl
 
         size = max(3.5, 1.6 + 0.8 * len(self.labels))
         with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):
-            figure = _figure_class()(figsize=(size + 0.6, size), layout="constrained")
+            figure = figure_class()(figsize=(size + 0.6, size), layout="constrained")
             axes = figure.add_subplot()
             shares = [[n / max(1, sum(row)) for n in row] for row in self.counts]
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -87,32 +85,3 @@ class Confusion:
             axes.set(xlabel="given", ylabel="right")
             axes.set_title(f"{title}\naccuracy {self.accuracy:.1%}", fontsize=10)
             figure.savefig(path, dpi=150)
-
-
-def check_picture(path: Path) -> None:
-    """Raise what would keep a picture from being written: before the work, not after.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed; names the command that installs it.
-    ValueError
-        If the file's ending is not .svg, .png or .pdf.
-    WriteError
-        If there is no such folder.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}")
-    if not path.parent.is_dir():
-        raise WriteError(f"plot: the folder {path.parent} does not exist")
-    _figure_class()
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "pictures need matplotlib, which is not installed; run `pip install matplotlib`"
-        ) from error
-    return Figure

@@ -76,8 +76,8 @@ def label(
     Rows keep their columns and get predicted, probability and probabilities. To resume an
     interrupted run, repeat it: finished rows are kept in OUT.part.
     """
-    from slmq.batch.confusion import check_picture
     from slmq.batch.label_file import LabelJob, label_file
+    from slmq.speed.pictures import check_picture
 
     if plot is not None and true is None:
         raise ValueError("--plot needs --true")

@@ -54,10 +54,11 @@ def profile(
 ) -> None:
     """Show where time goes, by op and by layer, against the machine's own limits."""
     import slmq.speed.profile as measure
-    from slmq.speed.profile_plot import check_plot, draw
+    from slmq.speed.pictures import check_picture
+    from slmq.speed.profile_plot import draw
 
     if plot is not None:
-        check_plot(plot)
+        check_picture(plot)
     options = LoadOptions(**loading)
     loaded = load_to_measure(model, What(**what), options, revision=revision, offline=offline)
     with Bar() as bar:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slmq.errors import WriteError
+from slmq.speed.pictures import check_picture, figure_class
 from slmq.speed.profile_rows import Phase, Profile, duration
 
-__all__ = ["check_plot", "draw"]
+__all__ = ["draw"]
 
-SUFFIXES = (".svg", ".png", ".pdf")
 # Okabe and Ito's palette, which colour-blind eyes can tell apart; the same op has the same colour
 # in every picture.
 COLOURS = {
@@ -29,28 +28,9 @@ LISTED_SHARE = 0.002
 LONGEST_FRACTION = 1.15  # weights that stay in the cache go beyond the memory's limit
 
 
-def check_plot(path: Path) -> None:
-    """Raises what would keep `draw` from writing to `path`: before the measuring, not after.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed; names the command that installs it.
-    ValueError
-        If the file's ending is not .svg, .png or .pdf.
-    WriteError
-        If there is no such folder.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}")
-    if not path.parent.is_dir():
-        raise WriteError(f"plot: the folder {path.parent} does not exist")
-    _figure_class()
-
-
 def draw(profile: Profile, path: Path) -> None:
-    """Writes the picture; errors as `check_plot`."""
-    check_plot(path)
+    """Writes the picture; errors as `check_picture`."""
+    check_picture(path)
     import matplotlib as mpl
 
     # Text stays text in an SVG: it can be searched, and read aloud.
@@ -62,20 +42,10 @@ def draw(profile: Profile, path: Path) -> None:
         figure.savefig(path, dpi=150)
 
 
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "charts need matplotlib, which is not installed; run `pip install matplotlib`"
-        ) from error
-    return Figure
-
-
 def _compose(profile: Profile) -> Any:
     """Three panels for each phase: the whole, the layers, the limits."""
     phases = profile.phases
-    figure = _figure_class()(figsize=(13, 1.5 + 4.6 * len(phases)), layout="constrained")
+    figure = figure_class()(figsize=(13, 1.5 + 4.6 * len(phases)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
     figure.suptitle(
         f"{profile.model}, {profile.format} on {profile.cpu}, {profile.isa} kernels, "
