@@ -44,12 +44,9 @@ def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_on_ctrl_d(
     environment = {"SLMQ_CACHE_DIR": str(tmp_path / "chat"), "TERM": "dumb"}
     terminal = Terminal(command("chat", tiny_model_path, *flags), environment=environment)
     at = terminal.until(b">>> ")
-    # Ctrl-C between answers. A line editor that has shown its prompt but does not read yet would
-    # not notice it before the next key.
     terminal.type(b"half a line")
     at = terminal.until(b"half a line", after=at)
-    terminal.type(b"\x03")
-    at = terminal.until(b"press Ctrl-D or type /exit to quit", after=at)
+    at = terminal.interrupt(b"press Ctrl-D or type /exit to quit", after=at)  # between answers
     at = terminal.until(b">>> ", after=at)
     terminal.type(b"Hi\n")  # with no end token, an answer of a million tokens
     at = terminal.until(b"Hi\r\n", after=at)

@@ -34,6 +34,18 @@ class Terminal:
             self._read_some(f"no {text!r} in {self.seen[-2000:]!r}")
         return self.seen.index(text, after) + len(text)
 
+    def interrupt(self, text: bytes, *, after: int = 0) -> int:
+        """Types Ctrl-C until `text` stands at `after` or later; where it ends.
+
+        CPython's line editor sleeps on a signal that comes just before it waits for a key: it sees
+        it with the next one. Whoever sits there presses again, too.
+        """
+        for _ in range(12):
+            self.type(b"\x03")
+            if select.select([self.fd], [], [], 5)[0]:
+                break
+        return self.until(text, after=after)
+
     def read(self, count: int) -> None:
         """Reads that many bytes more, at least."""
         goal = len(self.seen) + count
