@@ -18,6 +18,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from slmq.generation._mask cimport mask_blocks
 from slmq.generation._math64 cimport exp_double, log_double
 from slmq.generation._philox cimport draw_word, high_product, philox
 from slmq.generation._selection cimport (
@@ -408,36 +409,36 @@ cdef class Sampler:
     cdef int64_t choose(self, const float* given, const int32_t* mask) noexcept nogil:
         """The token for these logits, or UNUSABLE, NO_WEIGHT or RAISED."""
         cdef const float* x = given
+        cdef bint adjusted = self._biased or self._penalised
         cdef Py_ssize_t best
         cdef int32_t top, bottom
-        if mask != NULL:
+        if mask != NULL or not adjusted:
             # Before anything is ruled out: a model that says NaN is damaged, whatever the mask.
             top, bottom = scan(given, self.n_vocab, &self._block_max[0])
             if top >= PLUS_INFINITY or bottom < MINUS_INFINITY:
                 return UNUSABLE
-        if mask != NULL or self._biased or self._penalised:
-            x = self._adjust(given, mask)
-        top, bottom = scan(x, self.n_vocab, &self._block_max[0])
-        if top >= PLUS_INFINITY or bottom < MINUS_INFINITY or top == MINUS_INFINITY:
+        if mask != NULL:
+            x = &self._adjusted[0]
+            top = mask_blocks(
+                given, mask, self.n_vocab, &self._adjusted[0], &self._block_max[0]
+            )
+        if adjusted:
+            x = self._adjust(x)
+            top, bottom = scan(x, self.n_vocab, &self._block_max[0])
+            if top >= PLUS_INFINITY or bottom < MINUS_INFINITY:
+                return UNUSABLE
+        if top == MINUS_INFINITY:
             return UNUSABLE
         best = first_with(x, self.n_vocab, &self._block_max[0], top)
         return best if self._greedy else self._draw(x, x[best])
 
-    cdef const float* _adjust(self, const float* x, const int32_t* mask) noexcept nogil:
-        """A copy of the logits with mask, bias and penalties applied."""
+    cdef const float* _adjust(self, const float* x) noexcept nogil:
+        """Bias and penalties, in a copy of the logits."""
         cdef float* y = &self._adjusted[0]
         cdef Py_ssize_t i, at
         cdef double value
-        cdef uint32_t barred
-        memcpy(y, x, self.n_vocab * sizeof(float))
-        if mask != NULL:
-            for i in range((self.n_vocab + 31) // 32):
-                barred = ~<uint32_t>mask[i]
-                if barred == 0:
-                    continue
-                for at in range(32 * i, min(32 * (i + 1), self.n_vocab)):
-                    if (barred >> (at - 32 * i)) & 1:
-                        y[at] = float_of(MINUS_INFINITY)
+        if x != y:
+            memcpy(y, x, self.n_vocab * sizeof(float))
         for i in range(self._bias_ids.shape[0]):
             y[self._bias_ids[i]] += self._biases[i]
         for i in range(self._n_seen):
