@@ -26,6 +26,9 @@ WORK = {
     "generate": """
     began.set(); model.generate([5, 6], max_tokens=90000, ignore_eos=True)
 """,
+    "masks": """
+    for _ in model.stream([5, 6], max_tokens=90000, regex="[a-z]{15000}"): began.set()
+""",
     "logits": """
     began.set()
     while True: model.logits([5] * 2000)
@@ -55,13 +58,14 @@ def test_a_thread_at_work_does_not_abort_the_end(work: str, tiny_model_path: Pat
 FORK = """
 import os, signal, slmq, sys, threading, time
 model = slmq.load(sys.argv[1], n_ctx=100000)
-want = model.generate([5], max_tokens=1).tokens
-long = {"max_tokens": 90000, "ignore_eos": True}
+short = {"max_tokens": 2, "regex": "[a-z]{15000}"}
+want = model.generate([5], **short).tokens
+long = {**(short if sys.argv[2] == "constrained" else {"ignore_eos": True}), "max_tokens": 15000}
 threading.Thread(target=lambda: model.generate([5], **long), daemon=True).start()
 time.sleep(0.3)
 child = os.fork()
 if child == 0:
-    os._exit(7 if model.generate([5], max_tokens=1).tokens == want else 8)
+    os._exit(7 if model.generate([5], **short).tokens == want else 8)
 for _ in range(300):
     done, status = os.waitpid(child, os.WNOHANG)
     if done:
@@ -73,9 +77,12 @@ os._exit(9)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_child_answers_that_was_forked_while_a_thread_worked(tiny_model_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["free", "constrained"])
+def test_a_child_answers_that_was_forked_while_a_thread_worked(
+    tiny_model_path: Path, kind: str
+) -> None:
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, tiny_model_path],
+        [sys.executable, "-W", "ignore", "-c", FORK, tiny_model_path, kind],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert run.returncode == 7, run.stderr

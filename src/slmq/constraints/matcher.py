@@ -64,6 +64,7 @@ class Matcher:
         self._n_vocab = n_vocab
         self._about = about
         self._allowed: NDArray[np.int32] | None = None
+        self._fault: Exception | None = None  # of computing that, told when it is asked for
         self.forced: deque[int] = deque()
         self.complete = self.accepting = False
         self._look()
@@ -78,6 +79,19 @@ class Matcher:
         twin.forced = deque(self.forced)
         return twin
 
+    @property
+    def due(self) -> bool:
+        """Whether there will be a choice, and nobody has computed between which tokens."""
+        known = self._allowed is not None or self._fault is not None
+        return not (known or self.forced or self.complete)
+
+    def prepare(self) -> None:
+        """Compute what `allowed` will give, or the error that it will raise."""
+        try:
+            self._compute()
+        except Exception as error:
+            self._fault = error
+
     def allowed(self) -> NDArray[np.int32]:
         """The tokens that may come next: bit i % 32 of word i // 32; made once for each state.
 
@@ -86,13 +100,9 @@ class Matcher:
         ConstraintError
             If the grammar is too complex to tell within its limits.
         """
-        if self._allowed is None:
-            words = np.empty((self._n_vocab + 32) // 32, np.int32)  # of one token more
-            with library_faults(self._about):
-                self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-                checked(self._inner, self._about)
-            self._allowed = words[: (self._n_vocab + 31) // 32]
-        return self._allowed
+        if self._fault is not None:
+            raise self._fault
+        return self._compute() if self._allowed is None else self._allowed
 
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed, or the first of those that are forced.
@@ -124,6 +134,14 @@ class Matcher:
             return list(tokens[:same])
         with library_faults(self._about):
             return list(tokens[: self._inner.validate_tokens(list(tokens))])
+
+    def _compute(self) -> NDArray[np.int32]:
+        words = np.empty((self._n_vocab + 32) // 32, np.int32)  # of one token more
+        with library_faults(self._about):
+            self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            checked(self._inner, self._about)
+        self._allowed = words[: (self._n_vocab + 31) // 32]
+        return self._allowed
 
     def _consume(self, tokens: list[int]) -> None:
         with library_faults(self._about):

@@ -9,14 +9,12 @@ be computed again.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +23,15 @@ import slmq._native as _native
 from slmq.engine.engine import MAX_OUTPUTS, Engine
 from slmq.engine.sequence import common_length
 from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
-from slmq.generation._sampling import sample_rows
 from slmq.generation.answer import Answer, Request
 from slmq.generation.cost import CostModel
 from slmq.generation.draft import Draft
+from slmq.generation.drawing import Said, draw
 from slmq.generation.driver import Driver, Turn, guard_at_fork
 from slmq.generation.job import Event, Job, Part, PromptRead
+from slmq.generation.masks import Masks
 from slmq.generation.pages import Pages, Wait, pages_of
 from slmq.generation.planning import plan_run, work_of
-from slmq.generation.results import StreamChunk
 from slmq.generation.stats import Counters, Stats
 
 F32 = npt.NDArray[np.float32]
@@ -44,8 +42,6 @@ MOST_RUNNING = 64
 MOST_WAITING = 1024
 STEP_MS = 40.0
 PATIENCE = 64  # requests that are looked at for a run though they wait for another's prompt
-
-Said = StreamChunk | Exception  # the second ends an answer
 
 
 class Scheduler:
@@ -97,6 +93,7 @@ class Scheduler:
         self._owner: int | None = None  # the thread that has the engine for itself
         self._lock = threading.Lock()  # jobs and their events
         self._busy = Turn()  # the engine; taken before the other one
+        self._masks = Masks()
         self._driver = Driver(self._lock, self.step, self._fail_all) if drive else None
         guard_at_fork(self)
 
@@ -267,6 +264,7 @@ class Scheduler:
     def forked(self) -> None:
         """In a child of a fork: the other threads are not here."""
         self._busy.forked()
+        self._masks = Masks()
         if self._driver is not None:
             self._driver.forget()
 
@@ -279,19 +277,21 @@ class Scheduler:
                 parts = [] if self._closed else self._prepare()
                 self._parts, self._flag = parts, _native.CancelFlag()
                 if not parts:
+                    self._masks.rest()
                     return False
             try:
                 if self._draft is not None:
                     self._draft.guess(parts, self._step_s)
                 began_s = time.perf_counter()
                 work = work_of(parts)
-                rows = self._run(parts)
+                with self._masks.computing(p.job.answer.matcher for p in parts if p.wanted):
+                    rows = self._run(parts)
             except Exception as error:
                 with self._lock:
                     self._after_failure(parts, error)
                 return True
             if rows is not None:
-                drawn = self._draw(parts, rows)
+                drawn = draw(parts, rows)
                 took_s = time.perf_counter() - began_s
             with self._lock:
                 self._parts = []
@@ -322,71 +322,6 @@ class Scheduler:
         if len(found) == 1:
             return np.ascontiguousarray(found[0])
         return np.concatenate(found) if found else np.empty((0, self._engine.n_vocab), np.float32)
-
-    def _draw(self, parts: list[Part], rows: F32) -> list[list[Said]]:
-        """What every part gives: chunks, or the error that ends its answer."""
-        now_s = time.perf_counter()
-        for part in parts:
-            if part.completes and part.job.read_s is None and part.job.began_s is not None:
-                part.job.answer.prompt_s = now_s - part.job.began_s
-        wanted = [part.wanted for part in parts]
-        starts = list(itertools.accumulate(wanted, initial=0))
-        speaking = [i for i, part in enumerate(parts) if wanted[i] and not part.job.cancelled]
-        drawn: list[list[Said]] = [[] for _ in parts]
-        for i, token in self._first_tokens(parts, speaking, rows, starts):
-            drawn[i] = self._go_on(parts[i], token, rows[starts[i] : starts[i + 1]])
-        return drawn
-
-    def _first_tokens(
-        self, parts: list[Part], speaking: list[int], rows: F32, starts: list[int]
-    ) -> Iterator[tuple[int, int | BaseException]]:
-        """The next token of each of these parts: forced, or drawn by all samplers in one call."""
-        choosing, allowed = list[int](), list[Any]()
-        for i in speaking:
-            answer = parts[i].job.answer
-            forced = answer.forced
-            if forced is not None:
-                yield i, forced
-                continue
-            try:
-                allowed.append(answer.allowed())
-            except Exception as error:
-                yield i, error
-                continue
-            choosing.append(i)
-        samplers = [parts[i].job.answer.sampler for i in choosing]
-        first = rows[[starts[i] for i in choosing]] if len(choosing) < len(rows) else rows
-        yield from zip(choosing, sample_rows(samplers, first, allowed), strict=True)
-
-    def _go_on(self, part: Part, token: int | BaseException, rows: F32) -> list[Said]:
-        """Take the first token, then those after it as long as guesses were right."""
-        answer, chunks = part.job.answer, list[Said]()
-        before = answer.accepted_tokens
-        if not part.certain:
-            answer.drafted_tokens += len(part.guesses)
-        try:
-            for row, logits in enumerate(rows):
-                if row:
-                    token = answer.choose(logits)
-                if isinstance(token, BaseException):
-                    raise token
-                right = part.guesses[row : row + 1] == [token]
-                answer.accepted_tokens += right and not part.certain  # first: the last chunk has it
-                chunk = answer.take(token, logits)
-                chunks.append(chunk)
-                if not right or chunk.finish_reason is not None:
-                    break
-        except Exception as error:
-            chunks.append(error)
-        if part.guesses and not part.certain:
-            guesser = part.job.trust if part.by_model else part.job.lookup
-            guesser.told(len(part.guesses), answer.accepted_tokens - before)
-        if chunks and isinstance(chunks[-1], Exception):
-            return chunks
-        try:
-            return chunks + answer.follow()
-        except Exception as error:
-            return [*chunks, error]
 
     # --- all below: with the lock held ----------------------------------------------------------
 
