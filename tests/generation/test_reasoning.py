@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_templates import THINKING
+from thinking_model import BIAS, CLOSE, OPEN, thinking_folder
 
 import slmq
 from slmq import Model
 
 USER = [{"role": "user", "content": "hi"}]
-OPEN, CLOSE = 256, 257  # where the tokenizer of bytes has other special tokens
-BIAS = {CLOSE: 3.0, OPEN: -100.0}
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    folder = tmp_path_factory.mktemp("thinker") / "tiny"
-    shutil.copytree(tiny_model_path, folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        text = (folder / name).read_text("utf-8")
-        text = text.replace("<|endoftext|>", "<think>").replace("<|im_start|>", "</think>")
-        (folder / name).write_text(text, "utf-8")
-    config = {"eos_token": "<|im_end|>", "chat_template": THINKING}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    folder = thinking_folder(tiny_model_path, tmp_path_factory.mktemp("thinker") / "tiny")
     with slmq.load(folder, n_ctx=2048) as m:
         assert m.tokenizer.markers["<think>"] == OPEN
         yield m

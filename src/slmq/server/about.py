@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.batch.requests import RequestError
 from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of
+from slmq.server.page import page
 from slmq.server.replies import Reply
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class About:
         self._service = service
         self._began = int(time.time())
         self._steps: dict[str, tuple[int, float]] = {}  # of models: steps, and since when so many
+
+    async def root(self, request: Request) -> Reply:
+        """GET /: the chat page for browsers; for ollama's clients, a sign of life."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return Reply("slmq is running; see /v1/models", headers={"vary": "accept"})
+        text, headers = page()
+        return Reply(text, headers={**headers, "vary": "accept"})
 
     async def models(self, _request: Request) -> Reply:
         """GET /v1/models."""

@@ -63,7 +63,7 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/api/ps", ollama.loaded, get),
         ("/api/show", ollama.show, post),
         ("/api/version", ollama.version, get),
-        ("/", ollama.root, get),
+        ("/", about.root, get),
         ("/v1/models", about.models, get),
         ("/v1/models/{name:path}", about.model, get),
         ("/health", about.ready, get),

@@ -121,10 +121,6 @@ class Ollama:
         """GET /api/version."""
         return Reply({"version": version("slmq")})
 
-    async def root(self, _request: Request) -> Reply:
-        """GET /: what ollama's clients look for."""
-        return Reply("slmq is running; see /v1/models")
-
     async def _answer(
         self, request: Request, given: Mapping[str, Any], url: str, body: Any, shape: Any
     ) -> Reply | Stream:

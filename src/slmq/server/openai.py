@@ -135,8 +135,9 @@ class _Chat:
             found.append(self._piece(heard.index, {}, logprobs, heard.result.finish_reason))
         return found
 
-    def last(self, counts: dict[str, Any]) -> dict[str, Any]:
-        return {**self._chunk(), "choices": [], "usage": counts}
+    def last(self, results: list[GenerationResult]) -> dict[str, Any]:
+        counts = full_usage(results, self._talk.asked.n)
+        return {**self._chunk(), "choices": [], "usage": counts, **_timings(results)}
 
     def _piece(
         self,
@@ -203,8 +204,9 @@ class _Text:
         }
         return [{**self._head, "choices": [choice]}]
 
-    def last(self, counts: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "choices": [], "usage": counts}
+    def last(self, results: list[GenerationResult]) -> dict[str, Any]:
+        counts = full_usage(results, self._talk.asked.n)
+        return {**self._head, "choices": [], "usage": counts, **_timings(results)}
 
 
 async def _events(
@@ -222,8 +224,7 @@ async def _events(
             # What is there at a time goes out in one write.
             yield b"".join(event({**piece, **empty}) for piece in pieces) if news else PING
         if with_usage:
-            results = [result for result in talk.results if result is not None]
-            yield event(shape.last(full_usage(results, talk.asked.n)))
+            yield event(shape.last([result for result in talk.results if result is not None]))
     except Exception as error:
         yield event(fault_body(url, error))
     yield DONE
