@@ -24,7 +24,7 @@ from slmq.generation.label_prompts import Example, LabelPrompt
 from slmq.generation.prompts import require_room
 from slmq.machine.exact import exact_exp, exact_log
 
-__all__ = ["Label", "Labeller", "Labels"]
+__all__ = ["Label", "Labeller", "Labels", "Question"]
 
 CONTENT_FREE = ("N/A", "[MASK]", "...")  # Zhao et al., "Calibrate before use", 2021
 MOST_TEXTS = 32  # whose prompts are computed together
@@ -32,6 +32,7 @@ MOST_LABELS = 1000
 
 F32 = npt.NDArray[np.float32]
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
+Question = tuple[str, Sequence[str]]  # what is asked, and the labels that may answer it
 Exclusive = Callable[[], AbstractContextManager[Engine]]
 
 
@@ -75,6 +76,8 @@ class Labeller:
         Whether what the model prefers without a text is taken out of its scores.
     """
 
+    _bias: list[list[float]] | None = None
+
     def __init__(
         self,
         exclusive: Exclusive,
@@ -85,12 +88,36 @@ class Labeller:
         examples: Sequence[Example] = (),
         calibrate: bool = False,
     ) -> None:
-        self._exclusive = exclusive
-        self._names, prompts = _prompts(engine, labels, instruction, examples)
-        self._prompts = prompts
-        self._bias: list[list[float]] | None = None
+        names, prompts = _prompts(engine, labels, instruction, examples)
+        self._ask(exclusive, names, prompts)
         if calibrate:
             self._bias = self._preferences()
+
+    @classmethod
+    def asking(
+        cls, exclusive: Exclusive, engine: Engine, questions: Mapping[str, Question]
+    ) -> Labeller:
+        """One for several questions, each with an instruction of its own.
+
+        Parameters
+        ----------
+        exclusive : callable
+        engine : Engine
+        questions : mapping of str to (str, sequence of str)
+            By name: the instruction, and the labels.
+        """
+        found = cls.__new__(cls)
+        prompts = [
+            LabelPrompt.of(engine, _checked(labels, name), instruction=instruction)
+            for name, (instruction, labels) in questions.items()
+        ]
+        found._ask(exclusive, tuple(questions), prompts)
+        return found
+
+    def prompt_tokens(self, text: str) -> int:
+        """Tokens of all questions about a text; what they share counts once."""
+        shared, rests = _Batch(self._prompts).contexts(text)
+        return len(shared) + sum(map(len, rests))
 
     @property
     def questions(self) -> tuple[str, ...] | None:
@@ -108,6 +135,13 @@ class Labeller:
                 yield found[0]
             else:
                 yield dict(zip(self._names, found, strict=True))
+
+    def _ask(
+        self, exclusive: Exclusive, names: tuple[str, ...] | None, prompts: list[LabelPrompt]
+    ) -> None:
+        self._exclusive = exclusive
+        self._names = names
+        self._prompts = prompts
 
     def _calibrated(self, question: int, scores: list[float]) -> list[float]:
         if self._bias is None:

@@ -71,8 +71,7 @@ class About:
 
     async def ready(self, request: Request) -> Reply:
         """GET /readyz and /health: whether requests are taken."""
-        if self._service.draining:
-            raise RefusedError(503, "the server is about to end", headers={"retry-after": "5"})
+        self._service.require_open()
         return await self.live(request)
 
     async def metrics(self, _request: Request) -> Reply:

@@ -64,8 +64,7 @@ class Service:
         whole : bool
             Whether only complete answers are of interest.
         """
-        if self.draining:
-            raise RefusedError(503, "the server is about to end", headers={"retry-after": "5"})
+        self.require_open()
         book = self.shelf.find(body.get("model"))
         loaded = await self.shelf.take(book)
         try:
@@ -99,6 +98,11 @@ class Service:
             assert book.loaded is not None
             found: int = await self.run(count, book.loaded)
             return found
+
+    def require_open(self) -> None:
+        """Raise RefusedError if the server is about to end."""
+        if self.draining:
+            raise RefusedError(503, "the server is about to end", headers={"retry-after": "5"})
 
     async def run(self, function: Any, *args: Any) -> Any:
         """Call something slow in a thread, so that the others are heard meanwhile."""
