@@ -17,7 +17,7 @@ from slmq.engine.engine import Engine
 from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation.answer import Request
 from slmq.generation.model import Model
-from slmq.generation.planning import LEAST_PROMPT_ROWS
+from slmq.generation.planning import LEAST_PROMPT_ROWS, READING_STEPS
 from slmq.generation.scheduler import Scheduler
 from slmq.generation.stream import TokenStream
 
@@ -87,7 +87,7 @@ def test_a_prompt_beside_decoding(engine: Engine, monkeypatch: pytest.MonkeyPatc
     # In between it is the budget that decides.
     scheduler._cost._terms[:] = [4e-3, 1e-3, 0.0, 0.0]
     monkeypatch.setattr(scheduler._cost, "learn", lambda work, seconds: None)
-    scheduler._step_s = 40e-3
+    scheduler._step_s = 40e-3 / READING_STEPS
     runs = watched(engine, monkeypatch)
     newcomer = opened(scheduler, request(text_of(250, 9), max_tokens=1))
     while newcomer.poll() is None:

@@ -2,9 +2,11 @@
 
 Everybody who decodes takes part, with one row each and those of tokens that a constraint forced.
 What is left of the time for a run goes to prompts that are begun: the shortest remainder first (it
-frees its reader soonest), aged, so that a long one is not passed over for ever. While nobody
-decodes there is nobody to keep waiting, and a run is as long as the plan takes. Batches get what
-the others leave, in turn. Guesses fill up runs that only a few decode.
+frees its reader soonest), aged, so that a long one is not passed over for ever. A run with a prompt
+may take twice as long as one without: what decoding costs a newcomer falls with every run that its
+prompt is cut into. While nobody decodes there is nobody to keep waiting, and a run is as long as
+the plan takes. Batches get what the others leave, in turn. Guesses fill up runs that only a few
+decode.
 
 Orca (Yu et al., 2022) runs requests step by step; Sarathi (Agrawal et al., 2023) cuts prompts so
 that decoding goes on beside them.
@@ -27,6 +29,7 @@ __all__ = ["plan_run", "work_of"]
 
 LEAST_PROMPT_ROWS = 16  # of a run, whatever the budget says: nobody starves
 AGE_TOKENS = 32  # of a remainder that a run of waiting makes up for
+READING_STEPS = 2.0  # times `step_s` that a run may be planned to take with a prompt in it
 GUESSING_ROWS = 8  # more rows than this decode: no guesses, they are no longer nearly free
 
 
@@ -48,7 +51,8 @@ def plan_run(
     chunk : int
         Most rows of a run.
     step_s : float
-        Seconds that a run should take while anybody decodes.
+        Seconds that a run should take while anybody decodes; twice as many with a prompt in it,
+        unless that of a batch would keep somebody waiting.
     speculate : bool
     draft : Draft, optional
         A model that can guess, too.
@@ -65,7 +69,9 @@ def plan_run(
             if rows > 1:  # of forced tokens, what the time allows
                 rows = min(rows, max(1, cost.rows_within(step_s, work, job.cached)))
             _take(parts, work, job, 0 if late else rows)
-        budget_s = step_s if any(part.job.decoding for part in parts) else None
+        budget_s = None
+        if any(part.job.decoding for part in parts):
+            budget_s = step_s if batch and hurried else step_s * READING_STEPS
         _read(parts, work, [job for job in mine if not job.decoding], cost, chunk, budget_s)
     _force(parts, chunk - work.rows)
     if speculate and 0 < len(parts) <= GUESSING_ROWS and all(p.job.decoding for p in parts):

@@ -51,8 +51,8 @@ class Scheduler:
     ----------
     engine : Engine
     step_ms : float
-        How long a run may take while anybody decodes: the time between two tokens of a stream
-        while another's prompt is read.
+        How long a run may take while anybody decodes: the time between two tokens of a stream.
+        While another's prompt is read it may be twice as long.
     most_running, most_waiting : int
         Answers that are made at once, and that may wait.
     speculate : bool
