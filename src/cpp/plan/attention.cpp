@@ -12,6 +12,11 @@ namespace {
 // Queries of a block of rows: the kernels take six at a time.
 constexpr int kBlockQueries = 60;
 
+// Blocks are smaller where that gives all threads as much to do: not smaller than queries that share
+// what a kernel reads.
+constexpr int kFewQueries = 8;
+constexpr int kTasksPerThread = 4;
+
 // Below this many (row, head) tasks a sequence is split into parts so that all threads have work.
 constexpr int kEnoughTasks = 64;
 
@@ -71,14 +76,15 @@ AttentionShape attention_shape(const AttentionConfig& config) {
 }
 
 AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
-                             int out)
+                             int out, int threads)
     : config_(config),
       shape_(attention_shape(config)),
       q_(q),
       k_(k),
       v_(v),
       rope_(rope),
-      out_(out) {}
+      out_(out),
+      threads_(threads) {}
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
@@ -86,14 +92,24 @@ size_t AttentionStep::scratch_bytes() const {
                           stride + kMaxQueries);
 }
 
+// Most rows of a block, in a run of so many.
+int AttentionStep::block_rows(int rows) const {
+  const int fair = rows * config_.kv_heads / (kTasksPerThread * threads_);
+  const int few = std::max(1, kFewQueries / group()), many = std::max(1, kBlockQueries / group());
+  return std::clamp(fair, few, many);
+}
+
 void AttentionStep::prepare(const Frame& frame) {
   blocks_.clear();
   parts_ = 1;
-  const int block_rows = std::max(1, kBlockQueries / group());
+  const int most = block_rows(static_cast<int>(frame.tokens.size()));
   for (size_t i = 0; i < frame.segments.size(); ++i) {
     const Segment& s = frame.segments[i];
-    for (int row = s.row; row < s.row + s.count; row += block_rows)
-      blocks_.push_back({static_cast<int>(i), row, std::min(block_rows, s.row + s.count - row)});
+    const int blocks = (s.count + most - 1) / most;
+    for (int b = 0; b < blocks; ++b) {  // of one size, or nearly
+      const int begin = s.count * b / blocks, end = s.count * (b + 1) / blocks;
+      blocks_.push_back({static_cast<int>(i), s.row + begin, end - begin});
+    }
   }
   const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
   if (!frame.one_row_each || tasks >= kEnoughTasks) return;
@@ -282,8 +298,8 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
   std::vector<int> in = {q.buffer, k.buffer, v.buffer};
   if (config.rotary > 0) in.push_back(rope);
-  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out), out, std::move(in),
-                  "attention", kv_type_name(kv_type_),
+  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out, made_.sizes.threads),
+                  out, std::move(in), "attention", kv_type_name(kv_type_),
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
                       std::to_string(config.head_dim));
 }

@@ -25,7 +25,8 @@ AttentionShape attention_shape(const AttentionConfig& config);
 
 class AttentionStep final : public Step {
  public:
-  AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope, int out);
+  AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope, int out,
+                int threads);
   void prepare(const Frame& frame) override;
   // Rows of one sequence see each other's keys: all are appended before any attends. Where no
   // sequence has two rows, whoever attends appends first, in the only phase.
@@ -53,13 +54,14 @@ class AttentionStep final : public Step {
   void write_out(const Run& run, int thread, int row, int head, const float* state) const;
   bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
 
+  int block_rows(int rows) const;
   int group() const { return config_.heads / config_.kv_heads; }
   int state_floats() const { return kStateHeader + shape_.value_stride; }
 
   const AttentionConfig config_;
   const AttentionShape shape_;
   const Slice q_, k_, v_;
-  const int rope_, out_;
+  const int rope_, out_, threads_;
 
   // Of the frame that runs:
   std::vector<Block> blocks_;
