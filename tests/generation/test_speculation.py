@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answers import Alone, open_tiny, request, said
 
+from slmq.engine.sequence import common_length
 from slmq.generation.scheduler import Scheduler
-from slmq.generation.speculation import LONGEST, NGRAM, Lookup, best_length
+from slmq.generation.speculation import ALIKE, LONGEST, PLACES, Lookup, best_length
 from slmq.generation.stream import TokenStream
 
 COPIED = [5, 17, 3, 60, 21, 9, 44] * 12
@@ -56,39 +58,76 @@ def test_the_same_with_and_without(
     assert engine.plan.cache.pages_in_use == 0
 
 
+def search(ids: list[int]) -> tuple[int, int]:
+    """The latest of the last places behind the last two tokens where most tokens were the same."""
+    places = [end for end in range(2, len(ids)) if ids[end - 2 : end] == ids[-2:]]
+    best = longest = 0
+    for place in reversed(places[-PLACES:]):
+        alike = 2
+        while alike < min(place, ALIKE) and ids[place - alike - 1] == ids[-alike - 1]:
+            alike += 1
+        if alike > longest:
+            best, longest = place, alike
+    return best, longest
+
+
 def test_lookup_finds_what_a_search_finds() -> None:
-    """The latest place where the last three tokens stood, for texts that grow by any number."""
+    """Where most of the last tokens stood before, for texts that grow by any number."""
     rng = random.Random(1)
     for _ in range(50):
         lookup, ids = Lookup(), [rng.randrange(3) for _ in range(rng.randrange(8))]
+        lookup.chance = lambda alike: 1.0  # type: ignore[method-assign]
         for _ in range(60):
             ids += [rng.randrange(3) for _ in range(rng.randint(1, 4))]
-            found = lookup.guess(ids, LONGEST)
-            places = [
-                end for end in range(NGRAM, len(ids)) if ids[end - NGRAM : end] == ids[-NGRAM:]
-            ]
-            whole = ids + ids[places[-1] :] * LONGEST if places else []
-            assert found == (whole[places[-1] : places[-1] + LONGEST] if places else [])
-            assert lookup.guess(ids, LONGEST) == []  # nothing has been said since
+            found = lookup.guess(ids, LONGEST, 1.0, 1e-9)
+            place, _ = search(ids)
+            whole = ids + ids[place:] * LONGEST
+            assert found == (whole[place : place + LONGEST] if place else [])
 
 
-def test_guessing_pauses_and_begins_again() -> None:
-    """Misses bring pauses that grow; what would have been guessed meanwhile brings it back."""
-    lookup, ids = Lookup(), [1, 2, 3] * 4
-    asked = 0
-    for _ in range(200):
-        ids.append(ids[-3])
-        guess = lookup.guess(ids, 4)
+def test_guessing_stops_and_begins_again() -> None:
+    """What was wrong is not asked any more; what would have been right brings it back."""
+    text = [t for i in range(100) for t in (7, 8, 100 + i)] + [1, 2, 3] * 60
+    lookup, said, guessed = Lookup(), 3, list[tuple[int, int]]()
+    while said < len(text):
+        guess = lookup.guess(text[:said], 4, 1e-3, 1e-4)
+        right = common_length(np.array(guess), np.array(text[said:]))
+        guessed.append((said, len(guess)))
         if guess:
-            asked += 1
-            lookup.told(len(guess), 0)
-    assert 2 < asked < 20
+            lookup.told(len(guess), right)
+        said += right + 1
+    misses = [place for place, length in guessed if length and place < 300]
+    assert 0 < len(misses) < 20
+    assert max(misses) < 150
+    assert [length for _, length in guessed[-20:-1]] == [4] * 19
+
+
+def test_the_more_is_alike_the_longer_the_guess() -> None:
+    """Each answer learns how much to trust two tokens that stood together before, and how sixteen."""
     lookup = Lookup()
-    lookup.rate = 0.01
-    for _ in range(40):
-        ids.append(ids[-3])
-        lookup.guess(ids, best_length(lookup.rate, 1e-3, 5e-4, 0))
-    assert lookup.rate > 0.95
-    assert best_length(lookup.rate, 1e-3, 1e-4, 12) == 12
-    assert best_length(0.01, 1e-3, 5e-4, 12) == 0
-    assert best_length(0.9, 0.0, 1e-3, 12) == 0  # a row costs as much as a run
+    ids = list(range(40))
+    lengths = []
+    for i in range(1, 20):
+        ids.append(i)
+        lengths.append(len(lookup.guess(ids, LONGEST, 3e-3, 1e-3)))
+    assert lengths[0] == 0
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > lengths[2] > 0
+    for _ in range(100):
+        lookup.told(1, 0)  # the last guess was from sixteen tokens
+    assert lookup.chance(16) < 0.1 < lookup.chance(8)
+    ids.append(20)
+    assert lookup.guess(ids, LONGEST, 3e-3, 1e-3) == []
+
+
+def test_a_guess_makes_way_for_a_better_one() -> None:
+    lookup, ids = Lookup(), [1, 2, 3, 1, 2]
+    assert lookup.guess(ids, 4, 1e-3, 1e-4, 0.9) == []
+    assert lookup.guess(ids, 4, 1e-3, 1e-4, lookup.chance(2))[:1] == [3]
+
+
+def test_best_length() -> None:
+    assert best_length([0.95] * 12, 1e-3, 1e-4) == 12
+    assert best_length([0.01] * 12, 1e-3, 5e-4) == 0
+    assert best_length([0.9] * 12, 0.0, 1e-3) == 0  # a row costs as much as a run
+    assert best_length([0.9, 0.9, 0.1, 0.9], 1e-3, 5e-4) == 2

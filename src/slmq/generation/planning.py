@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from slmq.generation.cost import CostModel, Work
 from slmq.generation.job import Job, Part
-from slmq.generation.speculation import LONGEST, best_length
+from slmq.generation.speculation import LONGEST
 
 if TYPE_CHECKING:
     from slmq.generation.draft import Draft
@@ -135,10 +135,8 @@ def _guess(parts: list[Part], cost: CostModel, room: int, draft: Draft | None) -
         if part.certain:
             continue
         most = min(LONGEST, room // len(parts), job.answer.left - 1)
-        length = best_length(job.lookup.rate, shared_step_s, cost.row_s, most)
-        if draft is not None and job.trust.rate > job.lookup.rate:
-            length = 0
-        part.guesses = job.lookup.guess(job.ids, length)
+        others = 0.0 if draft is None else job.trust.rate
+        part.guesses = job.lookup.guess(job.ids, most, shared_step_s, cost.row_s, others)
         if part.guesses and job.answer.matcher is not None:
             part.guesses = job.answer.matcher.fitting(part.guesses)
         if draft is not None and not part.guesses:

@@ -9,6 +9,8 @@ be computed again.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import threading
 import time
 from array import array
@@ -21,7 +23,6 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.engine.engine import MAX_OUTPUTS, Engine
-from slmq.engine.sequence import common_length
 from slmq.errors import BusyError, CacheFullError, ClosedError, DeadlineError
 from slmq.generation.answer import Answer, Request
 from slmq.generation.cost import CostModel
@@ -442,7 +443,8 @@ class Scheduler:
         known = len(job.ids)
         job.ids.extend(job.answer.tokens[known - len(job.request.prompt) :])
         if part.guesses:
-            right = common_length(np.array(part.guesses), np.array(job.ids[known:]))
+            agreeing = map(operator.eq, part.guesses, job.ids[known:])
+            right = sum(itertools.takewhile(bool, agreeing))
             job.sequence.truncate(min(known + right, len(job.ids) - 1, job.cached))
         if part.wanted:
             job.forced = max(0, job.remaining - 1)
