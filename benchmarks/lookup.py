@@ -5,7 +5,8 @@
 Copies, summaries and extracts are asked for of the paragraphs of TEXT, and stories of nothing. Two
 models load the same file, one of which never guesses; both must say the same. Prints, for each
 kind, tokens per second, their ratio (the median over prompts of the median over rounds, and the
-smallest of a prompt), and how many guesses were right.
+smallest of a prompt), and how many guesses were right; and the ratio once more for the summaries
+and extracts that copy, half of whose runs of four words stand in the prompt.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ASKED = {
 HEROES = ("a lighthouse", "two brothers", "a lost key", "the first snow", "an old train", "a fox")
 LENGTH = (400, 1200)  # characters of a paragraph that is taken
 ANSWER = 160  # tokens
+RUN = 4  # words that an answer copies, or not
 HEADER = "kind      tokens/s  without    ratio  smallest   guesses right"
 
 
@@ -63,8 +65,16 @@ def paragraphs(path: Path, count: int) -> list[str]:
     return [line for line in lines if LENGTH[0] <= len(line) <= LENGTH[1]][:count]
 
 
+def copies(prompt: str, answer: str) -> bool:
+    """Whether half of the answer's runs of words stand in the prompt."""
+    words = answer.split()
+    runs = [" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
+    there = " ".join(prompt.split())
+    return 2 * sum(run in there for run in runs) >= max(1, len(runs))
+
+
 def main() -> None:
-    """Prints a line for each kind of answer."""
+    """Prints a line for each kind of answer, and one for those that copy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="catalogue name, folder or .gguf file")
     parser.add_argument("text", type=Path)
@@ -75,9 +85,11 @@ def main() -> None:
     path = resolve(options.model).path
     models = [opened(path, options.threads, speculate) for speculate in (True, False)]
     print(HEADER)
+    copying = list[float]()
     for kind, asked in ASKED.items():
         about = paragraphs(options.text, options.texts) if kind != "story" else HEROES
-        found = [compare(models, asked.format(text), options.rounds) for text in about]
+        prompts = [asked.format(text) for text in about]
+        found = [compare(models, prompt, options.rounds) for prompt in prompts]
         with_s, without_s = (
             statistics.median(results[i].generation_tps for results, _ in found) for i in (0, 1)
         )
@@ -89,6 +101,16 @@ def main() -> None:
             f"{min(ratios):10.2f}   {right} of {given}",
             flush=True,
         )
+        if kind in ("extract", "summary"):
+            copying += [
+                ratio
+                for prompt, (results, ratio) in zip(prompts, found, strict=True)
+                if copies(prompt, results[0].text)
+            ]
+    if copying:
+        ratio, least = statistics.median(copying), min(copying)
+        found_copying = f"{len(copying)} summaries and extracts copy"
+        print(f"{found_copying}: ratio {ratio:.2f}, smallest {least:.2f}")
     for model in models:
         model.close()
 

@@ -103,7 +103,7 @@ def test_guessing_stops_and_begins_again() -> None:
 
 
 def test_the_more_is_alike_the_longer_the_guess() -> None:
-    """Each answer learns how much to trust two tokens that stood together before, and how sixteen."""
+    """Each answer learns how far to trust two tokens that stood together before, or sixteen."""
     lookup = Lookup()
     ids = list(range(40))
     lengths = []

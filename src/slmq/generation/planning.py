@@ -3,7 +3,7 @@
 Everybody who decodes takes part, with one row each and those of tokens that a constraint forced.
 What is left of the time for a run goes to prompts that are begun: the shortest remainder first (it
 frees its reader soonest), aged, so that a long one is not passed over for ever. A run with a prompt
-may take twice as long as one without: what decoding costs a newcomer falls with every run that its
+may take longer than one without: what decoding costs a newcomer falls with every run that its
 prompt is cut into. While nobody decodes there is nobody to keep waiting, and a run is as long as
 the plan takes. Batches get what the others leave, in turn. Guesses fill up runs that only a few
 decode.
@@ -29,7 +29,7 @@ __all__ = ["plan_run", "work_of"]
 
 LEAST_PROMPT_ROWS = 16  # of a run, whatever the budget says: nobody starves
 AGE_TOKENS = 32  # of a remainder that a run of waiting makes up for
-READING_STEPS = 2.0  # times `step_s` that a run may be planned to take with a prompt in it
+READING_STEPS = 1.75  # times `step_s`: what a run with a prompt in it is planned to take
 GUESSING_ROWS = 8  # more rows than this decode: no guesses, they are no longer nearly free
 
 
@@ -51,8 +51,8 @@ def plan_run(
     chunk : int
         Most rows of a run.
     step_s : float
-        Seconds that a run should take while anybody decodes; twice as many with a prompt in it,
-        unless that of a batch would keep somebody waiting.
+        Seconds that a run should take while anybody decodes; READING_STEPS times as many with a
+        prompt in it, unless that of a batch would keep somebody waiting.
     speculate : bool
     draft : Draft, optional
         A model that can guess, too.

@@ -53,7 +53,7 @@ class Scheduler:
     engine : Engine
     step_ms : float
         How long a run may take while anybody decodes: the time between two tokens of a stream.
-        While another's prompt is read it may be twice as long.
+        While another's prompt is read it is 1.75 times as long.
     most_running, most_waiting : int
         Answers that are made at once, and that may wait.
     speculate : bool

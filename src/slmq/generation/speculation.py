@@ -21,11 +21,13 @@ PAUSE_AFTER = 2  # misses in a row, after which guessing pauses, each time twice
 LONGEST_PAUSE = 64
 FIRST_TRUST = 0.7  # in a draft model that has not said anything
 # The more tokens were the same, the likelier the next one is, too: from so many on, with such a
-# chance in copies and summaries of SmolLM2 and of Wikipedia's paragraphs. Each answer learns its
-# own; these count as SEEN of its tokens.
-KINDS = ((2, 0.35), (3, 0.6), (4, 0.7), (5, 0.8), (8, 0.85), (ALIKE, 0.9))
+# chance where SmolLM2 copies less than its summaries do and more than its stories. Each answer
+# learns its own; these count as SEEN of its tokens.
+KINDS = ((2, 0.3), (3, 0.5), (4, 0.65), (5, 0.75), (8, 0.85), (ALIKE, 0.9))
 SEEN = 4.0
 FADING = 0.95  # of what was seen, with each token of its kind
+FASTER = 1.05  # with guesses than without, or there are none: times are not known so well
+BETTER = 1.02  # with one more than without it
 KIND_OF = tuple(max(0, sum(least <= n for least, _ in KINDS) - 1) for n in range(ALIKE + 1))
 
 
@@ -164,19 +166,17 @@ class _Pauses:
             self._rest = self._pause
 
 
-def best_length(
-    chances: Iterable[float], step_s: float, row_s: float, guess_s: float = 0.0
-) -> int:
+def best_length(chances: Iterable[float], step_s: float, row_s: float, guess_s: float = 0.0) -> int:
     """How many guesses make tokens come fastest, of which each is right with such a chance.
 
     With n guesses a run takes step + (n + 1) row + n guess and gives 1 + c1 + c1 c2 + ... tokens.
     """
-    best, best_speed = 0, 1.0 / (step_s + row_s)
+    best, best_speed = 0, FASTER / BETTER / (step_s + row_s)
     tokens, all_right = 1.0, 1.0
     for n, chance in enumerate(chances, 1):
         all_right *= chance
         tokens += all_right
         speed = tokens / (step_s + (n + 1) * row_s + n * guess_s)
-        if speed > best_speed * 1.02:
+        if speed > best_speed * BETTER:
             best, best_speed = n, speed
     return best
