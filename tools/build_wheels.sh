@@ -6,10 +6,13 @@
 #   tools/build_wheels.sh                       x86-64 and ARM, this machine's python3
 #   tools/build_wheels.sh aarch64 python3.11    one platform, these interpreters
 #
-# Wheels land in $OUT (default: dist). $WORK, if given, is a folder that is kept and used again. A wheel for ARM is built on x86-64 as well: its CPython headers
-# come from Debian's libpython3.X-dev:arm64 (apt-get download: nothing is installed), so the
-# interpreter must be of a version that Debian's configured release has (bookworm: 3.11).
-# Needs python3 with venv, readelf and nm; for ARM also apt-get and dpkg-deb.
+# Wheels land in $OUT (default: dist). $WORK, if given, is a folder that is kept and used again. With
+# ccache the kernels are compiled once for all interpreters.
+#
+# A wheel for ARM is built on x86-64, too, with the running interpreter's own headers: between these two
+# platforms CPython's pyconfig.h differs only in what its own sources read (inline assembly, the kind of
+# wchar_t; compared for 3.11, 3.13 and 3.14 as Debian has them).
+# Needs python3 with venv, readelf and nm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -57,22 +60,24 @@ EOF
   chmod +x "$work/bin/$platform-c++"
 done
 
-# CPython's headers for ARM, without touching this machine's packages.
-arm_headers() { # X.Y
-  local headers=$work/headers/$1 apt=$work/apt
-  if [ ! -d "$headers" ]; then
-    mkdir -p "$headers" "$apt/lists/partial" "$apt/cache/archives/partial"
-    (
-      cd "$apt"
-      options=(-qq -o APT::Architecture=arm64 -o APT::Architectures=arm64
-        -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt/cache"
-        -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
-      apt-get "${options[@]}" update >&2
-      apt-get "${options[@]}" download "libpython$1-dev" >&2
-      dpkg-deb --extract "libpython$1-dev"_*.deb "$headers"
-    )
-  fi
-  echo "$headers/usr/include"
+compiler_launcher=()
+if command -v ccache >/dev/null; then
+  compiler_launcher=(-Ccmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  export CCACHE_COMPILERTYPE=clang CCACHE_COMPILERCHECK=content CCACHE_NOHASHDIR=1
+fi
+
+# Debian's pyconfig.h lies among the system's headers, by platform, which zig does not read.
+debian_headers() { # X.Y
+  local machine own
+  for own in /usr/include/*-linux-gnu/python"$1"; do
+    [ -d "$own" ] || continue
+    for machine in x86_64 aarch64; do
+      mkdir -p "$work/headers/$machine-linux-gnu"
+      ln -sfn "$own" "$work/headers/$machine-linux-gnu/python$1"
+    done
+  done
+  mkdir -p "$work/headers"
+  echo "$work/headers"
 }
 
 build() { # PLATFORM PYTHON
@@ -86,29 +91,24 @@ build() { # PLATFORM PYTHON
   local options=(
     "-Cbuild-dir=$work/build/$platform-$(basename "$python")"
     "-Ccmake.define.CMAKE_CXX_COMPILER=$work/bin/$platform-c++"
+    "-Ccmake.define.CMAKE_CXX_FLAGS=-isystem $(debian_headers "$version")"
+    # Only compiled, not linked: zig would build a C++ library for each set of flags that is tried.
+    -Ccmake.define.CMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY
+    "${compiler_launcher[@]}"
   )
   if [ "$platform" != "$(uname -m)" ]; then
     suffix=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
     suffix=${suffix/$(uname -m)/$platform}
-    local include
-    include=$(arm_headers "$version")
     options+=(
       -Ccmake.define.CMAKE_SYSTEM_NAME=Linux
       "-Ccmake.define.CMAKE_SYSTEM_PROCESSOR=$platform"
-      "-Ccmake.define.CMAKE_CXX_FLAGS=-isystem $include"
-      "-Ccmake.define.Python_INCLUDE_DIR=$include/python$version"
+      "-Ccmake.define.Python_INCLUDE_DIR=$("$venv/bin/python" -c \
+        'import sysconfig; print(sysconfig.get_path("include"))')"
       "-Ccmake.define.PYTHON_MODULE_EXTENSION=$suffix"
     )
     export _PYTHON_HOST_PLATFORM="linux-$platform" SETUPTOOLS_EXT_SUFFIX="$suffix"
   else
     unset _PYTHON_HOST_PLATFORM SETUPTOOLS_EXT_SUFFIX
-    # Debian's pyconfig.h lies among the system's headers, which zig does not read.
-    local own=/usr/include/$platform-linux-gnu/python$version
-    if [ -d "$own" ]; then
-      mkdir -p "$work/headers/own/$platform-linux-gnu"
-      ln -sfn "$own" "$work/headers/own/$platform-linux-gnu/python$version"
-      options+=("-Ccmake.define.CMAKE_CXX_FLAGS=-isystem $work/headers/own")
-    fi
   fi
   rm -rf "$work/wheel"
   "$venv/bin/python" -m build --no-isolation --wheel --outdir "$work/wheel" "${options[@]}"

@@ -5,7 +5,8 @@
     tools/docs_pictures.py chat profile       some
 
 Terminal sessions run in a pseudo-terminal and become SVG that follows the colour scheme. The
-sessions use `smollm2-135m-instruct`, which must be in the cache; needs pyte and matplotlib.
+sessions use `smollm2-135m-instruct`, which must be in the cache; needs pyte and matplotlib, and for
+the notebook nbclient and ipykernel.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
+NOTEBOOK = ROOT / "examples" / "first_steps.ipynb"
 MODEL = "smollm2-135m-instruct"
 WIDTH = 88
 SWITCH = """<style>
@@ -86,14 +88,14 @@ def settled(written: bytes) -> Text:
     return Text("\n").join(lines)
 
 
-def terminal(name: str, title: str, parts: Sequence[tuple[str, Text]]) -> None:
+def terminal(name: str, title: str, parts: Sequence[tuple[str, Text]], sign: str = "$") -> None:
     """A picture of commands and what they printed, in both colour schemes."""
     drawn = []
     for scheme, theme in THEMES.items():
         console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
         for command, output in parts:
             if command:
-                console.print(Text(f"$ {command}", style="bold"))
+                console.print(Text(f"{sign} {command}", style="bold"))
             console.print(output)
         drawn.append(svg_of(console, title, theme, scheme))
     head = re.match(r"<svg[^>]*>", drawn[0])
@@ -166,6 +168,46 @@ def draw_python() -> None:
     terminal("python", "python", parts)
 
 
+def draw_install() -> None:
+    """From a clone to the command, in a new environment; the list of dependencies is left out."""
+    with tempfile.TemporaryDirectory() as work:
+        subprocess.run(["git", "clone", "-q", ROOT, "slmq"], cwd=work, check=True)
+        clone = Path(work) / "slmq"
+        parts = [printed("python3 -m venv venv", clone)]
+        command, output = printed("venv/bin/pip install .", clone)
+        lines = output.plain.replace(work, "/home/me").split("\n")
+        dull = re.compile(r" *(Collecting|Downloading|Using cached|Requirement|[━ ]+)")
+        kept = [line for line in lines if not dull.match(line)]
+        parts.append((command, Text("\n".join(kept))))
+        parts.append(printed("venv/bin/slmq --version", clone))
+        terminal("install", "install", parts)
+
+
+def draw_notebook() -> None:
+    """The cells of a notebook, with a bar as it is half-way."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, kernel_name="python3", record_timing=False).execute()
+    parts = []
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        streams = [output for output in cell.outputs if output.output_type == "stream"]
+        written = "".join(output.text for output in streams)
+        frames = [part.rstrip() for part in re.split(r"[\r\n]", written) if "|#" in part]
+        last = settled(written.replace("\n", "\r\n").encode()).plain
+        results = [output for output in cell.outputs if output.output_type != "stream"]
+        cell.outputs = [nbformat.v4.new_output("stream", text=last + "\n")] if last else []
+        cell.outputs += results
+        shown = [frames[len(frames) // 2] + "   (half-way)"] if frames else []
+        shown += [last] if last else []
+        shown += [output.data["text/plain"] for output in results]
+        source = cell.source.replace("\n", "\n        ")
+        parts.append((f"[{cell.execution_count}]: {source}", Text("\n".join(shown))))
+    nbformat.write(notebook, NOTEBOOK)
+    terminal("notebook", NOTEBOOK.name, parts, sign="In")
+
+
 def draw_profile() -> None:
     """Where the time of a token goes."""
     file = PICTURES / "profile.svg"
@@ -190,10 +232,12 @@ def draw_report() -> None:
 
 
 DRAW: dict[str, Callable[[], None]] = {
+    "install": draw_install,
     "first": draw_first,
     "catalogue": draw_catalogue,
     "chat": draw_chat,
     "python": draw_python,
+    "notebook": draw_notebook,
     "profile": draw_profile,
     "report": draw_report,
 }
