@@ -104,7 +104,7 @@ def test_configs_of_transformers_4(family: str, name: str, tmp_path: Path) -> No
 # Another scale of attention, another activation, norms of Phi's heads, ties that llama.cpp lacks.
 NOT_IN_GGUF = (
     *("scaled_by_layer", "unscaled_relu", "odd_heads_exact_gelu", "gqa_and_head_norms"),
-    *("tied_without_attention_bias", "head_norms_tied"),
+    *("tied_without_attention_bias", "head_norms_tied", "listed_layers_and_biases"),
 )
 
 
@@ -117,7 +117,8 @@ def in_gguf(family: str, name: str) -> bool:
         return config["tie_word_embeddings"] is True and scalar == head_dim
     # No window for these (nor does llama.cpp read one), no kind of rope scaling for the others.
     plain = "window" not in name or name in ("no_window", "window_off")
-    return family != "rope" and name not in NOT_IN_GGUF and (family == "phi3" or plain)
+    said = family in ("phi3", "olmo2", "exaone4")
+    return family != "rope" and name not in NOT_IN_GGUF and (said or plain)
 
 
 GGUF_CASES = [case for case in CASES if in_gguf(*case)]
@@ -149,6 +150,10 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("gpt2", "learned_positions"),
         ("gpt_neox", "parallel"),
         ("stablelm", "parallel_head_norms_gqa"),
+        ("smollm3", "no_rope_every_fourth"),
+        ("seed_oss", "query_biases"),
+        ("olmo2", "windows_and_yarn"),
+        ("exaone4", "no_window_rope_llama3"),
     ],
 )
 def test_converted_folders_answer_the_same(

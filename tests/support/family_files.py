@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from gguf_writer import write_gguf
 from llama_files import permute_rope
+from numpy_llama import rope_inv_freq
 from numpy_weights import Weights, read_safetensors
 from safetensors.numpy import save_file
 
@@ -21,6 +22,7 @@ ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "gpt_neox": "gptneox",
     "phi": "phi2",
+    "olmo3": "olmo2",
 }
 # One layer of so many has no window, unless a file says otherwise.
 PATTERNS = {"gemma2": 2, "gemma3": 6}
@@ -87,7 +89,7 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     tensors: dict[str, Any] = {}
     for name, w in laid_out(config, weights).items():
         part = name.split(".")[-2]
-        permuted = architecture == "llama" and part in heads
+        permuted = architecture in ("llama", "smollm3") and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             rows = w + np.float32(1)
@@ -163,6 +165,10 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         del keys[rope.FREQ_BASE], keys[rope.DIMENSION_COUNT]
     if arch == "phi3":
         keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
+    if arch in ("olmo2", "exaone4") and config.get("sliding_window"):
+        keys[attention.SLIDING_WINDOW] = config["sliding_window"]
+        slides = [kind == "sliding_attention" for kind in config["layer_types"]]
+        keys[attention.SLIDING_WINDOW_PATTERN] = slides
     if arch in PATTERNS:
         keys |= gemma_keys(config, PATTERNS[arch])
     original = scaling.get("original_max_position_embeddings")
@@ -174,6 +180,11 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[rope.SCALING_TYPE] = "yarn"
         keys[rope.SCALING_FACTOR] = scaling["factor"]
         keys[rope.SCALING_ORIG_CTX_LEN] = original
+    if scaling["rope_type"] == "llama3":
+        base = scaling["rope_theta"]
+        plain = rope_inv_freq(head_dim, base, {})
+        divisors = plain / rope_inv_freq(head_dim, base, scaling)
+        tensors["rope_freqs.weight"] = divisors.astype(np.float32)
     if scaling["rope_type"] == "longrope":
         ratio = config["max_position_embeddings"] / original
         keys[rope.SCALING_ATTN_FACTOR] = math.sqrt(1 + math.log(ratio) / math.log(original))

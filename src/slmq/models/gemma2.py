@@ -26,6 +26,7 @@ from slmq.models.parts.gguf import (
     decoder_from_gguf,
 )
 from slmq.models.parts.values import config_count, config_layers, config_number, config_value
+from slmq.models.parts.windows import windows_from_gguf
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -189,21 +190,10 @@ def gemma_from_gguf(
         "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
         "query_pre_attn_scalar": float(width if wide else config["head_dim"]),
     }
-    for theirs, ours in {
-        "attn_logit_softcapping": "attn_logit_softcapping",
-        "final_logit_softcapping": "final_logit_softcapping",
-        "attention.sliding_window": "sliding_window",
-    }.items():
-        if metadata.get(f"{a}.{theirs}"):  # 0 is none
-            config[ours] = metadata[f"{a}.{theirs}"]
-    key = f"{a}.attention.sliding_window_pattern"
-    if isinstance(metadata.get(key), int):
-        config["sliding_window_pattern"] = metadata[key]
-    else:  # true where a layer has a window
-        pattern = config_value(metadata, key, list, [])
-        kinds = ["sliding_attention" if slides else "full_attention" for slides in pattern]
-        config["layer_types"] = kinds or None
-    return config
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if metadata.get(f"{a}.{cap}"):  # 0 is none
+            config[cap] = metadata[f"{a}.{cap}"]
+    return config | windows_from_gguf(metadata, a)
 
 
 GGUF = GgufMap(

@@ -20,6 +20,7 @@ from slmq.models.parts.decoder import load_decoder
 from slmq.models.parts.gguf import DECODER_NAMES, GgufMap, Weights
 from slmq.models.parts.rope import BASES, Rope, rope_of
 from slmq.models.parts.values import config_number
+from slmq.models.parts.windows import ropes_by_kind
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -68,30 +69,9 @@ class Config(gemma2.Config):
         if not isinstance(text, Mapping):
             raise CheckpointError(f"expected text_config to be an object, found {text!r:.80}")
         values = DEFAULTS | dict(text)
-        far, near = _ropes(values)
-        one = {"rope_scaling": None, "rope_parameters": near}
-        fields = gemma_values(values | one | {"rope_parameters": far})
-        return cls(**fields, local_rope=rope_of(values | one, fields["head_dim"]))
-
-
-def _ropes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Rope parameters of layers without and with a window."""
-    both = config.get("rope_parameters") or {}
-    if not isinstance(both, Mapping):
-        raise CheckpointError(f"expected rope_parameters to be an object, found {both!r:.80}")
-    far = both.get("full_attention") or {}
-    near = both.get("sliding_attention") or {}
-    added = config.get("rope_scaling") or {}
-    for found in (far, near, added):
-        if not isinstance(found, Mapping):
-            raise CheckpointError(f"expected rope parameters to be objects, found {found!r:.80}")
-    # What is added to a configuration scales the rope of layers without a window, and only that.
-    if "type" in added:
-        added = {"rope_type": added["type"], **added}
-    far = {**far, **added}
-    far_base = config_number(config, "rope_theta", *BASES, GLOBAL_BASE)
-    near_base = config_number(config, "rope_local_base_freq", *BASES, LOCAL_BASE)
-    return {"rope_theta": far_base, **far}, {"rope_theta": near_base, **near}
+        far, near = ropes_by_kind(values, GLOBAL_BASE, LOCAL_BASE, "rope_local_base_freq")
+        fields = gemma_values(far)
+        return cls(**fields, local_rope=rope_of(near, fields["head_dim"]))
 
 
 def load(r: Reader, cfg: Config) -> Weights:

@@ -17,6 +17,7 @@ from slmq.models.parts.decoder import (
     load_gated_mlp,
     load_norms,
     logits,
+    stored_rope,
 )
 from slmq.models.parts.gguf import (
     ATTENTION_PARTS,
@@ -68,10 +69,7 @@ def load(r: Reader, cfg: Config) -> Weights:
         load_gated_mlp(r, cfg, prefix, layer, bias=cfg.mlp_bias)
 
     w = load_decoder(r, cfg, load_layer)
-    # Llama 3's scaling reaches GGUF files, and folders made of them, as divisors of frequencies.
-    if r.layout.gguf_tensors and r.has("rope_freqs.weight"):
-        divisors = r.vector("rope_freqs.weight", cfg.rope.rotary // 2)
-        w.rope = cfg.rope.divided(divisors, divisors)
+    w.rope = stored_rope(r, cfg)
     return w
 
 
@@ -89,9 +87,11 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     return logits(p, x, w, cfg.rms_norm_eps)
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """GGUF metadata of architecture "llama" as a Hugging Face configuration."""
-    return decoder_from_gguf(metadata, tensors, "llama") | {
+def config_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str = "llama"
+) -> dict[str, Any]:
+    """GGUF metadata of an architecture with a Llama's keys as a Hugging Face configuration."""
+    return decoder_from_gguf(metadata, tensors, architecture) | {
         "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
         "mlp_bias": any_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
     }

@@ -17,6 +17,7 @@ from slmq.models.family import C, Family
 
 # model_type -> module in slmq.models
 FAMILIES = {
+    "exaone4": "exaone4",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
@@ -26,11 +27,15 @@ FAMILIES = {
     "gptneox": "gpt_neox",  # in GGUF files
     "llama": "llama",
     "mistral": "mistral",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",  # "olmo2" in GGUF files
     "phi": "phi",
     "phi2": "phi",  # in GGUF files
     "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
     "stablelm": "stablelm",
 }
 
@@ -44,6 +49,7 @@ ROLES = {
 
 if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     from slmq.models import (
+        exaone4,
         gemma,
         gemma2,
         gemma3_text,
@@ -51,10 +57,13 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gpt_neox,
         llama,
         mistral,
+        olmo2,
         phi,
         phi3,
         qwen2,
         qwen3,
+        seed_oss,
+        smollm3,
         stablelm,
     )
 
@@ -63,9 +72,10 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
 
     # mypy compares every family file with `Family`, and its functions with its own Config.
     CHECKED: list[Family[Any]] = [
-        _checked(gemma), _checked(gemma2), _checked(gemma3_text), _checked(gpt2),
-        _checked(gpt_neox), _checked(llama), _checked(mistral), _checked(phi), _checked(phi3),
-        _checked(qwen2), _checked(qwen3), _checked(stablelm),
+        _checked(exaone4), _checked(gemma), _checked(gemma2), _checked(gemma3_text),
+        _checked(gpt2), _checked(gpt_neox), _checked(llama), _checked(mistral), _checked(olmo2),
+        _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3), _checked(seed_oss),
+        _checked(smollm3), _checked(stablelm),
     ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slmq.models.parts.rope import Rope
     from slmq.plan.handle import Handle
     from slmq.plan.recorder import Recording
 
@@ -52,6 +53,17 @@ def load_decoder(
     w.norm = r.vector(f"{model}.norm.weight", cfg.hidden_size)
     w.lm_head = load_head(r, cfg, w.embed, embed_name=f"{model}.embed_tokens", head=head)
     return w
+
+
+def stored_rope(r: Reader, cfg: DecoderSizes) -> Rope:
+    """The configuration's rope, with the divisors of its frequencies that a file holds.
+
+    Llama 3's scaling reaches GGUF files, and folders made of them, as such.
+    """
+    if not r.layout.gguf_tensors or not r.has("rope_freqs.weight"):
+        return cfg.rope
+    divisors = r.vector("rope_freqs.weight", cfg.rope.rotary // 2)
+    return cfg.rope.divided(divisors, divisors)
 
 
 def load_norms(r: Reader, cfg: DecoderSizes, prefix: str, layer: Weights) -> None:
