@@ -97,6 +97,36 @@ def test_a_prompt_beside_decoding(engine: Engine, monkeypatch: pytest.MonkeyPatc
     scheduler.close()
 
 
+@pytest.mark.parametrize(
+    ("whole", "batch", "rows"),
+    [
+        (False, False, 16),  # the readers of four streams wait: the least that a prompt gets
+        (True, False, 40),  # what is worth reading the weights for: 10 ms of every 80
+        (True, True, 60),  # nobody waits at all: a chunk of 64, four of whose rows decode
+    ],
+)
+def test_a_prompt_beside_answers_that_nobody_reads_yet(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, whole: bool, batch: bool, rows: int
+) -> None:
+    scheduler = Scheduler(engine, drive=False, speculate=False, step_ms=5.0)
+    monkeypatch.setattr(scheduler._cost, "learn", lambda work, seconds: None)
+    scheduler._cost._terms[:] = [10e-3, 1.5e-3, 0.0, 1e-3]
+    decoding = [
+        opened(scheduler, replace(request(text_of(5, i), max_tokens=99), whole=whole, batch=batch))
+        for i in range(4)
+    ]
+    for _ in range(3):
+        scheduler.step()
+        drain(*decoding)
+    runs = watched(engine, monkeypatch)
+    newcomer = opened(scheduler, replace(request(text_of(250, 9), max_tokens=1), batch=batch))
+    while newcomer.poll() is None:
+        scheduler.step()
+        drain(*decoding)
+    assert {max(run.values()) for run in runs[:-1]} == {rows}
+    scheduler.close()
+
+
 def test_alone_a_prompt_takes_whole_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = Scheduler(engine, drive=False, step_ms=0.0)
     runs = watched(engine, monkeypatch)

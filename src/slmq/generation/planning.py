@@ -4,9 +4,9 @@ Everybody who decodes takes part, with one row each and those of tokens that a c
 What is left of the time for a run goes to prompts that are begun: the shortest remainder first (it
 frees its reader soonest), aged, so that a long one is not passed over for ever. A run with a prompt
 may take longer than one without: what decoding costs a newcomer falls with every run that its
-prompt is cut into. While nobody decodes there is nobody to keep waiting, and a run is as long as
-the plan takes. Batches get what the others leave, in turn. Guesses fill up runs that only a few
-decode.
+prompt is cut into. It may take longer yet if all who decode are waited for as a whole. While nobody
+decodes there is nobody to keep waiting, and a run is as long as the plan takes; also while only
+batches do. Batches get what the others leave, in turn. Guesses fill up runs that only a few decode.
 
 Orca (Yu et al., 2022) runs requests step by step; Sarathi (Agrawal et al., 2023) cuts prompts so
 that decoding goes on beside them.
@@ -29,6 +29,7 @@ __all__ = ["plan_run", "work_of"]
 
 LEAST_PROMPT_ROWS = 16  # of a run, whatever the budget says: nobody starves
 AGE_TOKENS = 32  # of a remainder that a run of waiting makes up for
+WORTHWHILE = 8.0  # times what a run takes beside its rows: as long, where nobody reads
 READING_STEPS = 1.75  # times `step_s`: what a run with a prompt in it is planned to take
 GUESSING_ROWS = 8  # more rows than this decode: no guesses, they are no longer nearly free
 
@@ -69,14 +70,25 @@ def plan_run(
             if rows > 1:  # of forced tokens, what the time allows
                 rows = min(rows, max(1, cost.rows_within(step_s, work, job.cached)))
             _take(parts, work, job, 0 if late else rows)
-        budget_s = None
-        if any(part.job.decoding for part in parts):
-            budget_s = step_s if batch and hurried else step_s * READING_STEPS
+        budget_s = _budget_s(parts, cost, step_s, hurried) if hurried or not batch else None
         _read(parts, work, [job for job in mine if not job.decoding], cost, chunk, budget_s)
     _force(parts, chunk - work.rows)
     if speculate and 0 < len(parts) <= GUESSING_ROWS and all(p.job.decoding for p in parts):
         _guess(parts, cost, chunk - sum(part.rows for part in parts), draft)
     return parts
+
+
+def _budget_s(parts: list[Part], cost: CostModel, step_s: float, of_others: bool) -> float | None:
+    """How long a run may take with a prompt in it; None: as long as it likes."""
+    decoding = [part.job.request for part in parts if part.job.decoding]
+    if not decoding:
+        return None
+    if of_others:
+        return step_s
+    budget_s = step_s * READING_STEPS
+    if all(request.whole for request in decoding):
+        budget_s = max(budget_s, cost.step_s * WORTHWHILE)
+    return budget_s
 
 
 def _read(
