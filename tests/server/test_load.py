@@ -86,7 +86,7 @@ def test_a_flood_is_told_when_to_come_back(small: Model) -> None:
     with live_server({"tiny": small}) as server:
         clients = []
         for i in range(5):
-            clients.append(server.send(CHAT, {**ENDLESS, "stream": True}))
+            clients.append(server.send(CHAT, {**ENDLESS, "stream": True, "seed": i}))
             wait_until(lambda i=i: server.service.open_talks == i + 1)
         try:
             for stream in (False, True):

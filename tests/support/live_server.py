@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,6 +20,7 @@ from slmq.generation.model import Model
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.limits import Limits
+from slmq.server.requestlog import RequestLog
 from slmq.server.run import BACKLOG, open_socket
 from slmq.server.service import Service
 from slmq.server.shelf import Book, Loaded, Shelf
@@ -106,12 +107,18 @@ class LiveServer:
         """A plain connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=LONGEST_S)
 
-    def send(self, path: str, body: Any) -> socket.socket:
+    def send(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> socket.socket:
         """A connection on which a request was sent and nothing read."""
         data = json.dumps(body).encode()
         found = self.connect()
-        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        found.sendall(head.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
+        sent = {
+            "host": "localhost",
+            "content-type": "application/json",
+            "content-length": str(len(data)),
+            **(headers or {}),
+        }
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
+        found.sendall("\r\n".join([*lines, "", ""]).encode() + data)
         return found
 
     @property
@@ -134,10 +141,12 @@ def live_server(
     models: Mapping[str, Model],
     limits: Limits | None = None,
     suggested: Mapping[str, Any] | None = None,
+    log_path: Path | None = None,
 ) -> Iterator[LiveServer]:
     """A server of loaded models; they stay the caller's."""
     limits = limits or Limits()
-    with ThreadPoolExecutor(2) as pool, TemporaryDirectory() as folder:
+    log = RequestLog(log_path)
+    with ThreadPoolExecutor(2) as pool, TemporaryDirectory() as folder, closing(log):
         books = [
             Book(name, _given(model, suggested), Path(name), 0, Loaded(model, suggested or {}))
             for name, model in models.items()
@@ -149,7 +158,7 @@ def live_server(
         began = threading.Event()
 
         async def run() -> None:
-            service = Service(Shelf(books, pool=pool), limits, pool)
+            service = Service(Shelf(books, pool=pool), limits, pool, log)
             files = Files(service, Path(folder))
             app = build_app(service, files)
             wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)

@@ -24,6 +24,7 @@ from slmq.cli.quality import compare, evaluate, perplexity
 from slmq.cli.quantize import dequantize, quantize
 from slmq.cli.run import run
 from slmq.cli.serve import serve
+from slmq.cli.verify import verify
 
 __all__ = ["app"]
 
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": batch,
     "label": label,
     "serve": serve,
+    "verify": verify,
     "pull": pull,
     "list": list_models,
     "show": show,

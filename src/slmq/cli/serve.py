@@ -97,6 +97,14 @@ def serve(
         float,
         typer.Option(help="Seconds for running answers after SIGTERM.", rich_help_panel=PANEL),
     ] = 30.0,
+    log_requests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append a line of JSON for each request: what it cost, not what was said.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     max_body: Annotated[
         str, typer.Option(metavar="SIZE", help="Longest request.", rich_help_panel=PANEL)
     ] = "4MB",
@@ -118,6 +126,7 @@ def serve(
         budget = SIZE("--memory-budget", memory_budget)
     body = SIZE("--max-body", max_body)
     with needs_extra():
+        from slmq.batch.receipts import LOADING
         from slmq.server.limits import Limits
         from slmq.server.run import open_socket, serve_models
         from slmq.server.shelf import Book, Loaded
@@ -135,7 +144,8 @@ def serve(
 
         renamed = replace(found, name=called)
         model = open_model(renamed, options, draft, most_waiting=max_queue)
-        return Loaded(model, {**model.suggested, **sampling})
+        told = {name: getattr(options, name) for name in LOADING} | {"n_ctx": model.n_ctx}
+        return Loaded(model, {**model.suggested, **sampling}, told)
 
     draft = None
     if options.draft is not None:
@@ -147,7 +157,7 @@ def serve(
     address = open_socket(host, port, unix_socket)
     if unix_socket is None and host not in LOOPBACK and not keys:
         note(f"everybody who can reach {host} may use this server; --api-key asks for a key")
-    serve_models(books, address, limits, budget_bytes=budget, tell=note)
+    serve_models(books, address, limits, budget_bytes=budget, log_path=log_requests, tell=note)
 
 
 def found_models(

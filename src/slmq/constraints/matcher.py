@@ -6,6 +6,7 @@ so nothing is drawn for them, however they are computed.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ class Matcher:
         Whether nothing may follow.
     accepting : bool
         Whether the answer may end here.
+    spent_s : float
+        Seconds that all this has taken.
     """
 
     def __init__(self, inner: Any, n_vocab: int, about: str) -> None:
@@ -67,6 +70,7 @@ class Matcher:
         self._fault: Exception | None = None  # of computing that, told when it is asked for
         self.forced: deque[int] = deque()
         self.complete = self.accepting = False
+        self.spent_s = 0.0
         self._look()
         if not (self.forced or self.complete):
             self.allowed()
@@ -77,6 +81,7 @@ class Matcher:
         twin.__dict__.update(self.__dict__)
         twin._inner = self._inner.deep_copy()
         twin.forced = deque(self.forced)
+        twin.spent_s = 0.0
         return twin
 
     @property
@@ -122,8 +127,10 @@ class Matcher:
                 self._end()
             return
         self._allowed = None
+        began_s = time.perf_counter()
         self._consume([token])
         self._look()
+        self.spent_s += time.perf_counter() - began_s
 
     def fitting(self, tokens: Sequence[int]) -> list[int]:
         """As many of these tokens, from the first, as may come next."""
@@ -136,11 +143,13 @@ class Matcher:
             return list(tokens[: self._inner.validate_tokens(list(tokens))])
 
     def _compute(self) -> NDArray[np.int32]:
+        began_s = time.perf_counter()
         words = np.empty((self._n_vocab + 32) // 32, np.int32)  # of one token more
         with library_faults(self._about):
             self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             checked(self._inner, self._about)
         self._allowed = words[: (self._n_vocab + 31) // 32]
+        self.spent_s += time.perf_counter() - began_s
         return self._allowed
 
     def _consume(self, tokens: list[int]) -> None:

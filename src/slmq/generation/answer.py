@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slmq.generation.hearing import Hearing
+from slmq.generation.ledger import Ledger
 from slmq.generation.results import FinishReason, GenerationResult, StreamChunk, TokenLogprob
 from slmq.generation.sampling import SamplingParams, make_sampler, token_logprob
 from slmq.generation.stops import StopMatcher
@@ -109,6 +110,7 @@ class Answer:
         self.forced_tokens = 0
         self.started_s = time.perf_counter() - request.encode_s
         self.queued_s = self.prompt_s = 0.0
+        self.ledger = Ledger()
         self._ends = params.stop_tokens
         if not params.ignore_eos:
             self._ends |= tokenizer.eos_ids
@@ -173,6 +175,7 @@ class Answer:
         if self.matcher is not None:
             self.forced_tokens += self.forced is not None
             self.matcher.accept(token)
+            self.ledger.mask_s = self.matcher.spent_s
         self.sampler.accept(token)
         self._latest_s = time.perf_counter()
         if not self.tokens:
@@ -219,7 +222,11 @@ class Answer:
             complete=None if self.matcher is None else self._complete(reason),
             read=None if shape is None else shape.read,
             reasoning="".join(said.reasoning for said in heard),
+            reasoning_tokens=max(
+                (i for i, said in enumerate(heard, 1) if said.reasoning), default=0
+            ),
             tool_calls=[call for said in heard for call in said.calls],
+            ledger=self.ledger,
         )
 
     def _complete(self, reason: FinishReason) -> bool:

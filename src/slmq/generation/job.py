@@ -79,6 +79,7 @@ class Job:
         self.submitted_s = time.perf_counter()
         self.began_s: float | None = None
         self.read_s: float | None = None  # when the prompt was read
+        self.expected_s = 0.0  # until its first token, when it was submitted
 
     @property
     def cached(self) -> int:

@@ -124,6 +124,10 @@ class Pages:
             self.store.use(source, self._worth(len(source.tokens)))
         return source.fork(shared)
 
+    def known(self, job: Job) -> int:
+        """How many tokens of its prompt a job will find in the store."""
+        return self.store.longest(job.request.salt, job.prompt[:-1])[1]
+
     def keep(self, job: Job) -> None:
         """Keep what was computed for a job, for others and for itself later."""
         sequence, job.sequence = job.sequence, None

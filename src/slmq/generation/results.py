@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from slmq.errors import IncompleteError
+from slmq.generation.ledger import Ledger
 from slmq.tools.calls import ToolCall
 
 __all__ = [
@@ -88,9 +89,13 @@ class GenerationResult:
         From the text to the value: see `parsed`.
     reasoning : str
         What the model said to itself before it answered; only of chats, and never in `text`.
+    reasoning_tokens : int
+        How many tokens that took.
     tool_calls : list of ToolCall
         The calls that a chat with tools asks for, in order. One that the answer breaks off in is
         text.
+    ledger : Ledger
+        What it has cost: seconds of the engine and of the processor.
     """
 
     text: str
@@ -113,7 +118,9 @@ class GenerationResult:
     complete: bool | None = field(kw_only=True, default=None)
     read: Callable[[str], Any] | None = field(kw_only=True, default=None, repr=False, compare=False)
     reasoning: str = field(kw_only=True, default="")
+    reasoning_tokens: int = field(kw_only=True, default=0)
     tool_calls: list[ToolCall] = field(kw_only=True, default_factory=list)
+    ledger: Ledger = field(kw_only=True, default_factory=Ledger, compare=False)
 
     @property
     def generated_tokens(self) -> int:
@@ -153,6 +160,7 @@ class GenerationResult:
         del plain["read"]
         if self.logprobs is not None:
             plain["logprobs"] = [asdict(entry) for entry in self.logprobs]
+        plain["ledger"] = asdict(self.ledger)
         plain["tool_calls"] = [asdict(call) for call in self.tool_calls]
         return plain
 

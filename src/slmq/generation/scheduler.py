@@ -29,7 +29,9 @@ from slmq.generation.cost import CostModel
 from slmq.generation.draft import Draft
 from slmq.generation.drawing import Said, draw
 from slmq.generation.driver import Driver, Turn, guard_at_fork
+from slmq.generation.forecast import Forecast
 from slmq.generation.job import Event, Job, Part, PromptRead
+from slmq.generation.ledger import share_out, shares
 from slmq.generation.masks import Masks
 from slmq.generation.pages import Pages, Wait, pages_of
 from slmq.generation.planning import plan_run, work_of
@@ -88,6 +90,7 @@ class Scheduler:
         self._running: list[Job] = []
         self._dropped: deque[Job] = deque()
         self._admissions = 0
+        self._promised: list[float] = []  # when those come again who found no place
         self._parts: list[Part] = []  # of the run that is under way
         self._flag = _native.CancelFlag()
         self._closed = False
@@ -127,12 +130,14 @@ class Scheduler:
         with self._lock:
             self._require_open()
             if len(self._waiting) >= self._most_waiting:
-                wait_s = self._expected_wait_s()
+                wait_s = self._next_place_s()
                 raise BusyError(
-                    f"{len(self._waiting)} requests wait already, about {wait_s:.0f} s of work; "
-                    "try again later",
+                    f"{len(self._waiting)} requests wait already; there should be a place in "
+                    f"{wait_s:.1f} s",
                     retry_after_s=wait_s,
                 )
+            shared = self._pages.known(job)
+            job.expected_s = self._forecast().first_token_s(job, shared)
             self._enqueue(job)
             self._counters.submitted += 1
             self._wake()
@@ -249,6 +254,7 @@ class Scheduler:
             for job in self._running:
                 if job.sequence is not None:
                     job.sequence.close()
+                    job.sequence = None
             self._waiting.clear()
             self._running.clear()
             self._pages.store.clear()
@@ -280,11 +286,12 @@ class Scheduler:
                 if not parts:
                     self._masks.rest()
                     return False
+            start_s, cpu_s = time.perf_counter(), time.process_time()
             try:
                 if self._draft is not None:
                     self._draft.guess(parts, self._step_s)
                 began_s = time.perf_counter()
-                work = work_of(parts)
+                work, borne = work_of(parts), shares(parts, self._cost)
                 with self._masks.computing(p.job.answer.matcher for p in parts if p.wanted):
                     rows = self._run(parts)
             except Exception as error:
@@ -293,12 +300,13 @@ class Scheduler:
                 return True
             if rows is not None:
                 drawn = draw(parts, rows)
-                took_s = time.perf_counter() - began_s
+            end_s = time.perf_counter()
             with self._lock:
                 self._parts = []
+                share_out(borne, end_s - start_s, time.process_time() - cpu_s)
+                self._counters.ran(end_s - start_s, work)
                 if rows is not None:
-                    self._cost.learn(work, took_s)
-                    self._counters.ran(took_s, work)
+                    self._cost.learn(work, end_s - began_s)
                     for part, chunks in zip(parts, drawn, strict=True):
                         self._hand_out(part, chunks)
                 self._settle()
@@ -512,14 +520,23 @@ class Scheduler:
                 at -= 1
         self._waiting.insert(at, job)
 
-    def _expected_wait_s(self) -> float:
-        """Seconds until a request that is queued now would begin, roughly."""
-        rows = sum(job.remaining for job in (*self._waiting, *self._running))
-        said = sum(max(0, job.reserved - len(job.ids)) for job in (*self._waiting, *self._running))
-        side_by_side = max(1, min(self._most_running, len(self._waiting) + len(self._running)))
-        return rows * self._cost.row_s + said * (
-            self._cost.step_s / side_by_side + self._cost.row_s
+    def _forecast(self) -> Forecast:
+        return Forecast(
+            self._running,
+            self._waiting,
+            self._cost,
+            self._most_running,
+            self._step_s,
+            self._counters.mean_answer,
         )
+
+    def _next_place_s(self) -> float:
+        """Seconds until one more may wait; whoever is told so has the place until then."""
+        now_s = time.perf_counter()
+        self._promised = [due_s for due_s in self._promised if due_s > now_s]
+        wait_s = self._forecast().slot_s(len(self._promised) + 1)
+        self._promised.append(now_s + wait_s)
+        return wait_s
 
     def _wake(self) -> bool:
         """Something has changed; whether a thread is there to go on."""

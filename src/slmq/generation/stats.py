@@ -42,6 +42,9 @@ class Stats:
         Memory that the cache has taken from the system.
     runs, rows : int
         Runs of the model, and rows in them.
+    busy_s : float
+        Seconds of all runs, those of a draft model included; what answers cost (`Ledger`) adds up
+        to it.
     step_ms_p50, step_ms_p99 : float
         Milliseconds of the latest runs; 0 before the first.
     """
@@ -64,6 +67,7 @@ class Stats:
     cache_bytes: int
     runs: int
     rows: int
+    busy_s: float
     step_ms_p50: float
     step_ms_p99: float
 
@@ -77,6 +81,7 @@ class Counters:
         self._finished = self._prompt = self._cached = self._generated = 0
         self._drafted = self._accepted = 0
         self._runs = self._rows = 0
+        self._busy_s = 0.0
         self._latest_s: deque[float] = deque(maxlen=LATEST)
 
     def finished(self, answer: Answer) -> None:
@@ -91,6 +96,7 @@ class Counters:
 
     def ran(self, seconds: float, work: Work) -> None:
         """Count a run."""
+        self._busy_s += seconds
         self._runs += 1
         self._rows += work.rows
         self._latest_s.append(seconds)
@@ -117,6 +123,7 @@ class Counters:
             cache_bytes=0 if cache is None else cache.allocated_bytes,
             runs=self._runs,
             rows=self._rows,
+            busy_s=self._busy_s,
             step_ms_p50=float(np.percentile(times, 50)),
             step_ms_p99=float(np.percentile(times, 99)),
         )

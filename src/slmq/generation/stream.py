@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from slmq.generation.answer import Progress
     from slmq.generation.job import Job
+    from slmq.generation.ledger import Ledger
     from slmq.generation.scheduler import Scheduler
 
 __all__ = ["TokenStream"]
@@ -110,6 +111,21 @@ class TokenStream:
     def result(self) -> GenerationResult | None:
         """The whole answer once its last chunk was read or it was closed; None before."""
         return self._result
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds until the first token, as expected when it was submitted."""
+        return self._job.expected_s
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the answer has cost so far."""
+        return self._job.answer.ledger
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it costs nothing any more; a run that is under way may outlast its reader."""
+        return self._job.over and self._job.sequence is None
 
     @property
     def finished(self) -> bool:

@@ -54,6 +54,11 @@ class About:
         book = self._service.shelf.find(request.path_params["name"])
         return Reply(describe(book, self._began))
 
+    async def receipt(self, request: Request) -> Reply:
+        """GET /v1/receipts/{id}: what was asked and answered, for `slmq verify`."""
+        name, key = request.path_params["id"], request.scope.get("slmq.key")
+        return Reply(self._service.receipts.find(name, key), kind="application/json")
+
     async def live(self, _request: Request) -> Reply:
         """GET /livez: whether models that have something to do get on with it."""
         now_s = time.monotonic()
@@ -76,7 +81,7 @@ class About:
 
     async def metrics(self, _request: Request) -> Reply:
         """GET /metrics."""
-        text = self._service.metrics.text(self._service.shelf)
+        text = self._service.metrics.text(self._service)
         return Reply(text, kind="text/plain; version=0.0.4; charset=utf-8")
 
     async def version(self, _request: Request) -> Reply:

@@ -68,6 +68,7 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/api/show", ollama.show, post),
         ("/api/version", ollama.version, get),
         ("/", about.root, get),
+        ("/v1/receipts/{id}", about.receipt, get),
         ("/v1/models", about.models, get),
         ("/v1/models/{name:path}", about.model, get),
         ("/health", about.ready, get),

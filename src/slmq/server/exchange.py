@@ -55,12 +55,12 @@ async def exchange(
     begun = service.begin(url, body, request.scope, whole=not stream)
     talk = await until_gone(request.receive, begun)
     if stream:
-        return Stream(events(talk), talk.close, kind, headers)
+        return Stream(events(talk), talk.close, kind, {**headers, **talk.headers})
     try:
         results = await until_gone(request.receive, talk.finish())
     finally:
         talk.close()
-    return Reply(whole(talk, results), headers=headers)
+    return Reply(whole(talk, results), headers={**headers, **talk.headers})
 
 
 async def hear_all(talk: Talk) -> AsyncIterator[Heard | None]:

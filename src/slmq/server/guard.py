@@ -35,7 +35,10 @@ log = logging.getLogger("slmq.server")
 OPEN = {"/", "/health", "/v1/health", "/livez", "/readyz", "/version"}  # without a key
 UPLOAD = "/v1/files"
 WITH_BODY = ("POST", "PUT", "PATCH")
-ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
+ALLOWED_HEADERS = (
+    "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, idempotency-key, "
+    "x-slmq-deadline-ms"
+)
 
 
 class Guard:
@@ -81,7 +84,7 @@ class Guard:
             origin = self._checked_origin(headers)
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 return await _preflight(scope, receive, send_with_id)
-            self._check_key(scope["path"], headers)
+            scope["slmq.key"] = self._checked_key(scope["path"], headers)
             if scope["method"] in WITH_BODY:
                 scope["slmq.body"] = await self._read(scope, receive, headers)
             await self._app(scope, receive, send_with_id)
@@ -125,20 +128,23 @@ class Guard:
             f"{origin:.80} lets it",
         )
 
-    def _check_key(self, path: str, headers: dict[str, str]) -> None:
+    def _checked_key(self, path: str, headers: dict[str, str]) -> int | None:
+        """Which key was given; None where there is one at most."""
         if not self._keys or path in OPEN:
-            return
+            return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         offered = given.encode("utf-8", "surrogateescape")
         # All are compared, so that the time tells nothing.
-        if not sum(hmac.compare_digest(offered, key) for key in self._keys):
+        same = [hmac.compare_digest(offered, key) for key in self._keys]
+        if not sum(same):
             raise RefusedError(
                 401,
                 "expected the API key in the header Authorization: Bearer KEY or X-Api-Key",
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+        return same.index(True) if len(same) > 1 else None
 
     async def _read(self, scope: Scope, receive: Receive, headers: dict[str, str]) -> bytes:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slmq.generation.stats import Stats
-    from slmq.server.shelf import Shelf
+    from slmq.server.service import Service
     from slmq.server.talk import Talk
 
 __all__ = ["Histogram", "Metrics"]
 
 FIRST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+SPENT = ("prompt", "decode", "mask", "cpu")
 TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -47,6 +48,7 @@ class _Times:
     first: Histogram = field(default_factory=lambda: Histogram(FIRST_S))
     queue: Histogram = field(default_factory=lambda: Histogram(FIRST_S))
     token: Histogram = field(default_factory=lambda: Histogram(TOKEN_S))
+    spent_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPENT, 0.0))
 
 
 class Metrics:
@@ -66,10 +68,22 @@ class Metrics:
             if result.generation_tps > 0:
                 times.token.add(1.0 / result.generation_tps)
 
-    def text(self, shelf: Shelf) -> str:
+    def spend(self, talk: Talk) -> None:
+        """Add up what a request has cost that is at rest."""
+        spent_s = self._times.setdefault(talk.book.name, _Times()).spent_s
+        for source in talk.sources:
+            for name in SPENT:
+                spent_s[name] += getattr(source.ledger, f"{name}_s")
+
+    def text(self, service: Service) -> str:
         """All of it, in the format of Prometheus."""
-        lines: list[str] = []
-        for book in shelf.books:
+        lines = [
+            "# TYPE slmq:requests_shared_total counter",
+            f"slmq:requests_shared_total {service.twins.joined}",
+            "# TYPE slmq:log_lines_lost_total counter",
+            f"slmq:log_lines_lost_total {service.log.lost}",
+        ]
+        for book in service.shelf.books:
             label = f'model_name="{book.name}"'
             up = book.loaded is not None
             lines += ["# TYPE slmq:model_loaded gauge", f"slmq:model_loaded{{{label}}} {int(up)}"]
@@ -80,6 +94,9 @@ class Metrics:
             lines += times.first.lines("vllm:time_to_first_token_seconds", label)
             lines += times.queue.lines("vllm:request_queue_time_seconds", label)
             lines += times.token.lines("vllm:inter_token_latency_seconds", label)
+            for name, seconds in times.spent_s.items():
+                metric = f"slmq:request_{name}_seconds_total"
+                lines += [f"# TYPE {metric} counter", f"{metric}{{{label}}} {seconds}"]
         return "\n".join(_once(lines)) + "\n"
 
 
@@ -114,6 +131,7 @@ def _of_stats(stats: Stats, label: str) -> list[str]:
         "slmq:requests_cancelled_total": stats.cancelled,
         "slmq:requests_failed_total": stats.failed,
         "slmq:steps_total": stats.runs,
+        "slmq:engine_seconds_total": stats.busy_s,
         "slmq:step_rows_total": stats.rows,
     }
     lines = []

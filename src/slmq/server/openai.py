@@ -76,7 +76,11 @@ def full_usage(results: list[GenerationResult], n: int) -> dict[str, Any]:
         "prompt_tokens_details": {
             "cached_tokens": sum(result.cached_tokens for result in results[::n])
         },
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(result.reasoning_tokens for result in results),
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
@@ -108,6 +112,7 @@ class _Chat:
             "object": "chat.completion",
             "created": talk.created,
             "model": talk.book.name,
+            "system_fingerprint": talk.submitted.fingerprint,
         }
 
     def whole(self, results: list[GenerationResult]) -> dict[str, Any]:
@@ -180,6 +185,7 @@ class _Text:
             "object": "text_completion",
             "created": talk.created,
             "model": talk.book.name,
+            "system_fingerprint": talk.submitted.fingerprint,
         }
 
     def whole(self, results: list[GenerationResult]) -> dict[str, Any]:

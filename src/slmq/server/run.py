@@ -15,6 +15,7 @@ from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.server.app import build_app
 from slmq.server.files import Files
+from slmq.server.requestlog import RequestLog
 from slmq.server.service import POOL, Service
 from slmq.server.shelf import Shelf
 from slmq.server.wire import wire_for
@@ -70,6 +71,7 @@ def serve_models(
     limits: Limits,
     *,
     budget_bytes: int | None = None,
+    log_path: Path | None = None,
     tell: Callable[[str], None],
 ) -> None:
     """Serve models until a signal comes.
@@ -83,13 +85,16 @@ def serve_models(
     limits : Limits
     budget_bytes : int, optional
         Memory that loaded models may take together.
+    log_path : Path, optional
+        File that gets a line for each request.
     tell : callable
         Called with the line that says what is served, and where.
     """
     found, shown = address
-    with closing(found), ThreadPoolExecutor(POOL, "slmq-server") as pool:
+    log = RequestLog(log_path)
+    with closing(found), closing(log), ThreadPoolExecutor(POOL, "slmq-server") as pool:
         try:
-            asyncio.run(_serve(books, found, shown, limits, budget_bytes, pool, tell))
+            asyncio.run(_serve(books, found, shown, limits, budget_bytes, pool, log, tell))
         finally:
             if found.family == getattr(socket, "AF_UNIX", None):
                 with suppress(OSError):
@@ -103,10 +108,11 @@ async def _serve(
     limits: Limits,
     budget_bytes: int | None,
     pool: ThreadPoolExecutor,
+    log: RequestLog,
     tell: Callable[[str], None],
 ) -> None:
     shelf = Shelf(books, budget_bytes=budget_bytes, pool=pool)
-    service = Service(shelf, limits, pool)
+    service = Service(shelf, limits, pool, log)
 
     def drain() -> None:
         service.draining = True

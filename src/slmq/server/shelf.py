@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmq.disk import readable_bytes
 from slmq.errors import BusyError, ModelNotFoundError
+from slmq.generation.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
@@ -34,10 +36,18 @@ class Loaded:
     model : Model
     suggested : mapping
         Sampling parameters of requests that set none.
+    options : mapping
+        Options by which it was loaded, as far as answers depend on them.
     """
 
     model: Model
     suggested: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of what the model computes; made when it is first asked for."""
+        return fingerprint(self.model)
 
 
 @dataclass
@@ -148,7 +158,7 @@ class Shelf:
                     if book.loaded is None:
                         await self._make_room(book)
                         loop = asyncio.get_running_loop()
-                        book.loaded = await loop.run_in_executor(self._pool, book.load)
+                        book.loaded = await loop.run_in_executor(self._pool, _ready, book)
         except BaseException:
             self.give_back(book)
             raise
@@ -197,3 +207,10 @@ class Shelf:
         model, book.loaded = book.loaded.model, None
         log.info("%s makes room", book.name)
         await asyncio.get_running_loop().run_in_executor(self._pool, model.close)
+
+
+def _ready(book: Book) -> Loaded:
+    """Load a model and name it, before it has anything else to do."""
+    loaded = book.load()
+    log.info("%s is %s", book.name, loaded.fingerprint)
+    return loaded

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from slmq.batch.requests import Asked
 from slmq.errors import ClosedError
 from slmq.generation.aio import Bell
 from slmq.generation.results import GenerationResult, StreamChunk, TokenLogprob
 
 if TYPE_CHECKING:
-    from slmq.generation.stream import TokenStream
+    from slmq.server.service import Submitted
     from slmq.server.shelf import Book
+    from slmq.server.twins import Reading
     from slmq.tokenizer import Tokenizer
     from slmq.tools.calls import ToolCall
 
@@ -64,10 +64,11 @@ class Talk:
     ----------
     book : Book
         The model, which this holds until it is closed.
-    asked : Asked
-    streams : sequence of TokenStream
-        One for each of `asked.answers()`.
-    request_id : str
+    submitted : Submitted
+    sources : sequence of Reading
+        Its answers, for this reader.
+    scope : mapping
+        Of the HTTP request.
     ping_s : float
         After how long without news `hear` returns.
     on_close : callable
@@ -79,39 +80,80 @@ class Talk:
         Of the answers that are complete; None for others.
     created : int
         When it began, in seconds since 1970.
+    request_id, path : str
+        Of the HTTP request.
+    key : int or None
+        Number of the API key, if there are several.
     """
 
     def __init__(
         self,
         book: Book,
-        asked: Asked,
-        streams: Sequence[TokenStream],
+        submitted: Submitted,
+        sources: Sequence[Reading],
         *,
-        request_id: str,
+        scope: Mapping[str, Any],
         ping_s: float,
         on_close: Callable[[Talk], None],
     ) -> None:
         assert book.loaded is not None
         self.book = book
-        self.asked = asked
+        self.submitted = submitted
+        self.asked = submitted.asked
+        self.sources = list(sources)
         self.tokenizer: Tokenizer = book.loaded.model.tokenizer
-        self.id = request_id.removeprefix("req_")
+        self.request_id: str = scope["slmq.id"]
+        self.path: str = scope["path"]
+        self.key: int | None = scope.get("slmq.key")
+        self.id = self.request_id.removeprefix("req_")
         self.created = int(time.time())
-        self.results: list[GenerationResult | None] = [None] * len(streams)
-        self._streams = list(streams)
+        self.results: list[GenerationResult | None] = [None] * len(self.sources)
+        self._began_s = time.perf_counter()
+        self._failed = False
         self._ping_s = ping_s
         self._on_close = on_close
         self._closed = False
         self._ending: Exception | None = None
-        self._held = [Heard(index) for index in range(len(streams))]
+        self._held = [Heard(index) for index in range(len(self.sources))]
         self._bell = Bell(asyncio.get_running_loop())
-        for stream in streams:
-            stream.listen(self._bell.ring)
+        for source in self.sources:
+            source.listen(self._bell.ring)
 
     @property
     def complete(self) -> bool:
         """Whether all has been heard."""
         return None not in self.results
+
+    @property
+    def outcome(self) -> str:
+        """How it went, once it is over."""
+        return "finished" if self.complete else "failed" if self._failed else "cancelled"
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since it was begun."""
+        return time.perf_counter() - self._began_s
+
+    @property
+    def pays(self) -> bool:
+        """Whether the cost of its answers is put down to it, once it is closed."""
+        return all(getattr(source, "pays", True) for source in self.sources)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether its answers cost nothing any more."""
+        return all(source.at_rest for source in self.sources)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is known before the answer: the model's name, the seed, when it should begin."""
+        found = {
+            "x-slmq-fingerprint": self.submitted.fingerprint,
+            "x-slmq-expected-ms": f"{self.submitted.expected_s * 1e3:.0f}",
+        }
+        if self.submitted.seed is not None:
+            found["x-slmq-seed"] = str(self.submitted.seed)
+        return found
 
     async def hear(self) -> list[Heard]:
         """Wait for news; none of them if nothing came for a while.
@@ -130,7 +172,7 @@ class Talk:
                 self._bell.news.clear()
                 if self._ending is not None:
                     raise self._ending
-                news = [heard for i in range(len(self._streams)) if (heard := self._listen(i))]
+                news = [heard for i in range(len(self.sources)) if (heard := self._listen(i))]
                 if news or loop.time() >= end_s:
                     return news
                 await self._bell.news.wait()
@@ -153,20 +195,23 @@ class Talk:
         if self._closed:
             return
         self._closed = True
-        for stream in self._streams:
-            stream.close()
+        for source in self.sources:
+            source.close()
         self._on_close(self)
 
     def _listen(self, index: int) -> Heard | None:
         """What an answer has to say; text that is held back keeps its log-probabilities back."""
         if self.results[index] is not None:
             return None
-        stream, heard = self._streams[index], self._held[index]
+        stream, heard = self.sources[index], self._held[index]
         while heard.result is None:
             try:
                 chunk = stream.poll()
             except StopIteration:
                 raise ClosedError("the answer was cancelled: its model was closed") from None
+            except Exception:
+                self._failed = True
+                raise
             if chunk is None:
                 break
             self._add(heard, chunk)

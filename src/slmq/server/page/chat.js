@@ -107,9 +107,11 @@ async function take(turn, view, body) {
   const response = await request('v1/chat/completions', {
     method: 'POST', body: JSON.stringify(body), signal: running.signal,
   });
+  turn.seed = response.headers.get('x-slmq-seed');
+  const expectedMs = Number(response.headers.get('x-slmq-expected-ms'));
+  view.working(`First token expected after ${seconds(expectedMs)}`);
   for await (const event of events(response)) {
     if (event.usage) Object.assign(turn, { usage: event.usage, timings: event.timings });
-    if (event.seed !== undefined) turn.seed = event.seed;
     const choice = event.choices[0];
     if (!choice) continue;
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;

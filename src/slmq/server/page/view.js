@@ -37,7 +37,7 @@ function facts(turn) {
   }
   if (turn.firstMs !== undefined) parts.push(`first token after ${seconds(turn.firstMs)}`);
   if (timings) parts.push(`waited ${seconds(timings.queue_ms)}`);
-  if (turn.seed !== undefined && turn.seed !== null) parts.push(`seed ${turn.seed}`);
+  if (turn.seed) parts.push(`seed ${turn.seed}`);
   if (turn.stopped) parts.push('stopped');
   else if (turn.reason === 'length') parts.push('cut at the limit of tokens');
   return parts.join(' · ');
