@@ -196,6 +196,9 @@ def test_wrong_arguments_are_named(tiny: slmq.Model) -> None:
         tiny.map(["x"], regex="(a")
     with pytest.raises(ConstraintError, match=r"grammar: .*unknown name"):
         tiny.stream("x", grammar="start: foo")
+    for kind in (object, bytes, list[bytes], "Pet", [int]):
+        with pytest.raises(ConstraintError, match=r"^schema: expected .*got .*, or a JSON schema$"):
+            tiny.generate("x", schema=kind)
     banned = dict.fromkeys((ord("y"), ord("n")), float("-inf"))
     ids = {ord(c): tiny.tokenizer.encode(c)[0] for c in "yn"}
     with pytest.raises(ValueError, match="no token is left"):

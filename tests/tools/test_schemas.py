@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, Optional, TypedDict
 import numpy as np
 import pytest
 
-from slmq.tools.annotations import as_value, schema_of_type
+from slmq.tools.annotations import schema_of_type
 from slmq.tools.docstrings import read_docstring
 from slmq.tools.tool import Tool, tools_of
+from slmq.tools.values import as_value
 
 
 class Unit(enum.Enum):
@@ -129,6 +130,7 @@ TYPES: list[tuple[Any, Any]] = [
     (list[int], {"type": "array", "items": {"type": "integer"}}),
     (Sequence[bool], {"type": "array", "items": {"type": "boolean"}}),
     (list, {"type": "array"}),
+    (set[int], {"type": "array", "items": {"type": "integer"}}),
     (dict[str, float], {"type": "object", "additionalProperties": {"type": "number"}}),
     (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
     (
@@ -172,7 +174,7 @@ class Endless:
     inner: Endless | None = None
 
 
-@pytest.mark.parametrize("hint", [bytes, set[int], dict[int, str], Literal[b"x"], Endless, print])
+@pytest.mark.parametrize("hint", [bytes, set[bytes], dict[int, str], Literal[b"x"], Endless, print])
 def test_types_without_json_are_refused_by_name(hint: Any) -> None:
     with pytest.raises(TypeError, match=r"^f\(x\).*: expected .*got"):
         schema_of_type(hint, "f(x)")
@@ -188,6 +190,7 @@ VALUES: list[tuple[Any, Any, Any]] = [
     ([{"lat": 1, "lon": 2, "tags": ["x"]}], list[Place], [Place(1.0, 2.0, ["x"])]),
     ({"to": {"lat": 1, "lon": 2}}, Step, {"to": Place(1.0, 2.0)}),
     ({"a": 1}, dict[str, int], {"a": 1}),
+    ([2, 1, 2], set[int], {1, 2}),
     (1, Literal[1, 2], 1),
 ]
 
@@ -265,6 +268,17 @@ def test_pydantic_models_are_taken() -> None:
     def greet(person: Person) -> str:
         return f"Hello {person.name}"
 
+    class Couple(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        one: Person
+        other: Person
+
+    def marry(couple: Couple) -> str:
+        return f"Hello {couple.one.name} and {couple.other.name}"
+
+    marry.__annotations__ = {"couple": Couple}
+    married = Tool.of(marry)
+    assert "$ref" not in json.dumps(married.parameters)  # it would lead out of the parameter
+    assert married.call({"couple": {"one": {"name": "A"}, "other": {"name": "B"}}})[6:] == "A and B"
     greet.__annotations__ = {"person": Person, "return": str}
     tool = Tool.of(greet)
     assert tool.parameters["properties"]["person"]["properties"]["name"]["type"] == "string"
@@ -281,6 +295,10 @@ def starred(*args: int) -> None:
     """Any."""
 
 
+def misspelt(a: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Of a type that is not there."""
+
+
 def positional(a: int, /) -> None:
     """Only by place."""
 
@@ -293,6 +311,7 @@ def positional(a: int, /) -> None:
         ([numpydoc, numpydoc], ValueError, r"tools\[1\]: expected another name, got 'numpydoc'"),
         ([later], TypeError, r"tools\[0\]: later: expected a plain function, got a coroutine"),
         ([starred], TypeError, "expected parameters with names of their own"),
+        ([misspelt], TypeError, "misspelt: expected annotations .* got name 'Nowhere' is not"),
         ([positional], TypeError, "expected parameters with names of their own"),
         ([lambda: 1], ValueError, "'<lambda>': expected a name of letters"),
         ([{"name": "a b"}], ValueError, "'a b': expected a name of letters"),

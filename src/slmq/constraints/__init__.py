@@ -14,7 +14,6 @@ from slmq.constraints.grammar import (
     schema_grammar,
 )
 from slmq.constraints.matcher import Constraint, Matcher
-from slmq.constraints.types import is_described, reader_of, schema_of_type
 from slmq.constraints.vocabulary import Vocabulary
 
 __all__ = [
@@ -26,11 +25,8 @@ __all__ = [
     "behind",
     "choice_grammar",
     "embedded_schema",
-    "is_described",
     "lark_grammar",
     "made_grammar",
-    "reader_of",
     "regex_grammar",
     "schema_grammar",
-    "schema_of_type",
 ]

@@ -14,18 +14,17 @@ from slmq.constraints import (
     any_json,
     behind,
     choice_grammar,
-    is_described,
     lark_grammar,
     made_grammar,
-    reader_of,
     regex_grammar,
     schema_grammar,
-    schema_of_type,
 )
 from slmq.errors import ConstraintError
 from slmq.generation.params import SamplingParams
+from slmq.tools.annotations import is_type, whole_schema
 from slmq.tools.speech import Speech
 from slmq.tools.tool import Tool
+from slmq.tools.values import reader_of
 
 __all__ = ["Shape", "shape_of"]
 
@@ -81,8 +80,8 @@ def check_tool(tool: Tool) -> None:
 def _grammar_of(params: SamplingParams) -> tuple[Grammar, Read] | None:
     schema: Any = params.schema
     read: Read = json.loads
-    if schema is not None and is_described(schema):
-        schema, read = schema_of_type(schema), reader_of(schema)
+    if schema is not None and is_type(schema):
+        schema, read = _described(schema), reader_of(schema)
     if schema is not None:
         return schema_grammar(schema, lenient=params.lenient), read
     if params.json:
@@ -94,3 +93,10 @@ def _grammar_of(params: SamplingParams) -> tuple[Grammar, Read] | None:
     if params.choices is not None:
         return choice_grammar(params.choices), str
     return None
+
+
+def _described(kind: Any) -> dict[str, Any]:
+    try:
+        return whole_schema(kind, "schema")
+    except TypeError as error:
+        raise ConstraintError(f"{error}, or a JSON schema") from None

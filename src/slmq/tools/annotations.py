@@ -1,4 +1,4 @@
-"""Types of Python as JSON Schemas, and JSON values as values of these types."""
+"""JSON Schemas of Python's types: of a function's arguments, and of what an answer shall be."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from slmq.errors import printable
 from slmq.tools.docstrings import read_docstring
 
-__all__ = ["as_value", "schema_of_type"]
+__all__ = ["fields_of", "hints_of", "is_type", "kind_of", "schema_of_type", "whole_schema"]
 
 Schema = dict[str, Any]
 
-SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
-LISTS = (list, Sequence)
-DICTS = (dict, Mapping)
-COLLECTIONS = (*LISTS, *DICTS, tuple)
 KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
-DEEPEST = 20  # of types within types; a dataclass that holds itself has no end
+SPECIAL = (Any, Annotated, Union, Literal)
+DEEPEST = 20  # of types within types
+REF = "#/$defs/"
 EXPECTED = (
-    "str, int, float, bool, None, a Literal, an Enum, a list, tuple or dict of these, a dataclass, "
-    "a TypedDict or a pydantic model"
+    "str, int, float, bool, None, a Literal, an Enum, a list, set, tuple, dict or union of these, "
+    "a dataclass, a TypedDict or a pydantic model"
 )
 
 
-def schema_of_type(hint: Any, where: str, depth: int = 0) -> Schema:
-    """The JSON Schema of a type.
+def is_type(schema: object) -> bool:
+    """Whether this is a type, and no JSON schema."""
+    return not isinstance(schema, (Mapping, bool))
+
+
+def schema_of_type(hint: Any, where: str) -> Schema:
+    """The JSON Schema of a type, all in one piece: a model reads it as it stands.
 
     Parameters
     ----------
     hint : type
-        As `typing.get_type_hints` gives it; Annotated's first string is the description.
+        As `hints_of` gives it; Annotated's first string is the description.
     where : str
         What has this type, for errors.
 
@@ -42,34 +46,198 @@ def schema_of_type(hint: Any, where: str, depth: int = 0) -> Schema:
     TypeError
         No JSON value stands for this type, or it holds itself.
     """
+    return _Writer(apart=False).schema(hint, where, 0)
+
+
+def whole_schema(hint: Any, where: str) -> Schema:
+    """The JSON Schema of a type, with classes under ``$defs``: they may hold themselves.
+
+    Parameters and errors are those of `schema_of_type`.
+    """
+    if hint is object:
+        raise _unknown(hint, where)  # as an argument it is anything; here it is a slip
+    writer = _Writer(apart=True)
+    found = writer.schema(hint, where, 0)
+    return {**found, "$defs": writer.defs} if writer.defs else found
+
+
+def kind_of(hint: Any) -> Any:
+    """What a type is a case of.
+
+    One of the keys of `KINDS`, Any, Annotated, Union, Literal, Enum, list, set, frozenset, tuple,
+    dict, "pydantic" or "record"; None if JSON has nothing like it.
+    """
+    origin = get_origin(hint) or hint
+    if origin is object:
+        return Any
+    if origin is None:
+        return type(None)
+    if origin is types.UnionType:
+        return Union
+    if any(origin is kind for kind in SPECIAL):
+        return origin
+    if not isinstance(origin, type):
+        return None
+    if origin in KINDS or origin in (tuple, set, frozenset):
+        return origin
+    if issubclass(origin, enum.Enum):
+        return enum.Enum
+    if hasattr(origin, "model_json_schema"):
+        return "pydantic"
+    if dataclasses.is_dataclass(origin) or typing.is_typeddict(origin):
+        return "record"
+    if issubclass(origin, Mapping):
+        return dict
+    sequence = issubclass(origin, Sequence) and not issubclass(origin, (str, bytes, bytearray))
+    return list if sequence and origin not in (memoryview, range) else None
+
+
+def hints_of(thing: Any, where: str) -> dict[str, Any]:
+    """The annotations of a function or class; TypeError if they cannot be read."""
+    try:
+        return typing.get_type_hints(thing, include_extras=True)
+    except Exception as error:  # whatever evaluating a stranger's annotations raises
+        raise TypeError(
+            f"{where}: expected annotations that can be read; got {printable(str(error))}"
+        ) from None
+
+
+def fields_of(kind: Any, where: str) -> tuple[dict[str, Any], list[str]]:
+    """The types of the fields of a dataclass or TypedDict, and the names of those it needs."""
+    hints = hints_of(kind, where)
+    if dataclasses.is_dataclass(kind):
+        known = [field for field in dataclasses.fields(kind) if field.init]
+        required = [field.name for field in known if not _has_default(field)]
+        return {field.name: hints[field.name] for field in known}, required
+    marks = {name: _marked(hint) for name, hint in hints.items()}
+    required = [
+        name
+        for name, mark in marks.items()
+        if mark == "Required" or (mark is None and name in kind.__required_keys__)
+    ]
+    bare = {name: get_args(hint)[0] if marks[name] else hint for name, hint in hints.items()}
+    return bare, required
+
+
+class _Writer:
+    """Writes schemas; if they stand `apart`, those of classes go to `defs`."""
+
+    def __init__(self, *, apart: bool) -> None:
+        self.defs: Schema = {}
+        self._apart = apart
+        self._names: dict[Any, str] = {}
+
+    def schema(self, hint: Any, where: str, depth: int) -> Schema:
+        if depth > DEEPEST:
+            raise TypeError(f"{where}: expected types nested up to {DEEPEST} deep, got more")
+        kind, args = kind_of(hint), get_args(hint)
+        if kind is Any:
+            return {}
+        if kind in KINDS:
+            return {"type": KINDS[kind]}
+        if kind is Annotated:
+            said = [note for note in args[1:] if isinstance(note, str)]
+            about = {"description": said[0]} if said else {}
+            return {**self.schema(args[0], where, depth), **about}
+        if kind is Literal:
+            return _values(args, where)
+        if kind is enum.Enum:
+            return _values([member.value for member in hint], where)
+        if kind is Union:
+            return {"anyOf": [self.schema(arg, where, depth + 1) for arg in args]}
+        if kind is dict:
+            return self._mapping(args, where, depth)
+        if kind is tuple:
+            return self._tuple(args, where, depth)
+        if kind in (list, set, frozenset):
+            return {"type": "array", **self._items(args, where, depth)}
+        if kind in ("pydantic", "record"):
+            return self._class(hint, kind == "pydantic", where, depth)
+        raise _unknown(hint, where)
+
+    def _items(self, args: Sequence[Any], where: str, depth: int) -> Schema:
+        return {"items": self.schema(args[0], where, depth + 1)} if args else {}
+
+    def _tuple(self, args: Sequence[Any], where: str, depth: int) -> Schema:
+        if not args or args[1:] == (Ellipsis,):
+            return {"type": "array", **self._items(args, where, depth)}
+        return {
+            "type": "array",
+            "prefixItems": [self.schema(arg, where, depth + 1) for arg in args],
+            "items": False,
+            "minItems": len(args),
+        }
+
+    def _mapping(self, args: Sequence[Any], where: str, depth: int) -> Schema:
+        if not args:
+            return {"type": "object"}
+        if args[0] is not str:
+            got = _named(args[0])
+            raise TypeError(f"{where}: expected a dict with keys of type str, got {got}")
+        return {"type": "object", "additionalProperties": self.schema(args[1], where, depth + 1)}
+
+    def _class(self, hint: Any, pydantic: bool, where: str, depth: int) -> Schema:
+        if not self._apart:
+            if pydantic:
+                found = _pydantic(hint, REF)
+                whole: Schema = _unfolded(found, found.pop("$defs", {}), where, depth)
+                return whole
+            return self._record(hint, where, depth)
+        name = self._names.get(hint)
+        if name is None:
+            name = hint.__name__
+            while name in self.defs:
+                name += "_"
+            self._names[hint] = name
+            self.defs[name] = {}
+            if pydantic:
+                found = _pydantic(hint, f"{REF}{name}.")
+                inner = found.pop("$defs", {})
+                self.defs |= {f"{name}.{other}": schema for other, schema in inner.items()}
+            else:
+                found = self._record(hint, where, 0)
+            self.defs[name] = found
+        return {"$ref": REF + name}
+
+    def _record(self, kind: Any, where: str, depth: int) -> Schema:
+        """An object whose keys are known: of a dataclass or a TypedDict."""
+        about = read_docstring(kind.__doc__)[1] if not _generated(kind) else {}
+        hints, required = fields_of(kind, where)
+        properties = {}
+        for name, hint in hints.items():
+            found = self.schema(hint, f"{where}.{name}", depth + 1)
+            properties[name] = found if name not in about else {**found, "description": about[name]}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+
+
+def _pydantic(kind: Any, refs: str) -> Schema:
+    """What a pydantic model says of itself; `refs` stands before the names of other models."""
+    found: Schema = kind.model_json_schema(ref_template=refs + "{model}")
+    for one in (found, *found.get("$defs", {}).values()):
+        if "properties" in one:  # others would be read and thrown away
+            one.setdefault("additionalProperties", False)
+    return found
+
+
+def _unfolded(schema: Any, defs: Schema, where: str, depth: int) -> Any:
+    """A schema with what it refers to in place of the references."""
     if depth > DEEPEST:
         raise TypeError(f"{where}: expected types nested up to {DEEPEST} deep, got more")
-    if hint is Any or hint is object:
-        return {}
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        said = [note for note in args[1:] if isinstance(note, str)]
-        about = {"description": said[0]} if said else {}
-        return {**schema_of_type(args[0], where, depth), **about}
-    if hint is None or hint in SCALARS or hint is type(None):
-        return {"type": SCALARS.get(hint, "null")}
-    if origin is Literal:
-        return _values(args, where)
-    if origin in (Union, types.UnionType):
-        return _union(args, where, depth)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _values([member.value for member in hint], where)
-    if hint in COLLECTIONS or origin in COLLECTIONS:
-        return _collection(origin or hint, args, where, depth)
-    if isinstance(hint, type) and hasattr(hint, "model_json_schema"):
-        return dict(hint.model_json_schema())
-    if dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
-        return _record(hint, where, depth)
-    raise TypeError(f"{where}: expected {EXPECTED}; got {_named(hint)}")
-
-
-def _named(hint: Any) -> str:
-    return getattr(hint, "__qualname__", None) or str(hint)
+    if isinstance(schema, list):
+        return [_unfolded(one, defs, where, depth) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    name = schema.get("$ref")
+    if isinstance(name, str):
+        meant = {**defs[name.removeprefix(REF)], **schema}
+        del meant["$ref"]
+        return _unfolded(meant, defs, where, depth + 1)
+    return {key: _unfolded(one, defs, where, depth) for key, one in schema.items()}
 
 
 def _values(values: Sequence[Any], where: str) -> Schema:
@@ -81,69 +249,15 @@ def _values(values: Sequence[Any], where: str) -> Schema:
     return {"type": kinds[0] if len(kinds) == 1 else kinds, "enum": list(values)}
 
 
-def _union(args: Sequence[Any], where: str, depth: int) -> Schema:
-    schemas = [schema_of_type(arg, where, depth + 1) for arg in args]
-    return {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
-
-
-def _collection(kind: Any, args: Sequence[Any], where: str, depth: int) -> Schema:
-    if kind in DICTS:
-        return _mapping(args, where, depth)
-    if kind is tuple:
-        return _tuple(args, where, depth)
-    return {"type": "array", **_items(args[:1], where, depth)}
-
-
-def _items(args: Sequence[Any], where: str, depth: int) -> Schema:
-    return {"items": schema_of_type(args[0], where, depth + 1)} if args else {}
-
-
-def _tuple(args: Sequence[Any], where: str, depth: int) -> Schema:
-    if not args or (len(args) == 2 and args[1] is Ellipsis):
-        return {"type": "array", **_items(args[:1], where, depth)}
-    return {
-        "type": "array",
-        "prefixItems": [schema_of_type(arg, where, depth + 1) for arg in args],
-        "items": False,
-        "minItems": len(args),
-    }
-
-
-def _mapping(args: Sequence[Any], where: str, depth: int) -> Schema:
-    if not args:
-        return {"type": "object"}
-    if args[0] is not str:
-        raise TypeError(f"{where}: expected a dict with keys of type str, got {_named(args[0])}")
-    return {
-        "type": "object",
-        "additionalProperties": schema_of_type(args[1], where, depth + 1),
-    }
-
-
-def _record(kind: Any, where: str, depth: int) -> Schema:
-    """An object whose keys are known: of a dataclass or a TypedDict."""
-    about = read_docstring(kind.__doc__)[1] if not _generated(kind) else {}
-    properties = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        found = schema_of_type(hint, f"{where}.{name}", depth + 1)
-        properties[name] = found if name not in about else {**found, "description": about[name]}
-    if dataclasses.is_dataclass(kind):
-        known = {field.name: field for field in dataclasses.fields(kind) if field.init}
-        properties = {name: properties[name] for name in known}
-        required = [name for name, field in known.items() if not _has_default(field)]
-    else:
-        required = [name for name in properties if name in kind.__required_keys__]
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
 def _has_default(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
+
+
+def _marked(hint: Any) -> str | None:
+    """How a TypedDict marks a field: Required, NotRequired or not at all."""
+    name = getattr(get_origin(hint), "_name", None)
+    return name if name in ("Required", "NotRequired") else None
 
 
 def _generated(kind: Any) -> bool:
@@ -151,107 +265,9 @@ def _generated(kind: Any) -> bool:
     return bool((kind.__doc__ or "").startswith(f"{kind.__name__}("))
 
 
-# JSON values as values of a type ----------------------------------------------------------------
+def _named(hint: Any) -> str:
+    return printable(getattr(hint, "__qualname__", None) or repr(hint))
 
 
-def as_value(value: Any, hint: Any, where: str) -> Any:
-    """A JSON value as a value of a type that `schema_of_type` knows.
-
-    Raises
-    ------
-    ValueError
-        The value is not of this type; `where` is named, what was expected and what was found.
-    """
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any or hint is object:
-        return value
-    if origin is Annotated:
-        return as_value(value, args[0], where)
-    if origin in (Union, types.UnionType):
-        return _first(value, args, where)
-    if origin is Literal:
-        return _among(value, {_key(arg): arg for arg in args}, where)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _among(value, {_key(member.value): member for member in hint}, where)
-    if hint in SCALARS or hint is None or hint is type(None):
-        return _scalar(value, hint, where)
-    if hint in LISTS or hint is tuple or origin in (*LISTS, tuple):
-        return _listed(value, tuple if tuple in (hint, origin) else list, args, where)
-    if isinstance(hint, type) and hasattr(hint, "model_validate"):
-        return _modelled(value, hint, where)
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, got {_shown(value)}")
-    if hint in DICTS or origin in DICTS:
-        inner = args[1] if args else Any
-        return {key: as_value(item, inner, f"{where}.{key}") for key, item in value.items()}
-    return _recorded(value, hint, where)
-
-
-def _shown(value: Any) -> str:
-    return f"{KINDS.get(type(value), type(value).__name__)} {value!r:.60}"
-
-
-def _key(value: Any) -> tuple[type, Any]:
-    """Of values that JSON tells apart: 1 is not true."""
-    return (float if isinstance(value, int | float) and value is not True and value is not False
-            else type(value)), value  # fmt: skip
-
-
-def _among(value: Any, known: Mapping[tuple[type, Any], Any], where: str) -> Any:
-    if isinstance(value, dict | list) or _key(value) not in known:
-        names = ", ".join(repr(key[1]) for key in known)
-        raise ValueError(f"{where}: expected one of {names}; got {_shown(value)}")
-    return known[_key(value)]
-
-
-def _first(value: Any, hints: Sequence[Any], where: str) -> Any:
-    problems = []
-    for hint in hints:
-        try:
-            return as_value(value, hint, where)
-        except ValueError as error:
-            problems.append(str(error))
-    raise ValueError("; or ".join(problems))
-
-
-def _scalar(value: Any, hint: Any, where: str) -> Any:
-    kind = type(None) if hint is None else hint
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)  # JSON Schema takes 2.0 for an integer
-    if type(value) is not kind:
-        raise ValueError(f"{where}: expected {KINDS[kind]}, got {_shown(value)}")
-    return value
-
-
-def _listed(value: Any, kind: type, args: Sequence[Any], where: str) -> Any:
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: expected an array, got {_shown(value)}")
-    fixed = kind is tuple and args and args[-1] is not Ellipsis
-    hints = args if fixed else [args[0] if args else Any] * len(value)
-    if len(hints) != len(value):
-        raise ValueError(f"{where}: expected {len(hints)} items, got {len(value)}")
-    return kind(
-        as_value(item, hint, f"{where}[{i}]")
-        for i, (item, hint) in enumerate(zip(value, hints, strict=True))
-    )
-
-
-def _modelled(value: Any, kind: Any, where: str) -> Any:
-    try:
-        return kind.model_validate(value)
-    except ValueError as error:  # pydantic's own is one
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _recorded(value: dict[str, Any], kind: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    schema = _record(kind, where, 0)
-    unknown = [key for key in value if key not in schema["properties"]]
-    missing = [key for key in schema["required"] if key not in value]
-    if unknown or missing:
-        wrong = [f"no {key!r}" for key in missing] + [f"unknown {key!r}" for key in unknown]
-        raise ValueError(f"{where}: expected {', '.join(schema['properties'])}; got {wrong[0]}")
-    found = {key: as_value(item, hints[key], f"{where}.{key}") for key, item in value.items()}
-    return kind(**found)
+def _unknown(hint: Any, where: str) -> TypeError:
+    return TypeError(f"{where}: expected {EXPECTED}; got {_named(hint)}")

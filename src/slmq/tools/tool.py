@@ -6,14 +6,14 @@ import dataclasses
 import inspect
 import json
 import re
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from slmq.chat.messages import plain
-from slmq.tools.annotations import as_value, schema_of_type
+from slmq.tools.annotations import hints_of, schema_of_type
 from slmq.tools.docstrings import read_docstring
+from slmq.tools.values import as_value
 
 __all__ = ["Tool", "tools_of"]
 
@@ -153,7 +153,7 @@ def _written(function: Callable[..., Any]) -> Tool:
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"{name}: expected a plain function, got a coroutine function")
     described, about = read_docstring(function.__doc__)
-    hints = _hints(function)
+    hints = _hints(function, name)
     properties: dict[str, Any] = {}
     required = []
     for parameter in _parameters(function, name):
@@ -170,11 +170,9 @@ def _written(function: Callable[..., Any]) -> Tool:
     return Tool(name, described, {**schema, "additionalProperties": False}, function)
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     plain_function = inspect.isroutine(function) or inspect.isclass(function)
-    return typing.get_type_hints(
-        function if plain_function else type(function).__call__, include_extras=True
-    )
+    return hints_of(function if plain_function else type(function).__call__, name)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
@@ -206,7 +204,7 @@ def _converted(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         got = f"no {missing[0]!r}" if missing else f"unknown {unknown[0]!r}"
         expected = ", ".join(properties) or "no arguments"
         raise ValueError(f"{tool.name}: expected {expected}; got {got}")
-    hints = _hints(tool.function)
+    hints = _hints(tool.function, tool.name)
     return {
         name: as_value(value, hints.get(name, Any), f"{tool.name}({name})")
         for name, value in arguments.items()

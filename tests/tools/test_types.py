@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 from typing_extensions import NotRequired, Required
 
-from slmq.constraints import reader_of, schema_of_type
-from slmq.errors import ConstraintError
+from slmq.tools.annotations import schema_of_type, whole_schema
+from slmq.tools.values import reader_of
 
 
 class Colour(Enum):
@@ -80,8 +80,8 @@ CASES: list[tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("kind", "value", "wanted"), CASES)
 def test_values_become_instances(kind: Any, value: Any, wanted: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema_of_type(kind))
-    jsonschema.validate(value, schema_of_type(kind))
+    jsonschema.Draft202012Validator.check_schema(whole_schema(kind, "x"))
+    jsonschema.validate(value, whole_schema(kind, "x"))
     found = reader_of(kind)(json.dumps(value))
     assert found == wanted
     assert type(found) is type(wanted)
@@ -103,7 +103,7 @@ def test_values_become_instances(kind: Any, value: Any, wanted: Any) -> None:
 )
 def test_schemas_refuse_what_is_no_instance(kind: Any, value: Any) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(value, schema_of_type(kind))
+        jsonschema.validate(value, whole_schema(kind, "x"))
     with pytest.raises((ValueError, TypeError)):
         reader_of(kind)(json.dumps(value))
 
@@ -116,19 +116,67 @@ def test_pydantic_models_describe_themselves() -> None:
         age: int = pydantic.Field(ge=0, le=130)
         pet: Pet | None = None
 
-    schema = schema_of_type(Person)
+    schema = whole_schema(Person, "x")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "x", "age": 131}, schema)
     with pytest.raises(jsonschema.ValidationError, match="Additional properties"):
         jsonschema.validate({"name": "x", "age": 1, "more": 1}, schema)
     found = reader_of(Person)('{"name": "x", "age": 3, "pet": {"name": "y", "legs": 4}}')
     assert found == Person(name="x", age=3, pet=Pet("y"))
-    holder = schema_of_type(list[Person])
+    holder = whole_schema(list[Person], "x")
     jsonschema.validate([{"name": "x", "age": 3}], holder)
     assert reader_of(list[Person])('[{"name": "x", "age": 3}]') == [Person(name="x", age=3)]
 
 
-@pytest.mark.parametrize("kind", [object, bytes, open, 5, complex, list[bytes], "Pet"])
+def test_models_within_classes_keep_apart() -> None:
+    """Two classes of one name, one of them within a pydantic model, and one that holds itself."""
+    pydantic = pytest.importorskip("pydantic")
+    theirs = pydantic.create_model("Pet", claws=(int, ...))
+    keeper = pydantic.create_model("Keeper", pet=(theirs, ...), pets=(list[theirs], ...))
+
+    @dataclass
+    class Zoo:
+        keeper: keeper  # type: ignore[valid-type]
+        pet: Pet
+        wild: theirs  # type: ignore[valid-type]
+
+    Zoo.__annotations__ = {"keeper": keeper, "pet": Pet, "wild": theirs}
+    value = {
+        "keeper": {"pet": {"claws": 1}, "pets": [{"claws": 2}]},
+        "pet": {"name": "x"},
+        "wild": {"claws": 3},
+    }
+    for schema in (whole_schema(Zoo, "x"), schema_of_type(Zoo, "x")):
+        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validate(value, schema)
+        for wrong in ({**value, "pet": {"claws": 1}}, {**value, "wild": {"name": "x"}}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(wrong, schema)
+    assert "$ref" not in json.dumps(schema_of_type(Zoo, "x"))
+    found = reader_of(Zoo)(json.dumps(value))
+    assert found.keeper == keeper(pet=theirs(claws=1), pets=[theirs(claws=2)])
+    assert (found.pet, found.wild) == (Pet("x"), theirs(claws=3))
+
+
+def test_models_may_hold_themselves() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Tree(pydantic.BaseModel):
+        kids: list[Tree] = []
+
+    Tree.model_rebuild(_types_namespace={"Tree": Tree})
+    value = {"kids": [{"kids": []}, {}]}
+    jsonschema.validate(value, whole_schema(Tree, "x"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"kids": [{"kids": 3}]}, whole_schema(Tree, "x"))
+    assert reader_of(list[Tree])(json.dumps([value]))[0].kids[1] == Tree()
+    with pytest.raises(TypeError, match="x: expected types nested up to 20 deep"):
+        schema_of_type(Tree, "x")
+
+
+@pytest.mark.parametrize(
+    "kind", [object, bytes, open, 5, complex, list[bytes], "Pet", dict[int, str], [int]]
+)
 def test_what_json_cannot_hold_is_named(kind: Any) -> None:
-    with pytest.raises(ConstraintError, match=r"schema: .* has no JSON schema; expected"):
-        schema_of_type(kind)
+    with pytest.raises(TypeError, match=r"^here: expected .*; got|^here: expected a dict .*, got"):
+        whole_schema(kind, "here")
