@@ -162,7 +162,7 @@ def test_models_may_hold_themselves() -> None:
     pydantic = pytest.importorskip("pydantic")
 
     class Tree(pydantic.BaseModel):
-        kids: list[Tree] = []
+        kids: list[Tree] = pydantic.Field(default_factory=list)
 
     Tree.model_rebuild(_types_namespace={"Tree": Tree})
     value = {"kids": [{"kids": []}, {}]}
