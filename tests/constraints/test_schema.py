@@ -52,6 +52,11 @@ def test_white_space_is_bounded() -> None:
     assert accepts(BYTES.compile(any_json()), b'{"x": [null, 1.5e3, "\xc3\xa9"]}')
 
 
+def joined(count: int) -> dict[str, Any]:
+    """A string that has to match so many patterns."""
+    return {"type": "string", "allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(count)]}
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
@@ -84,6 +89,14 @@ def test_white_space_is_bounded() -> None:
         ({"const": float("nan")}, "expected JSON values only"),
         ({"const": {1, 2}}, "expected JSON values only"),
         ({"items": {"$ref": "#/$defs/a", "$id": "b"}}, r"has \$id beside \$ref"),
+        (joined(8), "patterns that have to hold together, as of allOf, are too complex"),
+        (joined(30), "at most 10 patterns that one value fulfils together, .* up to 30"),
+        (
+            {"$defs": {"a": joined(6)}, "allOf": [{"$ref": "#/$defs/a"}] * 2},
+            "at most 10 patterns .* up to 12",
+        ),
+        ({"type": "integer", "multipleOf": 999_983}, "multipleOf: expected at most 10000"),
+        ({"allOf": [{"multipleOf": n} for n in (97, 101, 103, 107)]}, "got 107972737"),
         ({"type": "strin"}, "strin"),
         ({"type": "object", "properties": 5}, "schema: "),
         ({"minLength": -1}, "minLength"),
@@ -159,6 +172,35 @@ def test_both_kinds_of_grammars() -> None:
     for wrong in ("start: foo", "root ::= [", 'start: "a', "((((" * 5000, "x" * 300_000, "\ud800"):
         with pytest.raises(ConstraintError, match="grammar: "):
             BYTES.compile(lark_grammar(wrong))
+
+
+def test_grammars_hold_schemas_and_patterns_to_the_same_limits() -> None:
+    """Behind %json white space is bounded, too; what stands in texts and comments is not meant."""
+    found = BYTES.compile(
+        lark_grammar(
+            'start: "%json {" A b // & & & %json\nA: /[a&]+/ & /a+/\nb: %json {"items": {}}'
+        )
+    )
+    assert accepts(found, b"%json {aa[1, 2]")
+    assert not accepts(found, b"%json {aa[1,2]")
+    both = " & ".join(f"/(.*)a.{{{i}}}b(.*)/" for i in range(30))
+    for wrong, message in [
+        (f"start: A\nA: {both}", "at most 8 times '&' between patterns, got 29"),
+        ("start: /(a{1000}){1000}/", "repetitions"),
+        ('start: %json {"multipleOf": 999983}', "multipleOf"),
+        ('start: %json {"$ref": "http://x"}', "nothing is fetched"),
+        ("start: %json {", "expected a JSON schema behind %json, got '{'"),
+    ]:
+        with pytest.raises(ConstraintError, match=message):
+            BYTES.compile(lark_grammar(wrong))
+
+
+def test_many_patterns_of_different_values_are_taken() -> None:
+    some = {f"p{i}": {"type": "string", "pattern": f"^a{{{i}}}$"} for i in range(40)}
+    assert made({"type": "object", "properties": some})
+    assert made({"anyOf": [*some.values()]})
+    assert made({"type": "number", "multipleOf": 0.01})
+    assert made({"type": "integer", "multipleOf": 5_000_000})
 
 
 def test_choices_are_texts_of_any_kind() -> None:

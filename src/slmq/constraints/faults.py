@@ -52,6 +52,10 @@ def checked(inner: Any, about: str, schema: Mapping[str, Any] | None = None) -> 
             f"{about}: $ref {printable(remote[1])!r} leads elsewhere; nothing is fetched, write it "
             "under $defs"
         )
+    if "Unable to determine if regex is empty" in message:
+        raise ConstraintError(
+            f"{about}: patterns that have to hold together, as of allOf, are too complex"
+        )
     if message.startswith("NoExtension"):
         raise ConstraintError(f"{about}: nothing fulfils it")
     raise ConstraintError(f"{about}: {_plain(message)}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slmq.constraints.faults import library_faults
+from slmq.constraints.lark import checked_lark
 from slmq.constraints.regexes import check_regex
 from slmq.constraints.schema import JSON_STYLE, prepared
 from slmq.errors import ConstraintError, printable
@@ -108,8 +109,8 @@ def lark_grammar(grammar: str) -> Grammar:
     """Texts of a context-free grammar, in the syntax of Lark as llguidance extends it, or in GBNF.
 
     Tokens that are no text are written as they are: ``start: /[^<]*/ <|tool_call|> %json {...}``
-    lets a model write freely until it calls a tool; see `embedded_schema` for what follows
-    ``%json``.
+    lets a model write freely until it calls a tool; what follows ``%json`` is a schema as
+    `schema_grammar` takes it.
     """
     from llguidance.gbnf_to_lark import any_to_lark
 
@@ -118,7 +119,7 @@ def lark_grammar(grammar: str) -> Grammar:
         lark = any_to_lark(grammar)
     except Exception as error:
         raise ConstraintError(f"grammar: expected Lark or GBNF: {printable(str(error))}") from None
-    return Grammar(_library(grammar_from_lark=lark), "grammar")
+    return Grammar(_library(grammar_from_lark=checked_lark(lark)), "grammar")
 
 
 def made_grammar(lark: str, about: str) -> Grammar:

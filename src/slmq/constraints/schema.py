@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slmq.constraints.joined import check_joined
 from slmq.constraints.regexes import check_regex
 from slmq.errors import ConstraintError, printable
 
@@ -50,6 +51,7 @@ def prepared(schema: object) -> dict[str, Any]:
     _check(copy)
     if not _ends(copy, copy, set(), [MOST_STEPS]):
         raise ConstraintError("schema: nothing fulfils it: its references never come to an end")
+    check_joined(copy, lambda reference: _target(copy, reference))
     copy["x-guidance"] = JSON_STYLE
     return copy
 
