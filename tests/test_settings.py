@@ -8,7 +8,7 @@ import sys
 import warnings
 from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import pytest
 
@@ -34,6 +34,7 @@ from slmq.settings import (
     option_of,
     takes,
     truth,
+    written_hints,
 )
 from slmq.weights.placement import MEMORIES
 
@@ -316,3 +317,16 @@ def test_a_check_may_change_what_it_is_given() -> None:
     assert type(Only(count=np.int16(3)).count) is int  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="count: expected an int from 1, got 0"):
         Only(count=0)
+
+
+def test_hints_are_those_that_were_written() -> None:
+    """Python 3.10 puts Optional around what has None as its default."""
+
+    def command(
+        prompt: Annotated[str | None, "help"] = None, *, days: int | None = None, raw: bool = False
+    ) -> None: ...
+
+    plain = {"days": int | None, "raw": bool, "return": type(None)}
+    assert written_hints(command) == {"prompt": Annotated[str | None, "help"], **plain}
+    command.__annotations__["prompt"] = Optional[Annotated[str | None, "help"]]  # noqa: UP045
+    assert written_hints(command)["prompt"] == Annotated[str | None, "help"]

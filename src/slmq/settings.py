@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = [
     "Activations",
@@ -38,6 +38,7 @@ __all__ = [
     "shown",
     "takes",
     "truth",
+    "written_hints",
 ]
 
 # What weights may be rounded to while a model loads.
@@ -159,6 +160,27 @@ def from_keywords(kind: Callable[..., K], keywords: Mapping[str, Any], *, stackl
                 f"unknown parameter {name!r}{hint} (expected one of {', '.join(known)})"
             )
     return kind(**given)
+
+
+def written_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's parameters and result, with what `Annotated` adds.
+
+    Python 3.10 makes a hint Optional where the default is None, around `Annotated`, too; later
+    versions leave it as it was written, and so does this everywhere.
+
+    Raises
+    ------
+    Exception
+        Whatever evaluating them raises.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    return {name: _as_written(hint) for name, hint in hints.items()}
+
+
+def _as_written(hint: Any) -> Any:
+    parts = get_args(hint)
+    wrapped = get_origin(hint) is Union and len(parts) == 2 and parts[1] is type(None)
+    return parts[0] if wrapped and get_origin(parts[0]) is Annotated else hint
 
 
 def takes(kind: type) -> Callable[[F], F]:

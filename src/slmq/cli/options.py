@@ -14,7 +14,7 @@ import typer
 from slmq.cli.output import note
 from slmq.engine.options import LoadOptions
 from slmq.generation.params import SamplingParams
-from slmq.settings import Option, option_of
+from slmq.settings import Option, option_of, written_hints
 
 __all__ = [
     "LOADING",
@@ -192,7 +192,7 @@ class Bundle:
 
     def __call__(self, command: Command) -> Command:
         """The command with these options in the place of the parameter `into`."""
-        hints = get_type_hints(command, include_extras=True)
+        hints = written_hints(command)
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
             if parameter.name == self.into:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from slmq.errors import printable
+from slmq.settings import written_hints
 from slmq.tools.docstrings import read_docstring
 
 __all__ = ["fields_of", "hints_of", "is_type", "kind_of", "schema_of_type", "whole_schema"]
@@ -95,7 +96,7 @@ def kind_of(hint: Any) -> Any:
 def hints_of(thing: Any, where: str) -> dict[str, Any]:
     """The annotations of a function or class; TypeError if they cannot be read."""
     try:
-        return typing.get_type_hints(thing, include_extras=True)
+        return written_hints(thing)
     except Exception as error:  # whatever evaluating a stranger's annotations raises
         raise TypeError(
             f"{where}: expected annotations that can be read; got {printable(str(error))}"
