@@ -47,10 +47,10 @@ __all__ = [
 BUDGET = 160 << 20
 """What one rendering may spend. A unit is a byte of memory that is made, or about two nanoseconds
 of work; nothing is given back when memory is freed, so this bounds the memory in use, too."""
-MAX_SECONDS = 0.75
+MAX_SECONDS = 0.6
 """Of processor time, should a machine be slower than the units of work suppose. The clock is looked
 at now and then, and a template is compiled before: together they stay within a second."""
-LOOK = 1 << 20  # units between two looks at the clock
+LOOK = 1 << 19  # units between two looks at the clock
 MAX_LENGTH = 16 << 20  # characters of one string
 MAX_DEPTH = 100  # of containers in containers
 MAX_WIDTH = 1000  # of padding and indentation
