@@ -40,6 +40,7 @@ FLOORS = {
     "models": 4,
     "conversion": 5,
     "engine": 5,
+    "embedding": 6,
     "generation": 6,
     "quantizer": 6,
     "speed": 6,
@@ -48,7 +49,7 @@ FLOORS = {
     "server": 8,
     "cli": 9,
 }
-MOST_ROOMS, MOST_FLOORS = 24, 10
+MOST_ROOMS, MOST_FLOORS = 25, 10
 FACE = {"__init__", "__main__"}
 # What a room may use at most, where that is less than all floors below.
 ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from slmq import hub
     from slmq.conversion.convert import convert
     from slmq.conversion.dequantize import dequantize
+    from slmq.embedding.encoder import Encoder
+    from slmq.embedding.loading import load_encoder
     from slmq.evaluation import compare, evaluate, perplexity
     from slmq.generation.loading import load
     from slmq.generation.model import Model
@@ -62,6 +64,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "DownloadError",
+    "Encoder",
     "Error",
     "GenerationResult",
     "IncompleteError",
@@ -90,6 +93,7 @@ __all__ = [
     "isa",
     "list_models",
     "load",
+    "load_encoder",
     "perplexity",
     "pull",
     "quantize",
@@ -99,6 +103,7 @@ __all__ = [
 # Imported on first use: `import slmq` stays instant.
 _LAZY = {
     "ChatSession": "slmq.generation.session",
+    "Encoder": "slmq.embedding.encoder",
     "GenerationResult": "slmq.generation.results",
     "Label": "slmq.generation.labels",
     "McpServer": "slmq.tools.mcp",
@@ -117,6 +122,7 @@ _LAZY = {
     "isa": "slmq.machine.runtime",
     "list_models": "slmq.hub",
     "load": "slmq.generation.loading",
+    "load_encoder": "slmq.embedding.loading",
     "perplexity": "slmq.evaluation",
     "pull": "slmq.hub",
     "quantize": "slmq.quantizer",

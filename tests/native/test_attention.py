@@ -42,14 +42,17 @@ def assert_attention(
     scale: float | None = None,
     window: int = 0,
     softcap: float = 0.0,
+    causal: bool = True,
+    bias: F32 | None = None,
 ) -> F32:
     """Within the bound of the reference on what the cache holds, and one result on every ISA."""
     scale = float(np.float32(q.shape[2] ** -0.5 if scale is None else scale))
-    arguments: Any = (q, k, v, scale, window, kv, softcap)
+    arguments: Any = (q, k, v, scale, window, kv, softcap, causal, bias)
     got: F32 = SCALAR.attention(*arguments)
     stored_k, stored_v = stored(k, kv), stored(v, kv)
     positions = np.arange(len(k) - len(q), len(k))
     options: Any = {"scale": scale, "window": window or None, "softcap": softcap or None}
+    options |= {"causal": causal, "bias": bias}
     want = ref.attention(q, stored_k, stored_v, positions, **options)
     bound = ref.attention_bound(q, stored_k, stored_v, positions, **options)
     if kv == "int8":

@@ -143,6 +143,7 @@ def test_norms_in_a_plan_are_the_kernels(m: int, k: int) -> None:
 GATES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "silu": (ref.swiglu, ref.swiglu_bound),
     "gelu_tanh": (ref.geglu, ref.geglu_bound),
+    "gelu": (ref.geglu_exact, ref.geglu_exact_bound),
 }
 
 
@@ -197,6 +198,7 @@ UNARIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "gelu_tanh": (ref.gelu, lambda x: ref.geglu_bound(x, np.ones_like(x))),
     "relu": (lambda x: np.maximum(x, 0), np.zeros_like),
     "silu": (ref.silu, lambda x: ref.swiglu_bound(x, np.ones_like(x))),
+    "tanh": (lambda x: np.tanh(ref.f64(x)), lambda x: ref.softcap_bound(x, 1.0)),
 }
 
 
@@ -218,8 +220,8 @@ def test_unary_over_the_whole_range(name: str) -> None:
         assert_within(got, want(x), bound(x))
     assert not got[x == 0].any()
     ends = on_every_isa("unary", name, np.array([INF, -INF, np.nan], np.float32))
-    assert ends[0] == INF
-    assert abs(ends[1]) < 1e-30
+    assert ends[0] == (1 if name == "tanh" else INF)
+    assert ends[1] == -1 if name == "tanh" else abs(ends[1]) < 1e-30
     assert np.isnan(ends[2])
 
 

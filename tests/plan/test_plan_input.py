@@ -125,7 +125,7 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
     ),
     "an unknown activation": (
         lambda r: r.native.linear(r.x, [(r.matrix, None)], None, "mish"),
-        "expected 'gelu', 'gelu_tanh', 'relu' or 'silu', got 'mish'",
+        "expected 'gelu', 'gelu_tanh', 'relu', 'silu' or 'tanh', got 'mish'",
     ),
     "positions of another width": (
         lambda r: r.native.embed(r.matrix, 1.0, pack(normal(8, 32), "f32")),

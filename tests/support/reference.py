@@ -290,6 +290,18 @@ def softcap_bound(x: npt.ArrayLike, cap: float) -> F64:
     return np.asarray(SLACK * relative * np.abs(softcap(x, cap)) + TINY)
 
 
+def geglu_exact(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
+    """gelu_exact(gate) * up."""
+    return np.reshape(gelu_exact(gate), np.shape(gate)) * f64(up)
+
+
+def geglu_exact_bound(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
+    """That of the activation, times up, and one product more."""
+    one = np.reshape(gelu_exact_bound(gate), np.shape(gate))
+    size = np.abs(geglu_exact(gate, up))
+    return np.asarray(one * np.abs(f64(up)) + SLACK * gamma(1) * size + TINY)
+
+
 def swiglu_bound(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
     """exp(-gate) is off by EXP_ERROR relative, and so at most is 1 + exp(-gate); a sum, a
     division and a product follow. Below -87 exp(-gate) overflows float32's range and the kernel
@@ -367,16 +379,25 @@ def attention_scores(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
+    bias: npt.ArrayLike | None = None,
 ) -> Scores:
     """Scores of q[m, heads, d] against k[positions, kv_heads, d], masked; see `attention`."""
+    at, keys = np.asarray(positions, np.int64), np.shape(k)[0]
     q, k = f64(q), f64(k)
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     s = scale * np.einsum("mhd,thd->hmt", q, k)
     size = abs(scale) * np.einsum("mhd,thd->hmt", np.abs(q), np.abs(k))
     if softcap is not None:
         s = softcap * np.tanh(s / softcap)
-    age = np.asarray(positions, np.int64)[:, None] - np.arange(len(k))  # [m, positions]
-    visible = age >= 0 if window is None else (age >= 0) & (age < window)
+    age = at[:, None] - np.arange(keys)  # [m, positions]
+    if bias is not None:
+        added = f64(bias)[:, keys - 1 - age]
+        s, size = s + added, size + np.abs(added)
+    if causal:
+        visible = age >= 0 if window is None else (age >= 0) & (age < window)
+    else:
+        visible = np.abs(age) <= (keys if window is None else window)
     return Scores(np.where(visible, s, -np.inf), np.where(visible, size, 0.0))
 
 
@@ -389,15 +410,22 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
+    bias: npt.ArrayLike | None = None,
 ) -> F64:
     """Causal attention of q[m, heads, d] over k, v[positions, kv_heads, d]: [m, heads, d].
 
     Row i stands at positions[i] and sees the keys at positions <= it, the last `window` of them
     where given. Query head h reads KV head h // (heads / kv_heads). `softcap` c maps a score s
     to c * tanh(s / c). Give k and v as the cache holds them (rounded to float16 there).
+
+    Not `causal`, a row sees all keys, or those at most `window` positions away; `bias`[heads,
+    2 positions - 1] is added to scores, by key - row, counted from 1 - positions.
     """
     p = softmax(
-        attention_scores(q, k, positions, scale=scale, window=window, softcap=softcap).value
+        attention_scores(
+            q, k, positions, scale=scale, window=window, softcap=softcap, causal=causal, bias=bias
+        ).value
     )
     v = f64(v)
     out = np.einsum("hmt,thd->mhd", p, np.repeat(v, p.shape[0] // v.shape[1], axis=1))
@@ -413,6 +441,8 @@ def attention_bound(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
+    bias: npt.ArrayLike | None = None,
     tile: int = 16,
 ) -> F64:
     """Bound of `attention` for an online softmax over tiles of `tile` positions or more.
@@ -423,7 +453,9 @@ def attention_bound(
     arguments add up to at most the range of the scores). The output is sum(p |v|) times all of
     that, and gamma(positions) for the sum itself.
     """
-    s = attention_scores(q, k, positions, scale=scale, window=window, softcap=softcap)
+    s = attention_scores(
+        q, k, positions, scale=scale, window=window, softcap=softcap, causal=causal, bias=bias
+    )
     shape = np.shape(q)
     e = gamma(shape[2] + 2) * s.magnitude
     if softcap is not None:
@@ -462,6 +494,8 @@ def attention_int8_bound(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
+    bias: npt.ArrayLike | None = None,
 ) -> F64:
     """What sixteen-bit queries and probabilities add to `attention_bound`, k and v as cached.
 
@@ -473,7 +507,9 @@ def attention_int8_bound(
     """
     q, k, v = f64(q), f64(k), f64(v)
     group = q.shape[1] // k.shape[1]
-    scores = attention_scores(q, k, positions, scale=scale, window=window, softcap=softcap)
+    scores = attention_scores(
+        q, k, positions, scale=scale, window=window, softcap=softcap, causal=causal, bias=bias
+    )
     p = softmax(scores.value)  # [h, m, t]
     step = np.abs(q).max(axis=-1) / 32767  # [m, heads]
     keys = np.repeat(np.abs(k).sum(axis=-1).max(axis=0), group)  # [heads]

@@ -154,7 +154,8 @@ py::array_t<float> softmax(const Kernels& kernels, const py::object& object, flo
 // q [m, heads, hd] at the last m positions of k, v [t, kv_heads, hd]: through a real paged cache.
 py::array_t<float> attention(const IsaTable& isa, const py::object& queries, const py::object& keys,
                              const py::object& values, float scale, int window,
-                             const std::string& kv_dtype, float softcap) {
+                             const std::string& kv_dtype, float softcap, bool causal,
+                             const py::object& bias) {
   const auto q = checked_array<float>(queries, {-1, -1, -1}, "q");
   const auto k = checked_array<float>(keys, {-1, -1, q.shape(2)}, "k");
   const auto v = checked_array<float>(values, {k.shape(0), k.shape(1), q.shape(2)}, "v");
@@ -163,13 +164,24 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   const int hd = static_cast<int>(q.shape(2));
   if (m < 1 || t < m || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kMaxQueries)
     throw py::value_error("attention: expected 1 <= m <= t and heads a multiple of kv heads");
+  // bias: of each head, for keys t - 1 before to t - 1 behind a query.
+  const int distances = 2 * t - 1;
+  std::vector<float> added;
+  if (!bias.is_none()) {
+    const auto b = checked_array<float>(bias, {heads, distances}, "bias");
+    added.assign(static_cast<size_t>(heads) * (distances + 30), 0.0f);
+    for (int h = 0; h < heads; ++h)
+      for (int d = 0; d < distances; ++d)
+        added[static_cast<size_t>(h) * (distances + 30) + 15 + d] =
+            static_cast<float>(b.data(h, 0)[d] * 1.4426950408889634);
+  }
   if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
   if (!(softcap >= 0.0f)) throw py::value_error("attention: expected softcap >= 0");
   const KvType type = kv_type_named(kv_dtype);
   if (type == KvType::int8 && hd > kMaxInt8HeadDim)
     throw py::value_error("attention: int8 takes heads of at most 512 channels, got " +
                           std::to_string(hd));
-  AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0, softcap};
+  AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0, softcap, causal};
   AttentionShape shape = attention_shape(config);
   auto cache = std::make_shared<KvCache>(kv_layer_bytes(config));
   KvSequence sequence(cache);
@@ -185,13 +197,19 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2)});
   for (int r = 0; r < m; ++r)
     for (int h = 0; h < kv_heads; ++h) {
-      const std::vector<int32_t> positions(group, t - m + r);
+      const int at = t - m + r;
+      const int begin = window == 0 ? 0 : std::max(0, causal ? at - window + 1 : at - window);
+      const int end = causal ? at + 1 : window == 0 ? t : std::min(t, at + window + 1);
+      std::vector<Sight> sights(group, {begin, end, nullptr});
+      for (int g = 0; g < group && !added.empty(); ++g)
+        sights[g].bias =
+            added.data() + static_cast<size_t>(h * group + g) * (distances + 30) + 15 + t - 1 - at;
       for (int g = 0; g < group; ++g)
         std::copy(q.data(r, h * group + g, 0), q.data(r, h * group + g, 0) + hd,
                   query.begin() + static_cast<ptrdiff_t>(g) * shape.value_stride);
-      for (int p = 0; p <= positions[0] / kPartPositions; ++p) {
+      for (int p = 0; p <= (end - 1) / kPartPositions; ++p) {
         isa.kernels->attend[static_cast<int>(type)](
-            shape, sequence.pages(), h, query.data(), positions.data(), group, p, window,
+            shape, sequence.pages(), h, query.data(), sights.data(), group, p,
             p == 0 ? total.data() : part.data(), scratch.data());
         for (int g = 0; p > 0 && g < group; ++g)
           isa.kernels->merge(shape, part.data() + static_cast<ptrdiff_t>(g) * state,
@@ -247,7 +265,8 @@ void bind_kernels(py::module_& m) {
           },
           py::arg("x"), py::arg("scale") = 1.0f)
       .def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("scale"),
-           py::arg("window") = 0, py::arg("kv_dtype") = "f16", py::arg("softcap") = 0.0f);
+           py::arg("window") = 0, py::arg("kv_dtype") = "f16", py::arg("softcap") = 0.0f,
+           py::arg("causal") = true, py::arg("bias") = py::none());
   m.def("isa_tables", [] {
     py::dict tables;
     for (const Isa& isa : all_isas()) {

@@ -13,6 +13,7 @@
 #include "kernels/tuning.h"
 #include "plan/attention.h"
 #include "plan/checks.h"
+#include "plan/recording.h"
 
 namespace slmq {
 namespace {
@@ -341,6 +342,10 @@ Unary unary_named(const std::string& name) {
 
 Gate gate_named(const std::string& name) {
   return static_cast<Gate>(place_of(name, kGateNames, "activation of a gate"));
+}
+
+Pool pool_named(const std::string& name) {
+  return static_cast<Pool>(place_of(name, kPoolNames, "pool"));
 }
 
 KvType kv_type_named(const std::string& name) {

@@ -24,16 +24,23 @@ std::vector<int32_t> wanted_columns(const py::object& columns) {
   return wanted;
 }
 
+std::vector<int32_t> optional_ids(const py::object& ids, const char* what) {
+  return ids.is_none() ? std::vector<int32_t>() : checked_vector<int32_t>(ids, -1, what);
+}
+
 // The microseconds of each step, or None if the run was cancelled.
 std::optional<std::vector<double>> run(
     GuardedPlan& self, const py::object& tokens,
     std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments, const py::object& outputs,
-    int stop, bool profile, std::shared_ptr<CancelFlag> cancel, const py::object& columns) {
+    int stop, bool profile, std::shared_ptr<CancelFlag> cancel, const py::object& columns,
+    const py::object& types, const py::object& spans) {
   RunRequest request;
   request.tokens = checked_vector<int32_t>(tokens, -1, "tokens");
   request.segments = std::move(segments);
   request.outputs = checked_vector<int32_t>(outputs, -1, "outputs");
   request.columns = wanted_columns(columns);
+  request.types = optional_ids(types, "types");
+  request.spans = optional_ids(spans, "spans");
   request.stop = stop;
   request.profile = profile;
   request.cancel = std::move(cancel);
@@ -163,15 +170,18 @@ void bind_plan(py::module_& m) {
       .def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
            py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none(),
-           py::arg("columns") = py::none())
+           py::arg("columns") = py::none(), py::arg("types") = py::none(),
+           py::arg("spans") = py::none())
       .def(
           "run_outputs",
-          [](GuardedPlan& p, const py::object& outputs, const py::object& columns) {
+          [](GuardedPlan& p, const py::object& outputs, const py::object& columns,
+             const py::object& spans) {
             const auto rows = checked_vector<int32_t>(outputs, -1, "outputs");
             const auto wanted = wanted_columns(columns);
-            p.run([&](Plan& plan) { plan.run_outputs(rows, wanted); });
+            const auto counts = optional_ids(spans, "spans");
+            p.run([&](Plan& plan) { plan.run_outputs(rows, wanted, counts); });
           },
-          py::arg("outputs"), py::arg("columns") = py::none())
+          py::arg("outputs"), py::arg("columns") = py::none(), py::arg("spans") = py::none())
       .def("read", &read, py::arg("buffer"))
       .def("logits", &logits)
       .def("logits_view", [](const py::object& self) { return logits_view(self); })

@@ -82,8 +82,10 @@ void bind_recording(py::module_& m) {
       .def(
           "embed",
           [](GuardedRecording& r, const MatrixPointer& m, float scale,
-             const MatrixPointer& positions) { return r->embed(m, scale, positions); },
-          py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none())
+             const MatrixPointer& positions,
+             const MatrixPointer& types) { return r->embed(m, scale, positions, types); },
+          py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none(),
+          py::arg("types") = py::none())
       .def(
           "rmsnorm",
           [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps,
@@ -150,20 +152,29 @@ void bind_recording(py::module_& m) {
           "attention",
           [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
              int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
-             float softcap) {
-            const AttentionConfig config{heads, kv_heads,    head_dim, rotary, window,
-                                         scale, KvType::f16, 0,        softcap};
-            return r->attention(to_slice(q), to_slice(k), to_slice(v), rope, config);
+             float softcap, bool causal, const py::object& bias) {
+            const AttentionConfig config{heads, kv_heads,    head_dim, rotary,  window,
+                                         scale, KvType::f16, 0,        softcap, causal};
+            return r->attention(to_slice(q), to_slice(k), to_slice(v), rope, config,
+                                optional_floats(bias, "bias"));
           },
           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
-          py::arg("window") = 0, py::arg("softcap") = 0.0f)
-      .def("select",
-           [](GuardedRecording& r, const SliceTuple& x) { return r->select(to_slice(x)); })
+          py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("causal") = true,
+          py::arg("bias") = py::none())
+      .def(
+          "select",
+          [](GuardedRecording& r, const SliceTuple& x, const std::string& pool) {
+            return r->select(to_slice(x), pool_named(pool));
+          },
+          py::arg("x"), py::arg("pool") = "row")
       .def("release", [](GuardedRecording& r, int buffer) { r->release(buffer); })
-      .def("finish", [](GuardedRecording& r, int logits) {
-        return std::make_unique<Guarded<Plan>>(r->finish(logits));
-      });
+      .def(
+          "finish",
+          [](GuardedRecording& r, int logits, int columns) {
+            return std::make_unique<Guarded<Plan>>(r->finish(logits, columns));
+          },
+          py::arg("logits"), py::arg("columns") = -1);
 }
 
 }  // namespace slmq

@@ -17,6 +17,7 @@ struct Kernels;
 struct Matrix;
 enum class Gate : int;
 enum class KvType : int;
+enum class Pool : int;
 enum class Unary : int;
 
 // Where a name stands in a list; else an error that shows the list.
@@ -36,6 +37,7 @@ Activations activations_named(const std::string& name);  // throws ValueError
 KvType kv_type_named(const std::string& name);           // throws ValueError
 Unary unary_named(const std::string& name);              // throws ValueError
 Gate gate_named(const std::string& name);                // throws ValueError
+Pool pool_named(const std::string& name);                // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

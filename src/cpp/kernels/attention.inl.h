@@ -3,7 +3,7 @@
 //
 // Scores: lanes are positions, the sum over channels runs in order. Values: lanes are channels, the
 // sum over positions runs in order. Only positions that a query sees take part in its sums. A
-// query's result therefore depends on nothing but its own position.
+// query's result therefore depends on nothing but what it sees.
 
 namespace slmq::SLMQ_ISA {
 
@@ -42,12 +42,12 @@ struct PartView {
 };
 static constexpr int kPartPages = kPartPositions / kPagePositions;
 static inline PartView view_part(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                                 int part, const int32_t* positions, int n_queries) {
-  int last = positions[0];
-  for (int q = 1; q < n_queries; ++q) last = larger(last, positions[q]);
+                                 int part, const Sight* sights, int n_queries) {
+  int end = sights[0].end;
+  for (int q = 1; q < n_queries; ++q) end = larger(end, sights[q].end);
   return {shape, pages + part * kPartPages,
           shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes,
-          larger(0, last / kPagePositions + 1 - (part + 1) * kPartPages)};
+          larger(0, (end - 1) / kPagePositions + 1 - (part + 1) * kPartPages)};
 }
 
 // What is fetched into the second-level cache while something before it is computed: keys of the pages
@@ -85,10 +85,9 @@ static inline Range unite(Range a, Range b) {
 static inline Range within_page(Range r, int page) {
   return intersect(r, {page * kPagePositions, (page + 1) * kPagePositions});
 }
-static inline Range seen_range(int position, int window, int part) {
+static inline Range seen_range(const Sight& sight, int part) {
   const int start = part * kPartPositions;
-  const int first = window > 0 ? larger(0, position - window + 1 - start) : 0;
-  return {first, smaller(kPartPositions, position + 1 - start)};
+  return {larger(0, sight.begin - start), smaller(kPartPositions, sight.end - start)};
 }
 
 // A state's values and scores in order of queries.
@@ -147,15 +146,25 @@ static inline void cap_scores(float cap, Range seen, float* scores) {
   }
 }
 
+// Scores of one query in place plus what their distances add; bias[0] is for the part's first key.
+static inline void add_bias(const float* bias, Range seen, float* scores) {
+  for (int t = seen.begin / 16 * 16; t < seen.end; t += 16)
+    store(scores + t, add(load(scores + t), load(bias + t)));
+}
+
+// A query that sees nothing of the part.
+static inline void see_nothing(float* state) {
+  state[0] = -__builtin_inff();
+  state[1] = 0.0f;
+}
+
 // Scores of one query in place to 2^(score - max). Max and sum go into the state; a score that is
 // not finite makes the sum NaN.
-static inline void soften(float softcap, float* scores, Range seen, float* state) {
-  if (empty(seen)) {
-    state[0] = -__builtin_inff();
-    state[1] = 0.0f;
-    return;
-  }
+static inline void soften(float softcap, const Sight& sight, int part, float* scores, Range seen,
+                          float* state) {
+  if (empty(seen)) return see_nothing(state);
   if (softcap > 0.0f) cap_scores(softcap, seen, scores);
+  if (sight.bias != nullptr) add_bias(sight.bias + part * kPartPositions, seen, scores);
   constexpr float kLowest = -3.4e38f;
   const f32x16 nothing = splat(0.0f);
   const int first = seen.begin / 16 * 16, whole = (seen.begin + 15) / 16 * 16;

@@ -190,7 +190,8 @@ static void add_piece(const Piece<Kv>& piece, int row_step, const Rows& rows) {
 
 // Keys and then values straight from the cache; while a page is read, the next one is fetched.
 template <class Kv>
-static void attend_direct(const PartView& view, const float* queries, const Rows& rows) {
+static void attend_direct(const PartView& view, const float* queries, const Sight* sights, int part,
+                          const Rows& rows) {
   using Element = typename Kv::Element;
   const Range all = rows.united();
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
@@ -200,7 +201,7 @@ static void attend_direct(const PartView& view, const float* queries, const Rows
     score_piece<Kv>(view, {keys, page, 0, 4, ahead.next()}, queries, rows);
   }
   for (int q = 0; q < rows.count; ++q)
-    soften(view.shape.softcap, rows.scores_of(q), rows.seen[q], rows.state_of(q));
+    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q));
   const int stride = view.shape.value_stride;
   for (int page = first; page <= last; ++page) {
     const auto* values = reinterpret_cast<const Element*>(view.values(page));
@@ -210,8 +211,8 @@ static void attend_direct(const PartView& view, const float* queries, const Rows
 
 // Keys and then values in pieces converted to float32, each for all queries.
 template <class Kv>
-static void attend_converted(const PartView& view, const float* queries, const Rows& rows,
-                             float* buffer) {
+static void attend_converted(const PartView& view, const float* queries, const Sight* sights,
+                             int part, const Rows& rows, float* buffer) {
   using Element = typename Kv::Element;
   const Range all = rows.united();
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
@@ -227,7 +228,7 @@ static void attend_converted(const PartView& view, const float* queries, const R
     }
   }
   for (int q = 0; q < rows.count; ++q)
-    soften(view.shape.softcap, rows.scores_of(q), rows.seen[q], rows.state_of(q));
+    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q));
   for (int page = first; page <= last; ++page) {
     const auto* values = reinterpret_cast<const Element*>(view.values(page));
     for (int tile = 0; tile < stride / 16; tile += 4) {
@@ -242,28 +243,28 @@ static void attend_converted(const PartView& view, const float* queries, const R
 
 template <class Kv>
 static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                   const float* queries, const int32_t* positions, int n_queries, int part,
-                   int window, float* states, float* scratch) {
+                   const float* queries, const Sight* sights, int n_queries, int part,
+                   float* states, float* scratch) {
   const int stride = shape.value_stride;
   Range seen[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
   float* scaled = scratch + kMaxQueries * kScoreStride;
   const f32x16 scale = splat(score_factor(shape));
   for (int q = 0; q < n_queries; ++q) {
-    seen[q] = seen_range(positions[q], window, part);
+    seen[q] = seen_range(sights[q], part);
     for (int c = 0; c < stride; c += 16) {
       store(scaled + q * stride + c, mul(load(queries + q * stride + c), scale));
       store(rows.values_of(q) + c, splat(0.0f));
     }
     for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) soften(0.0f, nullptr, seen[q], rows.state_of(q));
+    if (empty(seen[q])) see_nothing(rows.state_of(q));
   }
-  const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
+  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
   if (empty(rows.united())) return;
   if (n_queries <= Kv::kDirectQueries) {
-    attend_direct<Kv>(view, scaled, rows);
+    attend_direct<Kv>(view, scaled, sights, part, rows);
   } else {
-    attend_converted<Kv>(view, scaled, rows, scaled + kMaxQueries * stride);
+    attend_converted<Kv>(view, scaled, sights, part, rows, scaled + kMaxQueries * stride);
   }
 }
 

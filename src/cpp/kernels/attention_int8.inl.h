@@ -223,12 +223,11 @@ static void add_page_int8(const PartView& view, int page, const uint8_t* ahead, 
 }
 
 // Fills seen ranges, states and rounded queries.
-static void start_int8(const AttentionShape& shape, const float* queries, const int32_t* positions,
-                       int part, int window, const Rows& rows, Range* seen, int16_t* rounded,
-                       float* scales) {
+static void start_int8(const AttentionShape& shape, const float* queries, const Sight* sights,
+                       int part, const Rows& rows, Range* seen, int16_t* rounded, float* scales) {
   const int stride = shape.value_stride;
   for (int q = 0; q < rows.count; ++q) {
-    seen[q] = seen_range(positions[q], window, part);
+    seen[q] = seen_range(sights[q], part);
     const float* query = queries + q * stride;
     const Rounding rounding = rounding_to(32767.0f, largest_magnitude(query, stride));
     scales[q] = rounding.scale * score_factor(shape);
@@ -237,28 +236,28 @@ static void start_int8(const AttentionShape& shape, const float* queries, const 
       store_i32(rows.values_of(q) + c, splat_i32(0));
     }
     for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) soften(0.0f, nullptr, seen[q], rows.state_of(q));
+    if (empty(seen[q])) see_nothing(rows.state_of(q));
   }
 }
 
 static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                        const float* queries, const int32_t* positions, int n_queries, int part,
-                        int window, float* states, float* scratch) {
+                        const float* queries, const Sight* sights, int n_queries, int part,
+                        float* states, float* scratch) {
   const int stride = shape.value_stride;
   Range seen[kMaxQueries];
   float scales[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
   auto* rounded = reinterpret_cast<int16_t*>(scratch + kMaxQueries * kScoreStride);
-  start_int8(shape, queries, positions, part, window, rows, seen, rounded, scales);
+  start_int8(shape, queries, sights, part, rows, seen, rounded, scales);
   const Range all = rows.united();
   if (empty(all)) return;
-  const PartView view = view_part(shape, pages, kv_head, part, positions, n_queries);
+  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
   FetchAhead ahead{view, first, last};
   for (int page = first; page <= last; ++page)
     score_page_int8(view, page, {rounded, scales}, ahead.next(), rows);
   for (int q = 0; q < n_queries; ++q) {
-    soften(shape.softcap, rows.scores_of(q), seen[q], rows.state_of(q));
+    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q));
     scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
   }
   for (int page = first; page <= last; ++page) add_page_int8(view, page, ahead.next(), rows);

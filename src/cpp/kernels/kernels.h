@@ -64,6 +64,14 @@ struct AttentionShape {
   size_t value_offset;  // bytes from the head's keys to its values
 };
 
+// What one query sees: the keys at positions [begin, end). bias: null, or what is added to its scores,
+// in units of log 2, bias[t] to that of the key at position t; 15 values on either side of the range
+// are readable, too.
+struct Sight {
+  int32_t begin, end;
+  const float* bias;
+};
+
 // Partial attention of one query: max of scores (in units of log 2), sum of powers, unnormalized
 // values[value_stride].
 inline constexpr int kStateHeader = 16;  // floats in front of the values: max, sum, padding
@@ -80,15 +88,15 @@ constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
 
 // What a layer without a gate does to its values. gelu: x times the normal distribution up to x;
 // gelu_tanh: its approximation (Hendrycks and Gimpel, 2016).
-enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
-inline constexpr int kUnaries = 4;
-inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu", "silu"};
+enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3, tanh = 4 };
+inline constexpr int kUnaries = 5;
+inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu", "silu", "tanh"};
 
 // What a gated unit does to its gate, and what the unit is then called (Shazeer, 2020).
-enum class Gate : int { silu = 0, gelu_tanh = 1 };
-inline constexpr int kGates = 2;
-inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh"};
-inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu"};
+enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2 };
+inline constexpr int kGates = 3;
+inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh", "gelu"};
+inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu", "geglu_erf"};
 
 struct Kernels {
   const char* name;
@@ -133,13 +141,13 @@ struct Kernels {
   void (*kv_append[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
                               int position, const float* key, const float* value);
 
-  // queries float32[n_queries, value_stride] (zero-padded) against keys of part
-  // [part * 512, part * 512 + 512) at positions <= positions[i] (and > positions[i] - window when
-  // window > 0). states float32[n_queries, 16 + value_stride]. n_queries <= 64; scratch holds
-  // attend_scratch_floats(). A score that is not finite makes its query NaN.
+  // queries float32[n_queries, value_stride] (zero-padded) against those keys of part
+  // [part * 512, part * 512 + 512) that each of them sees; no bias beside a soft cap. states
+  // float32[n_queries, 16 + value_stride]. n_queries <= 64; scratch holds attend_scratch_floats().
+  // A score that is not finite makes its query NaN.
   void (*attend[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
-                           const float* queries, const int32_t* positions, int n_queries, int part,
-                           int window, float* states, float* scratch);
+                           const float* queries, const Sight* sights, int n_queries, int part,
+                           float* states, float* scratch);
 
   // total <- merge of total and part (in this order); one query.
   void (*merge)(const AttentionShape&, const float* part, float* total);

@@ -1,6 +1,7 @@
 #include "plan/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "plan/checks.h"
@@ -20,24 +21,19 @@ constexpr int kTasksPerThread = 4;
 // Below this many (row, head) tasks a sequence is split into parts so that all threads have work.
 constexpr int kEnoughTasks = 64;
 
+// What a kernel may read of a bias beyond the keys that a query sees, on each side.
+constexpr int kBiasMargin = 15;
+
+constexpr double kLog2E = 1.4426950408889634;
+
 int position_of(const Segment& segment, int row) { return segment.position + row - segment.row; }
-
-int last_part(const Segment& segment, int row) {
-  return position_of(segment, row) / kPartPositions;
-}
-
-// The first part of which the row sees anything.
-int first_part(const Segment& segment, int row, int window) {
-  const int position = position_of(segment, row);
-  return window > 0 && position >= window ? (position - window + 1) / kPartPositions : 0;
-}
 
 }  // namespace
 
 // Per-thread buffers, carved out of the run's scratch.
 struct AttentionStep::Scratch {
   float *queries, *states, *totals, *scores, *key;
-  int32_t* positions;
+  Sight* sights;
 
   Scratch(const AttentionStep& step, uint8_t* memory) {
     const int stride = step.shape_.value_stride;
@@ -46,7 +42,7 @@ struct AttentionStep::Scratch {
     totals = states + kMaxQueries * step.state_floats();
     scores = totals + kMaxQueries * step.state_floats();
     key = scores + attend_scratch_floats(step.shape_);
-    positions = reinterpret_cast<int32_t*>(key + stride);
+    sights = reinterpret_cast<Sight*>(key + stride);  // stride: a multiple of 16
   }
 };
 
@@ -76,7 +72,7 @@ AttentionShape attention_shape(const AttentionConfig& config) {
 }
 
 AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
-                             int out, int threads)
+                             const std::vector<float>& bias, int out, int threads)
     : config_(config),
       shape_(attention_shape(config)),
       q_(q),
@@ -84,12 +80,31 @@ AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Sl
       v_(v),
       rope_(rope),
       out_(out),
-      threads_(threads) {}
+      threads_(threads) {
+  if (bias.empty()) return;
+  const size_t distances = bias.size() / config.heads, stride = distances + 2 * kBiasMargin;
+  bias_positions_ = static_cast<int>((distances + 1) / 2);
+  bias_.assign(stride * config.heads, 0.0f);
+  for (size_t i = 0; i < bias.size(); ++i)
+    bias_[i / distances * stride + kBiasMargin + i % distances] =
+        static_cast<float>(bias[i] * kLog2E);
+}
+
+// Rows of a text see it from end to end, or as far as their window reaches.
+Sight AttentionStep::sight(const Segment& segment, int row) const {
+  const int position = position_of(segment, row), window = config_.window;
+  if (config_.causal)
+    return {window > 0 ? std::max(0, position - window + 1) : 0, position + 1, nullptr};
+  const int end = segment.position + segment.count;
+  if (window == 0) return {0, end, nullptr};
+  return {std::max(0, position - window), std::min<int>(end, position + window + 1), nullptr};
+}
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
-  return sizeof(float) * (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) +
-                          stride + kMaxQueries);
+  return sizeof(float) *
+             (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) + stride) +
+         sizeof(Sight) * kMaxQueries;
 }
 
 // Most rows of a block, in a run of so many.
@@ -169,7 +184,11 @@ void AttentionStep::load_queries(const Run& run, int thread, const Block& block,
       const float* angles = rope.floats(n, thread) + static_cast<size_t>(row) * rope.width;
       run.kernels->rope(query, angles, angles + config_.rotary / 2, config_.rotary);
     }
-    scratch.positions[i] = run.frame->positions[row];
+    scratch.sights[i] = sight(run.frame->segments[block.segment], row);
+    if (bias_positions_ > 0)
+      scratch.sights[i].bias = bias_.data() +
+                               static_cast<size_t>(head) * (bias_.size() / config_.heads) +
+                               kBiasMargin + bias_positions_ - 1 - run.frame->positions[row];
   }
 }
 
@@ -190,12 +209,12 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
   if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
   load_queries(run, thread, block, kv_head, scratch);
   const int queries = block.count * group(), stride = state_floats();
-  const int first = first_part(segment, block.row, config_.window);
+  const int first = first_part(segment, block.row);
   for (int part = first; part <= last_part(segment, block.row + block.count - 1); ++part) {
     float* states = part == first ? scratch.totals : scratch.states;
-    run.kernels->attend[static_cast<int>(config_.kv_type)](
-        shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, queries,
-        part, config_.window, states, scratch.scores);
+    run.kernels->attend[static_cast<int>(config_.kv_type)](shape_, segment.sequence->pages(),
+                                                           kv_head, scratch.queries, scratch.sights,
+                                                           queries, part, states, scratch.scores);
     if (part == first) continue;
     for (int i = 0; i < queries; ++i)
       run.kernels->merge(shape_, states + static_cast<size_t>(i) * stride,
@@ -212,7 +231,7 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   const Block& block = blocks_[task / config_.kv_heads];
   const int kv_head = task % config_.kv_heads;
   const Segment& segment = run.frame->segments[block.segment];
-  const int first = first_part(segment, block.row, config_.window);
+  const int first = first_part(segment, block.row);
   const int last = last_part(segment, block.row);
   if (part < first || part > last) return;
   Scratch scratch(*this, run.scratch_of(thread));
@@ -220,9 +239,9 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   load_queries(run, thread, block, kv_head, scratch);
   float* states = const_cast<float*>(partial_.data()) +
                   (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
-  run.kernels->attend[static_cast<int>(config_.kv_type)](
-      shape_, segment.sequence->pages(), kv_head, scratch.queries, scratch.positions, group(), part,
-      config_.window, states, scratch.scores);
+  run.kernels->attend[static_cast<int>(config_.kv_type)](shape_, segment.sequence->pages(), kv_head,
+                                                         scratch.queries, scratch.sights, group(),
+                                                         part, states, scratch.scores);
   if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last - first)
     finish_split(run, thread, block, task, kv_head);
 }
@@ -231,7 +250,7 @@ void AttentionStep::finish_split(const Run& run, int thread, const Block& block,
                                  int kv_head) const {
   const Segment& segment = run.frame->segments[block.segment];
   const size_t stride = state_floats();
-  const int first = first_part(segment, block.row, config_.window);
+  const int first = first_part(segment, block.row);
   auto* states = const_cast<float*>(partial_.data()) +
                  (static_cast<size_t>(task) * parts_ + first) * group() * stride;
   for (int part = first + 1; part <= last_part(segment, block.row); ++part)
@@ -256,7 +275,20 @@ void AttentionStep::item(const Run& run, int phase, int item, int thread) {
   attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
 }
 
-int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config) {
+void Recording::check_bias(const AttentionConfig& config, const std::vector<float>& bias) {
+  const size_t heads = config.heads, distances = bias.size() / heads;
+  if (bias.size() % heads != 0 || distances % 2 == 0) {
+    fail("attention bias: expected " + std::to_string(heads) +
+         " heads of an odd number of distances, got " + std::to_string(bias.size()) + " values");
+  }
+  if (config.softcap != 0.0f) fail("attention bias: expected no softcap beside it");
+  for (const float value : bias)
+    if (!(std::fabs(value) <= 1e30f)) fail("attention bias: expected finite values");
+  limit_positions(static_cast<int>((distances + 1) / 2));
+}
+
+int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
+                         const std::vector<float>& bias) {
   check_recording();
   if (made_.select_step >= 0) fail("attention: record it before select()");
   checked(q, "attention q");
@@ -288,18 +320,24 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   }
   if (config.window < 0) fail("attention: expected window >= 0");
   check_softcap(config.softcap, "attention");
+  if (!bias.empty()) check_bias(config, bias);
   if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
     fail("attention: an int8 cache takes heads of at most 512 channels, got " +
          std::to_string(config.head_dim) + "; use kv_dtype='f16'");
   }
   config.kv_type = kv_type_;
-  config.layer_offset = made_.page_bytes;
-  made_.page_bytes += kv_layer_bytes(config);
+  if (made_.page_bytes > 0 && made_.causal != config.causal)
+    fail("attention: expected all layers to be causal, or none");
+  made_.causal = config.causal;
+  // A text that is computed at once needs the keys of a layer until the next one only.
+  config.layer_offset = config.causal ? made_.page_bytes : 0;
+  made_.page_bytes = std::max(made_.page_bytes, config.layer_offset + kv_layer_bytes(config));
   const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
   std::vector<int> in = {q.buffer, k.buffer, v.buffer};
   if (config.rotary > 0) in.push_back(rope);
-  return add_step(std::make_unique<AttentionStep>(config, q, k, v, rope, out, made_.sizes.threads),
-                  out, std::move(in), "attention", kv_type_name(kv_type_),
+  auto step =
+      std::make_unique<AttentionStep>(config, q, k, v, rope, bias, out, made_.sizes.threads);
+  return add_step(std::move(step), out, std::move(in), "attention", kv_type_name(kv_type_),
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
                       std::to_string(config.head_dim));
 }

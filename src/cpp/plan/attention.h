@@ -10,11 +10,12 @@ namespace slmq {
 struct AttentionConfig {
   int heads, kv_heads, head_dim;
   int rotary;  // rotated channels of a head; 0: none
-  int window;  // 0: all earlier positions
+  int window;  // causal: the latest positions that count; else how far each side counts; 0: all
   float scale;
   KvType kv_type;
   size_t layer_offset;   // of this layer in a page
   float softcap = 0.0f;  // 0: none
+  bool causal = true;    // a token sees none behind it
 };
 
 const char* kv_type_name(KvType type);
@@ -25,8 +26,10 @@ AttentionShape attention_shape(const AttentionConfig& config);
 
 class AttentionStep final : public Step {
  public:
-  AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope, int out,
-                int threads);
+  // bias: what distances add to scores, heads of 2 n - 1 values for the keys n - 1 before to n - 1
+  // behind a query; empty: nothing.
+  AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
+                const std::vector<float>& bias, int out, int threads);
   void prepare(const Frame& frame) override;
   // Rows of one sequence see each other's keys: all are appended before any attends. Where no
   // sequence has two rows, whoever attends appends first, in the only phase.
@@ -55,6 +58,13 @@ class AttentionStep final : public Step {
   bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
 
   int block_rows(int rows) const;
+  Sight sight(const Segment& segment, int row) const;  // without its bias
+  int first_part(const Segment& segment, int row) const {
+    return sight(segment, row).begin / kPartPositions;
+  }
+  int last_part(const Segment& segment, int row) const {
+    return (sight(segment, row).end - 1) / kPartPositions;
+  }
   int group() const { return config_.heads / config_.kv_heads; }
   int state_floats() const { return kStateHeader + shape_.value_stride; }
 
@@ -62,6 +72,8 @@ class AttentionStep final : public Step {
   const AttentionShape shape_;
   const Slice q_, k_, v_;
   const int rope_, out_, threads_;
+  int bias_positions_ = 0;   // n
+  std::vector<float> bias_;  // [heads][15 + 2 n - 1 + 15], in units of log 2
 
   // Of the frame that runs:
   std::vector<Block> blocks_;

@@ -52,6 +52,8 @@ void Plan::prepare(const RunRequest& request) {
     if (count > m - row) fail_rows(m);
     if (sequence->cache()->page_bytes() != made_.page_bytes)
       fail("the sequence belongs to a cache of another model");
+    if (!made_.causal && sequence->length() > 0)
+      fail("expected an empty sequence: this model takes a text from end to end");
     frame.segments.push_back({sequence.get(), row, count, sequence->length()});
     if (made_.learned_positions >= 0 && count > made_.learned_positions - sequence->length()) {
       fail("expected at most " + std::to_string(made_.learned_positions) +
@@ -68,7 +70,9 @@ void Plan::prepare(const RunRequest& request) {
   for (const auto& [sequence, count] : request.segments) pages += sequence->pages_needed(count);
   if (pages > 0) request.segments.front().first->cache()->check_room(pages);
   for (const auto& [sequence, count] : request.segments) sequence->reserve(count);
+  check_types(request.types, request.tokens.size());
   frame.tokens = request.tokens;
+  frame.types = request.types;
   frame_ = std::move(frame);
 }
 
@@ -104,20 +108,34 @@ std::vector<double> Plan::run(const RunRequest& request) {
   if (end > step_count())
     fail("expected a step 0.." + std::to_string(made_.steps.size()) + ", got " +
          std::to_string(end));
-  check_outputs(request.outputs, request.columns, request.tokens.size());
+  check_outputs(request.outputs, request.columns, request.spans, request.tokens.size());
   const auto held = hold(request);
   prepare(request);
   frame_.outputs = request.outputs;
   frame_.columns = request.columns;
+  frame_.spans = request.spans;
   std::vector<double> times = execute(0, end, request.profile, request.cancel.get());
-  // A run that stops early can be repeated: its positions do not count.
-  if (request.stop < 0 && ran_ == end)
+  // A run that stops early can be repeated: its positions do not count. Nor do those of a text that
+  // nothing can follow.
+  if (request.stop < 0 && ran_ == end && made_.causal)
     for (const auto& [sequence, count] : request.segments) sequence->advance(count);
   return times;
 }
 
+void Plan::check_types(const std::vector<int32_t>& types, size_t rows) const {
+  if (types.empty()) return;
+  if (types.size() != rows)
+    fail("expected a type for each of " + std::to_string(rows) + " tokens, got " +
+         std::to_string(types.size()));
+  for (const int32_t type : types) {
+    if (type < 0 || type >= made_.token_types)
+      fail("expected types of tokens below " + std::to_string(made_.token_types) + ", got " +
+           std::to_string(type));
+  }
+}
+
 void Plan::check_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
-                         size_t rows) const {
+                         const std::vector<int32_t>& spans, size_t rows) const {
   if (static_cast<int>(outputs.size()) > made_.sizes.max_outputs)
     fail("expected at most " + std::to_string(made_.sizes.max_outputs) + " output rows, got " +
          std::to_string(outputs.size()));
@@ -125,22 +143,33 @@ void Plan::check_outputs(const std::vector<int32_t>& outputs, const std::vector<
     if (row < 0 || row >= static_cast<int32_t>(rows))
       fail("expected output rows within the tokens, got " + std::to_string(row));
   for (const int32_t column : columns) {
-    if (column < 0 || column >= made_.sizes.vocabulary)
-      fail("expected columns of logits in 0.." + std::to_string(made_.sizes.vocabulary - 1) +
-           ", got " + std::to_string(column));
+    if (column < 0 || column >= made_.columns)
+      fail("expected columns of logits in 0.." + std::to_string(made_.columns - 1) + ", got " +
+           std::to_string(column));
   }
+  if (spans.empty()) return;
+  if (!made_.pools) fail("expected no spans: this plan does not pool rows");
+  if (spans.size() != outputs.size())
+    fail("expected as many spans as outputs, " + std::to_string(outputs.size()) + ", got " +
+         std::to_string(spans.size()));
+  for (size_t i = 0; i < spans.size(); ++i)
+    if (spans[i] < 1 || static_cast<size_t>(spans[i]) > rows - static_cast<size_t>(outputs[i]))
+      fail("expected spans within the tokens, got " + std::to_string(spans[i]) + " rows from " +
+           std::to_string(outputs[i]));
 }
 
-void Plan::run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns) {
+void Plan::run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
+                       const std::vector<int32_t>& spans) {
   if (ran_ == 0) fail("run() must come before run_outputs()");
   if (ran_ < step_count())
     fail("run_outputs: the last run stopped before step " + std::to_string(ran_) +
          "; repeat it to the end");
   if (outputs.empty())
     fail("expected 1.." + std::to_string(made_.sizes.max_outputs) + " output rows, got 0");
-  check_outputs(outputs, columns, frame_.tokens.size());
+  check_outputs(outputs, columns, spans, frame_.tokens.size());
   frame_.outputs = outputs;
   frame_.columns = columns;
+  frame_.spans = spans;
   execute(made_.select_step, step_count(), false);
 }
 

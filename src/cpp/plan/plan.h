@@ -18,7 +18,7 @@ namespace slmq {
 struct PlanSizes {
   int threads;
   int max_rows, max_outputs;  // tokens of a run, and rows of logits
-  int vocabulary;             // token ids, and columns of logits
+  int vocabulary;             // token ids
 };
 
 // What a recording leaves behind.
@@ -29,15 +29,21 @@ struct Recorded {
   std::vector<std::unique_ptr<Step>> steps;
   size_t page_bytes = 0;       // of the cache: 64 positions of all layers
   int learned_positions = -1;  // most positions of a sequence; -1: any
+  int token_types = 0;         // that rows may have; 0: none
+  bool causal = true;          // if not, a run takes texts from end to end
   int select_step = -1;        // the step behind which rows are those of outputs
   int logits = -1;             // the buffer that runs are for
+  int columns = 0;             // of it that can be asked for
+  bool pools = false;          // outputs may span several rows
   int head_step = -1;          // the step that writes it
 };
 
 struct RunRequest {
   std::vector<int32_t> tokens;
   std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments;  // sequence, rows
+  std::vector<int32_t> types;                                         // of the tokens; none: all 0
   std::vector<int32_t> outputs;                                       // rows, ascending or not
+  std::vector<int32_t> spans;    // rows from there on that one output pools; none: one each
   std::vector<int32_t> columns;  // of the logits, as wanted; none: all
   int stop = -1;                 // run steps [0, stop); -1: all
   // Set by another thread: the run ends between two steps, and its positions do not count.
@@ -55,7 +61,8 @@ class Plan {
   bool cancelled() const { return ran_ == 0; }  // whether the last run was
   // Repeats the steps behind select() for other rows of the last run, which must not have stopped
   // early.
-  void run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns);
+  void run_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
+                   const std::vector<int32_t>& spans = {});
 
   // Rows of the last run in this buffer, as float32 (a8: dequantized), into out. Both throw if the
   // run stopped before any step wrote it, read_buffer() also if the value is not kept.
@@ -78,8 +85,9 @@ class Plan {
   int writer_of(int id) const;  // the last step of the last run that wrote this buffer
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
+  void check_types(const std::vector<int32_t>& types, size_t rows) const;
   void check_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
-                     size_t rows) const;
+                     const std::vector<int32_t>& spans, size_t rows) const;
   std::vector<double> execute(int begin, int end, bool profile,
                               const std::atomic<bool>* cancel = nullptr);
 

@@ -145,13 +145,18 @@ void Recording::free_unless_needed(int id) {
   }
 }
 
-std::unique_ptr<Plan> Recording::finish(int logits) {
+void Recording::limit_positions(int most) {
+  const int known = made_.learned_positions;
+  made_.learned_positions = known < 0 ? most : std::min(known, most);
+}
+
+std::unique_ptr<Plan> Recording::finish(int logits, int columns) {
   check_recording();
   if (made_.select_step < 0) fail("finish: record select() before the output head");
   const Buffer& b = source(logits);
-  const int vocabulary = made_.sizes.vocabulary;
-  if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < vocabulary)
-    fail("finish: expected logits of at least " + std::to_string(vocabulary) + " columns");
+  made_.columns = columns < 0 ? made_.sizes.vocabulary : columns;
+  if (b.domain != Domain::outputs || b.type != BufferType::f32 || b.logical < made_.columns)
+    fail("finish: expected logits of at least " + std::to_string(made_.columns) + " columns");
   made_.logits = logits;
   made_.head_step = static_cast<int>(made_.steps.size()) - 1;
   while (made_.steps[made_.head_step]->info.out != logits) --made_.head_step;

@@ -24,6 +24,13 @@ struct Weight {
 
 struct LinearPart;  // linear.cpp
 
+// What becomes of the rows that an output spans: the only one of them; their mean; the largest of each
+// column; their sum by the root of their number; their mean, a row weighted by its position + 1.
+enum class Pool : int { row, mean, max, mean_sqrt_len, weighted_mean };
+inline constexpr int kPools = 5;
+inline constexpr const char* kPoolNames[kPools] = {"row", "mean", "max", "mean_sqrt_len",
+                                                   "weighted_mean"};
+
 class Recording {
  public:
   Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type);
@@ -32,8 +39,10 @@ class Recording {
   void scope(std::string name) { scope_ = std::move(name); }
 
   // positions: may be null; else a sequence has at most as many positions as it has rows.
+  // types: may be null; else the row of a token's type is added.
   int embed(std::shared_ptr<const Matrix> matrix, float scale,
-            std::shared_ptr<const Matrix> positions = nullptr);
+            std::shared_ptr<const Matrix> positions = nullptr,
+            std::shared_ptr<const Matrix> types = nullptr);
   int rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add = {});
   int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
   // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
@@ -45,15 +54,17 @@ class Recording {
              float softcap = 0.0f);
   int gated(int x, Gate activation, Weight gate, Weight up);
   int rope(std::vector<float> frequencies, float factor);
-  int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config);
-  int select(Slice x);
+  int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
+                const std::vector<float>& bias = {});
+  int select(Slice x, Pool pool = Pool::row);
 
   // Nothing that is recorded later reads it. It serves a later step once the replicas that are
   // computed from it are released too: threads compute them late (replay.h). Does nothing once the
   // recording is finished, when nothing can be recorded any more.
   void release(int buffer);
-  // The plan, whose runs are for this buffer. Nothing can be recorded behind it.
-  std::unique_ptr<Plan> finish(int logits);
+  // The plan, whose runs are for the first `columns` of this buffer; -1: for those of the vocabulary.
+  // Nothing can be recorded behind it.
+  std::unique_ptr<Plan> finish(int logits, int columns = -1);
 
  private:
   // Who still needs what a buffer holds.
@@ -72,6 +83,8 @@ class Recording {
   // For steps that work in whole groups: what fills the slice's last one must be zeros.
   Slice checked_groups(Slice slice, const char* what) const;
   void check_add(Slice add, int width, Domain domain, const std::string& op) const;
+  void check_bias(const AttentionConfig& config, const std::vector<float>& bias);
+  void limit_positions(int most);
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
 

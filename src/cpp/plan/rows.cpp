@@ -1,6 +1,7 @@
 // Other steps over rows: embedding, activation quantization, column orders, rope angles, selection.
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "layout/matrix.h"
 #include "machine/math64.h"
@@ -12,23 +13,26 @@ namespace {
 
 constexpr float kLargestFrequency = 1e9f;  // times any position it stays within exact_sincos
 
-// A token's row times scale, plus the row of its position if positions are learned.
+// A token's row times scale, plus the rows of its type and its position if these are learned.
 class EmbedStep final : public RowStep {
  public:
   EmbedStep(std::shared_ptr<const Matrix> matrix, std::shared_ptr<const Matrix> positions,
-            float scale, int out)
+            std::shared_ptr<const Matrix> types, float scale, int out)
       : RowStep(Domain::tokens, false),
         matrix_(std::move(matrix)),
         positions_(std::move(positions)),
+        types_(std::move(types)),
         scale_(scale),
         out_(out) {}
   size_t scratch_bytes() const override {
-    return positions_ == nullptr ? 0 : static_cast<size_t>(positions_->k) * sizeof(float);
+    const bool adds = positions_ != nullptr || types_ != nullptr;
+    return adds ? static_cast<size_t>(matrix_->k) * sizeof(float) : 0;
   }
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
-  std::shared_ptr<const Matrix> matrix_, positions_;  // positions: may be null
+  void add_row(const Run& run, int thread, const Matrix* learned, int row, float* y) const;
+  std::shared_ptr<const Matrix> matrix_, positions_, types_;  // the last two: may be null
   float scale_;
   int out_;
 };
@@ -43,14 +47,18 @@ void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
                                                         y, out.width);
     if (scale_ != 1.0f)
       for (int c = 0; c < m.k; ++c) y[c] = y[c] * scale_;
-    if (positions_ == nullptr) continue;
-    const Matrix& learned = *positions_;
-    auto* offset = reinterpret_cast<float*>(run.scratch_of(thread));
-    const int position = run.frame->positions[row];
-    run.kernels->dequantize[static_cast<int>(learned.format)](
-        learned.data, learned.groups(), learned.k, position, position + 1, offset, learned.k);
-    for (int c = 0; c < m.k; ++c) y[c] = y[c] + offset[c];
+    add_row(run, thread, types_.get(), run.frame->types.empty() ? 0 : run.frame->types[row], y);
+    add_row(run, thread, positions_.get(), run.frame->positions[row], y);
   }
+}
+
+void EmbedStep::add_row(const Run& run, int thread, const Matrix* learned, int row,
+                        float* y) const {
+  if (learned == nullptr) return;
+  auto* values = reinterpret_cast<float*>(run.scratch_of(thread));
+  run.kernels->dequantize[static_cast<int>(learned->format)](
+      learned->data, learned->groups(), learned->k, row, row + 1, values, learned->k);
+  for (int c = 0; c < learned->k; ++c) y[c] = y[c] + values[c];
 }
 
 class QuantizeStep final : public RowStep {
@@ -131,14 +139,21 @@ void RopeStep::rows(const Run& run, int thread, int begin, int end) {
   }
 }
 
-// The rows whose logits are asked for.
+// The rows whose logits are asked for, or what pooling makes of those that each output spans.
 class SelectStep final : public RowStep {
  public:
-  SelectStep(Slice x, int out) : RowStep(Domain::outputs, true), x_(x), out_(out) {}
+  SelectStep(Slice x, Pool pool, int out)
+      : RowStep(Domain::outputs, true), x_(x), pool_(pool), out_(out) {}
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
+  float weight_of(const Frame& frame, int row) const {
+    return pool_ == Pool::weighted_mean ? static_cast<float>(frame.positions[row] + 1) : 1.0f;
+  }
+  void add_row(const Frame& frame, const float* x, int row, float* y) const;
+  void divide(const Frame& frame, int first, int count, float* y) const;
   Slice x_;
+  Pool pool_;
   int out_;
 };
 
@@ -147,32 +162,64 @@ void SelectStep::rows(const Run& run, int thread, int begin, int end) {
   const Buffer& out = run.buffer(out_);
   const float* from = x.floats(run.frame->rows(Domain::tokens), thread);
   float* to = out.floats(run.frame->rows(domain_), thread);
-  for (int row = begin; row < end; ++row) {
-    std::memcpy(to + static_cast<size_t>(row) * out.width,
-                from + static_cast<size_t>(run.frame->outputs[row]) * x.width + x_.offset,
-                static_cast<size_t>(out.width) * sizeof(float));
+  const Frame& frame = *run.frame;
+  for (int i = begin; i < end; ++i) {
+    float* y = to + static_cast<size_t>(i) * out.width;
+    const int first = frame.outputs[i], count = frame.spans.empty() ? 1 : frame.spans[i];
+    const float* rows = from + static_cast<size_t>(first) * x.width + x_.offset;
+    std::memcpy(y, rows, static_cast<size_t>(out.width) * sizeof(float));
+    if (pool_ == Pool::row) continue;
+    if (pool_ == Pool::weighted_mean)
+      for (int c = 0; c < x_.width; ++c) y[c] = y[c] * weight_of(frame, first);
+    for (int row = 1; row < count; ++row)
+      add_row(frame, rows + static_cast<size_t>(row) * x.width, first + row, y);
+    divide(frame, first, count, y);
   }
+}
+
+// One more row of a span; column by column, so that their order is that of the rows.
+void SelectStep::add_row(const Frame& frame, const float* x, int row, float* y) const {
+  const float weight = weight_of(frame, row);
+  for (int c = 0; c < x_.width; ++c) {
+    if (pool_ == Pool::max) {
+      y[c] = x[c] > y[c] || x[c] != x[c] ? x[c] : y[c];  // a NaN stays
+    } else {
+      y[c] = y[c] + x[c] * weight;
+    }
+  }
+}
+
+void SelectStep::divide(const Frame& frame, int first, int count, float* y) const {
+  if (pool_ == Pool::max) return;
+  float by = 0.0f;
+  for (int row = first; row < first + count; ++row) by += weight_of(frame, row);
+  if (pool_ == Pool::mean_sqrt_len) by = std::sqrt(by);
+  for (int c = 0; c < x_.width; ++c) y[c] = y[c] / by;
 }
 
 }  // namespace
 
 int Recording::embed(std::shared_ptr<const Matrix> matrix, float scale,
-                     std::shared_ptr<const Matrix> positions) {
+                     std::shared_ptr<const Matrix> positions, std::shared_ptr<const Matrix> types) {
   if (matrix->n < made_.sizes.vocabulary) {
     fail("embedding: expected at least " + std::to_string(made_.sizes.vocabulary) + " rows, got " +
          std::to_string(matrix->n));
   }
   std::string format = info(matrix->format).name, shape = dims(matrix->n, matrix->k);
-  if (positions != nullptr) {
-    if (positions->k != matrix->k) {
-      fail("embedding: expected positions of " + std::to_string(matrix->k) + " columns, got " +
-           dims(positions->n, positions->k));
+  for (const auto& [learned, what] :
+       {std::pair(positions.get(), "positions"), std::pair(types.get(), "types")}) {
+    if (learned == nullptr) continue;
+    if (learned->k != matrix->k) {
+      fail("embedding: expected " + std::string(what) + " of " + std::to_string(matrix->k) +
+           " columns, got " + dims(learned->n, learned->k));
     }
-    made_.learned_positions = positions->n;
-    shape += " + " + dims(positions->n, positions->k);
+    shape += " + " + dims(learned->n, learned->k);
   }
+  if (positions != nullptr) limit_positions(positions->n);
+  if (types != nullptr) made_.token_types = types->n;
   const int out = new_buffer(BufferType::f32, Domain::tokens, matrix->k, false);
-  return add_step(std::make_unique<EmbedStep>(std::move(matrix), std::move(positions), scale, out),
+  return add_step(std::make_unique<EmbedStep>(std::move(matrix), std::move(positions),
+                                              std::move(types), scale, out),
                   out, {}, "embed", std::move(format), std::move(shape));
 }
 
@@ -211,14 +258,16 @@ int Recording::rope(std::vector<float> frequencies, float factor) {
                   "f32", std::to_string(rotary));
 }
 
-int Recording::select(Slice x) {
+int Recording::select(Slice x, Pool pool) {
   checked_groups(x, "select");
   if (buffer(x.buffer).domain != Domain::tokens || made_.select_step >= 0)
     fail("select: rows are selected once, from all tokens");
   const int out = new_buffer(BufferType::f32, Domain::outputs, x.width, true);
   made_.select_step = static_cast<int>(made_.steps.size());
+  made_.pools = pool != Pool::row;
   ++uses_[x.buffer].readers;  // for good: run_outputs() may ask for its other rows
-  return add_step(std::make_unique<SelectStep>(x, out), out, {x.buffer}, "select", "f32",
+  return add_step(std::make_unique<SelectStep>(x, pool, out), out, {x.buffer},
+                  pool == Pool::row ? "select" : kPoolNames[static_cast<int>(pool)], "f32",
                   std::to_string(x.width));
 }
 

@@ -24,7 +24,9 @@ struct Segment {
 struct Frame {
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
+  std::vector<int32_t> types;    // of the tokens; none: all 0
   std::vector<int32_t> outputs;  // rows whose logits are wanted
+  std::vector<int32_t> spans;    // rows from there on that one output pools; none: one each
   std::vector<int32_t> columns;  // the logits that are wanted of them; none: all
   std::vector<Segment> segments;
   bool one_row_each = false;  // no sequence has two rows

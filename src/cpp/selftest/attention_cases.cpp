@@ -53,23 +53,51 @@ class AttentionCase {
   // n queries at mixed positions, all parts, then merged.
   void attend(int n, int window, Inputs* inputs, Hash* hash, Results* results) const {
     std::vector<float> queries(static_cast<size_t>(n) * shape_.value_stride, 0.0f);
-    std::vector<int32_t> positions(n);
+    std::vector<Sight> sights(n);
     for (int i = 0; i < n; ++i) {
       for (int d = 0; d < case_.head_dim; ++d)
         queries[i * shape_.value_stride + d] = inputs->value();
-      positions[i] = std::max(0, case_.positions - 1 - 3 * i * i);
+      const int position = std::max(0, case_.positions - 1 - 3 * i * i);
+      sights[i] = {window > 0 ? std::max(0, position - window + 1) : 0, position + 1, nullptr};
     }
+    run_parts(queries, sights, hash, results);
+  }
+
+  // n queries in the middle of a text, with what each distance adds to a score.
+  void attend_both_ways(int n, int window, Inputs* inputs, Hash* hash, Results* results) const {
+    std::vector<float> queries(static_cast<size_t>(n) * shape_.value_stride, 0.0f);
+    std::vector<Sight> sights(n);
+    const std::vector<float> bias =
+        inputs->values(static_cast<size_t>(2 * case_.positions + 30), 2.0f);
+    for (int i = 0; i < n; ++i) {
+      for (int d = 0; d < case_.head_dim; ++d)
+        queries[i * shape_.value_stride + d] = inputs->value();
+      const int position = std::max(0, case_.positions / 2 - 5 * i);
+      sights[i] = {window > 0 ? std::max(0, position - window) : 0,
+                   window > 0 ? std::min(case_.positions, position + window + 1) : case_.positions,
+                   i % 3 == 2 ? nullptr : bias.data() + 15 + case_.positions - position};
+    }
+    run_parts(queries, sights, hash, results);
+  }
+
+ private:
+  // All parts, then merged; each query also alone.
+  void run_parts(const std::vector<float>& queries, const std::vector<Sight>& sights, Hash* hash,
+                 Results* results) const {
+    const int n = static_cast<int>(sights.size());
+    int end = 0;
+    for (const Sight& sight : sights) end = std::max(end, sight.end);
     const int head = case_.kv_heads - 1, state = kStateHeader + shape_.value_stride;
     std::vector<float> total, alone(state), scratch(attend_scratch_floats(shape_));
-    for (int part = 0; part <= positions[0] / kPartPositions; ++part) {
+    for (int part = 0; part <= (end - 1) / kPartPositions; ++part) {
       std::vector<float> states(static_cast<size_t>(n) * state, -1.0f);
-      kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), positions.data(), n,
-                             part, window, states.data(), scratch.data());
+      kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), sights.data(), n,
+                             part, states.data(), scratch.data());
       hash->floats(states);
       for (int i = 0; i < n; ++i) {
         kernels_.attend[type_](shape_, sequence_.pages(), head,
-                               queries.data() + i * shape_.value_stride, &positions[i], 1, part,
-                               window, alone.data(), scratch.data());
+                               queries.data() + i * shape_.value_stride, &sights[i], 1, part,
+                               alone.data(), scratch.data());
         results->expect(
             hash_of(alone.data(), alone.size()) == hash_of(states.data() + i * state, state),
             "attend: a query depends on those beside it");
@@ -81,7 +109,6 @@ class AttentionCase {
     hash->floats(total);
   }
 
- private:
   static AttentionConfig config(const Case& c, KvType type, float softcap) {
     return {c.kv_heads, c.kv_heads, c.head_dim, 0, 0, 0.125f, type, 0, softcap};
   }
@@ -105,9 +132,18 @@ void run_cache(const Kernels& kernels, KvType type, const std::string& name, Res
         for (const int window : c.windows) test.attend(n, window, &inputs, hash, results);
     }
   }
+  Inputs others(404);
+  Hash both_ways;
+  for (const Case& c : cases()) {
+    const AttentionCase test(kernels, c, type, 0.0f, &others);
+    for (const int n : c.queries)
+      for (const int window : c.windows)
+        test.attend_both_ways(n, window, &others, &both_ways, results);
+  }
   results->add("kv_append." + name, pages);
   results->add("attend." + name, states);
   results->add("attend_softcap." + name, capped);
+  results->add("attend_both_ways." + name, both_ways);
 }
 
 // Values that overflow or vanish in float16.

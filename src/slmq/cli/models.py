@@ -117,9 +117,9 @@ def _size(nbytes: int | None) -> str:
 
 def _here(entry: CatalogueEntry, pulled: bool, available: int | None) -> str:
     """What stands between a user and an entry, in a word."""
-    from slmq.models.registry import FAMILIES
+    from slmq.models.registry import ENCODERS, FAMILIES
 
-    if entry.architecture not in FAMILIES:
+    if entry.architecture not in FAMILIES | ENCODERS:
         return "no family"
     if pulled:
         return "pulled"
@@ -247,13 +247,13 @@ def source_of(section: Any) -> str | None:
 def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
     """What the catalogue says of a model that was not pulled."""
     from slmq.hub import FileEntry, RepositoryEntry
-    from slmq.models.registry import FAMILIES
+    from slmq.models.registry import ENCODERS, FAMILIES
 
     return {
         "name": entry.name,
         "title": entry.title,
         "architecture": entry.architecture,
-        "supported": entry.architecture in FAMILIES,
+        "supported": entry.architecture in FAMILIES | ENCODERS,
         "parameters": entry.parameters,
         "format": entry.format,
         "bytes": entry.bytes if isinstance(entry, FileEntry) else None,

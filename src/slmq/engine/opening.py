@@ -14,7 +14,7 @@ from slmq.engine.doubts import doubt_options
 from slmq.engine.engine import MAX_OUTPUTS, Engine, ModelInfo
 from slmq.engine.options import MAX_CONTEXT, LoadOptions
 from slmq.models.loading import load_weights
-from slmq.models.registry import family_of
+from slmq.models.registry import family_of, refuse_encoder
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer, load_tokenizer
 
@@ -61,7 +61,8 @@ def open_engine(
 
 
 def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | None) -> Engine:
-    family_of(checkpoint)  # an unknown architecture is named before its tokenizer is looked at
+    family, _ = family_of(checkpoint)  # what is refused is named before its tokenizer is looked at
+    refuse_encoder(family, checkpoint.path, "generating")
     # Packing a foreign file tensor by tensor would wait for the interpreter lock each time that the
     # Python which builds a GGUF file's tokenizer holds it.
     alone = checkpoint.holds_tokenizer

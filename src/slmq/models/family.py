@@ -1,16 +1,17 @@
-"""What a family of models is: a module with these four names."""
+"""What a family of models is: a module with four names, and an encoder's one with five."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
+from slmq.models.parts.encoder_head import HeadNames
 from slmq.models.parts.gguf import GgufMap, Weights
 from slmq.plan.handle import Handle
 from slmq.plan.recorder import Recording
 from slmq.weights.base import Reader
 
-__all__ = ["Family", "ModelConfig"]
+__all__ = ["EncoderFamily", "Family", "ModelConfig"]
 
 C = TypeVar("C", bound="ModelConfig")
 
@@ -56,4 +57,14 @@ class Family(Protocol[C]):
         """Reads the tensors that `forward` uses."""
 
     def forward(self, p: Recording, w: Weights, cfg: C, /) -> Handle:
-        """Records the model; returns the logits of the selected rows."""
+        """Records the model; returns the logits of the selected rows.
+
+        An encoder returns the hidden states of all tokens, and selects none.
+        """
+
+
+class EncoderFamily(Family[C], Protocol[C]):
+    """A module of `slmq.models` whose model writes nothing: its `forward` ends before any head."""
+
+    def heads(self, cfg: C, /) -> Mapping[str, HeadNames]:
+        """The heads that a model may have been saved with, by task."""

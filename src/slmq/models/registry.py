@@ -39,6 +39,18 @@ FAMILIES = {
     "stablelm": "stablelm",
 }
 
+# The same for encoders, which write no text: `slmq.load_encoder` reads them.
+ENCODERS = {
+    "bert": "bert",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+}
+
 # What a GGUF file may be beside a model.
 ROLES = {
     "adapter": "a LoRA adapter",
@@ -49,6 +61,9 @@ ROLES = {
 
 if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     from slmq.models import (
+        bert,
+        distilbert,
+        electra,
         exaone4,
         gemma,
         gemma2,
@@ -57,15 +72,19 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gpt_neox,
         llama,
         mistral,
+        modernbert,
+        mpnet,
         olmo2,
         phi,
         phi3,
         qwen2,
         qwen3,
+        roberta,
         seed_oss,
         smollm3,
         stablelm,
     )
+    from slmq.models.family import EncoderFamily
 
     def _checked(family: Family[C]) -> Family[C]:
         return family
@@ -76,6 +95,14 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         _checked(gpt2), _checked(gpt_neox), _checked(llama), _checked(mistral), _checked(olmo2),
         _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3), _checked(seed_oss),
         _checked(smollm3), _checked(stablelm),
+    ]  # fmt: skip
+
+    def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:
+        return family
+
+    CHECKED_ENCODERS: list[EncoderFamily[Any]] = [
+        _encoder(bert), _encoder(distilbert), _encoder(electra), _encoder(modernbert),
+        _encoder(mpnet), _encoder(roberta),
     ]  # fmt: skip
 
 
@@ -122,10 +149,27 @@ def errors_of(checkpoint: Checkpoint) -> Iterator[None]:
 
 def family_named(architecture: str, path: str | Path) -> Family[Any]:
     """The module of an architecture; raises UnsupportedModelError as `family_of`."""
-    if architecture not in FAMILIES:
+    known = FAMILIES | ENCODERS
+    if architecture not in known:
         raise unsupported(architecture, path)
-    family: Family[Any] = importlib.import_module(f"slmq.models.{FAMILIES[architecture]}")
+    family: Family[Any] = importlib.import_module(f"slmq.models.{known[architecture]}")
     return family
+
+
+def is_encoder(family: Family[Any]) -> bool:
+    """Whether a family's model writes no text, and is for `slmq.load_encoder`."""
+    return family.__name__.rpartition(".")[2] in ENCODERS.values()
+
+
+def refuse_encoder(family: Family[Any], path: str | Path, wanted: str) -> None:
+    """Raise UnsupportedModelError if a family's model writes no text, which `wanted` needs."""
+    if is_encoder(family):
+        name = family.__name__.rpartition(".")[2]
+        raise UnsupportedModelError(
+            f"{path}: {name} is an encoder, which writes no text; {wanted} needs a decoder "
+            f"({', '.join(sorted(FAMILIES))}). slmq.load_encoder reads it, and rounds "
+            f"its weights while it loads"
+        )
 
 
 def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
@@ -140,11 +184,12 @@ def unsupported(architecture: str, path: str | Path) -> UnsupportedModelError:
     """
     name = architecture.lower()
     # The family that the name begins with says more than one that shares its ending.
-    begun = sorted((family for family in FAMILIES if name.startswith(family)), key=len)
-    nearest = begun[-1:] or difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
+    known = FAMILIES | ENCODERS
+    begun = sorted((family for family in known if name.startswith(family)), key=len)
+    nearest = begun[-1:] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return UnsupportedModelError(
         f"architecture {architecture!r:.80} of {path} is not supported; supported: "
-        f"{', '.join(sorted(FAMILIES))}{hint}. A family is one Python file; "
+        f"{', '.join(sorted(known))}{hint}. A family is one Python file; "
         f"docs/adding-a-model.md shows how to add one"
     )

@@ -55,6 +55,8 @@ class RecordedPlan:
         Kernels to run; by default the best of this CPU, or SLMQ_ISA.
     n_ctx : int
         Most positions of a sequence, which the recording may depend on.
+    columns : int, optional
+        Least columns of the results; by default they are logits of the whole vocabulary.
     """
 
     def __init__(
@@ -69,12 +71,13 @@ class RecordedPlan:
         activations: str = "a8o16g32",
         isa: str | None = None,
         n_ctx: int = 1,
+        columns: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.cache_type = kv_dtype
         recording = _native.Recording(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
         recorder = Recorder(recording, activations, n_ctx)
-        self.native = recorder.finish(record(recorder))
+        self.native = recorder.finish(record(recorder), -1 if columns is None else columns)
         self.steps = [StepInfo(**step) for step in self.native.describe()]
         self.cache = self.native.make_cache()
 

@@ -38,7 +38,13 @@ class Recording(Protocol):
     def scope(self, name: str) -> AbstractContextManager[None]:
         """Names the steps recorded inside; "layer I" is one that calibration can take apart."""
 
-    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
+    def embed(
+        self,
+        weight: Linear,
+        scale: float = 1.0,
+        positions: Linear | None = None,
+        types: Linear | None = None,
+    ) -> Handle:
         """Rows of the embedding at the run's token ids."""
 
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
@@ -63,7 +69,7 @@ class Recording(Protocol):
         """x @ weight.T; of several weights in one step, whose results `split()` parts."""
 
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
-        """f(x @ gate.T) * (x @ up.T), f by its name: "silu" or "gelu_tanh"."""
+        """f(x @ gate.T) * (x @ up.T), f by its name: "silu", "gelu_tanh" or "gelu"."""
 
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency."""
@@ -79,11 +85,13 @@ class Recording(Protocol):
         scale: float | None = None,
         window: int = 0,
         softcap: float = 0.0,
+        causal: bool = True,
+        bias: F32 | None = None,
     ) -> Handle:
-        """Causal attention over all cached positions."""
+        """Attention over all cached positions, or over the whole text."""
 
-    def select(self, x: Handle) -> Handle:
-        """The rows whose logits the run asks for."""
+    def select(self, x: Handle, pool: str = "row") -> Handle:
+        """The rows that the run asks for, or what pooling makes of several."""
 
 
 class Recorder:
@@ -116,10 +124,17 @@ class Recorder:
         self._scope.pop()
         self._recording.scope(".".join(self._scope))
 
-    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
+    def embed(
+        self,
+        weight: Linear,
+        scale: float = 1.0,
+        positions: Linear | None = None,
+        types: Linear | None = None,
+    ) -> Handle:
         """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`.
 
-        `positions` are learned: the row of a token's position is added.
+        `positions` and `types` are learned: the rows of a token's type (which of two texts it
+        belongs to) and of its position are added.
 
         Raises
         ------
@@ -131,10 +146,16 @@ class Recorder:
                 f"n_ctx: expected at most {positions.n}, the positions that this model has "
                 f"learned, got {self.n_ctx}"
             )
-        if positions is not None and (weight.columns is not None or positions.columns is not None):
+        added = [learned for learned in (positions, types) if learned is not None]
+        if added and any(table.columns is not None for table in [weight, *added]):
             raise ValueError("learned positions need embeddings with their columns in order")
-        learned = None if positions is None else positions.matrix
-        x = Handle(self._own(self._recording.embed(weight.matrix, scale, learned)), 0, weight.k)
+        number = self._recording.embed(
+            weight.matrix,
+            scale,
+            None if positions is None else positions.matrix,
+            None if types is None else types.matrix,
+        )
+        x = Handle(self._own(number), 0, weight.k)
         if weight.columns is None:
             return x
         return self.gather(x, np.argsort(weight.columns).astype(np.int32))
@@ -184,8 +205,8 @@ class Recorder:
         """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them.
 
         `activation` of the result, without a step in between: "gelu", "gelu_tanh" (Hendrycks and
-        Gimpel, 2016; its tanh approximation), "relu" or "silu". With `softcap` > 0 every y of that
-        becomes softcap * tanh(y / softcap).
+        Gimpel, 2016; its tanh approximation), "relu", "silu" or "tanh". With `softcap` > 0 every y
+        of that becomes softcap * tanh(y / softcap).
         """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._recording.linear(
@@ -205,7 +226,7 @@ class Recorder:
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
         """f(x @ gate.T) * (x @ up.T), without a step in between (Shazeer, 2020).
 
-        `activation` is f: "silu" (SwiGLU) or "gelu_tanh" (GeGLU).
+        `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU).
         """
         number = self._recording.gated(
             [self._operand(x, gate), self._operand(x, up)],
@@ -232,12 +253,19 @@ class Recorder:
         scale: float | None = None,
         window: int = 0,
         softcap: float = 0.0,
+        causal: bool = True,
+        bias: F32 | None = None,
     ) -> Handle:
         """Causal attention of q over all cached positions; rotates q and k, appends k and v.
 
         Query heads share KV heads in order (GQA, Ainslie et al., 2023). `window` > 0 limits a
         query to that many latest positions. `scale` defaults to 1 / sqrt(head_dim). `softcap` > 0
         lets a scaled score s count as softcap * tanh(s / softcap) (Gemma 2, 2024).
+
+        If not `causal`, a query sees its whole text, which one run must hold, or `window` positions
+        on either side of its own. All layers of a model are causal, or none. `bias` is added to
+        scores: float32[heads, 2 n - 1] for keys that stand n - 1 before to n - 1 behind a query,
+        of texts of at most n tokens.
         """
         number = self._recording.attention(
             q.slice,
@@ -251,17 +279,26 @@ class Recorder:
             scale=float(head_dim) ** -0.5 if scale is None else scale,
             window=window,
             softcap=softcap,
+            causal=causal,
+            bias=None if bias is None else bias.reshape(-1),
         )
         return Handle(self._own(number), 0, q.width)
 
-    def select(self, x: Handle) -> Handle:
-        """The rows whose logits the run asks for."""
-        number = self._recording.select(x.slice)
+    def select(self, x: Handle, pool: str = "row") -> Handle:
+        """The rows that the run asks for, or what pooling makes of those that an output spans.
+
+        `pool` is "row" (no pooling), "mean", "max", "mean_sqrt_len" (their sum by the root of their
+        number) or "weighted_mean" (row i of a text counts i + 1 times).
+        """
+        number = self._recording.select(x.slice, pool)
         return Handle(self._own(number), 0, x.width)
 
-    def finish(self, logits: Handle) -> _native.Plan:
-        """End the recording; the plan's runs are for `logits`."""
-        return self._recording.finish(logits.slice[0])
+    def finish(self, logits: Handle, columns: int = -1) -> _native.Plan:
+        """End the recording; the plan's runs are for `logits`.
+
+        They must have as many columns as the vocabulary has tokens, or at least `columns`.
+        """
+        return self._recording.finish(logits.slice[0], columns)
 
     def _own(self, number: int) -> _Buffer:
         return _Buffer(self._recording, number)

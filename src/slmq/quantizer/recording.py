@@ -151,12 +151,20 @@ class StageRecording:
         yield
         self._enter(int(layer[1]) + 1)
 
-    def embed(self, weight: Linear, scale: float = 1.0, positions: Linear | None = None) -> Handle:
-        def record(recorder: Recorder) -> Handle:
-            learned = None if positions is None else self._weight(positions)
-            return recorder.embed(self._weight(weight), scale, learned)
+    def embed(
+        self,
+        weight: Linear,
+        scale: float = 1.0,
+        positions: Linear | None = None,
+        types: Linear | None = None,
+    ) -> Handle:
+        tables = [weight, *(table for table in (positions, types) if table is not None)]
 
-        return self._step(record, [], [weight] if positions is None else [weight, positions])
+        def record(recorder: Recorder) -> Handle:
+            learned = [None if t is None else self._weight(t) for t in (positions, types)]
+            return recorder.embed(self._weight(weight), scale, *learned)
+
+        return self._step(record, [], tables)
 
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         def record(recorder: Recorder) -> Handle:
@@ -224,6 +232,8 @@ class StageRecording:
         scale: float | None = None,
         window: int = 0,
         softcap: float = 0.0,
+        causal: bool = True,
+        bias: F32 | None = None,
     ) -> Handle:
         def record(recorder: Recorder) -> Handle:
             return recorder.attention(
@@ -235,12 +245,14 @@ class StageRecording:
                 scale=scale,
                 window=window,
                 softcap=softcap,
+                causal=causal,
+                bias=bias,
             )
 
         return self._step(record, [q, k, v])
 
-    def select(self, x: Handle) -> Handle:
-        """All rows are selected."""
+    def select(self, x: Handle, pool: str = "row") -> Handle:
+        """All rows are selected; decoders, which calibration takes apart, pool none."""
         return x
 
     # --- what becomes of a step -----------------------------------------------------------------

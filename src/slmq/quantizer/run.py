@@ -23,6 +23,7 @@ from slmq.conversion.source import Source
 from slmq.engine.doubts import FLOAT_BITS, stored_bits
 from slmq.errors import WriteError
 from slmq.formats import FORMATS, format_named
+from slmq.models.registry import family_of, refuse_encoder
 from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS, MIXED, fits
 from slmq.quantizer.methods import METHODS
@@ -125,6 +126,7 @@ def quantize(
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_checkpoint(found.path) as checkpoint:
+        refuse_encoder(family_of(checkpoint)[0], found.path, "quantizing")
         source = FloatSource(checkpoint, None if checkpoint.packed else "f32", threads)
         _doubt_source(checkpoint, source)
         _require_bits(settings, source)

@@ -24,6 +24,7 @@ from slmq.engine.opening import record_plan
 from slmq.engine.options import LoadOptions
 from slmq.machine.memory import peak_memory_bytes
 from slmq.models.loading import LoadedWeights, load_weights
+from slmq.models.registry import family_of, refuse_encoder
 from slmq.speed.limits import Limits, probe
 from slmq.tokenizer import load_tokenizer
 
@@ -185,6 +186,7 @@ def load(
     )
     began_s = time.perf_counter()
     with open_checkpoint(found.path) as checkpoint:
+        refuse_encoder(family_of(checkpoint)[0], found.path, "this measurement")
         load_tokenizer(checkpoint)
         weights = load_weights(
             checkpoint, threads=threads, format=options.format, memory=options.memory

@@ -24,7 +24,13 @@ from slmq.tokenizer.files import read_text_file
 from slmq.tokenizer.hf_check import check_model, check_tokenizer_json
 from slmq.tokenizer.merging import piece_splitter
 from slmq.tokenizer.older_files import OlderFiles, read_older_files
-from slmq.tokenizer.pieces import SPACE_MARK, Pieces, byte_level_bytes, sentencepiece_bytes
+from slmq.tokenizer.pieces import (
+    SPACE_MARK,
+    Pieces,
+    byte_level_bytes,
+    sentencepiece_bytes,
+    wordpiece_speller,
+)
 from slmq.tokenizer.special import END_OF_TURN, usable_ids
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 
@@ -203,6 +209,9 @@ def _spelling(backend: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bo
     kinds = {step.get("type") for step in steps}
     if "ByteLevel" in kinds:
         return byte_level_bytes, False
+    if "WordPiece" in kinds:
+        (step,) = (step for step in steps if step.get("type") == "WordPiece")
+        return wordpiece_speller(step.get("prefix")), True
     metaspace = [step for step in steps if step.get("type") == "Metaspace"]
     marks = [step for step in steps if step.get("pattern") == {"String": SPACE_MARK}]
     if metaspace or marks or "ByteFallback" in kinds:
@@ -211,7 +220,7 @@ def _spelling(backend: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bo
         return sentencepiece_bytes, drops
     raise TokenizerError(
         f"a decoder of kind {', '.join(sorted(map(str, kinds))) or 'none'} is not supported yet, "
-        f"expected ByteLevel, Metaspace or ByteFallback"
+        f"expected ByteLevel, Metaspace, ByteFallback or WordPiece"
     )
 
 

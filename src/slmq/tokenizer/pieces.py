@@ -1,8 +1,9 @@
 """What a token stands for: its exact bytes, which need not be whole characters.
 
-Two ways of writing bytes as text are in use. Byte-level BPE (GPT-2, Llama 3, Qwen) writes each byte
-as one printable character. SentencePiece (Llama 2, Mistral) writes characters as they are, a space
-as U+2581, and bytes that have no token of their own as ``<0x0A>``.
+Three ways of writing bytes as text are in use. Byte-level BPE (GPT-2, Llama 3, Qwen) writes each
+byte as one printable character. SentencePiece (Llama 2, Mistral) writes characters as they are, a
+space as U+2581, and bytes that have no token of their own as ``<0x0A>``. WordPiece (BERT) writes
+words, and ``##`` before a piece that goes on with one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
-__all__ = ["Pieces", "byte_level_bytes", "sentencepiece_bytes", "spelled"]
+__all__ = ["Pieces", "byte_level_bytes", "sentencepiece_bytes", "spelled", "wordpiece_speller"]
 
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -49,6 +50,16 @@ def sentencepiece_bytes(text: str) -> bytes:
     return text_bytes(text.replace(SPACE_MARK, " ")) if byte is None else bytes((byte,))
 
 
+def wordpiece_speller(prefix: object) -> Callable[[str], bytes]:
+    """How a vocabulary of words spells: a space before each that `prefix` does not continue."""
+    mark = prefix if isinstance(prefix, str) and prefix else "##"
+
+    def spell(text: str) -> bytes:
+        return text_bytes(text.removeprefix(mark) if text.startswith(mark) else f" {text}")
+
+    return spell
+
+
 def byte_token(text: str) -> int | None:
     """Return the byte of a token like ``<0x0A>``, None for any other token."""
     match = BYTE_TOKEN.fullmatch(text)
@@ -71,7 +82,7 @@ class Pieces:
     text_of : callable
         Id to the token as the vocabulary writes it, or None.
     spell : callable
-        `byte_level_bytes` or `sentencepiece_bytes`.
+        `byte_level_bytes`, `sentencepiece_bytes` or what `wordpiece_speller` makes.
     verbatim : Mapping
         Ids whose text is meant literally (control and user-defined tokens) or who are silent.
     special : Set

@@ -14,6 +14,7 @@ import tokenizers
 from slmq.chat.templates import ChatTemplates
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.bound import TokenBound
+from slmq.tokenizer.encoding import Encoding
 from slmq.tokenizer.growth import TextLimit
 from slmq.tokenizer.pieces import Pieces
 from slmq.tokenizer.stream import StreamDecoder
@@ -167,6 +168,43 @@ class Tokenizer:
                 text[:40],
             )
         return ids
+
+    def encode_parts(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        add_special: bool = True,
+        parse_special: bool = False,
+        most: int | None = None,
+    ) -> Encoding:
+        """Turn a text, or two side by side, into tokens that know where they come from.
+
+        Control tokens that are written out in a text stay text unless `parse_special`. Of more than
+        `most` tokens the last ones of the text are left out, or those of the longer text. Raises as
+        `encode`.
+        """
+        for one in (text,) if pair is None else (text, pair):
+            self._limit.check(one, check_text(one))
+        with self._lock, library_errors("cannot tokenize"):
+            self._backend.encode_special_tokens = not parse_special
+            # So does the flag that cuts texts off.
+            if most is not None:
+                self._backend.enable_truncation(most)
+            try:
+                found = self._backend.encode(text, pair, add_special_tokens=add_special)
+            finally:
+                if most is not None:
+                    self._backend.no_truncation()
+        return Encoding(
+            found.ids, found.type_ids, found.offsets, found.word_ids, found.sequence_ids
+        )
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a token that has a role (``"mask_token"``), None if there is none."""
+        text = self.parts.special_tokens.get(name)
+        found = None if text is None else self._backend.token_to_id(text)
+        return found if found is not None and found < self.n_vocab else None
 
     def least_tokens(self, text: str) -> int:
         """The fewest tokens that `encode` can make of a text, found without tokenizing it.

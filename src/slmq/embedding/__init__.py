@@ -1,0 +1,1 @@
+"""Encoders: vectors of texts, scores of pairs, labels of texts and tokens."""

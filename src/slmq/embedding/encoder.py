@@ -1,0 +1,495 @@
+"""`Encoder`: vectors of texts, how alike they are, and what a head says of texts and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import tee
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.embedding import scores
+from slmq.embedding.results import Filled, Ranked, Scored, Tagged
+from slmq.embedding.runner import EncodedText, Runner
+from slmq.embedding.settings import EncoderSettings
+from slmq.embedding.tags import AGGREGATIONS, tagged
+from slmq.embedding.texts import TextEncoder
+from slmq.errors import ClosedError, UnsupportedModelError
+from slmq.tokenizer import Tokenizer
+
+__all__ = ["Encoder"]
+
+F32 = npt.NDArray[np.float32]
+SHARPNESS = 20.0  # of cosines that become probabilities
+TEMPLATE = "This example is {}."
+
+
+class Encoder:
+    """A loaded encoder, made by `slmq.load_encoder`. Safe to use from several threads.
+
+    A text has the same vector alone and among others, on every CPU and number of threads.
+
+    Attributes
+    ----------
+    name : str
+    dimensions : int
+        Numbers of a vector.
+    max_length : int
+        Most tokens of a text, those that the model puts around it included.
+    task : {"classify", "tags", "fill_mask"} or None
+        What the model's head is for, if it has one.
+    labels : list of str
+        Of a head that classifies.
+    prompts : dict of str to str
+        What is put before texts, by name.
+    """
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, settings: EncoderSettings) -> None:
+        folder = settings.folder
+        self._runner: Runner | None = runner
+        self._texts = TextEncoder(tokenizer, settings.max_length, lower_case=folder.lower_case)
+        self._settings = settings
+        self.tokenizer = tokenizer
+        self.name = settings.name
+        self.dimensions = runner.body.dimensions
+        self.max_length = settings.max_length
+        self.task = runner.body.config.task
+        self.labels = list(settings.labels)
+        self.prompts = dict(folder.prompts)
+
+    def __repr__(self) -> str:
+        head = f", {self.task}" if self.task else ""
+        return f"<slmq.Encoder {self.name!r}, {self.dimensions} dimensions{head}>"
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free weights and buffers."""
+        self._runner = None
+
+    # --- vectors --------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+        chunk: bool = False,
+    ) -> F32:
+        """The vectors of texts.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+        prompt : str, optional
+            Name of one of `prompts`, such as "query"; "" for none, where the model has one by
+            default.
+        normalize : bool, optional
+            Whether vectors have length 1; None does what the model's folder says.
+        dimensions : int, optional
+            Keep so many numbers of each vector, for models that were trained for it.
+        truncate : bool
+            Leave out what is too long, instead of an error.
+        chunk : bool
+            The vector of a text that is too long is the mean of those of its parts, weighted by
+            their tokens.
+
+        Returns
+        -------
+        float32[dimensions] for one text, float32[n, dimensions] for several.
+
+        Raises
+        ------
+        ContextOverflowError
+            If a text is too long.
+        TypeError, ValueError
+            If one is no text, or an argument has a wrong value.
+        """
+        one = isinstance(texts, str)
+        listed = [cast(str, texts)] if one else texts
+        vectors = list(
+            self.embed_stream(
+                listed,
+                prompt=prompt,
+                normalize=normalize,
+                dimensions=dimensions,
+                truncate=truncate,
+                chunk=chunk,
+            )
+        )
+        if one:
+            return vectors[0]
+        width = self.dimensions if dimensions is None else dimensions
+        return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+
+    def embed_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+        chunk: bool = False,
+    ) -> Iterator[F32]:
+        """The vectors of any number of texts, in order, as they come; see `embed`.
+
+        Texts are taken some hundred tokens at a time, so that a million of them need no memory.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts: expected several texts, got one str; embed() takes it")
+        if truncate and chunk:
+            raise ValueError("truncate, chunk: expected one of them, got both")
+        width = self.dimensions if dimensions is None else dimensions
+        if not isinstance(width, int) or not 1 <= width <= self.dimensions:
+            raise ValueError(
+                f"dimensions: expected 1..{self.dimensions} of {self.name!r}, got {dimensions!r}"
+            )
+        before = self._prompt(prompt)
+        unit = self._settings.folder.normalize if normalize is None else normalize
+        runner = self._open
+        if chunk:
+            vectors = self._chunked(runner, texts, before, unit)
+        else:
+            vectors = runner.pooled(self._inputs(texts, before, truncate=truncate))
+        return (self._finished(vector, width, unit) for vector in vectors)
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        **_ignored: Any,
+    ) -> F32:
+        """`embed` with the arguments of sentence-transformers, which cuts long texts off.
+
+        `prompt` is put before texts as it stands; `prompt_name` is one of `prompts`. Arguments
+        about batches, devices, progress bars and tensors mean nothing here.
+        """
+        one = isinstance(sentences, str)
+        listed = [cast(str, sentences)] if one else list(sentences)
+        before = self._prompt(prompt_name) if prompt is None else prompt
+        unit = normalize_embeddings or self._settings.folder.normalize
+        width = self.dimensions if truncate_dim is None else truncate_dim
+        vectors = [
+            self._finished(vector, width, unit)
+            for vector in self._open.pooled(self._inputs(listed, before, truncate=True))
+        ]
+        if one:
+            return vectors[0]
+        return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+
+    def states(self, text: str, *, truncate: bool = False) -> F32:
+        """Hidden states of a text's tokens: float32[tokens, hidden]; errors as `embed`."""
+        (found,) = self._open.states([self._texts.encoded(0, text, truncate=truncate)])
+        return found
+
+    def similarity(self, a: F32 | str | Sequence[str], b: F32 | str | Sequence[str]) -> F32:
+        """How alike vectors or texts are, by the measure of the model: float32[len(a), len(b)]."""
+        rows = [np.atleast_2d(x if isinstance(x, np.ndarray) else self.embed(x)) for x in (a, b)]
+        if rows[0].shape[1] != rows[1].shape[1]:
+            raise ValueError(
+                f"similarity: expected vectors of one length, got {rows[0].shape[1]} and "
+                f"{rows[1].shape[1]} numbers"
+            )
+        return scores.similarities(rows[0], rows[1], self._settings.folder.similarity)
+
+    def rerank(
+        self,
+        query: str,
+        docs: Sequence[str],
+        *,
+        top_k: int | None = None,
+        truncate: bool = False,
+    ) -> list[Ranked]:
+        """Documents by how well they fit a query, the best first.
+
+        A cross-encoder, whose head gives one score, reads the query beside each document. A model
+        without a head compares their vectors.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has a head for something else.
+        ContextOverflowError, TypeError, ValueError
+            As `embed`.
+        """
+        texts = list(docs)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {top_k}")
+        if self.task == "classify" and len(self.labels) == 1:
+            pairs = (
+                self._texts.encoded(i, query, doc, truncate=truncate) for i, doc in enumerate(texts)
+            )
+            found = [float(self._activated(row)[0]) for row in self._open.heads(pairs)]
+        elif self.task is None:
+            one = self.embed(query, prompt=self._named("query"), truncate=truncate)
+            many = self.embed(texts, prompt=self._named("document"), truncate=truncate)
+            found = self.similarity(one, many)[0].tolist()
+        else:
+            raise UnsupportedModelError(
+                f"{self.name}: rerank needs a model without a head, or one whose head gives one "
+                f"score; this one is for {self.task} with {len(self.labels)} labels"
+            )
+        order = sorted(range(len(texts)), key=lambda i: (-found[i], i))
+        return [Ranked(i, found[i], texts[i]) for i in order[:top_k]]
+
+    # --- heads ----------------------------------------------------------------------------------
+
+    def classify(
+        self,
+        texts: str | Iterable[str | tuple[str, str]],
+        *,
+        top_k: int | None = 1,
+        truncate: bool = False,
+    ) -> list[Any]:
+        """The labels of texts, or of pairs of them, the likeliest first.
+
+        Parameters
+        ----------
+        texts : str or iterable of str or (str, str)
+        top_k : int, optional
+            So many labels of each; None for all.
+        truncate : bool
+            Leave out what is too long, instead of an error.
+
+        Returns
+        -------
+        list of Scored for one text; a list of such lists for several.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has no head for it.
+        ContextOverflowError, TypeError, ValueError
+            As `embed`.
+        """
+        self._need("classify")
+        one = isinstance(texts, str)
+        listed = [cast(str, texts)] if one else texts
+        found = []
+        for row in self._open.heads(self._pairs(listed, truncate=truncate)):
+            values = self._activated(row)
+            order = sorted(range(len(values)), key=lambda i: (-float(values[i]), i))
+            found.append([Scored(self.labels[i], float(values[i])) for i in order[:top_k]])
+        return found[0] if one else found
+
+    def zero_shot(
+        self,
+        text: str,
+        labels: Sequence[str],
+        *,
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+        truncate: bool = False,
+    ) -> list[Scored]:
+        """Labels that the model was not trained for, the likeliest first.
+
+        A model for natural language inference says whether the text entails "This example is
+        LABEL."; a model without a head compares the vectors of both (the softmax of 20 times their
+        cosines, or with `multi_label` the cosines).
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has a head without a label of entailment.
+        ValueError
+            For no labels, or a template without {}.
+        """
+        names = list(labels)
+        if not names or "{}" not in template:
+            raise ValueError(
+                f"expected at least one label and {{}} in the template, got {names!r:.80} and "
+                f"{template!r:.80}"
+            )
+        claims = [template.replace("{}", name) for name in names]
+        if self.task is None:
+            cosines = self.similarity(self.embed(text, truncate=truncate), self.embed(claims))[0]
+            sharp = np.asarray(cosines * np.float32(SHARPNESS), np.float32)
+            found = cosines if multi_label else scores.softmax(sharp)
+        else:
+            found = self._entailed(text, claims, multi_label=multi_label, truncate=truncate)
+        order = sorted(range(len(names)), key=lambda i: (-float(found[i]), i))
+        return [Scored(names[i], float(found[i])) for i in order]
+
+    def tags(
+        self, text: str, *, aggregation: str = "simple", truncate: bool = False
+    ) -> list[Tagged]:
+        """The parts of a text that the model names, with where they stand.
+
+        Parameters
+        ----------
+        text : str
+        aggregation : {"none", "simple", "first", "average", "max"}
+            How tokens become parts: not at all; neighbours of one label, as their tokens say; or
+            whole words, by their first token, the mean of all, or the surest.
+        truncate : bool
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has no head for it.
+        ContextOverflowError, TypeError, ValueError
+            As `embed`.
+        """
+        self._need("tags")
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(
+                f"aggregation: expected one of {', '.join(AGGREGATIONS)}; got {aggregation!r}"
+            )
+        found = self._texts.encoding(0, text, None, truncate=truncate)
+        encoded = EncodedText(np.array(found.ids, np.int32), np.array(found.types, np.int32))
+        (rows,) = self._open.heads([encoded])
+        likely = np.stack([scores.softmax(row) for row in rows])
+        return tagged(text, found, likely, self.labels, aggregation)
+
+    def fill_mask(self, text: str, *, top_k: int = 5) -> list[list[Filled]]:
+        """The likeliest tokens for each mask of a text (`mask_token`), the likeliest first.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has no head for it.
+        ValueError
+            If there is no mask in the text.
+        ContextOverflowError, TypeError
+            As `embed`.
+        """
+        self._need("fill_mask")
+        found = self.tokenizer.encode_parts(text, parse_special=True)
+        mask = self.tokenizer.id_of("mask_token")
+        rows = np.array([i for i, token in enumerate(found.ids) if token == mask], np.int32)
+        if mask is None or not len(rows):
+            raise ValueError(f"expected a mask ({self.mask_token}) in the text, got {text!r:.80}")
+        whole = self._texts.encoded(0, text) if len(found) > self.max_length else None
+        assert whole is None  # a text that long has raised
+        encoded = EncodedText(np.array(found.ids, np.int32), np.array(found.types, np.int32))
+        (logits,) = self._open.heads([replace(encoded, rows=rows)])
+        return [self._likeliest(row, top_k) for row in logits]
+
+    @cached_property
+    def mask_token(self) -> str | None:
+        """What stands for a token that `fill_mask` is to find; None if there is no such token."""
+        return self.tokenizer.parts.special_tokens.get("mask_token")
+
+    # --- what these are made of -----------------------------------------------------------------
+
+    @property
+    def _open(self) -> Runner:
+        if self._runner is None:
+            raise ClosedError(f"the model {self.name!r} is closed")
+        return self._runner
+
+    def _prompt(self, name: str | None) -> str:
+        """The text of a prompt."""
+        if name is None:
+            name = self._settings.folder.default_prompt or ""
+        if name == "":
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise ValueError(
+                f"prompt: expected the name of a prompt of {self.name!r} ({known}), got {name!r}"
+            )
+        return self.prompts[name]
+
+    def _named(self, *names: str) -> str | None:
+        """The first of these prompts that there is; None for the usual one."""
+        return next((name for name in names if self.prompts.get(name)), None)
+
+    def _inputs(
+        self, texts: Iterable[str], prompt: str, *, truncate: bool
+    ) -> Iterator[EncodedText]:
+        skipped = 0
+        if prompt and not self._settings.folder.include_prompt:
+            skipped = self._texts.prompt_tokens(prompt)
+        for number, text in enumerate(texts):
+            whole = prompt + text if prompt and isinstance(text, str) else text
+            found = self._texts.encoded(number, whole, truncate=truncate)
+            yield replace(found, first=min(skipped, len(found.ids) - 1)) if skipped else found
+
+    def _chunked(
+        self, runner: Runner, texts: Iterable[str], prompt: str, unit: bool
+    ) -> Iterator[F32]:
+        """Means of the vectors of parts."""
+
+        def parts() -> Iterator[tuple[int, EncodedText, int]]:
+            for number, text in enumerate(texts):
+                for encoded, tokens in self._texts.pieces(number, text, prompt):
+                    yield number, encoded, tokens
+
+        one, other = tee(parts())
+        at, total, weight = 0, np.zeros(self.dimensions), 0
+        vectors = runner.pooled(encoded for _, encoded, _ in other)
+        for (number, _, tokens), vector in zip(one, vectors, strict=True):
+            if number != at:
+                yield (total / max(weight, 1)).astype(np.float32)
+                at, total, weight = number, np.zeros(self.dimensions), 0
+            whole = scores.unit_rows(vector[None])[0] if unit else vector
+            total = total + whole.astype(np.float64) * max(tokens, 1)
+            weight += max(tokens, 1)
+        if weight:
+            yield (total / weight).astype(np.float32)
+
+    def _finished(self, vector: F32, width: int, unit: bool) -> F32:
+        kept: F32 = scores.unit_rows(vector[None, :width])[0] if unit else vector[:width].copy()
+        return kept
+
+    def _pairs(self, texts: Iterable[Any], *, truncate: bool) -> Iterator[EncodedText]:
+        for number, text in enumerate(texts):
+            if isinstance(text, tuple):
+                if len(text) != 2:
+                    raise ValueError(f"text {number}: expected a pair, got {len(text)} texts")
+                yield self._texts.encoded(number, *text, truncate=truncate)
+            else:
+                yield self._texts.encoded(number, text, truncate=truncate)
+
+    def _need(self, task: str) -> None:
+        if self.task != task:
+            has = f"one for {self.task}" if self.task else "none"
+            raise UnsupportedModelError(
+                f"{self.name}: {task} needs a model with a head for it; this model has {has}"
+            )
+
+    def _activated(self, row: F32) -> F32:
+        return scores.ACTIVATIONS[self._settings.activation](row)
+
+    def _entailed(self, text: str, claims: list[str], *, multi_label: bool, truncate: bool) -> F32:
+        """How likely a text entails each claim."""
+        self._need("classify")
+        lowered = [label.lower() for label in self.labels]
+        yes = next((i for i, label in enumerate(lowered) if label.startswith("entail")), None)
+        no = next((i for i, label in enumerate(lowered) if label.startswith("contra")), None)
+        if yes is None:
+            raise UnsupportedModelError(
+                f"{self.name}: zero_shot needs a label of entailment, this model has "
+                f"{', '.join(self.labels)}"
+            )
+        pairs = (self._texts.encoded(i, text, c, truncate=truncate) for i, c in enumerate(claims))
+        rows = np.stack(list(self._open.heads(pairs)))
+        if not multi_label and len(claims) > 1:
+            return scores.softmax(rows[:, yes])
+        other = (yes + 1) % len(self.labels) if no is None else no
+        both = [scores.softmax(row[[other, yes]])[1] for row in rows]
+        return np.array(both, np.float32)
+
+    def _likeliest(self, logits: F32, top_k: int) -> list[Filled]:
+        likely = scores.softmax(logits[: self.tokenizer.n_vocab])
+        order = np.lexsort((np.arange(len(likely)), -likely))[:top_k]
+        return [
+            Filled(self.tokenizer.decode([int(i)], skip_special=False), float(likely[i]), int(i))
+            for i in order
+        ]

@@ -1,0 +1,159 @@
+"""`slmq.load_encoder`: from the name of a model to one that embeds, scores and labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import slmq._native as _native
+import slmq.hub as hub
+from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.embedding.encoder import Encoder
+from slmq.embedding.folder import DenseModule, SentenceFolder, read_folder
+from slmq.embedding.options import EncoderArgs, EncoderOptions
+from slmq.embedding.runner import EncoderBody, Runner
+from slmq.embedding.settings import settings_of
+from slmq.engine.opening import ACTIVATIONS
+from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.models.loading import open_weights
+from slmq.models.registry import ENCODERS, family_of, is_encoder
+from slmq.settings import from_keywords, takes
+from slmq.tokenizer import load_tokenizer
+from slmq.weights.reader import FLOATS, WeightReader
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["load_body", "load_encoder", "open_encoder"]
+
+log = logging.getLogger("slmq")
+
+# Parts of a body that transformers stores and nothing here reads: what was made for training, and
+# what poolers make of the first token where something else pools.
+UNREAD = ("position_ids", "pooler.dense.weight", "pooler.dense.bias")
+
+
+@takes(EncoderOptions)
+def load_encoder(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    **options: Unpack[EncoderArgs],
+) -> Encoder:
+    """Load an encoder, downloading it first if need be.
+
+    Parameters
+    ----------
+    model : str or path
+        Name in the catalogue, hub id ``"org/name"``, or folder: one that sentence-transformers has
+        saved, or a model of transformers alone.
+    revision : str, optional
+        Revision (branch, tag or commit) of the hub repository.
+    local_files_only : bool
+        Never use the network.
+    **options
+        See `slmq.embedding.options.EncoderOptions`.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    ModelNotFoundError
+        If nothing answers to this name.
+    CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
+        If the model is damaged, of a kind that slmq lacks, or cannot be fetched.
+    TypeError, ValueError
+        If an option is unknown or has a wrong value; before anything is looked for.
+    """
+    checked = from_keywords(EncoderOptions, options)
+    found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
+    return open_encoder(found.path, checked, name=found.name)
+
+
+def open_encoder(
+    path: str | os.PathLike[str],
+    options: EncoderOptions | None = None,
+    *,
+    name: str | None = None,
+    isa: str | None = None,
+) -> Encoder:
+    """Open an encoder's folder; errors as `load_encoder`.
+
+    `name` is what it is called in messages, `isa` the kernels to run, as SLMQ_ISA.
+    """
+    options = EncoderOptions() if options is None else options
+    folder = read_folder(Path(path))
+    with open_checkpoint(folder.model) as checkpoint:
+        tokenizer = load_tokenizer(checkpoint)
+        body, raw = load_body(checkpoint, folder, options)
+        settings = settings_of(folder, raw, body.config, os.fspath(path) if name is None else name)
+    if not folder.listed and body.config.task is None:
+        log.warning(
+            "%s: no modules.json says how the vectors of tokens become that of a text; it is their "
+            "mean",
+            path,
+        )
+    return Encoder(Runner(body, isa), tokenizer, settings)
+
+
+def load_body(
+    checkpoint: Checkpoint, folder: SentenceFolder, options: EncoderOptions
+) -> tuple[EncoderBody, Mapping[str, Any]]:
+    """A model with what follows it, and its configuration as stored; errors as `load_encoder`."""
+    family: Any
+    family, _ = family_of(checkpoint)
+    if not is_encoder(family):
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: expected an encoder ({', '.join(sorted(ENCODERS))}), found "
+            f"{family.__name__.rpartition('.')[2]}; slmq.load reads it"
+        )
+    threads = int(_native.resolve_threads(options.n_threads)["threads"])
+    wanted = _format(checkpoint, options)
+    opened = open_weights(checkpoint, threads=threads, format=wanted, memory=options.memory)
+    weights = family.load(opened.reader, opened.config)
+    for tensor in checkpoint.tensors:
+        if tensor.endswith(UNREAD):
+            opened.reader.note(tensor)
+    opened.reader.tell()
+    dense = [(_dense(module, threads), module.activation) for module in folder.dense]
+    config: Any = opened.config
+    widths = [config.hidden_size, *(module.outputs for module in folder.dense)]
+    for module, width in zip(folder.dense, widths, strict=False):
+        if module.inputs != width:
+            raise CheckpointError(
+                f"expected in_features {width}, as what is before it gives, found {module.inputs}",
+                file=module.folder / "config.json",
+            )
+    body = EncoderBody(
+        family=family,
+        config=config,
+        weights=weights,
+        pool=folder.pool,
+        dense=dense,
+        typed=weights.types is not None and weights.types.n > 1,
+        threads=threads,
+        activations=ACTIVATIONS[options.activations],
+    )
+    return body, opened.raw_config
+
+
+def _format(checkpoint: Checkpoint, options: EncoderOptions) -> str | None:
+    """What weights become: int8 if they are floats and nothing else is asked for."""
+    if options.format is not None or checkpoint.packed:
+        return options.format
+    matrices = (t for t in checkpoint.tensors.values() if len(t.shape) == 2)
+    return "int8" if all(t.dtype in FLOATS or "." not in t.name for t in matrices) else None
+
+
+def _dense(module: DenseModule, threads: int) -> Any:
+    """The weights of a dense layer, which stay floats."""
+    with open_checkpoint(module.folder) as checkpoint:
+        reader = WeightReader(checkpoint, threads=threads)
+        bias = "linear.bias" if module.bias else None
+        return reader.linear("linear.weight", module.outputs, module.inputs, bias=bias)

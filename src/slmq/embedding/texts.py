@@ -1,0 +1,137 @@
+"""From texts to what runs: prompts, pairs, and what happens to texts that are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from slmq.embedding.runner import EncodedText
+from slmq.errors import ContextOverflowError
+from slmq.tokenizer import Tokenizer
+from slmq.tokenizer.encoding import Encoding
+
+__all__ = ["Piece", "TextEncoder"]
+
+# A text of more characters for each token that fits is looked at in part: the beginning says
+# whether it is too long, and what is cut off is never tokenized.
+CHARACTERS = 32
+Piece = tuple[EncodedText, int]  # and how many tokens of the text itself it has
+
+
+class TextEncoder:
+    """Makes inputs of texts.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    max_length : int
+        Most tokens of an input, those around the text included.
+    lower_case : bool
+        Whether texts are written in small letters first.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, *, lower_case: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._lower_case = lower_case
+        frame = tokenizer.encode_parts("a")
+        inside = [i for i, source in enumerate(frame.sources) if source is not None]
+        first, behind = (inside[0], inside[-1] + 1) if inside else (len(frame), len(frame))
+        self._before, self._behind = frame.ids[:first], frame.ids[behind:]
+
+    @property
+    def frame(self) -> int:
+        """Tokens that stand around every text."""
+        return len(self._before) + len(self._behind)
+
+    def encoding(self, number: int, text: str, pair: str | None, *, truncate: bool) -> Encoding:
+        """The tokens of one text or pair, cut off if that is allowed.
+
+        Raises
+        ------
+        TypeError
+            If it is no text; `number` says which one.
+        ValueError
+            If nothing is left of it to compute.
+        ContextOverflowError
+            If it is too long.
+        """
+        one, other = self._checked(number, text), pair
+        if other is not None:
+            other = self._checked(number, other)
+        most = self.max_length
+        parts = [self._beginning(part) for part in (one, other) if part is not None]
+        found = self.tokenizer.encode_parts(*parts, most=most if truncate else None)
+        if len(found) == 0:
+            raise ValueError(f"text {number}: expected at least one token, got {one!r:.40}")
+        if len(found) > most:
+            whole = parts == [part for part in (one, other) if part is not None]
+            raise ContextOverflowError(
+                f"text {number} has {'' if whole else 'at least '}{len(found)} tokens with those "
+                f"around it, the model takes {most}; truncate=True leaves out the rest"
+                + ("" if pair is not None else ", chunk=True takes the mean of its parts")
+            )
+        return found
+
+    def encoded(
+        self, number: int, text: str, pair: str | None = None, *, truncate: bool = False
+    ) -> EncodedText:
+        """What runs for one text or pair; errors as `encoding`."""
+        found = self.encoding(number, text, pair, truncate=truncate)
+        return EncodedText(np.array(found.ids, np.int32), np.array(found.types, np.int32))
+
+    def pieces(self, number: int, text: str, prompt: str) -> Iterator[Piece]:
+        """Consecutive parts of a text that fit, each behind the prompt; errors as `encoding`."""
+        whole = self._checked(number, text)
+        before = self.tokenizer.encode_parts(self._checked(number, prompt), add_special=False).ids
+        room = self.max_length - self.frame - len(before)
+        if room < 1:
+            raise ContextOverflowError(
+                f"text {number}: the prompt leaves no room for a text in {self.max_length} tokens"
+            )
+        start = 0
+        while True:
+            part = self._beginning(whole[start:])
+            found = self.tokenizer.encode_parts(part, add_special=False)
+            ids = found.ids[:room]
+            last = len(found.ids) <= room and start + len(part) >= len(whole)
+            if ids or start == 0:
+                tokens = np.array([*self._before, *before, *ids, *self._behind], np.int32)
+                if len(tokens) == 0:
+                    raise ValueError(
+                        f"text {number}: expected at least one token, got {text!r:.40}"
+                    )
+                yield EncodedText(tokens, np.zeros(len(tokens), np.int32)), len(ids)
+            if last:
+                return
+            # Where the next token begins; a part without tokens is passed over.
+            begins = found.offsets[room][0] if len(found.ids) > room else len(part)
+            start += max(1, begins)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens that a prompt takes at the beginning of an input, with those before it."""
+        if not prompt:
+            return 0
+        inside = self.tokenizer.encode_parts(prompt, add_special=False)
+        return len(self._before) + len(inside)
+
+    def _checked(self, number: int, text: object) -> str:
+        if not isinstance(text, str):
+            raise TypeError(
+                f"text {number}: expected a str, got {type(text).__name__} {text!r:.40}"
+            )
+        return text.lower() if self._lower_case else text
+
+    def _beginning(self, text: str) -> str:
+        """As much of a text as can matter, ended by a blank if it has one there."""
+        most = CHARACTERS * (self.max_length + 1)
+        if len(text) <= most:
+            return text
+        while most < len(text):
+            blank = text.rfind(" ", most // 2, most)
+            part = text[: blank if blank > 0 else most]
+            if len(self.tokenizer.encode_parts(part, add_special=False)) > self.max_length:
+                return part
+            most *= 4
+        return text

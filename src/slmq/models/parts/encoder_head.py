@@ -1,0 +1,102 @@
+"""What stands on an encoder: a head that classifies texts or tokens, or fills masks.
+
+All of them are a matrix, behind another one with an activation and sometimes a norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slmq.errors import CheckpointError
+from slmq.models.parts.encoder import EncoderConfig, load_encoder_norm
+from slmq.models.parts.gguf import Weights
+
+if TYPE_CHECKING:
+    from slmq.plan.handle import Handle
+    from slmq.plan.linear import Linear
+    from slmq.plan.recorder import Recording
+    from slmq.weights.base import Reader
+
+__all__ = ["HeadNames", "load_task_head", "task_head"]
+
+
+@dataclass(frozen=True)
+class HeadNames:
+    """Names of a head's modules.
+
+    Attributes
+    ----------
+    out : str
+        The last matrix.
+    dense, activation : str
+        The matrix before it and what follows that; empty: there is none.
+    norm : str
+        The LayerNorm behind the activation; empty: there is none.
+    bias : str
+        The bias of `out` where it is stored under another name.
+    pool : {"row", "mean"}
+        What a text's label is made of: its first token, or the mean of all.
+    width : int
+        Outputs of `dense`, if they are not as many as its inputs.
+    """
+
+    out: str
+    dense: str = ""
+    activation: str = ""
+    norm: str = ""
+    bias: str = ""
+    pool: str = "row"
+    width: int = 0
+
+
+def load_task_head(
+    r: Reader, cfg: EncoderConfig, heads: Mapping[str, HeadNames], embed: Linear, embed_name: str
+) -> Weights | None:
+    """The head that the model was saved with, None if it has none.
+
+    `embed` is the embedding, stored as `embed_name`, which may serve as the last matrix of a head
+    that fills masks. Matrices of heads are small and stay floats.
+
+    Raises
+    ------
+    CheckpointError
+        If there should be one, and its tensors are missing.
+    """
+    if cfg.task is None:
+        return None
+    names = heads.get(cfg.task)
+    if names is None:
+        raise CheckpointError(f"a head for {cfg.task!r} is not known for this architecture")
+    head = Weights(names=names, dense=None, norm=None)
+    width = names.width or cfg.hidden_size
+    if names.dense:
+        bias = _stored(r, f"{names.dense}.bias")
+        dense = f"{names.dense}.weight"
+        head.dense = r.linear(dense, width, cfg.hidden_size, bias=bias, floats=True)
+    if names.norm:
+        head.norm = load_encoder_norm(r, names.norm, width)
+    bias = _stored(r, f"{names.out}.bias", names.bias)
+    weight = f"{names.out}.weight"
+    if cfg.task != "fill_mask":
+        head.out = r.linear(weight, cfg.n_labels, width, bias=bias, floats=True)
+    elif r.own_head(weight, f"{embed_name}.weight", cfg.tied):
+        head.out = r.linear(weight, cfg.vocab_size, width, bias=bias)
+    else:
+        head.out = embed if bias is None else replace(embed, bias=r.vector(bias, cfg.vocab_size))
+    return head
+
+
+def _stored(r: Reader, *names: str) -> str | None:
+    """The first of these tensors that there is."""
+    return next((name for name in names if name and r.has(name)), None)
+
+
+def task_head(p: Recording, x: Handle, head: Weights, eps: float) -> Handle:
+    """What the head makes of selected rows: float32[rows, labels or tokens]."""
+    if head.dense is not None:
+        x = p.linear(x, head.dense, activation=head.names.activation)
+    if head.norm is not None:
+        x = p.layernorm(x, head.norm, eps)
+    return p.linear(x, head.out)
