@@ -14,6 +14,7 @@ from slmq.cli.batch import batch
 from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
+from slmq.cli.encode import classify, embed, rerank
 from slmq.cli.errors import Commands
 from slmq.cli.label import label
 from slmq.cli.measure import bench
@@ -33,6 +34,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "batch": batch,
     "label": label,
+    "embed": embed,
+    "rerank": rerank,
+    "classify": classify,
     "serve": serve,
     "verify": verify,
     "pull": pull,

@@ -24,9 +24,9 @@ BETTER = ("qwen2.5-1.5b-instruct", "qwen2.5-0.5b-instruct")
 
 def download_bytes(entry: CatalogueEntry) -> int | None:
     """Bytes to download, known or estimated; None if neither."""
-    from slmq.hub import FileEntry
+    from slmq.hub import ArchiveEntry, FileEntry
 
-    if isinstance(entry, FileEntry):
+    if isinstance(entry, (ArchiveEntry, FileEntry)):
         return entry.bytes
     bits = BITS.get(entry.format)
     return None if entry.parameters is None or bits is None else int(entry.parameters * bits / 8)

@@ -246,7 +246,7 @@ def source_of(section: Any) -> str | None:
 
 def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
     """What the catalogue says of a model that was not pulled."""
-    from slmq.hub import FileEntry, RepositoryEntry
+    from slmq.hub import ArchiveEntry, FileEntry, RepositoryEntry
     from slmq.models.registry import ENCODERS, FAMILIES
 
     return {
@@ -256,7 +256,7 @@ def from_catalogue(entry: CatalogueEntry) -> dict[str, Any]:
         "supported": entry.architecture in FAMILIES | ENCODERS,
         "parameters": entry.parameters,
         "format": entry.format,
-        "bytes": entry.bytes if isinstance(entry, FileEntry) else None,
+        "bytes": entry.bytes if isinstance(entry, (ArchiveEntry, FileEntry)) else None,
         "context": entry.context,
         "licence": entry.licence,
         "repository": entry.repository if isinstance(entry, RepositoryEntry) else None,

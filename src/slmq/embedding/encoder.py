@@ -277,15 +277,22 @@ class Encoder:
         ContextOverflowError, TypeError, ValueError
             As `embed`.
         """
-        self._need("classify")
         one = isinstance(texts, str)
         listed = [cast(str, texts)] if one else texts
-        found = []
-        for row in self._open.heads(self._pairs(listed, truncate=truncate)):
-            values = self._activated(row)
-            order = sorted(range(len(values)), key=lambda i: (-float(values[i]), i))
-            found.append([Scored(self.labels[i], float(values[i])) for i in order[:top_k]])
+        found = list(self.classify_stream(listed, top_k=top_k, truncate=truncate))
         return found[0] if one else found
+
+    def classify_stream(
+        self,
+        texts: Iterable[str | tuple[str, str]],
+        *,
+        top_k: int | None = 1,
+        truncate: bool = False,
+    ) -> Iterator[list[Scored]]:
+        """The labels of any number of texts, in order, as they come; see `classify`."""
+        self._need("classify")
+        rows = self._open.heads(self._pairs(texts, truncate=truncate))
+        return (self._scored(self._activated(row), top_k) for row in rows)
 
     def zero_shot(
         self,
@@ -456,6 +463,11 @@ class Encoder:
                 yield self._texts.encoded(number, *text, truncate=truncate)
             else:
                 yield self._texts.encoded(number, text, truncate=truncate)
+
+    def _scored(self, values: F32, top_k: int | None) -> list[Scored]:
+        """Labels with these values, the likeliest first."""
+        order = sorted(range(len(values)), key=lambda i: (-float(values[i]), i))
+        return [Scored(self.labels[i], float(values[i])) for i in order[:top_k]]
 
     def _need(self, task: str) -> None:
         if self.task != task:

@@ -9,11 +9,18 @@ from __future__ import annotations
 import os
 
 from slmq.hub.cache import cache_dir
-from slmq.hub.catalogue import CatalogueEntry, FileEntry, RepositoryEntry, catalogue
+from slmq.hub.catalogue import (
+    ArchiveEntry,
+    CatalogueEntry,
+    FileEntry,
+    RepositoryEntry,
+    catalogue,
+)
 from slmq.hub.progress import LogProgress, Progress
 from slmq.hub.store import CachedModel, ResolvedModel, Store
 
 __all__ = [
+    "ArchiveEntry",
     "CachedModel",
     "CatalogueEntry",
     "FileEntry",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -21,8 +21,10 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "ArchiveEntry",
     "CatalogueEntry",
     "FileEntry",
+    "FolderFile",
     "HubFile",
     "RepositoryEntry",
     "WheelMember",
@@ -106,6 +108,38 @@ class FileEntry(CatalogueEntry):
     sources: tuple[HubFile | WheelMember, ...]
 
 
+@dataclass(frozen=True)
+class FolderFile:
+    """One file of a model that is a folder, with slashes in its path."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveEntry(CatalogueEntry):
+    """A model that is a folder, in a zip archive that may be cut into pieces.
+
+    Attributes
+    ----------
+    folder : str
+        What the names of its files begin with in the archive.
+    files : tuple of FolderFile
+    parts : tuple of FileEntry
+        The pieces of the archive, in order.
+    """
+
+    folder: str
+    files: tuple[FolderFile, ...]
+    parts: tuple[FileEntry, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to download."""
+        return sum(part.bytes for part in self.parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepositoryEntry(CatalogueEntry):
     """A model that its publisher keeps on a model hub.
@@ -140,6 +174,8 @@ def parse_catalogue(text: str) -> dict[str, CatalogueEntry]:
         try:
             if "repository" in fields:
                 entries[name] = _repository_entry(name, fields)
+            elif "parts" in fields:
+                entries[name] = _archive_entry(name, fields)
             else:
                 entries[name] = _file_entry(name, fields)
         except TypeError as error:
@@ -155,6 +191,22 @@ def _repository_entry(name: str, fields: dict[str, Any]) -> RepositoryEntry:
             f"{entry.repository!r}"
         )
     return entry
+
+
+def _archive_entry(name: str, fields: dict[str, Any]) -> ArchiveEntry:
+    files = tuple(FolderFile(**file) for file in fields.pop("files", ()))
+    parts = fields.pop("parts")
+    common = {key: value for key, value in fields.items() if key != "folder"}
+    made = tuple(_file_entry(name, {**common, **part}) for part in parts)
+    for file in files:
+        plain = PurePosixPath(file.path)
+        if plain.is_absolute() or ".." in plain.parts or str(plain) != file.path:
+            raise ValueError(f"catalogue: {name}: expected a path inside, got {file.path!r}")
+        if re.fullmatch("[0-9a-f]{64}", file.sha256) is None:
+            raise ValueError(f"catalogue: {name}: {file.path}: expected a sha256 of 64 digits")
+    if not files:
+        raise ValueError(f"catalogue: {name}: expected files")
+    return ArchiveEntry(name=name, files=files, parts=made, **fields)
 
 
 def _file_entry(name: str, fields: dict[str, Any]) -> FileEntry:

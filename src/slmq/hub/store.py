@@ -15,6 +15,7 @@ from slmq.errors import Error, ModelNotFoundError
 from slmq.hub import snapshots
 from slmq.hub.cache import CacheError, cache_dir, cache_error, locked, make_folder, tree_bytes
 from slmq.hub.catalogue import (
+    ArchiveEntry,
     CatalogueEntry,
     FileEntry,
     RepositoryEntry,
@@ -133,7 +134,7 @@ class Store:
             return ResolvedModel(path, path.stem if path.is_file() else path.absolute().name, None)
         progress = progress or LogProgress()
         entry = self._named(text)
-        if isinstance(entry, FileEntry):
+        if isinstance(entry, (ArchiveEntry, FileEntry)):
             if revision is not None:
                 raise ValueError(
                     f"revision applies to hub ids; the catalogue pins that of {text}, got "
@@ -171,17 +172,23 @@ class Store:
     def _lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
 
-    def _file(self, entry: FileEntry) -> Path:
-        return self.root / "models" / entry.name / entry.file
+    def _file(self, entry: ArchiveEntry | FileEntry) -> Path:
+        """Where the model lies: a file, or a folder."""
+        last = "model" if isinstance(entry, ArchiveEntry) else entry.file
+        return self.root / "models" / entry.name / last
 
-    def _is_whole(self, entry: FileEntry) -> bool:
+    def _is_whole(self, entry: ArchiveEntry | FileEntry) -> bool:
+        path = self._file(entry)
+        sizes = {path: entry.bytes}
+        if isinstance(entry, ArchiveEntry):
+            sizes = {path / file.path: file.bytes for file in entry.files}
         try:
-            return self._file(entry).stat().st_size == entry.bytes
+            return all(file.stat().st_size == size for file, size in sizes.items())
         except OSError:
             return False
 
     def _resolve_entry(
-        self, entry: FileEntry, local_files_only: bool, progress: Progress
+        self, entry: ArchiveEntry | FileEntry, local_files_only: bool, progress: Progress
     ) -> ResolvedModel:
         found = ResolvedModel(self._file(entry), entry.name, entry)
         if self._is_whole(entry):
@@ -195,9 +202,14 @@ class Store:
             # Whoever held the lock before us may have done the work.
             if not self._is_whole(entry):
                 # The network code (ssl, zipfile, subprocess) is loaded by those who need it.
+                from slmq.hub.archive import fetch_archive
                 from slmq.hub.race import fetch_entry
 
-                fetch_entry(entry, self._file(entry).parent, progress, self.retry)
+                folder = self._file(entry).parent
+                if isinstance(entry, ArchiveEntry):
+                    fetch_archive(entry, folder, progress, self.retry)
+                else:
+                    fetch_entry(entry, folder, progress, self.retry)
         return found
 
     def _resolve_hub(
@@ -261,7 +273,7 @@ class Store:
                 entry.name, self._file(entry), entry.bytes, "catalogue", None, entry.licence
             )
             for entry in self.entries.values()
-            if isinstance(entry, FileEntry) and self._is_whole(entry)
+            if isinstance(entry, (ArchiveEntry, FileEntry)) and self._is_whole(entry)
         ]
         for hub in self._remembered():
             local = snapshots.find_local(hub)
