@@ -192,23 +192,46 @@ struct LowPlanes {
   }
 };
 
-// sums[token][32 rows] += a pair times the low planes, behind all the high ones. They are few, so the
-// weights that they meet are unpacked again, from a cache.
+// sums[token][32 rows] += a pair-group times the low planes of M neighbouring tokens
+template <class Weight, int M>
+SLMQ_INLINE void add_low_tokens(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
+                                float* sums) {
+  f32x16 sum[2][M];
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) {
+    sum[0][t] = load(sums + t * kPairRows);
+    sum[1][t] = load(sums + t * kPairRows + 16);
+  }
+  group_times_tokens<Weight, true, M>(pair, shared, a.low, a.info, sum);
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) {
+    store(sums + t * kPairRows, sum[0][t]);
+    store(sums + t * kPairRows + 16, sum[1][t]);
+  }
+}
+
+// sums[token][32 rows] += a pair times the low planes, behind all the high ones. The weights that they
+// meet are unpacked again, from a cache. A channel that stands out does so in most tokens: neighbours
+// share that work.
 template <class Weight>
 [[gnu::noinline]] static void add_low_planes(const LinearArgs& args, const uint8_t* weight, int row,
                                              const LowPlanes& low, float* sums) {
   const PanelTokens first(args, row);
-  for (int i = 0; i < low.count; ++i) {
+  for (int i = 0; i < low.count;) {
     const int group = low.at[i] / 16, t = low.at[i] % 16;
-    const PanelTokens a = first.token(group, t);
     const uint8_t* run = weight + static_cast<size_t>(group / Weight::run) * Weight::run_bytes;
     const uint8_t* pair = run + group % Weight::run * Weight::pair_group_bytes;
+    const uint8_t* shared = run + Weight::run * Weight::pair_group_bytes;
+    const PanelTokens a = first.token(group, t);
     float* to = sums + t * kPairRows;
-    f32x16 sum[2][1] = {{load(to)}, {load(to + 16)}};
-    group_times_tokens<Weight, true, 1>(pair, run + Weight::run * Weight::pair_group_bytes, a.low,
-                                        a.info, sum);
-    store(to, sum[0][0]);
-    store(to + 16, sum[1][0]);
+    const int last = i + kTokens - 1;  // it is the last of as many neighbours if none is left out
+    if (t + kTokens <= 16 && last < low.count && low.at[last] == low.at[i] + kTokens - 1) {
+      add_low_tokens<Weight, kTokens>(pair, shared, a, to);
+      i += kTokens;
+    } else {
+      add_low_tokens<Weight, 1>(pair, shared, a, to);
+      ++i;
+    }
   }
 }
 
