@@ -31,7 +31,9 @@ def test_a_chat_is_what_the_model_says(server: LiveServer) -> None:
     body, wanted = answered.body, server.model.generate(HI, **DRAWN)
     (choice,) = body["choices"]
     assert answered.status == 200
-    assert choice["message"] == {"role": "assistant", "content": wanted.text, "refusal": None}
+    assert choice["message"] == {
+        "role": "assistant", "content": wanted.text, "refusal": None, "annotations": [],
+    }  # fmt: skip
     assert choice["finish_reason"] == "length"
     assert body["object"] == "chat.completion"
     assert body["id"] == "chatcmpl-" + answered.headers["x-request-id"].removeprefix("req_")
@@ -325,3 +327,27 @@ def test_readers_get_signs_of_life(server: LiveServer) -> None:
         service.limits = limits
         done.set()
         thread.join()
+
+
+def test_echo_begins_with_the_prompt(server: LiveServer) -> None:
+    ids = server.model.tokenizer.encode("Once")
+    asked = {"prompt": ["Once", ids], "n": 2, "echo": True, **DRAWN}
+    plain = server.ask(TEXT, {**asked, "echo": False}).body["choices"]
+    spelled = server.model.tokenizer.decode(ids, skip_special=False)
+    wanted = [
+        text + choice["text"]
+        for text, choice in zip(["Once"] * 2 + [spelled] * 2, plain, strict=True)
+    ]
+    whole = server.ask(TEXT, asked).body["choices"]
+    assert [choice["text"] for choice in whole] == wanted
+    assert list(said(server.ask(TEXT, {**asked, "stream": True}).events).values()) == wanted
+    for wrong in ({"echo": "yes"}, {"logprobs": 1}):
+        answered = server.ask(TEXT, {**asked, **wrong})
+        assert (answered.status, answered.body["error"]["param"]) == (400, "echo")
+
+
+def test_the_version_may_be_left_out(server: LiveServer) -> None:
+    asked = {"messages": HI, **DRAWN}
+    wanted = server.ask(CHAT, asked).body["choices"]
+    assert server.ask("/chat/completions", asked).body["choices"] == wanted
+    assert server.ask("/models").body == server.ask("/v1/models").body

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from live_server import live_server
 
 import slmq
+from slmq.cli.serve import aliases_of
 from slmq.errors import BusyError, CheckpointError, ModelNotFoundError
+from slmq.generation.model import Model
 from slmq.server import shelf as shelf_module
 from slmq.server.shelf import Book, Loaded, Shelf
 
@@ -130,3 +133,16 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_its_request(
         shelf.close()
 
     asyncio.run(run())
+
+
+def test_aliases_are_names_of_models(model: Model) -> None:
+    found = aliases_of(["gpt-4o", "large=two"], ["one", "two"])
+    assert found == {"gpt-4o": "one", "large": "two"}
+    for wrong in (["one"], ["=one"], ["a", "a=two"], ["a=three"]):
+        with pytest.raises(ValueError, match="--alias"):
+            aliases_of(wrong, ["one", "two"])
+    with live_server({"tiny": model}, aliases={"gpt-4o": "tiny"}) as server:
+        asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+        answered = server.ask("/v1/chat/completions", {**asked, "max_tokens": 2})
+        assert answered.body["model"] == "tiny"
+        assert server.ask("/v1/models/gpt-4o").body["id"] == "tiny"

@@ -142,6 +142,7 @@ def live_server(
     limits: Limits | None = None,
     suggested: Mapping[str, Any] | None = None,
     log_path: Path | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> Iterator[LiveServer]:
     """A server of loaded models; they stay the caller's."""
     limits = limits or Limits()
@@ -158,7 +159,7 @@ def live_server(
         began = threading.Event()
 
         async def run() -> None:
-            service = Service(Shelf(books, pool=pool), limits, pool, log)
+            service = Service(Shelf(books, pool=pool, aliases=aliases), limits, pool, log)
             files = Files(service, Path(folder))
             app = build_app(service, files)
             wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)

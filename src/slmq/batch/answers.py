@@ -26,7 +26,7 @@ __all__ = [
     "error_body",
     "error_line",
     "fault_line",
-    "text_choice",
+    "text_choices",
     "text_logprobs",
     "usage",
 ]
@@ -47,13 +47,16 @@ def answer_line(
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """The line of a request that was answered; results are in the order of `Asked.answers`."""
-    shape = chat_choice if asked.chat else text_choice
+    if asked.chat:
+        choices = [chat_choice(i, result, tokenizer) for i, result in enumerate(results)]
+    else:
+        choices = text_choices(asked, results, tokenizer)
     body = {
         "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{digest}",
         "object": "chat.completion" if asked.chat else "text_completion",
         "created": 0,
         "model": model,
-        "choices": [shape(i, result, tokenizer) for i, result in enumerate(results)],
+        "choices": choices,
         "usage": usage(results, asked.n),
     }
     return _line(digest, custom_id, 200, body)
@@ -148,14 +151,19 @@ def call_body(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def text_choice(index: int, result: GenerationResult, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A completion of a text."""
-    return {
-        "index": index,
-        "text": result.text,
-        "logprobs": text_logprobs(result.logprobs, tokenizer),
-        "finish_reason": result.finish_reason,
-    }
+def text_choices(
+    asked: Asked, results: Sequence[GenerationResult], tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
+    """Completions of texts."""
+    return [
+        {
+            "index": i,
+            "text": asked.said_before(i, tokenizer) + result.text,
+            "logprobs": text_logprobs(result.logprobs, tokenizer),
+            "finish_reason": result.finish_reason,
+        }
+        for i, result in enumerate(results)
+    ]
 
 
 def text_logprobs(

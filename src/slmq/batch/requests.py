@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmq.batch.lines import CHAT
 from slmq.chat.messages import checked_content
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SHAPE, SamplingParams
 from slmq.settings import option_of
+
+if TYPE_CHECKING:
+    from slmq.tokenizer import Tokenizer
 
 __all__ = ["Asked", "RequestError", "ignored_fields", "read_request"]
 
@@ -42,7 +45,6 @@ INERT: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "echo": (False,),
     "suffix": ("",),
 }
 MOST_ANSWERS = 128
@@ -73,6 +75,8 @@ class Asked:
         Sampling parameters.
     template : dict, optional
         Variables of the chat template.
+    echo : bool
+        Whether answers begin with their prompts.
     """
 
     chat: bool
@@ -80,6 +84,14 @@ class Asked:
     n: int
     params: dict[str, Any]
     template: dict[str, Any] | None = None
+    echo: bool = False
+
+    def said_before(self, index: int, tokenizer: Tokenizer) -> str:
+        """What an answer begins with beside what the model said: its prompt, or nothing."""
+        if not self.echo:
+            return ""
+        prompt = self.prompts[index // self.n]
+        return prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=False)
 
     def answers(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Prompt and parameters of every answer; each has a seed of its own."""
@@ -134,7 +146,7 @@ def read_request(
     n = _count(given, "n", 1, MOST_ANSWERS // len(prompts))
     if given.get("best_of", n) != n:
         raise RequestError(f"best_of: expected n ({n}), got {given['best_of']!r}", "best_of")
-    return Asked(chat, prompts, n, params, _template(given))
+    return Asked(chat, prompts, n, params, _template(given), _echo(given, params))
 
 
 def ignored_fields(body: Mapping[str, Any]) -> list[str]:
@@ -147,12 +159,21 @@ def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
     if chat:
         known |= {"messages", "top_logprobs", "chat_template_kwargs", EFFORT}
     else:
-        known |= {"prompt", "best_of"}
+        known |= {"prompt", "best_of", "echo"}
     for name, value in given.items():
         if name not in known:
             raise RequestError(f"{name:.80}: is not supported", name)
         if name in INERT and value not in INERT[name]:
             raise RequestError(f"{name}: {value!r:.80} is not supported", name)
+
+
+def _echo(given: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
+    wanted = given.get("echo", False)
+    if not isinstance(wanted, bool):
+        raise RequestError(f"echo: expected true or false, got {wanted!r:.80}", "echo")
+    if wanted and params.get("logprobs") is not None:
+        raise RequestError("echo: is not supported beside logprobs", "echo")
+    return wanted
 
 
 def _thinking(effort: Any) -> bool:

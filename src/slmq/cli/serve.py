@@ -78,6 +78,14 @@ def serve(
             help="Name of a model, in the order of MODEL. Repeatable.", rich_help_panel=PANEL
         ),
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ALIAS[=NAME]",
+            help="Further name of a model, the first one unless NAME says which. Repeatable.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -154,10 +162,19 @@ def serve(
         Book(called, partial(load, found, called), found.path, bytes_of(found.path))
         for called, found in found_models(models, name or [], revision=revision, offline=offline)
     ]
+    aliases = aliases_of(alias or [], [book.name for book in books])
     address = open_socket(host, port, unix_socket)
     if unix_socket is None and host not in LOOPBACK and not keys:
         note(f"everybody who can reach {host} may use this server; --api-key asks for a key")
-    serve_models(books, address, limits, budget_bytes=budget, log_path=log_requests, tell=note)
+    serve_models(
+        books,
+        address,
+        limits,
+        budget_bytes=budget,
+        log_path=log_requests,
+        aliases=aliases,
+        tell=note,
+    )
 
 
 def found_models(
@@ -185,6 +202,26 @@ def found_models(
             raise ValueError(f"--name: two models are called {called!r}; give each its own")
         books.append((called, found))
     return books
+
+
+def aliases_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Names of models by their aliases.
+
+    Raises
+    ------
+    ValueError
+        If an alias is of no model, or is a name already.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        alias, _, name = text.partition("=")
+        name = name or names[0]
+        if name not in names:
+            raise ValueError(f"--alias: expected one of {', '.join(names)}, got {name!r:.80}")
+        if not alias or alias in names or alias in found:
+            raise ValueError(f"--alias: expected a name that is free, got {alias!r:.80}")
+        found[alias] = name
+    return found
 
 
 def bytes_of(path: Path) -> int:

@@ -44,6 +44,10 @@ def build_app(service: Service, files: Files) -> Guard:
     router = _Routes(redirect_slashes=False)
     post, get = ["POST"], ["GET"]
     for path, endpoint, methods in (
+        # Some clients of OpenAI's and of llama.cpp's leave the version out.
+        ("/chat/completions", openai.chat, post),
+        ("/completions", openai.completions, post),
+        ("/models", about.models, get),
         ("/v1/chat/completions", openai.chat, post),
         ("/v1/completions", openai.completions, post),
         ("/v1/files", files.upload, post),

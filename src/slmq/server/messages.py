@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slmq.generation.results import GenerationResult
     from slmq.server.service import Service
     from slmq.server.talk import Heard, Talk
+    from slmq.tools.calls import ToolCall
 
 __all__ = ["Messages"]
 
@@ -176,10 +177,9 @@ def _whole(talk: Talk, results: list[GenerationResult]) -> dict[str, Any]:
     if result.reasoning:
         blocks.append({"type": "thinking", "thinking": result.reasoning, "signature": ""})
     if result.text:
-        blocks.append({"type": "text", "text": result.text})
+        blocks.append({"type": "text", "text": result.text, "citations": None})
     for call in result.tool_calls:
-        use = {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        blocks.append(use)
+        blocks.append({"type": "tool_use", **_use(call), "input": call.arguments})
     return {**_head(talk), "content": blocks, **_end(result), "usage": _usage(result)}
 
 
@@ -192,7 +192,13 @@ def _head(talk: Talk) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
     }
+
+
+def _use(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "name": call.name, "input": {}, "caller": {"type": "direct"}}
 
 
 def _end(result: GenerationResult) -> dict[str, Any]:
@@ -205,11 +211,24 @@ def _end(result: GenerationResult) -> dict[str, Any]:
 
 
 def _usage(result: GenerationResult) -> dict[str, Any]:
+    computed = result.prompt_tokens - result.cached_tokens
+    details = {"thinking_tokens": result.reasoning_tokens}
+    return _counts(computed, result.cached_tokens, result.generated_tokens, details)
+
+
+def _counts(
+    computed: int, cached: int, output: int, details: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {
-        "input_tokens": result.prompt_tokens - result.cached_tokens,
+        "input_tokens": computed,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": result.cached_tokens,
-        "output_tokens": result.generated_tokens,
+        "cache_read_input_tokens": cached,
+        "cache_creation": None,
+        "output_tokens": output,
+        "output_tokens_details": details,
+        "inference_geo": None,
+        "server_tool_use": None,
+        "service_tier": "standard",
     }
 
 
@@ -223,13 +242,7 @@ async def _events(talk: Talk) -> AsyncIterator[bytes]:
                 continue
             if not begun:
                 begun = True
-                usage = {
-                    "input_tokens": heard.prompt_tokens,
-                    "cache_creation_input_tokens": 0,
-                    "cache_read_input_tokens": 0,
-                    "output_tokens": 0,
-                }
-                message = {**_head(talk), "usage": usage}
+                message = {**_head(talk), "usage": _counts(heard.prompt_tokens, 0, 0)}
                 yield event({"type": "message_start", "message": message}, "message_start")
             yield b"".join(event(e, e["type"]) for e in blocks.of(heard))
             if heard.result is not None:
@@ -253,12 +266,11 @@ class _Blocks:
             yield from self._begin("thinking", {"thinking": "", "signature": ""})
             yield self._delta({"type": "thinking_delta", "thinking": heard.reasoning})
         if heard.text:
-            yield from self._begin("text", {"text": ""})
+            yield from self._begin("text", {"text": "", "citations": None})
             yield self._delta({"type": "text_delta", "text": heard.text})
         for call in heard.calls:
             yield from self._end()
-            head = {"id": call.id, "name": call.name, "input": {}}
-            yield from self._begin("tool_use", head)
+            yield from self._begin("tool_use", _use(call))
             arguments = as_json(call.arguments).decode("ascii")
             yield self._delta({"type": "input_json_delta", "partial_json": arguments})
         if heard.result is not None:

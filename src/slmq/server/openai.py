@@ -9,7 +9,7 @@ from slmq.batch.answers import (
     call_body,
     chat_choice,
     chat_logprobs,
-    text_choice,
+    text_choices,
     text_logprobs,
     usage,
 )
@@ -119,7 +119,7 @@ class _Chat:
         choices = []
         for i, result in enumerate(results):
             choice = chat_choice(i, result, self._talk.tokenizer)
-            choice["message"]["refusal"] = None
+            choice["message"] |= {"refusal": None, "annotations": []}
             choices.append(choice)
         counts = full_usage(results, self._talk.asked.n)
         return {**self._head, "choices": choices, "usage": counts, **_timings(results)}
@@ -189,12 +189,18 @@ class _Text:
         }
 
     def whole(self, results: list[GenerationResult]) -> dict[str, Any]:
-        choices = [text_choice(i, result, self._talk.tokenizer) for i, result in enumerate(results)]
+        choices = text_choices(self._talk.asked, results, self._talk.tokenizer)
         counts = full_usage(results, self._talk.asked.n)
         return {**self._head, "choices": choices, "usage": counts, **_timings(results)}
 
     def first(self) -> list[dict[str, Any]]:
-        return []
+        if not self._talk.asked.echo:
+            return []
+        before = [
+            self._talk.asked.said_before(i, self._talk.tokenizer)
+            for i in range(len(self._talk.results))
+        ]
+        return [self._piece(i, text) for i, text in enumerate(before)]
 
     def pieces(self, heard: Heard) -> list[dict[str, Any]]:
         logprobs = None
@@ -202,13 +208,20 @@ class _Text:
             start = self._said[heard.index]
             logprobs = text_logprobs(heard.logprobs, self._talk.tokenizer, start)
             self._said[heard.index] += sum(len(text) for text in (logprobs or {})["tokens"])
+        reason = None if heard.result is None else heard.result.finish_reason
+        return [self._piece(heard.index, heard.text, logprobs, reason)]
+
+    def _piece(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> dict[str, Any]:
         choice = {
-            "index": heard.index,
-            "text": heard.text,
-            "logprobs": logprobs,
-            "finish_reason": None if heard.result is None else heard.result.finish_reason,
-        }
-        return [{**self._head, "choices": [choice]}]
+            "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason,
+        }  # fmt: skip
+        return {**self._head, "choices": [choice]}
 
     def last(self, results: list[GenerationResult]) -> dict[str, Any]:
         counts = full_usage(results, self._talk.asked.n)

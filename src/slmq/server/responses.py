@@ -35,6 +35,8 @@ OURS = (
     "reasoning", "truncation", "background", "top_logprobs",
 )  # fmt: skip
 TEXTS = ("input_text", "output_text", "text")
+# What a tool is told to be where its request leaves that out; arguments always fit a schema.
+PLAIN_TOOL = {"type": "function", "description": None, "parameters": None, "strict": True}
 
 
 class Responses:
@@ -169,7 +171,7 @@ def _response(
         "id": f"resp_{talk.id}",
         "object": "response",
         "created_at": talk.created,
-        "completed_at": None if status != "completed" else talk.created,
+        "completed_at": None if status != "completed" else talk.created + round(talk.took_s),
         "status": status,
         "background": False,
         "error": None,
@@ -189,7 +191,7 @@ def _response(
         "temperature": talk.asked.params.get("temperature", 0.0),
         "text": body.get("text") or {"format": {"type": "text"}},
         "tool_choice": body.get("tool_choice") or "auto",
-        "tools": body.get("tools") or [],
+        "tools": [{**PLAIN_TOOL, **tool} for tool in body.get("tools") or []],
         "top_logprobs": 0,
         "top_p": talk.asked.params.get("top_p", 1.0),
         "presence_penalty": talk.asked.params.get("presence_penalty", 0.0),

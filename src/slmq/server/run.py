@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -72,6 +72,7 @@ def serve_models(
     *,
     budget_bytes: int | None = None,
     log_path: Path | None = None,
+    aliases: Mapping[str, str] | None = None,
     tell: Callable[[str], None],
 ) -> None:
     """Serve models until a signal comes.
@@ -87,6 +88,8 @@ def serve_models(
         Memory that loaded models may take together.
     log_path : Path, optional
         File that gets a line for each request.
+    aliases : mapping of str to str
+        Further names of models.
     tell : callable
         Called with the line that says what is served, and where.
     """
@@ -94,7 +97,8 @@ def serve_models(
     log = RequestLog(log_path)
     with closing(found), closing(log), ThreadPoolExecutor(POOL, "slmq-server") as pool:
         try:
-            asyncio.run(_serve(books, found, shown, limits, budget_bytes, pool, log, tell))
+            shelf = Shelf(books, budget_bytes=budget_bytes, pool=pool, aliases=aliases)
+            asyncio.run(_serve(shelf, found, shown, limits, pool, log, tell))
         finally:
             if found.family == getattr(socket, "AF_UNIX", None):
                 with suppress(OSError):
@@ -102,16 +106,14 @@ def serve_models(
 
 
 async def _serve(
-    books: Sequence[Book],
+    shelf: Shelf,
     found: socket.socket,
     shown: str,
     limits: Limits,
-    budget_bytes: int | None,
     pool: ThreadPoolExecutor,
     log: RequestLog,
     tell: Callable[[str], None],
 ) -> None:
-    shelf = Shelf(books, budget_bytes=budget_bytes, pool=pool)
     service = Service(shelf, limits, pool, log)
 
     def drain() -> None:

@@ -96,13 +96,21 @@ class Shelf:
         Memory of all that are loaded; None sets no limit.
     pool : Executor
         Where models are loaded.
+    aliases : mapping of str to str
+        Further names of models.
     """
 
     def __init__(
-        self, books: Sequence[Book], *, budget_bytes: int | None = None, pool: Executor
+        self,
+        books: Sequence[Book],
+        *,
+        budget_bytes: int | None = None,
+        pool: Executor,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._books = {book.name: book for book in books}
         self._first = books[0]
+        self._aliases = dict(aliases or {})
         self._budget = budget_bytes
         self._pool = pool
         self._count = 0
@@ -125,6 +133,7 @@ class Shelf:
             return self._first
         if not isinstance(name, str):
             raise TypeError(f"model: expected a name, got {name!r:.80}")
+        name = self._aliases.get(name, name)
         found = self._books.get(name) or self._books.get(name.removesuffix(LATEST))
         if found is None:
             names = ", ".join(map(repr, self._books))
