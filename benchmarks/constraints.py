@@ -4,7 +4,8 @@ python benchmarks/constraints.py [--model NAME] [--sst2 dev.tsv] [--texts FILE .
 
 Masks are measured on random walks through grammars of several kinds, over the model's vocabulary
 and over one of 151,936 tokens (that of the model, filled up with pieces of texts). Speeds are
-medians of runs in turns, in one process.
+medians of runs in turns, in one process, by engines of as many threads as there are cores and of
+one; nothing is guessed ahead, which would make one text faster than another.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ import numpy as np
 import slmq
 from slmq.constraints import Grammar, Vocabulary, any_json, lark_grammar, regex_grammar
 from slmq.constraints import schema_grammar as of_schema
+from slmq.engine.opening import open_engine
+from slmq.engine.options import LoadOptions
+from slmq.generation.scheduler import Scheduler
+from slmq.hub import resolve
 
 LARGE = 151_936  # as Qwen2.5
 WALKS, LONGEST = 12, 120
-RUNS = 5
+RUNS = 9
 TOKENS = 192
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -155,8 +160,14 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"n": len(values), "p50": float(p50), "p99": float(p99), "worst": max(values)}
 
 
-def speeds(model: slmq.Model) -> dict[str, Any]:
+def speeds(name: str, threads: int | None) -> dict[str, Any]:
     """Tokens per second: free, under a schema with nothing forced, and of JSON."""
+    engine = open_engine(resolve(name).path, LoadOptions(n_ctx=2048, n_threads=threads))
+    with slmq.Model(engine, Scheduler(engine, speculate=False)) as model:
+        return {"threads": engine.info.threads, **_speeds(model)}
+
+
+def _speeds(model: slmq.Model) -> dict[str, Any]:
     prompt = [{"role": "user", "content": f"{PARAGRAPH} Tell me about her."}]
     kinds: dict[str, dict[str, Any]] = {
         "free": {"ignore_eos": True},
@@ -176,11 +187,15 @@ def speeds(model: slmq.Model) -> dict[str, Any]:
             if name == "json":
                 forced = result.forced_tokens
     medians = {name: statistics.median(values) for name, values in found.items()}
+
+    def ratio(name: str, free: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[name], found[free], strict=True))
+
     return {
         "tokens_per_s": medians,
-        "schema / free": medians["schema"] / medians["free"],
-        "schema / free, drawn": medians["schema, drawn"] / medians["free, drawn"],
-        "json / free": medians["json"] / medians["free"],
+        "schema / free": ratio("schema", "free"),
+        "schema / free, drawn": ratio("schema, drawn", "free, drawn"),
+        "json / free": ratio("json", "free"),
         "forced share of json": forced / TOKENS,
     }
 
@@ -210,6 +225,7 @@ def labels(model: slmq.Model, path: Path) -> dict[str, Any]:
         / n,
         "sentences_per_s": n / together_s,
         "single_prompts_per_s": len(some) / single_s,
+        "together / single": n / together_s / (len(some) / single_s),
     }
 
 
@@ -225,13 +241,13 @@ def main() -> None:
         if given.texts:
             large = Filled(model.tokenizer, [p.read_text("utf-8") for p in given.texts], LARGE)
             report[f"masks, {large.n_vocab} tokens"] = masks(large)
-        report["speeds"] = speeds(model)
         example = model.generate(
             [{"role": "user", "content": f"{PARAGRAPH}\n\nGive her data as JSON."}], schema=PERSON
         )
         report["five fields"] = example.parsed
         if given.sst2 is not None:
             report["labels"] = labels(model, given.sst2)
+    report["speeds"] = [speeds(given.model, threads) for threads in (None, 1)]
     print(json.dumps(report, indent=2, ensure_ascii=False))
 
 

@@ -27,7 +27,8 @@ WORK = {
     began.set(); model.generate([5, 6], max_tokens=90000, ignore_eos=True)
 """,
     "masks": """
-    for _ in model.stream([5, 6], max_tokens=90000, regex="[a-z]{15000}"): began.set()
+    drawn = {"regex": "[a-z]{15000}", "temperature": 1.0, "max_tokens": 90000}
+    for _ in model.stream([5, 6], **drawn): began.set()
 """,
     "logits": """
     began.set()
@@ -58,7 +59,7 @@ def test_a_thread_at_work_does_not_abort_the_end(work: str, tiny_model_path: Pat
 FORK = """
 import os, signal, slmq, sys, threading, time
 model = slmq.load(sys.argv[1], n_ctx=100000)
-short = {"max_tokens": 2, "regex": "[a-z]{15000}"}
+short = {"max_tokens": 2, "regex": "[a-z]{15000}", "temperature": 1.0, "seed": 1}
 want = model.generate([5], **short).tokens
 long = {**(short if sys.argv[2] == "constrained" else {"ignore_eos": True}), "max_tokens": 15000}
 threading.Thread(target=lambda: model.generate([5], **long), daemon=True).start()

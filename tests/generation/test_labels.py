@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import slmq
+from slmq.engine.engine import Engine
 from slmq.errors import ClosedError, ContextOverflowError
 from slmq.generation.label_prompts import LabelPrompt
 
@@ -63,6 +64,28 @@ def test_numbers_do_not_depend_on_the_batch(tiny_model_path: Path, tiny: slmq.Mo
     with slmq.load(tiny_model_path, n_ctx=1024, n_threads=2) as other:
         other.engine.chunk = 37
         assert other.label(TEXTS[::-1], LABELS) == together[: len(TEXTS)][::-1]
+
+
+def test_what_is_computed(tiny: slmq.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefix once, the rest of every text once, in few runs, and chosen logits only."""
+    prompt = LabelPrompt.of(tiny.engine, ["a", "b"], instruction=None)
+    contexts = [prompt.context(text) for text in TEXTS]
+    runs: list[list[tuple[int, int, int]]] = []
+    run = Engine.run
+
+    def watched(engine: Engine, batch: list[Any], **how: Any) -> Any:
+        runs.append([(len(p[1]), p[2], len(p[3]) if len(p) > 3 else 0) for p in batch])
+        return run(engine, batch, **how)
+
+    monkeypatch.setattr(Engine, "run", watched)
+    tiny.label(TEXTS, ["a", "b"])
+    (prefix,), *others = runs
+    assert prefix[1:] == (0, 0)
+    parts = [part for run in others for part in run]
+    assert [rows for rows, _, _ in parts] == [len(ids) - prefix[0] for ids in contexts]
+    assert {part[1:] for part in parts} == {(1, 2)}
+    assert prefix[0] == len(tiny.tokenizer.encode("<|im_start|>user\n"))
+    assert len(others) == -(-sum(rows for rows, _, _ in parts) // tiny.engine.chunk)
 
 
 def test_several_questions_share_a_text(tiny: slmq.Model) -> None:

@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from llguidance import LLMatcher
 
 import slmq
-from slmq.constraints import Grammar, Vocabulary, regex_grammar
+from slmq.constraints import Grammar, Vocabulary, regex_grammar, schema_grammar
 from slmq.errors import ConstraintError
 from slmq.generation.masks import Masks
+from slmq.generation.sampling import SamplingParams, make_sampler
+from slmq.generation.shapes import shape_of
 
 SOON_S = 20.0
 
@@ -78,11 +81,63 @@ def test_an_error_is_told_when_the_mask_is_asked_for(tiny: slmq.Model) -> None:
     masks.rest()
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"regex": "([a-c]{1,3}[0-9]?){1,9}"},
+        {"schema": {"type": "array", "items": {"type": ["string", "integer", "null"]}}},
+        {"grammar": 'start: /[^<]{0,9}/ <|im_start|> "é"? /[0-9]*/'},
+        {"choices": ["yes", "no", "yesterday"]},
+    ],
+)
+def test_one_token_is_judged_as_the_mask_does(tiny: slmq.Model, shape: dict[str, Any]) -> None:
+    """Every token of the vocabulary, end tokens included, in states of random walks."""
+    rng = np.random.default_rng(4)
+    made = shape_of(SamplingParams.from_kwargs(shape), Vocabulary(tiny.tokenizer))
+    assert made is not None
+    for _ in range(8):
+        matcher = made.constraint.matcher()
+        for _ in range(20):
+            if matcher.complete:
+                break
+            token = matcher.forced[0] if matcher.forced else -1
+            if token < 0:
+                judged = [matcher.allows(i) for i in range(tiny.n_vocab)]
+                bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")
+                assert judged == bits[: tiny.n_vocab].astype(bool).tolist()
+                token = int(rng.choice(np.flatnonzero(judged)))
+            if token in tiny.tokenizer.eos_ids:
+                break
+            matcher.accept(token)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_the_likeliest_of_those_allowed_is_taken(tiny: slmq.Model, penalty: float) -> None:
+    """Most masks are not computed where the likeliest token is taken; the answer is as if."""
+    schema = {"type": "array", "items": {"enum": ["ab", "ba", 17, 23.5]}, "minItems": 6}
+    prompt = tiny.tokenizer.encode("abc")
+    result = tiny.generate("abc", schema=schema, max_tokens=60, repetition_penalty=penalty)
+    asked = SamplingParams.from_kwargs({"repetition_penalty": penalty})
+    sampler = make_sampler(asked, tiny.n_vocab)
+    sampler.observe(prompt)
+    matcher = Vocabulary(tiny.tokenizer).compile(schema_grammar(schema)).matcher()
+    logits = tiny.logits([*prompt, *result.tokens[:-1]])[len(prompt) - 1 :]
+    chosen = 0
+    for row, token in zip(logits, result.tokens, strict=True):
+        if not matcher.forced:
+            chosen += 1
+            assert token == sampler.sample(np.ascontiguousarray(row), matcher.allowed())
+        matcher.accept(token)
+        sampler.accept(token)
+    assert chosen > 10
+
+
 def test_nothing_stays_behind(tiny_model_path: Path) -> None:
     """An idle model has no thread, and one that nobody holds leaves none."""
     with slmq.load(tiny_model_path, n_ctx=512) as model:
         for _ in range(3):
-            assert model.generate("x", regex="[a-z]{30}").generated_tokens == 30
+            drawn = model.generate("x", regex="[a-z]{30}", temperature=1.0)
+            assert drawn.generated_tokens == 30
             assert soon(lambda: not threads())
     masks = Masks()
     compiled = Vocabulary(model.tokenizer).compile(regex_grammar("[a-z]{9}"))
@@ -98,7 +153,8 @@ def test_nothing_stays_behind(tiny_model_path: Path) -> None:
 def test_where_no_thread_can_be_begun_masks_wait(
     tiny: slmq.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = tiny.generate("x", regex="[a-z]{30}").tokens
+    asked = {"regex": "[a-z]{30}", "temperature": 1.0, "seed": 1}
+    wanted = tiny.generate("x", **asked).tokens
 
     def refuse(self: threading.Thread) -> None:
         if self.name == "slmq-masks":
@@ -107,4 +163,4 @@ def test_where_no_thread_can_be_begun_masks_wait(
 
     begin = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert tiny.generate("x", regex="[a-z]{30}").tokens == wanted
+    assert tiny.generate("x", **asked).tokens == wanted

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from slmq.constraints.schema import place_of
@@ -61,17 +61,25 @@ def checked(inner: Any, about: str, schema: Mapping[str, Any] | None = None) -> 
     raise ConstraintError(f"{about}: {_plain(message)}")
 
 
-@contextmanager
-def library_faults(about: str) -> Iterator[None]:
+class library_faults:  # noqa: N801 (it is used as contextlib's are, and a generator takes longer)
     """Whatever the library raises, a panic of its own included, is an error of this constraint."""
-    try:
-        yield
-    except ConstraintError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ConstraintError(f"{about}: {_plain(str(error))}") from error
+
+    def __init__(self, about: str) -> None:
+        self._about = about
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None or isinstance(error, ConstraintError):
+            return
+        if issubclass(kind, Exception) or kind.__name__ == "PanicException":
+            raise ConstraintError(f"{self._about}: {_plain(str(error))}") from error
 
 
 def _plain(message: str) -> str:

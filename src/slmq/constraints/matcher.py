@@ -56,8 +56,6 @@ class Matcher:
         The tokens that have to come next, if there is no choice.
     complete : bool
         Whether nothing may follow.
-    accepting : bool
-        Whether the answer may end here.
     spent_s : float
         Seconds that all this has taken.
     """
@@ -69,7 +67,7 @@ class Matcher:
         self._allowed: NDArray[np.int32] | None = None
         self._fault: Exception | None = None  # of computing that, told when it is asked for
         self.forced: deque[int] = deque()
-        self.complete = self.accepting = False
+        self.complete = False
         self.spent_s = 0.0
         self._look()
         if not (self.forced or self.complete):
@@ -85,10 +83,20 @@ class Matcher:
         return twin
 
     @property
+    def accepting(self) -> bool:
+        """Whether the answer may end here: not before what is forced has come."""
+        with library_faults(self._about):
+            return not self.forced and bool(self._inner.is_accepting())
+
+    @property
     def due(self) -> bool:
         """Whether there will be a choice, and nobody has computed between which tokens."""
-        known = self._allowed is not None or self._fault is not None
-        return not (known or self.forced or self.complete)
+        return not (self.known or self.forced or self.complete)
+
+    @property
+    def known(self) -> bool:
+        """Whether `allowed` has been computed for this state."""
+        return self._allowed is not None or self._fault is not None
 
     def prepare(self) -> None:
         """Compute what `allowed` will give, or the error that it will raise."""
@@ -109,6 +117,14 @@ class Matcher:
             raise self._fault
         return self._compute() if self._allowed is None else self._allowed
 
+    def allows(self, token: int) -> bool:
+        """Whether `allowed` has this token: a microsecond, where all of them may take a hundred."""
+        began_s = time.perf_counter()
+        with library_faults(self._about):
+            found = bool(self._inner.validate_tokens([token]))
+        self.spent_s += time.perf_counter() - began_s
+        return found
+
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed, or the first of those that are forced.
 
@@ -124,7 +140,7 @@ class Matcher:
                 )
             self.forced.popleft()
             if not self.forced:
-                self._end()
+                self.complete = bool(self._inner.is_stopped())
             return
         self._allowed = None
         began_s = time.perf_counter()
@@ -158,20 +174,12 @@ class Matcher:
             checked(self._inner, self._about)
 
     def _look(self) -> None:
-        """Take up what has to come now."""
+        """Take up what has to come now; nothing may follow before that has come."""
         with library_faults(self._about):
-            if not self._inner.is_stopped():
+            stopped = bool(self._inner.is_stopped())
+            if not stopped:
                 self.forced.extend(self._inner.compute_ff_tokens())
                 checked(self._inner, self._about)
         if self.forced:
             self._consume(list(self.forced))
-        self._end()
-
-    def _end(self) -> None:
-        """Whether the answer ends here: not before what is forced has come."""
-        if self.forced:
-            self.accepting = self.complete = False
-            return
-        with library_faults(self._about):
-            self.accepting = self._inner.is_accepting()
-            self.complete = self._inner.is_stopped()
+        self.complete = stopped and not self.forced

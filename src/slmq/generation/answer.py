@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from slmq.constraints import Matcher
     from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer
     from slmq.tools.speech import Speech
@@ -147,14 +148,44 @@ class Answer:
         """Whether this token ends the answer."""
         return token in self._ends
 
+    @property
+    def drawn_from(self) -> Matcher | None:
+        """What says between which tokens is drawn; None if all may come, or nothing is drawn."""
+        return None if self.request.params.temperature == 0.0 else self.matcher
+
     def allowed(self) -> NDArray[np.int32] | None:
-        """The tokens that may come next, as the sampler takes them; None if any may."""
-        return None if self.matcher is None else self.matcher.allowed()
+        """The tokens that the sampler is to choose from, as it takes them.
+
+        None if any may come. None, too, where the likeliest is taken and it is not known yet which
+        may: mostly that token may, and looking at it takes less than a mask. See `mended`.
+        """
+        if self.matcher is None or (self.drawn_from is None and not self.matcher.known):
+            return None
+        return self.matcher.allowed()
+
+    def mended(
+        self, token: int | BaseException, logits: NDArray[np.float32]
+    ) -> int | BaseException:
+        """What the sampler chose among the tokens of `allowed`, or its error; if need be anew."""
+        if self.matcher is None or self.matcher.known:
+            return token
+        if isinstance(token, int) and self.matcher.allows(token):
+            return token
+        return self.sampler.sample(logits, self.matcher.allowed())
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """What is forced, or a draw from float32[n_vocab]; errors as `Sampler.sample`."""
-        forced = self.forced
-        return self.sampler.sample(logits, self.allowed()) if forced is None else forced
+        if self.forced is not None:
+            return self.forced
+        found: int | BaseException
+        try:
+            found = self.sampler.sample(logits, self.allowed())
+        except ValueError as error:
+            found = error
+        found = self.mended(found, logits)
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def accept(self, logits: NDArray[np.float32]) -> StreamChunk:
         """Go on with what `choose` says."""

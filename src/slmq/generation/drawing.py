@@ -54,7 +54,14 @@ def _first_tokens(
         choosing.append(i)
     samplers = [parts[i].job.answer.sampler for i in choosing]
     first = rows[[starts[i] for i in choosing]] if len(choosing) < len(rows) else rows
-    yield from zip(choosing, sample_rows(samplers, first, allowed), strict=True)
+    drawn = sample_rows(samplers, first, allowed)
+    for place, (i, token) in enumerate(zip(choosing, drawn, strict=True)):
+        found: int | BaseException
+        try:
+            found = parts[i].job.answer.mended(token, first[place])
+        except Exception as error:
+            found = error
+        yield i, found
 
 
 def _go_on(part: Part, token: int | BaseException, rows: F32) -> list[Said]:

@@ -292,7 +292,7 @@ class Scheduler:
                     self._draft.guess(parts, self._step_s)
                 began_s = time.perf_counter()
                 work, borne = work_of(parts), shares(parts, self._cost)
-                with self._masks.computing(p.job.answer.matcher for p in parts if p.wanted):
+                with self._masks.computing(p.job.answer.drawn_from for p in parts if p.wanted):
                     rows = self._run(parts)
             except Exception as error:
                 with self._lock:
