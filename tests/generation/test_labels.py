@@ -67,7 +67,7 @@ def test_numbers_do_not_depend_on_the_batch(tiny_model_path: Path, tiny: slmq.Mo
 
 
 def test_what_is_computed(tiny: slmq.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prefix once, the rest of every text once, in few runs, and chosen logits only."""
+    """The prefix once, the rest of every text once, some in a run, and chosen logits only."""
     prompt = LabelPrompt.of(tiny.engine, ["a", "b"], instruction=None)
     contexts = [prompt.context(text) for text in TEXTS]
     runs: list[list[tuple[int, int, int]]] = []
@@ -85,7 +85,7 @@ def test_what_is_computed(tiny: slmq.Model, monkeypatch: pytest.MonkeyPatch) -> 
     assert [rows for rows, _, _ in parts] == [len(ids) - prefix[0] for ids in contexts]
     assert {part[1:] for part in parts} == {(1, 2)}
     assert prefix[0] == len(tiny.tokenizer.encode("<|im_start|>user\n"))
-    assert len(others) == -(-sum(rows for rows, _, _ in parts) // tiny.engine.chunk)
+    assert len(others) < len(TEXTS) / 2
 
 
 def test_several_questions_share_a_text(tiny: slmq.Model) -> None:
