@@ -1,6 +1,7 @@
 """Does looking back pay? Answers with and without guesses from their own text, in turn.
 
     python benchmarks/lookup.py MODEL TEXT [--threads N] [--texts 6] [--rounds 3]
+        [--kinds copy extract summary story]
 
 Copies, summaries and extracts are asked for of the paragraphs of TEXT, and stories of nothing. Two
 models load the same file, one of which never guesses; both must say the same. Prints, for each
@@ -12,6 +13,7 @@ and extracts that copy, half of whose runs of four words stand in the prompt.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,10 +69,9 @@ def paragraphs(path: Path, count: int) -> list[str]:
 
 def copies(prompt: str, answer: str) -> bool:
     """Whether half of the answer's runs of words stand in the prompt."""
-    words = answer.split()
+    words, whole = (re.findall(r"\w+", text) for text in (answer, prompt))
     runs = [" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
-    there = " ".join(prompt.split())
-    return 2 * sum(run in there for run in runs) >= max(1, len(runs))
+    return 2 * sum(run in " ".join(whole) for run in runs) >= max(1, len(runs))
 
 
 def main() -> None:
@@ -81,12 +82,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=ASKED, default=list(ASKED))
     options = parser.parse_args()
     path = resolve(options.model).path
     models = [opened(path, options.threads, speculate) for speculate in (True, False)]
     print(HEADER)
     copying = list[float]()
-    for kind, asked in ASKED.items():
+    for kind in options.kinds:
+        asked = ASKED[kind]
         about = paragraphs(options.text, options.texts) if kind != "story" else HEROES
         prompts = [asked.format(text) for text in about]
         found = [compare(models, prompt, options.rounds) for prompt in prompts]
