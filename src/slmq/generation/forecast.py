@@ -65,12 +65,13 @@ class Forecast:
 
     def slot_s(self, count: int) -> float:
         """Seconds until so many of the answers that run or wait are complete."""
-        if not self.running or count <= 0:
+        running = self.running or self.waiting[: self.most_running]  # those begin at once
+        if not running or count <= 0:
             return 0.0
-        token_s = self._decode_s(len(self.running))
+        token_s = self._decode_s(len(running))
         left = sorted(
             j.remaining * self.cost.row_s + max(0, j.reserved - len(j.ids)) * token_s
-            for j in self.running
+            for j in running
         )
         rounds, rest = divmod(count - 1, len(left))
         # Those that come in their places take as long as answers usually do.
