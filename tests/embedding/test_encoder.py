@@ -438,6 +438,19 @@ def test_tags(tmp_path: Path) -> None:
         encoder.tags(text, aggregation="median")
 
 
+def test_a_body_that_was_saved_under_the_name_of_a_class_with_a_head(tmp_path: Path) -> None:
+    """As all-mpnet-base-v2 is: its configuration says MPNetForMaskedLM."""
+    folder = encoder_folder(tmp_path / "m", "body", "mpnet", architectures=["MPNetForMaskedLM"])
+    encoder = opened(folder)
+    assert encoder.task is None
+    assert encoder.embed("the cat").shape == (64,)
+    lost = encoder_folder(
+        tmp_path / "n", "body", "mpnet", architectures=["MPNetForSequenceClassification"]
+    )
+    with pytest.raises(CheckpointError, match=r"tensor 'classifier\.dense\.weight' is missing"):
+        opened(lost)
+
+
 def test_fill_mask(tmp_path: Path) -> None:
     encoder = opened(encoder_folder(tmp_path / "m", "masks_gelu_tanh"))
     assert encoder.mask_token == "[MASK]"

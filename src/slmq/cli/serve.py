@@ -15,6 +15,7 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Downloads, note
+from slmq.embedding.options import EncoderOptions
 from slmq.engine.options import LoadOptions
 from slmq.generation.params import SamplingParams
 from slmq.machine.memory import available_memory_bytes
@@ -70,6 +71,15 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Origin of a web page that may use the server. Repeatable.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Encoder for /v1/embeddings and /v1/rerank. Repeatable.",
+            rich_help_panel=PANEL,
+            autocompletion=o.complete_model,
         ),
     ] = None,
     name: Annotated[
@@ -133,8 +143,11 @@ def serve(
     if memory_budget is not None:
         budget = SIZE("--memory-budget", memory_budget)
     body = SIZE("--max-body", max_body)
+    from slmq.embedding.loading import open_encoder
+
     with needs_extra():
         from slmq.batch.receipts import LOADING
+        from slmq.server.embeddings import EncoderShelf
         from slmq.server.limits import Limits
         from slmq.server.run import open_socket, serve_models
         from slmq.server.shelf import Book, Loaded
@@ -163,6 +176,13 @@ def serve(
         for called, found in found_models(models, name or [], revision=revision, offline=offline)
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
+    read = EncoderOptions(n_threads=options.n_threads, activations=options.activations)
+    encoders = EncoderShelf(
+        {
+            called: partial(open_encoder, found.path, read, name=called)
+            for called, found in found_models(encoder or [], [], revision=None, offline=offline)
+        }
+    )
     address = open_socket(host, port, unix_socket)
     if unix_socket is None and host not in LOOPBACK and not keys:
         note(f"everybody who can reach {host} may use this server; --api-key asks for a key")
@@ -173,6 +193,7 @@ def serve(
         budget_bytes=budget,
         log_path=log_requests,
         aliases=aliases,
+        encoders=encoders,
         tell=note,
     )
 

@@ -56,7 +56,7 @@ class Encoder:
         self.name = settings.name
         self.dimensions = runner.body.dimensions
         self.max_length = settings.max_length
-        self.task = runner.body.config.task
+        self.task = runner.body.task
         self.labels = list(settings.labels)
         self.prompts = dict(folder.prompts)
 

@@ -93,7 +93,7 @@ def open_encoder(
         tokenizer = load_tokenizer(checkpoint)
         body, raw = load_body(checkpoint, folder, options)
         settings = settings_of(folder, raw, body.config, os.fspath(path) if name is None else name)
-    if not folder.listed and body.config.task is None:
+    if not folder.listed and body.task is None:
         log.warning(
             "%s: no modules.json says how the vectors of tokens become that of a text; it is their "
             "mean",

@@ -87,6 +87,11 @@ class EncoderBody:
     activations: str
 
     @property
+    def task(self) -> str | None:
+        """What the head is for; None without one."""
+        return None if self.weights.head is None else str(self.config.task)
+
+    @property
     def dimensions(self) -> int:
         """Numbers of a pooled vector."""
         return self.dense[-1][0].n if self.dense else int(self.config.hidden_size)
@@ -120,7 +125,8 @@ class Runner:
 
     def heads(self, texts: Iterable[EncodedText]) -> Iterator[F32]:
         """What the head makes of every text: float32[labels] each, or [rows, labels or tokens]."""
-        return self._run(self.body.config.task, texts)
+        assert self.body.task is not None
+        return self._run(self.body.task, texts)
 
     def _run(self, what: str, texts: Iterable[EncodedText]) -> Iterator[F32]:
         most = OUTPUTS if what in ("pooled", "classify") else ROWS

@@ -9,6 +9,7 @@ from starlette.routing import Router
 
 from slmq.server.about import About
 from slmq.server.decisions import Decisions
+from slmq.server.embeddings import Embeddings
 from slmq.server.faults import RefusedError
 from slmq.server.guard import Guard
 from slmq.server.messages import Messages
@@ -39,7 +40,7 @@ def build_app(service: Service, files: Files) -> Guard:
         An ASGI application.
     """
     openai, about = OpenAI(service), About(service)
-    decisions = Decisions(service)
+    decisions, embeddings = Decisions(service), Embeddings(service)
     messages, responses, ollama = Messages(service), Responses(service), Ollama(service)
     router = _Routes(redirect_slashes=False)
     post, get = ["POST"], ["GET"]
@@ -61,6 +62,8 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/v1/batches/{id}/cancel", files.cancel, post),
         ("/v1/responses", responses.create, post),
         ("/v1/responses/input_tokens", responses.count, post),
+        ("/v1/embeddings", embeddings.create, post),
+        ("/v1/rerank", embeddings.rerank, post),
         ("/v1/decisions", decisions.create, post),
         ("/v1/systemone", decisions.system_one, post),
         ("/v1/messages", messages.create, post),

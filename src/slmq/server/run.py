@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.server.app import build_app
+from slmq.server.embeddings import EncoderShelf
 from slmq.server.files import Files
 from slmq.server.requestlog import RequestLog
 from slmq.server.service import POOL, Service
@@ -73,6 +74,7 @@ def serve_models(
     budget_bytes: int | None = None,
     log_path: Path | None = None,
     aliases: Mapping[str, str] | None = None,
+    encoders: EncoderShelf | None = None,
     tell: Callable[[str], None],
 ) -> None:
     """Serve models until a signal comes.
@@ -90,6 +92,8 @@ def serve_models(
         File that gets a line for each request.
     aliases : mapping of str to str
         Further names of models.
+    encoders : EncoderShelf, optional
+        What answers requests for vectors and rankings.
     tell : callable
         Called with the line that says what is served, and where.
     """
@@ -98,7 +102,8 @@ def serve_models(
     with closing(found), closing(log), ThreadPoolExecutor(POOL, "slmq-server") as pool:
         try:
             shelf = Shelf(books, budget_bytes=budget_bytes, pool=pool, aliases=aliases)
-            asyncio.run(_serve(shelf, found, shown, limits, pool, log, tell))
+            shelves = shelf, encoders
+            asyncio.run(_serve(shelves, found, shown, limits, pool, log, tell))
         finally:
             if found.family == getattr(socket, "AF_UNIX", None):
                 with suppress(OSError):
@@ -106,7 +111,7 @@ def serve_models(
 
 
 async def _serve(
-    shelf: Shelf,
+    shelves: tuple[Shelf, EncoderShelf | None],
     found: socket.socket,
     shown: str,
     limits: Limits,
@@ -114,7 +119,9 @@ async def _serve(
     log: RequestLog,
     tell: Callable[[str], None],
 ) -> None:
+    shelf, encoders = shelves
     service = Service(shelf, limits, pool, log)
+    service.encoders = encoders or service.encoders
 
     def drain() -> None:
         service.draining = True
@@ -137,6 +144,7 @@ async def _serve(
             await wire.serve([found])
         finally:
             shelf.close()
+            service.encoders.close()
             files.close()
 
 

@@ -15,6 +15,7 @@ from slmq.errors import ClosedError, DeadlineError
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SamplingParams
 from slmq.generation.prompts import prompt_ids, speech_of
+from slmq.server.embeddings import EncoderShelf
 from slmq.server.faults import RefusedError
 from slmq.server.limits import Limits
 from slmq.server.metrics import Metrics
@@ -81,6 +82,8 @@ class Service:
 
     Attributes
     ----------
+    encoders : EncoderShelf
+        None, unless somebody puts others here.
     draining : bool
         Whether it is about to end and takes no more requests.
     """
@@ -92,6 +95,7 @@ class Service:
         self.limits = limits
         self.pool = pool
         self.log = log or RequestLog(None)
+        self.encoders = EncoderShelf({})
         self.metrics = Metrics()
         self.receipts = Receipts()
         self.twins = Twins[Submitted]()

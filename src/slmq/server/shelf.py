@@ -91,7 +91,7 @@ class Shelf:
     Parameters
     ----------
     books : sequence of Book
-        The first is what requests without a name get.
+        The first is what requests without a name get. There may be none.
     budget_bytes : int, optional
         Memory of all that are loaded; None sets no limit.
     pool : Executor
@@ -109,7 +109,7 @@ class Shelf:
         aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._books = {book.name: book for book in books}
-        self._first = books[0]
+        self._first = books[0] if books else None
         self._aliases = dict(aliases or {})
         self._budget = budget_bytes
         self._pool = pool
@@ -129,6 +129,8 @@ class Shelf:
         ------
         TypeError, ModelNotFoundError
         """
+        if self._first is None:
+            raise ModelNotFoundError("no model is served here that writes text")
         if name is None or name == "":
             return self._first
         if not isinstance(name, str):

@@ -56,6 +56,9 @@ def load_task_head(
 ) -> Weights | None:
     """The head that the model was saved with, None if it has none.
 
+    Models of sentences keep the name of the class that they were trained from, which filled masks,
+    without its head.
+
     `embed` is the embedding, stored as `embed_name`, which may serve as the last matrix of a head
     that fills masks. Matrices of heads are small and stay floats.
 
@@ -69,6 +72,8 @@ def load_task_head(
     names = heads.get(cfg.task)
     if names is None:
         raise CheckpointError(f"a head for {cfg.task!r} is not known for this architecture")
+    if cfg.task == "fill_mask" and not r.has(f"{names.dense}.weight"):
+        return None
     head = Weights(names=names, dense=None, norm=None)
     width = names.width or cfg.hidden_size
     if names.dense:

@@ -1,0 +1,136 @@
+"""`/v1/embeddings` and `/v1/rerank`, over HTTP and through OpenAI's own client."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from encoder_files import encoder_folder, sentence_folder
+from live_server import LiveServer, live_server
+
+import slmq
+from slmq.embedding.encoder import Encoder
+from slmq.server.embeddings import EncoderShelf
+
+TEXTS = ["A man is playing the guitar.", "the cat eats", "rain in paris"]
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+    folder = tmp_path_factory.mktemp("encoders")
+    settings = {"prompts": {"query": "a dog "}}
+    return {
+        "sentences": slmq.load_encoder(sentence_folder(folder / "s", settings=settings)),
+        "pairs": slmq.load_encoder(encoder_folder(folder / "p", "pairs_one_score")),
+    }
+
+
+@pytest.fixture
+def server(encoders: dict[str, Encoder]) -> Iterator[LiveServer]:
+    with live_server({}) as running:
+        found = {name: (lambda e=encoder: e) for name, encoder in encoders.items()}  # type: ignore[misc]
+        running.service.encoders = EncoderShelf(found)
+        yield running
+
+
+def vectors_of(answered: Any) -> Any:
+    assert answered.status == 200, answered.data
+    assert [one["index"] for one in answered.body["data"]] == list(range(len(TEXTS)))
+    return [one["embedding"] for one in answered.body["data"]]
+
+
+def test_vectors(server: LiveServer, encoders: dict[str, Encoder]) -> None:
+    want = encoders["sentences"].embed(TEXTS)
+    answered = server.ask("/v1/embeddings", {"model": "sentences", "input": TEXTS})
+    assert np.array_equal(np.array(vectors_of(answered), np.float32), want)
+    body = answered.body
+    assert (body["object"], body["model"], body["data"][0]["object"]) == (
+        "list",
+        "sentences",
+        "embedding",
+    )
+    tokens = sum(len(encoders["sentences"].tokenizer.encode(text)) for text in TEXTS)
+    assert body["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    coded = server.ask("/v1/embeddings", {"input": TEXTS, "encoding_format": "base64"})
+    found = [np.frombuffer(base64.b64decode(v), "<f4") for v in vectors_of(coded)]
+    assert np.array_equal(np.stack(found), want)
+
+
+def test_one_text_a_prompt_and_fewer_dimensions(
+    server: LiveServer, encoders: dict[str, Encoder]
+) -> None:
+    answered = server.ask(
+        "/v1/embeddings", {"input": "eats", "prompt": "query", "dimensions": 8, "user": "me"}
+    )
+    want = encoders["sentences"].embed("eats", prompt="query", dimensions=8)
+    assert np.array_equal(np.float32(answered.body["data"][0]["embedding"]), want)
+    assert answered.headers["x-slmq-ignored"] == "user"
+
+
+def test_rankings(server: LiveServer, encoders: dict[str, Encoder]) -> None:
+    for name, encoder in encoders.items():
+        want = encoder.rerank("the cat", TEXTS)
+        given = {"model": name, "query": "the cat", "documents": TEXTS}
+        body = server.ask("/v1/rerank", given).body
+        assert body["results"] == [{"index": r.index, "relevance_score": r.score} for r in want]
+        documents = [{"text": text} for text in TEXTS]
+        more = {"documents": documents, "top_n": 1, "return_documents": True}
+        (best,) = server.ask("/v1/rerank", given | more).body["results"]
+        assert best["document"] == {"text": want[0].text}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/embeddings", {"input": []}, 400, "input: expected a text or 1..2048 texts"),
+        ("/v1/embeddings", {"input": [[1, 2]]}, 400, "ids of tokens are those of another"),
+        ("/v1/embeddings", {"input": "a", "model": "none"}, 404, "is not served here, only"),
+        ("/v1/embeddings", {"input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 65}, 400, "dimensions: expected 1..64"),
+        ("/v1/embeddings", {"input": "a", "colour": 1}, 400, "colour: is not supported"),
+        ("/v1/embeddings", {"input": "the cat " * 99}, 400, "text 0 has 200 tokens"),
+        ("/v1/rerank", {"query": 1, "documents": ["a"]}, 400, "query: expected a text"),
+        ("/v1/rerank", {"query": "a", "documents": "b"}, 400, "documents: expected a list"),
+        ("/v1/rerank", {"query": "a", "documents": [{}]}, 400, "documents"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 400, "top_n"),
+    ],
+)
+def test_refusals(server: LiveServer, path: str, body: Any, status: int, message: str) -> None:
+    answered = server.ask(path, body)
+    assert answered.status == status, answered.data
+    assert message in answered.body["error"]["message"]
+
+
+def test_a_server_without_encoders() -> None:
+    with live_server({}) as running:
+        answered = running.ask("/v1/embeddings", {"input": "a"})
+    assert answered.status == 404
+    assert "slmq serve --encoder" in answered.body["error"]["message"]
+
+
+def test_the_client_of_openai(server: LiveServer, encoders: dict[str, Encoder]) -> None:
+    """Which asks for base64 by itself."""
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    found = client.embeddings.create(model="sentences", input=TEXTS)
+    got = np.array([one.embedding for one in found.data], np.float32)
+    assert np.array_equal(got, encoders["sentences"].embed(TEXTS))
+
+
+def test_loading_once(tmp_path: Path) -> None:
+    made: list[Encoder] = []
+
+    def load() -> Encoder:
+        made.append(slmq.load_encoder(sentence_folder(tmp_path / "m")))
+        return made[-1]
+
+    shelf = EncoderShelf({"m": load})
+    assert shelf.take(None)[1] is shelf.take("m")[1]
+    assert len(made) == 1
+    shelf.close()
+    with pytest.raises(slmq.ClosedError):
+        made[0].embed("a")
