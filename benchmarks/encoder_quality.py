@@ -32,7 +32,8 @@ def pairs_of(path: Path) -> tuple[list[str], list[str], F64]:
         rows = [json.loads(line) for line in lines if line.strip()]
         found = [(row["label"], row["sentence1"], row["sentence2"]) for row in rows]
     else:
-        found = [tuple(line.split("\t")[:3]) for line in lines if line.strip()]
+        cut = [line.split("\t") for line in lines if line.strip()]
+        found = [(float(score), one, other) for score, one, other, *_ in cut]
     scores, first, second = zip(*found, strict=True)
     return list(first), list(second), np.array(scores, np.float64)
 

@@ -32,7 +32,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
 @pytest.fixture
 def server(encoders: dict[str, Encoder]) -> Iterator[LiveServer]:
     with live_server({}) as running:
-        found = {name: (lambda e=encoder: e) for name, encoder in encoders.items()}  # type: ignore[misc]
+        found = {name: (lambda e=encoder: e) for name, encoder in encoders.items()}
         running.service.encoders = EncoderShelf(found)
         yield running
 
