@@ -19,8 +19,10 @@ with slmq.load(sys.argv[1], n_ctx=512, n_threads=int(sys.argv[2])) as m:
     kinds = [{"schema": schema}, {"schema": schema, "temperature": 1.0, "seed": 3, "logprobs": 2},
              {"regex": "[a-z]{3,20}", "temperature": 2.0, "seed": 4}]
     alone = [m.generate("abc", max_tokens=90, **kind) for kind in kinds]
-    cold = list(m.map(["abc"] * 16, max_tokens=90, **kinds[1]))
-    assert {tuple(r.tokens) for r in cold} == {tuple(alone[1].tokens)}
+    for cold, kind in zip(alone, kinds):
+        again = m.generate("abc", max_tokens=90, **kind)
+        many = m.map(["abc"] * 16, max_tokens=90, **kind)
+        assert {tuple(r.tokens) for r in (again, *many)} == {tuple(cold.tokens)}
     labels = m.label(["one", "two"], ["yes", "no", "not at all"], calibrate=True)
     print(json.dumps([[r.text, r.tokens, str(r.logprobs)] for r in alone]
                      + [one.probabilities for one in labels]))
