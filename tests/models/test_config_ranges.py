@@ -22,7 +22,7 @@ from golden import GOLDENS
 import slmq
 from slmq.errors import CheckpointError, Error
 from slmq.models.parts.rope import Rope, rope_of
-from slmq.models.registry import FAMILIES
+from slmq.models.registry import ENCODERS, FAMILIES
 
 EXTREMES = (
     *(5e-324, -5e-324, 1e308, -1e308, 1.7976931348623157e308, 1e-30, 1e30, 1e-3, 1e6, 1e12),
@@ -94,7 +94,7 @@ def goldens() -> list[Path]:
 @pytest.mark.filterwarnings("error")
 def test_every_number_of_a_configuration(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    family = importlib.import_module(f"slmq.models.{FAMILIES[config['model_type']]}")
+    family = importlib.import_module(f"slmq.models.{(FAMILIES | ENCODERS)[config['model_type']]}")
     check_finite(family.Config.from_dict(config))
     passed, messages = 0, []
     for path in places(config):

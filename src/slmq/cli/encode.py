@@ -128,7 +128,7 @@ def classify(
 
 @LOADING
 def rerank(
-    query: Annotated[str, typer.Argument(help="What is looked for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is looked for.")],
     source: Source,
     *,
     model: Model,
