@@ -120,7 +120,8 @@ def test_types_and_stubs_are_shipped(shipped: dict[str, Path]) -> None:
 
 
 def test_wheel_holds_nothing_but_the_package(shipped: dict[str, Path]) -> None:
-    expected = {".py", ".pyi", ".typed", ".toml", ".txt", ".npz", ".so", ".pyd"}
+    page = {".html", ".css", ".js"}  # of the server
+    expected = {".py", ".pyi", ".typed", ".toml", ".txt", ".npz", ".so", ".pyd"} | page
     metadata = re.compile(r"slmq-[^/]+\.dist-info/")
     extra = [
         name for name in shipped if Path(name).suffix not in expected and not metadata.match(name)
