@@ -32,7 +32,6 @@ FLOORS = {
     "checkpoint": 2,
     "hub": 2,
     "plan": 2,
-    "quantized": 2,
     "tokenizer": 3,
     "tools": 3,
     "weights": 3,
@@ -49,7 +48,7 @@ FLOORS = {
     "server": 8,
     "cli": 9,
 }
-MOST_ROOMS, MOST_FLOORS = 25, 10
+MOST_ROOMS, MOST_FLOORS = 24, 10
 FACE = {"__init__", "__main__"}
 # What a room may use at most, where that is less than all floors below.
 ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}

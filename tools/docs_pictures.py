@@ -78,6 +78,8 @@ def settled(written: bytes) -> Text:
         line = Text()
         for (fg, bold), run in groupby(chars, lambda char: (char.fg, char.bold)):
             color = None if fg in ("default", "brown") else fg
+            if color is not None and re.fullmatch("[0-9a-f]{6}", color):
+                color = f"#{color}"  # pyte's own way to write one of 256
             line.append("".join(char.data for char in run), Style(color=color, bold=bold))
         line.rstrip()
         lines.append(line)

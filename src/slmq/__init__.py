@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from slmq.generation.stream import TokenStream
     from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
-    from slmq.quantized import QuantizedMatrix
     from slmq.quantizer import QuantizedFolder, quantize
     from slmq.tools.calls import ToolCall
     from slmq.tools.mcp import McpServer
     from slmq.tools.tool import Tool
+    from slmq.weights.quantized import QuantizedMatrix
 
     __version__: str
 
@@ -109,7 +109,7 @@ _LAZY = {
     "McpServer": "slmq.tools.mcp",
     "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
-    "QuantizedMatrix": "slmq.quantized",
+    "QuantizedMatrix": "slmq.weights.quantized",
     "SamplingParams": "slmq.generation.params",
     "StreamChunk": "slmq.generation.results",
     "TokenStream": "slmq.generation.stream",
