@@ -170,21 +170,6 @@ def draw_python() -> None:
     terminal("python", "python", parts)
 
 
-def draw_install() -> None:
-    """From a clone to the command, in a new environment; the list of dependencies is left out."""
-    with tempfile.TemporaryDirectory() as work:
-        subprocess.run(["git", "clone", "-q", ROOT, "slmq"], cwd=work, check=True)
-        clone = Path(work) / "slmq"
-        parts = [printed("python3 -m venv venv", clone)]
-        command, output = printed("venv/bin/pip install .", clone)
-        lines = output.plain.replace(work, "/home/me").split("\n")
-        dull = re.compile(r" *(Collecting|Downloading|Using cached|Requirement|[━ ]+)")
-        kept = [line for line in lines if not dull.match(line)]
-        parts.append((command, Text("\n".join(kept))))
-        parts.append(printed("venv/bin/slmq --version", clone))
-        terminal("install", "install", parts)
-
-
 def draw_notebook() -> None:
     """The cells of a notebook, with a bar as it is half-way."""
     import nbclient
@@ -234,7 +219,6 @@ def draw_report() -> None:
 
 
 DRAW: dict[str, Callable[[], None]] = {
-    "install": draw_install,
     "first": draw_first,
     "catalogue": draw_catalogue,
     "chat": draw_chat,
