@@ -31,6 +31,7 @@ __all__ = [
     "described",
     "from_keywords",
     "integer",
+    "names_of",
     "number",
     "one_of",
     "option",
@@ -114,6 +115,11 @@ def option_of(entry: Any) -> Option:
     found = entry.metadata[OPTION]
     assert isinstance(found, Option)
     return found
+
+
+def names_of(kind: Any, group: str) -> tuple[str, ...]:
+    """The options of a dataclass that belong to a group."""
+    return tuple(entry.name for entry in fields(kind) if option_of(entry).group == group)
 
 
 def check_options(options: Any) -> None:

@@ -7,14 +7,18 @@ random model.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from answers import N_CTX, Alone, open_tiny, random_request, said
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from slmq.engine.engine import Engine
 from slmq.engine.opening import open_engine
@@ -28,6 +32,7 @@ from slmq.generation.scheduler import Scheduler
 from slmq.generation.stream import TokenStream
 
 POOL = 300
+EXAMPLES = int(os.environ.get("SLMQ_CHAOS_EXAMPLES", "50"))  # of 24 to 40 requests each
 
 
 def any_draft(rng: random.Random, path: Path, engine: Engine) -> Draft:
@@ -43,17 +48,39 @@ def any_draft(rng: random.Random, path: Path, engine: Engine) -> Draft:
     return draft
 
 
+class Manner(NamedTuple):
+    """How a caller behaves.
+
+    Attributes
+    ----------
+    leaves_after : int or None
+        So many chunks; None: reads to the end.
+    how : str
+        "close" the stream, or "drop" it.
+    reads_every : int
+        So many of its turns.
+    """
+
+    leaves_after: int | None
+    how: str
+    reads_every: int
+
+    @classmethod
+    def any(cls, rng: random.Random) -> Manner:
+        """One of them."""
+        leaves_after = rng.choice([None, None, None, 0, 1, 4, 10])
+        return cls(leaves_after, rng.choice(["close", "drop"]), 1)
+
+
 class Reader:
     """A caller: what it has read, and what it has yet to do to its stream."""
 
-    def __init__(self, rng: random.Random, scheduler: Scheduler, asked: Request) -> None:
-        self.asked = asked
+    def __init__(self, manner: Manner, scheduler: Scheduler, asked: Request) -> None:
+        self.manner = manner
         self.chunks: list[StreamChunk] = []
         self.seen: list[int] = []
-        self.leaves_after = rng.choice([None, None, None, 0, 1, 4, 10])
-        self.how = rng.choice(["close", "drop"])
-        self.slowness = rng.choice([0.0, 0.0, 0.5, 0.95])
-        follow = asked.follow and self.how == "close"
+        self.turns = 0
+        follow = asked.follow and manner.how == "close"
         self.asked = asked = asked if follow else replace(asked, follow=False)
         progress = (lambda done, total: self.seen.append(done)) if follow else None
         self.stream: TokenStream | None = TokenStream(scheduler, scheduler.submit(asked), progress)
@@ -93,60 +120,96 @@ def by_original(requests: list[Request]) -> dict[int, Request]:
     return {id(asked.prompt): asked for asked in requests}
 
 
-@pytest.mark.parametrize("seed", range(8))
+PAGES = st.sampled_from([None, 40, 12, 9])
+# Which request comes, how many runs later than the one before it, and how its caller behaves.
+ARRIVAL = st.tuples(
+    st.integers(0, POOL - 1),
+    st.integers(0, 4),
+    st.booleans(),
+    st.builds(
+        Manner,
+        leaves_after=st.sampled_from([None, None, None, 0, 1, 4, 10]),
+        how=st.sampled_from(["close", "drop"]),
+        reads_every=st.sampled_from([1, 1, 2, 20]),
+    ),
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    arrivals=st.lists(ARRIVAL, min_size=24, max_size=40),
+    pages=PAGES,
+    threads=st.integers(1, 3),
+    most_running=st.sampled_from([2, 8, 64]),
+    speculate=st.booleans(),
+    drafting=st.none() | st.integers(0, 1000),
+)
 def test_step_by_step(
-    tiny_model_path: Path, requests: list[Request], alone: Alone, seed: int
+    tiny_model_path: Path,
+    requests: list[Request],
+    alone: Alone,
+    arrivals: list[tuple[int, int, bool, Manner]],
+    pages: int | None,
+    threads: int,
+    most_running: int,
+    speculate: bool,
+    drafting: int | None,
 ) -> None:
-    """150 requests in one thread, which decides when a run is made."""
-    rng = random.Random(seed)
-    pages = [None, 40, 12, 9][seed % 4]
-    engine = open_tiny(tiny_model_path, threads=1 + seed % 3, pages=pages)
+    """Any arrivals in one thread, which decides when a run is made; 1,200 requests and more."""
+    engine = open_tiny(tiny_model_path, threads=threads, pages=pages)
+    draft = None
+    if drafting is not None:
+        draft = any_draft(random.Random(drafting), tiny_model_path, engine)
     scheduler = Scheduler(
-        engine,
-        drive=False,
-        most_running=rng.choice([2, 8, 64]),
-        speculate=seed % 3 != 0,
-        draft=any_draft(rng, tiny_model_path, engine) if seed % 2 else None,
+        engine, drive=False, most_running=most_running, speculate=speculate, draft=draft
     )
-    originals = by_original(requests)
-    readers: list[Reader] = []
-    done, left = 0, 150
+    readers: dict[Reader, Request] = {}
+    for which, runs, hurried, manner in arrivals:
+        asked = requests[which]
+        late = replace(asked, deadline_s=1e-9) if hurried and which % 4 == 0 else asked
+        readers[Reader(manner, scheduler, late)] = asked
+        for _ in range(runs):
+            run_and_read(scheduler, readers, alone)
     for _ in range(60_000):
-        if left and len(readers) < 24 and rng.random() < 0.3:
-            readers.append(Reader(rng, scheduler, rng.choice(requests)))
-            left -= 1
-        scheduler.step()
-        for reader in list(readers):
-            if rng.random() < reader.slowness:
-                continue
-            if act(reader):
-                readers.remove(reader)
-                reader.check(alone(originals[id(reader.asked.prompt)]))
-                done += 1
-        if done == 150:
+        if not readers:
             break
-    assert done == 150
+        run_and_read(scheduler, readers, alone)
+    assert not readers
     scheduler.step()
     stats = scheduler.stats()
     assert (stats.waiting, stats.running) == (0, 0)
-    assert stats.submitted == 150 == stats.finished + stats.cancelled + stats.failed
+    assert stats.submitted == len(arrivals) == stats.finished + stats.cancelled + stats.failed
     scheduler._pages.store.clear()
     assert engine.plan.cache.pages_in_use == 0
     scheduler.close()
+
+
+def run_and_read(scheduler: Scheduler, readers: dict[Reader, Request], alone: Alone) -> None:
+    """One run; whoever is done afterwards is checked and goes."""
+    scheduler.step()
+    for reader, asked in list(readers.items()):
+        reader.turns += 1
+        if reader.turns % reader.manner.reads_every == 0 and act(reader):
+            del readers[reader]
+            reader.check(alone(asked))
 
 
 def act(reader: Reader) -> bool:
     """Read what there is, or leave; True when this reader is done."""
     stream = reader.stream
     assert stream is not None
-    if reader.leaves_after is not None and len(reader.chunks) >= reader.leaves_after:
-        if reader.how == "close":
+    leaves_after = reader.manner.leaves_after
+    if leaves_after is not None and len(reader.chunks) >= leaves_after:
+        if reader.manner.how == "close":
             stream.close()
         reader.stream = None
         return True
     try:
         chunk = stream.poll()
     except StopIteration:
+        return True
+    except DeadlineError:
+        assert reader.asked.deadline_s is not None
         return True
     if chunk is not None:
         reader.chunks.append(chunk)
@@ -172,7 +235,7 @@ def test_driven(tiny_model_path: Path, requests: list[Request], alone: Alone, se
         rng = random.Random(1000 * seed + which)
         try:
             for _ in range(15):
-                pair = [Reader(rng, scheduler, rng.choice(requests)) for _ in range(2)]
+                pair = [Reader(Manner.any(rng), scheduler, rng.choice(requests)) for _ in range(2)]
                 while pair:
                     reader = rng.choice(pair)
                     if read(rng, reader):
@@ -193,7 +256,7 @@ def test_driven(tiny_model_path: Path, requests: list[Request], alone: Alone, se
 
 def read(rng: random.Random, reader: Reader) -> bool:
     """As `act`, but waits for what comes."""
-    if reader.leaves_after is not None or rng.random() < 0.2:
+    if reader.manner.leaves_after is not None or rng.random() < 0.2:
         return act(reader)
     assert reader.stream is not None
     try:

@@ -14,8 +14,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import read_request
+from slmq.engine.options import PRECISION, LoadOptions
 from slmq.errors import DataError
 from slmq.generation.fingerprint import fingerprint
+from slmq.settings import names_of
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LOADING", "Checked", "check_receipt", "make_receipt"]
 
 KIND = 1  # of receipts, should they change
-LOADING = ("format", "n_ctx", "kv_dtype", "activations")  # options that answers depend on
+LOADING = ("n_ctx", *names_of(LoadOptions, PRECISION))  # options that answers depend on
 FIELDS = ("url", "body", "defaults", "answers", "system_fingerprint", "model")
 
 

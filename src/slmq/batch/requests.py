@@ -15,7 +15,7 @@ from slmq.batch.lines import CHAT
 from slmq.chat.messages import checked_content
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SHAPE, SamplingParams
-from slmq.settings import option_of
+from slmq.settings import names_of
 
 if TYPE_CHECKING:
     from slmq.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ __all__ = ["Asked", "RequestError", "ignored_fields", "read_request"]
 SAMPLING = tuple(
     entry.name for entry in fields(SamplingParams) if entry.name not in ("max_tokens", "logprobs")
 )
-SHAPES = {entry.name for entry in fields(SamplingParams) if option_of(entry).group == SHAPE}
+SHAPES = set(names_of(SamplingParams, SHAPE))
 FORMAT = "response_format"  # OpenAI's way to ask for JSON
 EFFORT = "reasoning_effort"  # and whether a model reasons
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")

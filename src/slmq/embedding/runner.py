@@ -232,7 +232,6 @@ class Runner:
             max_rows=rows,
             max_outputs=rows if what in ("states", "tags") else OUTPUTS,
             vocabulary=body.config.vocab_size,
-            kv_dtype="f32",
             activations=body.activations,
             isa=self._isa,
             n_ctx=body.config.max_positions,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import slmq._native as _native
 from slmq.generation._sampling import Sampler, logsumexp, top_ids
 from slmq.generation.params import DRAW, SamplingArgs, SamplingParams
 from slmq.generation.results import TokenLogprob
-from slmq.settings import option_of
+from slmq.settings import names_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,11 +45,7 @@ def make_sampler(
     seed = params.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(8), "little")
-    draw = {
-        entry.name: getattr(params, entry.name)
-        for entry in fields(params)
-        if option_of(entry).group == DRAW
-    }
+    draw = {name: getattr(params, name) for name in names_of(SamplingParams, DRAW)}
     # Any integer is a limit; the sampler's are of the machine.
     draw["top_k"] = min(params.top_k, n_vocab)
     return Sampler(

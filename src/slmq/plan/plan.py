@@ -48,7 +48,7 @@ class RecordedPlan:
     threads, max_rows, max_outputs, vocabulary : int
         Threads; rows (tokens) of one run; logit rows of one run; token ids.
     kv_dtype : {"f16", "f32", "int8"}
-        What the cache stores.
+        What the cache stores; by default what is computed.
     activations : {"a8o16g32", "a16g32", "a8g32"}
         What inputs of integer weights are rounded to.
     isa : str, optional
@@ -67,7 +67,7 @@ class RecordedPlan:
         max_rows: int,
         max_outputs: int,
         vocabulary: int,
-        kv_dtype: KvDtype = "f16",
+        kv_dtype: KvDtype = "f32",
         activations: str = "a8o16g32",
         isa: str | None = None,
         n_ctx: int = 1,

@@ -103,7 +103,6 @@ class StageRun:
             max_rows=self._rows,
             max_outputs=1,
             vocabulary=size,
-            kv_dtype="f32",
             activations="a16g32",
             n_ctx=config.max_positions,
         )

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from slmq.batch.lines import CHAT, COMPLETIONS
 from slmq.batch.requests import RequestError
+from slmq.generation.params import DRAW, SamplingParams
 from slmq.server.exchange import exchange, flag, hear_all, only
 from slmq.server.faults import fault_body
 from slmq.server.guard import body_of
 from slmq.server.replies import Reply, Stream, line
+from slmq.settings import names_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -26,18 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Ollama"]
 
 LINES = "application/x-ndjson"
-OPTIONS = {
-    "num_predict": "max_tokens",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "seed": "seed",
-    "stop": "stop",
-    "repeat_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-}
+# Their names for our parameters; most are the same.
+OPTIONS = {name: name for name in ("seed", "stop", *names_of(SamplingParams, DRAW))}
+OPTIONS |= {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 NO_OPTIONS = (
     "num_thread", "num_gpu", "num_batch", "num_keep", "main_gpu", "use_mmap", "use_mlock", "numa",
     "low_vram", "repeat_last_n",

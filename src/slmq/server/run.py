@@ -154,10 +154,10 @@ def start_line(book: Book, speed: float, shown: str) -> str:
     engine = book.loaded.model.engine
     info = engine.info
     main = max(info.formats, key=info.formats.__getitem__, default="")
-    cache = engine.plan.cache.limit * engine.page_bytes
+    cache = readable_bytes(engine.plan.cache.limit * engine.page_bytes)
     return (
         f"{book.name}: {info.architecture}, {main}, {info.threads} threads ({info.isa}), context "
-        f"{engine.n_ctx}, up to {readable_bytes(cache)} of keys and values ({info.kv_dtype}), "
+        f"{engine.n_ctx}, up to {cache} of keys and values ({engine.plan.cache_type}), "
         f"{speed:.0f} tokens/s for one; serving at {shown}"
     )
 

@@ -1,9 +1,7 @@
 // The options of a request, kept from one visit to the next.
 
 const SAVED = 'slmq.settings';
-const NUMBERS = [
-  'temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_tokens', 'seed',
-];
+const NUMBERS = [...document.querySelectorAll('#options input[type=number]')].map((box) => box.id);
 const TEXTS = ['system', 'reasoning', 'schema', 'tools', 'tool_choice'];
 
 function saveSettings() {
