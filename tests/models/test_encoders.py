@@ -21,7 +21,7 @@ from slmq.models.mpnet import buckets_of
 from slmq.models.registry import ENCODERS
 
 ISAS = [name for name, table in slmq.isa.items() if table is not None]
-FAMILIES = sorted(set(ENCODERS.values()))
+FAMILIES = [*sorted(set(ENCODERS.values())), "headless"]  # decoders that embed
 CASES = [(family, name) for family in FAMILIES for name in encoder_names(family)]
 cases = pytest.mark.parametrize(("family", "name"), CASES)
 

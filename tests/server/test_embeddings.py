@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from live_server import LiveServer, live_server
 
 import slmq
 from slmq.embedding.encoder import Encoder
-from slmq.server.embeddings import EncoderShelf
+from slmq.server.shelf import Book, EncoderBook, Loaded, LoadedEncoder, Shelf
 
 TEXTS = ["A man is playing the guitar.", "the cat eats", "rain in paris"]
 
@@ -31,9 +33,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
 
 @pytest.fixture
 def server(encoders: dict[str, Encoder]) -> Iterator[LiveServer]:
-    with live_server({}) as running:
-        found = {name: (lambda e=encoder: e) for name, encoder in encoders.items()}
-        running.service.encoders = EncoderShelf(found)
+    with live_server({}, encoders=encoders) as running:
         yield running
 
 
@@ -121,16 +121,49 @@ def test_the_client_of_openai(server: LiveServer, encoders: dict[str, Encoder]) 
     assert np.array_equal(got, encoders["sentences"].embed(TEXTS))
 
 
-def test_loading_once(tmp_path: Path) -> None:
+def test_encoders_are_listed(server: LiveServer, encoders: dict[str, Encoder]) -> None:
+    listed = {one["id"]: one for one in server.ask("/v1/models").body["data"]}
+    assert set(listed) == set(encoders)
+    assert not listed["sentences"]["loaded"]
+    server.ask("/v1/embeddings", {"model": "sentences", "input": "a"})
+    found = server.ask("/v1/models/sentences").body
+    assert found["loaded"]
+    assert found["max_model_len"] == 64
+    assert found["meta"] == {"n_embd": 64, "size": encoders["sentences"].weight_bytes}
+    assert server.ask("/v1/models/nothing").status == 404
+
+
+def test_encoders_and_models_share_a_budget(tmp_path: Path, tiny_model_path: Path) -> None:
+    """Each makes room for the other; what is in use stays."""
+    folder = sentence_folder(tmp_path / "m")
     made: list[Encoder] = []
 
-    def load() -> Encoder:
-        made.append(slmq.load_encoder(sentence_folder(tmp_path / "m")))
-        return made[-1]
+    def load() -> LoadedEncoder:
+        made.append(slmq.load_encoder(folder))
+        return LoadedEncoder(made[-1])
 
-    shelf = EncoderShelf({"m": load})
-    assert shelf.take(None)[1] is shelf.take("m")[1]
-    assert len(made) == 1
-    shelf.close()
-    with pytest.raises(slmq.ClosedError):
-        made[0].embed("a")
+    def load_model() -> Loaded:
+        return Loaded(slmq.load(tiny_model_path, n_ctx=256, kv_bytes=1 << 20))
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            model = Book("model", load_model, tiny_model_path, 1 << 20)
+            encoder = EncoderBook("encoder", load, folder, 1 << 19)
+            shelf = Shelf([model], budget_bytes=1 << 20, pool=pool, encoders=[encoder])
+            for _ in range(2):
+                async with shelf.used(shelf.find_encoder(None)) as book:
+                    assert book is encoder
+                    assert book.loaded is not None
+                    assert book.memory_bytes == made[-1].weight_bytes > 10_000
+                    assert model.loaded is None
+                async with shelf.use("model"):
+                    assert encoder.loaded is None
+            assert len(made) == 2
+            async with shelf.used(encoder):
+                pass
+            shelf.close()
+
+    asyncio.run(run())
+    for encoder in made:
+        with pytest.raises(slmq.ClosedError):
+            encoder.embed("a")

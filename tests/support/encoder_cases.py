@@ -50,6 +50,21 @@ def distil(dim: int, heads: int, inner: int) -> dict[str, Any]:
     return {"dim": dim, "n_heads": heads, "hidden_dim": inner, "vocab_size": 96, "n_layers": 2}
 
 
+def euro(hidden: int, heads: int, inner: int) -> dict[str, Any]:
+    """The same for EuroBERT, whose configuration has ids beyond the vocabulary of a tiny model."""
+    return sizes(hidden, heads, inner) | IDS | {"mask_token_id": 1}
+
+
+def decoder(hidden: int, heads: int, inner: int, kv_heads: int = 2) -> dict[str, Any]:
+    """The same for a decoder."""
+    return sizes(hidden, heads, inner) | IDS | {"num_key_value_heads": kv_heads}
+
+
+def rope(theta: float) -> dict[str, Any]:
+    """Rope parameters of transformers 5."""
+    return {"rope_type": "default", "rope_theta": theta}
+
+
 CLASSIFY, TAGS, MASKS = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"
 # Ids that ModernBERT's configuration has beyond the vocabulary of a tiny model.
 IDS = {f"{name}_token_id": 1 for name in ("pad", "eos", "bos", "cls", "sep")}
@@ -155,5 +170,92 @@ CASES: dict[str, list[EncoderCase]] = {
             },
             dtype="float16",
         ),
+    ],
+    "nomic_bert": [
+        EncoderCase("pairs_one_score", CLASSIFY, sizes(64, 4, 96) | {"num_labels": 1}, types=2),
+        EncoderCase(
+            "masks_gelu", MASKS, sizes(48, 3, 80) | {"hidden_act": "gelu"}, dtype="bfloat16"
+        ),
+        EncoderCase(
+            "tags_another_base",
+            TAGS,
+            sizes(60, 5, 70) | THREE | {"rope_parameters": rope(77.0)},
+            (33, 1),
+            dtype="float16",
+        ),
+        EncoderCase("body", "Model", sizes(64, 2, 72), (128, 64), dtype="bfloat16"),
+    ],
+    "gte": [
+        EncoderCase("three_labels", CLASSIFY, sizes(64, 4, 96) | THREE),
+        EncoderCase("masks", MASKS, sizes(48, 3, 80), dtype="bfloat16"),
+        EncoderCase(
+            "tags_without_types",
+            TAGS,
+            sizes(60, 5, 70) | THREE | {"type_vocab_size": 0, "hidden_act": "silu"},
+            (33, 1),
+            dtype="float16",
+        ),
+        EncoderCase(
+            "body_scaled_rope",
+            "Model",
+            sizes(64, 2, 72)
+            | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0}},
+            (128, 64),
+        ),
+    ],
+    "eurobert": [
+        EncoderCase(
+            "labels_late_shared_keys",
+            CLASSIFY,
+            euro(64, 4, 96) | THREE | {"num_key_value_heads": 2},
+        ),
+        EncoderCase(
+            "labels_of_the_mean",
+            CLASSIFY,
+            euro(48, 3, 80) | THREE | {"classifier_pooling": "mean"},
+            dtype="bfloat16",
+        ),
+        EncoderCase(
+            "labels_of_the_first",
+            CLASSIFY,
+            euro(60, 5, 70) | THREE | {"classifier_pooling": "bos", "attention_bias": True},
+            (33, 1),
+            dtype="float16",
+        ),
+        EncoderCase("masks_tied", MASKS, euro(64, 2, 72) | {"tie_word_embeddings": True}),
+        EncoderCase("tags", TAGS, euro(60, 5, 70) | THREE | {"mlp_bias": True}, (17, 126)),
+    ],
+    "headless": [
+        EncoderCase(
+            "qwen3_body",
+            "Model",
+            decoder(64, 4, 96) | {"head_dim": 24, "tie_word_embeddings": True},
+            model_type="qwen3",
+            dtype="bfloat16",
+        ),
+        EncoderCase(
+            "qwen3_three_labels",
+            CLASSIFY,
+            decoder(48, 4, 80) | THREE | {"head_dim": 12},
+            model_type="qwen3",
+        ),
+        EncoderCase(
+            "gemma3_both_ways",
+            "Model",
+            decoder(64, 4, 96)
+            | {
+                "head_dim": 16,
+                "sliding_window": 16,
+                "use_bidirectional_attention": True,
+                "query_pre_attn_scalar": 20,
+                "num_hidden_layers": 4,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+            (40, 67),
+            model_type="gemma3_text",
+            dtype="bfloat16",
+        ),
+        EncoderCase("llama_tags", TAGS, decoder(60, 5, 70, 1) | THREE, model_type="llama"),
+        EncoderCase("qwen2_body", "Model", decoder(60, 5, 70, 1), (1, 90), model_type="qwen2"),
     ],
 }

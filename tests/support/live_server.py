@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from slmq.embedding.encoder import Encoder
 from slmq.generation.model import Model
 from slmq.server.app import build_app
 from slmq.server.files import Files
@@ -23,7 +25,7 @@ from slmq.server.limits import Limits
 from slmq.server.requestlog import RequestLog
 from slmq.server.run import BACKLOG, open_socket
 from slmq.server.service import Service
-from slmq.server.shelf import Book, Loaded, Shelf
+from slmq.server.shelf import Book, EncoderBook, Loaded, LoadedEncoder, Shelf
 from slmq.server.wire import Wire, wire_for
 
 LONGEST_S = 60.0
@@ -143,6 +145,7 @@ def live_server(
     suggested: Mapping[str, Any] | None = None,
     log_path: Path | None = None,
     aliases: Mapping[str, str] | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> Iterator[LiveServer]:
     """A server of loaded models; they stay the caller's."""
     limits = limits or Limits()
@@ -152,6 +155,10 @@ def live_server(
             Book(name, _given(model, suggested), Path(name), 0, Loaded(model, suggested or {}))
             for name, model in models.items()
         ]
+        listed = [
+            EncoderBook(name, partial(LoadedEncoder, encoder), Path(name), 0)
+            for name, encoder in (encoders or {}).items()
+        ]
         found, _ = open_socket("127.0.0.1", 0)
         found.listen(BACKLOG)
         port = found.getsockname()[1]
@@ -159,7 +166,8 @@ def live_server(
         began = threading.Event()
 
         async def run() -> None:
-            service = Service(Shelf(books, pool=pool, aliases=aliases), limits, pool, log)
+            shelf = Shelf(books, pool=pool, aliases=aliases, encoders=listed)
+            service = Service(shelf, limits, pool, log)
             files = Files(service, Path(folder))
             app = build_app(service, files)
             wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)

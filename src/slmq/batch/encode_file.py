@@ -1,26 +1,32 @@
-"""What an encoder makes of the texts of a file, written as they come."""
+"""What an encoder makes of the texts of a file; a run that was interrupted goes on."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import tee
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmq.batch.records import Records
 from slmq.batch.table import read_table, written_rows
-from slmq.disk import create, publish, remove
+from slmq.batch.text_options import TextOptions
+from slmq.disk import create, publish, remove, sha256_of
 from slmq.errors import DataError, WriteError
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
 
-__all__ = ["EncodeJob", "classify_file", "embed_file", "texts_of"]
+__all__ = ["EncodeJob", "Encoded", "classify_file", "embed_file", "texts_of"]
 
 VECTORS, TEXT = ".npy", ".txt"
+WRITTEN_S = 0.5  # between two writes to the disk
+PROBE = "a"  # a text by whose results a model is known
 Report = Callable[[int, int | None], None]
 
 
@@ -34,19 +40,12 @@ class EncodeJob:
         .csv, .tsv, .txt with a text a line, or lines of JSON.
     out : Path
         .csv, .tsv or lines of JSON; of vectors also .npy.
-    column : str
-        With the texts; of no effect for .txt.
-    header : bool
-        Whether the first row of CSV or TSV names the columns.
-    truncate : bool
-        Whether texts that are too long are cut off.
+    options : TextOptions
     """
 
     source: Path
     out: Path
-    column: str
-    header: bool = True
-    truncate: bool = False
+    options: TextOptions
 
     def check(self) -> int:
         """Count the texts, and look for what would stop the job.
@@ -66,15 +65,33 @@ class EncodeJob:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of the file, whose texts are there."""
-        return texts_of(self.source, self.column, header=self.header)
+        return texts_of(self.source, self.options)
 
 
-def texts_of(source: Path, column: str, *, header: bool = True) -> Iterator[dict[str, Any]]:
-    """The rows of a file, each with a text in `column`; raises DataError."""
+@dataclass(frozen=True)
+class Encoded:
+    """What came of a job.
+
+    Attributes
+    ----------
+    rows, resumed : int
+        Texts, and how many of them an earlier run had done.
+    counts : dict of str to int
+        How often each label came; empty for vectors.
+    """
+
+    rows: int
+    resumed: int
+    counts: dict[str, int]
+
+
+def texts_of(source: Path, options: TextOptions) -> Iterator[dict[str, Any]]:
+    """The rows of a file, each with a text in its column; raises DataError."""
+    column = options.column
     if source.suffix.lower() == TEXT:
         yield from _lines(source, column)
         return
-    for number, row in enumerate(read_table(source, header=header), 1):
+    for number, row in enumerate(read_table(source, header=not options.no_header), 1):
         if column not in row:
             raise DataError(
                 f"{source}: row {number} has no column {column!r}, only {', '.join(row):.200}"
@@ -86,62 +103,115 @@ def texts_of(source: Path, column: str, *, header: bool = True) -> Iterator[dict
         yield row
 
 
-def embed_file(
-    encoder: Encoder,
-    job: EncodeJob,
-    report: Report,
-    *,
-    prompt: str | None = None,
-    normalize: bool | None = None,
-    dimensions: int | None = None,
-) -> int:
-    """Write the vector of every text; returns how many.
+def embed_file(encoder: Encoder, job: EncodeJob, report: Report, **options: Any) -> Encoded:
+    """Write the vector of every text.
 
-    Into .npy as one array of float32, elsewhere as a column "vector" beside the others.
+    Into .npy as one array of float32, elsewhere as a column "vector" beside the others. `options`
+    are those of `Encoder.embed`.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or a row is wrong.
+    WriteError
+        If the output cannot be written.
+    ContextOverflowError, ValueError
+        As `Encoder.embed`.
+    BusyError
+        If another process runs this job.
     """
-    total = job.check()
-    read, kept = tee(job.rows())
-    vectors = encoder.embed_stream(
-        (row[job.column] for row in read),
-        prompt=prompt,
-        normalize=normalize,
-        dimensions=dimensions,
-        truncate=job.truncate,
-    )
-    if job.out.suffix.lower() == VECTORS:
-        width = encoder.dimensions if dimensions is None else dimensions
-        pieces = _array((total, width), vectors)
-    else:
-        rows = (
-            {**row, "vector": _written(vector.tolist(), job.out)}
-            for row, vector in zip(kept, vectors, strict=True)
-        )
-        pieces = written_rows(rows, job.out.suffix)
-    _write(job.out, _reported(pieces, report, total))
-    return total
+    width = options.get("dimensions") or encoder.dimensions
+    cut = job.options.truncate
+
+    def vectors(rows: Iterator[dict[str, Any]], done: int) -> Iterator[Any]:
+        texts = (row[job.options.column] for row in rows)
+        return encoder.embed_stream(texts, truncate=cut, first=done, **options)
+
+    with _records(encoder, job, ("<f4", (width,)), options) as found:
+        total, resumed = _fill(found, job, report, vectors)
+        if job.out.suffix.lower() == VECTORS:
+            _write(job.out, _array((total, width), found))
+        else:
+            _write(job.out, written_rows(_beside(job, found), job.out.suffix))
+        found.remove()
+    return Encoded(total, resumed, {})
 
 
 def classify_file(
     encoder: Encoder, job: EncodeJob, report: Report, *, pair: str | None = None
-) -> dict[str, int]:
-    """Write the likeliest label of every text and its score; returns how often each came.
+) -> Encoded:
+    """Write the likeliest label of every text and its score.
 
-    `pair` is the column of a second text beside the first.
+    `pair` is the column of a second text beside the first. Errors as `embed_file`, and
+    UnsupportedModelError if the model has no head for it.
     """
-    total = job.check()
-    counts = dict.fromkeys(encoder.labels, 0)
+    numbers = {name: i for i, name in enumerate(encoder.labels)}
 
-    def rows() -> Iterator[dict[str, Any]]:
-        read, kept = tee(job.rows())
-        inputs = ((row[job.column], row[pair]) if pair else row[job.column] for row in read)
-        for row, (best, *_) in zip(
-            kept, encoder.classify_stream(inputs, truncate=job.truncate), strict=True
-        ):
-            counts[best.label] += 1
-            yield {**row, "label": best.label, "score": best.score}
+    def labels(rows: Iterator[dict[str, Any]], done: int) -> Iterator[Any]:
+        inputs = (_input(job, row, pair) for row in rows)
+        scored = encoder.classify_stream(inputs, truncate=job.options.truncate, first=done)
+        return ((numbers[best.label], best.score) for best, *_ in scored)
 
-    _write(job.out, _reported(written_rows(rows(), job.out.suffix), report, total))
-    return counts
+    with _records(encoder, job, [("label", "<i4"), ("score", "<f8")], {"pair": pair}) as found:
+        total, resumed = _fill(found, job, report, labels)
+        counts = dict.fromkeys(encoder.labels, 0)
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for row, one in zip(job.rows(), found, strict=True):
+                name = encoder.labels[one["label"]]
+                counts[name] += 1
+                yield {**row, "label": name, "score": float(one["score"])}
+
+        _write(job.out, written_rows(rows(), job.out.suffix))
+        found.remove()
+    return Encoded(total, resumed, counts)
+
+
+def _records(encoder: Encoder, job: EncodeJob, kind: Any, options: dict[str, Any]) -> Records:
+    """Where results are kept that depend on the texts, the model and the options."""
+    texts = {"column": job.options.column, "no_header": job.options.no_header}
+    given = {name: value for name, value in options.items() if value is not None}
+    what = hashlib.sha256(encoder.states(PROBE).tobytes()).hexdigest()
+    told = {"texts": sha256_of(job.source), **texts, **given, "cut": job.options.truncate}
+    return Records(job.out, {**told, "model": what, "task": encoder.task}, kind)
+
+
+def _fill(
+    found: Records,
+    job: EncodeJob,
+    report: Report,
+    results: Callable[[Iterator[dict[str, Any]], int], Iterator[Any]],
+) -> tuple[int, int]:
+    """Compute what is missing: how many rows there are, and how many there were."""
+    total, resumed = job.check(), len(found)
+    report(resumed, total)
+    group: list[Any] = []
+    written_s = time.monotonic()
+    for result in results(islice(job.rows(), resumed, None), resumed):
+        group.append(result)
+        if time.monotonic() - written_s >= WRITTEN_S:
+            found.append(np.array(group, found.kind.base))
+            group, written_s = [], time.monotonic()
+            report(len(found), total)
+    if group:
+        found.append(np.array(group, found.kind.base))
+    report(total, total)
+    return total, resumed
+
+
+def _input(job: EncodeJob, row: dict[str, Any], pair: str | None) -> Any:
+    """What is classified: a text, or two of them."""
+    text = row[job.options.column]
+    if pair is None:
+        return text
+    if not isinstance(row.get(pair), str):
+        raise DataError(f"{job.source}: expected a text in {pair!r} of every row, got {row!r:.200}")
+    return text, row[pair]
+
+
+def _beside(job: EncodeJob, vectors: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for row, vector in zip(job.rows(), vectors, strict=True):
+        yield {**row, "vector": _written(vector.tolist(), job.out)}
 
 
 def _lines(source: Path, column: str) -> Iterator[dict[str, Any]]:
@@ -160,24 +230,14 @@ def _array(shape: tuple[int, int], vectors: Iterable[Any]) -> Iterator[bytes]:
     fields = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
     head = b"\x93NUMPY\x01\x00"
     length = -(-(len(head) + 2 + len(fields) + 1) // 64) * 64 - len(head) - 2
-    first = head + length.to_bytes(2, "little") + fields.ljust(length - 1).encode("ascii") + b"\n"
+    yield head + length.to_bytes(2, "little") + fields.ljust(length - 1).encode("ascii") + b"\n"
     for vector in vectors:
-        yield first + np.asarray(vector, "<f4").tobytes()
-        first = b""
-    if first:
-        yield first
+        yield vector.tobytes()
 
 
 def _written(vector: list[float], out: Path) -> Any:
     """A vector as a cell: a list in JSON, its JSON elsewhere."""
     return json.dumps(vector) if out.suffix.lower() in (".csv", ".tsv") else vector
-
-
-def _reported(pieces: Iterable[bytes], report: Report, total: int) -> Iterator[bytes]:
-    report(0, total)
-    for done, piece in enumerate(pieces, 1):
-        yield piece
-        report(done, total)
 
 
 def _write(out: Path, pieces: Iterator[bytes]) -> None:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmq.batch.text_options import TextOptions
 from slmq.cli import options as o
 from slmq.cli.batch import shown_by
 from slmq.cli.output import Bar, Downloads, note, print_json, print_table, spinner
 from slmq.embedding.options import EncoderOptions
 
 if TYPE_CHECKING:
+    from slmq.batch.encode_file import Encoded
     from slmq.embedding.encoder import Encoder
 
 __all__ = ["classify", "embed", "rerank"]
 
 LOADING = o.Bundle("loading", EncoderOptions, "Loading")
+TEXTS = o.Bundle("reading", TextOptions, "Texts")
 
 Source = Annotated[
     Path,
@@ -32,15 +35,9 @@ Model = Annotated[
         autocompletion=o.complete_model,
     ),
 ]
-Column = Annotated[str, typer.Option(help="Column with the texts.")]
-NoHeader = Annotated[
-    bool, typer.Option("--no-header", help="Columns have no names; they are 1, 2, ...")
-]
-Truncate = Annotated[
-    bool, typer.Option("--truncate", help="Cut off texts that are too long; else they stop it.")
-]
 
 
+@TEXTS
 @LOADING
 def embed(
     source: Source,
@@ -54,7 +51,6 @@ def embed(
             show_default=False,
         ),
     ],
-    column: Column = "text",
     prompt: Annotated[
         str | None, typer.Option(help='Name of one of the model\'s prompts, such as "query".')
     ] = None,
@@ -65,16 +61,18 @@ def embed(
     dimensions: Annotated[
         int | None, typer.Option(help="Keep so many numbers of each vector.")
     ] = None,
-    no_header: NoHeader = False,
-    truncate: Truncate = False,
+    reading: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
 ) -> None:
-    """Write the vector of every text of a file."""
+    """Write the vector of every text of a file.
+
+    To resume an interrupted run, repeat it: finished vectors are kept in OUT.part.
+    """
     from slmq.batch.encode_file import EncodeJob, embed_file
 
-    job = EncodeJob(source, out, column, not no_header, truncate)
+    job = EncodeJob(source, out, TextOptions(**reading))
     job.check()
     with _opened(model, loading, revision, offline=offline) as encoder, Bar() as bar:
         began_s = time.monotonic()
@@ -89,6 +87,7 @@ def embed(
     _tell(out, done, time.monotonic() - began_s)
 
 
+@TEXTS
 @LOADING
 def classify(
     source: Source,
@@ -102,40 +101,40 @@ def classify(
             show_default=False,
         ),
     ],
-    column: Column = "text",
     pair: Annotated[str | None, typer.Option(help="Column with a second text beside each.")] = None,
-    no_header: NoHeader = False,
-    truncate: Truncate = False,
+    reading: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Label the texts of a file with a model that was trained for it."""
+    """Label the texts of a file with a model that was trained for it.
+
+    To resume an interrupted run, repeat it: finished labels are kept in OUT.part.
+    """
     from slmq.batch.encode_file import EncodeJob, classify_file
 
-    job = EncodeJob(source, out, column, not no_header, truncate)
+    job = EncodeJob(source, out, TextOptions(**reading))
     job.check()
     with _opened(model, loading, revision, offline=offline) as encoder, Bar() as bar:
         began_s = time.monotonic()
-        counts = classify_file(encoder, job, shown_by(bar, "texts"), pair=pair)
-    _tell(out, sum(counts.values()), time.monotonic() - began_s)
+        done = classify_file(encoder, job, shown_by(bar, "texts"), pair=pair)
+    _tell(out, done, time.monotonic() - began_s)
     if as_json:
-        print_json({"rows": sum(counts.values()), "counts": counts})
+        print_json({"rows": done.rows, "counts": done.counts})
         return
-    print_table(["label", "rows"], [[name, str(count)] for name, count in counts.items()])
+    print_table(["label", "rows"], [[name, str(count)] for name, count in done.counts.items()])
 
 
+@TEXTS
 @LOADING
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What is looked for.")],
     source: Source,
     *,
     model: Model,
-    column: Column = "text",
     top: Annotated[int, typer.Option(help="Show so many, the best first.", min=1)] = 10,
-    no_header: NoHeader = False,
-    truncate: Truncate = False,
+    reading: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
@@ -144,9 +143,10 @@ def rerank(
     """Show the texts of a file that fit a query best."""
     from slmq.batch.encode_file import texts_of
 
-    texts = [row[column] for row in texts_of(source, column, header=not no_header)]
+    options = TextOptions(**reading)
+    texts = [row[options.column] for row in texts_of(source, options)]
     with _opened(model, loading, revision, offline=offline) as encoder, spinner("ranking"):
-        ranked = encoder.rerank(query, texts, top_k=top, truncate=truncate)
+        ranked = encoder.rerank(query, texts, top_k=top, truncate=options.truncate)
     if as_json:
         found = [{"index": r.index, "score": r.score, "text": r.text} for r in ranked]
         print_json({"results": found})
@@ -167,6 +167,7 @@ def _opened(model: str, loading: o.Given, revision: str | None, *, offline: bool
         return open_encoder(found.path, EncoderOptions(**loading), name=found.name)
 
 
-def _tell(out: Path, done: int, seconds: float) -> None:
-    speed = done / seconds if seconds > 0 else 0.0
-    note(f"{out}: {done} texts; {speed:.1f} texts/s")
+def _tell(out: Path, done: Encoded, seconds: float) -> None:
+    again = f", {done.resumed} of them from an earlier run" if done.resumed else ""
+    speed = (done.rows - done.resumed) / seconds if seconds > 0 else 0.0
+    note(f"{out}: {done.rows} texts{again}; {speed:.1f} texts/s")

@@ -147,10 +147,9 @@ def serve(
 
     with needs_extra():
         from slmq.batch.receipts import LOADING
-        from slmq.server.embeddings import EncoderShelf
         from slmq.server.limits import Limits
         from slmq.server.run import open_socket, serve_models
-        from slmq.server.shelf import Book, Loaded
+        from slmq.server.shelf import Book, EncoderBook, Loaded, LoadedEncoder
     limits = Limits(
         keys=tuple(keys),
         hosts=tuple(allow_host or ()),
@@ -177,12 +176,14 @@ def serve(
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
     read = EncoderOptions(n_threads=options.n_threads, activations=options.activations)
-    encoders = EncoderShelf(
-        {
-            called: partial(open_encoder, found.path, read, name=called)
-            for called, found in found_models(encoder or [], [], revision=None, offline=offline)
-        }
-    )
+
+    def load_encoder(found: ResolvedModel, called: str) -> LoadedEncoder:
+        return LoadedEncoder(open_encoder(found.path, read, name=called))
+
+    encoders = [
+        EncoderBook(called, partial(load_encoder, found, called), found.path, bytes_of(found.path))
+        for called, found in found_models(encoder or [], [], revision=None, offline=offline)
+    ]
     address = open_socket(host, port, unix_socket)
     if unix_socket is None and host not in LOOPBACK and not keys:
         note(f"everybody who can reach {host} may use this server; --api-key asks for a key")

@@ -141,10 +141,12 @@ class Encoder:
         dimensions: int | None = None,
         truncate: bool = False,
         chunk: bool = False,
+        first: int = 0,
     ) -> Iterator[F32]:
         """The vectors of any number of texts, in order, as they come; see `embed`.
 
         Texts are taken some hundred tokens at a time, so that a million of them need no memory.
+        `first` is the number of the first one in messages.
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected several texts, got one str; embed() takes it")
@@ -159,9 +161,10 @@ class Encoder:
         unit = self._settings.folder.normalize if normalize is None else normalize
         runner = self._open
         if chunk:
-            vectors = self._chunked(runner, texts, before, unit)
+            vectors = self._chunked(runner, enumerate(texts, first), before, unit)
         else:
-            vectors = runner.pooled(self._inputs(texts, before, truncate=truncate))
+            inputs = self._inputs(enumerate(texts, first), before, truncate=truncate)
+            vectors = runner.pooled(inputs)
         return (self._finished(vector, width, unit) for vector in vectors)
 
     def encode(
@@ -186,7 +189,7 @@ class Encoder:
         width = self.dimensions if truncate_dim is None else truncate_dim
         vectors = [
             self._finished(vector, width, unit)
-            for vector in self._open.pooled(self._inputs(listed, before, truncate=True))
+            for vector in self._open.pooled(self._inputs(enumerate(listed), before, truncate=True))
         ]
         if one:
             return vectors[0]
@@ -288,10 +291,14 @@ class Encoder:
         *,
         top_k: int | None = 1,
         truncate: bool = False,
+        first: int = 0,
     ) -> Iterator[list[Scored]]:
-        """The labels of any number of texts, in order, as they come; see `classify`."""
+        """The labels of any number of texts, in order, as they come; see `classify`.
+
+        `first` is the number of the first one in messages.
+        """
         self._need("classify")
-        rows = self._open.heads(self._pairs(texts, truncate=truncate))
+        rows = self._open.heads(self._pairs(enumerate(texts, first), truncate=truncate))
         return (self._scored(self._activated(row), top_k) for row in rows)
 
     def zero_shot(
@@ -387,6 +394,11 @@ class Encoder:
         (logits,) = self._open.heads([replace(encoded, rows=rows)])
         return [self._likeliest(row, top_k) for row in logits]
 
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take."""
+        return self._open.body.weight_bytes
+
     @cached_property
     def mask_token(self) -> str | None:
         """What stands for a token that `fill_mask` is to find; None if there is no such token."""
@@ -418,30 +430,33 @@ class Encoder:
         return next((name for name in names if self.prompts.get(name)), None)
 
     def _inputs(
-        self, texts: Iterable[str], prompt: str, *, truncate: bool
+        self, texts: Iterable[tuple[int, str]], prompt: str, *, truncate: bool
     ) -> Iterator[EncodedText]:
         skipped = 0
         if prompt and not self._settings.folder.include_prompt:
             skipped = self._texts.prompt_tokens(prompt)
-        for number, text in enumerate(texts):
+        for number, text in texts:
             whole = prompt + text if prompt and isinstance(text, str) else text
             found = self._texts.encoded(number, whole, truncate=truncate)
             yield replace(found, first=min(skipped, len(found.ids) - 1)) if skipped else found
 
     def _chunked(
-        self, runner: Runner, texts: Iterable[str], prompt: str, unit: bool
+        self, runner: Runner, texts: Iterable[tuple[int, str]], prompt: str, unit: bool
     ) -> Iterator[F32]:
         """Means of the vectors of parts."""
 
         def parts() -> Iterator[tuple[int, EncodedText, int]]:
-            for number, text in enumerate(texts):
+            for number, text in texts:
                 for encoded, tokens in self._texts.pieces(number, text, prompt):
                     yield number, encoded, tokens
 
         one, other = tee(parts())
-        at, total, weight = 0, np.zeros(self.dimensions), 0
+        at: int | None = None
+        total, weight = np.zeros(self.dimensions), 0
         vectors = runner.pooled(encoded for _, encoded, _ in other)
         for (number, _, tokens), vector in zip(one, vectors, strict=True):
+            if at is None:
+                at = number
             if number != at:
                 yield (total / max(weight, 1)).astype(np.float32)
                 at, total, weight = number, np.zeros(self.dimensions), 0
@@ -455,8 +470,8 @@ class Encoder:
         kept: F32 = scores.unit_rows(vector[None, :width])[0] if unit else vector[:width].copy()
         return kept
 
-    def _pairs(self, texts: Iterable[Any], *, truncate: bool) -> Iterator[EncodedText]:
-        for number, text in enumerate(texts):
+    def _pairs(self, texts: Iterable[tuple[int, Any]], *, truncate: bool) -> Iterator[EncodedText]:
+        for number, text in texts:
             if isinstance(text, tuple):
                 if len(text) != 2:
                     raise ValueError(f"text {number}: expected a pair, got {len(text)} texts")

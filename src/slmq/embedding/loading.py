@@ -17,9 +17,10 @@ from slmq.embedding.options import EncoderArgs, EncoderOptions
 from slmq.embedding.runner import EncoderBody, Runner
 from slmq.embedding.settings import settings_of
 from slmq.engine.opening import ACTIVATIONS
-from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.errors import CheckpointError
 from slmq.models.loading import open_weights
-from slmq.models.registry import ENCODERS, family_of, is_encoder
+from slmq.models.parts.headless import Headless
+from slmq.models.registry import family_of, is_encoder
 from slmq.settings import from_keywords, takes
 from slmq.tokenizer import load_tokenizer
 from slmq.weights.reader import FLOATS, WeightReader
@@ -34,6 +35,7 @@ log = logging.getLogger("slmq")
 # Parts of a body that transformers stores and nothing here reads: what was made for training, and
 # what poolers make of the first token where something else pools.
 UNREAD = ("position_ids", "pooler.dense.weight", "pooler.dense.bias")
+HEAD = "lm_head.weight"
 
 
 @takes(EncoderOptions)
@@ -106,16 +108,15 @@ def load_body(
     checkpoint: Checkpoint, folder: SentenceFolder, options: EncoderOptions
 ) -> tuple[EncoderBody, Mapping[str, Any]]:
     """A model with what follows it, and its configuration as stored; errors as `load_encoder`."""
-    family: Any
-    family, _ = family_of(checkpoint)
-    if not is_encoder(family):
-        raise UnsupportedModelError(
-            f"{checkpoint.path}: expected an encoder ({', '.join(sorted(ENCODERS))}), found "
-            f"{family.__name__.rpartition('.')[2]}; slmq.load reads it"
-        )
+    family, raw = encoder_of(checkpoint)
     threads = int(_native.resolve_threads(options.n_threads)["threads"])
-    wanted = _format(checkpoint, options)
-    opened = open_weights(checkpoint, threads=threads, format=wanted, memory=options.memory)
+    opened = open_weights(
+        checkpoint,
+        threads=threads,
+        format=_format(checkpoint, options),
+        memory=options.memory,
+        found=(family, raw),
+    )
     weights = family.load(opened.reader, opened.config)
     for tensor in checkpoint.tensors:
         if tensor.endswith(UNREAD):
@@ -139,8 +140,25 @@ def load_body(
         typed=weights.types is not None and weights.types.n > 1,
         threads=threads,
         activations=ACTIVATIONS[options.activations],
+        weight_bytes=opened.reader.packed_nbytes + sum(one.matrix.nbytes for one, _ in dense),
     )
     return body, opened.raw_config
+
+
+def encoder_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+    """The family of an encoder, or of a decoder that embeds, and its configuration.
+
+    Raises
+    ------
+    UnsupportedModelError, CheckpointError
+        As `family_of`.
+    """
+    family, raw = family_of(checkpoint)
+    if is_encoder(family):
+        return family, raw
+    if not any(name.endswith(HEAD) for name in checkpoint.tensors):
+        raw = {**raw, "tie_word_embeddings": True}  # there is none, and none is wanted
+    return Headless(family), raw
 
 
 def _format(checkpoint: Checkpoint, options: EncoderOptions) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from slmq.engine.options import MAX_THREADS, PRECISION
-from slmq.settings import Activations, Memory, WeightFormat, check_options, integer, one_of, option
+from slmq.engine.options import PRECISION, activations_option, memory_option, threads_option
+from slmq.settings import Activations, Memory, WeightFormat, check_options, one_of, option
 
 __all__ = ["EncoderArgs", "EncoderOptions"]
 
@@ -50,23 +50,9 @@ class EncoderOptions:
         metavar="FORMAT",
         group=PRECISION,
     )
-    n_threads: int | None = option(
-        None,
-        "Number of threads. Default: one per physical core that the process may use.",
-        integer(f"an int in 1..{MAX_THREADS}", low=1, high=MAX_THREADS, optional=True),
-        flag="--threads",
-    )
-    memory: Memory | None = option(
-        None,
-        "Where to keep the weights: mmap, huge or small.",
-        one_of(Memory, optional=True),
-    )
-    activations: Activations = option(
-        "mixed",
-        "Precision of the inputs of integer weights: mixed or exact.",
-        one_of(Activations),
-        group=PRECISION,
-    )
+    n_threads: int | None = threads_option()
+    memory: Memory | None = memory_option()
+    activations: Activations = activations_option()
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -75,6 +75,8 @@ class EncoderBody:
     threads : int
     activations : str
         What inputs of integer weights are rounded to.
+    weight_bytes : int
+        What the weights take.
     """
 
     family: EncoderFamily[Any]
@@ -85,6 +87,7 @@ class EncoderBody:
     typed: bool
     threads: int
     activations: str
+    weight_bytes: int
 
     @property
     def task(self) -> str | None:
@@ -151,7 +154,9 @@ class Runner:
         with self._lock:
             plan = self._plan(what, sum(lengths))
             segments = list(zip(self._some_sequences(plan, len(batch)), lengths, strict=True))
-            if what in ("pooled", "classify"):
+            for sequence, _ in segments:
+                sequence.truncate(0)  # a decoder has made it longer
+            if what in ("pooled", "classify") and self._pool(what) != "late":
                 outputs, spans = self._pooled_rows(what, batch, starts, lengths)
                 plan.native.run(tokens, segments, outputs, types=types, spans=spans)
                 return list(plan.logits())
@@ -160,7 +165,10 @@ class Runner:
                 for text, start, n in zip(batch, starts, lengths, strict=True)
             ]
             found = self._rows(plan, tokens, segments, types, np.concatenate(picked))
-            return np.split(found, np.cumsum([len(rows) for rows in picked])[:-1])
+            parts = np.split(found, np.cumsum([len(rows) for rows in picked])[:-1])
+        if what == "classify":  # the mean of what the head makes of each token
+            return [part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in parts]
+        return parts
 
     def _pooled_rows(
         self, what: str, batch: Sequence[EncodedText], starts: Any, lengths: list[int]
@@ -168,9 +176,8 @@ class Runner:
         """The first row that counts for each text, and how many do; None: that one alone."""
         pool = self._pool(what)
         firsts = starts + np.array([text.first for text in batch])
-        if pool == "row":
-            last = self.body.pool == "last" and what == "pooled"
-            rows = starts + np.array(lengths) - 1 if last else starts
+        if pool in ("row", "last"):
+            rows = starts + np.array(lengths) - 1 if pool == "last" else starts
             return rows.astype(np.int32), None
         spans = starts + np.array(lengths) - firsts
         return firsts.astype(np.int32), spans.astype(np.int32)
@@ -187,7 +194,7 @@ class Runner:
         return np.concatenate(found) if found else np.empty((0, 0), np.float32)
 
     def _some_sequences(self, plan: RecordedPlan, count: int) -> list[_native.KvSequence]:
-        """Empty sequences, which serve again and again: nothing that runs makes them longer."""
+        """Sequences, which serve again and again."""
         if self._cache is None:
             self._cache = plan.native.make_cache()  # of the size that all plans share
         while len(self._sequences) < count:
@@ -195,9 +202,9 @@ class Runner:
         return self._sequences[:count]
 
     def _pool(self, what: str) -> str:
-        """What `select` does with the rows of a text."""
+        """What happens to the rows of a text: as of `HeadNames`, and other kinds of pooling."""
         if what == "pooled":
-            return "row" if self.body.pool in ("cls", "last") else self.body.pool
+            return "row" if self.body.pool == "cls" else self.body.pool
         return str(self.body.weights.head.names.pool) if what == "classify" else "row"
 
     def _plan(self, what: str, rows: int) -> RecordedPlan:
@@ -217,7 +224,9 @@ class Runner:
         body = self.body
 
         def record(p: Recorder) -> Handle:
-            x = p.select(body.family.forward(p, body.weights, body.config), self._pool(what))
+            pool = self._pool(what)
+            pool = "row" if pool in ("last", "late") else pool
+            x = p.select(body.family.forward(p, body.weights, body.config), pool)
             if what == "pooled":
                 for dense, activation in body.dense:
                     x = p.linear(x, dense, activation=activation or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from slmq.settings import (
     Activations,
@@ -19,11 +19,51 @@ from slmq.settings import (
     shown,
 )
 
-__all__ = ["MAX_CONTEXT", "MAX_THREADS", "PRECISION", "LoadArgs", "LoadOptions"]
+__all__ = [
+    "MAX_CONTEXT",
+    "MAX_THREADS",
+    "PRECISION",
+    "LoadArgs",
+    "LoadOptions",
+    "activations_option",
+    "memory_option",
+    "threads_option",
+]
 
 MAX_CONTEXT = 1 << 24  # positions must be exact in float32
 MAX_THREADS = 1024  # as the native code
 PRECISION = "precision"  # the group of what changes the numbers that a model computes
+
+
+def threads_option() -> Any:
+    """The field `n_threads` of whatever is loaded."""
+    return option(
+        None,
+        "Number of threads. Default: one per physical core that the process may use.",
+        integer(f"an int in 1..{MAX_THREADS}", low=1, high=MAX_THREADS, optional=True),
+        flag="--threads",
+    )
+
+
+def memory_option() -> Any:
+    """The field `memory` of whatever is loaded."""
+    return option(
+        None,
+        "Where to keep the weights: mmap (map the file; the default for packed folders), huge "
+        "(2 MiB pages; the default otherwise) or small (ordinary pages).",
+        one_of(Memory, optional=True),
+    )
+
+
+def activations_option() -> Any:
+    """The field `activations` of whatever is loaded."""
+    return option(
+        "mixed",
+        "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
+        "(16 bits everywhere).",
+        one_of(Activations),
+        group=PRECISION,
+    )
 
 
 def _model_name(name: str, value: object) -> str | os.PathLike[str] | None:
@@ -100,31 +140,15 @@ class LoadOptions:
         "model's own.",
         integer(f"an int in 1..{MAX_CONTEXT}", low=1, high=MAX_CONTEXT, optional=True),
     )
-    n_threads: int | None = option(
-        None,
-        "Number of threads. Default: one per physical core that the process may use.",
-        integer(f"an int in 1..{MAX_THREADS}", low=1, high=MAX_THREADS, optional=True),
-        flag="--threads",
-    )
+    n_threads: int | None = threads_option()
     kv_dtype: KvDtype = option(
         "f16",
         "Type of the cached keys and values: f16, f32 or int8.",
         one_of(KvDtype),
         group=PRECISION,
     )
-    memory: Memory | None = option(
-        None,
-        "Where to keep the weights: mmap (map the file; the default for packed folders), huge "
-        "(2 MiB pages; the default otherwise) or small (ordinary pages).",
-        one_of(Memory, optional=True),
-    )
-    activations: Activations = option(
-        "mixed",
-        "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
-        "(16 bits everywhere).",
-        one_of(Activations),
-        group=PRECISION,
-    )
+    memory: Memory | None = memory_option()
+    activations: Activations = activations_option()
     # The command line gives a text, so that comes first.
     kv_bytes: str | int | None = option(
         None,

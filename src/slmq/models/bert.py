@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.encoder import (
-    BERT_LAYER,
     EncoderConfig,
     embed,
     encoder_values,
-    load_embeddings,
-    load_post_norm_layers,
-    no_gguf,
     post_norm_layers,
 )
-from slmq.models.parts.encoder_head import HeadNames, load_task_head
+from slmq.models.parts.encoder_gguf import BERT_EMBEDDINGS, encoder_from_gguf
+from slmq.models.parts.encoder_head import HeadNames, load_bert
+from slmq.models.parts.gguf import GgufMap
 from slmq.models.parts.values import config_count
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from slmq.plan.handle import Handle
     from slmq.plan.recorder import Recording
     from slmq.weights.base import Reader
-
-EMBED = "bert.embeddings.word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,9 @@ class Config(EncoderConfig):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `encoder_values`."""
-        return cls(**encoder_values(config), n_types=config_count(config, "type_vocab_size", 2))
+        return cls(
+            **encoder_values(config), n_types=config_count(config, "type_vocab_size", 2, low=0)
+        )
 
 
 def heads(cfg: Config) -> dict[str, HeadNames]:
@@ -68,10 +66,7 @@ def heads(cfg: Config) -> dict[str, HeadNames]:
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses, and those of the head."""
-    w = load_embeddings(r, cfg, "bert.embeddings", width=cfg.hidden_size, types=cfg.n_types)
-    w.layers = load_post_norm_layers(r, cfg, "bert.encoder.layer", BERT_LAYER)
-    w.head = load_task_head(r, cfg, heads(cfg), w.embed, EMBED)
-    return w
+    return load_bert(r, cfg, "bert", heads(cfg), types=cfg.n_types)
 
 
 def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
@@ -79,4 +74,28 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     return post_norm_layers(p, embed(p, w, cfg), w.layers, cfg)
 
 
-GGUF = no_gguf("bert", EMBED)
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "bert", which RoBERTa and its kin have too."""
+    return encoder_from_gguf(metadata, tensors, "bert")
+
+
+GGUF = GgufMap(
+    architecture="bert",
+    config=config_from_gguf,
+    names={
+        **{f"bert.embeddings.{name}": gguf for name, gguf in BERT_EMBEDDINGS.items()},
+        "bert.pooler.dense": "cls",
+        "classifier": "cls.output",
+    },
+    layer_names={
+        "attention.self.query": "attn_q",
+        "attention.self.key": "attn_k",
+        "attention.self.value": "attn_v",
+        "attention.output.dense": "attn_output",
+        "attention.output.LayerNorm": "attn_output_norm",
+        "intermediate.dense": "ffn_up",
+        "output.dense": "ffn_down",
+        "output.LayerNorm": "layer_output_norm",
+    },
+    layers="bert.encoder.layer",
+)

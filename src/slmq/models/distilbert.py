@@ -15,12 +15,10 @@ from slmq.models.parts.encoder import (
     LayerNames,
     embed,
     encoder_values,
-    load_embeddings,
-    load_post_norm_layers,
     no_gguf,
     post_norm_layers,
 )
-from slmq.models.parts.encoder_head import HeadNames, load_task_head
+from slmq.models.parts.encoder_head import HeadNames, load_bert
 
 if TYPE_CHECKING:
     from slmq.models.parts.gguf import Weights
@@ -81,10 +79,7 @@ def heads(cfg: Config) -> dict[str, HeadNames]:
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses, and those of the head."""
-    w = load_embeddings(r, cfg, "distilbert.embeddings", width=cfg.hidden_size)
-    w.layers = load_post_norm_layers(r, cfg, "distilbert.transformer.layer", LAYER)
-    w.head = load_task_head(r, cfg, heads(cfg), w.embed, EMBED)
-    return w
+    return load_bert(r, cfg, "distilbert", heads(cfg), layers="transformer.layer", names=LAYER)
 
 
 def forward(p: Recording, w: Weights, cfg: Config) -> Handle:

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.encoder import (
-    BERT_LAYER,
     EncoderConfig,
     embed,
     encoder_values,
-    load_embeddings,
-    load_post_norm_layers,
     no_gguf,
     post_norm_layers,
 )
-from slmq.models.parts.encoder_head import HeadNames, load_task_head
+from slmq.models.parts.encoder_head import HeadNames, load_bert
 from slmq.models.parts.values import config_count
 
 if TYPE_CHECKING:
@@ -75,15 +72,13 @@ def heads(cfg: Config) -> dict[str, HeadNames]:
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses, and those of the head."""
-    w = load_embeddings(r, cfg, "electra.embeddings", width=cfg.embedding_size, types=cfg.n_types)
+    w = load_bert(r, cfg, "electra", heads(cfg), width=cfg.embedding_size, types=cfg.n_types)
     w.project = None
     if cfg.embedding_size != cfg.hidden_size:
         name = "electra.embeddings_project"
         w.project = r.linear(
             f"{name}.weight", cfg.hidden_size, cfg.embedding_size, bias=r.bias(f"{name}.bias", True)
         )
-    w.layers = load_post_norm_layers(r, cfg, "electra.encoder.layer", BERT_LAYER)
-    w.head = load_task_head(r, cfg, heads(cfg), w.embed, EMBED)
     return w
 
 

@@ -91,7 +91,9 @@ def gemma_values(config: Mapping[str, Any]) -> dict[str, Any]:
     # Not hidden_act, which some files hold too.
     values["hidden_act"] = config_value(config, "hidden_activation", str, GELU)
     if config.get("use_bidirectional_attention"):
-        raise UnsupportedModelError("bidirectional attention is not supported")
+        raise UnsupportedModelError(
+            "a model whose tokens see later ones writes no text; slmq.load_encoder reads it"
+        )
     scalar = config_number(config, "query_pre_attn_scalar", 1e-3, 1e6, 256.0)
     layers = config_layers(config)
     every = config_count(config, "sliding_window_pattern")

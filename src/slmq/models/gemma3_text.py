@@ -39,6 +39,7 @@ DEFAULTS = {
     "sliding_window_pattern": 6,
 }
 GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
+EMBEDDING = "gemma-embedding"
 
 # What the names of the language model's tensors, and of its head, begin with: alone, and beside a
 # vision tower as the published files and as newer ones have them.
@@ -124,13 +125,19 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
 
 
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """GGUF metadata of architecture "gemma3" as a Hugging Face configuration."""
-    config = gemma2.gemma_from_gguf(metadata, tensors, "gemma3", wide_layers=62)
+    """GGUF metadata of architecture "gemma3" or "gemma-embedding" as a Hugging Face configuration.
+
+    The latter is EmbeddingGemma, whose tokens see the whole text.
+    """
+    embeds = metadata.get("general.architecture") == EMBEDDING
+    a = EMBEDDING if embeds else "gemma3"
+    config = gemma2.gemma_from_gguf(metadata, tensors, a, wide_layers=62)
     if "sliding_window" not in config:
         config["sliding_window_pattern"] = 1  # no layer has one
-    local = config_number(metadata, "gemma3.rope.freq_base_swa", *BASES, LOCAL_BASE)
-    base = config_number(metadata, "gemma3.rope.freq_base", *BASES, GLOBAL_BASE)
-    return config | {"rope_theta": base, "rope_local_base_freq": local}
+    local = config_number(metadata, f"{a}.rope.freq_base_swa", *BASES, LOCAL_BASE)
+    base = config_number(metadata, f"{a}.rope.freq_base", *BASES, GLOBAL_BASE)
+    ropes = {"rope_theta": base, "rope_local_base_freq": local}
+    return config | ropes | {"use_bidirectional_attention": embeds}
 
 
 GGUF = GgufMap(

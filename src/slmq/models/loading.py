@@ -57,9 +57,13 @@ def open_weights(
     format: str | None = None,
     memory: str | None = None,
     keep: bool = True,
+    found: tuple[Family[Any], dict[str, Any]] | None = None,
 ) -> OpenedWeights:
-    """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`."""
-    family, raw_config = family_of(checkpoint)
+    """Makes ready to read a checkpoint's weights; parameters and errors as `WeightReader`.
+
+    `found` is what `family_of` finds, or what stands for it.
+    """
+    family, raw_config = family_of(checkpoint) if found is None else found
     with errors_of(checkpoint):
         config = family.Config.from_dict(raw_config)
     names = family.GGUF.name if checkpoint.layout.gguf_terms else _names(family, checkpoint)

@@ -17,13 +17,21 @@ from slmq.models.parts.encoder import (
     config_labels,
     config_task,
     load_encoder_norm,
-    no_gguf,
 )
+from slmq.models.parts.encoder_gguf import encoder_from_gguf
 from slmq.models.parts.encoder_head import HeadNames, load_task_head
-from slmq.models.parts.gguf import Weights
+from slmq.models.parts.gated_encoder import GATES
+from slmq.models.parts.gguf import GgufMap, Weights
 from slmq.models.parts.layer_norm import config_activation
+from slmq.models.parts.rope import BASES as ROPE_BASES
 from slmq.models.parts.rope import Rope, rope_of
-from slmq.models.parts.values import config_count, config_eps, config_layers, config_value
+from slmq.models.parts.values import (
+    config_count,
+    config_eps,
+    config_layers,
+    config_number,
+    config_value,
+)
 from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
@@ -35,7 +43,6 @@ EMBED = "model.embeddings.tok_embeddings"
 FULL, SLIDING = "full_attention", "sliding_attention"
 # The keys of older configurations, and what counts without them.
 BASES = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}
-GATES = ("gelu", "gelu_tanh", "silu")
 
 
 @dataclass(frozen=True)
@@ -191,4 +198,46 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     return p.layernorm(x, w.norm, eps)
 
 
-GGUF = no_gguf("modernbert", EMBED)
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """GGUF metadata of architecture "modern-bert"."""
+    a = "modern-bert"
+    config = encoder_from_gguf(metadata, tensors, a)
+    config["norm_eps"] = config["layer_norm_eps"]
+    config["hidden_activation"] = config_value(metadata, f"{a}.hidden_act", str, "gelu")
+    config["classifier_pooling"] = "cls" if metadata.get(f"{a}.pooling_type") == 2 else "mean"
+    window = f"{a}.attention.sliding_window"
+    if metadata.get(window):
+        config["local_attention"] = config_count(metadata, window, low=2)
+        every = metadata.get(f"{window}_pattern", 3)
+        if isinstance(every, list):  # true where a layer has a window
+            config["layer_types"] = [SLIDING if slides else FULL for slides in every]
+        else:
+            pattern = {"every": every}
+            config["global_attn_every_n_layers"] = config_count(pattern, "every")
+    else:
+        config["layer_types"] = [FULL] * config["num_hidden_layers"]
+    for (key, base), name in zip(BASES.values(), ("freq_base", "freq_base_swa"), strict=True):
+        config[key] = config_number(metadata, f"{a}.rope.{name}", *ROPE_BASES, base)
+    return config
+
+
+GGUF = GgufMap(
+    architecture="modern-bert",
+    config=config_from_gguf,
+    names={
+        EMBED: "token_embd",
+        "model.embeddings.norm": "token_embd_norm",
+        "model.final_norm": "output_norm",
+        "head.dense": "cls",
+        "head.norm": "cls.norm",
+        "classifier": "cls.output",
+    },
+    layer_names={
+        "attn_norm": "attn_norm",
+        "attn.Wqkv": "attn_qkv",
+        "attn.Wo": "attn_output",
+        "mlp_norm": "ffn_norm",
+        "mlp.Wi": "ffn_up",
+        "mlp.Wo": "ffn_down",
+    },
+)

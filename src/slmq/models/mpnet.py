@@ -18,12 +18,10 @@ from slmq.models.parts.encoder import (
     LayerNames,
     embed,
     encoder_values,
-    load_embeddings,
-    load_post_norm_layers,
     no_gguf,
     post_norm_layers,
 )
-from slmq.models.parts.encoder_head import HeadNames, load_task_head
+from slmq.models.parts.encoder_head import ROBERTA_HEADS, HeadNames, load_bert
 from slmq.models.parts.values import config_count
 
 if TYPE_CHECKING:
@@ -70,24 +68,14 @@ class Config(EncoderConfig):
 
 def heads(_cfg: Config) -> dict[str, HeadNames]:
     """The heads that the family has, by task."""
-    return {
-        "classify": HeadNames("classifier.out_proj", "classifier.dense", "tanh"),
-        "tags": HeadNames("classifier"),
-        "fill_mask": HeadNames(
-            "lm_head.decoder", "lm_head.dense", "gelu", "lm_head.layer_norm", bias="lm_head.bias"
-        ),
-    }
+    return ROBERTA_HEADS
 
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses, and those of the head."""
-    w = load_embeddings(
-        r, cfg, "mpnet.embeddings", width=cfg.hidden_size, first_position=FIRST_POSITION
-    )
+    w = load_bert(r, cfg, "mpnet", ROBERTA_HEADS, first_position=FIRST_POSITION, names=LAYER)
     table = "mpnet.encoder.relative_attention_bias.weight"
     w.distances = r.linear(table, cfg.n_buckets, cfg.n_heads, floats=True)
-    w.layers = load_post_norm_layers(r, cfg, "mpnet.encoder.layer", LAYER)
-    w.head = load_task_head(r, cfg, heads(cfg), w.embed, EMBED)
     return w
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from slmq.checkpoint.gguf import MODEL, role_in
 from slmq.checkpoint.safetensors import CONFIG
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.family import C, Family
+from slmq.models.parts.headless import Headless, writes_nothing
 
 # model_type -> module in slmq.models
 FAMILIES = {
     "exaone4": "exaone4",
     "gemma": "gemma",
+    "gemma-embedding": "gemma3_text",  # in GGUF files
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
     "gemma3_text": "gemma3_text",
@@ -45,8 +47,14 @@ ENCODERS = {
     "camembert": "roberta",
     "distilbert": "distilbert",
     "electra": "electra",
+    "eurobert": "eurobert",
+    "gte": "gte",
+    "modern-bert": "modernbert",  # in GGUF files
     "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "new": "gte",  # its first name
+    "nomic-bert": "nomic_bert",  # in GGUF files
+    "nomic_bert": "nomic_bert",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
@@ -64,16 +72,19 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         bert,
         distilbert,
         electra,
+        eurobert,
         exaone4,
         gemma,
         gemma2,
         gemma3_text,
         gpt2,
         gpt_neox,
+        gte,
         llama,
         mistral,
         modernbert,
         mpnet,
+        nomic_bert,
         olmo2,
         phi,
         phi3,
@@ -101,8 +112,9 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         return family
 
     CHECKED_ENCODERS: list[EncoderFamily[Any]] = [
-        _encoder(bert), _encoder(distilbert), _encoder(electra), _encoder(modernbert),
-        _encoder(mpnet), _encoder(roberta),
+        _encoder(bert), _encoder(distilbert), _encoder(electra), _encoder(eurobert),
+        _encoder(gte), _encoder(modernbert), _encoder(mpnet), _encoder(nomic_bert),
+        _encoder(roberta),
     ]  # fmt: skip
 
 
@@ -128,11 +140,14 @@ def family_of(checkpoint: Checkpoint) -> tuple[Family[Any], dict[str, Any]]:
             f"not a model"
         )
     family = family_named(architecture, checkpoint.path)
-    metadata: Mapping[str, Any] = checkpoint.metadata
+    config = dict(checkpoint.metadata)
     if checkpoint.layout.gguf_terms:
         with errors_of(checkpoint):
-            return family, family.GGUF.config(metadata, checkpoint.tensors)
-    return family, dict(metadata)
+            config = family.GGUF.config(config, checkpoint.tensors)
+    if not is_encoder(family) and writes_nothing(config):
+        headless: Any = Headless(family)  # a family by what it does, though no module
+        return headless, config
+    return family, config
 
 
 @contextmanager
@@ -158,15 +173,16 @@ def family_named(architecture: str, path: str | Path) -> Family[Any]:
 
 def is_encoder(family: Family[Any]) -> bool:
     """Whether a family's model writes no text, and is for `slmq.load_encoder`."""
-    return family.__name__.rpartition(".")[2] in ENCODERS.values()
+    return isinstance(family, Headless) or family.__name__.rpartition(".")[2] in ENCODERS.values()
 
 
 def refuse_encoder(family: Family[Any], path: str | Path, wanted: str) -> None:
     """Raise UnsupportedModelError if a family's model writes no text, which `wanted` needs."""
     if is_encoder(family):
         name = family.__name__.rpartition(".")[2]
+        what = f"{name} without an output head" if isinstance(family, Headless) else name
         raise UnsupportedModelError(
-            f"{path}: {name} is an encoder, which writes no text; {wanted} needs a decoder "
+            f"{path}: {what} is an encoder, which writes no text; {wanted} needs a decoder "
             f"({', '.join(sorted(FAMILIES))}). slmq.load_encoder reads it, and rounds "
             f"its weights while it loads"
         )

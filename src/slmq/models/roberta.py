@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmq.models.parts.encoder import (
-    BERT_LAYER,
     EncoderConfig,
     embed,
     encoder_values,
-    load_embeddings,
-    load_post_norm_layers,
     no_gguf,
     post_norm_layers,
 )
-from slmq.models.parts.encoder_head import HeadNames, load_task_head
+from slmq.models.parts.encoder_head import ROBERTA_HEADS, HeadNames, load_bert
 from slmq.models.parts.values import config_count
 
 if TYPE_CHECKING:
@@ -60,28 +57,13 @@ class Config(EncoderConfig):
 
 def heads(_cfg: Config) -> dict[str, HeadNames]:
     """The heads that the family has, by task."""
-    return {
-        "classify": HeadNames("classifier.out_proj", "classifier.dense", "tanh"),
-        "tags": HeadNames("classifier"),
-        "fill_mask": HeadNames(
-            "lm_head.decoder", "lm_head.dense", "gelu", "lm_head.layer_norm", bias="lm_head.bias"
-        ),
-    }
+    return ROBERTA_HEADS
 
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses, and those of the head."""
-    w = load_embeddings(
-        r,
-        cfg,
-        "roberta.embeddings",
-        width=cfg.hidden_size,
-        types=cfg.n_types,
-        first_position=cfg.first_position,
-    )
-    w.layers = load_post_norm_layers(r, cfg, "roberta.encoder.layer", BERT_LAYER)
-    w.head = load_task_head(r, cfg, heads(cfg), w.embed, EMBED)
-    return w
+    first = cfg.first_position
+    return load_bert(r, cfg, "roberta", ROBERTA_HEADS, types=cfg.n_types, first_position=first)
 
 
 def forward(p: Recording, w: Weights, cfg: Config) -> Handle:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from slmq.server.service import Service
-    from slmq.server.shelf import Book
+    from slmq.server.shelf import Book, EncoderBook, Entry
 
 __all__ = ["About", "describe"]
 
@@ -46,13 +46,18 @@ class About:
 
     async def models(self, _request: Request) -> Reply:
         """GET /v1/models."""
-        found = [describe(book, self._began) for book in self._service.shelf.books]
+        shelf = self._service.shelf
+        found = [describe(book, self._began) for book in shelf.books]
+        found += [describe_encoder(book, self._began) for book in shelf.encoders]
         return Reply({"object": "list", "data": found})
 
     async def model(self, request: Request) -> Reply:
         """GET /v1/models/{name}."""
-        book = self._service.shelf.find(request.path_params["name"])
-        return Reply(describe(book, self._began))
+        shelf, name = self._service.shelf, request.path_params["name"]
+        for encoder in shelf.encoders:
+            if encoder.name == name:
+                return Reply(describe_encoder(encoder, self._began))
+        return Reply(describe(shelf.find(name), self._began))
 
     async def receipt(self, request: Request) -> Reply:
         """GET /v1/receipts/{id}: what was asked and answered, for `slmq verify`."""
@@ -132,13 +137,7 @@ class About:
 
 def describe(book: Book, created: int) -> dict[str, Any]:
     """A model, in the words of OpenAI, with what llama.cpp and vLLM tell beside."""
-    found: dict[str, Any] = {
-        "id": book.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "slmq",
-        "loaded": book.loaded is not None,
-    }
+    found = _named(book, created)
     if book.loaded is not None:
         engine = book.loaded.model.engine
         found["max_model_len"] = engine.n_ctx
@@ -150,6 +149,26 @@ def describe(book: Book, created: int) -> dict[str, Any]:
             "size": engine.info.weight_bytes,
         }
     return found
+
+
+def describe_encoder(book: EncoderBook, created: int) -> dict[str, Any]:
+    """An encoder, in the same words."""
+    found = {**_named(book, created), "endpoints": ["/v1/embeddings", "/v1/rerank"]}
+    if book.loaded is not None:
+        encoder = book.loaded.encoder
+        found["max_model_len"] = encoder.max_length
+        found["meta"] = {"n_embd": encoder.dimensions, "size": encoder.weight_bytes}
+    return found
+
+
+def _named(book: Entry[Any], created: int) -> dict[str, Any]:
+    return {
+        "id": book.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "slmq",
+        "loaded": book.loaded is not None,
+    }
 
 
 def _required(body: Mapping[str, Any], *names: str) -> str:

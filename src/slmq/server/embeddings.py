@@ -1,18 +1,14 @@
-"""Vectors and rankings by encoders: OpenAI's embeddings, and rerank as Cohere and Jina have it.
-
-Encoders are few and small: each is loaded with its first request and stays.
-"""
+"""Vectors and rankings by encoders: OpenAI's embeddings, and rerank as Cohere and Jina have it."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import RequestError
-from slmq.errors import ModelNotFoundError
 from slmq.server.exchange import flag, ignored_header, only
 from slmq.server.guard import body_of
 from slmq.server.replies import Reply, until_gone
@@ -23,47 +19,9 @@ if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
     from slmq.server.service import Service
 
-__all__ = ["Embeddings", "EncoderShelf"]
+__all__ = ["Embeddings"]
 
 MOST_TEXTS = 2048  # as OpenAI
-
-
-class EncoderShelf:
-    """Encoders by name.
-
-    Parameters
-    ----------
-    loaders : mapping of str to callable
-        What loads each; the first is what requests without a name get.
-    """
-
-    def __init__(self, loaders: Mapping[str, Callable[[], Encoder]]) -> None:
-        self._loaders = dict(loaders)
-        self._loaded: dict[str, Encoder] = {}
-
-    def take(self, name: Any) -> tuple[str, Encoder]:
-        """The encoder of a name, loaded if need be; called by one thread at a time.
-
-        Raises
-        ------
-        TypeError, ModelNotFoundError
-        """
-        if not self._loaders:
-            raise ModelNotFoundError("no encoder is served here; `slmq serve --encoder` adds one")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"model: expected a name, got {name!r:.80}")
-        found = name or next(iter(self._loaders))
-        if found not in self._loaders:
-            names = ", ".join(map(repr, self._loaders))
-            raise ModelNotFoundError(f"the encoder {found!r:.80} is not served here, only {names}")
-        if found not in self._loaded:
-            self._loaded[found] = self._loaders[found]()
-        return found, self._loaded[found]
-
-    def close(self) -> None:
-        """Close all encoders."""
-        for encoder in self._loaded.values():
-            encoder.close()
 
 
 class Embeddings:
@@ -91,15 +49,13 @@ class Embeddings:
             )
         work = partial(
             _embed,
-            self._service.encoders,
-            given.get("model"),
-            texts,
+            texts=texts,
             prompt=given.get("prompt"),
             dimensions=given.get("dimensions"),
             truncate=flag(given, "truncate", default=False),
             as_base64=form == "base64",
         )
-        name, data, tokens = await self._run(request, work)
+        name, (data, tokens) = await self._run(request, given.get("model"), work)
         body = {"object": "list", "data": data, "model": name, "usage": _usage(tokens)}
         return Reply(body, 200, ignored_header([f for f in ("user",) if f in given]))
 
@@ -116,14 +72,12 @@ class Embeddings:
             raise RequestError(f"top_n: expected at least 1, got {top!r:.80}", "top_n")
         work = partial(
             _rerank,
-            self._service.encoders,
-            given.get("model"),
-            query,
-            documents,
+            query=query,
+            documents=documents,
             top_k=top,
             truncate=flag(given, "truncate", default=False),
         )
-        name, ranked, tokens = await self._run(request, work)
+        name, (ranked, tokens) = await self._run(request, given.get("model"), work)
         shown = flag(given, "return_documents", default=False)
         results = [
             {"index": r.index, "relevance_score": r.score}
@@ -132,21 +86,21 @@ class Embeddings:
         ]
         return Reply({"model": name, "results": results, "usage": _usage(tokens)})
 
-    async def _run(self, request: Request, work: Callable[[], Any]) -> Any:
+    async def _run(
+        self, request: Request, model: Any, work: Callable[[Encoder], Any]
+    ) -> tuple[str, Any]:
+        """The name of an encoder, and what it makes of a request."""
         self._service.require_open()
-        async with self._turn:
-            return await until_gone(request.receive, self._service.run(work))
+        shelf = self._service.shelf
+        async with self._turn, shelf.used(shelf.find_encoder(model)) as book:
+            assert book.loaded is not None
+            running = self._service.run(work, book.loaded.encoder)
+            return book.name, await until_gone(request.receive, running)
 
 
 def _embed(
-    shelf: EncoderShelf,
-    model: Any,
-    texts: Sequence[str],
-    *,
-    as_base64: bool,
-    **options: Any,
-) -> tuple[str, list[dict[str, Any]], int]:
-    name, encoder = shelf.take(model)
+    encoder: Encoder, *, texts: Sequence[str], as_base64: bool, **options: Any
+) -> tuple[list[dict[str, Any]], int]:
     vectors = encoder.embed(texts, **options)
     data = [
         {
@@ -158,15 +112,14 @@ def _embed(
         }
         for i, vector in enumerate(vectors)
     ]
-    return name, data, _tokens(encoder, texts)
+    return data, _tokens(encoder, texts)
 
 
 def _rerank(
-    shelf: EncoderShelf, model: Any, query: str, documents: list[str], **options: Any
-) -> tuple[str, Any, int]:
-    name, encoder = shelf.take(model)
+    encoder: Encoder, *, query: str, documents: list[str], **options: Any
+) -> tuple[Any, int]:
     ranked = encoder.rerank(query, documents, **options)
-    return name, ranked, _tokens(encoder, [query, *documents])
+    return ranked, _tokens(encoder, [query, *documents])
 
 
 def _tokens(encoder: Encoder, texts: Sequence[str]) -> int:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.server.app import build_app
-from slmq.server.embeddings import EncoderShelf
 from slmq.server.files import Files
 from slmq.server.requestlog import RequestLog
 from slmq.server.service import POOL, Service
@@ -24,7 +23,7 @@ from slmq.server.wire import wire_for
 if TYPE_CHECKING:
     from slmq.generation.model import Model
     from slmq.server.limits import Limits
-    from slmq.server.shelf import Book
+    from slmq.server.shelf import Book, EncoderBook
 
 __all__ = ["open_socket", "serve_models"]
 
@@ -74,7 +73,7 @@ def serve_models(
     budget_bytes: int | None = None,
     log_path: Path | None = None,
     aliases: Mapping[str, str] | None = None,
-    encoders: EncoderShelf | None = None,
+    encoders: Sequence[EncoderBook] = (),
     tell: Callable[[str], None],
 ) -> None:
     """Serve models until a signal comes.
@@ -92,7 +91,7 @@ def serve_models(
         File that gets a line for each request.
     aliases : mapping of str to str
         Further names of models.
-    encoders : EncoderShelf, optional
+    encoders : sequence of EncoderBook
         What answers requests for vectors and rankings.
     tell : callable
         Called with the line that says what is served, and where.
@@ -101,9 +100,10 @@ def serve_models(
     log = RequestLog(log_path)
     with closing(found), closing(log), ThreadPoolExecutor(POOL, "slmq-server") as pool:
         try:
-            shelf = Shelf(books, budget_bytes=budget_bytes, pool=pool, aliases=aliases)
-            shelves = shelf, encoders
-            asyncio.run(_serve(shelves, found, shown, limits, pool, log, tell))
+            shelf = Shelf(
+                books, budget_bytes=budget_bytes, pool=pool, aliases=aliases, encoders=encoders
+            )
+            asyncio.run(_serve(shelf, found, shown, limits, pool, log, tell))
         finally:
             if found.family == getattr(socket, "AF_UNIX", None):
                 with suppress(OSError):
@@ -111,7 +111,7 @@ def serve_models(
 
 
 async def _serve(
-    shelves: tuple[Shelf, EncoderShelf | None],
+    shelf: Shelf,
     found: socket.socket,
     shown: str,
     limits: Limits,
@@ -119,9 +119,7 @@ async def _serve(
     log: RequestLog,
     tell: Callable[[str], None],
 ) -> None:
-    shelf, encoders = shelves
     service = Service(shelf, limits, pool, log)
-    service.encoders = encoders or service.encoders
 
     def drain() -> None:
         service.draining = True
@@ -144,7 +142,6 @@ async def _serve(
             await wire.serve([found])
         finally:
             shelf.close()
-            service.encoders.close()
             files.close()
 
 

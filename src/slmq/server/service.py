@@ -15,7 +15,6 @@ from slmq.errors import ClosedError, DeadlineError
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SamplingParams
 from slmq.generation.prompts import prompt_ids, speech_of
-from slmq.server.embeddings import EncoderShelf
 from slmq.server.faults import RefusedError
 from slmq.server.limits import Limits
 from slmq.server.metrics import Metrics
@@ -82,8 +81,6 @@ class Service:
 
     Attributes
     ----------
-    encoders : EncoderShelf
-        None, unless somebody puts others here.
     draining : bool
         Whether it is about to end and takes no more requests.
     """
@@ -95,7 +92,6 @@ class Service:
         self.limits = limits
         self.pool = pool
         self.log = log or RequestLog(None)
-        self.encoders = EncoderShelf({})
         self.metrics = Metrics()
         self.receipts = Receipts()
         self.twins = Twins[Submitted]()

@@ -10,21 +10,40 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from slmq.disk import readable_bytes
 from slmq.errors import BusyError, ModelNotFoundError
 from slmq.generation.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from slmq.embedding.encoder import Encoder
     from slmq.generation.model import Model
 
-__all__ = ["Book", "Loaded", "Shelf"]
+__all__ = ["Book", "EncoderBook", "Loaded", "LoadedEncoder", "Shelf"]
 
 log = logging.getLogger("slmq.server")
 
 WAIT_S = 20.0  # for others to let go of theirs
 LATEST = ":latest"  # what ollama's clients put behind names
+
+
+class Held(Protocol):
+    """What a book holds while it is loaded."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that it takes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of what it computes."""
+
+    def close(self) -> None:
+        """Free its memory."""
+
+
+H = TypeVar("H", bound=Held)
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,41 @@ class Loaded:
         """Name of what the model computes; made when it is first asked for."""
         return fingerprint(self.model)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What weights and cache may take."""
+        engine = self.model.engine
+        return engine.info.weight_bytes + engine.plan.cache.limit * engine.page_bytes
+
+    def close(self) -> None:
+        """Close the model."""
+        self.model.close()
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder that is ready."""
+
+    encoder: Encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is, in a few words."""
+        return repr(self.encoder)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its weights take."""
+        return self.encoder.weight_bytes
+
+    def close(self) -> None:
+        """Close the encoder."""
+        self.encoder.close()
+
 
 @dataclass
-class Book:
-    """A model that can be asked for.
+class Entry(Generic[H]):
+    """Something that can be asked for.
 
     Attributes
     ----------
@@ -61,7 +111,7 @@ class Book:
         Loads it; called by a thread that may wait.
     path : Path
     disk_bytes : int
-    loaded : Loaded or None
+    loaded : Loaded or LoadedEncoder or None
     users : int
         Requests that use it now.
     used : int
@@ -69,20 +119,28 @@ class Book:
     """
 
     name: str
-    load: Callable[[], Loaded]
+    load: Callable[[], H]
     path: Path
     disk_bytes: int
-    loaded: Loaded | None = None
+    loaded: H | None = None
     users: int = 0
     used: int = 0
 
     @property
     def memory_bytes(self) -> int:
-        """What it holds, weights and cache; before it is loaded what its weights will, roughly."""
-        if self.loaded is None:
-            return self.disk_bytes
-        engine = self.loaded.model.engine
-        return engine.info.weight_bytes + engine.plan.cache.limit * engine.page_bytes
+        """What it holds; before it is loaded what its weights will, roughly."""
+        return self.disk_bytes if self.loaded is None else self.loaded.memory_bytes
+
+
+class Book(Entry[Loaded]):
+    """A model that writes text."""
+
+
+class EncoderBook(Entry[LoadedEncoder]):
+    """A model that makes vectors, or ranks."""
+
+
+E = TypeVar("E", bound=Entry[Any])
 
 
 class Shelf:
@@ -98,6 +156,8 @@ class Shelf:
         Where models are loaded.
     aliases : mapping of str to str
         Further names of models.
+    encoders : sequence of EncoderBook
+        The first is what requests for vectors get that name none.
     """
 
     def __init__(
@@ -107,8 +167,10 @@ class Shelf:
         budget_bytes: int | None = None,
         pool: Executor,
         aliases: Mapping[str, str] | None = None,
+        encoders: Sequence[EncoderBook] = (),
     ) -> None:
         self._books = {book.name: book for book in books}
+        self._encoders = {book.name: book for book in encoders}
         self._first = books[0] if books else None
         self._aliases = dict(aliases or {})
         self._budget = budget_bytes
@@ -119,8 +181,30 @@ class Shelf:
 
     @property
     def books(self) -> list[Book]:
-        """All of them, in the order in which they were given."""
+        """Those that write text, in the order in which they were given."""
         return list(self._books.values())
+
+    @property
+    def encoders(self) -> list[EncoderBook]:
+        """Those that make vectors, in the order in which they were given."""
+        return list(self._encoders.values())
+
+    def find_encoder(self, name: Any) -> EncoderBook:
+        """The encoder of a name.
+
+        Raises
+        ------
+        TypeError, ModelNotFoundError
+        """
+        if not self._encoders:
+            raise ModelNotFoundError("no encoder is served here; `slmq serve --encoder` adds one")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"model: expected a name, got {name!r:.80}")
+        found = self._encoders.get(name or next(iter(self._encoders)))
+        if found is None:
+            names = ", ".join(map(repr, self._encoders))
+            raise ModelNotFoundError(f"the encoder {name!r:.80} is not served here, only {names}")
+        return found
 
     def find(self, name: Any) -> Book:
         """The model of a name.
@@ -145,14 +229,19 @@ class Shelf:
     @asynccontextmanager
     async def use(self, name: Any) -> AsyncIterator[Book]:
         """A model that stays loaded within the block."""
-        book = self.find(name)
+        async with self.used(self.find(name)) as book:
+            yield book
+
+    @asynccontextmanager
+    async def used(self, book: E) -> AsyncIterator[E]:
+        """A model or an encoder that stays loaded within the block."""
         await self.take(book)
         try:
             yield book
         finally:
             self.give_back(book)
 
-    async def take(self, book: Book) -> Loaded:
+    async def take(self, book: Entry[H]) -> H:
         """Load a model if need be; it stays until `give_back`.
 
         Raises
@@ -175,7 +264,7 @@ class Shelf:
             raise
         return book.loaded
 
-    def give_back(self, book: Book) -> None:
+    def give_back(self, book: Entry[Any]) -> None:
         """A request that used a model is over."""
         book.users -= 1
         if book.users == 0:
@@ -183,16 +272,20 @@ class Shelf:
 
     def close(self) -> None:
         """Close all models."""
-        for book in self.books:
+        for book in self._all:
             if book.loaded is not None:
-                book.loaded.model.close()
+                book.loaded.close()
 
-    async def _make_room(self, wanted: Book) -> None:
+    @property
+    def _all(self) -> list[Entry[Any]]:
+        return [*self._books.values(), *self._encoders.values()]
+
+    async def _make_room(self, wanted: Entry[Any]) -> None:
         """Close models that nobody uses, the least recently used first, until there is room."""
         if self._budget is None:
             return
         while True:
-            loaded = [book for book in self.books if book.loaded is not None]
+            loaded = [book for book in self._all if book.loaded is not None]
             if not loaded:
                 return
             held = sum(book.memory_bytes for book in loaded)
@@ -213,14 +306,14 @@ class Shelf:
                     retry_after_s=WAIT_S,
                 ) from None
 
-    async def _put_away(self, book: Book) -> None:
-        assert book.loaded is not None
-        model, book.loaded = book.loaded.model, None
+    async def _put_away(self, book: Entry[Any]) -> None:
+        held, book.loaded = book.loaded, None
+        assert held is not None
         log.info("%s makes room", book.name)
-        await asyncio.get_running_loop().run_in_executor(self._pool, model.close)
+        await asyncio.get_running_loop().run_in_executor(self._pool, held.close)
 
 
-def _ready(book: Book) -> Loaded:
+def _ready(book: Entry[H]) -> H:
     """Load a model and name it, before it has anything else to do."""
     loaded = book.load()
     log.info("%s is %s", book.name, loaded.fingerprint)

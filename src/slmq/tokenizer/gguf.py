@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -13,7 +13,13 @@ from tokenizers import AddedToken, models, normalizers, processors
 from slmq.checkpoint import Checkpoint
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.fields import Fields
-from slmq.tokenizer.pieces import Pieces, byte_level_bytes, sentencepiece_bytes
+from slmq.tokenizer.pieces import (
+    SPACE_MARK,
+    Pieces,
+    byte_level_bytes,
+    sentencepiece_bytes,
+    wordpiece_speller,
+)
 from slmq.tokenizer.pretokenizers import pre_tokenizer
 from slmq.tokenizer.sentencepiece import (
     HIDDEN_SCORE,
@@ -24,6 +30,7 @@ from slmq.tokenizer.sentencepiece import (
 from slmq.tokenizer.special import END_OF_TURN
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 from slmq.tokenizer.vocabulary import Kind, Vocabulary
+from slmq.tokenizer.wordpiece import PREFIX, build_wordpiece, knows_capitals
 
 __all__ = ["load_gguf"]
 
@@ -46,6 +53,7 @@ class Model(NamedTuple):
     unk_id: int | None = None
     pad_id: int | None = None
     merging: Mapping[str, float] | None = None
+    spell: Callable[[str], bytes] | None = None
 
 
 def load_gguf(checkpoint: Checkpoint) -> Tokenizer:
@@ -57,14 +65,20 @@ def load_gguf(checkpoint: Checkpoint) -> Tokenizer:
         The metadata is incomplete, contradicts itself, or names a kind that slmq lacks.
     """
     fields = Fields(checkpoint.metadata)
-    build = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram}
+    build = {
+        "gpt2": _byte_level,
+        "llama": _sentencepiece,
+        "t5": _unigram,
+        "bert": _wordpiece,
+    }
     name = fields.text("tokenizer.ggml.model")
     if name is None:
         fields.fail("no tokenizer.ggml.model: the file has no tokenizer")
     if name not in build:
         fields.fail(
             f"a tokenizer of kind {name!r:.80}, which is not supported yet; expected 'gpt2' "
-            f"(byte-level BPE), 'llama' (SentencePiece BPE) or 't5' (SentencePiece unigram)"
+            f"(byte-level BPE), 'llama' (SentencePiece BPE), 't5' (SentencePiece unigram) or "
+            f"'bert' (WordPiece)"
         )
     vocabulary = Vocabulary(fields)
     with library_errors("cannot build the tokenizer"):
@@ -168,6 +182,43 @@ def _unigram(fields: Fields, vocabulary: Vocabulary) -> Model:
     )
 
 
+def _wordpiece(fields: Fields, vocabulary: Vocabulary) -> Model:
+    """BERT's tokenizer, whose file marks the first pieces of words, not those that follow."""
+    kinds = vocabulary.kinds
+    whole = (Kind.CONTROL, Kind.UNKNOWN, Kind.USER_DEFINED)
+    vocabulary.respell(
+        [t if kinds[i] in whole else _piece(t) for i, t in enumerate(vocabulary.tokens)]
+    )
+    unk_id = _id(fields, "unknown", len(vocabulary), 100)
+    if unk_id is None:
+        fields.fail("no tokenizer.ggml.unknown_token_id: WordPiece needs it")
+    words = (vocabulary.tokens[i] for i in vocabulary.of_kind(Kind.NORMAL))
+    lower = fields.flag("tokenizer.ggml.normalizer.lowercase")
+    backend = build_wordpiece(
+        vocabulary.ids,
+        unknown=vocabulary.tokens[unk_id],
+        lower=not knows_capitals(words) if lower is None else lower,
+        strip_accents=fields.flag("tokenizer.ggml.normalizer.strip_accents"),
+    )
+    return Model(
+        backend,
+        False,
+        space_prefix=True,
+        add_bos=True,
+        add_eos=True,
+        bos_id=_id(fields, "cls", len(vocabulary), 101),
+        eos_id=_id(fields, "seperator", len(vocabulary), 102),  # spelled so in these files
+        unk_id=unk_id,
+        pad_id=0,
+        spell=wordpiece_speller(PREFIX),
+    )
+
+
+def _piece(token: str) -> str:
+    """A token of a GGUF file as BERT writes it."""
+    return token.removeprefix(SPACE_MARK) if token.startswith(SPACE_MARK) else PREFIX + token
+
+
 def _scores(fields: Fields, vocabulary: Vocabulary) -> list[float]:
     scores = fields.array("tokenizer.ggml.scores", float, len(vocabulary))
     if scores is None:
@@ -213,12 +264,14 @@ def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer
     pieces = Pieces(
         n_vocab=n_vocab,
         text_of=tokens.__getitem__,
-        spell=byte_level_bytes if model.byte_level else sentencepiece_bytes,
+        spell=model.spell or (byte_level_bytes if model.byte_level else sentencepiece_bytes),
         verbatim=verbatim,
         special=frozenset(special),
         drops_leading_space=model.space_prefix,
     )
+    mask = _id(fields, "mask", n_vocab)
     named = {"bos_token": bos, "eos_token": eos, "unk_token": unk, "pad_token": pad}
+    named["mask_token"] = mask
     return Tokenizer(
         TokenizerParts(
             backend,
@@ -257,8 +310,11 @@ def _add_bos_eos(fields: Fields, model: Model, bos: int | None, eos: int | None)
     before = [("bos", bos)] if add_bos and bos is not None else []
     after = [("eos", eos)] if add_eos and eos is not None else []
     if before or after:
+        around = [name for name, _ in before], [name for name, _ in after]
+        second = [f"{name}:1" for name in around[1]]
         model.backend.post_processor = processors.TemplateProcessing(
-            single=[*(name for name, _ in before), "$A", *(name for name, _ in after)],
+            single=[*around[0], "$A", *around[1]],
+            pair=[*around[0], "$A", *around[1], "$B:1", *second],
             special_tokens=before + after,
         )
 

@@ -1,8 +1,8 @@
 """Tokenizers of folders that have no ``tokenizer.json``.
 
-Either a model of the SentencePiece library (``tokenizer.model``, ``spiece.model``) or the
-``vocab.json`` and ``merges.txt`` of byte-level BPE. Both say little: what else there is to know is
-what the class named in ``tokenizer_config.json`` does in `transformers`.
+A model of the SentencePiece library (``tokenizer.model``, ``spiece.model``), the ``vocab.json`` and
+``merges.txt`` of byte-level BPE, or the ``vocab.txt`` of WordPiece. All say little: what else there
+is to know is what the class named in ``tokenizer_config.json`` does in `transformers`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import TokenizerError
 from slmq.tokenizer.added import Named, listed_tokens
 from slmq.tokenizer.files import read_text_file
+from slmq.tokenizer.japanese import JAPANESE_CLASS, cut_japanese
 from slmq.tokenizer.merging import PrefixOnce
 from slmq.tokenizer.pieces import SPACE_MARK
 from slmq.tokenizer.pretokenizers import pre_tokenizer
@@ -29,8 +30,9 @@ from slmq.tokenizer.sentencepiece import (
 )
 from slmq.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
 from slmq.tokenizer.vocabulary import Kind
+from slmq.tokenizer.wordpiece import SPECIAL, add_frame, build_wordpiece
 
-__all__ = ["SENTENCEPIECE_FILES", "OlderFiles", "read_older_files"]
+__all__ = ["SENTENCEPIECE_FILES", "WORDS", "OlderFiles", "read_older_files"]
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 MAX_BYTES = 64 << 20
@@ -47,6 +49,7 @@ BYTE_LEVEL_RULES = {
     "qwen2": "qwen2",
     "qwen3": "qwen2",
 }
+WORDS = "vocab.txt"
 END_OF_TEXT = "<|endoftext|>"  # what all of these classes call their end token by default
 
 
@@ -88,6 +91,8 @@ def read_older_files(
             return _from_sentencepiece(model, config, kind, texts, added)
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return _byte_level(folder, config, kind or str(model_type), texts, added)
+    if (folder / WORDS).exists():
+        return _wordpiece(folder, config, kind, texts, added)
     return None
 
 
@@ -178,6 +183,47 @@ def _byte_level(
             named["bos_token"] = END_OF_TEXT
     _add_around(backend, config, {**named, **texts}, bos=False, eos=False)
     return OlderFiles(backend, named)
+
+
+def _wordpiece(
+    folder: Path,
+    config: Mapping[str, Any],
+    kind: str,
+    texts: Mapping[str, str],
+    added: Mapping[int, AddedToken],
+) -> OlderFiles:
+    """One token a line, by id; BERT's class wants small letters unless told otherwise."""
+    lines = read_text_file(folder / WORDS, MAX_BYTES).split("\n")
+    tokens = lines[:-1] if lines[-1] == "" else lines
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        raise TokenizerError(f"{WORDS}: expected no two tokens alike")
+    special = {name: texts.get(name, usual) for name, usual in SPECIAL.items()}
+    japanese = kind == JAPANESE_CLASS
+    backend = build_wordpiece(
+        ids,
+        unknown=special["unk_token"],
+        lower=_flag(config, "do_lower_case", not japanese),
+        strip_accents=None if config.get("strip_accents") is None else config["strip_accents"],
+        split_chinese=_flag(config, "tokenize_chinese_chars", True),
+    )
+    if japanese:
+        cut_japanese(backend, config)
+    named = {name: text for name, text in special.items() if text in ids}
+    _add_tokens(backend, added)
+    known = {token.content for token in added.values()}
+    backend.add_special_tokens([text for text in named.values() if text not in known])
+    if {"cls_token", "sep_token"} <= named.keys():
+        first, end = named["cls_token"], named["sep_token"]
+        add_frame(backend, (first, ids[first]), (end, ids[end]))
+    return OlderFiles(backend, named)
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise TokenizerError(f"tokenizer_config.json: {key}: expected true or false, got {value!r}")
+    return value
 
 
 def _vocabulary(path: Path) -> dict[str, int]:

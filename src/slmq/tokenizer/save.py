@@ -18,7 +18,7 @@ from slmq.checkpoint import Checkpoint
 from slmq.tokenizer.backend import library_errors
 from slmq.tokenizer.gguf import load_gguf
 from slmq.tokenizer.hf_json import EXACT, TEMPLATES
-from slmq.tokenizer.older_files import SENTENCEPIECE_FILES
+from slmq.tokenizer.older_files import SENTENCEPIECE_FILES, WORDS
 from slmq.tokenizer.pieces import byte_level_bytes, spelled
 from slmq.tokenizer.tokenizer import TokenizerParts
 from slmq.tokenizer.vocabulary import is_unicode
@@ -33,6 +33,7 @@ FILES = (
     *SENTENCEPIECE_FILES,
     "vocab.json",
     "merges.txt",
+    WORDS,
     "generation_config.json",
     "chat_template.jinja",
 )
@@ -66,7 +67,7 @@ def _write(parts: TokenizerParts, folder: Path) -> None:
     # Nothing decodes with it here; it tells readers how tokens are spelled.
     if pieces.spell is byte_level_bytes:
         backend.decoder = decoders.ByteLevel()
-    else:
+    elif not isinstance(backend.decoder, decoders.WordPiece):
         scheme = "always" if pieces.drops_leading_space else "never"
         backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
     if parts.merging is not None:

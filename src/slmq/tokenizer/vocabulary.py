@@ -55,6 +55,15 @@ class Vocabulary:
             fields.fail(f"tokenizer.ggml.token_type: expected 0 to {max(known)}, got {wrong}")
         if len(set(tokens)) != len(tokens):
             self._refuse_twins(fields)
+        self._number()
+
+    def respell(self, tokens: list[str]) -> None:
+        """Take other spellings of all tokens, no two alike."""
+        self.tokens = tokens
+        self._number()
+
+    def _number(self) -> None:
+        tokens = self.tokens
         self.ids = dict(zip(tokens, range(len(tokens)), strict=True))
         if Kind.UNUSED in self.kinds or "" in self.ids or not is_unicode("".join(tokens)):
             self.ids = {

@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from slmq.errors import CheckpointError
-from slmq.models.parts.encoder import EncoderConfig, load_encoder_norm
+from slmq.models.parts.encoder import (
+    BERT_LAYER,
+    EncoderConfig,
+    LayerNames,
+    load_embeddings,
+    load_encoder_norm,
+    load_post_norm_layers,
+)
 from slmq.models.parts.gguf import Weights
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from slmq.plan.recorder import Recording
     from slmq.weights.base import Reader
 
-__all__ = ["HeadNames", "load_task_head", "task_head"]
+__all__ = ["ROBERTA_HEADS", "HeadNames", "load_bert", "load_task_head", "task_head"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,9 @@ class HeadNames:
         The LayerNorm behind the activation; empty: there is none.
     bias : str
         The bias of `out` where it is stored under another name.
-    pool : {"row", "mean"}
-        What a text's label is made of: its first token, or the mean of all.
+    pool : {"row", "last", "mean", "late"}
+        What a text's label is made of: its first token, its last, the mean of all, or the mean of
+        what the head makes of each.
     width : int
         Outputs of `dense`, if they are not as many as its inputs.
     """
@@ -51,8 +59,71 @@ class HeadNames:
     width: int = 0
 
 
+class HeadSizes(Protocol):
+    """What a head needs of a configuration."""
+
+    @property
+    def task(self) -> str | None:
+        """What it is for."""
+
+    @property
+    def n_labels(self) -> int:
+        """Its outputs, if it classifies."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Its inputs."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Its outputs, if it fills masks."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is said to be the embedding, if it fills masks."""
+
+
+# RoBERTa's, and those of models that took them over.
+ROBERTA_HEADS = {
+    "classify": HeadNames("classifier.out_proj", "classifier.dense", "tanh"),
+    "tags": HeadNames("classifier"),
+    "fill_mask": HeadNames(
+        "lm_head.decoder", "lm_head.dense", "gelu", "lm_head.layer_norm", bias="lm_head.bias"
+    ),
+}
+
+
+def load_bert(
+    r: Reader,
+    cfg: EncoderConfig,
+    root: str,
+    heads: Mapping[str, HeadNames],
+    *,
+    width: int | None = None,
+    types: int = 0,
+    first_position: int = 0,
+    layers: str = "encoder.layer",
+    names: LayerNames = BERT_LAYER,
+) -> Weights:
+    """A whole model of BERT's kind, whose names begin with `root`.
+
+    `width` is that of the embeddings, if it is not that of the layers.
+    """
+    w = load_embeddings(
+        r,
+        cfg,
+        f"{root}.embeddings",
+        width=width or cfg.hidden_size,
+        types=types,
+        first_position=first_position,
+    )
+    w.layers = load_post_norm_layers(r, cfg, f"{root}.{layers}", names)
+    w.head = load_task_head(r, cfg, heads, w.embed, f"{root}.embeddings.word_embeddings")
+    return w
+
+
 def load_task_head(
-    r: Reader, cfg: EncoderConfig, heads: Mapping[str, HeadNames], embed: Linear, embed_name: str
+    r: Reader, cfg: HeadSizes, heads: Mapping[str, HeadNames], embed: Linear, embed_name: str
 ) -> Weights | None:
     """The head that the model was saved with, None if it has none.
 
@@ -72,7 +143,8 @@ def load_task_head(
     names = heads.get(cfg.task)
     if names is None:
         raise CheckpointError(f"a head for {cfg.task!r} is not known for this architecture")
-    if cfg.task == "fill_mask" and not r.has(f"{names.dense}.weight"):
+    needed = names.dense or ("" if cfg.tied else names.out)
+    if cfg.task == "fill_mask" and needed and not r.has(f"{needed}.weight"):
         return None
     head = Weights(names=names, dense=None, norm=None)
     width = names.width or cfg.hidden_size

@@ -128,13 +128,18 @@ def refuse_others(metadata: Mapping[str, Any], architecture: str) -> None:
     UnsupportedModelError
         For a mixture of experts, and for a model whose tokens see later ones.
     """
-    if metadata.get(f"{architecture}.expert_count"):
-        raise UnsupportedModelError(
-            f"a mixture of {metadata[f'{architecture}.expert_count']} experts is not supported"
-        )
+    refuse_experts(metadata, architecture)
     if metadata.get(f"{architecture}.attention.causal") is False:
         raise UnsupportedModelError(
             "attention to later tokens (an encoder, made for embeddings) is not supported"
+        )
+
+
+def refuse_experts(metadata: Mapping[str, Any], architecture: str) -> None:
+    """Raise UnsupportedModelError for a mixture of experts."""
+    if metadata.get(f"{architecture}.expert_count"):
+        raise UnsupportedModelError(
+            f"a mixture of {metadata[f'{architecture}.expert_count']} experts is not supported"
         )
 
 
