@@ -71,7 +71,7 @@ def test_words_are_those_that_are_known() -> None:
     assert set(get_args(Activations)) == opening.ACTIVATIONS.keys()
     for word in get_args(KvDtype):
         _native.Recording(1, 1, 1, 1, word, None)
-    with pytest.raises(ValueError, match="kv_dtype"):
+    with pytest.raises(ValueError, match="kv_type"):
         _native.Recording(1, 1, 1, 1, "f8", None)
 
 

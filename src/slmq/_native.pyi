@@ -83,7 +83,7 @@ class IsaTable:
         v: F32,
         scale: float,
         window: int = ...,
-        kv_dtype: str = ...,
+        kv_type: str = ...,
         softcap: float = ...,
         causal: bool = ...,
         bias: F32 | None = ...,
@@ -122,7 +122,7 @@ class Recording:
         max_rows: int,
         max_outputs: int,
         vocabulary: int,
-        kv_dtype: str = ...,
+        kv_type: str = ...,
         isa: str | None = ...,
     ) -> None: ...
     def scope(self, name: str) -> None: ...

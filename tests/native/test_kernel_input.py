@@ -209,7 +209,7 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
     "too many shared heads": (lambda: attend((1, 65, 8), (2, 1, 8)), "multiple of kv heads"),
     "no channels": (lambda: attend((1, 1, 0), (2, 1, 0)), "head_dim >= 1"),
     "kv type": (
-        lambda: attend((1, 1, 8), (2, 1, 8), kv_dtype="f64"),
+        lambda: attend((1, 1, 8), (2, 1, 8), kv_type="f64"),
         "'f16', 'f32' or 'int8', got 'f64'",
     ),
     "activations": (

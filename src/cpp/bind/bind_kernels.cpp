@@ -154,7 +154,7 @@ py::array_t<float> softmax(const Kernels& kernels, const py::object& object, flo
 // q [m, heads, hd] at the last m positions of k, v [t, kv_heads, hd]: through a real paged cache.
 py::array_t<float> attention(const IsaTable& isa, const py::object& queries, const py::object& keys,
                              const py::object& values, float scale, int window,
-                             const std::string& kv_dtype, float softcap, bool causal,
+                             const std::string& kv_type, float softcap, bool causal,
                              const py::object& bias) {
   const auto q = checked_array<float>(queries, {-1, -1, -1}, "q");
   const auto k = checked_array<float>(keys, {-1, -1, q.shape(2)}, "k");
@@ -177,7 +177,7 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   }
   if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
   if (!(softcap >= 0.0f)) throw py::value_error("attention: expected softcap >= 0");
-  const KvType type = kv_type_named(kv_dtype);
+  const KvType type = kv_type_named(kv_type);
   if (type == KvType::int8 && hd > kMaxInt8HeadDim)
     throw py::value_error("attention: int8 takes heads of at most 512 channels, got " +
                           std::to_string(hd));
@@ -265,7 +265,7 @@ void bind_kernels(py::module_& m) {
           },
           py::arg("x"), py::arg("scale") = 1.0f)
       .def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("scale"),
-           py::arg("window") = 0, py::arg("kv_dtype") = "f16", py::arg("softcap") = 0.0f,
+           py::arg("window") = 0, py::arg("kv_type") = "f16", py::arg("softcap") = 0.0f,
            py::arg("causal") = true, py::arg("bias") = py::none());
   m.def("isa_tables", [] {
     py::dict tables;

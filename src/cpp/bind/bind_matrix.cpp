@@ -351,7 +351,7 @@ Pool pool_named(const std::string& name) {
 KvType kv_type_named(const std::string& name) {
   for (const KvType type : {KvType::f16, KvType::f32, KvType::int8})
     if (name == kv_type_name(type)) return type;
-  throw py::value_error("kv_dtype: expected 'f16', 'f32' or 'int8', got '" + name + "'");
+  throw py::value_error("kv_type: expected 'f16', 'f32' or 'int8', got '" + name + "'");
 }
 
 // x @ m.T with one ISA's kernels: rows are quantized once, pairs are handed out by a counter.

@@ -62,14 +62,14 @@ int record_gated(GuardedRecording& r, const Inputs& x,
 }
 
 std::unique_ptr<GuardedRecording> new_recording(int threads, int max_rows, int max_outputs,
-                                                int vocabulary, const std::string& kv_dtype,
+                                                int vocabulary, const std::string& kv_type,
                                                 const std::optional<std::string>& isa) {
   const Kernels& kernels = !isa              ? active_kernels()
                            : *isa == "empty" ? empty_kernels()
                                              : kernels_named(*isa);
   const PlanSizes sizes{threads, max_rows, max_outputs, vocabulary};
   return std::make_unique<GuardedRecording>(
-      std::make_unique<Recording>(kernels, sizes, kv_type_named(kv_dtype)));
+      std::make_unique<Recording>(kernels, sizes, kv_type_named(kv_type)));
 }
 
 }  // namespace
@@ -77,7 +77,7 @@ std::unique_ptr<GuardedRecording> new_recording(int threads, int max_rows, int m
 void bind_recording(py::module_& m) {
   py::class_<GuardedRecording> c(m, "Recording");
   c.def(py::init(&new_recording), py::arg("threads"), py::arg("max_rows"), py::arg("max_outputs"),
-        py::arg("vocabulary"), py::arg("kv_dtype") = "f16", py::arg("isa") = py::none());
+        py::arg("vocabulary"), py::arg("kv_type") = "f16", py::arg("isa") = py::none());
   c.def("scope", [](GuardedRecording& r, std::string name) { r->scope(std::move(name)); })
       .def(
           "embed",
