@@ -56,6 +56,15 @@ def smollm2_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """The folder of all-MiniLM-L6-v2, as `smollm2_path`."""
+    try:
+        return hub.resolve("all-minilm-l6-v2").path
+    except (DownloadError, ModelNotFoundError) as error:
+        pytest.skip(f"all-MiniLM-L6-v2 is not cached and cannot be downloaded: {error}")
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The data folder beside the checkout."""
     if not SHARED_DATA.is_dir():

@@ -6,6 +6,8 @@ import ast
 import contextlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,27 @@ def test_the_agent_calls_its_functions_and_answers(smollm2_path: Path) -> None:
         check=True,
     )
     assert done.stdout == (EXAMPLES / "agent.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_chatbot_answers_from_documents(
+    smollm2_path: Path, minilm_path: Path, tmp_path: Path
+) -> None:
+    assert smollm2_path.exists()
+    assert minilm_path.exists()
+    shutil.copytree(EXAMPLES / "rag" / "documents", tmp_path / "documents")
+    for said in ("3 added; ", "3 unchanged; "):
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "rag" / "chatbot.py", tmp_path / "documents"],
+            input=(EXAMPLES / "rag" / "questions.txt").read_text("utf-8"),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            check=True,
+        )
+        assert done.stderr.startswith(said)
+        assert done.stdout == (EXAMPLES / "rag" / "answers.txt").read_text(encoding="utf-8")
 
 
 def cell_output(source: str, names: dict[str, object]) -> str:

@@ -45,10 +45,11 @@ FLOORS = {
     "speed": 6,
     "batch": 7,
     "evaluation": 7,
+    "search": 7,
     "server": 8,
     "cli": 9,
 }
-MOST_ROOMS, MOST_FLOORS = 24, 10
+MOST_ROOMS, MOST_FLOORS = 26, 10
 FACE = {"__init__", "__main__"}
 # What a room may use at most, where that is less than all floors below.
 ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from slmq.conversion.convert import convert
     from slmq.conversion.dequantize import dequantize
     from slmq.embedding.encoder import Encoder
+    from slmq.embedding.head import Head
     from slmq.embedding.loading import load_encoder
     from slmq.evaluation import compare, evaluate, perplexity
     from slmq.generation.loading import load
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantizer import QuantizedFolder, quantize
+    from slmq.search.index import Index
     from slmq.tools.calls import ToolCall
     from slmq.tools.mcp import McpServer
     from slmq.tools.tool import Tool
@@ -67,7 +69,9 @@ __all__ = [
     "Encoder",
     "Error",
     "GenerationResult",
+    "Head",
     "IncompleteError",
+    "Index",
     "Label",
     "McpServer",
     "Model",
@@ -105,6 +109,8 @@ _LAZY = {
     "ChatSession": "slmq.generation.session",
     "Encoder": "slmq.embedding.encoder",
     "GenerationResult": "slmq.generation.results",
+    "Head": "slmq.embedding.head",
+    "Index": "slmq.search.index",
     "Label": "slmq.generation.labels",
     "McpServer": "slmq.tools.mcp",
     "Model": "slmq.generation.model",

@@ -21,8 +21,9 @@ from slmq.errors import DataError, WriteError
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
+    from slmq.embedding.head import Head
 
-__all__ = ["EncodeJob", "Encoded", "classify_file", "embed_file", "texts_of"]
+__all__ = ["EncodeJob", "Encoded", "classify_file", "embed_file", "examples_of", "texts_of"]
 
 VECTORS, TEXT = ".npy", ".txt"
 WRITTEN_S = 0.5  # between two writes to the disk
@@ -138,27 +139,36 @@ def embed_file(encoder: Encoder, job: EncodeJob, report: Report, **options: Any)
 
 
 def classify_file(
-    encoder: Encoder, job: EncodeJob, report: Report, *, pair: str | None = None
+    encoder: Encoder,
+    job: EncodeJob,
+    report: Report,
+    *,
+    pair: str | None = None,
+    head: Head | None = None,
 ) -> Encoded:
     """Write the likeliest label of every text and its score.
 
-    `pair` is the column of a second text beside the first. Errors as `embed_file`, and
-    UnsupportedModelError if the model has no head for it.
+    `pair` is the column of a second text beside the first; `head` labels in place of the model's
+    own head, and reads single texts. Errors as `embed_file`, and UnsupportedModelError if the model
+    has no head for it.
     """
-    numbers = {name: i for i, name in enumerate(encoder.labels)}
+    labeller: Any = encoder if head is None else head
+    names: list[str] = labeller.labels
+    numbers = {name: i for i, name in enumerate(names)}
+    options = {"pair": pair, "head": None if head is None else head.digest}
 
     def labels(rows: Iterator[dict[str, Any]], done: int) -> Iterator[Any]:
         inputs = (_input(job, row, pair) for row in rows)
-        scored = encoder.classify_stream(inputs, truncate=job.options.truncate, first=done)
+        scored = labeller.classify_stream(inputs, truncate=job.options.truncate, first=done)
         return ((numbers[best.label], best.score) for best, *_ in scored)
 
-    with _records(encoder, job, [("label", "<i4"), ("score", "<f8")], {"pair": pair}) as found:
+    with _records(encoder, job, [("label", "<i4"), ("score", "<f8")], options) as found:
         total, resumed = _fill(found, job, report, labels)
-        counts = dict.fromkeys(encoder.labels, 0)
+        counts = dict.fromkeys(names, 0)
 
         def rows() -> Iterator[dict[str, Any]]:
             for row, one in zip(job.rows(), found, strict=True):
-                name = encoder.labels[one["label"]]
+                name = names[one["label"]]
                 counts[name] += 1
                 yield {**row, "label": name, "score": float(one["score"])}
 
@@ -212,6 +222,25 @@ def _input(job: EncodeJob, row: dict[str, Any], pair: str | None) -> Any:
 def _beside(job: EncodeJob, vectors: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for row, vector in zip(job.rows(), vectors, strict=True):
         yield {**row, "vector": _written(vector.tolist(), job.out)}
+
+
+def examples_of(source: Path, options: TextOptions, label: str) -> tuple[list[str], list[str]]:
+    """The texts of a file and their labels; raises DataError for a row that lacks one."""
+    texts, labels = [], []
+    for number, row in enumerate(texts_of(source, options), 1):
+        if label not in row:
+            raise DataError(
+                f"{source}: row {number} has no column {label!r}, only {', '.join(row):.200}"
+            )
+        found = row[label]
+        if isinstance(found, bool) or not isinstance(found, (str, int)) or not str(found).strip():
+            raise DataError(
+                f"{source}: row {number}: expected the name of a label in {label!r}, got "
+                f"{found!r:.80}"
+            )
+        texts.append(row[options.column])
+        labels.append(str(found).strip())
+    return texts, labels
 
 
 def _lines(source: Path, column: str) -> Iterator[dict[str, Any]]:

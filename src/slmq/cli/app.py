@@ -14,7 +14,7 @@ from slmq.cli.batch import batch
 from slmq.cli.chat import chat
 from slmq.cli.convert import convert
 from slmq.cli.doctor import doctor
-from slmq.cli.encode import classify, embed, rerank
+from slmq.cli.encode import classify, embed, rerank, train_head
 from slmq.cli.errors import Commands
 from slmq.cli.label import label
 from slmq.cli.measure import bench
@@ -24,6 +24,7 @@ from slmq.cli.profile import profile
 from slmq.cli.quality import compare, evaluate, perplexity
 from slmq.cli.quantize import dequantize, quantize
 from slmq.cli.run import run
+from slmq.cli.search import ask, index
 from slmq.cli.serve import serve
 from slmq.cli.verify import verify
 
@@ -37,6 +38,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "rerank": rerank,
     "classify": classify,
+    "classify train": train_head,
+    "index": index,
+    "ask": ask,
     "serve": serve,
     "verify": verify,
     "pull": pull,

@@ -1,4 +1,4 @@
-"""`slmq embed`, `slmq rerank` and `slmq classify`: what encoders do, for files."""
+"""`slmq embed`, `slmq rerank`, `slmq classify` and its `train`: what encoders do, for files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slmq.batch.encode_file import Encoded
     from slmq.embedding.encoder import Encoder
 
-__all__ = ["classify", "embed", "rerank"]
+__all__ = ["classify", "embed", "rerank", "train_head"]
 
 LOADING = o.Bundle("loading", EncoderOptions, "Loading")
 TEXTS = o.Bundle("reading", TextOptions, "Texts")
@@ -92,7 +92,17 @@ def embed(
 def classify(
     source: Source,
     *,
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Catalogue name, hub id or folder of an encoder. Default: that of --head.",
+            autocompletion=o.complete_model,
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A head that `slmq classify train` has written."),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -108,22 +118,82 @@ def classify(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Label the texts of a file with a model that was trained for it.
+    """Label the texts of a file with a model that was trained for it, or with a head.
 
-    To resume an interrupted run, repeat it: finished labels are kept in OUT.part.
+    `slmq classify train` makes a head. To resume an interrupted run, repeat it: finished labels are
+    kept in OUT.part.
     """
     from slmq.batch.encode_file import EncodeJob, classify_file
+    from slmq.embedding.head import Head
 
+    if model is None and head is None:
+        raise ValueError("expected --model, --head, or both")
+    if pair is not None and head is not None:
+        raise ValueError("--pair: a head reads single texts")
     job = EncodeJob(source, out, TextOptions(**reading))
     job.check()
-    with _opened(model, loading, revision, offline=offline) as encoder, Bar() as bar:
+    named = Head.encoder_name(head) if model is None and head is not None else model
+    assert named is not None
+    with _opened(named, loading, revision, offline=offline) as encoder, Bar() as bar:
+        labeller = None if head is None else Head.open(head, encoder)
         began_s = time.monotonic()
-        done = classify_file(encoder, job, shown_by(bar, "texts"), pair=pair)
+        done = classify_file(encoder, job, shown_by(bar, "texts"), pair=pair, head=labeller)
     _tell(out, done, time.monotonic() - began_s)
     if as_json:
         print_json({"rows": done.rows, "counts": done.counts})
         return
     print_table(["label", "rows"], [[name, str(count)] for name, count in done.counts.items()])
+
+
+@TEXTS
+@LOADING
+def train_head(
+    source: Source,
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Catalogue name, hub id or folder of an encoder.",
+            autocompletion=o.complete_model,
+        ),
+    ] = "all-minilm-l6-v2",
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write the head to.", show_default=False),
+    ],
+    label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
+    reading: o.Given,
+    loading: o.Given,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Train a head on texts with labels, in seconds; `slmq classify --head` uses it.
+
+    A logistic regression on the vectors of an encoder, calibrated. What is told of its quality is
+    from cross-validation: of texts that it was not trained on.
+    """
+    from slmq.batch.encode_file import examples_of
+    from slmq.embedding.head import Head
+
+    options = TextOptions(**reading)
+    texts, labels = examples_of(source, options, label)
+    with _opened(model, loading, revision, offline=offline) as encoder:
+        began_s = time.monotonic()
+        with spinner(f"training on {len(texts)} texts"):
+            head = Head.fit(encoder, texts, labels, truncate=options.truncate)
+        # A folder is found from elsewhere, too.
+        head.save(out, encoder=str(Path(model).resolve()) if Path(model).exists() else model)
+        took_s = time.monotonic() - began_s
+    told = head.trained
+    if as_json:
+        print_json({**vars(told), "seconds": took_s})
+        return
+    note(
+        f"{out}: {told.rows} texts, {len(told.counts)} labels, {took_s:.1f} s; cross-validated: "
+        f"{told.accuracy:.1%} right, log loss {told.log_loss:.3f}, calibration error "
+        f"{told.calibration_error:.3f}"
+    )
 
 
 @TEXTS

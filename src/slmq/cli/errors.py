@@ -22,7 +22,14 @@ PIPE_CLOSED = 141  # and for a reader that went away
 
 
 class Commands(TyperGroup):
-    """Runs commands under `plain_errors`."""
+    """Runs commands under `plain_errors`; a name may have two words, as ``classify train``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the command that is meant."""
+        both = " ".join(args[:2])
+        if len(args) > 1 and both in self.commands:
+            return both, self.commands[both], args[2:]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""

@@ -1,0 +1,598 @@
+"""`Index`: a folder that finds passages of documents, by meaning and by words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.disk import lock_file
+from slmq.embedding.encoder import Encoder
+from slmq.embedding.identity import encoder_identity
+from slmq.embedding.loading import load_encoder
+from slmq.errors import BusyError, ClosedError, DataError, WriteError
+from slmq.search.background import UNRELATED, needed_fit
+from slmq.search.passages import passages_of
+from slmq.search.ranking import fused
+from slmq.search.reading import Document, read_folder, read_texts
+from slmq.search.results import Answered, Hit, Indexed, Source
+from slmq.search.store import NewDocument, Store
+from slmq.search.vectors import MappedVectors, append_vectors, packed_vectors, picked_rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from slmq.generation.model import Model
+
+__all__ = ["DEFAULT_ENCODER", "Index"]
+
+F32 = npt.NDArray[np.float32]
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+MODES = ("hybrid", "vectors", "words")
+LOCK = "lock"
+MOST_TOKENS = 200  # of a passage, unless the encoder takes less
+SPARE_TOKENS = 8  # a passage of joined sentences may have a few more than they have
+OVERLAP_TOKENS = 40
+COMMIT_PASSAGES = 256  # written together, so that a run that is killed loses little
+CANDIDATES = 60  # of each ranking
+WORN_SHARE, WORN_ROWS = 0.3, 1024  # of rows without a passage, before the file is made anew
+Report = Callable[[int, int], None]
+
+
+class Index:
+    """Documents that can be searched. Safe to use from several threads.
+
+    A folder with a database and a file of vectors. It knows by which encoder it was made, and is
+    opened with the same one. Changes survive whatever happens while they are written: after a
+    crash there is the state before or after a document. One process writes, any number read.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder; made if it is not there.
+    encoder : Encoder, str or path, optional
+        Open, or the name of one. None takes the one that made the index, and for a new one
+        all-MiniLM-L6-v2.
+    create : bool
+        Whether to make it if it is not there.
+    passage_tokens : int, optional
+        Most tokens of a passage, for a new index; None takes 200, or what the encoder takes.
+    **options
+        By which an encoder is loaded; see `slmq.load_encoder`.
+
+    Attributes
+    ----------
+    path : Path
+    encoder : Encoder
+    passage_tokens : int
+
+    Raises
+    ------
+    DataError
+        If the folder is no index, damaged, or made by another encoder.
+    WriteError
+        If it cannot be made.
+    Error
+        As `slmq.load_encoder`.
+
+    Examples
+    --------
+    >>> import slmq
+    >>> with slmq.Index("notes.index") as index:  # doctest: +SKIP
+    ...     index.add("notes/")
+    ...     print(index.search("When does the lease end?")[0].text)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        encoder: Encoder | str | os.PathLike[str] | None = None,
+        *,
+        create: bool = True,
+        passage_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._vectors: MappedVectors | None = None
+        self._numbers = np.empty(0, np.int64)  # passages by row; -1 for rows without
+        self._seen = -1
+        self._threads = int(_native.resolve_threads(options.get("n_threads"))["threads"])
+        new = not Store.is_in(self.path)
+        if new:
+            self._make_folder(create=create)
+        self._store: Store | None = Store(self.path)
+        try:
+            known = self._store.fact("encoder")
+            self._owned = not isinstance(encoder, Encoder)
+            if isinstance(encoder, Encoder):
+                self.encoder = encoder
+            else:
+                self.encoder = load_encoder(encoder or known or DEFAULT_ENCODER, **options)
+            try:
+                self._bind(known, encoder, passage_tokens)
+            except BaseException:
+                self._close_encoder()
+                raise
+        except BaseException:
+            self._store.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<slmq.Index {os.fspath(self.path)!r}, {self.encoder.name!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it, with an encoder that it has loaded; harmless when repeated."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._close_encoder()
+            self._store = self._vectors = None
+
+    # --- changing -------------------------------------------------------------------------------
+
+    def add(self, path: str | os.PathLike[str], report: Report | None = None) -> Indexed:
+        """Index a file, or all files below a folder: those that are new or have changed.
+
+        Documents of an earlier call with the same path whose files are gone are removed. Files that
+        cannot be read are named in what is returned, and stay as they were.
+
+        Parameters
+        ----------
+        path : str or path
+        report : callable, optional
+            Called with how many files of how many are done.
+
+        Raises
+        ------
+        DataError
+            If there is nothing of that name.
+        BusyError
+            If another process writes.
+        WriteError
+            If the disk is full; what was committed stays, and the same call goes on from there.
+        """
+        root = Path(path).as_posix()
+        with self._writing() as store:
+            known = store.digests()
+            refused: dict[str, str] = {}
+            documents = read_folder(Path(path), known, refused, report)
+            done = self._write(store, root, documents, known)
+            gone = store.digests(root).keys() - done.seen - refused.keys()
+            self._forget(store, sorted(gone))
+        return Indexed(
+            done.added,
+            done.changed,
+            len(gone),
+            len(done.seen) - done.added - done.changed,
+            done.passages,
+            refused,
+        )
+
+    def add_texts(self, texts: Mapping[str, str]) -> Indexed:
+        """Index texts that are no files, by name; one that has changed takes the other's place.
+
+        Raises
+        ------
+        TypeError
+            If one is no text.
+        BusyError, WriteError
+            As `add`.
+        """
+        with self._writing() as store:
+            known = store.digests()
+            done = self._write(store, "", read_texts(texts, known), known)
+        same = len(done.seen) - done.added - done.changed
+        return Indexed(done.added, done.changed, 0, same, done.passages, {})
+
+    def remove(self, name: str) -> None:
+        """Forget a document.
+
+        Raises
+        ------
+        DataError
+            If there is none of that name.
+        BusyError, WriteError
+            As `add`.
+        """
+        with self._writing() as store:
+            if name not in store.digests():
+                raise DataError(f"{self.path}: there is no document {name!r:.200}")
+            self._forget(store, [name])
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 5,
+        mode: str = "hybrid",
+        rerank: Encoder | None = None,
+    ) -> list[Hit]:
+        """Passages that fit a query, the best first.
+
+        Parameters
+        ----------
+        query : str
+        top_k : int
+            At most so many.
+        mode : {"hybrid", "vectors", "words"}
+            By meaning and by words, or by one of them.
+        rerank : Encoder, optional
+            Reads the query beside each of the best 60 passages and ranks them; a cross-encoder.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong argument, or an empty query.
+        ContextOverflowError
+            If the query is longer than the encoder takes.
+        DataError
+            If the index is damaged.
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"query: expected a str, got {type(query).__name__}")
+        if not query.strip():
+            raise ValueError("query: expected some text, got none")
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}; got {mode!r}")
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {top_k!r}")
+        vector = None if mode == "words" else self.query_vector(query)
+        with self._lock, self._open.reading():
+            if vector is not None:
+                self._refresh()
+            most = max(CANDIDATES, top_k)
+            ranked, cosines = self._ranked(query, vector, mode, most)
+            kept = ranked[: most if rerank is not None else top_k]
+            hits = [self._hit(number, score, cosines.get(number)) for number, score in kept]
+        if rerank is None or not hits:
+            return hits
+        texts = [f"{hit.heading}\n{hit.text}" if hit.heading else hit.text for hit in hits]
+        order = rerank.rerank(query, texts, top_k=top_k, truncate=True)
+        return [Hit(**{**vars(hits[r.index]), "score": r.score}) for r in order]
+
+    def ask(
+        self,
+        question: str,
+        model: Model,
+        *,
+        top_k: int = 4,
+        sentences: int | None = 3,
+        **params: Any,
+    ) -> Answered:
+        """Let a model answer a question from the passages that fit it.
+
+        The model is not asked if no passage is near enough; see `fit`.
+
+        Parameters
+        ----------
+        question : str
+        model : Model
+        top_k : int
+            Passages to look at.
+        sentences : int, optional
+            Sentences that the model is shown, the nearest of all passages. None shows it whole
+            passages, which larger models answer better from.
+        **params
+            Sampling parameters; see `slmq.generation.params.SamplingParams`.
+
+        Raises
+        ------
+        Error
+            As `search` and `Model.generate`.
+        """
+        from slmq.search.answering import answer
+
+        return answer(self, model, question, top_k=top_k, sentences=sentences, params=params)
+
+    def fit(self, hits: Iterable[Hit]) -> tuple[float, float]:
+        """How near passages are to their query, and how near one has to be to hold an answer.
+
+        What is needed is measured on this index: some questions about nothing in particular find
+        their nearest passages, too, and an answer has to be nearer than nearly all of those.
+        """
+        with self._lock, self._open.reading():
+            self._refresh()
+            assert self._vectors is not None
+            found = self._vectors.scores(self._unrelated(), self._threads)
+            found[:, self._numbers < 0] = -1
+            best = found.max(axis=1, initial=-1.0)
+        return max((h.cosine for h in hits if h.cosine is not None), default=-1.0), needed_fit(best)
+
+    def query_vector(self, query: str) -> F32:
+        """The vector that a query is looked for by: float32[1, dimensions]."""
+        return self.encoder.embed([query], prompt=self._prompts()[0], normalize=True)
+
+    def passage_vectors(self, texts: Iterable[str]) -> F32:
+        """The vectors of texts, as those of passages are made."""
+        return self.encoder.embed(
+            list(texts), prompt=self._prompts()[1], normalize=True, chunk=True
+        )
+
+    def sources(self) -> list[Source]:
+        """The documents, by name."""
+        with self._lock:
+            return [Source(name, count) for name, count in self._open.counts()]
+
+    def __len__(self) -> int:
+        """How many passages there are."""
+        return sum(source.passages for source in self.sources())
+
+    def check(self) -> None:
+        """Look at every part of the index.
+
+        Raises
+        ------
+        DataError
+            If one is damaged.
+        """
+        with self._lock, self._open.reading():
+            self._open.check()
+            self._seen = -1
+            self._refresh()
+
+    # --- what these are made of -----------------------------------------------------------------
+
+    @property
+    def _open(self) -> Store:
+        if self._store is None:
+            raise ClosedError(f"the index {os.fspath(self.path)!r} is closed")
+        return self._store
+
+    def _make_folder(self, *, create: bool) -> None:
+        if self.path.exists() and (not self.path.is_dir() or any(self._strangers())):
+            raise DataError(f"{self.path}: expected an index, or an empty folder for a new one")
+        if not create:
+            raise DataError(f"{self.path}: there is no index; `slmq index` makes one")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{self.path}: cannot be made: {error.strerror or error}") from None
+
+    def _strangers(self) -> list[str]:
+        return [path.name for path in self.path.iterdir() if path.name != LOCK]
+
+    def _bind(self, known: str | None, given: Any, passage_tokens: int | None) -> None:
+        """Compare the encoder with the one that the index was made by, or write it down."""
+        identity = encoder_identity(self.encoder)
+        before = self.encoder.prompts.get(self._prompts()[1] or "", "")
+        # One token of text, and all that stands around it.
+        room = self.encoder.max_length - len(self.encoder.tokenizer.encode_parts(before + "a")) + 1
+        if known is None:
+            wanted = min(MOST_TOKENS, room - SPARE_TOKENS)
+            tokens = wanted if passage_tokens is None else passage_tokens
+            if not 16 <= tokens <= room:
+                raise ValueError(f"passage_tokens: expected 16..{room}, got {passage_tokens!r}")
+            name = os.fspath(given) if isinstance(given, (str, os.PathLike)) else self.encoder.name
+            if given is None:
+                name = DEFAULT_ENCODER
+            name = os.path.abspath(name) if Path(name).exists() else name  # noqa: PTH100
+            with self._writing() as store, store.writing():
+                store.set_fact("encoder", name)
+                store.set_fact("identity", identity)
+                store.set_fact("passage_tokens", str(tokens))
+                store.set_fact("vectors", "1")
+        elif self._open.fact("identity") != identity:
+            raise DataError(
+                f"{self.path}: it was made by {known!r} ({self._open.fact('identity')}), and "
+                f"{self.encoder.name!r} as it is loaded ({identity}) gives other vectors; open it "
+                f"with the encoder that made it, or make a new index"
+            )
+        self.passage_tokens = int(self._open.fact("passage_tokens") or 0)
+
+    def _close_encoder(self) -> None:
+        if self._owned:
+            self.encoder.close()
+
+    def _prompts(self) -> tuple[str | None, str | None]:
+        """Names of the encoder's prompts for queries and for passages."""
+        named = self.encoder.prompts
+        query = next((name for name in ("query", "search_query") if named.get(name)), None)
+        found = ("document", "passage", "search_document")
+        return query, next((name for name in found if named.get(name)), None)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Store]:
+        """The right to write; the operating system takes it back from a process that dies."""
+        with self._lock:
+            store = self._open
+            try:
+                held = lock_file(self.path / LOCK)
+            except OSError as error:
+                raise WriteError(
+                    f"{self.path}: cannot be written: {error.strerror or error}"
+                ) from None
+            if held is None:
+                raise BusyError(f"{self.path}: another process writes to this index; try again")
+            try:
+                yield store
+            finally:
+                os.close(held)
+
+    def _write(
+        self, store: Store, root: str, documents: Iterable[Document], known: Mapping[str, str]
+    ) -> _Done:
+        """Embed and commit documents, some hundred passages at a time."""
+        done = _Done()
+        held: list[NewDocument] = []
+        for document in documents:
+            done.seen.add(document.name)
+            if document.text is None:
+                continue
+            passages = passages_of(
+                document.text,
+                self.encoder.tokenizer,
+                most=self.passage_tokens,
+                overlap=min(OVERLAP_TOKENS, self.passage_tokens // 4),
+                headings=document.headings,
+            )
+            held.append(NewDocument(document.name, root, document.digest, list(passages)))
+            if sum(len(one.passages) for one in held) >= COMMIT_PASSAGES:
+                self._commit(store, held, known, done)
+                held = []
+        if held:
+            self._commit(store, held, known, done)
+        self._renew(store)
+        return done
+
+    def _commit(
+        self, store: Store, held: list[NewDocument], known: Mapping[str, str], done: _Done
+    ) -> None:
+        texts = [passage.whole for document in held for passage in document.passages]
+        vectors = self.passage_vectors(texts)
+        data = packed_vectors(vectors) if texts else b""
+        whole = sum(size for size, _ in store.parts())
+        row = self._rows_of(whole)
+        with store.writing():
+            self._append(store, whole, data)
+            for document in held:
+                store.remove(document.name)
+                store.insert(document, row)
+                row += len(document.passages)
+            if data:
+                store.add_part(len(data), zlib.crc32(data))
+        done.passages += len(texts)
+        changed = sum(document.name in known for document in held)
+        done.changed += changed
+        done.added += len(held) - changed
+
+    def _append(self, store: Store, whole: int, data: bytes) -> None:
+        path = self._vector_path(store)
+        try:
+            if data:
+                append_vectors(path, whole, data)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if full else error.strerror or error
+            raise WriteError(
+                f"{path}: cannot be written: {reason}; what was indexed before stays"
+            ) from None
+
+    def _forget(self, store: Store, names: list[str]) -> None:
+        if names:
+            with store.writing():
+                for name in names:
+                    store.remove(name)
+            self._renew(store)
+
+    def _renew(self, store: Store) -> None:
+        """Write the vectors anew, without those that no passage has, once they are many."""
+        parts = store.parts()
+        rows = store.rows()
+        held = self._rows_of(sum(size for size, _ in parts))
+        if held - len(rows) < max(WORN_ROWS, WORN_SHARE * held):
+            return
+        old = self._vector_path(store)
+        mapped = MappedVectors(old, self.encoder.dimensions, parts)
+        data = picked_rows(mapped.packed, self.encoder.dimensions, [row for _, row in rows])
+        with store.writing():
+            store.set_fact("vectors", str(int(store.fact("vectors") or 1) + 1))
+            self._append(store, 0, data)
+            store.renumber([number for number, _ in rows], len(data), zlib.crc32(data))
+        self._vectors = None
+        del mapped
+        old.unlink(missing_ok=True)
+
+    def _rows_of(self, size: int) -> int:
+        """Rows that so many bytes hold."""
+        pair = _native.packed_bytes("q8g32s", 32, self.encoder.dimensions)
+        return size // pair * 32
+
+    def _vector_path(self, store: Store) -> Path:
+        return self.path / f"vectors-{store.fact('vectors')}.bin"
+
+    def _refresh(self) -> None:
+        """Map what another process, or this one, has written since."""
+        store = self._open
+        version = store.version()
+        if version == self._seen and self._vectors is not None:
+            return
+        self._vectors = MappedVectors(
+            self._vector_path(store), self.encoder.dimensions, store.parts()
+        )
+        self._numbers = np.full(self._vectors.rows, -1, np.int64)
+        rows = np.array(store.rows(), np.int64).reshape(-1, 2)
+        if len(rows) and rows[-1, 1] >= self._vectors.rows:
+            raise DataError(
+                f"{self._vectors.path}: expected {rows[-1, 1] + 1} vectors, found "
+                f"{self._vectors.rows}"
+            )
+        self._numbers[rows[:, 1]] = rows[:, 0]
+        self._seen = version
+
+    def _ranked(
+        self, query: str, vector: F32 | None, mode: str, most: int
+    ) -> tuple[list[tuple[int, float]], dict[int, float]]:
+        """Passages with their scores, and the cosines of some."""
+        cosines: dict[int, float] = {}
+        near: list[tuple[int, float]] = []
+        if vector is not None:
+            assert self._vectors is not None
+            scores = self._vectors.scores(vector, self._threads)[0]
+            near = _best(scores, self._numbers, most)
+            cosines = dict(near)
+        if mode == "vectors":
+            return near, cosines
+        words, grams = self._open.by_words(query, most), self._open.by_grams(query, most)
+        if mode == "words" and not grams:
+            return words, cosines
+        if mode == "words" and not words:
+            return grams, cosines
+        ranked = [[number for number, _ in found] for found in (near, words, grams) if found]
+        return fused(ranked), cosines
+
+    def _hit(self, number: int, score: float, cosine: float | None) -> Hit:
+        found = self._open.passage(number)
+        return Hit(found.source, found.line, found.heading, found.text, score, cosine)
+
+    def _unrelated(self) -> F32:
+        """Vectors of questions about nothing in particular, made once."""
+        if not hasattr(self, "_apart"):
+            self._apart = self.encoder.embed(
+                list(UNRELATED), prompt=self._prompts()[0], normalize=True
+            )
+        return self._apart
+
+
+class _Done:
+    """What a run of writing did."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.added = self.changed = self.passages = 0
+
+
+def _best(scores: F32, numbers: npt.NDArray[np.int64], most: int) -> list[tuple[int, float]]:
+    """The passages of the largest scores; equal ones in the order of their rows."""
+    scores = np.where(numbers < 0, np.float32(-np.inf), scores)
+    if len(scores) > most:
+        # All that reach the last place, so that equal scores do not depend on how they are parted.
+        edge = -np.partition(-scores, most - 1)[most - 1]
+        rows = np.flatnonzero(scores >= edge)
+    else:
+        rows = np.arange(len(scores))
+    order = rows[np.lexsort((rows, -scores[rows]))][:most]
+    return [(int(numbers[i]), float(scores[i])) for i in order if numbers[i] >= 0]

@@ -1,0 +1,348 @@
+"""The database of an index: documents, their passages, full-text search, and what is whole.
+
+One SQLite file. What a change needs is in it after one commit or not at all, whatever is killed and
+however full the disk is; the file of vectors is written before, behind what the database counts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmq.errors import BusyError, DataError, WriteError
+from slmq.search.passages import Passage
+from slmq.search.words import grams_query, has_runs, runs_of, words_query
+
+__all__ = ["NewDocument", "Store", "Stored"]
+
+DATABASE = "index.sqlite"
+MARK, VERSION = 0x736C6D71, 1  # "slmq"
+WAIT_S = 30.0  # for another process to end its commit
+SQLITE = (3, 34, 0)  # the first with a trigram tokenizer
+SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value);
+CREATE TABLE documents (
+  id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, root TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE passages (
+  id INTEGER PRIMARY KEY, document INTEGER NOT NULL REFERENCES documents, line INTEGER NOT NULL,
+  row INTEGER UNIQUE NOT NULL, heading TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX passages_document ON passages (document);
+CREATE TABLE parts (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, checksum INTEGER NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(
+  heading, text, content='passages', content_rowid='id',
+  tokenize='porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE grams USING fts5(
+  text, content='passages', content_rowid='id', tokenize='trigram');
+"""
+
+
+@dataclass(frozen=True)
+class NewDocument:
+    """A document to be written.
+
+    Attributes
+    ----------
+    name : str
+    root : str
+        The folder or file that was added; "" for a text.
+    digest : str
+        Of its contents.
+    passages : list of Passage
+    """
+
+    name: str
+    root: str
+    digest: str
+    passages: list[Passage]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A passage as it is stored.
+
+    Attributes
+    ----------
+    source, heading, text : str
+    line : int
+    """
+
+    source: str
+    line: int
+    heading: str
+    text: str
+
+
+class Store:
+    """An open database.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index; it is there.
+
+    Raises
+    ------
+    DataError
+        If the database is damaged, or none of an index.
+    WriteError
+        If it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require_sqlite()
+        self.path = folder / DATABASE
+        with self._errors():
+            # No implicit transactions; used by one thread at a time, whichever it is.
+            self._db = sqlite3.connect(
+                self.path, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._errors():
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._check()
+        except BaseException:
+            self._db.close()
+            raise
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder holds the database of an index."""
+        return (folder / DATABASE).is_file()
+
+    def close(self) -> None:
+        """Close it; harmless when repeated."""
+        self._db.close()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within the block nothing changes, whoever writes."""
+        with self._errors():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
+    def fact(self, name: str) -> str | None:
+        """What is written down by a name."""
+        with self._errors():
+            found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def version(self) -> int:
+        """A count of all changes."""
+        return int(self.fact("version") or 0)
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Bytes and checksum of each part of the vectors."""
+        with self._errors():
+            return self._db.execute("SELECT bytes, checksum FROM parts ORDER BY id").fetchall()
+
+    def rows(self) -> list[tuple[int, int]]:
+        """Passages with their rows among the vectors, in the order of rows."""
+        with self._errors():
+            return self._db.execute("SELECT id, row FROM passages ORDER BY row").fetchall()
+
+    def digests(self, root: str | None = None) -> dict[str, str]:
+        """Documents with their digests; of all roots, or of one."""
+        query, given = "SELECT name, digest FROM documents", ()
+        if root is not None:
+            query, given = query + " WHERE root = ?", (root,)  # type: ignore[assignment]
+        with self._errors():
+            return dict(self._db.execute(query + " ORDER BY name", given).fetchall())
+
+    def counts(self) -> list[tuple[str, int]]:
+        """Documents and how many passages each has."""
+        query = (
+            "SELECT name, (SELECT count(*) FROM passages WHERE document = documents.id)"
+            " FROM documents ORDER BY name"
+        )
+        with self._errors():
+            return self._db.execute(query).fetchall()
+
+    def passage(self, number: int) -> Stored:
+        """A passage by its number."""
+        query = (
+            "SELECT name, line, heading, text FROM passages"
+            " JOIN documents ON documents.id = document WHERE passages.id = ?"
+        )
+        with self._errors():
+            found = self._db.execute(query, (number,)).fetchone()
+        if found is None:
+            raise DataError(f"{self.path}: damaged: the passage {number} is gone")
+        return Stored(*found)
+
+    def by_words(self, text: str, most: int) -> list[tuple[int, float]]:
+        """Passages that have any of a text's words, the best first, with BM25."""
+        query = words_query(text)
+        return [] if query is None else self._matches("words", query, most)
+
+    def by_grams(self, text: str, most: int) -> list[tuple[int, float]]:
+        """Passages that have parts of what a text writes without blanks, the best first."""
+        query = grams_query(text)
+        if query is not None:
+            return self._matches("grams", query, most)
+        runs = runs_of(text)  # too short for three characters: looked for everywhere
+        if not runs:
+            return []
+        test = " OR ".join("instr(text, ?)" for _ in runs)
+        with self._errors():
+            found = self._db.execute(
+                f"SELECT id FROM passages WHERE {test} ORDER BY id LIMIT ?", (*runs, most)
+            )
+            return [(number, 0.0) for (number,) in found]
+
+    def check(self) -> None:
+        """Look at all of it.
+
+        Raises
+        ------
+        DataError
+        """
+        with self._errors():
+            ((found, *_),) = self._db.execute("PRAGMA quick_check(1)").fetchall()
+            if found != "ok":
+                raise DataError(f"{self.path}: damaged: {found}")
+            for table in ("words", "grams"):
+                self._db.execute(f"INSERT INTO {table}({table}) VALUES ('integrity-check')")
+
+    def _matches(self, table: str, query: str, most: int) -> list[tuple[int, float]]:
+        with self._errors():
+            found = self._db.execute(
+                f"SELECT rowid, bm25({table}) FROM {table} WHERE {table} MATCH ?"
+                " ORDER BY 2, 1 LIMIT ?",
+                (query, most),
+            )
+            return [(number, -score) for number, score in found]
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What the block does is done when it ends, or not at all.
+
+        Raises
+        ------
+        WriteError
+            If the disk is full, or the file is not ours.
+        """
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("UPDATE facts SET value = value + 1 WHERE name = 'version'")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Write something down."""
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def add_part(self, size: int, checksum: int) -> None:
+        """Count bytes at the end of the vectors."""
+        self._db.execute("INSERT INTO parts (bytes, checksum) VALUES (?, ?)", (size, checksum))
+
+    def remove(self, name: str) -> None:
+        """Forget a document."""
+        found = self._db.execute("SELECT id FROM documents WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            return
+        rows = self._db.execute(
+            "SELECT id, heading, text FROM passages WHERE document = ?", found
+        ).fetchall()
+        for number, heading, text in rows:
+            self._db.execute(
+                "INSERT INTO words(words, rowid, heading, text) VALUES ('delete', ?, ?, ?)",
+                (number, heading, text),
+            )
+            if has_runs(text):
+                self._db.execute(
+                    "INSERT INTO grams(grams, rowid, text) VALUES ('delete', ?, ?)", (number, text)
+                )
+        self._db.execute("DELETE FROM passages WHERE document = ?", found)
+        self._db.execute("DELETE FROM documents WHERE id = ?", found)
+
+    def insert(self, document: NewDocument, row: int) -> None:
+        """Add a document, whose first passage has this row among the vectors."""
+        made = self._db.execute(
+            "INSERT INTO documents (name, root, digest) VALUES (?, ?, ?)",
+            (document.name, document.root, document.digest),
+        )
+        for at, passage in enumerate(document.passages, row):
+            number = self._db.execute(
+                "INSERT INTO passages (document, line, row, heading, text) VALUES (?, ?, ?, ?, ?)",
+                (made.lastrowid, passage.line, at, passage.heading, passage.text),
+            ).lastrowid
+            self._db.execute(
+                "INSERT INTO words (rowid, heading, text) VALUES (?, ?, ?)",
+                (number, passage.heading, passage.text),
+            )
+            if has_runs(passage.text):
+                self._db.execute(
+                    "INSERT INTO grams (rowid, text) VALUES (?, ?)", (number, passage.text)
+                )
+
+    def renumber(self, numbers: Sequence[int], size: int, checksum: int) -> None:
+        """Passages get the rows 0, 1, ... of one part."""
+        # Rows are unique all the time, so they step aside first.
+        self._db.execute("UPDATE passages SET row = -1 - row")
+        self._db.executemany("UPDATE passages SET row = ? WHERE id = ?", list(enumerate(numbers)))
+        self._db.execute("DELETE FROM parts")
+        self.add_part(size, checksum)
+
+    # --- making -----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Make the tables of a new database; refuse one that is something else."""
+        (mark,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if mark == MARK and version == VERSION:
+            return
+        if mark == MARK:
+            raise DataError(
+                f"{self.path}: it is of version {version}, this slmq reads {VERSION}; make a new "
+                f"index"
+            )
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if mark or tables:
+            raise DataError(f"{self.path}: it is the database of another program")
+        script = f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO facts VALUES ('version', 0);"
+        script += f"PRAGMA application_id = {MARK}; PRAGMA user_version = {VERSION}; COMMIT;"
+        self._db.executescript(script)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            text = str(error)
+            if "locked" in text:
+                raise BusyError(f"{self.path}: another program holds it: {text}") from None
+            if any(word in text for word in ("full", "readonly", "unable to open", "disk I/O")):
+                raise WriteError(f"{self.path}: cannot be written: {text}") from None
+            raise DataError(
+                f"{self.path}: damaged: {text}; delete the index and make it again"
+            ) from None
+
+
+def require_sqlite() -> None:
+    """Raise ImportError if Python's SQLite cannot do what is needed."""
+    if sqlite3.sqlite_version_info < SQLITE:
+        needed = ".".join(map(str, SQLITE))
+        raise ImportError(
+            f"an index needs SQLite {needed} or later, this Python has {sqlite3.sqlite_version}"
+        )
+    with sqlite3.connect(":memory:") as trial:
+        options = {name for (name,) in trial.execute("PRAGMA compile_options")}
+    trial.close()
+    if "ENABLE_FTS5" not in options:
+        raise ImportError("an index needs an SQLite with FTS5, which this Python's lacks")
