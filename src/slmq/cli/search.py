@@ -54,7 +54,7 @@ def index(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Index the texts of a folder: .txt, .md, .rst, .html and, with slmq[pdf], .pdf.
+    """Index the texts of a folder: .txt, .md, .rst, .html and .pdf, which needs pypdf.
 
     Run it again after documents have changed: only those are read. What an interrupted run has
     indexed stays.
