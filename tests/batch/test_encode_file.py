@@ -12,8 +12,8 @@ import slmq
 from slmq.batch import encode_file
 from slmq.batch.encode_file import EncodeJob, classify_file, embed_file
 from slmq.batch.records import Records
-from slmq.batch.text_options import TextOptions
 from slmq.embedding.encoder import Encoder
+from slmq.embedding.text_options import TextOptions
 from slmq.errors import BusyError, ContextOverflowError, DataError, WriteError
 
 TEXTS = ["a man is playing", "the cat eats", "rain", "dog sun"] * 50

@@ -15,8 +15,8 @@ import numpy as np
 
 from slmq.batch.records import Records
 from slmq.batch.table import read_table, written_rows
-from slmq.batch.text_options import TextOptions
 from slmq.disk import create, publish, remove, sha256_of
+from slmq.embedding.text_options import TextOptions
 from slmq.errors import DataError, WriteError
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmq.batch.text_options import TextOptions
 from slmq.cli import options as o
 from slmq.cli.batch import shown_by
 from slmq.cli.output import Bar, Downloads, note, print_json, print_table, spinner
 from slmq.embedding.options import EncoderOptions
+from slmq.embedding.text_options import TextOptions
 
 if TYPE_CHECKING:
     from slmq.batch.encode_file import Encoded
