@@ -33,15 +33,17 @@ class Worker:
     python : Path
         Interpreter of the worker's environment.
     script : Path
+    *arguments : str
+        Of the script.
     """
 
-    def __init__(self, name: str, python: Path, script: Path) -> None:
+    def __init__(self, name: str, python: Path, script: Path, *arguments: str) -> None:
         self.name = name
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._log = log  # closed with the worker
         try:
             self._process = subprocess.Popen(
-                [str(python), str(script)],
+                [str(python), str(script), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

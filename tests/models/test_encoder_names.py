@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoder_files import rewrite_tensors
 from encoder_golden import EncoderGolden, open_runner, read_encoder
-from safetensors.torch import load_file, save_file
 
 from slmq.errors import UnsupportedModelError
 from slmq.models import gte, nomic_bert
-
-Tensors = dict[str, Any]
 
 
 def copied(
@@ -27,13 +25,7 @@ def copied(
 ) -> Path:
     """A golden model with other names; a tensor that gets several is cut into as many parts."""
     shutil.copytree(golden.folder, target)
-    tensors = load_file(golden.folder / "model.safetensors")
-    found: Tensors = {}
-    for name, tensor in tensors.items():
-        names = rename(name)
-        parts = tensor.chunk(len(names))
-        found |= {new: part.clone() for new, part in zip(names, parts, strict=True)}
-    save_file(found, target / "model.safetensors")
+    rewrite_tensors(target / "model.safetensors", rename)
     if config is not None:
         (target / "config.json").write_text(json.dumps(config), "utf-8")
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,37 @@ def write_json(path: Path, value: Any) -> None:
     """A file of JSON in a folder that may have to be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), "utf-8")
+
+
+def rewrite_tensors(file: Path, change: Callable[[str], list[str]], **added: Any) -> None:
+    """Give tensors of a .safetensors file other names; several names cut it into as many parts.
+
+    `added` are int64 arrays by name.
+    """
+    data = file.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+
+    def put(name: str, dtype: str, shape: list[int], piece: bytes) -> None:
+        at = sum(map(len, parts))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(piece)]}
+        parts.append(piece)
+
+    for name, entry in json.loads(data[8:begin]).items():
+        if name == "__metadata__":
+            continue
+        names, (first, end) = change(name), entry["data_offsets"]
+        step = (end - first) // len(names)
+        shape = [entry["shape"][0] // len(names), *entry["shape"][1:]]
+        for i, new in enumerate(names):
+            at = begin + first + i * step
+            put(new, entry["dtype"], shape, data[at : at + step])
+    for name, values in added.items():
+        put(name.replace("__", "."), "I64", list(values.shape), values.astype("<i8").tobytes())
+    head = json.dumps(header).encode("ascii")
+    head += b" " * (-len(head) % 8)
+    file.write_bytes(len(head).to_bytes(8, "little") + head + b"".join(parts))
 
 
 def sentence_folder(

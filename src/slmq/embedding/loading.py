@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import slmq._native as _native
 import slmq.hub as hub
 from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.checkpoint.foreign.weight import foreign_weights
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.folder import DenseModule, SentenceFolder, read_folder
 from slmq.embedding.options import EncoderArgs, EncoderOptions
@@ -23,7 +24,7 @@ from slmq.models.parts.headless import Headless
 from slmq.models.registry import family_of, is_encoder
 from slmq.settings import from_keywords, takes
 from slmq.tokenizer import load_tokenizer
-from slmq.weights.reader import FLOATS, WeightReader
+from slmq.weights.reader import WeightReader
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -165,8 +166,7 @@ def _format(checkpoint: Checkpoint, options: EncoderOptions) -> str | None:
     """What weights become: int8 if they are floats and nothing else is asked for."""
     if options.format is not None or checkpoint.packed:
         return options.format
-    matrices = (t for t in checkpoint.tensors.values() if len(t.shape) == 2)
-    return "int8" if all(t.dtype in FLOATS or "." not in t.name for t in matrices) else None
+    return None if foreign_weights(checkpoint) else "int8"
 
 
 def _dense(module: DenseModule, threads: int) -> Any:
