@@ -108,6 +108,10 @@ NOT_IN_GGUF = (
 )
 
 
+# What llama.cpp has no architecture for.
+NO_GGUF = ("rope", "nanochat", "helium")
+
+
 def in_gguf(family: str, name: str) -> bool:
     """Whether a GGUF file can say what the case is."""
     config = language_model(read_golden(family, name).folder)[0]
@@ -118,7 +122,7 @@ def in_gguf(family: str, name: str) -> bool:
     # No window for these (nor does llama.cpp read one), no kind of rope scaling for the others.
     plain = "window" not in name or name in ("no_window", "window_off")
     said = family in ("phi3", "olmo2", "exaone4")
-    return family != "rope" and name not in NOT_IN_GGUF and (said or plain)
+    return family not in NO_GGUF and name not in NOT_IN_GGUF and (said or plain)
 
 
 GGUF_CASES = [case for case in CASES if in_gguf(*case)]
@@ -154,6 +158,12 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("seed_oss", "query_biases"),
         ("olmo2", "windows_and_yarn"),
         ("exaone4", "no_window_rope_llama3"),
+        ("granite", "factors_and_rope_llama3"),
+        ("granitemoehybrid", "without_positions"),
+        ("hunyuan_v1_dense", "stretched_base_tied"),
+        ("arcee", "biases_tied"),
+        ("apertus", "xielu_rope_llama3"),
+        ("ministral3", "queries_grow"),
     ],
 )
 def test_converted_folders_answer_the_same(
@@ -164,6 +174,21 @@ def test_converted_folders_answer_the_same(
     folder = convert(path, tmp_path / "packed")
     pairs = zip(
         answers(folder, golden, format=None), answers(path, golden, format=None), strict=True
+    )
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("nanochat", "norms_without_weights"), ("helium", "gqa")],
+)
+def test_converted_folders_without_gguf(family: str, name: str, tmp_path: Path) -> None:
+    golden = read_golden(family, name)
+    folder = convert(golden.folder, tmp_path / "packed")
+    pairs = zip(
+        answers(folder, golden, format=None),
+        answers(golden.folder, golden, format=None),
+        strict=True,
     )
     assert all(np.array_equal(a, b) for a, b in pairs)
 
