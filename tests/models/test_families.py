@@ -304,6 +304,61 @@ def test_configurations_that_do_not_fit(family: str, key: str, value: Any, tmp_p
         build(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("granite", {"residual_multiplier": 0.0}, "residual_multiplier': expected 1e-06"),
+        ("granite", {"position_embedding_type": "alibi"}, "supported: rope, nope"),
+        ("granitemoehybrid", {"num_local_experts": 4}, "a mixture of 4 experts"),
+        ("granitemoehybrid", {"layer_types": ["mamba", "attention"]}, "Mamba 2 state.*'mamba'"),
+        ("granitemoehybrid", {"layer_types": None}, "Mamba 2 state.*found none"),
+        ("arcee", {"hidden_act": "silu"}, "supported: relu2"),
+        ("nanochat", {"final_logit_softcapping": -1.0}, "softcapping': expected 0.001"),
+        ("apertus", {"xielu": {"alpha_p": [1.0]}}, "xielu.alpha_p of 3 layers, found 1"),
+        ("ministral3", {"text_config": []}, "text_config to be an object"),
+    ],
+)
+def test_what_a_family_of_2025_refuses(
+    family: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    name = "three_layers" if family == "apertus" else golden_names(family)[0]
+    source = read_golden(family, name).folder
+    folder = rewritten(source, tmp_path / "m", lambda c: c.update(changes))
+    with pytest.raises((CheckpointError, slmq.UnsupportedModelError), match=message):
+        build(folder)
+
+
+@pytest.mark.parametrize("parameter", ["alpha_n", "eps"])
+def test_parameters_of_xielu_that_make_no_sense(parameter: str, tmp_path: Path) -> None:
+    golden = read_golden("apertus", "three_layers")
+    name = f"model.layers.1.mlp.act_fn.{parameter}"
+    spoil = np.full(1, 1e9, np.float32)
+    folder = rewritten(
+        golden.folder, tmp_path / "m", lambda c: c, lambda w: w.update({name: spoil})
+    )
+    with pytest.raises(CheckpointError, match=r"xIELU.*found 1000000000\.0"):
+        build(folder)
+
+
+def test_a_ministral_beside_a_vision_tower(tmp_path: Path) -> None:
+    """As published: its configuration is a part, its tensors have a prefix, others are left out."""
+    golden = read_golden("ministral3", "queries_grow")
+
+    def wrap(config: dict[str, Any]) -> None:
+        text = dict(config)
+        config.clear()
+        config.update(model_type="mistral3", text_config=text, vision_config={"hidden_size": 8})
+
+    def prefix(weights: dict[str, Any]) -> None:
+        for name in list(weights):
+            weights[f"language_model.{name}"] = weights.pop(name)
+        weights["vision_tower.patch_conv.weight"] = np.ones((8, 4), np.float32)
+
+    folder = rewritten(golden.folder, tmp_path / "m", wrap, prefix)
+    pairs = zip(answers(folder, golden), answers(golden.folder, golden), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
 def test_first_gemma_releases_mean_the_tanh_approximation(tmp_path: Path) -> None:
     golden = read_golden("gemma", "wide_heads")
     folder = rewritten(golden.folder, tmp_path / "m", lambda c: c.update(hidden_act="gelu"))

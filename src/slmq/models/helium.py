@@ -45,9 +45,10 @@ class Config(llama.Config):
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
+    pairs = r.layout.own_rows
     orders = (
-        interleaved_to_halves(cfg.n_heads, cfg.head_dim),
-        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim),
+        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if pairs else None,
+        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if pairs else None,
     )
 
     def load_layer(prefix: str, layer: Weights) -> None:
