@@ -188,8 +188,8 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap,
-         xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
+  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap, xielu,
+         softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
   for_each_pointer(each, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
                    softcap, xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots,
                    read_memory);

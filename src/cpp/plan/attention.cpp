@@ -291,8 +291,7 @@ void Recording::check_angles(int rope, int rotary, int head_dim, const std::stri
   if (rotary < 2 || rotary > head_dim || rotary % 2 != 0)
     fail(op + ": expected an even number of rotated channels within the head");
   const Buffer& angles = source(rope);
-  if (angles.logical != rotary || angles.type != BufferType::f32 ||
-      angles.domain != Domain::tokens)
+  if (angles.logical != rotary || angles.type != BufferType::f32 || angles.domain != Domain::tokens)
     fail(op + ": the rope angles do not fit the rotated channels");
 }
 

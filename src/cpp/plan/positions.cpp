@@ -88,8 +88,7 @@ int Recording::scale_by_position(Slice x, float growth, int every) {
     fail("scale_by_position: record it before select()");
   if (!(std::fabs(growth) <= 1e6f))
     fail("scale_by_position: expected a growth of -1e6..1e6, got " + std::to_string(growth));
-  if (every < 1)
-    fail("scale_by_position: expected every >= 1, got " + std::to_string(every));
+  if (every < 1) fail("scale_by_position: expected every >= 1, got " + std::to_string(every));
   const int out = new_buffer(BufferType::f32, Domain::tokens, x.width, true);
   return add_step(std::make_unique<PositionScaleStep>(x, growth, every, out), out, {x.buffer},
                   "scale_by_position", "f32", std::to_string(x.width));
