@@ -43,6 +43,18 @@ def test_a_chat_is_what_the_model_says(server: LiveServer) -> None:
     assert body["usage"]["prompt_tokens_details"]["cached_tokens"] <= wanted.prompt_tokens
 
 
+def test_a_prompt_is_counted_as_it_is_answered(server: LiveServer) -> None:
+    asked = {"messages": HI, "max_tokens": 1, "id_slot": 0, "cache_prompt": True}
+    answered = server.ask(CHAT, {**asked, "timings_per_token": True, "return_progress": True})
+    assert answered.headers["x-slmq-ignored"] == (
+        "cache_prompt, id_slot, return_progress, timings_per_token"
+    )
+    counted = server.ask(f"{CHAT}/input_tokens", {"messages": HI})
+    assert counted.body == {"input_tokens": answered.body["usage"]["prompt_tokens"]}
+    assert server.ask("/chat/completions/input_tokens", {"messages": HI}).body == counted.body
+    assert server.ask(f"{CHAT}/input_tokens", {"messages": "Hi"}).status == 400
+
+
 def test_a_stream_has_the_form_that_clients_expect(server: LiveServer) -> None:
     asked = {"messages": HI, **DRAWN, "stream": True, "stream_options": {"include_usage": True}}
     answered = server.ask(CHAT, asked)

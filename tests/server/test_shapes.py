@@ -32,19 +32,51 @@ def test_a_schema_is_kept(server: LiveServer) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [{"type": "json_schema"}, {"type": "xml"}, "json"],
+    [
+        {"type": "json_schema"},
+        {"type": "xml"},
+        "json",
+        {"type": "json_object", "schema": 123},
+        {"type": "json_object", "shema": SCHEMA},
+        {"type": "json_schema", "json_schema": {"schema": SCHEMA, "strickt": True}},
+        {"type": "json_schema", "schema": SCHEMA},
+        {"type": "text", "schema": SCHEMA},
+    ],
 )
 def test_a_shape_that_is_none_is_named(server: LiveServer, shape: Any) -> None:
     answered = server.ask(CHAT, {"messages": HI, "response_format": shape})
     assert (answered.status, answered.body["error"]["param"]) == (400, "response_format")
 
 
-def test_a_schema_that_cannot_be_kept_is_refused(server: LiveServer) -> None:
-    schema = {"type": "object", "propertyNames": {"pattern": "^a"}}
-    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    answered = server.ask(CHAT, {"messages": HI, "response_format": wanted})
-    assert answered.status == 400
-    assert "propertyNames" in answered.body["error"]["message"]
+def test_a_schema_is_kept_by_the_names_that_llama_cpp_has_for_it(server: LiveServer) -> None:
+    wanted = server.model.generate(HI, schema=SCHEMA, max_tokens=100).text
+    for named in (
+        {"response_format": {"type": "json_object", "schema": SCHEMA}},
+        {"json_schema": SCHEMA},
+        {"schema": SCHEMA},
+    ):
+        (choice,) = server.ask(CHAT, {"messages": HI, "max_tokens": 100, **named}).body["choices"]
+        assert choice["message"]["content"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
+        ({"type": "hiccup"}, "hiccup"),
+        ({"type": 123}, "type must be a string"),
+    ],
+)
+def test_a_schema_that_cannot_be_kept_is_refused(
+    server: LiveServer, schema: Any, named: str
+) -> None:
+    for wanted in (
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
+        {"type": "json_object", "schema": schema},
+    ):
+        answered = server.ask(CHAT, {"messages": HI, "response_format": wanted})
+        assert answered.status == 400
+        assert named in answered.body["error"]["message"]
 
 
 def test_calls_in_one_piece_and_in_many(server: LiveServer) -> None:

@@ -6,6 +6,7 @@ A field that would change the answer, but has no effect here, is refused; the ot
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice, takewhile
@@ -20,7 +21,7 @@ from slmq.settings import names_of
 if TYPE_CHECKING:
     from slmq.tokenizer import Tokenizer
 
-__all__ = ["Asked", "RequestError", "ignored_fields", "read_request"]
+__all__ = ["Asked", "RequestError", "ignored_fields", "read_request", "seed_of"]
 
 # What is called the same here and there; the others have names of their own in these requests.
 SAMPLING = tuple(
@@ -28,16 +29,22 @@ SAMPLING = tuple(
 )
 SHAPES = set(names_of(SamplingParams, SHAPE))
 FORMAT = "response_format"  # OpenAI's way to ask for JSON
+FORMAT_FIELDS = {
+    "text": {"type"},
+    "json_object": {"type", "schema"},
+    "json_schema": {"type", "json_schema"},
+}
+SCHEMA_FIELDS = {"name", "description", "schema", "strict"}
 EFFORT = "reasoning_effort"  # and whether a model reasons
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 LIMITS = ("max_completion_tokens", "max_tokens")  # the first beats the second
 IGNORED = {
-    "metadata", "model", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "safety_identifier", "service_tier", "stream_options", "user",
-    "verbosity",
+    "cache_prompt", "id_slot", "metadata", "model", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "return_progress", "safety_identifier", "service_tier",
+    "stream_options", "timings_per_token", "user", "verbosity",
 }  # fmt: skip
 # Names that other servers have for the same.
-ALIASES = {"repeat_penalty": "repetition_penalty"}
+ALIASES = {"json_schema": "schema", "repeat_penalty": "repetition_penalty"}
 # Fields with the only values that ask for what is done anyway.
 INERT: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
@@ -154,6 +161,12 @@ def ignored_fields(body: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in IGNORED if body.get(name) is not None)
 
 
+def seed_of(custom_id: str) -> int:
+    """The seed of a request that has none, so that another run draws the same."""
+    digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 def _check_fields(given: Mapping[str, Any], chat: bool) -> None:
     known = {*SAMPLING, *LIMITS, *IGNORED, *INERT, FORMAT, "n", "logprobs"}
     if chat:
@@ -245,18 +258,33 @@ def _biases(value: Any) -> dict[int, Any]:
 def _shape(value: Any) -> dict[str, Any]:
     """The parameters that a `response_format` stands for."""
     kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in FORMAT_FIELDS:
+        raise RequestError(
+            f"{FORMAT}: expected the type text, json_object, or json_schema with "
+            f"json_schema.schema, got {value!r:.80}",
+            FORMAT,
+        )
+    _only_known(value, FORMAT_FIELDS[kind], FORMAT)
     if kind == "text":
         return {}
-    if kind == "json_object":
+    if kind == "json_object" and value.get("schema") is None:
         return {"json": True}
-    wanted = value.get("json_schema") if kind == "json_schema" else None
-    if isinstance(wanted, dict) and isinstance(wanted.get("schema"), (dict, bool)):
-        return {"schema": wanted["schema"], "lenient": wanted.get("strict") is False}
-    raise RequestError(
-        "response_format: expected the type text, json_object, or json_schema with "
-        f"json_schema.schema, got {value!r:.80}",
-        FORMAT,
-    )
+    # llama.cpp and others have the schema beside the type json_object.
+    wanted = value if kind == "json_object" else value.get("json_schema")
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("schema"), (dict, bool)):
+        raise RequestError(
+            f"{FORMAT}: expected a JSON schema in json_schema.schema, got {value!r:.80}", FORMAT
+        )
+    if kind == "json_schema":
+        _only_known(wanted, SCHEMA_FIELDS, f"{FORMAT}.json_schema")
+    return {"schema": wanted["schema"], "lenient": wanted.get("strict") is False}
+
+
+def _only_known(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Refuse what would be without effect: a schema that is not heeded is worse than none."""
+    for name, value in given.items():
+        if name not in known and value is not None:
+            raise RequestError(f"{where}.{name:.80}: is not supported", where.partition(".")[0])
 
 
 def _logprobs(given: Mapping[str, Any], chat: bool) -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from slmq.batch.answers import answer_line, error_line, fault_line
 from slmq.batch.lines import Line, Plain, read_lines
 from slmq.batch.part import Part, ids_of
-from slmq.batch.requests import Asked, RequestError, read_request
+from slmq.batch.requests import Asked, RequestError, read_request, seed_of
 from slmq.errors import ClosedError, DataError, Error, WriteError
 from slmq.generation.results import GenerationResult
 
@@ -196,7 +196,7 @@ class _Run:
             if line.fault is not None:
                 raise RequestError(line.fault)
             assert line.custom_id is not None  # such a line has a fault
-            seed = _seed_of(line.custom_id)
+            seed = seed_of(line.custom_id)
             asked = read_request(line.url, line.body, seed, self._job.defaults)
         except RequestError as error:
             return _Open(line_id, line, None, [None]), [partial(_refuse, error)]
@@ -267,12 +267,6 @@ def _ends_the_job(error: Exception) -> bool:
     if isinstance(error, Error):
         return isinstance(error, ClosedError)
     return isinstance(error, OSError | MemoryError)
-
-
-def _seed_of(custom_id: str) -> int:
-    """The seed of a request that has none, so that another run draws the same."""
-    digest = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def _refuse(error: RequestError) -> NoReturn:

@@ -47,9 +47,13 @@ def build_app(service: Service, files: Files) -> Guard:
     for path, endpoint, methods in (
         # Some clients of OpenAI's and of llama.cpp's leave the version out.
         ("/chat/completions", openai.chat, post),
+        ("/chat/completions/input_tokens", openai.count, post),
         ("/completions", openai.completions, post),
+        ("/rerank", embeddings.rerank, post),
+        ("/responses", responses.create, post),
         ("/models", about.models, get),
         ("/v1/chat/completions", openai.chat, post),
+        ("/v1/chat/completions/input_tokens", openai.count, post),
         ("/v1/completions", openai.completions, post),
         ("/v1/files", files.upload, post),
         ("/v1/files", files.files, get),

@@ -52,6 +52,11 @@ class OpenAI:
         """POST /v1/completions."""
         return await self._answer(request, COMPLETIONS)
 
+    async def count(self, request: Request) -> Reply:
+        """POST /v1/chat/completions/input_tokens: how long the prompt is, as llama.cpp tells."""
+        found = await self._service.prompt_tokens(CHAT, body_of(request.scope))
+        return Reply({"input_tokens": found})
+
     async def _answer(self, request: Request, url: str) -> Reply | Stream:
         body = body_of(request.scope)
         stream, with_usage = _transport(body)
