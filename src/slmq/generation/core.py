@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -221,6 +222,15 @@ class LoadedModel:
         stream = TokenStream(self._scheduler, job, report, on_finish)
         self._streams.add(stream)
         return stream
+
+    async def answered(
+        self, prompt: Prompt, params: Mapping[str, Any], **options: Any
+    ) -> GenerationResult:
+        """The whole answer to what `submit` takes; cancelling the task cancels it."""
+        from slmq.generation.aio import finish
+
+        start = partial(self.submit, prompt, params, whole=True, **options)
+        return await finish(self._scheduler, start)
 
     def submit_all(
         self, starts: Iterable[Start], *, ordered: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -264,9 +263,7 @@ class Model(LoadedModel):
 
         Prompts are encoded in the thread of the event loop; no thread waits for the answer.
         """
-        from slmq.generation.aio import finish
-
-        return await finish(self._scheduler, partial(self.submit, prompt, params, whole=True))
+        return await self.answered(prompt, params)
 
     @takes(SamplingParams)
     def astream(self, prompt: Prompt, **params: Unpack[SamplingArgs]) -> AsyncTokenStream:

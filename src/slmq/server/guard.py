@@ -22,7 +22,7 @@ from slmq.server.faults import RefusedError, fault_body, status_of
 from slmq.server.limits import Limits
 from slmq.server.replies import GoneError, Reply
 
-__all__ = ["Guard", "body_of"]
+__all__ = ["Guard", "body_of", "read_body"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -158,14 +158,26 @@ class Guard:
             raise _too_long(most)
         if kind != expected and length != "0":
             raise RefusedError(415, f"Content-Type: expected {expected}, got {kind!r:.80}")
-        try:
-            return await asyncio.wait_for(_received(receive, most), self._limits.body_s)
-        except asyncio.TimeoutError:
-            raise RefusedError(
-                408,
-                f"the body was not complete after {self._limits.body_s:g} s",
-                headers={"connection": "close"},
-            ) from None
+        return await read_body(receive, most, self._limits.body_s)
+
+
+async def read_body(receive: Receive, most: int, within_s: float) -> bytes:
+    """The body of a request.
+
+    Raises
+    ------
+    RefusedError
+        If it is longer, or slower.
+    GoneError
+    """
+    try:
+        return await asyncio.wait_for(_received(receive, most), within_s)
+    except asyncio.TimeoutError:
+        raise RefusedError(
+            408,
+            f"the body was not complete after {within_s:g} s",
+            headers={"connection": "close"},
+        ) from None
 
 
 def body_of(scope: Scope) -> dict[str, Any]:
