@@ -16,6 +16,7 @@ import pytest
 import slmq
 from slmq.batch import Job, Summary, run_batch
 from slmq.batch.part import Part
+from slmq.batch.requests import read_request
 from slmq.errors import BusyError, ClosedError, DataError, WriteError
 from slmq.generation.model import Model
 
@@ -202,6 +203,18 @@ def test_answers_have_the_form_that_a_request_asks_for(model: Model, tmp_path: P
     assert texts[:3] == ['{"a": 7}', '{"a": 7}', "only"]
     assert texts[3].isdigit()
     assert "cannot enforce uniqueItems" in bodies[4]["error"]["message"]
+
+
+def test_a_message_that_only_calls_has_a_text_in_which_templates_may_look() -> None:
+    """Answers with calls have null for their content, and clients send them back so."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Call."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "tool_calls": [call]},
+    ]
+    asked = read_request("/v1/chat/completions", {"messages": messages}, None, {})
+    assert [message["content"] for message in asked.prompts[0]] == ["Call.", "", ""]
 
 
 # ------------------------------------------------------------------ wrong lines

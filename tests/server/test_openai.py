@@ -260,10 +260,16 @@ def test_texts_and_tokens(server: LiveServer) -> None:
     assert server.ask("/detokenize", {"tokens": ids}).body["content"] == "Hé"
     prompt = server.ask("/apply-template", {"messages": HI}).body["prompt"]
     assert prompt == tokenizer.render_chat(HI)
+    closed = {"messages": HI, "add_generation_prompt": False, "tools": []}
+    wanted = tokenizer.render_chat(HI, add_generation_prompt=False)
+    assert server.ask("/apply-template", closed).body["prompt"] == wanted != prompt
     for path, body in (
         ("/tokenize", {}),
         ("/detokenize", {"tokens": [10**9]}),
         ("/apply-template", {}),
+        ("/apply-template", {"messages": HI, "tools": "all"}),
+        ("/apply-template", {"messages": HI, "add_generation_prompt": 1}),
+        ("/apply-template", {"messages": HI, "toools": []}),
     ):
         assert server.ask(path, body).status == 400
 

@@ -44,7 +44,9 @@ IGNORED = {
     "stream_options", "timings_per_token", "user", "verbosity",
 }  # fmt: skip
 # Names that other servers have for the same.
-ALIASES = {"json_schema": "schema", "repeat_penalty": "repetition_penalty"}
+ALIASES = {
+    "json_schema": "schema", "n_predict": "max_tokens", "repeat_penalty": "repetition_penalty",
+}  # fmt: skip
 # Fields with the only values that ask for what is done anyway.
 INERT: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
@@ -212,7 +214,14 @@ def _messages(given: Mapping[str, Any]) -> Any:
         raise RequestError("messages: expected a list of at least one message", "messages")
     if not all(isinstance(message, dict) for message in messages):
         raise RequestError("messages: expected objects with role and content", "messages")
-    return _with_one_system(messages)
+    return _with_one_system([_with_content(message) for message in messages])
+
+
+def _with_content(message: dict[str, Any]) -> dict[str, Any]:
+    """A message that only calls has null for its content, in which templates look for marks."""
+    if message.get("tool_calls") and message.get("content") is None:
+        return {**message, "content": ""}
+    return message
 
 
 def _with_one_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import RequestError
+from slmq.server.exchange import flag, only
 from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of
 from slmq.server.page import page
@@ -123,16 +125,26 @@ class About:
 
     async def apply_template(self, request: Request) -> Reply:
         """POST /apply-template: the prompt that a chat becomes."""
-        body = body_of(request.scope)
-        extra = body.get("chat_template_kwargs") or {}
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not isinstance(extra, dict):
+        known = ("model", "messages", "tools", "add_generation_prompt", "chat_template_kwargs")
+        given = only(body_of(request.scope), known)
+        extra, tools = given.get("chat_template_kwargs", {}), given.get("tools")
+        if not isinstance(extra, dict):
+            raise RequestError(f"{known[-1]}: expected an object, got {extra!r:.80}", known[-1])
+        if not isinstance(tools, list | None):
+            raise RequestError(f"tools: expected a list, got {tools!r:.80}", "tools")
+        if not isinstance(given.get("messages"), list):
             raise RequestError("messages: expected a list of messages", "messages")
-        async with self._service.shelf.use(body.get("model")) as book:
+        opened = flag(given, "add_generation_prompt", default=True)
+        async with self._service.shelf.use(given.get("model")) as book:
             assert book.loaded is not None
-            tokenizer = book.loaded.model.tokenizer
-            prompt = await self._service.run(lambda: tokenizer.render_chat(messages, **extra))
-            return Reply({"prompt": prompt})
+            write = partial(
+                book.loaded.model.tokenizer.render_chat,
+                given["messages"],
+                add_generation_prompt=opened,
+                tools=tools or None,
+                **extra,
+            )
+            return Reply({"prompt": await self._service.run(write)})
 
 
 def describe(book: Book, created: int) -> dict[str, Any]:

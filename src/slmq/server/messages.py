@@ -114,7 +114,7 @@ def _turn(turn: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
         return
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RequestError(f"{where}.content: expected a string or a list of blocks", where)
-    said: dict[str, Any] = {"role": role, "content": None}
+    said: dict[str, Any] = {"role": role, "content": ""}
     texts = []
     for i, block in enumerate(content):
         kind = block.get("type")
