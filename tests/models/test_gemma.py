@@ -171,7 +171,6 @@ def test_gguf_files_scale_scores_by_heads_or_width(
         ("gemma2", "sliding_window", 0, "'sliding_window': expected 1"),
         ("gemma2", "layer_types", ["sliding_attention"], "expected 2 layer_types, found 1"),
         ("gemma2", "layer_types", [{}, "full_attention"], "layer type {} is not supported"),
-        ("gemma3_text", "use_bidirectional_attention", True, "bidirectional attention"),
         ("gemma3_text", "sliding_window_pattern", 0, "'sliding_window_pattern': expected 1"),
         ("gemma3_text", "rope_parameters", 3, "rope_parameters to be an object"),
         ("gemma3_text", "rope_parameters", {"full_attention": 3}, "rope parameters to be objects"),

@@ -197,6 +197,7 @@ UNARIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "gelu": (ref.gelu_exact, ref.gelu_exact_bound),
     "gelu_tanh": (ref.gelu, lambda x: ref.geglu_bound(x, np.ones_like(x))),
     "relu": (lambda x: np.maximum(x, 0), np.zeros_like),
+    "relu2": (ref.relu2, lambda x: ref.U * np.minimum(ref.relu2(x), 4e38) + ref.TINY),
     "silu": (ref.silu, lambda x: ref.swiglu_bound(x, np.ones_like(x))),
     "tanh": (lambda x: np.tanh(ref.f64(x)), lambda x: ref.softcap_bound(x, 1.0)),
 }
@@ -223,6 +224,59 @@ def test_unary_over_the_whole_range(name: str) -> None:
     assert ends[0] == (1 if name == "tanh" else INF)
     assert ends[1] == -1 if name == "tanh" else abs(ends[1]) < 1e-30
     assert np.isnan(ends[2])
+
+
+# --- xielu ----------------------------------------------------------------------------------
+
+XIELU = (0.75, 1.25, 0.5)
+
+
+def test_xielu() -> None:
+    x = np.concatenate([np.linspace(-30, 30, 3021), 10.0 ** np.arange(-40, 19)])
+    x = np.concatenate([x, -x, [0.0, -0.0, -0.5, np.nextafter(-0.5, 0)]]).astype(np.float32)
+    x = np.resize(x, (4, 1568))
+    got = on_every_plan(x, lambda r, rows: r.xielu(rows, *XIELU))
+    assert_within(got, ref.xielu(x, *XIELU), ref.xielu_bound(x, *XIELU))
+    assert not got[x == 0].any()
+
+
+def test_xielu_of_infinity() -> None:
+    x = np.array([[1e30, 1.0, 0.0, -1.0]], np.float32)  # the square of the first is infinite
+
+    def record(r: Any, rows: Any) -> int:
+        twice: int = r.xielu((r.xielu(rows, *XIELU), 0, 4), *XIELU)
+        return twice
+
+    got = on_every_plan(x, record)
+    assert got[0, 0] == INF
+    assert np.isfinite(got[0, 1:]).all()
+
+
+# --- steps that depend on a position -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("head_dim", "rotary"), [(20, 20), (32, 8), (10, 6)])
+def test_heads_are_turned_by_the_angles_of_their_row(head_dim: int, rotary: int) -> None:
+    frequencies = (0.7 ** np.arange(rotary // 2)).astype(np.float32)
+    x = normal(5, 2 * head_dim)
+
+    def record(r: Any, rows: Any) -> int:
+        turned: int = r.rotate(rows, r.rope(frequencies), rotary, head_dim)
+        return turned
+
+    got = on_every_plan(x, record).reshape(5, 2, head_dim)
+    for row in range(5):
+        angles = [float(np.float32(row) * f) for f in frequencies]
+        sines, cosines = zip(*(exact.exact_sincos(a) for a in angles), strict=True)
+        turns = np.array(cosines, np.float32), np.array(sines, np.float32)
+        assert same_bits(got[row], on_every_isa("rope", x[row].reshape(2, head_dim), *turns))
+
+
+def test_rows_grow_with_the_logarithm_of_their_position() -> None:
+    x = normal(9, 24)
+    got = on_every_plan(x, lambda r, rows: r.scale_by_position(rows, 0.5, 3))
+    factors = [np.float32(1 + 0.5 * math.log(1 + row // 3)) for row in range(9)]
+    assert same_bits(got, x * np.array(factors, np.float32)[:, None])
 
 
 # --- softcap --------------------------------------------------------------------------------

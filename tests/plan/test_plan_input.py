@@ -115,6 +115,38 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
         lambda r: r.native.head_norm((r.native.select((r.x, 0, 64)), 0, 64), normal(32), 0.1),
         "head_norm: record it before select",
     ),
+    "heads turned by angles of another width": (
+        lambda r: r.native.rotate((r.x, 0, 64), r.native.rope(normal(8)), 8, 32),
+        "rotate: the rope angles do not fit the rotated channels",
+    ),
+    "turned by nothing": (
+        lambda r: r.native.rotate((r.x, 0, 64), r.native.rope(normal(8)), 0, 32),
+        "rotate: expected an even number of rotated channels within the head",
+    ),
+    "no whole heads turned": (
+        lambda r: r.native.rotate((r.x, 0, 64), r.native.rope(normal(8)), 16, 24),
+        "rotate: expected heads that divide 64 channels, got 24",
+    ),
+    "heads turned behind the selection": (
+        lambda r: r.native.rotate((r.native.select((r.x, 0, 64)), 0, 64), 0, 16, 32),
+        "rotate: record it before select",
+    ),
+    "growth at every position of none": (
+        lambda r: r.native.scale_by_position((r.x, 0, 64), 0.1, 0),
+        "scale_by_position: expected every >= 1, got 0",
+    ),
+    "growth of NaN": (
+        lambda r: r.native.scale_by_position((r.x, 0, 64), np.nan, 8),
+        "scale_by_position: expected a growth of -1e6..1e6",
+    ),
+    "growth behind the selection": (
+        lambda r: r.native.scale_by_position((r.native.select((r.x, 0, 64)), 0, 64), 0.1, 8),
+        "scale_by_position: record it before select",
+    ),
+    "an activation with a parameter of NaN": (
+        lambda r: r.native.xielu((r.x, 0, 64), 1.0, np.nan, 1.0),
+        "xielu: expected parameters of -1e6..1e6",
+    ),
     "a layer norm of no whole heads": (
         lambda r: r.native.layernorm((r.x, 0, 64), normal(64), None, 24, 0.1),
         "heads that divide 64 channels, got 24",
@@ -125,7 +157,7 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
     ),
     "an unknown activation": (
         lambda r: r.native.linear(r.x, [(r.matrix, None)], None, "mish"),
-        "expected 'gelu', 'gelu_tanh', 'relu', 'silu' or 'tanh', got 'mish'",
+        "expected 'gelu', 'gelu_tanh', 'relu', 'silu', 'tanh' or 'relu2', got 'mish'",
     ),
     "positions of another width": (
         lambda r: r.native.embed(r.matrix, 1.0, pack(normal(8, 32), "f32")),

@@ -42,6 +42,9 @@ FAMILIES += (
     "gemma2/untied_biases_no_caps",
     "gemma3_text/two_ropes_and_linear_scaling",
     "gpt2/untied",
+    "hunyuan_v1_dense/norms_behind_rope",
+    "apertus/three_layers",
+    "ministral3/queries_grow",
 )
 TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
 

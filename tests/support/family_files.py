@@ -23,7 +23,12 @@ ARCHITECTURES = {
     "gpt_neox": "gptneox",
     "phi": "phi2",
     "olmo3": "olmo2",
+    "granitemoehybrid": "granite",  # without experts and states
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "ministral3": "mistral3",
 }
+# Whose q and k llama.cpp's converter permutes.
+PERMUTED = ("llama", "smollm3", "granite", "arcee", "mistral3")
 # One layer of so many has no window, unless a file says otherwise.
 PATTERNS = {"gemma2": 2, "gemma3": 6}
 # What GPT-2's configurations call otherwise.
@@ -89,7 +94,7 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     tensors: dict[str, Any] = {}
     for name, w in laid_out(config, weights).items():
         part = name.split(".")[-2]
-        permuted = architecture in ("llama", "smollm3") and part in heads
+        permuted = architecture in PERMUTED and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             rows = w + np.float32(1)
@@ -97,6 +102,8 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
         plain = w.ndim == 1 or stored == "f32" or "norm" in name or "wpe" in name
         tensors[written] = rows if plain else (rows, stored)
     keys, divisors = gguf_keys(config, architecture)
+    if architecture == "apertus":
+        keys |= xielu_keys(weights, config["num_hidden_layers"])
     return write_gguf(path, keys | tokenizer_keys(config["vocab_size"]), tensors | divisors)
 
 
@@ -116,6 +123,10 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
             else w
             for k, w in weights.items()
         }
+    if config["model_type"] == "granitemoehybrid":
+        return parted(weights)
+    if config["model_type"] == "apertus":  # parameters of xIELU are metadata
+        return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
     others = {k: w for k, w in weights.items() if k not in stacked}
     for stem in {k.split("norms.")[0] for k in stacked}:
@@ -123,6 +134,20 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         rows = [weights[f"{stem}norms.{i}.weight"] for i in range(count)]
         others[f"{stem}weight"] = np.stack(rows)
     return others
+
+
+def parted(weights: Weights) -> Weights:
+    """A dense Granite 4 as a Granite: gate and up apart."""
+    found: Weights = {}
+    for name, w in weights.items():
+        if "input_linear" in name:
+            stem = name.replace("shared_mlp.input_linear", "mlp.{}_proj")
+            found |= {
+                stem.format(p): x for p, x in zip(("gate", "up"), np.split(w, 2), strict=True)
+            }
+        else:
+            found[name.replace("shared_mlp.output_linear", "mlp.down_proj")] = w
+    return found
 
 
 def tokenizer_keys(size: int) -> dict[str, Any]:
@@ -171,6 +196,21 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[attention.SLIDING_WINDOW_PATTERN] = slides
     if arch in PATTERNS:
         keys |= gemma_keys(config, PATTERNS[arch])
+    if arch == "granite":
+        keys |= granite_keys(config)
+    scalings, tensors = rope_keys(config, arch, head_dim)
+    keys |= scalings
+    named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
+    return {"general.architecture": arch} | named, tensors
+
+
+def rope_keys(
+    config: Mapping[str, Any], arch: str, head_dim: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata of a rope's scaling, and tensors of its divisors."""
+    attention, rope = gguf.Keys.Attention, gguf.Keys.Rope
+    scaling = main_rope(config)
+    keys: dict[str, Any] = {}
     original = scaling.get("original_max_position_embeddings")
     tensors: dict[str, Any] = {}
     if scaling["rope_type"] == "linear":
@@ -180,6 +220,12 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[rope.SCALING_TYPE] = "yarn"
         keys[rope.SCALING_FACTOR] = scaling["factor"]
         keys[rope.SCALING_ORIG_CTX_LEN] = original
+    if arch == "mistral3":
+        keys[rope.SCALING_YARN_LOG_MUL] = scaling["mscale_all_dim"]
+        keys[attention.TEMPERATURE_SCALE] = scaling["llama_4_scaling_beta"]
+    if scaling["rope_type"] == "dynamic":  # Hunyuan's, which is no more than another base
+        stretch = scaling["alpha"] ** (head_dim / (head_dim - 2))
+        keys[rope.FREQ_BASE] = scaling["rope_theta"] * stretch
     if scaling["rope_type"] == "llama3":
         base = scaling["rope_theta"]
         plain = rope_inv_freq(head_dim, base, {})
@@ -192,8 +238,33 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         for kind in ("short", "long"):
             divisors = np.array(scaling[f"{kind}_factor"], np.float32)
             tensors[f"rope_factors_{kind}.weight"] = divisors
-    named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
-    return {"general.architecture": arch} | named, tensors
+    return keys, tensors
+
+
+def granite_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of Granite's factors."""
+    model, attention, rope = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope
+    keys = {
+        model.EMBEDDING_SCALE: config["embedding_multiplier"],
+        model.RESIDUAL_SCALE: config["residual_multiplier"],
+        attention.SCALE: config["attention_multiplier"],
+        model.LOGIT_SCALE: config["logits_scaling"],
+    }
+    if config["model_type"] == "granitemoehybrid":
+        keys[model.FEED_FORWARD_LENGTH] = config["shared_intermediate_size"]
+        keys[rope.SCALING_FINETUNED] = config["position_embedding_type"] == "rope"
+    return keys
+
+
+def xielu_keys(weights: Weights, layers: int) -> dict[str, Any]:
+    """Metadata of Apertus' activation."""
+    keys = gguf.Keys.xIELU
+    names = {keys.ALPHA_P: "alpha_p", keys.ALPHA_N: "alpha_n", keys.BETA: "beta", keys.EPS: "eps"}
+    prefix = "model.layers.{}.mlp.act_fn.{}"
+    return {
+        key: [float(weights[prefix.format(i, name)].reshape(-1)[0]) for i in range(layers)]
+        for key, name in names.items()
+    }
 
 
 def gemma_keys(config: Mapping[str, Any], pattern: int) -> dict[str, Any]:

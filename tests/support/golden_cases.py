@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from golden_case import LINEAR, LLAMA3, YARN, Case, scaled, sizes, two_ropes
-from golden_cases_2025 import EXAONE4, OLMO2, SEED_OSS, SMOLLM3
+from golden_cases_2025 import (
+    APERTUS,
+    ARCEE,
+    EXAONE4,
+    GRANITE,
+    GRANITE_HYBRID,
+    HELIUM,
+    HUNYUAN,
+    MINISTRAL3,
+    NANOCHAT,
+    OLMO2,
+    SEED_OSS,
+    SMOLLM3,
+)
 
 LLAMA = [
     Case("gqa_untied", sizes(64, 8, 2, 96), (40, 67)),
@@ -453,4 +466,12 @@ CASES = {
     "seed_oss": SEED_OSS,
     "olmo2": OLMO2,
     "exaone4": EXAONE4,
+    "granite": GRANITE,
+    "granitemoehybrid": GRANITE_HYBRID,
+    "hunyuan_v1_dense": HUNYUAN,
+    "arcee": ARCEE,
+    "nanochat": NANOCHAT,
+    "helium": HELIUM,
+    "apertus": APERTUS,
+    "ministral3": MINISTRAL3,
 }

@@ -149,6 +149,24 @@ void bind_recording(py::module_& m) {
           },
           py::arg("frequencies"), py::arg("factor") = 1.0f)
       .def(
+          "rotate",
+          [](GuardedRecording& r, const SliceTuple& x, int rope, int rotary, int head_dim) {
+            return r->rotate(to_slice(x), rope, rotary, head_dim);
+          },
+          py::arg("x"), py::arg("rope"), py::arg("rotary"), py::arg("head_dim"))
+      .def(
+          "scale_by_position",
+          [](GuardedRecording& r, const SliceTuple& x, float growth, int every) {
+            return r->scale_by_position(to_slice(x), growth, every);
+          },
+          py::arg("x"), py::arg("growth"), py::arg("every"))
+      .def(
+          "xielu",
+          [](GuardedRecording& r, const SliceTuple& x, float up, float down, float mid) {
+            return r->xielu(to_slice(x), {up, down, mid});
+          },
+          py::arg("x"), py::arg("up"), py::arg("down"), py::arg("mid"))
+      .def(
           "attention",
           [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
              int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,

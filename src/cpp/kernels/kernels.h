@@ -87,10 +87,12 @@ constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
 }
 
 // What a layer without a gate does to its values. gelu: x times the normal distribution up to x;
-// gelu_tanh: its approximation (Hendrycks and Gimpel, 2016).
-enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3, tanh = 4 };
-inline constexpr int kUnaries = 5;
-inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu", "silu", "tanh"};
+// gelu_tanh: its approximation (Hendrycks and Gimpel, 2016). relu2: the square of relu (So et al.,
+// "Primer", 2021).
+enum class Unary : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3, tanh = 4, relu2 = 5 };
+inline constexpr int kUnaries = 6;
+inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu",
+                                                      "silu", "tanh",      "relu2"};
 
 // What a gated unit does to its gate, and what the unit is then called (Shazeer, 2020).
 enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2 };
@@ -133,6 +135,11 @@ struct Kernels {
 
   // y = cap * tanh(x / cap) of n (multiple of 16) values, cap > 0; y may be x.
   void (*softcap)(const float* x, int n, float cap, float* y);
+
+  // y[i] = up x^2 + mid x where x > 0, else down (exp(x) - 1 - x) + mid x (xIELU: Huang, "Deriving
+  // Activation Functions Using Integration", 2024), for n (multiple of 16) values; y may be x.
+  // f(0) = 0.
+  void (*xielu)(const float* x, int n, float up, float down, float mid, float* y);
 
   // y = softmax(x * scale) of n values, any n >= 1; y may be x.
   void (*softmax)(const float* x, int n, float scale, float* y);
@@ -181,10 +188,10 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap,
+  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap, xielu,
          softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
   for_each_pointer(each, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
-                   softcap, softmax, kv_append, attend, merge, attend_finish, peak_dots,
+                   softcap, xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots,
                    read_memory);
 }
 

@@ -70,6 +70,26 @@ static inline f32x16 gelu(f32x16 x) {
 
 static inline f32x16 relu(f32x16 x) { return max(splat(0.0f), x); }  // in this order a NaN stays
 
+static inline f32x16 relu2(f32x16 x) {
+  const f32x16 kept = relu(x);
+  return mul(kept, kept);
+}
+
+// exp(x) - 1 - x for x <= 0. From -1/2 on by its series, cut behind the eighth power, where the
+// difference would cancel.
+static inline f32x16 exp_beyond_line(f32x16 x) {
+  f32x16 p = splat(1.0f / 40320.0f);
+  p = fma(p, x, splat(1.0f / 5040.0f));
+  p = fma(p, x, splat(1.0f / 720.0f));
+  p = fma(p, x, splat(1.0f / 120.0f));
+  p = fma(p, x, splat(1.0f / 24.0f));
+  p = fma(p, x, splat(1.0f / 6.0f));
+  p = fma(p, x, splat(0.5f));
+  const f32x16 near = mul(p, mul(x, x));
+  const f32x16 far = sub(sub(exp(x), splat(1.0f)), x);
+  return select_lt(x, splat(-0.5f), far, near);
+}
+
 // tanh(x), 2 ulp; exactly 1 from 9.1 on, and NaN stays. A minimax polynomial in x^2 below 0.625, and
 // 1 - 2 t / (1 + t) with t = exp(-2 |x|) above.
 static inline f32x16 tanh(f32x16 x) {

@@ -220,6 +220,16 @@ static void softcap(const float* x, int n, float cap, float* y) {
   for (int i = 0; i < n; i += 16) store(y + i, mul(tanh(mul(load(x + i), inverse)), top));
 }
 
+static void xielu(const float* x, int n, float up, float down, float mid, float* y) {
+  const f32x16 nothing = splat(0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 v = load(x + i), line = mul(v, splat(mid));
+    const f32x16 above = fma(mul(v, v), splat(up), line);
+    const f32x16 below = fma(exp_beyond_line(min(nothing, v)), splat(down), line);
+    store(y + i, select_lt(nothing, v, above, below));  // a NaN is not above, and stays
+  }
+}
+
 // n values at p as sixteen lanes; the lanes behind the end become `other`
 static inline f32x16 load_tail(const float* p, int n, float other) {
   float lanes[16];

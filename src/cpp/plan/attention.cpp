@@ -287,6 +287,14 @@ void Recording::check_bias(const AttentionConfig& config, const std::vector<floa
   limit_positions(static_cast<int>((distances + 1) / 2));
 }
 
+void Recording::check_angles(int rope, int rotary, int head_dim, const std::string& op) const {
+  if (rotary < 2 || rotary > head_dim || rotary % 2 != 0)
+    fail(op + ": expected an even number of rotated channels within the head");
+  const Buffer& angles = source(rope);
+  if (angles.logical != rotary || angles.type != BufferType::f32 || angles.domain != Domain::tokens)
+    fail(op + ": the rope angles do not fit the rotated channels");
+}
+
 int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
                          const std::vector<float>& bias) {
   check_recording();
@@ -310,14 +318,7 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   }
   for (const int id : {q.buffer, k.buffer, v.buffer})
     if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
-  if (config.rotary < 0 || config.rotary > config.head_dim || config.rotary % 2 != 0)
-    fail("attention: expected an even number of rotated channels within the head");
-  if (config.rotary > 0) {
-    const Buffer& angles = source(rope);
-    if (angles.logical != config.rotary || angles.type != BufferType::f32 ||
-        angles.domain != Domain::tokens)
-      fail("attention: the rope angles do not fit the rotated channels");
-  }
+  if (config.rotary != 0) check_angles(rope, config.rotary, config.head_dim, "attention");
   if (config.window < 0) fail("attention: expected window >= 0");
   check_softcap(config.softcap, "attention");
   if (!bias.empty()) check_bias(config, bias);

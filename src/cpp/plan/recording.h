@@ -31,6 +31,11 @@ inline constexpr int kPools = 5;
 inline constexpr const char* kPoolNames[kPools] = {"row", "mean", "max", "mean_sqrt_len",
                                                    "weighted_mean"};
 
+// up x^2 + mid x above 0, down (exp(x) - 1 - x) + mid x below.
+struct Xielu {
+  float up, down, mid;
+};
+
 class Recording {
  public:
   Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type);
@@ -53,7 +58,12 @@ class Recording {
   int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {},
              float softcap = 0.0f);
   int gated(int x, Gate activation, Weight gate, Weight up);
+  int xielu(Slice x, Xielu f);
   int rope(std::vector<float> frequencies, float factor);
+  // Heads of head_dim channels, the first `rotary` of each turned by the angles in buffer `rope`.
+  int rotate(Slice x, int rope, int rotary, int head_dim);
+  // x times 1 + growth * log(1 + the whole multiples of `every` in the row's position).
+  int scale_by_position(Slice x, float growth, int every);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
                 const std::vector<float>& bias = {});
   int select(Slice x, Pool pool = Pool::row);
@@ -83,6 +93,7 @@ class Recording {
   // For steps that work in whole groups: what fills the slice's last one must be zeros.
   Slice checked_groups(Slice slice, const char* what) const;
   void check_add(Slice add, int width, Domain domain, const std::string& op) const;
+  void check_angles(int rope, int rotary, int head_dim, const std::string& op) const;
   void check_bias(const AttentionConfig& config, const std::vector<float>& bias);
   void limit_positions(int most);
   // Checks a weight against its input and pads its bias.

@@ -139,6 +139,29 @@ void RopeStep::rows(const Run& run, int thread, int begin, int end) {
   }
 }
 
+// xIELU of every value; not computed by every thread for itself, as it is as wide as an MLP.
+class XieluStep final : public RowStep {
+ public:
+  XieluStep(Domain domain, Slice x, Xielu f, int out)
+      : RowStep(domain, false), x_(x), f_(f), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  Xielu f_;
+  int out_;
+};
+
+void XieluStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row)
+    run.kernels->xielu(x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset,
+                       out.width, f_.up, f_.down, f_.mid,
+                       out.floats(n, thread) + static_cast<size_t>(row) * out.width);
+}
+
 // The rows whose logits are asked for, or what pooling makes of those that each output spans.
 class SelectStep final : public RowStep {
  public:
@@ -246,6 +269,16 @@ int Recording::gather(Slice x, std::vector<int32_t> columns) {
   const int out = new_buffer(BufferType::f32, domain, width, true);
   return add_step(std::make_unique<GatherStep>(domain, x, std::move(columns), out), out, {x.buffer},
                   "gather", "f32", std::to_string(width));
+}
+
+int Recording::xielu(Slice x, Xielu f) {
+  checked_groups(x, "xielu");
+  for (const float value : {f.up, f.down, f.mid})
+    if (!(std::fabs(value) <= 1e6f)) fail("xielu: expected parameters of -1e6..1e6");
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::f32, domain, x.width, false);
+  return add_step(std::make_unique<XieluStep>(domain, x, f, out), out, {x.buffer}, "xielu", "f32",
+                  std::to_string(x.width));
 }
 
 int Recording::rope(std::vector<float> frequencies, float factor) {

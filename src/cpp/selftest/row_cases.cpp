@@ -168,6 +168,23 @@ void run_softcap(const Kernels& kernels, Results* results) {
   results->add("softcap", hash);
 }
 
+void run_xielu(const Kernels& kernels, Results* results) {
+  Inputs inputs(308);
+  Hash hash;
+  for (const int n : {16, 32, 48, 576}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      std::vector<float> x = rows_of(&inputs, 1, n, kind);
+      for (size_t i = 0; i < x.size(); i += 3) x[i] = x[i] * 30.0f;  // to the low end of exp
+      std::vector<float> y(x.size() + 16, -1.0f);
+      kernels.xielu(x.data(), n, 0.8f, 1.3f, 0.5f, y.data());
+      kernels.xielu(x.data(), n, 0.8f, 1.3f, 0.5f, x.data());  // in place
+      hash.floats(y);
+      hash.floats(x);
+    }
+  }
+  results->add("xielu", hash);
+}
+
 void run_softmax(const Kernels& kernels, Results* results) {
   Inputs inputs(305);
   Hash hash;
@@ -198,6 +215,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   for (int i = 0; i < kGates; ++i) run_gated(kernels, static_cast<Gate>(i), results);
   for (int i = 0; i < kUnaries; ++i) run_unary(kernels, static_cast<Unary>(i), results);
   run_softcap(kernels, results);
+  run_xielu(kernels, results);
   run_softmax(kernels, results);
 }
 

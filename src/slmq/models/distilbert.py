@@ -15,10 +15,10 @@ from slmq.models.parts.encoder import (
     LayerNames,
     embed,
     encoder_values,
-    no_gguf,
     post_norm_layers,
 )
 from slmq.models.parts.encoder_head import HeadNames, load_bert
+from slmq.models.parts.gguf import no_gguf
 
 if TYPE_CHECKING:
     from slmq.models.parts.gguf import Weights

@@ -14,10 +14,10 @@ from slmq.models.parts.encoder import (
     EncoderConfig,
     embed,
     encoder_values,
-    no_gguf,
     post_norm_layers,
 )
 from slmq.models.parts.encoder_head import HeadNames, load_bert
+from slmq.models.parts.gguf import no_gguf
 from slmq.models.parts.values import config_count
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmq.errors import CheckpointError
 from slmq.models import gemma2
 from slmq.models.gemma2 import capped_logits, gemma_values, load_block, normed_mlp
 from slmq.models.parts.decoder import load_decoder
@@ -21,6 +20,7 @@ from slmq.models.parts.gguf import DECODER_NAMES, GgufMap, Weights
 from slmq.models.parts.rope import BASES, Rope, rope_of
 from slmq.models.parts.values import config_number
 from slmq.models.parts.windows import ropes_by_kind
+from slmq.models.parts.wrapped import language_config, language_place
 from slmq.weights.base import Reader
 
 if TYPE_CHECKING:
@@ -41,15 +41,6 @@ DEFAULTS = {
 GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
 EMBEDDING = "gemma-embedding"
 
-# What the names of the language model's tensors, and of its head, begin with: alone, and beside a
-# vision tower as the published files and as newer ones have them.
-PLACES = (
-    ("model", "lm_head"),
-    ("language_model.model", "language_model.lm_head"),
-    ("model.language_model", "lm_head"),
-    ("language_model", "lm_head"),
-)
-
 
 @dataclass(frozen=True)
 class Config(gemma2.Config):
@@ -66,10 +57,7 @@ class Config(gemma2.Config):
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a Hugging Face config.json; raises as `decoder_values`."""
-        text = config.get("text_config", config)
-        if not isinstance(text, Mapping):
-            raise CheckpointError(f"expected text_config to be an object, found {text!r:.80}")
-        values = DEFAULTS | dict(text)
+        values = DEFAULTS | dict(language_config(config))
         far, near = ropes_by_kind(values, GLOBAL_BASE, LOCAL_BASE, "rope_local_base_freq")
         fields = gemma_values(far)
         return cls(**fields, local_rope=rope_of(near, fields["head_dim"]))
@@ -84,20 +72,11 @@ def load(r: Reader, cfg: Config) -> Weights:
         layer.q_norm = r.vector(f"{prefix}.self_attn.q_norm.weight", cfg.head_dim) + offset
         layer.k_norm = r.vector(f"{prefix}.self_attn.k_norm.weight", cfg.head_dim) + offset
 
-    model, head = _place(r)
+    model, head = language_place(r)
     w = load_decoder(r, cfg, load_layer, model=model, head=head)
     w.local_rope = cfg.local_rope
     w.norm = w.norm + np.float32(cfg.norm_offset)
     return w
-
-
-def _place(r: Reader) -> tuple[str, str]:
-    """Which of `PLACES` holds the language model."""
-    for model, head in PLACES:
-        if r.has(f"{model}.embed_tokens.weight"):
-            return model, head
-    names = ", ".join(f"{model}.embed_tokens.weight" for model, _ in PLACES)
-    raise CheckpointError(f"expected the language model's tensors, found none of {names}")
 
 
 def forward(p: Recording, w: Weights, cfg: Config) -> Handle:

@@ -14,7 +14,6 @@ from slmq.models.parts.encoder import (
     EncoderConfig,
     encoder_values,
     load_encoder_norm,
-    no_gguf,
 )
 from slmq.models.parts.encoder_head import HeadNames, load_task_head
 from slmq.models.parts.gated_encoder import (
@@ -25,7 +24,7 @@ from slmq.models.parts.gated_encoder import (
     load_gated_layers,
     typed_embedding,
 )
-from slmq.models.parts.gguf import Weights
+from slmq.models.parts.gguf import Weights, no_gguf
 from slmq.models.parts.rope import BASES, FACTORS, Rope, rope_of
 from slmq.models.parts.values import config_count, config_number, config_value
 

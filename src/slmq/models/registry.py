@@ -18,6 +18,8 @@ from slmq.models.parts.headless import Headless, writes_nothing
 
 # model_type -> module in slmq.models
 FAMILIES = {
+    "apertus": "apertus",
+    "arcee": "arcee",
     "exaone4": "exaone4",
     "gemma": "gemma",
     "gemma-embedding": "gemma3_text",  # in GGUF files
@@ -27,8 +29,16 @@ FAMILIES = {
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
     "gptneox": "gpt_neox",  # in GGUF files
+    "granite": "granite",
+    "granitemoehybrid": "granitemoehybrid",  # without experts and states
+    "helium": "helium",
+    "hunyuan-dense": "hunyuan_v1_dense",  # in GGUF files
+    "hunyuan_v1_dense": "hunyuan_v1_dense",
     "llama": "llama",
+    "ministral3": "ministral3",
     "mistral": "mistral",
+    "mistral3": "ministral3",  # with a vision tower that is left out, and the name in GGUF files
+    "nanochat": "nanochat",
     "olmo2": "olmo2",
     "olmo3": "olmo2",  # "olmo2" in GGUF files
     "phi": "phi",
@@ -69,6 +79,8 @@ ROLES = {
 
 if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     from slmq.models import (
+        apertus,
+        arcee,
         bert,
         distilbert,
         electra,
@@ -79,11 +91,17 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gemma3_text,
         gpt2,
         gpt_neox,
+        granite,
+        granitemoehybrid,
         gte,
+        helium,
+        hunyuan_v1_dense,
         llama,
+        ministral3,
         mistral,
         modernbert,
         mpnet,
+        nanochat,
         nomic_bert,
         olmo2,
         phi,
@@ -102,10 +120,12 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
 
     # mypy compares every family file with `Family`, and its functions with its own Config.
     CHECKED: list[Family[Any]] = [
-        _checked(exaone4), _checked(gemma), _checked(gemma2), _checked(gemma3_text),
-        _checked(gpt2), _checked(gpt_neox), _checked(llama), _checked(mistral), _checked(olmo2),
-        _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3), _checked(seed_oss),
-        _checked(smollm3), _checked(stablelm),
+        _checked(apertus), _checked(arcee), _checked(exaone4), _checked(gemma), _checked(gemma2),
+        _checked(gemma3_text), _checked(gpt2), _checked(gpt_neox), _checked(granite),
+        _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(llama),
+        _checked(ministral3), _checked(mistral), _checked(nanochat), _checked(olmo2), _checked(phi),
+        _checked(phi3), _checked(qwen2), _checked(qwen3), _checked(seed_oss), _checked(smollm3),
+        _checked(stablelm),
     ]  # fmt: skip
 
     def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:

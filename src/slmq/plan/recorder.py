@@ -71,8 +71,17 @@ class Recording(Protocol):
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
         """f(x @ gate.T) * (x @ up.T), f by its name: "silu", "gelu_tanh" or "gelu"."""
 
+    def xielu(self, x: Handle, up: float, down: float, mid: float) -> Handle:
+        """xIELU, an activation with parameters of its layer."""
+
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency."""
+
+    def rotate(self, x: Handle, rope: Rope, head_dim: int) -> Handle:
+        """Heads turned by rope, for models that norm them behind it."""
+
+    def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
+        """Rows that grow with the logarithm of their position."""
 
     def attention(
         self,
@@ -205,8 +214,8 @@ class Recorder:
         """x @ weight.T (+ bias) (+ add). Several weights run as one step; `split()` parts them.
 
         `activation` of the result, without a step in between: "gelu", "gelu_tanh" (Hendrycks and
-        Gimpel, 2016; its tanh approximation), "relu", "silu" or "tanh". With `softcap` > 0 every y
-        of that becomes softcap * tanh(y / softcap).
+        Gimpel, 2016; its tanh approximation), "relu", "relu2" (its square), "silu" or "tanh". With
+        `softcap` > 0 every y of that becomes softcap * tanh(y / softcap).
         """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
         number = self._recording.linear(
@@ -236,11 +245,32 @@ class Recorder:
         )
         return Handle(self._own(number), 0, gate.n)
 
+    def xielu(self, x: Handle, up: float, down: float, mid: float) -> Handle:
+        """up x^2 + mid x where x > 0, else down (exp(x) - 1 - x) + mid x (Huang, 2024)."""
+        number = self._recording.xielu(x.slice, up, down, mid)
+        return Handle(self._own(number), 0, x.width)
+
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Angles position * frequency for rotate-half rope (Su et al., 2021); once per run."""
         number = self._recording.rope(frequencies, factor)
         rotary = 2 * len(frequencies)
         return Rope(Handle(self._own(number), 0, rotary), rotary)
+
+    def rotate(self, x: Handle, rope: Rope, head_dim: int) -> Handle:
+        """Every head of `head_dim` channels turned by rope, as a step of its own.
+
+        `attention` turns what it is given; this is for models that norm heads behind rope.
+        """
+        number = self._recording.rotate(x.slice, rope.handle.slice[0], rope.rotary, head_dim)
+        return Handle(self._own(number), 0, x.width)
+
+    def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
+        """x times 1 + growth * log(1 + n), n the whole multiples of `every` in its position.
+
+        Queries so scaled keep attention sharp over long texts (Meta, "Llama 4", 2025).
+        """
+        number = self._recording.scale_by_position(x.slice, growth, every)
+        return Handle(self._own(number), 0, x.width)
 
     def attention(
         self,

@@ -213,6 +213,24 @@ class StageRecording:
 
         return self._step(record, [], [gate, up], tapped=x)
 
+    def xielu(self, x: Handle, up: float, down: float, mid: float) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.xielu(self._in(x), up, down, mid)
+
+        return self._step(record, [x])
+
+    def rotate(self, x: Handle, rope: Rope, head_dim: int) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.rotate(self._in(x), rope, head_dim)
+
+        return self._step(record, [x])
+
+    def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.scale_by_position(self._in(x), growth, every)
+
+        return self._step(record, [x])
+
     def rope(self, frequencies: F32, factor: float = 1.0) -> Rope:
         """Of no stage: angles follow from positions."""
         if self._recorder is None:

@@ -200,7 +200,9 @@ class WeightReader:
             name, rows = rows.name(name, size), None
         info = self._info(name)
         stored = size if rows is None else rows.stored
-        if not self.layout.stacked_norms or math.prod(info.shape) != stored:
+        # A number by itself is a vector of one.
+        flat = self.layout.stacked_norms or (info.shape == () and stored == 1)
+        if not flat or math.prod(info.shape) != stored:
             self._check_shape(info, (stored,))
         if info.dtype not in FLOATS:
             raise self._error(info, f"expected f64, f32, f16 or bf16, found {info.dtype}")

@@ -123,6 +123,25 @@ def load_gated_mlp(
     layer.down = linear("down_proj", hidden, inner)
 
 
+def load_mlp(
+    r: Reader,
+    cfg: DecoderSizes,
+    prefix: str,
+    names: tuple[str, str],
+    layer: Weights,
+    *,
+    bias: bool = False,
+) -> None:
+    """Matrices of an MLP without a gate, of the modules `names` of `prefix`."""
+
+    def linear(name: str, n: int, k: int) -> Any:
+        full = f"{prefix}.{name}"
+        return r.linear(f"{full}.weight", n, k, bias=r.bias(f"{full}.bias", bias))
+
+    layer.up = linear(names[0], cfg.intermediate_size, cfg.hidden_size)
+    layer.down = linear(names[1], cfg.hidden_size, cfg.intermediate_size)
+
+
 def gated_mlp(p: Recording, x: Handle, layer: Weights, eps: float) -> Handle:
     """x + down(silu(gate(h)) * up(h)) with h the norm of x."""
     h = p.rmsnorm(x, layer.mlp_norm, eps)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.parts.gguf import GgufMap, Weights
+from slmq.models.parts.gguf import Weights
 from slmq.models.parts.layer_norm import Norm, config_activation
 from slmq.models.parts.values import config_count, config_eps, config_layers, config_value
 from slmq.weights.base import Reader
@@ -251,15 +251,3 @@ def post_norm_layers(
             h = p.linear(x, layer.up, activation=cfg.activation)
             x = p.layernorm(p.linear(h, layer.down, add=x), layer.mlp_norm, cfg.norm_eps)
     return x
-
-
-def no_gguf(architecture: str, embed: str) -> GgufMap:
-    """The map of a family that has no GGUF files; `embed` is the module of the embedding."""
-
-    def refuse(_metadata: Mapping[str, Any], _tensors: Mapping[str, Any]) -> NoReturn:
-        raise UnsupportedModelError(
-            f"GGUF files of architecture {architecture!r} are not supported; load the folder that "
-            f"they were made of"
-        )
-
-    return GgufMap(architecture=architecture, config=refuse, names={embed: "token_embd"})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +141,18 @@ def refuse_experts(metadata: Mapping[str, Any], architecture: str) -> None:
         raise UnsupportedModelError(
             f"a mixture of {metadata[f'{architecture}.expert_count']} experts is not supported"
         )
+
+
+def no_gguf(architecture: str, embed: str) -> GgufMap:
+    """The map of a family that has no GGUF files; `embed` is the module of the embedding."""
+
+    def refuse(_metadata: Mapping[str, Any], _tensors: Mapping[str, Any]) -> NoReturn:
+        raise UnsupportedModelError(
+            f"GGUF files of architecture {architecture!r} are not supported; load the folder that "
+            f"they were made of"
+        )
+
+    return GgufMap(architecture=architecture, config=refuse, names={embed: "token_embd"})
 
 
 def any_bias(tensors: Mapping[str, Any], *parts: str) -> bool:

@@ -144,7 +144,10 @@ class _HeadlessRecording:
         self.head_norm = p.head_norm
         self.layernorm = p.layernorm
         self.gated = p.gated
+        self.xielu = p.xielu
         self.rope = p.rope
+        self.rotate = p.rotate
+        self.scale_by_position = p.scale_by_position
 
     def select(self, x: Handle, _pool: str = "row") -> Handle:
         """All rows: what is pooled is chosen later."""
