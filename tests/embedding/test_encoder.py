@@ -293,8 +293,10 @@ def test_models_of_the_other_kind(tmp_path: Path) -> None:
     encoder = encoder_folder(tmp_path / "m")
     with pytest.raises(UnsupportedModelError, match="bert is an encoder, which writes no text"):
         slmq.load(encoder)
-    with pytest.raises(UnsupportedModelError, match="quantizing needs a decoder"):
-        slmq.quantize(encoder, tmp_path / "out", method="rtn")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat eats " * 99, "utf-8")
+    with pytest.raises(UnsupportedModelError, match="quantizing by a text needs a decoder"):
+        slmq.quantize(encoder, tmp_path / "out", calibrate=text)
     both = encoder_folder(tmp_path / "b", "gemma3_both_ways", "headless")
     with pytest.raises(UnsupportedModelError, match="gemma3_text without an output head"):
         slmq.load(both)

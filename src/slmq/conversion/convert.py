@@ -15,6 +15,7 @@ from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
 from slmq.checkpoint.packed_folder import VERSION, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder, source_files
+from slmq.conversion.sentences import copy_sentences, model_folder, write_sentences
 from slmq.conversion.source import Source
 from slmq.tokenizer.save import save_tokenizer
 
@@ -77,13 +78,15 @@ def convert(
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
-    with open_checkpoint(found.path) as checkpoint:
+    with open_checkpoint(model_folder(found.path)) as checkpoint:
         source = Source(checkpoint, None, threads)
         config = source.config | {PACKED: _provenance(checkpoint)}
         nbytes = sum(wish.tensor.nbytes for wish in source.wishes)
         with new_folder(target, nbytes, force) as folder:
             _write_weights(folder / SINGLE, source, progress)
             save_tokenizer(checkpoint, folder)
+            copy_sentences(found.path, folder)
+            write_sentences(checkpoint, folder)
             # Last: a folder without it does not load.
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
     return target

@@ -7,7 +7,6 @@ their names, which is all that releases of sentence-transformers agree on.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint.jsonfile import read_json_object
+from slmq.checkpoint.modules import MODULES, read_modules
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.values import config_count, config_value
 
@@ -23,12 +23,7 @@ __all__ = ["MAX_BYTES", "DenseModule", "SentenceFolder", "read_folder"]
 log = logging.getLogger("slmq")
 
 MAX_BYTES = 4 << 20  # of each of these files
-MOST_MODULES = 64
-LIST, SETTINGS, LENGTH = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-)
+SETTINGS, LENGTH = "config_sentence_transformers.json", "sentence_bert_config.json"
 # The kinds of pooling, by flag of their configuration and by the word of later releases.
 POOLS = {
     "pooling_mode_cls_token": "cls",
@@ -126,40 +121,19 @@ def read_folder(path: Path) -> SentenceFolder:
     UnsupportedModelError
         For a kind of module, pooling or activation that slmq lacks.
     """
-    if not path.is_dir() or not (path / LIST).exists():
+    modules = read_modules(path)
+    if not modules:
         return SentenceFolder(path)
     found: dict[str, Any] = {"model": path, "listed": True, "dense": ()}
     seen: list[str] = []
-    for kind, folder in _modules(path):
-        _read_module(kind, folder, seen, found)
-        seen.append(kind)
+    for module in modules:
+        _read_module(module.kind, path / module.place, seen, found)
+        seen.append(module.kind)
     if seen[:1] != ["Transformer"]:
         raise UnsupportedModelError(
-            f"{path / LIST}: expected a Transformer as the first module, found {', '.join(seen)}"
+            f"{path / MODULES}: expected a Transformer as the first module, found {', '.join(seen)}"
         )
     return SentenceFolder(**found, **_settings(path), **_length(found["model"]))
-
-
-def _modules(path: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of every module, in order."""
-    file = path / LIST
-    try:
-        data = file.read_bytes()[: MAX_BYTES + 1]
-        entries = json.loads(data) if len(data) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot be read: {error}", file=file) from None
-    if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_MODULES:
-        raise CheckpointError("expected a list of modules", file=file)
-    modules = []
-    for entry in entries:
-        found = entry if isinstance(entry, dict) else {}
-        kind, place = found.get("type"), found.get("path")
-        if not isinstance(kind, str) or not isinstance(place, str):
-            raise CheckpointError(f"expected type and path, found {entry!r:.80}", file=file)
-        if Path(place).is_absolute() or ".." in Path(place).parts:
-            raise CheckpointError(f"expected a folder inside, found {place!r:.80}", file=file)
-        modules.append((kind.rpartition(".")[2], path / place))
-    return modules
 
 
 def _read_module(kind: str, folder: Path, seen: list[str], found: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from slmq.embedding.settings import settings_of
 from slmq.engine.opening import ACTIVATIONS
 from slmq.errors import CheckpointError
 from slmq.models.loading import open_weights
+from slmq.models.parts.encoder_gguf import pooling_of
 from slmq.models.parts.headless import Headless
 from slmq.models.registry import family_of, is_encoder
 from slmq.settings import from_keywords, takes
@@ -37,6 +39,7 @@ log = logging.getLogger("slmq")
 # what poolers make of the first token where something else pools.
 UNREAD = ("position_ids", "pooler.dense.weight", "pooler.dense.bias")
 HEAD = "lm_head.weight"
+DENSE = ("dense_2.weight", "dense_3.weight")  # in GGUF files
 
 
 @takes(EncoderOptions)
@@ -93,6 +96,8 @@ def open_encoder(
     options = EncoderOptions() if options is None else options
     folder = read_folder(Path(path))
     with open_checkpoint(folder.model) as checkpoint:
+        if checkpoint.layout.gguf_terms:
+            folder = _of_gguf(checkpoint, folder)
         tokenizer = load_tokenizer(checkpoint)
         body, raw = load_body(checkpoint, folder, options)
         settings = settings_of(folder, raw, body.config, os.fspath(path) if name is None else name)
@@ -122,8 +127,10 @@ def load_body(
     for tensor in checkpoint.tensors:
         if tensor.endswith(UNREAD):
             opened.reader.note(tensor)
-    opened.reader.tell()
     dense = [(_dense(module, threads), module.activation) for module in folder.dense]
+    if checkpoint.layout.gguf_terms:
+        dense += _stored_dense(opened.reader)
+    opened.reader.tell()
     config: Any = opened.config
     widths = [config.hidden_size, *(module.outputs for module in folder.dense)]
     for module, width in zip(folder.dense, widths, strict=False):
@@ -167,6 +174,22 @@ def _format(checkpoint: Checkpoint, options: EncoderOptions) -> str | None:
     if options.format is not None or checkpoint.packed:
         return options.format
     return None if foreign_weights(checkpoint) else "int8"
+
+
+def _of_gguf(checkpoint: Checkpoint, folder: SentenceFolder) -> SentenceFolder:
+    """What a GGUF file says of its use; its vectors have length 1, as llama.cpp makes them."""
+    pool = pooling_of(checkpoint.metadata)
+    return replace(folder, pool=pool or folder.pool, listed=pool is not None, normalize=True)
+
+
+def _stored_dense(reader: WeightReader) -> list[tuple[Any, str]]:
+    """Dense layers behind the pooling that a GGUF file holds itself."""
+    found = []
+    for name in DENSE:
+        if reader.has(name):
+            rows, columns = reader.checkpoint.tensors[name].shape
+            found.append((reader.linear(name, rows, columns, floats=True), ""))
+    return found
 
 
 def _dense(module: DenseModule, threads: int) -> Any:

@@ -19,6 +19,7 @@ from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
 from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
+from slmq.conversion.sentences import copy_sentences, model_folder, write_sentences
 from slmq.conversion.source import Source
 from slmq.engine.doubts import FLOAT_BITS, stored_bits
 from slmq.errors import WriteError
@@ -125,8 +126,9 @@ def quantize(
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
-    with open_checkpoint(found.path) as checkpoint:
-        refuse_encoder(family_of(checkpoint)[0], found.path, "quantizing")
+    with open_checkpoint(model_folder(found.path)) as checkpoint:
+        if calibrate is not None:
+            refuse_encoder(family_of(checkpoint)[0], found.path, "quantizing by a text")
         source = FloatSource(checkpoint, None if checkpoint.packed else "f32", threads)
         _doubt_source(checkpoint, source)
         _require_bits(settings, source)
@@ -147,6 +149,8 @@ def quantize(
             with new_folder(target, nbytes, force) as folder:
                 _write_weights(folder / SINGLE, wishes, tensors, pipeline)
                 save_tokenizer(checkpoint, folder)
+                copy_sentences(found.path, folder)
+                write_sentences(checkpoint, folder)
                 config = source.config | {PACKED: made_of}
                 # Last: a folder without it does not load.
                 (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
