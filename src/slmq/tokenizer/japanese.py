@@ -29,9 +29,8 @@ def cut_japanese(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> No
     Raises
     ------
     TokenizerError
-        For another way to cut texts or words, or a dictionary that is not known.
-    ImportError
-        If MeCab or its dictionary is not installed.
+        For another way to cut texts or words, or a dictionary that is not known; if MeCab or the
+        dictionary is not installed.
     """
     cutter = config.get("word_tokenizer_type", "basic")
     pieces = config.get("subword_tokenizer_type", "wordpiece")
@@ -53,7 +52,7 @@ def cut_japanese(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> No
         backend.normalizer = normalizers.Sequence(steps)
         backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Words(str(dictionary)))
     if pieces == "character":  # each is a word
-        one = pre_tokenizers.Split(tokenizers.Regex("(?s:.)"), "isolated")
+        one = pre_tokenizers.Split(tokenizers.Regex("(?m:.)"), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, one])
 
 
@@ -86,7 +85,7 @@ def _tagger(dictionary: str) -> Any:
     try:
         fugashi, package = (import_module(name) for name in ("fugashi", dictionary))
     except ImportError as error:
-        raise ImportError(
+        raise TokenizerError(
             f"this model's texts are cut by MeCab ({error.name} is missing): pip install 'slmq[ja]'"
         ) from None
     folder = package.DICDIR
