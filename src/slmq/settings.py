@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 __all__ = [
     "Activations",
     "Check",
+    "EncoderActivations",
     "KvDtype",
     "Memory",
     "Option",
@@ -63,6 +64,7 @@ PackedFormat = Literal[
 KvDtype = Literal["f16", "f32", "int8"]
 Memory = Literal["mmap", "huge", "small"]
 Activations = Literal["mixed", "exact"]
+EncoderActivations = Literal["fast", "mixed", "exact"]
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 BYTE_COUNT = re.compile(r"(\d+(?:\.\d+)?) *(?:([kmgt]?)(i?)b)?", re.IGNORECASE)

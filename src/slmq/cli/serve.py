@@ -175,7 +175,8 @@ def serve(
         for called, found in found_models(models, name or [], revision=revision, offline=offline)
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
-    read = EncoderOptions(n_threads=options.n_threads, activations=options.activations)
+    exact = "exact" if options.activations == "exact" else None
+    read = EncoderOptions(n_threads=options.n_threads, activations=exact)
 
     def load_encoder(found: ResolvedModel, called: str) -> LoadedEncoder:
         return LoadedEncoder(open_encoder(found.path, read, name=called))

@@ -139,6 +139,7 @@ def load_body(
                 f"expected in_features {width}, as what is before it gives, found {module.inputs}",
                 file=module.folder / "config.json",
             )
+    usual = "mixed" if isinstance(family, Headless) else "fast"
     body = EncoderBody(
         family=family,
         config=config,
@@ -147,7 +148,7 @@ def load_body(
         dense=dense,
         typed=weights.types is not None and weights.types.n > 1,
         threads=threads,
-        activations=ACTIVATIONS[options.activations],
+        activations=ACTIVATIONS[options.activations or usual],
         weight_bytes=opened.reader.packed_nbytes + sum(one.matrix.nbytes for one, _ in dense),
     )
     return body, opened.raw_config

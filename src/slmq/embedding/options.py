@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from slmq.engine.options import PRECISION, activations_option, memory_option, threads_option
-from slmq.settings import Activations, Memory, WeightFormat, check_options, one_of, option
+from slmq.engine.options import PRECISION, memory_option, threads_option
+from slmq.settings import (
+    EncoderActivations,
+    Memory,
+    WeightFormat,
+    check_options,
+    one_of,
+    option,
+)
 
 __all__ = ["EncoderArgs", "EncoderOptions"]
 
@@ -17,7 +24,7 @@ class EncoderArgs(TypedDict, total=False):
     format: WeightFormat | None
     n_threads: int | None
     memory: Memory | None
-    activations: Activations
+    activations: EncoderActivations | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +39,10 @@ class EncoderOptions:
         Threads; None takes the physical cores that this process may use.
     memory : {"mmap", "huge", "small"}, optional
         Where weights are kept; as for `slmq.load`.
-    activations : {"mixed", "exact"}
-        What inputs of integer weights are rounded to; as for `slmq.load`.
+    activations : {"fast", "mixed", "exact"}, optional
+        What inputs of integer weights are rounded to, per token and group of 32. "fast": 8 bits.
+        "mixed": 16 where a group stands out. "exact": 16 everywhere. None is "fast" for encoders,
+        and "mixed" for decoders that embed, where more groups stand out.
 
     Raises
     ------
@@ -52,7 +61,13 @@ class EncoderOptions:
     )
     n_threads: int | None = threads_option()
     memory: Memory | None = memory_option()
-    activations: Activations = activations_option()
+    activations: EncoderActivations | None = option(
+        None,
+        "Precision of the inputs of integer weights: fast (8 bits; the default of encoders), mixed "
+        "(16 where it matters; that of decoders that embed) or exact (16 bits everywhere).",
+        one_of(EncoderActivations, optional=True),
+        group=PRECISION,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -28,7 +28,7 @@ log = logging.getLogger("slmq")
 CHUNK_MACS = 1.5e11
 MIN_CHUNK, MAX_CHUNK = 64, 512
 # What inputs of integer weights are rounded to, by user name.
-ACTIVATIONS = {"mixed": "a8o16g32", "exact": "a16g32"}
+ACTIVATIONS = {"fast": "a8g32", "mixed": "a8o16g32", "exact": "a16g32"}
 
 
 def open_engine(

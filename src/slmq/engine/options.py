@@ -25,7 +25,6 @@ __all__ = [
     "PRECISION",
     "LoadArgs",
     "LoadOptions",
-    "activations_option",
     "memory_option",
     "threads_option",
 ]
@@ -52,17 +51,6 @@ def memory_option() -> Any:
         "Where to keep the weights: mmap (map the file; the default for packed folders), huge "
         "(2 MiB pages; the default otherwise) or small (ordinary pages).",
         one_of(Memory, optional=True),
-    )
-
-
-def activations_option() -> Any:
-    """The field `activations` of whatever is loaded."""
-    return option(
-        "mixed",
-        "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
-        "(16 bits everywhere).",
-        one_of(Activations),
-        group=PRECISION,
     )
 
 
@@ -148,7 +136,13 @@ class LoadOptions:
         group=PRECISION,
     )
     memory: Memory | None = memory_option()
-    activations: Activations = activations_option()
+    activations: Activations = option(
+        "mixed",
+        "Precision of the inputs of integer weights: mixed (8 bits, 16 where it matters) or exact "
+        "(16 bits everywhere).",
+        one_of(Activations),
+        group=PRECISION,
+    )
     # The command line gives a text, so that comes first.
     kv_bytes: str | int | None = option(
         None,
