@@ -175,8 +175,10 @@ def serve(
         for called, found in found_models(models, name or [], revision=revision, offline=offline)
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
-    exact = "exact" if options.activations == "exact" else None
-    read = EncoderOptions(n_threads=options.n_threads, activations=exact)
+    read = EncoderOptions(
+        n_threads=options.n_threads,
+        activations="exact" if options.activations == "exact" else None,
+    )
 
     def load_encoder(found: ResolvedModel, called: str) -> LoadedEncoder:
         return LoadedEncoder(open_encoder(found.path, read, name=called))
