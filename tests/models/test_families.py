@@ -164,6 +164,7 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("arcee", "biases_tied"),
         ("apertus", "xielu_rope_llama3"),
         ("ministral3", "queries_grow"),
+        ("lfm2", "four_taps_biases_untied"),
     ],
 )
 def test_converted_folders_answer_the_same(

@@ -45,6 +45,7 @@ FAMILIES += (
     "hunyuan_v1_dense/norms_behind_rope",
     "apertus/three_layers",
     "ministral3/queries_grow",
+    "lfm2/three_taps",
 )
 TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
 

@@ -99,7 +99,8 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        plain = w.ndim == 1 or stored == "f32" or "norm" in name or "wpe" in name
+        kept = any(part in name for part in ("norm", "wpe", "conv.conv"))
+        plain = w.ndim == 1 or stored == "f32" or kept
         tensors[written] = rows if plain else (rows, stored)
     keys, divisors = gguf_keys(config, architecture)
     if architecture == "apertus":
@@ -125,6 +126,8 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         }
     if config["model_type"] == "granitemoehybrid":
         return parted(weights)
+    if config["model_type"] == "lfm2":
+        return {k: w[:, 0] if "conv.conv.weight" in k else w for k, w in weights.items()}
     if config["model_type"] == "apertus":  # parameters of xIELU are metadata
         return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
@@ -198,6 +201,8 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys |= gemma_keys(config, PATTERNS[arch])
     if arch == "granite":
         keys |= granite_keys(config)
+    if arch == "lfm2":
+        keys |= lfm2_keys(config)
     scalings, tensors = rope_keys(config, arch, head_dim)
     keys |= scalings
     named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
@@ -239,6 +244,22 @@ def rope_keys(
             divisors = np.array(scaling[f"{kind}_factor"], np.float32)
             tensors[f"rope_factors_{kind}.weight"] = divisors
     return keys, tensors
+
+
+def lfm2_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of LFM2: convolutions have no key heads, and the MLP's width is the real one."""
+    inner = config["intermediate_size"]
+    if config["block_auto_adjust_ff_dim"]:
+        inner = int(config["block_ffn_dim_multiplier"] * int(2 * inner / 3))
+        inner = -(-inner // config["block_multiple_of"]) * config["block_multiple_of"]
+    heads = config["num_key_value_heads"]
+    counts = [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
+    return {
+        gguf.Keys.LLM.FEED_FORWARD_LENGTH: inner,
+        gguf.Keys.Attention.HEAD_COUNT_KV: counts,
+        gguf.Keys.Attention.LAYERNORM_RMS_EPS: config["norm_eps"],
+        gguf.Keys.ShortConv.L_CACHE: config["conv_L_cache"],
+    }
 
 
 def granite_keys(config: Mapping[str, Any]) -> dict[str, Any]:

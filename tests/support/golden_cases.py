@@ -19,6 +19,7 @@ from golden_cases_2025 import (
     SEED_OSS,
     SMOLLM3,
 )
+from golden_cases_stateful import LFM2
 
 LLAMA = [
     Case("gqa_untied", sizes(64, 8, 2, 96), (40, 67)),
@@ -474,4 +475,5 @@ CASES = {
     "helium": HELIUM,
     "apertus": APERTUS,
     "ministral3": MINISTRAL3,
+    "lfm2": LFM2,
 }

@@ -42,6 +42,7 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains |= {"c_attn": 1.3, "c_proj": 1.5, "c_fc": 1.5}
     gains |= {"query_key_value": 1.3, "dense": 1.5, "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5}
     gains |= {"fc1": 1.5, "fc2": 1.5, "input_linear": 1.5, "output_linear": 1.5}
+    gains |= {"w1": 1.5, "w3": 1.5, "w2": 1.5, "out_proj": 1.5}
     norm_offset = 1.0 if model.config.model_type.startswith("gemma") else 0.0
     with torch.no_grad():
         for name, p in model.named_parameters():

@@ -112,6 +112,14 @@ std::unique_lock<std::mutex> hold(KvSequence& s, int length, const char* what) {
   return held;
 }
 
+void check_kept(const KvSequence& s, int length, const char* what) {
+  const int kept = s.kept(length);
+  if (kept != length)
+    throw py::value_error(std::string(what) + ": no state is kept behind position " +
+                          std::to_string(length) + ", the nearest before it is " +
+                          std::to_string(kept));
+}
+
 void bind_cache(py::module_& m) {
   py::register_exception<CacheFullError>(m, "CacheFullError", PyExc_MemoryError);
   py::class_<CancelFlag, std::shared_ptr<CancelFlag>>(m, "CancelFlag")
@@ -137,6 +145,18 @@ void bind_cache(py::module_& m) {
   py::class_<KvSequence, std::shared_ptr<KvSequence>>(m, "KvSequence")
       .def_property_readonly("length", &KvSequence::length)
       .def(
+          "kept",
+          [](KvSequence& s, int length) {
+            const auto held = hold(s, length, "kept");
+            return s.kept(length);
+          },
+          py::arg("length"))
+      .def_property_readonly("pages_held",
+                             [](KvSequence& s) {
+                               const auto held = hold(s, 0, "pages_held");
+                               return s.pages_held();
+                             })
+      .def(
           "pages_needed",
           [](KvSequence& s, int count) {
             if (count < 0)
@@ -150,6 +170,7 @@ void bind_cache(py::module_& m) {
           "truncate",
           [](KvSequence& s, int length) {
             const auto held = hold(s, length, "truncate");
+            check_kept(s, length, "truncate");
             s.truncate(length);
           },
           py::arg("length"))
@@ -157,6 +178,7 @@ void bind_cache(py::module_& m) {
           "fork",
           [](KvSequence& s, int length) {
             const auto held = hold(s, length, "fork");
+            check_kept(s, length, "fork");
             return s.fork(length);
           },
           py::arg("length"));
@@ -195,6 +217,8 @@ void bind_plan(py::module_& m) {
       .def_property_readonly("max_outputs",
                              [](const GuardedPlan& p) { return p.constants().sizes().max_outputs; })
       .def_property_readonly("page_bytes", [](GuardedPlan& p) { return p->page_bytes(); })
+      .def_property_readonly("state_bytes", [](GuardedPlan& p) { return p->state_bytes(); })
+      .def_property_readonly("state_interval", [](GuardedPlan& p) { return p->state_interval(); })
       .def_property_readonly("buffer_bytes", [](GuardedPlan& p) { return p->buffer_bytes(); });
 }
 

@@ -149,6 +149,22 @@ void bind_recording(py::module_& m) {
           },
           py::arg("frequencies"), py::arg("factor") = 1.0f)
       .def(
+          "convolution",
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight,
+             const py::object& bias, const std::optional<SliceTuple>& before,
+             const std::optional<SliceTuple>& behind,
+             const std::optional<std::string>& activation) {
+            const auto weights = checked_vector<float>(weight, -1, "weight");
+            const auto biases = optional_floats(bias, "bias");
+            return r->convolution(
+                to_slice(x), weights, biases, optional_slice(before, "convolution before"),
+                optional_slice(behind, "convolution behind"),
+                activation ? std::optional(unary_named(*activation)) : std::nullopt);
+          },
+          py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(),
+          py::arg("before") = py::none(), py::arg("behind") = py::none(),
+          py::arg("activation") = py::none())
+      .def(
           "rotate",
           [](GuardedRecording& r, const SliceTuple& x, int rope, int rotary, int head_dim) {
             return r->rotate(to_slice(x), rope, rotary, head_dim);

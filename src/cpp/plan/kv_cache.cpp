@@ -17,8 +17,17 @@ int slab_pages(size_t page_bytes) {
 
 }  // namespace
 
-KvCache::KvCache(size_t page_bytes)
-    : page_bytes_(page_bytes), slab_pages_(slab_pages(page_bytes)) {}
+KvCache::KvCache(size_t page_bytes, size_t state_bytes, int state_interval)
+    : page_bytes_(page_bytes),
+      slab_pages_(slab_pages(page_bytes)),
+      state_interval_(state_interval),
+      states_(state_bytes) {}
+
+int KvCache::state_pages(int states) const {
+  if (page_bytes_ == 0) return states;  // without attention: nothing else counts
+  const size_t bytes = static_cast<size_t>(states) * states_.bytes();
+  return static_cast<int>((bytes + page_bytes_ - 1) / page_bytes_);
+}
 
 int KvCache::take() {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -66,7 +75,7 @@ uint8_t* KvCache::data(int page) const {
 
 size_t KvCache::allocated_bytes() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return (slabs_.size() - given_.size()) * slab_pages_ * page_bytes_;
+  return (slabs_.size() - given_.size()) * slab_pages_ * page_bytes_ + states_.allocated_bytes();
 }
 
 int KvCache::pages_in_use() const {
@@ -74,7 +83,9 @@ int KvCache::pages_in_use() const {
   return in_use();
 }
 
-int KvCache::in_use() const { return static_cast<int>(references_.size() - free_.size()) - dead_; }
+int KvCache::taken() const { return static_cast<int>(references_.size() - free_.size()) - dead_; }
+
+int KvCache::in_use() const { return taken() + state_pages(states_.in_use()); }
 
 int KvCache::limit() const {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -100,7 +111,7 @@ void KvCache::check_room_held(int pages) const {
 
 size_t KvCache::trim() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  size_t released = 0;
+  size_t released = states_.trim();
   for (size_t slab = 0; slab < slabs_.size(); ++slab) {
     const int first = static_cast<int>(slab) * slab_pages_, last = first + slab_pages_;
     const auto mine = [&](int page) { return page >= first && page < last; };
@@ -120,7 +131,12 @@ int KvSequence::pages_needed(int count) const {
   const int held = static_cast<int>(pages_.size());
   const int64_t end = int64_t{length_} + count;
   const int all = static_cast<int>((end + kPagePositions - 1) / kPagePositions);
-  return std::max(all - held, 0) + (copies ? 1 : 0);
+  const int states = cache_->state_pages(states_.slots_needed(length_, count));
+  return std::max(all - held, 0) + (copies ? 1 : 0) + states;
+}
+
+int KvSequence::pages_held() const {
+  return static_cast<int>(pages_.size()) + cache_->state_pages(states_.slots());
 }
 
 void KvSequence::reserve(int count) {
@@ -137,10 +153,12 @@ void KvSequence::reserve(int count) {
     pages_.push_back(cache_->take());
     page_data_.push_back(cache_->data(pages_.back()));
   }
+  states_.reserve(length_, count);
 }
 
 void KvSequence::truncate(int length) {
   length_ = std::min(length, this->length());
+  states_.truncate(length_);
   const size_t keep = static_cast<size_t>((length_ + kPagePositions - 1) / kPagePositions);
   while (pages_.size() > keep) {
     cache_->drop(pages_.back());
@@ -158,6 +176,7 @@ std::shared_ptr<KvSequence> KvSequence::fork(int length) {
     copy->pages_.push_back(pages_[i]);
     copy->page_data_.push_back(page_data_[i]);
   }
+  states_.fork(length, &copy->states_);
   copy->length_ = length;
   return copy;
 }

@@ -1,4 +1,5 @@
-// The paged key/value cache: fixed pages of 64 positions, shared by reference counts.
+// The paged key/value cache: fixed pages of 64 positions, shared by reference counts; and the states
+// (states.h) of models that have some, which count against the same limit.
 //
 // Memory grows in slabs as sequences need pages, up to a limit; pages go back to a free list when the
 // last sequence that holds them lets go, and slabs without a page in use go back to the system when
@@ -14,6 +15,7 @@
 
 #include "kernels/kernels.h"
 #include "layout/memory.h"
+#include "plan/states.h"
 
 namespace slmq {
 
@@ -24,7 +26,9 @@ class CacheFullError : public std::runtime_error {
 
 class KvCache {
  public:
-  explicit KvCache(size_t page_bytes);
+  // state_bytes: of all layers; 0 for models without states. One is kept every state_interval
+  // positions, a multiple of a page.
+  explicit KvCache(size_t page_bytes, size_t state_bytes = 0, int state_interval = kPagePositions);
 
   int take();            // a page with one reference; throws CacheFullError or std::bad_alloc
   void share(int page);  // one more reference
@@ -32,21 +36,27 @@ class KvCache {
   bool shared(int page) const;
   uint8_t* data(int page) const;
   size_t page_bytes() const { return page_bytes_; }
+  StatePool& states() { return states_; }
+  int state_interval() const { return state_interval_; }
+  int state_pages(int states) const;  // what so many count for, rounded up
   size_t allocated_bytes() const;
-  int pages_in_use() const;
+  int pages_in_use() const;    // with what states count for
   int limit() const;           // most pages in use at a time; kNoLimit by default
   void set_limit(int pages);   // at least 1; what is in use already stays
   void check_room(int pages);  // throws CacheFullError if so many more are over the limit
-  size_t trim();               // gives slabs without a page in use back; returns the bytes
+  size_t trim();               // gives slabs and states without use back; returns the bytes
 
   static constexpr int kNoLimit = 0x7fffffff;
 
  private:
-  int in_use() const;  // both with the mutex held
+  int in_use() const;  // pages and states; all three with the mutex held
+  int taken() const;   // pages alone
   void check_room_held(int pages) const;
 
   const size_t page_bytes_;
   const int slab_pages_;  // so that a slab is neither tiny nor huge
+  const int state_interval_;
+  StatePool states_;
   mutable std::mutex mutex_;
   int limit_ = kNoLimit;
   int dead_ = 0;            // pages of slabs that were given back
@@ -60,7 +70,8 @@ class KvCache {
 // with it, holds its guard: Python threads may share a sequence.
 class KvSequence {
  public:
-  explicit KvSequence(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)) {}
+  explicit KvSequence(std::shared_ptr<KvCache> cache)
+      : cache_(std::move(cache)), states_(&cache_->states(), cache_->state_interval()) {}
   ~KvSequence() { truncate(0); }  // nobody else has it any more
   KvSequence(const KvSequence&) = delete;
   KvSequence& operator=(const KvSequence&) = delete;
@@ -69,11 +80,23 @@ class KvSequence {
   int length() const { return length_; }
   // Makes room for positions [length, length + count); throws as KvCache::take.
   void reserve(int count);
-  int pages_needed(int count) const;  // that reserve(count) would take from the cache
-  void advance(int count) { length_ += count; }
-  void truncate(int length);  // forgets positions behind `length`
-  // A new sequence with the first `length` positions; pages are shared until one side writes.
+  int pages_needed(int count) const;  // that reserve(count) would take from the cache, with states
+  int pages_held() const;             // with states
+  void advance(int count) {
+    states_.advance();
+    length_ += count;
+  }
+  // The greatest length up to this one that a truncation or a fork may have: any, or with states
+  // one of which a state is kept.
+  int kept(int length) const { return states_.kept(length); }
+  void truncate(int length);  // forgets positions behind `length`, which is kept
+  // A new sequence with the first `length` positions, as many as are kept; pages are shared until
+  // one side writes.
   std::shared_ptr<KvSequence> fork(int length);
+
+  // Of a run that has reserved its positions: floats of the states of all layers.
+  const float* state_before() const { return states_.before(length_); }     // null: zeros
+  float* state_behind(int length) const { return states_.behind(length); }  // null: not kept
 
   uint8_t* const* pages() const { return page_data_.data(); }
   const std::shared_ptr<KvCache>& cache() const { return cache_; }
@@ -83,6 +106,7 @@ class KvSequence {
 
   std::mutex guard_;
   std::shared_ptr<KvCache> cache_;
+  StateTrail states_;
   std::vector<int> pages_;
   std::vector<uint8_t*> page_data_;
   std::atomic<int> length_{0};  // others may look at it at any time

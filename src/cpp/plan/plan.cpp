@@ -9,6 +9,9 @@
 namespace slmq {
 namespace {
 
+constexpr size_t kStateShare = 4;
+constexpr int kMostIntervalPages = 64;
+
 [[noreturn]] void fail_rows(int m) {
   fail("the sequences' rows must add up to " + std::to_string(m) + " tokens");
 }
@@ -32,7 +35,16 @@ Plan::Plan(Recorded recorded)
 const Buffer& Plan::buffer(int id) const { return buffer_of(made_.buffers, id); }
 
 std::shared_ptr<KvCache> Plan::make_cache() const {
-  return std::make_shared<KvCache>(made_.page_bytes);
+  return std::make_shared<KvCache>(made_.page_bytes, made_.state_bytes, state_interval());
+}
+
+// The fewest pages whose keys and values take a quarter of what a state takes.
+int Plan::state_interval() const {
+  int pages = 1;
+  while (pages < kMostIntervalPages &&
+         made_.state_bytes > kStateShare * made_.page_bytes * static_cast<size_t>(pages))
+    pages *= 2;
+  return pages * kPagePositions;
 }
 
 void Plan::prepare(const RunRequest& request) {
@@ -50,7 +62,8 @@ void Plan::prepare(const RunRequest& request) {
   frame.one_row_each = true;
   for (const auto& [sequence, count] : request.segments) {
     if (count > m - row) fail_rows(m);
-    if (sequence->cache()->page_bytes() != made_.page_bytes)
+    if (sequence->cache()->page_bytes() != made_.page_bytes ||
+        sequence->cache()->states().bytes() != made_.state_bytes)
       fail("the sequence belongs to a cache of another model");
     if (!made_.causal && sequence->length() > 0)
       fail("expected an empty sequence: this model takes a text from end to end");

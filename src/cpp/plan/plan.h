@@ -28,6 +28,7 @@ struct Recorded {
   std::vector<std::unique_ptr<Buffer>> buffers;
   std::vector<std::unique_ptr<Step>> steps;
   size_t page_bytes = 0;       // of the cache: 64 positions of all layers
+  size_t state_bytes = 0;      // of a state: all layers that have one
   int learned_positions = -1;  // most positions of a sequence; -1: any
   int token_types = 0;         // that rows may have; 0: none
   bool causal = true;          // if not, a run takes texts from end to end
@@ -78,6 +79,8 @@ class Plan {
   const Buffer& buffer(int id) const;
   int logits_buffer() const { return made_.logits; }
   size_t page_bytes() const { return made_.page_bytes; }
+  size_t state_bytes() const { return made_.state_bytes; }
+  int state_interval() const;  // positions between two states that are kept
   size_t buffer_bytes() const;
 
  private:

@@ -66,6 +66,10 @@ class Recording {
   int scale_by_position(Slice x, float growth, int every);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
                 const std::vector<float>& bias = {});
+  // Channel by channel: behind * f(bias + the sum of weight[channel][tap] * input), the inputs being
+  // before * x of this position (the last tap) and of those before it. Factors may be missing.
+  int convolution(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
+                  Slice before, Slice behind, std::optional<Unary> activation);
   int select(Slice x, Pool pool = Pool::row);
 
   // Nothing that is recorded later reads it. It serves a later step once the replicas that are
@@ -96,6 +100,7 @@ class Recording {
   void check_angles(int rope, int rotary, int head_dim, const std::string& op) const;
   void check_bias(const AttentionConfig& config, const std::vector<float>& bias);
   void limit_positions(int most);
+  size_t new_state(size_t floats);  // the first of so many floats of the states
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
 

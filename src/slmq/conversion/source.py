@@ -87,5 +87,6 @@ class Source(Survey):
     def values(self, wish: Wish) -> npt.NDArray[np.float32]:
         """A vector: float32[size]."""
         name = wish.stored or wish.name
-        values = self._reader.vector(name, wish.tensor.shape[0], wish.rows)
+        size = wish.tensor.shape[0]
+        values = self._reader.vector(name, size, wish.rows, columns=wish.columns)
         return values if wish.order is None else values[wish.order]

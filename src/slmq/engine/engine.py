@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.engine.sequence import TokenSequence
+from slmq.engine.sequence import PAGE, TokenSequence
 from slmq.errors import CacheFullError, ClosedError, ContextOverflowError
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer
@@ -234,12 +234,22 @@ class Engine:
             If not even one page fits.
         """
         pages = NO_LIMIT if nbytes is None else nbytes // self.page_bytes
-        if pages < 1:
+        least = self.pages_of(1)
+        if pages < least:
             raise ValueError(
-                f"kv_bytes: expected at least {self.page_bytes}, one page of 64 positions of "
-                f"{self.name!r}, got {nbytes}"
+                f"kv_bytes: expected at least {least * self.page_bytes}, one page of 64 positions "
+                f"of {self.name!r}{' and its state' if least > 1 else ''}, got {nbytes}"
             )
         self.plan.cache.limit = min(pages, NO_LIMIT)
+
+    def pages_of(self, positions: int) -> int:
+        """Pages of the cache that a sequence of so many positions takes, its states included."""
+        pages, native = -(-positions // PAGE), self.plan.native
+        if native.state_bytes == 0:
+            return pages
+        # What is kept on the way, the present one, and the one that the next run leaves.
+        states = positions // native.state_interval + 2
+        return pages - (-states * native.state_bytes // native.page_bytes)
 
     @property
     def page_bytes(self) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from slmq.engine.sequence import PAGE, TokenSequence, common_length
+from slmq.engine.sequence import TokenSequence, common_length
 
 I32 = npt.NDArray[np.int32]
 
@@ -60,7 +60,7 @@ class PrefixStore:
         return list(self._nodes)
 
     def longest(self, salt: Hashable, ids: I32) -> tuple[TokenSequence | None, int]:
-        """A sequence that begins most like `ids`, and how many tokens they share."""
+        """A sequence that begins most like `ids`, and how many tokens a fork of it takes over."""
         node = self._roots.get(salt)
         if node is None:
             return None, 0
@@ -74,7 +74,10 @@ class PrefixStore:
             node = child
             if step < len(child.edge):
                 break
+        if shared == 0:
+            return None, 0
         found = _below(node)
+        shared = found.kept(shared)
         return (found, shared) if shared else (None, 0)
 
     def use(self, sequence: TokenSequence, cost: float) -> None:
@@ -109,7 +112,7 @@ class PrefixStore:
         node.entry = sequence
         node.worth = self._clock + cost
         self._nodes[sequence] = node
-        self.pages += _pages(sequence)
+        self.pages += sequence.pages
 
     def evict(self) -> bool:
         """Give back the sequence that is worth least; False if none is kept."""
@@ -132,7 +135,7 @@ class PrefixStore:
         """Give back the sequence at a node, if there is one; the node stays."""
         if node.entry is not None:
             del self._nodes[node.entry]
-            self.pages -= _pages(node.entry)
+            self.pages -= node.entry.pages
             node.entry.close()
             node.entry = None
 
@@ -176,10 +179,6 @@ class PrefixStore:
         child.edge = np.concatenate([node.edge, child.edge])
         child.parent = node.parent
         node.parent.children[int(child.edge[0])] = child
-
-
-def _pages(sequence: TokenSequence) -> int:
-    return -(-len(sequence.tokens) // PAGE)
 
 
 def _below(node: _Node) -> TokenSequence | None:

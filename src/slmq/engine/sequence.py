@@ -39,8 +39,16 @@ class TokenSequence:
             raise ClosedError("this sequence is closed")
         return self._native
 
+    def kept(self, n: int) -> int:
+        """The most tokens up to `n` that `truncate` and `fork` can go back to.
+
+        That is `n`, unless the model has a state beside the cache: then states are kept at some
+        lengths only, among them the present one and that before the last run.
+        """
+        return self.native.kept(n)
+
     def truncate(self, n: int) -> None:
-        """Keep the first `n` tokens."""
+        """Keep the first `n` tokens; ValueError for an `n` that is not `kept`."""
         self.native.truncate(n)
         del self.tokens[n:]
         self.last_logits = None
@@ -53,12 +61,17 @@ class TokenSequence:
         Raises
         ------
         ValueError
-            If `length` is negative or beyond the sequence, or the sequence is closed.
+            If `length` is negative, beyond the sequence or not `kept`, or the sequence is closed.
         """
         length = self.native.length if length is None else length
         copy = TokenSequence(self.native.fork(length))
         copy.tokens = self.tokens[:length]
         return copy
+
+    @property
+    def pages(self) -> int:
+        """Pages of the cache that this sequence holds; one that several share counts for each."""
+        return self.native.pages_held
 
     def pages_needed(self, count: int) -> int:
         """Pages that `count` more tokens would take from the cache."""
@@ -73,8 +86,8 @@ class TokenSequence:
         self.last_logits = None
 
     def shared_with(self, ids: I32) -> int:
-        """How many tokens this sequence and `ids` begin with in common."""
-        return common_length(np.frombuffer(self.tokens, np.int32), ids)
+        """How many tokens of this sequence a fork can take over that is to begin as `ids`."""
+        return self.kept(common_length(np.frombuffer(self.tokens, np.int32), ids))
 
 
 def common_length(one: I32, other: I32) -> int:

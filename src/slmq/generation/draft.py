@@ -21,7 +21,7 @@ from slmq.engine.sequence import TokenSequence
 from slmq.errors import TokenizerError
 from slmq.generation.cost import CostModel, Work
 from slmq.generation.job import Job, Part
-from slmq.generation.pages import MOST_KEPT, pages_of
+from slmq.generation.pages import MOST_KEPT
 from slmq.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
@@ -194,7 +194,7 @@ class Draft:
         sequence = self._held.pop(job)
         work = Work()
         work.add(len(sequence.tokens), 0, 0)
-        nbytes = pages_of(max(len(sequence.tokens), 1)) * self._engine.page_bytes
+        nbytes = self._engine.pages_of(max(len(sequence.tokens), 1)) * self._engine.page_bytes
         self._store.insert(job.request.salt, sequence, self._cost.seconds(work) / nbytes)
         while len(self._store) > MOST_KEPT:
             self._store.evict()

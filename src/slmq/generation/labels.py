@@ -233,7 +233,10 @@ class _Batch:
             self._base = engine.sequence()
             if self._shared:
                 engine.feed(self._base, self._shared, logits="none")
-        begun = [_common([self._shared, shared or each[0][:-1]]) for shared, each in contexts]
+        begun = [
+            self._base.kept(_common([self._shared, shared or each[0][:-1]]))
+            for shared, each in contexts
+        ]
         sequences = [fork(self._base, length) for length in begun]
         texts: list[Rows] = [
             (sequence, shared[length:], 0)

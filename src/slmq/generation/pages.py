@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from slmq.engine.sequence import TokenSequence
     from slmq.generation.job import Job, Part
 
-__all__ = ["MOST_KEPT", "Pages", "Wait", "default_cache_bytes", "limit_caches", "pages_of"]
+__all__ = ["MOST_KEPT", "Pages", "Wait", "default_cache_bytes", "limit_caches"]
 
 MOST_KEPT = 4096  # sequences: beyond that looking after them costs more than they save
 LEAST_SHARED = 16  # tokens that are worth waiting for
@@ -25,16 +26,12 @@ CONTEXTS = 4  # whole contexts that the cache may hold by default, or
 DEFAULT_BYTES = 2 << 30  # so much if that is more
 
 
-def pages_of(positions: int) -> int:
-    """Pages that so many positions take."""
-    return -(-positions // PAGE)
-
-
 def default_cache_bytes(engine: Engine) -> int:
     """Bytes that the cache may take unless somebody says: at most half of what is free now."""
-    wanted = max(CONTEXTS * (pages_of(engine.n_ctx) + 1) * engine.page_bytes, DEFAULT_BYTES)
+    wanted = max(CONTEXTS * (engine.pages_of(engine.n_ctx) + 1) * engine.page_bytes, DEFAULT_BYTES)
     free = available_memory_bytes()
-    return max(wanted if free is None else min(wanted, free // 2), 2 * engine.page_bytes)
+    least = (engine.pages_of(1) + 1) * engine.page_bytes
+    return max(wanted if free is None else min(wanted, free // 2), least)
 
 
 def limit_caches(engine: Engine, draft: Engine | None) -> None:
@@ -93,7 +90,11 @@ class Pages:
 
         A page less than the limit: a fork may have to copy the page that it shares in part.
         """
-        return min(self._engine.n_ctx, (max(self.limit, 2) - 1) * PAGE)
+        most = max(self.limit, 2) - 1
+        if self._engine.pages_of(most * PAGE) > most:  # states take some
+            counts = range(1, most + 1)
+            most = max(1, bisect_right(counts, most, key=lambda n: self._engine.pages_of(n * PAGE)))
+        return min(self._engine.n_ctx, most * PAGE)
 
     def begin(self, job: Job, running: Iterable[Job]) -> TokenSequence | Wait:
         """A sequence for a job, forked off the longest that begins like it; else what is amiss."""
@@ -111,11 +112,12 @@ class Pages:
                 coming = max(coming, other.shared_ahead(ids[:most]))
         if coming >= shared + LEAST_SHARED:
             return Wait.PREFIX
-        need = pages_of(max(job.reserved, len(ids) + 1)) - shared // PAGE
+        size = self._engine.pages_of
+        need = size(max(job.reserved, len(ids) + 1)) - shared // PAGE
         room = self.free + self.store.pages
-        room += sum(pages_of(o.cached) for o in others if o.yields_to(job))
+        room += sum(size(o.cached) for o in others if o.yields_to(job))
         firm = [o for o in others if not o.yields_to(job)]
-        promised = sum(max(0, pages_of(o.reserved) - pages_of(o.cached)) for o in firm)
+        promised = sum(max(0, size(o.reserved) - size(o.cached)) for o in firm)
         if firm and room < need + promised:
             return Wait.PAGES
         if source is None:
@@ -156,4 +158,5 @@ class Pages:
         """Seconds that computing a kept sequence again would take, per byte of it."""
         work = Work()
         work.add(tokens, 0, 0)
-        return self._cost.seconds(work) / (pages_of(max(tokens, 1)) * self._engine.page_bytes)
+        pages = self._engine.pages_of(max(tokens, 1))
+        return self._cost.seconds(work) / (pages * self._engine.page_bytes)

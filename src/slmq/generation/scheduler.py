@@ -33,7 +33,7 @@ from slmq.generation.forecast import Forecast
 from slmq.generation.job import Event, Job, Part, PromptRead
 from slmq.generation.ledger import share_out, shares
 from slmq.generation.masks import Masks
-from slmq.generation.pages import Pages, Wait, pages_of
+from slmq.generation.pages import Pages, Wait
 from slmq.generation.planning import plan_run, work_of
 from slmq.generation.stats import Counters, Stats
 
@@ -217,7 +217,7 @@ class Scheduler:
             with self._lock:
                 self._require_open()
                 self._owner = threading.get_ident()
-                self._make_room(pages_of(self._engine.n_ctx))
+                self._make_room(self._engine.pages_of(self._engine.n_ctx))
             try:
                 yield self._engine
             finally:
@@ -453,7 +453,8 @@ class Scheduler:
         if part.guesses:
             agreeing = map(operator.eq, part.guesses, job.ids[known:])
             right = sum(itertools.takewhile(bool, agreeing))
-            job.sequence.truncate(min(known + right, len(job.ids) - 1, job.cached))
+            right_ids = min(known + right, len(job.ids) - 1, job.cached)
+            job.sequence.truncate(job.sequence.kept(right_ids))
         if part.wanted:
             job.forced = max(0, job.remaining - 1)
         if job.over:

@@ -34,6 +34,7 @@ FAMILIES = {
     "helium": "helium",
     "hunyuan-dense": "hunyuan_v1_dense",  # in GGUF files
     "hunyuan_v1_dense": "hunyuan_v1_dense",
+    "lfm2": "lfm2",
     "llama": "llama",
     "ministral3": "ministral3",
     "mistral": "mistral",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gte,
         helium,
         hunyuan_v1_dense,
+        lfm2,
         llama,
         ministral3,
         mistral,
@@ -122,10 +124,10 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     CHECKED: list[Family[Any]] = [
         _checked(apertus), _checked(arcee), _checked(exaone4), _checked(gemma), _checked(gemma2),
         _checked(gemma3_text), _checked(gpt2), _checked(gpt_neox), _checked(granite),
-        _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(llama),
-        _checked(ministral3), _checked(mistral), _checked(nanochat), _checked(olmo2), _checked(phi),
-        _checked(phi3), _checked(qwen2), _checked(qwen3), _checked(seed_oss), _checked(smollm3),
-        _checked(stablelm),
+        _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(lfm2),
+        _checked(llama), _checked(ministral3), _checked(mistral), _checked(nanochat),
+        _checked(olmo2), _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3),
+        _checked(seed_oss), _checked(smollm3), _checked(stablelm),
     ]  # fmt: skip
 
     def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:

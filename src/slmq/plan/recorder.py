@@ -99,6 +99,18 @@ class Recording(Protocol):
     ) -> Handle:
         """Attention over all cached positions, or over the whole text."""
 
+    def convolution(
+        self,
+        x: Handle,
+        weight: F32,
+        *,
+        bias: F32 | None = None,
+        before: Handle | None = None,
+        behind: Handle | None = None,
+        activation: str | None = None,
+    ) -> Handle:
+        """Every channel convolved with its latest inputs, which the sequence's state holds."""
+
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """The rows that the run asks for, or what pooling makes of several."""
 
@@ -313,6 +325,32 @@ class Recorder:
             bias=None if bias is None else bias.reshape(-1),
         )
         return Handle(self._own(number), 0, q.width)
+
+    def convolution(
+        self,
+        x: Handle,
+        weight: F32,
+        *,
+        bias: F32 | None = None,
+        before: Handle | None = None,
+        behind: Handle | None = None,
+        activation: str | None = None,
+    ) -> Handle:
+        """behind * f(bias + sum over j of weight[:, j] * u[position - taps + 1 + j]).
+
+        u is before * x, zero in front of a text; `weight` is float32[channels, taps], 2 to 8 taps.
+        Each channel is by itself. The inputs of the last taps - 1 positions are the sequence's
+        state: what a run leaves, the next one begins with. `activation` is f, as `linear` names it.
+        """
+        number = self._recording.convolution(
+            x.slice,
+            np.ascontiguousarray(weight).reshape(-1),
+            bias,
+            None if before is None else before.slice,
+            None if behind is None else behind.slice,
+            activation,
+        )
+        return Handle(self._own(number), 0, x.width)
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """The rows that the run asks for, or what pooling makes of those that an output spans.

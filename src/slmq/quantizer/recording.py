@@ -269,6 +269,28 @@ class StageRecording:
 
         return self._step(record, [q, k, v])
 
+    def convolution(
+        self,
+        x: Handle,
+        weight: F32,
+        *,
+        bias: F32 | None = None,
+        before: Handle | None = None,
+        behind: Handle | None = None,
+        activation: str | None = None,
+    ) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.convolution(
+                self._in(x),
+                weight,
+                bias=bias,
+                before=self._maybe(before),
+                behind=self._maybe(behind),
+                activation=activation,
+            )
+
+        return self._step(record, [x, before, behind])
+
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """All rows are selected; decoders, which calibration takes apart, pool none."""
         return x

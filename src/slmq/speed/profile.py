@@ -173,12 +173,14 @@ class _Trial:
 
     def warm_up(self) -> None:
         self._feed(0, self._context, clocks=False)
+        self._base = self._sequence
+        self._sequence = self._base.fork(self._context)
         self._feed(self._context, self._tokens, clocks=False)
 
     def measure(self) -> None:
         for _ in range(self._times):
             for clocks in (False, True):
-                self._sequence.truncate(self._context)
+                self._sequence = self._base.fork(self._context)
                 steps, wall_us = self._feed(self._context, self._tokens, clocks=clocks)
                 if clocks:
                     self._clocked.append([*steps, max(0.0, wall_us - sum(steps))])

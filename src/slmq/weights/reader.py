@@ -194,8 +194,11 @@ class WeightReader:
         steps = range(0, len(a), COMPARED)
         return all(np.array_equal(a[i : i + COMPARED], b[i : i + COMPARED]) for i in steps)
 
-    def vector(self, name: str, size: int, rows: Rows | None = None) -> F32:
-        """A float32[size] tensor: norms and biases; with `rows` a part of a stored one."""
+    def vector(self, name: str, size: int, rows: Rows | None = None, *, columns: int = 0) -> F32:
+        """A float32[size] tensor: norms and biases; with `rows` a part of a stored one.
+
+        With `columns` it is stored as rows of so many, or as [size / columns, 1, columns].
+        """
         if rows is not None and self.checkpoint.packed:
             name, rows = rows.name(name, size), None
         info = self._info(name)
@@ -203,7 +206,10 @@ class WeightReader:
         # A number by itself is a vector of one.
         flat = self.layout.stacked_norms or (info.shape == () and stored == 1)
         if not flat or math.prod(info.shape) != stored:
-            self._check_shape(info, (stored,))
+            spread = columns > 0 and not self.checkpoint.packed
+            shape = (size // columns, columns) if spread else (stored,)
+            if not (spread and info.shape == (shape[0], 1, columns)):
+                self._check_shape(info, shape)
         if info.dtype not in FLOATS:
             raise self._error(info, f"expected f64, f32, f16 or bf16, found {info.dtype}")
         raw = self.checkpoint.read(info.name)

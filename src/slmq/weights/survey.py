@@ -69,6 +69,8 @@ class Wish:
         Values that need no reading: in which order a matrix takes its columns.
     floats : bool
         A matrix that is never rounded to integers: positions, which are added.
+    columns : int
+        A vector that is stored as rows of so many; 0 for one that is stored as such.
     """
 
     tensor: PackedTensor
@@ -78,6 +80,7 @@ class Wish:
     bias: str | None = None
     known: npt.NDArray[np.int32] | None = None
     floats: bool = False
+    columns: int = 0
 
     @property
     def name(self) -> str:
@@ -143,10 +146,10 @@ class Survey:
     def own_head(self, name: str, embed: str, tied: bool) -> bool:
         return self._stock.own_head(name, embed, tied)
 
-    def vector(self, name: str, size: int) -> npt.NDArray[np.float32]:
+    def vector(self, name: str, size: int, *, columns: int = 0) -> npt.NDArray[np.float32]:
         """Note a vector; returns ones."""
         self._stock.note(name)
-        self._note(Wish(PackedTensor(name, "f32", (size,))))
+        self._note(Wish(PackedTensor(name, "f32", (size,)), columns=columns))
         return np.ones(size, np.float32)
 
     def linear(

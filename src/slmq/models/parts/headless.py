@@ -148,6 +148,7 @@ class _HeadlessRecording:
         self.rope = p.rope
         self.rotate = p.rotate
         self.scale_by_position = p.scale_by_position
+        self.convolution = p.convolution
 
     def select(self, x: Handle, _pool: str = "row") -> Handle:
         """All rows: what is pooled is chosen later."""

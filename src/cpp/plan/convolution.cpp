@@ -1,0 +1,168 @@
+// A causal convolution of every channel by itself, which carries its latest inputs along as a state.
+#include <algorithm>
+#include <cstring>
+
+#include "plan/checks.h"
+#include "plan/recording.h"
+
+namespace slmq {
+namespace {
+
+constexpr int kMaxTaps = 8;
+constexpr int kBlockChannels = 64;  // of an item
+
+struct Convolution {
+  Slice x, before, behind;    // the last two may be missing
+  int taps;                   // inputs that an output sees, its own among them
+  int width;                  // channels, padded to 32
+  std::vector<float> weight;  // [taps][width], the oldest input's first
+  std::vector<float> bias;    // [width], or empty
+  std::optional<Unary> activation;
+  size_t state;  // first float of [taps - 1][width] inputs, oldest first
+};
+
+class ConvolutionStep final : public Step {
+ public:
+  ConvolutionStep(Convolution made, int out) : made_(std::move(made)), out_(out) {}
+  int items(const Frame& frame, int) const override {
+    return static_cast<int>(frame.segments.size()) * blocks();
+  }
+  void item(const Run& run, int phase, int item, int thread) override;
+
+ private:
+  // The inputs before a position, and what a position makes of them.
+  struct Channels {
+    int first, count;
+    float past[kMaxTaps - 1][kBlockChannels];
+    float input[kBlockChannels], output[kBlockChannels];
+  };
+
+  int blocks() const { return (made_.width + kBlockChannels - 1) / kBlockChannels; }
+  const float* row_of(const Run& run, int thread, Slice slice, int row, int first) const;
+  void begin(const float* state, Channels* c) const;
+  void advance(const Run& run, int thread, int row, Channels* c) const;
+  void keep(const Channels& c, float* state) const;
+
+  const Convolution made_;
+  const int out_;
+};
+
+void ConvolutionStep::item(const Run& run, int, int item, int thread) {
+  const Segment& segment = run.frame->segments[item / blocks()];
+  const Buffer& out = run.buffer(out_);
+  Channels c;
+  c.first = item % blocks() * kBlockChannels;
+  c.count = std::min(kBlockChannels, made_.width - c.first);
+  begin(segment.sequence->state_before(), &c);
+  for (int i = 0; i < segment.count; ++i) {
+    const int row = segment.row + i;
+    advance(run, thread, row, &c);
+    std::copy_n(c.output, c.count,
+                out.floats(run.frame->rows(Domain::tokens), thread) +
+                    static_cast<size_t>(row) * out.width + c.first);
+    float* state = segment.sequence->state_behind(segment.position + i + 1);
+    if (state != nullptr) keep(c, state);
+  }
+}
+
+const float* ConvolutionStep::row_of(const Run& run, int thread, Slice slice, int row,
+                                     int first) const {
+  const Buffer& b = run.buffer(slice.buffer);
+  return b.floats(run.frame->rows(Domain::tokens), thread) + static_cast<size_t>(row) * b.width +
+         slice.offset + first;
+}
+
+void ConvolutionStep::begin(const float* state, Channels* c) const {
+  for (int tap = 0; tap < made_.taps - 1; ++tap) {
+    if (state == nullptr) {
+      std::fill_n(c->past[tap], c->count, 0.0f);
+    } else {
+      std::copy_n(state + made_.state + static_cast<size_t>(tap) * made_.width + c->first, c->count,
+                  c->past[tap]);
+    }
+  }
+}
+
+// The sum runs from the oldest input on; every operation is rounded by itself.
+void ConvolutionStep::advance(const Run& run, int thread, int row, Channels* c) const {
+  const int last = made_.taps - 1;
+  std::copy_n(row_of(run, thread, made_.x, row, c->first), c->count, c->input);
+  if (made_.before.buffer >= 0) {
+    const float* factor = row_of(run, thread, made_.before, row, c->first);
+    for (int i = 0; i < c->count; ++i) c->input[i] = factor[i] * c->input[i];
+  }
+  if (made_.bias.empty()) {
+    std::fill_n(c->output, c->count, 0.0f);
+  } else {
+    std::copy_n(made_.bias.data() + c->first, c->count, c->output);
+  }
+  for (int tap = 0; tap <= last; ++tap) {
+    const float* weight = made_.weight.data() + static_cast<size_t>(tap) * made_.width + c->first;
+    const float* x = tap == last ? c->input : c->past[tap];
+    for (int i = 0; i < c->count; ++i) c->output[i] = c->output[i] + weight[i] * x[i];
+  }
+  for (int tap = 0; tap + 1 < last; ++tap) std::copy_n(c->past[tap + 1], c->count, c->past[tap]);
+  std::copy_n(c->input, c->count, c->past[last - 1]);
+  if (made_.activation)
+    run.kernels->unary[static_cast<int>(*made_.activation)](c->output, c->count, c->output);
+  if (made_.behind.buffer >= 0) {
+    const float* factor = row_of(run, thread, made_.behind, row, c->first);
+    for (int i = 0; i < c->count; ++i) c->output[i] = factor[i] * c->output[i];
+  }
+}
+
+void ConvolutionStep::keep(const Channels& c, float* state) const {
+  for (int tap = 0; tap < made_.taps - 1; ++tap)
+    std::copy_n(c.past[tap], c.count,
+                state + made_.state + static_cast<size_t>(tap) * made_.width + c.first);
+}
+
+}  // namespace
+
+size_t Recording::new_state(size_t floats) {
+  if (made_.select_step >= 0) fail("a state: record its step before select()");
+  const size_t first = made_.state_bytes / sizeof(float);
+  made_.state_bytes +=
+      static_cast<size_t>(round_up(static_cast<int64_t>(floats), kLanes)) * sizeof(float);
+  return first;
+}
+
+int Recording::convolution(Slice x, const std::vector<float>& weight,
+                           const std::vector<float>& bias, Slice before, Slice behind,
+                           std::optional<Unary> activation) {
+  checked_groups(x, "convolution");
+  const auto channels = static_cast<size_t>(x.width);
+  const size_t taps = weight.size() / channels;
+  if (weight.size() % channels != 0 || taps < 2 || taps > kMaxTaps) {
+    fail("convolution: expected 2.." + std::to_string(kMaxTaps) + " taps for each of " +
+         std::to_string(x.width) + " channels, got " + std::to_string(weight.size()) + " values");
+  }
+  if (!bias.empty() && bias.size() != channels) {
+    fail("convolution: expected a bias of " + std::to_string(x.width) + " values, got " +
+         std::to_string(bias.size()));
+  }
+  if (buffer(x.buffer).domain != Domain::tokens) fail("convolution: record it before select()");
+  std::vector<int> in = {x.buffer};
+  for (const Slice& factor : {before, behind}) {
+    if (factor.buffer < 0) continue;
+    if (checked_groups(factor, "convolution factor").width != x.width ||
+        buffer(factor.buffer).domain != Domain::tokens)
+      fail("convolution: expected factors of width " + std::to_string(x.width) + ", got " +
+           std::to_string(factor.width));
+    if (std::find(in.begin(), in.end(), factor.buffer) == in.end()) in.push_back(factor.buffer);
+  }
+  Convolution made{x,    before,     behind, static_cast<int>(taps), padded(x.width), {},
+                   bias, activation, 0};
+  const auto width = static_cast<size_t>(made.width);
+  made.weight.assign(taps * width, 0.0f);
+  for (size_t i = 0; i < weight.size(); ++i) made.weight[i % taps * width + i / taps] = weight[i];
+  if (!bias.empty()) made.bias.resize(width, 0.0f);
+  made.state = new_state((taps - 1) * width);
+  const int out = new_buffer(BufferType::f32, Domain::tokens, x.width, false);
+  std::string op = "convolution";
+  if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
+  return add_step(std::make_unique<ConvolutionStep>(std::move(made), out), out, std::move(in),
+                  std::move(op), "f32", std::to_string(x.width) + "x" + std::to_string(taps));
+}
+
+}  // namespace slmq
