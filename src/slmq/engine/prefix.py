@@ -77,7 +77,7 @@ class PrefixStore:
         if shared == 0:
             return None, 0
         found = _below(node)
-        shared = found.kept(shared)
+        shared = 0 if found is None else found.kept(shared)
         return (found, shared) if shared else (None, 0)
 
     def use(self, sequence: TokenSequence, cost: float) -> None:
