@@ -8,9 +8,10 @@ from pathlib import Path
 
 from slmq.errors import CheckpointError
 
-__all__ = ["MODULES", "Module", "read_modules"]
+__all__ = ["MODELS", "MODULES", "Module", "read_modules"]
 
 MODULES = "modules.json"
+MODELS = ("Transformer", "StaticEmbedding")  # kinds of modules that are a model
 MAX_BYTES = 4 << 20
 MOST_MODULES = 64
 

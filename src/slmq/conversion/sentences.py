@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 from slmq.checkpoint import Checkpoint
-from slmq.checkpoint.modules import MODULES, read_modules
+from slmq.checkpoint.modules import MODELS, MODULES, read_modules
 from slmq.errors import UnsupportedModelError
 from slmq.models.parts.encoder_gguf import pooling_of
 
 __all__ = ["copy_sentences", "model_folder", "write_sentences"]
 
-MODEL = "Transformer"
 SETTINGS = ("config_sentence_transformers.json",)
 OF_THE_MODEL = ("sentence_bert_config.json",)
 WORDS = {"last": "lasttoken"}  # of kinds of pooling, where sentence-transformers' differ
@@ -29,7 +28,7 @@ def model_folder(path: Path) -> Path:
         If the list of modules cannot be read.
     """
     for module in read_modules(path):
-        if module.kind == MODEL:
+        if module.kind in MODELS:
             return path / module.place
     return path
 
@@ -49,9 +48,9 @@ def copy_sentences(path: Path, target: Path) -> None:
         return
     listed = []
     for number, module in enumerate(modules):
-        place = "" if module.kind == MODEL else module.place
+        place = "" if module.kind in MODELS else module.place
         listed.append({"idx": number, "name": str(number), "path": place, "type": module.type})
-        if module.kind == MODEL:
+        if module.kind in MODELS:
             _copy(path / module.place, target, OF_THE_MODEL)
         elif place:
             (target / place).mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ def write_sentences(checkpoint: Checkpoint, target: Path) -> None:
             f"{checkpoint.path}: dense layers behind the pooling are not converted; load the file "
             f"itself, or convert the folder that it was made of"
         )
-    kinds = {MODEL: "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    kinds = {MODELS[0]: "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     listed = [
         {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, place) in enumerate(kinds.items())

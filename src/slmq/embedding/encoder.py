@@ -18,6 +18,7 @@ from slmq.embedding.settings import EncoderSettings
 from slmq.embedding.tags import AGGREGATIONS, tagged
 from slmq.embedding.texts import TextEncoder
 from slmq.errors import ClosedError, UnsupportedModelError
+from slmq.models import static
 from slmq.tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
@@ -50,7 +51,12 @@ class Encoder:
     def __init__(self, runner: Runner, tokenizer: Tokenizer, settings: EncoderSettings) -> None:
         folder = settings.folder
         self._runner: Runner | None = runner
-        self._texts = TextEncoder(tokenizer, settings.max_length, lower_case=folder.lower_case)
+        self._texts = TextEncoder(
+            tokenizer,
+            settings.max_length,
+            lower_case=folder.lower_case,
+            bare=runner.body.family is static,
+        )
         self._settings = settings
         self.tokenizer = tokenizer
         self.name = settings.name

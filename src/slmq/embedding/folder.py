@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint.jsonfile import read_json_object
-from slmq.checkpoint.modules import MODULES, read_modules
+from slmq.checkpoint.modules import MODELS, MODULES, read_modules
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.values import config_count, config_value
 
@@ -129,7 +129,7 @@ def read_folder(path: Path) -> SentenceFolder:
     for module in modules:
         _read_module(module.kind, path / module.place, seen, found)
         seen.append(module.kind)
-    if seen[:1] != ["Transformer"]:
+    if seen[0] not in MODELS:
         raise UnsupportedModelError(
             f"{path / MODULES}: expected a Transformer as the first module, found {', '.join(seen)}"
         )
@@ -138,7 +138,7 @@ def read_folder(path: Path) -> SentenceFolder:
 
 def _read_module(kind: str, folder: Path, seen: list[str], found: dict[str, Any]) -> None:
     """Adds what one module says."""
-    if kind == "Transformer" and not seen:
+    if kind in MODELS and not seen:
         found["model"] = folder
     elif kind == "Pooling" and seen == ["Transformer"]:
         config = _config(folder)
@@ -146,7 +146,7 @@ def _read_module(kind: str, folder: Path, seen: list[str], found: dict[str, Any]
         found["include_prompt"] = config_value(config, "include_prompt", bool, True)
     elif kind == "Dense" and "Pooling" in seen and "Normalize" not in seen:
         found["dense"] = (*found["dense"], _dense(folder))
-    elif kind == "Normalize" and "Pooling" in seen:
+    elif kind == "Normalize" and ("Pooling" in seen or seen == ["StaticEmbedding"]):
         found["normalize"] = True
     elif kind == "Dropout":
         pass  # of no effect behind training

@@ -20,9 +20,11 @@ from slmq.embedding.runner import EncoderBody, Runner
 from slmq.embedding.settings import settings_of
 from slmq.engine.opening import ACTIVATIONS
 from slmq.errors import CheckpointError
+from slmq.models import static
 from slmq.models.loading import open_weights
 from slmq.models.parts.encoder_gguf import pooling_of
 from slmq.models.parts.headless import Headless
+from slmq.models.parts.values import config_value
 from slmq.models.registry import family_of, is_encoder
 from slmq.settings import from_keywords, takes
 from slmq.tokenizer import load_tokenizer
@@ -100,6 +102,9 @@ def open_encoder(
             folder = _of_gguf(checkpoint, folder)
         tokenizer = load_tokenizer(checkpoint)
         body, raw = load_body(checkpoint, folder, options)
+        if body.family is static:
+            unit = config_value(raw, "normalize", bool, True)
+            folder = replace(folder, normalize=unit, listed=True)
         settings = settings_of(folder, raw, body.config, os.fspath(path) if name is None else name)
     if not folder.listed and body.task is None:
         log.warning(

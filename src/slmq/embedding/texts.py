@@ -29,13 +29,24 @@ class TextEncoder:
         Most tokens of an input, those around the text included.
     lower_case : bool
         Whether texts are written in small letters first.
+    bare : bool
+        Whether nothing stands around a text, and unknown tokens are left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, *, lower_case: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        *,
+        lower_case: bool = False,
+        bare: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._lower_case = lower_case
-        frame = tokenizer.encode_parts("a")
+        self._bare = bare
+        self._unknown = tokenizer.id_of("unk_token") if bare else None
+        frame = tokenizer.encode_parts("a", add_special=not bare)
         inside = [i for i, source in enumerate(frame.sources) if source is not None]
         first, behind = (inside[0], inside[-1] + 1) if inside else (len(frame), len(frame))
         self._before, self._behind = frame.ids[:first], frame.ids[behind:]
@@ -62,7 +73,9 @@ class TextEncoder:
             other = self._checked(number, other)
         most = self.max_length
         parts = [self._beginning(part) for part in (one, other) if part is not None]
-        found = self.tokenizer.encode_parts(*parts, most=most if truncate else None)
+        found = self.tokenizer.encode_parts(
+            *parts, most=most if truncate else None, add_special=not self._bare
+        )
         if len(found) == 0:
             raise ValueError(f"text {number}: expected at least one token, got {one!r:.40}")
         if len(found) > most:
@@ -79,7 +92,13 @@ class TextEncoder:
     ) -> EncodedText:
         """What runs for one text or pair; errors as `encoding`."""
         found = self.encoding(number, text, pair, truncate=truncate)
-        return EncodedText(np.array(found.ids, np.int32), np.array(found.types, np.int32))
+        ids, types = np.array(found.ids, np.int32), np.array(found.types, np.int32)
+        if self._unknown is not None:
+            known = ids != self._unknown
+            if not known.any():
+                raise ValueError(f"text {number}: expected a token that is known, got {text!r:.40}")
+            ids, types = ids[known], types[known]
+        return EncodedText(ids, types)
 
     def pieces(self, number: int, text: str, prompt: str) -> Iterator[Piece]:
         """Consecutive parts of a text that fit, each behind the prompt; errors as `encoding`."""

@@ -60,6 +60,7 @@ ENCODERS = {
     "electra": "electra",
     "eurobert": "eurobert",
     "gte": "gte",
+    "model2vec": "static",
     "modern-bert": "modernbert",  # in GGUF files
     "modernbert": "modernbert",
     "mpnet": "mpnet",
@@ -114,6 +115,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         seed_oss,
         smollm3,
         stablelm,
+        static,
     )
     from slmq.models.family import EncoderFamily
 
@@ -136,7 +138,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     CHECKED_ENCODERS: list[EncoderFamily[Any]] = [
         _encoder(bert), _encoder(distilbert), _encoder(electra), _encoder(eurobert),
         _encoder(gte), _encoder(modernbert), _encoder(mpnet), _encoder(nomic_bert),
-        _encoder(roberta),
+        _encoder(roberta), _encoder(static),
     ]  # fmt: skip
 
 
@@ -166,6 +168,9 @@ def family_of(checkpoint: Checkpoint) -> tuple[Family[Any], dict[str, Any]]:
     if checkpoint.layout.gguf_terms:
         with errors_of(checkpoint):
             config = family.GGUF.config(config, checkpoint.tensors)
+    if (complete := getattr(family, "completed", None)) is not None:
+        with errors_of(checkpoint):
+            config = complete(config, checkpoint.tensors)
     if not is_encoder(family) and writes_nothing(config):
         headless: Any = Headless(family)  # a family by what it does, though no module
         return headless, config
