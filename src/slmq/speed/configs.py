@@ -123,6 +123,22 @@ STABLELM: Config = {
     "use_qkv_bias": True,
 }
 
+
+def lfm2(*sizes: int) -> Config:
+    """LFM2: six of sixteen layers attend; the width of the MLP is two thirds of what is said."""
+    return decoder(
+        65536,
+        *sizes,
+        8,
+        128000,
+        model_type="lfm2",
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        conv_L_cache=3,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+    )
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "smollm2-135m-instruct": llama(
@@ -192,6 +208,53 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "orca-2-7b": llama(32003, 4096, 11008, 32, 32, 32, 4096),
         "stablelm-2-1.6b-chat": STABLELM,
         "stablelm-2-zephyr-1.6b": STABLELM,
+        "smollm3-3b": decoder(
+            128256,
+            2048,
+            11008,
+            36,
+            16,
+            4,
+            65536,
+            model_type="smollm3",
+            tie_word_embeddings=True,
+            rope_theta=5e6,
+        ),
+        "olmo-2-1b-instruct": decoder(
+            100352, 2048, 8192, 16, 16, 16, 4096, model_type="olmo2", rope_theta=5e5
+        ),
+        "granite-3.3-2b-instruct": decoder(
+            49159,
+            2048,
+            8192,
+            40,
+            32,
+            8,
+            131072,
+            model_type="granite",
+            tie_word_embeddings=True,
+            rope_theta=1e7,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.22,
+            attention_multiplier=0.015625,
+            logits_scaling=8.0,
+        ),
+        "exaone-4.0-1.2b": decoder(
+            102400,
+            2048,
+            4096,
+            30,
+            32,
+            8,
+            65536,
+            model_type="exaone4",
+            tie_word_embeddings=True,
+            sliding_window=None,
+            rope_theta=1e6,
+        ),
+        "lfm2-350m": lfm2(1024, 6656, 16, 16),
+        "lfm2-700m": lfm2(1536, 10240, 16, 24),
+        "lfm2-1.2b": lfm2(2048, 12288, 16, 32),
         "distilgpt2": {
             "model_type": "gpt2",
             "vocab_size": 50257,
