@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ def test_packed_folders_give_the_same_bits(family: str, name: str, tmp_path: Pat
     )
     for got, want in zip(packed, everything(golden, format=kept), strict=True):
         assert np.array_equal(got, want)
+
+
+@cases
+def test_nothing_is_in_doubt(family: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No warning says that a tensor is missing, or was not read."""
+    with caplog.at_level(logging.WARNING, "slmq"):
+        open_runner(read_encoder(family, name).folder)
+    assert not caplog.records
 
 
 def test_rows_of_the_table_of_distances() -> None:

@@ -106,8 +106,11 @@ class Headless:
         if not causal and config.get(WINDOW) is not None:
             config_count(config, WINDOW, low=2)  # half of it on either side
         task = config_task(config)
+        told = {**config, BIDIRECTIONAL: False}
+        if task in ("classify", "tags"):  # such a model was saved without an output head
+            told["tie_word_embeddings"] = True
         return HeadlessConfig(
-            body=self._family.Config.from_dict({**config, BIDIRECTIONAL: False}),
+            body=self._family.Config.from_dict(told),
             causal=causal,
             task=None if task == "fill_mask" else task,
             n_labels=len(config_labels(config)),
