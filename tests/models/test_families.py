@@ -317,6 +317,10 @@ def test_configurations_that_do_not_fit(family: str, key: str, value: Any, tmp_p
         ("nanochat", {"final_logit_softcapping": -1.0}, "softcapping': expected 0.001"),
         ("apertus", {"xielu": {"alpha_p": [1.0]}}, "xielu.alpha_p of 3 layers, found 1"),
         ("ministral3", {"text_config": []}, "text_config to be an object"),
+        ("lfm2", {"layer_types": ["conv"]}, "expected 4 layer_types, found 1"),
+        ("lfm2", {"layer_types": ["mamba"] * 4}, "'mamba' is not supported; supported: conv"),
+        ("lfm2", {"conv_L_cache": 9}, "conv_L_cache': expected 2..8, found 9"),
+        ("lfm2", {"conv_L_cache": 5}, r"conv.conv.weight.*expected shape \[36, 5\], found \[36, 1"),
     ],
 )
 def test_what_a_family_of_2025_refuses(
