@@ -28,12 +28,50 @@ std::vector<int32_t> optional_ids(const py::object& ids, const char* what) {
   return ids.is_none() ? std::vector<int32_t>() : checked_vector<int32_t>(ids, -1, what);
 }
 
+using AdapterPointer = std::shared_ptr<Adapter>;
+// Slot, A [rank, k] and B [n, rank].
+using AdapterPart = std::tuple<int, py::object, py::object>;
+
+std::vector<float> thin_matrix(const py::object& object, const char* what, int* rows) {
+  const auto array = py::array_t<float, py::array::c_style>::ensure(object);
+  if (!array || array.ndim() != 2)
+    throw py::value_error(std::string(what) + ": expected float32[rows, columns]");
+  if (array.shape(0) > INT32_MAX)
+    throw py::value_error(std::string(what) + ": expected fewer rows");
+  *rows = static_cast<int>(array.shape(0));
+  return std::vector<float>(array.data(), array.data() + array.size());
+}
+
+AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& parts, bool half) {
+  std::vector<LowRankSource> sources;
+  for (const auto& [slot, down, up] : parts) {
+    LowRankSource source{};
+    int outputs = 0;
+    source.slot = slot;
+    source.down = thin_matrix(down, "A", &source.rank);
+    source.up = thin_matrix(up, "B", &outputs);
+    sources.push_back(std::move(source));
+  }
+  const std::shared_ptr<const Slots> slots = self->slots();
+  if (slots == nullptr) throw py::value_error("this plan takes no adapters");
+  Released release;
+  return std::make_shared<Adapter>(slots, sources, half);
+}
+
+std::vector<std::pair<int, int>> slot_sizes(GuardedPlan& self) {
+  std::vector<std::pair<int, int>> sizes;
+  if (const std::shared_ptr<const Slots> slots = self->slots())
+    for (const SlotSize& size : *slots) sizes.emplace_back(size.n, size.k);
+  return sizes;
+}
+
 // The microseconds of each step, or None if the run was cancelled.
 std::optional<std::vector<double>> run(
     GuardedPlan& self, const py::object& tokens,
     std::vector<std::pair<std::shared_ptr<KvSequence>, int>> segments, const py::object& outputs,
     int stop, bool profile, std::shared_ptr<CancelFlag> cancel, const py::object& columns,
-    const py::object& types, const py::object& spans) {
+    const py::object& types, const py::object& spans,
+    const std::optional<std::vector<AdapterPointer>>& adapters) {
   RunRequest request;
   request.tokens = checked_vector<int32_t>(tokens, -1, "tokens");
   request.segments = std::move(segments);
@@ -41,6 +79,7 @@ std::optional<std::vector<double>> run(
   request.columns = wanted_columns(columns);
   request.types = optional_ids(types, "types");
   request.spans = optional_ids(spans, "spans");
+  if (adapters) request.adapters.assign(adapters->begin(), adapters->end());
   request.stop = stop;
   request.profile = profile;
   request.cancel = std::move(cancel);
@@ -188,12 +227,16 @@ void bind_cache(py::module_& m) {
 
 void bind_plan(py::module_& m) {
   bind_cache(m);
+  py::class_<Adapter, AdapterPointer>(m, "Adapter")  // made by Plan.adapter()
+      .def_property_readonly("nbytes", &Adapter::bytes);
   py::class_<GuardedPlan>(m, "Plan")  // made by Recording.finish()
       .def("make_cache", [](GuardedPlan& p) { return p->make_cache(); })
       .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("outputs"),
            py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none(),
            py::arg("columns") = py::none(), py::arg("types") = py::none(),
-           py::arg("spans") = py::none())
+           py::arg("spans") = py::none(), py::arg("adapters") = py::none())
+      .def("adapter", &make_adapter, py::arg("parts"), py::arg("half"))
+      .def_property_readonly("slots", &slot_sizes)
       .def(
           "run_outputs",
           [](GuardedPlan& p, const py::object& outputs, const py::object& columns,

@@ -202,6 +202,7 @@ void bind_recording(py::module_& m) {
             return r->select(to_slice(x), pool_named(pool));
           },
           py::arg("x"), py::arg("pool") = "row")
+      .def("take_adapters", [](GuardedRecording& r) { r->take_adapters(); })
       .def("release", [](GuardedRecording& r, int buffer) { r->release(buffer); })
       .def(
           "finish",

@@ -37,6 +37,17 @@ struct LinearArgs {
   Ahead ahead;
 };
 
+// y[m, n] += x[m, k] @ w[n, k].T, for adapters: one of n and k is their rank.
+struct LowRankArgs {
+  const void* weight;  // [n / 16][k][16], of f16 or f32
+  int m, n, k;         // n: a multiple of 16
+  const float* x;
+  int x_stride;
+  float* y;
+  int y_stride;
+};
+inline constexpr int kLowRanks = 2;  // with weights of f16, of f32
+
 // One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for
 // each KV head, keys and then values:
 //
@@ -107,6 +118,9 @@ struct Kernels {
   // exact integer dot per group with the high plane of the activations, then fma(dot, scale_w *
   // scale_a, sum), then the min's fma; behind all groups, again in order, dot and fma of the low planes.
   void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
+
+  // Sums of even and of odd columns, each in order, are added to each other and then to y.
+  void (*low_rank[kLowRanks])(const LowRankArgs&);
 
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
@@ -188,11 +202,12 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary, softcap, xielu,
-         softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
-  for_each_pointer(each, linear, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
-                   softcap, xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots,
-                   read_memory);
+  auto& [name, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
+         softcap, xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] =
+      table;
+  for_each_pointer(each, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated,
+                   unary, softcap, xielu, softmax, kv_append, attend, merge, attend_finish,
+                   peak_dots, read_memory);
 }
 
 }  // namespace slmq

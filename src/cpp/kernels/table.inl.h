@@ -17,6 +17,8 @@
 
 #include "kernels/linear_float.inl.h"
 
+#include "kernels/low_rank.inl.h"
+
 #include "kernels/rows.inl.h"
 
 #include "kernels/dequantize.inl.h"
@@ -50,6 +52,7 @@ static constexpr Kernels shared_table(const char* name) {
   Kernels table = {
       .name = name,
       .linear = {},  // by put_formats()
+      .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>},
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},
       .dequantize = {},  // by put_formats()

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <utility>
 
+#include "plan/adapter.h"
 #include "plan/checks.h"
+#include "plan/low_rank.h"
 #include "plan/recording.h"
 
 namespace slmq {
@@ -13,6 +15,7 @@ struct LinearPart {
   std::vector<float> bias;  // padded to the pairs, or empty
   int offset;               // first column in the output buffer
   int x;                    // buffer that it reads
+  LowRankUse adds;          // of adapters; slot -1: they cannot add to it
 };
 
 namespace {
@@ -146,11 +149,13 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) 
     args.add_stride = add.width;
   }
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
-  if (!activation_ && softcap_ == 0.0f) return;
+  const int first = chunk.pair_begin * kPairRows;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
+  if (part.adds.slot >= 0)
+    add_low_rank(run, part.adds, thread, 0, n, first, columns, args.y + first, args.y_stride);
+  if (!activation_ && softcap_ == 0.0f) return;
   for (int row = 0; row < n; ++row) {
-    float* y = args.y + static_cast<size_t>(row) * args.y_stride +
-               static_cast<size_t>(chunk.pair_begin) * kPairRows;
+    float* y = args.y + static_cast<size_t>(row) * args.y_stride + first;
     if (activation_) run.kernels->unary[static_cast<int>(*activation_)](y, columns, y);
     if (softcap_ != 0.0f) run.kernels->softcap(y, columns, softcap_, y);
   }
@@ -206,6 +211,9 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, i
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     multiply(run, m, args, pair_begin, pair_end);
+    if (parts[i]->adds.slot >= 0)
+      add_low_rank(run, parts[i]->adds, thread, row, rows, pair_begin * kPairRows, columns,
+                   results[i], columns);
   }
   const auto activate = run.kernels->gated[static_cast<int>(activation_)];
   for (int r = 0; r < rows; ++r) {
@@ -256,7 +264,26 @@ LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) cons
     }
     weight.bias.resize(padded(m.n), 0.0f);
   }
-  return {std::move(weight.matrix), std::move(weight.bias), offset, x};
+  return {std::move(weight.matrix), std::move(weight.bias), offset, x, {domain, -1, -1, -1}};
+}
+
+// Gives matrices slots, and records what multiplies their inputs with A; the buffer of the products, or
+// -1 for a plan that takes no adapters.
+int Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
+  if (slots_ == nullptr) return -1;
+  std::vector<LowRankInput> inputs;
+  std::vector<int> in;
+  for (LinearPart* part : parts) {
+    const Matrix& m = *part->matrix;
+    inputs.push_back({static_cast<int>(slots_->size()), part->x, m.k});
+    slots_->push_back({m.n, m.k});
+    if (std::find(in.begin(), in.end(), part->x) == in.end()) in.push_back(part->x);
+  }
+  const int count = static_cast<int>(parts.size());
+  const int out = new_buffer(BufferType::f32, domain, count * kMaxRank, true);
+  for (int i = 0; i < count; ++i) parts[i]->adds = {domain, inputs[i].slot, out, i};
+  return add_step(low_rank_step(domain, std::move(inputs), out), out, std::move(in), "adapters", "",
+                  "");
 }
 
 int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation,
@@ -289,6 +316,9 @@ int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional
     if (recorded.size() != 1) fail("linear: expected one matrix with add=, got several");
     check_add(add, logical, domain, "linear");
   }
+  std::vector<LinearPart*> added;
+  for (LinearPart& one : recorded) added.push_back(&one);
+  const int products = low_rank(added, domain);
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   uses_[out].ends = std::move(ends);
   auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, softcap,
@@ -296,11 +326,13 @@ int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   if (add.buffer >= 0) in.push_back(add.buffer);
+  if (products >= 0) in.push_back(products);
   std::string op = add.buffer >= 0 ? "linear+add" : "linear";
   if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
   if (softcap > 0.0f) op += "+softcap";
-  return add_step(std::move(step), out, std::move(in), std::move(op), std::move(format),
-                  std::move(shape));
+  add_step(std::move(step), out, std::move(in), std::move(op), std::move(format), std::move(shape));
+  if (products >= 0) release(products);
+  return out;
 }
 
 int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
@@ -318,12 +350,16 @@ int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
   LinearPart up_part = part(x, std::move(up), 0, domain);
   std::vector<int> in = {gate_part.x};
   if (up_part.x != gate_part.x) in.push_back(up_part.x);
+  const int products = low_rank({&gate_part, &up_part}, domain);
+  if (products >= 0) in.push_back(products);
   const int out = new_buffer(BufferType::f32, domain, g.n, false);
   auto step = std::make_unique<GatedStep>(domain, activation, std::move(gate_part),
                                           std::move(up_part), out, made_.sizes.threads);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
-  return add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));
+  add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));
+  if (products >= 0) release(products);
+  return out;
 }
 
 }  // namespace slmq

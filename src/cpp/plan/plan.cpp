@@ -84,9 +84,25 @@ void Plan::prepare(const RunRequest& request) {
   if (pages > 0) request.segments.front().first->cache()->check_room(pages);
   for (const auto& [sequence, count] : request.segments) sequence->reserve(count);
   check_types(request.types, request.tokens.size());
+  set_adapters(request, &frame);
   frame.tokens = request.tokens;
   frame.types = request.types;
   frame_ = std::move(frame);
+}
+
+void Plan::set_adapters(const RunRequest& request, Frame* frame) {
+  const auto& given = request.adapters;
+  if (!given.empty() && given.size() != request.segments.size())
+    fail("expected an adapter or None for each of " + std::to_string(request.segments.size()) +
+         " sequences, got " + std::to_string(given.size()));
+  for (const auto& adapter : given)
+    if (adapter != nullptr && (made_.slots == nullptr || adapter->slots() != made_.slots.get()))
+      fail("the adapter was made for another plan");
+  if (std::any_of(given.begin(), given.end(), [](const auto& a) { return a != nullptr; }))
+    for (size_t i = 0; i < given.size(); ++i)
+      frame->adapters.insert(frame->adapters.end(), static_cast<size_t>(frame->segments[i].count),
+                             given[i].get());
+  adapters_ = given;  // they live as long as the frame, whose outputs may be asked for again
 }
 
 std::vector<double> Plan::execute(int begin, int end, bool profile,

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <vector>
 
+#include "plan/adapter.h"
 #include "plan/replay.h"
 #include "plan/step.h"
 #include "threads/pool.h"
@@ -27,16 +28,17 @@ struct Recorded {
   PlanSizes sizes;
   std::vector<std::unique_ptr<Buffer>> buffers;
   std::vector<std::unique_ptr<Step>> steps;
-  size_t page_bytes = 0;       // of the cache: 64 positions of all layers
-  size_t state_bytes = 0;      // of a state: all layers that have one
-  int learned_positions = -1;  // most positions of a sequence; -1: any
-  int token_types = 0;         // that rows may have; 0: none
-  bool causal = true;          // if not, a run takes texts from end to end
-  int select_step = -1;        // the step behind which rows are those of outputs
-  int logits = -1;             // the buffer that runs are for
-  int columns = 0;             // of it that can be asked for
-  bool pools = false;          // outputs may span several rows
-  int head_step = -1;          // the step that writes it
+  size_t page_bytes = 0;               // of the cache: 64 positions of all layers
+  size_t state_bytes = 0;              // of a state: all layers that have one
+  int learned_positions = -1;          // most positions of a sequence; -1: any
+  int token_types = 0;                 // that rows may have; 0: none
+  bool causal = true;                  // if not, a run takes texts from end to end
+  int select_step = -1;                // the step behind which rows are those of outputs
+  int logits = -1;                     // the buffer that runs are for
+  int columns = 0;                     // of it that can be asked for
+  bool pools = false;                  // outputs may span several rows
+  int head_step = -1;                  // the step that writes it
+  std::shared_ptr<const Slots> slots;  // of adapters; null: it takes none
 };
 
 struct RunRequest {
@@ -46,7 +48,8 @@ struct RunRequest {
   std::vector<int32_t> outputs;                                       // rows, ascending or not
   std::vector<int32_t> spans;    // rows from there on that one output pools; none: one each
   std::vector<int32_t> columns;  // of the logits, as wanted; none: all
-  int stop = -1;                 // run steps [0, stop); -1: all
+  std::vector<std::shared_ptr<const Adapter>> adapters;  // of the segments, may be null; none: all
+  int stop = -1;                                         // run steps [0, stop); -1: all
   // Set by another thread: the run ends between two steps, and its positions do not count.
   std::shared_ptr<const std::atomic<bool>> cancel;
   bool profile = false;  // time every step
@@ -78,6 +81,7 @@ class Plan {
   const std::vector<std::unique_ptr<Step>>& steps() const { return made_.steps; }
   const Buffer& buffer(int id) const;
   int logits_buffer() const { return made_.logits; }
+  std::shared_ptr<const Slots> slots() const { return made_.slots; }
   size_t page_bytes() const { return made_.page_bytes; }
   size_t state_bytes() const { return made_.state_bytes; }
   int state_interval() const;  // positions between two states that are kept
@@ -88,6 +92,7 @@ class Plan {
   int writer_of(int id) const;  // the last step of the last run that wrote this buffer
   static std::vector<std::unique_lock<std::mutex>> hold(const RunRequest& request);
   void prepare(const RunRequest& request);
+  void set_adapters(const RunRequest& request, Frame* frame);
   void check_types(const std::vector<int32_t>& types, size_t rows) const;
   void check_outputs(const std::vector<int32_t>& outputs, const std::vector<int32_t>& columns,
                      const std::vector<int32_t>& spans, size_t rows) const;
@@ -101,6 +106,7 @@ class Plan {
   Memory scratch_;
   const std::shared_ptr<ThreadPool> pool_;
   Frame frame_;
+  std::vector<std::shared_ptr<const Adapter>> adapters_;  // of the frame
   int ran_ = 0;  // steps [0, ran_) hold values of the frame
 };
 

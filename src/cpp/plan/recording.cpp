@@ -145,6 +145,11 @@ void Recording::free_unless_needed(int id) {
   }
 }
 
+void Recording::take_adapters() {
+  check_recording();
+  if (slots_ == nullptr) slots_ = std::make_shared<Slots>();
+}
+
 void Recording::limit_positions(int most) {
   const int known = made_.learned_positions;
   made_.learned_positions = known < 0 ? most : std::min(known, most);
@@ -160,6 +165,7 @@ std::unique_ptr<Plan> Recording::finish(int logits, int columns) {
   made_.logits = logits;
   made_.head_step = static_cast<int>(made_.steps.size()) - 1;
   while (made_.steps[made_.head_step]->info.out != logits) --made_.head_step;
+  made_.slots = slots_;
   finished_ = true;
   return std::make_unique<Plan>(std::move(made_));
 }

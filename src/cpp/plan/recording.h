@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "layout/matrix.h"
+#include "plan/adapter.h"
 #include "plan/attention.h"
 #include "plan/plan.h"
 #include "plan/step.h"
@@ -40,6 +41,8 @@ class Recording {
  public:
   Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type);
 
+  // From here on every matrix of linear() and gated() has a slot, in the order in which they come.
+  void take_adapters();
   // The scope of the steps that follow, for people.
   void scope(std::string name) { scope_ = std::move(name); }
 
@@ -103,6 +106,7 @@ class Recording {
   size_t new_state(size_t floats);  // the first of so many floats of the states
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
+  int low_rank(const std::vector<LinearPart*>& parts, Domain domain);
 
   int new_buffer(BufferType type, Domain domain, int width, bool replicated);
   int add_step(std::unique_ptr<Step> step, int out, std::vector<int> in, std::string op,
@@ -115,6 +119,7 @@ class Recording {
   std::vector<Use> uses_;  // of the buffers
   std::vector<int> free_;  // buffers that nobody needs any more
   std::string scope_;
+  std::shared_ptr<Slots> slots_;  // null: no adapters
 };
 
 }  // namespace slmq

@@ -14,6 +14,8 @@
 
 namespace slmq {
 
+class Adapter;
+
 // Consecutive tokens of one sequence, in rows [row, row + count).
 struct Segment {
   KvSequence* sequence;
@@ -29,10 +31,14 @@ struct Frame {
   std::vector<int32_t> spans;    // rows from there on that one output pools; none: one each
   std::vector<int32_t> columns;  // the logits that are wanted of them; none: all
   std::vector<Segment> segments;
-  bool one_row_each = false;  // no sequence has two rows
+  std::vector<const Adapter*> adapters;  // of the tokens, null for those without; none: nobody's
+  bool one_row_each = false;             // no sequence has two rows
 
   int rows(Domain domain) const {
     return static_cast<int>(domain == Domain::tokens ? tokens.size() : outputs.size());
+  }
+  const Adapter* adapter(Domain domain, int row) const {
+    return adapters[domain == Domain::tokens ? row : outputs[row]];
   }
 };
 
@@ -100,7 +106,7 @@ class RowStep : public Step {
   RowStep(Domain domain, bool replicated) : domain_(domain), replicated_(replicated) {}
   // Items are whole panel blocks, so that no two threads write one cache line of a panel.
   int items(const Frame& frame, int) const final {
-    return (frame.rows(domain_) + kPanelRows - 1) / kPanelRows;
+    return idle(frame) ? 0 : (frame.rows(domain_) + kPanelRows - 1) / kPanelRows;
   }
   void item(const Run& run, int, int item, int thread) final {
     const int begin = item * kPanelRows;
@@ -111,10 +117,11 @@ class RowStep : public Step {
     return replicated_ && frame.rows(domain_) <= kReplicaRows;
   }
   void replicate(const Run& run, int thread) final {
-    rows(run, thread, 0, run.frame->rows(domain_));
+    if (!idle(*run.frame)) rows(run, thread, 0, run.frame->rows(domain_));
   }
 
  protected:
+  virtual bool idle(const Frame&) const { return false; }  // nothing to do in this run
   virtual void rows(const Run& run, int thread, int begin, int end) = 0;
   const Domain domain_;
 

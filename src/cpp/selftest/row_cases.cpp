@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "machine/math64.h"
+#include "layout/half.h"
 #include "layout/memory.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
@@ -185,6 +186,33 @@ void run_xielu(const Kernels& kernels, Results* results) {
   results->add("xielu", hash);
 }
 
+void run_low_rank(const Kernels& kernels, int type, const char* name, Results* results) {
+  Inputs inputs(308);
+  Hash hash;
+  for (const int k : {1, 2, 3, 16, 33, 100}) {
+    for (const int n : {16, 48}) {
+      for (const int m : {1, 2, 4, 7}) {
+        const std::vector<float> w = inputs.values(static_cast<size_t>(n) * k);
+        std::vector<uint16_t> halves(w.size());
+        std::transform(w.begin(), w.end(), halves.begin(), float_to_half);
+        const std::vector<float> x = inputs.values(static_cast<size_t>(m) * k);
+        std::vector<float> y = inputs.values(static_cast<size_t>(m) * (n + 16));
+        LowRankArgs args{};
+        args.weight = type == 0 ? static_cast<const void*>(halves.data()) : w.data();
+        args.m = m;
+        args.n = n;
+        args.k = args.x_stride = k;
+        args.x = x.data();
+        args.y = y.data();
+        args.y_stride = n + 16;  // the last sixteen stay as they are
+        kernels.low_rank[type](args);
+        hash.floats(y);
+      }
+    }
+  }
+  results->add(name, hash);
+}
+
 void run_softmax(const Kernels& kernels, Results* results) {
   Inputs inputs(305);
   Hash hash;
@@ -217,6 +245,8 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_softcap(kernels, results);
   run_xielu(kernels, results);
   run_softmax(kernels, results);
+  run_low_rank(kernels, 0, "low_rank.f16", results);
+  run_low_rank(kernels, 1, "low_rank.f32", results);
 }
 
 }  // namespace slmq::selftest

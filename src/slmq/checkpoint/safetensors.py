@@ -23,7 +23,15 @@ from slmq.checkpoint.mapped import MappedCheckpoint, MappedFile, Span
 from slmq.checkpoint.strangers import became_text, describe_start, text_error
 from slmq.errors import CheckpointError
 
-__all__ = ["CONFIG", "INDEX", "SINGLE", "SafetensorsCheckpoint", "open_safetensors"]
+__all__ = [
+    "CONFIG",
+    "INDEX",
+    "MAX_CONFIG_BYTES",
+    "SINGLE",
+    "SafetensorsCheckpoint",
+    "open_safetensors",
+    "open_single",
+]
 
 log = logging.getLogger("slmq")
 
@@ -115,6 +123,20 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     if len(files) == 1:
         checkpoint.file_metadata = MappingProxyType(file_metadata)
     return checkpoint
+
+
+def open_single(path: Path, metadata: dict[str, Any]) -> SafetensorsCheckpoint:
+    """Map one file of whatever name, with metadata that were read elsewhere; errors likewise."""
+    file = MappedFile(path)
+    try:
+        tensors, begins, _ = _read_header(file)
+    except BaseException:
+        file.close()
+        raise
+    spans = {name: (file, begin) for name, begin in begins.items()}
+    return SafetensorsCheckpoint(
+        path, metadata=metadata, tensors=tensors, spans=spans, files=[file]
+    )
 
 
 def _shards(folder: Path) -> dict[Path, list[str]]:

@@ -67,9 +67,11 @@ def batch(
     job = Job(source, target, column, system, raw)
     job.check()  # before anything is downloaded or loaded
     options = LoadOptions(**loading)
-    loaded = load_model(model, options, revision=revision, offline=offline)
+    loaded = load_model(model, options, revision=revision, offline=offline, sampling=sampling)
     settings = {name: value for name, value in loading.items() if name not in WITHOUT_EFFECT}
     settings["revision"] = revision
+    if "adapter" in sampling:
+        settings["adapter"] = loaded.adapters[sampling["adapter"]]
     job = replace(job, defaults={**loaded.suggested, **sampling}, settings=settings)
     try:
         with loaded as m, Bar() as bar:

@@ -53,7 +53,8 @@ def chat(
     stderr.
     """
     template = o.template_kwargs(chat_template_kwargs)
-    opened = load_model(model, LoadOptions(**loading), revision=revision, offline=offline)
+    options = LoadOptions(**loading)
+    opened = load_model(model, options, revision=revision, offline=offline, sampling=sampling)
     converse(opened, system, sampling, template, stats=stats)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slmq.cli.output import Downloads, spinner
 
@@ -14,9 +14,17 @@ __all__ = ["load_model"]
 
 
 def load_model(
-    name: str, options: LoadOptions, *, revision: str | None = None, offline: bool = False
+    name: str,
+    options: LoadOptions,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    sampling: dict[str, Any] | None = None,
 ) -> Model:
-    """Find a model, download it with a bar if need be, and load it; errors as `slmq.load`."""
+    """Find a model, download it with a bar if need be, and load it; errors as `slmq.load`.
+
+    An adapter that the sampling options name by its path is loaded, too, and its name put there.
+    """
     import slmq.hub as hub
 
     with Downloads() as progress:
@@ -27,4 +35,7 @@ def load_model(
     with spinner(f"loading {found.name}"):
         from slmq.generation.loading import open_model
 
-        return open_model(found, options, draft)
+        model = open_model(found, options, draft)
+        if sampling is not None and "adapter" in sampling:
+            sampling["adapter"] = model.load_adapter(sampling["adapter"])
+        return model

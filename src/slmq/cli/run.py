@@ -66,11 +66,11 @@ def run(
         from slmq.cli.chat import converse
 
         sampling.pop("logprobs", None)
-        opened = load_model(model, options, revision=revision, offline=offline)
+        opened = load_model(model, options, revision=revision, offline=offline, sampling=sampling)
         converse(opened, system, sampling, template, stats=stats)
         return
     text = read_prompt(prompt)
-    with load_model(model, options, revision=revision, offline=offline) as m:
+    with load_model(model, options, revision=revision, offline=offline, sampling=sampling) as m:
         system = None if system is None else as_typed(system)
         asked = prompt_for(m, text, system=system, raw=raw)
         if template is not None and isinstance(asked, str):

@@ -164,8 +164,11 @@ def serve(
 
         renamed = replace(found, name=called)
         model = open_model(renamed, options, draft, most_waiting=max_queue)
+        asked = {**model.suggested, **sampling}
+        if "adapter" in sampling:
+            asked["adapter"] = model.load_adapter(sampling["adapter"])
         told = {name: getattr(options, name) for name in LOADING} | {"n_ctx": model.n_ctx}
-        return Loaded(model, {**model.suggested, **sampling}, told)
+        return Loaded(model, asked, told)
 
     draft = None
     if options.draft is not None:

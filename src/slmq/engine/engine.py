@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.engine.adapters import Adapter, fit
 from slmq.engine.sequence import PAGE, TokenSequence
 from slmq.errors import CacheFullError, ClosedError, ContextOverflowError
 from slmq.plan.plan import RecordedPlan
 from slmq.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from slmq.models.loading import LoadedWeights
+    from slmq.weights.lora import Lora
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -66,13 +72,35 @@ class ModelInfo:
     path: Path
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What a plan that takes adapters is made from.
+
+    Attributes
+    ----------
+    loaded : LoadedWeights
+    record : callable
+        Records it.
+    """
+
+    loaded: LoadedWeights
+    record: Callable[[], RecordedPlan]
+
+
 class Engine:
     """A model that is ready to run. Made by `open_engine`."""
 
     def __init__(
-        self, plan: RecordedPlan, tokenizer: Tokenizer, info: ModelInfo, name: str, n_ctx: int
+        self,
+        plan: RecordedPlan,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        name: str,
+        n_ctx: int,
+        blueprint: Blueprint,
     ) -> None:
         self._plan: RecordedPlan | None = plan
+        self._blueprint = blueprint
         self.tokenizer = tokenizer
         self.info = info
         self.name = name
@@ -87,9 +115,27 @@ class Engine:
             raise ClosedError(f"the model {self.name!r} is closed")
         return self._plan
 
-    def sequence(self) -> TokenSequence:
-        """An empty sequence."""
-        return TokenSequence(self.plan.cache.sequence())
+    def sequence(self, adapter: Adapter | None = None) -> TokenSequence:
+        """An empty sequence, whose tokens are computed with an adapter if one is given."""
+        native = None if adapter is None else adapter.native
+        return TokenSequence(self.plan.cache.sequence(), native)
+
+    def fit(self, lora: Lora) -> Adapter:
+        """Make an adapter ready, which sequences can then be opened with.
+
+        The plan is recorded anew for the first one. Nobody else may run this engine meanwhile.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not fit the model.
+        """
+        plan = self.plan
+        if not plan.slots:
+            plan = self._blueprint.record()
+            plan.cache = self.plan.cache  # sequences live on
+            self._plan = plan
+        return fit(plan, self._blueprint.loaded, lora)
 
     def run(
         self,
@@ -139,8 +185,12 @@ class Engine:
         first, ids = outputs[0] if outputs else (np.empty(0, np.int32), None)
         segments = [(rows[0].native, n) for rows, n in zip(batch, counts, strict=True)]
         tokens = np.concatenate(parts)
+        adapters = [rows[0].adapter for rows in batch]
+        given = adapters if any(adapters) else None
         try:
-            done = self.plan.native.run(tokens, segments, first, cancel=cancel, columns=ids)
+            done = self.plan.native.run(
+                tokens, segments, first, cancel=cancel, columns=ids, adapters=given
+            )
         except _native.CacheFullError as error:
             raise CacheFullError(str(error)) from None
         if done is None:

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint, open_checkpoint
 from slmq.engine.doubts import doubt_options
-from slmq.engine.engine import MAX_OUTPUTS, Engine, ModelInfo
+from slmq.engine.engine import MAX_OUTPUTS, Blueprint, Engine, ModelInfo
 from slmq.engine.options import MAX_CONTEXT, LoadOptions
 from slmq.models.loading import load_weights
 from slmq.models.registry import family_of, refuse_encoder
@@ -67,7 +68,8 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
     # Python which builds a GGUF file's tokenizer holds it.
     alone = checkpoint.holds_tokenizer
     with _Meanwhile(lambda: load_tokenizer(checkpoint), alone=alone) as reading:
-        plan, info = build_plan(checkpoint, options, isa=isa)
+        loaded = _load(checkpoint, options)
+        plan, info = _planned(checkpoint, loaded, options, isa)
     doubt_options(checkpoint, options, info)
     tokenizer = reading.result()
     if tokenizer.n_vocab > plan.vocabulary:
@@ -79,7 +81,9 @@ def _build(checkpoint: Checkpoint, options: LoadOptions, name: str, isa: str | N
             plan.vocabulary,
         )
         tokenizer = tokenizer.within(plan.vocabulary)
-    engine = Engine(plan, tokenizer, info, name, _context(options, info.n_ctx_train))
+    blueprint = Blueprint(loaded, partial(record_plan, loaded, options, isa=isa, adapters=True))
+    n_ctx = _context(options, info.n_ctx_train)
+    engine = Engine(plan, tokenizer, info, name, n_ctx, blueprint)
     if options.kv_bytes is not None:
         engine.limit_cache(int(options.kv_bytes))  # an int, once checked
     return engine
@@ -122,7 +126,11 @@ class _Meanwhile:
 
 
 def record_plan(
-    loaded: LoadedWeights, options: LoadOptions | None = None, *, isa: str | None = None
+    loaded: LoadedWeights,
+    options: LoadOptions | None = None,
+    *,
+    isa: str | None = None,
+    adapters: bool = False,
 ) -> RecordedPlan:
     """Records the forward pass over packed weights, which plans share.
 
@@ -141,6 +149,7 @@ def record_plan(
         activations=ACTIVATIONS[options.activations],
         isa=isa,
         n_ctx=_context(options, loaded.config.max_positions),
+        adapters=adapters,
     )
 
 
@@ -154,8 +163,18 @@ def build_plan(
     CheckpointError, UnsupportedModelError
     """
     options = LoadOptions() if options is None else options
-    threads = _threads(options)
-    loaded = load_weights(checkpoint, threads=threads, format=options.format, memory=options.memory)
+    return _planned(checkpoint, _load(checkpoint, options), options, isa)
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> LoadedWeights:
+    return load_weights(
+        checkpoint, threads=_threads(options), format=options.format, memory=options.memory
+    )
+
+
+def _planned(
+    checkpoint: Checkpoint, loaded: LoadedWeights, options: LoadOptions, isa: str | None
+) -> tuple[RecordedPlan, ModelInfo]:
     plan = record_plan(loaded, options, isa=isa)
     info = ModelInfo(
         architecture=loaded.family.__name__.rpartition(".")[2],
@@ -167,7 +186,7 @@ def build_plan(
         memory=loaded.memory.memory,
         memory_why=loaded.memory.why,
         isa=plan.native.isa,
-        threads=threads,
+        threads=_threads(options),
         kv_dtype=options.kv_dtype,
         path=checkpoint.path,
     )

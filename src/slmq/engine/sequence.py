@@ -25,12 +25,15 @@ class TokenSequence:
         What is cached: as long as the pages are filled.
     last_logits : float32[n_vocab] or None
         Of the last token, if they were asked for.
+    adapter : _native.Adapter or None
+        What adds to the model's layers for these tokens; for good, once there are some.
     """
 
-    def __init__(self, native: _native.KvSequence) -> None:
+    def __init__(self, native: _native.KvSequence, adapter: _native.Adapter | None = None) -> None:
         self._native: _native.KvSequence | None = native
         self.tokens = array("i")
         self.last_logits: F32 | None = None
+        self.adapter = adapter
 
     @property
     def native(self) -> _native.KvSequence:
@@ -64,7 +67,7 @@ class TokenSequence:
             If `length` is negative, beyond the sequence or not `kept`, or the sequence is closed.
         """
         length = self.native.length if length is None else length
-        copy = TokenSequence(self.native.fork(length))
+        copy = TokenSequence(self.native.fork(length), self.adapter)
         copy.tokens = self.tokens[:length]
         return copy
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slmq.constraints import Matcher
+    from slmq.engine.adapters import Adapter
     from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer
     from slmq.tools.speech import Speech
@@ -57,6 +58,8 @@ class Request:
         What the answer may be.
     speech : Speech or None
         What a chat has said, and how its answer is read.
+    adapter : Adapter or None
+        What adds to the model's layers.
     usual : int or None
         Most tokens of the answer if the parameters leave that to us ("auto").
     """
@@ -73,6 +76,7 @@ class Request:
     shape: Shape | None = None
     speech: Speech | None = None
     usual: int | None = None
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         limit = self.deadline_s
@@ -86,6 +90,11 @@ class Request:
         except TypeError:
             kind = type(self.salt).__name__
             raise TypeError(f"salt: expected something hashable, got {kind}") from None
+
+    @property
+    def kin(self) -> Hashable:
+        """What requests must have in common to share what was computed."""
+        return self.salt, None if self.adapter is None else self.adapter.digest
 
 
 class Answer:

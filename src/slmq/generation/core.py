@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,10 +28,12 @@ from slmq.generation.shapes import shape_of
 from slmq.generation.stats import Stats
 from slmq.generation.stream import TokenStream
 from slmq.generation.window import Outcome, Start, in_flight
+from slmq.weights.lora import read_lora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from slmq.engine.adapters import Adapter
     from slmq.engine.engine import Engine
     from slmq.tokenizer import Tokenizer
 
@@ -59,6 +63,7 @@ class LoadedModel:
             )
         self._scheduler = scheduler
         self._vocabulary = Vocabulary(engine.tokenizer)
+        self._adapters: dict[str, Adapter] = {}
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
 
     @property
@@ -95,6 +100,69 @@ class LoadedModel:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._scheduler.closed
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The adapters that are loaded: by name, a hash of all that each adds."""
+        return {name: adapter.digest for name, adapter in self._adapters.items()}
+
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """Load a low-rank adapter, for requests that ask for it with ``adapter=NAME``.
+
+        Answers with different adapters, and without one, are made together; those without one are
+        the same, to the bit, as if there were none. An adapter of the same name is replaced:
+        answers that are under way keep the old one.
+
+        Parameters
+        ----------
+        path : str or path
+            A folder of PEFT (``adapter_config.json``, ``adapter_model.safetensors``) or mlx-lm
+            (``adapters.safetensors``), or a GGUF file.
+        name : str, optional
+            By default the name of the folder or file.
+
+        Returns
+        -------
+        str
+            The name.
+
+        Raises
+        ------
+        CheckpointError
+            If it is damaged, or does not fit the model.
+        UnsupportedModelError
+            If it does more than add products of two matrices.
+        ClosedError
+            If the model is closed.
+        """
+        lora = read_lora(Path(path))
+        name = lora.path.resolve().stem if name is None else name
+        if not name:
+            raise ValueError("name: expected a text, got ''")
+        with self.exclusive() as engine:
+            self._adapters[name] = engine.fit(lora)
+        return name
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Answers that are under way keep it.
+
+        Raises
+        ------
+        ValueError
+            If none of this name is loaded.
+        """
+        self._adapter(name)
+        del self._adapters[name]
+
+    def _adapter(self, name: str) -> Adapter:
+        try:
+            return self._adapters[name]
+        except KeyError:
+            loaded = ", ".join(map(repr, self._adapters)) or "none"
+            raise ValueError(
+                f"adapter: expected one that is loaded ({loaded}), got {name!r:.80}; "
+                f"load_adapter(path) loads it"
+            ) from None
 
     def exclusive(self) -> AbstractContextManager[Engine]:
         """The engine, for this thread alone within a ``with`` block: all answers wait.
@@ -217,6 +285,7 @@ class LoadedModel:
             shape=shape,
             speech=speech,
             usual=TEXT_LIMIT if speech is None else CHAT_LIMIT,
+            adapter=None if checked.adapter is None else self._adapter(checked.adapter),
         )
         job = self._scheduler.submit(request)
         stream = TokenStream(self._scheduler, job, report, on_finish)

@@ -100,10 +100,10 @@ class Pages:
         """A sequence for a job, forked off the longest that begins like it; else what is amiss."""
         ids, others = job.array(), list(running)
         most = len(ids) - 1  # the last one is fed in any case, for its logits
-        source, shared = self.store.longest(job.request.salt, ids[:most])
+        source, shared = self.store.longest(job.request.kin, ids[:most])
         coming = 0
         for other in others:
-            if other.request.salt != job.request.salt or other.sequence is None:
+            if other.request.kin != job.request.kin or other.sequence is None:
                 continue
             have = other.sequence.shared_with(ids[:most])
             if have > shared:
@@ -121,21 +121,21 @@ class Pages:
         if firm and room < need + promised:
             return Wait.PAGES
         if source is None:
-            return self._engine.sequence()
+            return self._engine.sequence(job.request.adapter)
         if source in self.store:
             self.store.use(source, self._worth(len(source.tokens)))
         return source.fork(shared)
 
     def known(self, job: Job) -> int:
         """How many tokens of its prompt a job will find in the store."""
-        return self.store.longest(job.request.salt, job.prompt[:-1])[1]
+        return self.store.longest(job.request.kin, job.prompt[:-1])[1]
 
     def keep(self, job: Job) -> None:
         """Keep what was computed for a job, for others and for itself later."""
         sequence, job.sequence = job.sequence, None
         if sequence is None:
             return
-        self.store.insert(job.request.salt, sequence, self._worth(len(sequence.tokens)))
+        self.store.insert(job.request.kin, sequence, self._worth(len(sequence.tokens)))
         while len(self.store) > MOST_KEPT:
             self.store.evict()
 

@@ -53,6 +53,7 @@ class SamplingArgs(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     logit_bias: Mapping[int, float] | None
+    adapter: str | None
     seed: int | None
     stop: str | int | Iterable[str | int] | None
     ignore_eos: bool
@@ -246,6 +247,8 @@ class SamplingParams:
         in [-2, 2].
     logit_bias : mapping of int to float, optional
         Token id to a value that is added to its logit; ``-inf`` bans the token.
+    adapter : str, optional
+        The name of an adapter (see `Model.load_adapter`) to answer with; None: the model as it is.
     seed : int, optional
         0 to 2**64 - 1. The same seed gives the same text. None takes a fresh one from the
         operating system; the result tells which.
@@ -343,6 +346,12 @@ class SamplingParams:
         metavar="ID=VALUE",
         parse=_texts_of_bias,
         group=DRAW,
+    )
+    adapter: str | None = option(
+        None,
+        "Low-rank adapter to answer with: a folder of PEFT or mlx-lm, or a GGUF file.",
+        _text,
+        metavar="PATH",
     )
     seed: int | None = option(
         None,

@@ -57,6 +57,13 @@ class RecordedPlan:
         Most positions of a sequence, which the recording may depend on.
     columns : int, optional
         Least columns of the results; by default they are logits of the whole vocabulary.
+    adapters : bool
+        Whether runs may be given adapters.
+
+    Attributes
+    ----------
+    slots : list of Linear
+        The weights that adapters may add to, by slot; empty for a plan that takes none.
     """
 
     def __init__(
@@ -72,12 +79,14 @@ class RecordedPlan:
         isa: str | None = None,
         n_ctx: int = 1,
         columns: int | None = None,
+        adapters: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.cache_type = kv_dtype
         recording = _native.Recording(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
-        recorder = Recorder(recording, activations, n_ctx)
+        recorder = Recorder(recording, activations, n_ctx, adapters=adapters)
         self.native = recorder.finish(record(recorder), -1 if columns is None else columns)
+        self.slots = recorder.slots if adapters else []
         self.steps = [StepInfo(**step) for step in self.native.describe()]
         self.cache = self.native.make_cache()
 

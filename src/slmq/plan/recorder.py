@@ -126,12 +126,27 @@ class Recorder:
         What inputs of integer weights are rounded to.
     n_ctx : int
         Most positions of a sequence, chosen when the model is loaded: some ropes depend on it.
+    adapters : bool
+        Whether adapters may add to the results of `linear` and `gated`.
+
+    Attributes
+    ----------
+    slots : list of Linear
+        The weights that adapters may add to, in the order of their numbers.
     """
 
     def __init__(
-        self, recording: _native.Recording, activations: str = "a8o16g32", n_ctx: int = 1
+        self,
+        recording: _native.Recording,
+        activations: str = "a8o16g32",
+        n_ctx: int = 1,
+        *,
+        adapters: bool = False,
     ) -> None:
         self.n_ctx = n_ctx
+        self.slots: list[Linear] = []
+        if adapters:
+            recording.take_adapters()
         self._recording = recording
         self._activations = activations
         self._scope: list[str] = []
@@ -230,6 +245,7 @@ class Recorder:
         `softcap` > 0 every y of that becomes softcap * tanh(y / softcap).
         """
         listed = [weights] if not isinstance(weights, Sequence) else list(weights)
+        self.slots += listed
         number = self._recording.linear(
             [self._operand(x, w) for w in listed],
             [(w.matrix, w.bias) for w in listed],
@@ -249,6 +265,7 @@ class Recorder:
 
         `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU).
         """
+        self.slots += [gate, up]
         number = self._recording.gated(
             [self._operand(x, gate), self._operand(x, up)],
             (gate.matrix, gate.bias),

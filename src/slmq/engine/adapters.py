@@ -1,0 +1,145 @@
+"""Adapters as a plan takes them: which of its weights each pair of matrices adds to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.checkpoint import Layout
+from slmq.errors import CheckpointError
+from slmq.formats import FORMATS
+from slmq.weights.survey import Survey, Wish
+
+if TYPE_CHECKING:
+    from slmq.models.loading import LoadedWeights
+    from slmq.plan.plan import RecordedPlan
+    from slmq.weights.lora import Lora, LowRank
+    from slmq.weights.rows import Rows
+
+__all__ = ["Adapter", "fit"]
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that fits a plan.
+
+    Attributes
+    ----------
+    native : _native.Adapter
+    digest : str
+        Of all that it adds: what was computed with one adapter is no use with another.
+    """
+
+    native: _native.Adapter
+    digest: str
+
+
+class _Nothing:
+    """The stock of a checkpoint of this layout that holds nothing: a family says what it wants."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def has(self, name: str) -> bool:
+        return False
+
+    def bias(self, name: str, announced: bool) -> str | None:
+        return None
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        return not tied
+
+    def note(self, name: str) -> None:
+        pass
+
+    def format_of(
+        self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
+    ) -> str:
+        return "f32"
+
+    def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> I32 | None:
+        return None
+
+
+def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
+    """Bring an adapter into the order of a plan's weights.
+
+    Raises
+    ------
+    CheckpointError
+        If it has pairs that no weight of the model takes, or of another size.
+    """
+    slots: dict[str, list[int]] = {}
+    for number, linear in enumerate(plan.slots):
+        slots.setdefault(linear.name, []).append(number)
+    parts, used = [], set[str]()
+    for module, wish in _wishes(loaded, lora.layout):
+        pair = lora.pairs.get(module)
+        if pair is None or wish.name not in slots:
+            continue
+        used.add(module)
+        b = _rows(wish, pair, lora, module)
+        for slot in slots[wish.name]:
+            columns = plan.slots[slot].columns
+            a = pair.a if columns is None else np.ascontiguousarray(pair.a[:, columns])
+            parts.append((slot, *_balanced(a, b)))
+    if unused := sorted(lora.pairs.keys() - used):
+        raise CheckpointError(
+            f"{len(unused)} of {len(lora.pairs)} pairs of matrices fit no weight of this model "
+            f"(embeddings, and heads that are the embedding, take none): "
+            + ", ".join(unused[:4])
+            + (", ..." if len(unused) > 4 else ""),
+            file=lora.path,
+        )
+    half = any(FORMATS[name].quantized or name == "f16" for name in loaded.formats)
+    return Adapter(plan.native.adapter(parts, half), lora.digest)
+
+
+def _wishes(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:
+    """The matrices that the family reads, with what an adapter of this layout calls each."""
+    survey = Survey(_Nothing(layout))
+    loaded.family.load(survey, loaded.config)
+    named = loaded.family.GGUF.names.items()
+    embed = next(name for name, gguf in named if gguf == "token_embd")
+    for wish in survey.wishes:
+        # Where the head is the embedding, what is added to one would be missing from the other.
+        if not wish.is_matrix or wish.stored == f"{embed}.weight":
+            continue
+        name = wish.stored
+        if layout.gguf_terms:
+            name = loaded.family.GGUF.name(name)
+        yield name.removesuffix(".weight"), wish
+
+
+def _rows(wish: Wish, pair: LowRank, lora: Lora, module: str) -> F32:
+    """B with the rows of the weight, in their order."""
+    stored = wish.n if wish.rows is None else wish.rows.stored
+    if pair.a.shape[1] != wish.k or pair.b.shape[0] != stored:
+        raise CheckpointError(
+            f"{module}: expected A [rank, {wish.k}] and B [{stored}, rank], got "
+            f"{list(pair.a.shape)} and {list(pair.b.shape)}: is it for another model?",
+            file=lora.path,
+        )
+    b = pair.b
+    if wish.rows is not None:
+        rows = wish.rows if lora.layout.own_rows else replace(wish.rows, heads=0)
+        b = rows.of(b, wish.n)
+    return np.ascontiguousarray(b if wish.order is None else b[wish.order])
+
+
+def _balanced(a: F32, b: F32) -> tuple[F32, F32]:
+    """The same product of matrices that float16 holds equally well, by a power of two."""
+    most_a, most_b = float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))
+    if most_a == 0 or most_b == 0:
+        return np.zeros_like(a), np.zeros_like(b)
+    shift = round((math.log2(most_a) - math.log2(most_b)) / 2)
+    return np.ldexp(a, -shift), np.ldexp(b, shift)
