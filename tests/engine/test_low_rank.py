@@ -34,7 +34,8 @@ from slmq.weights.lora import read_lora
 
 F32 = npt.NDArray[np.float32]
 DECODERS = (
-    "exaone4", "gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3",
+    "apertus", "arcee", "exaone4", "gemma", "gemma2", "gpt2", "gpt_neox", "granite", "helium",
+    "hunyuan_v1_dense", "lfm2", "llama", "mistral", "nanochat", "olmo2", "phi", "phi3",
     "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
 )  # fmt: skip
 LLAMA = GOLDENS / "llama" / "odd_sizes"
