@@ -22,6 +22,7 @@ from slmq.generation.session import ChatSession
 from slmq.quantizer.grids import GRIDS
 from slmq.settings import (
     Activations,
+    EncoderActivations,
     KvDtype,
     Memory,
     PackedFormat,
@@ -68,7 +69,8 @@ def test_words_are_those_that_are_known() -> None:
     assert set(get_args(PackedFormat)) == {*USER_FORMATS, *GRIDS}
     assert set(USER_FORMATS.values()) <= FORMATS.keys()
     assert set(get_args(Memory)) == set(MEMORIES)
-    assert set(get_args(Activations)) == opening.ACTIVATIONS.keys()
+    assert set(get_args(EncoderActivations)) == opening.ACTIVATIONS.keys()
+    assert set(get_args(Activations)) < set(get_args(EncoderActivations))
     for word in get_args(KvDtype):
         _native.Recording(1, 1, 1, 1, word, None)
     with pytest.raises(ValueError, match="kv_type"):
