@@ -123,19 +123,14 @@ class Scheduler:
                 f"{'any number' if asked is None else asked}, but the cache of keys and values may "
                 f"hold {capacity} positions; load the model with larger kv_bytes or ask for less"
             )
+        with self._lock:
+            self._require_place()  # before anything is made that a traceback would hold
         answer = Answer(self._engine.tokenizer, capacity - length, request)
         job = Job(request, answer, self._lock)
         expected = self._counters.mean_answer * 1.5 if asked is None else asked
         job.reserved = min(capacity, length + int(expected))
         with self._lock:
-            self._require_open()
-            if len(self._waiting) >= self._most_waiting:
-                wait_s = self._next_place_s()
-                raise BusyError(
-                    f"{len(self._waiting)} requests wait already; there should be a place in "
-                    f"{wait_s:.1f} s",
-                    retry_after_s=wait_s,
-                )
+            self._require_place()
             shared = self._pages.known(job)
             job.expected_s = self._forecast().first_token_s(job, shared)
             self._enqueue(job)
@@ -547,6 +542,17 @@ class Scheduler:
         """A thread that keeps the engine from everybody must not wait for them."""
         if self._owner == threading.get_ident():
             raise BusyError("this thread has the engine for itself; leave that block first")
+
+    def _require_place(self) -> None:
+        """Raise unless the model is open and one more may wait; with the lock held."""
+        self._require_open()
+        if len(self._waiting) >= self._most_waiting:
+            wait_s = self._next_place_s()
+            raise BusyError(
+                f"{len(self._waiting)} requests wait already; there should be a place in "
+                f"{wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
 
     def _require_open(self) -> None:
         if self._closed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -29,6 +31,7 @@ __all__ = ["open_socket", "serve_models"]
 
 TRIAL_TOKENS = 17
 BACKLOG = 256
+SWITCH_S = 0.0005
 
 
 def open_socket(host: str, port: int, path: Path | None = None) -> tuple[socket.socket, str]:
@@ -98,6 +101,8 @@ def serve_models(
     """
     found, shown = address
     log = RequestLog(log_path)
+    # How long a thread that computes keeps the others waiting, each time that they need the GIL.
+    sys.setswitchinterval(SWITCH_S)
     with closing(found), closing(log), ThreadPoolExecutor(POOL, "slmq-server") as pool:
         try:
             shelf = Shelf(
@@ -135,6 +140,9 @@ async def _serve(
                 assert book.loaded is not None
                 speed = await service.run(_tried, book.loaded.model)
                 line = start_line(book, speed, shown)
+            # What is here stays: collections look at what requests leave behind, and are short.
+            gc.collect()
+            gc.freeze()
             if wire.should_exit:
                 return
             found.listen(BACKLOG)

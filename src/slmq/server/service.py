@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Service", "Submitted"]
 
 POOL = 2  # threads that render, tokenize and load
+MOST_LEFT_BEHIND = 32  # answers, before what holds each other is collected
 REST_S = 0.05  # between two looks whether a run that nobody waits for has ended
 
 
@@ -97,6 +99,7 @@ class Service:
         self.twins = Twins[Submitted]()
         self.draining = False
         self._talks: set[Talk] = set()
+        self._left_behind = 0
 
     async def begin(
         self, url: str, body: Mapping[str, Any], scope: Mapping[str, Any], *, whole: bool
@@ -201,6 +204,7 @@ class Service:
         except BaseException:
             for stream in found.streams:
                 stream.close()
+            found.streams.clear()  # the traceback holds `found` until it is collected
             raise
         return found
 
@@ -220,6 +224,14 @@ class Service:
             self.metrics.spend(talk)
         self.log.write(talk)
         self.shelf.give_back(talk.book)
+        self._collect(len(talk.sources))
+
+    def _collect(self, answers: int) -> None:
+        """Free what answers leave behind, which hold each other and a megabyte each."""
+        self._left_behind += answers
+        if self._left_behind >= MOST_LEFT_BEHIND:
+            self._left_behind = 0
+            gc.collect()
 
 
 def _seeded(asked: Asked) -> tuple[Asked, int | None]:
