@@ -45,6 +45,7 @@ FLOORS = {
     "speed": 6,
     "batch": 7,
     "evaluation": 7,
+    "routing": 7,
     "search": 7,
     "server": 8,
     "cli": 9,

@@ -19,10 +19,12 @@ from typing import Any
 
 from slmq.embedding.encoder import Encoder
 from slmq.generation.model import Model
+from slmq.routing.router import Router
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.limits import Limits
 from slmq.server.requestlog import RequestLog
+from slmq.server.routing import Routing
 from slmq.server.run import BACKLOG, open_socket
 from slmq.server.service import Service
 from slmq.server.shelf import Book, EncoderBook, Loaded, LoadedEncoder, Shelf
@@ -146,6 +148,7 @@ def live_server(
     log_path: Path | None = None,
     aliases: Mapping[str, str] | None = None,
     encoders: Mapping[str, Encoder] | None = None,
+    router: Router | None = None,
 ) -> Iterator[LiveServer]:
     """A server of loaded models; they stay the caller's."""
     limits = limits or Limits()
@@ -168,6 +171,8 @@ def live_server(
         async def run() -> None:
             shelf = Shelf(books, pool=pool, aliases=aliases, encoders=listed)
             service = Service(shelf, limits, pool, log)
+            if router is not None:
+                service.routing = Routing(service, router)
             files = Files(service, Path(folder))
             app = build_app(service, files)
             wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)

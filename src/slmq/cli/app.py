@@ -23,6 +23,7 @@ from slmq.cli.output import write
 from slmq.cli.profile import profile
 from slmq.cli.quality import compare, evaluate, perplexity
 from slmq.cli.quantize import dequantize, quantize
+from slmq.cli.route import report, route, train
 from slmq.cli.run import run
 from slmq.cli.search import ask, index
 from slmq.cli.serve import serve
@@ -42,6 +43,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "ask": ask,
     "serve": serve,
+    "route": route,
+    "route train": train,
+    "route report": report,
     "verify": verify,
     "pull": pull,
     "list": list_models,

@@ -23,6 +23,7 @@ from slmq.settings import byte_count
 
 if TYPE_CHECKING:
     from slmq.hub import ResolvedModel
+    from slmq.routing.config import RouterConfig
 
 __all__ = ["serve"]
 
@@ -40,10 +41,11 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Catalogue name, hub id, folder or .gguf file. The first one is the default.",
+            help="Catalogue name, hub id, folder or .gguf file. The first one is the default. "
+            "With --router there may be none.",
             autocompletion=o.complete_model,
         ),
-    ],
+    ] = (),  # type: ignore[assignment]
     *,
     host: Annotated[
         str, typer.Option(help="Address to listen at.", rich_help_panel=PANEL)
@@ -80,6 +82,14 @@ def serve(
             help="Encoder for /v1/embeddings and /v1/rerank. Repeatable.",
             rich_help_panel=PANEL,
             autocompletion=o.complete_model,
+        ),
+    ] = None,
+    router: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='A router.toml; its models answer requests for the model "auto".',
+            rich_help_panel=PANEL,
         ),
     ] = None,
     name: Annotated[
@@ -137,6 +147,8 @@ def serve(
     machine. Sampling options apply to requests that do not set them. SIGTERM or Ctrl-C lets running
     answers end; a second one does not.
     """
+    if not models and router is None:
+        raise ValueError("expected a MODEL, or --router")
     options = LoadOptions(**loading)
     keys = api_key or [key for key in [os.environ.get("SLMQ_API_KEY")] if key]
     budget = available_memory_bytes()
@@ -173,9 +185,16 @@ def serve(
     draft = None
     if options.draft is not None:
         ((_, draft),) = found_models([os.fspath(options.draft)], [], revision=None, offline=offline)
+    listed = found_models(models, name or [], revision=revision, offline=offline)
+    opened = None
+    if router is not None:
+        from slmq.routing.router import Router
+
+        opened = Router.open(router)
+        listed += routed_models(opened.config, [called for called, _ in listed], offline=offline)
     books = [
         Book(called, partial(load, found, called), found.path, bytes_of(found.path))
-        for called, found in found_models(models, name or [], revision=revision, offline=offline)
+        for called, found in listed
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
     read = EncoderOptions(
@@ -201,6 +220,7 @@ def serve(
         log_path=log_requests,
         aliases=aliases,
         encoders=encoders,
+        router=opened,
         tell=note,
     )
 
@@ -230,6 +250,16 @@ def found_models(
             raise ValueError(f"--name: two models are called {called!r}; give each its own")
         books.append((called, found))
     return books
+
+
+def routed_models(
+    config: RouterConfig, served: Sequence[str], *, offline: bool
+) -> list[tuple[str, ResolvedModel]]:
+    """The models of ours that a router names and that are not served anyway."""
+    ours = [m for m in config.models if m.target is not None and m.name not in served]
+    return found_models(
+        [m.target or "" for m in ours], [m.name for m in ours], revision=None, offline=offline
+    )
 
 
 def aliases_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of
 from slmq.server.page import page
 from slmq.server.replies import Reply
+from slmq.server.routing import AUTO
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -51,6 +52,9 @@ class About:
         shelf = self._service.shelf
         found = [describe(book, self._began) for book in shelf.books]
         found += [describe_encoder(book, self._began) for book in shelf.encoders]
+        if self._service.routing is not None:
+            auto = {"id": AUTO, "object": "model", "created": self._began, "owned_by": "slmq"}
+            found.insert(0, auto)
         return Reply({"object": "list", "data": found})
 
     async def model(self, request: Request) -> Reply:

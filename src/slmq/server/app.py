@@ -93,6 +93,8 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/apply-template", about.apply_template, post),
     ):
         router.add_route(path, endpoint, methods)
+    if service.routing is not None:
+        router.add_route("/v1/route", service.routing.dry_run, post)
     return Guard(router, service.limits)
 
 

@@ -24,6 +24,7 @@ from slmq.server.replies import DONE, PING, Reply, Stream, event
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from slmq.server.routing import Counts
     from slmq.server.service import Service
     from slmq.server.talk import Heard, Talk
 
@@ -58,18 +59,41 @@ class OpenAI:
         return Reply({"input_tokens": found})
 
     async def _answer(self, request: Request, url: str) -> Reply | Stream:
-        body = body_of(request.scope)
+        body, routing = body_of(request.scope), self._service.routing
+        if url == CHAT and routing is not None and routing.takes(body.get("model")):
+            _transport(body)
+            found: Reply | Stream = await routing.answer(request, body, self._counted)
+            return found
+        return await self._local(request, body, url)
+
+    async def _counted(self, request: Request, body: Mapping[str, Any], counts: Counts) -> Any:
+        """An answer of a model of this server, whose tokens are told once it is over."""
+        return await self._local(request, body, CHAT, counts)
+
+    async def _local(
+        self, request: Request, body: Mapping[str, Any], url: str, counts: Counts | None = None
+    ) -> Reply | Stream:
         stream, with_usage = _transport(body)
         rest = {name: value for name, value in body.items() if name not in TRANSPORT}
         shape = _Chat if url == CHAT else _Text
+
+        def whole(talk: Talk, results: list[GenerationResult]) -> dict[str, Any]:
+            if counts is not None:
+                counts(*_tokens(talk))
+            return shape(talk).whole(results)
+
+        def events(talk: Talk) -> AsyncIterator[bytes]:
+            parts = _events(talk, shape(talk), url, with_usage)
+            return parts if counts is None else _told(parts, talk, counts)
+
         return await exchange(
             self._service,
             request,
             url,
             rest,
             stream=stream,
-            whole=lambda talk, results: shape(talk).whole(results),
-            events=lambda talk: _events(talk, shape(talk), url, with_usage),
+            whole=whole,
+            events=events,
             ignored=ignored_fields({**rest, "model": None}),
         )
 
@@ -87,6 +111,22 @@ def full_usage(results: list[GenerationResult], n: int) -> dict[str, Any]:
             "rejected_prediction_tokens": 0,
         },
     }
+
+
+async def _told(parts: AsyncIterator[bytes], talk: Talk, counts: Counts) -> AsyncIterator[bytes]:
+    """A stream whose tokens are told at its end, also if nobody reads on."""
+    try:
+        async for part in parts:
+            yield part
+    finally:
+        counts(*_tokens(talk))
+
+
+def _tokens(talk: Talk) -> tuple[int, int]:
+    """Tokens of the prompt and of the answers that are complete."""
+    results = [result for result in talk.results if result is not None]
+    prompt = results[0].prompt_tokens if results else 0
+    return prompt, sum(result.generated_tokens for result in results)
 
 
 def _transport(body: Mapping[str, Any]) -> tuple[bool, bool]:

@@ -72,6 +72,10 @@ class Reply:
         self.status = status
         self.headers = {"content-type": kind or "application/json", **(headers or {})}
 
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Tell more."""
+        self.headers |= headers
+
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Send it."""
         headers = {**self.headers, "content-length": str(len(self.data))}
@@ -110,6 +114,10 @@ class Stream:
             "x-accel-buffering": "no",
             **(headers or {}),
         }
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Tell more."""
+        self._headers |= headers
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Send it."""

@@ -18,12 +18,14 @@ from slmq.errors import WriteError
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.requestlog import RequestLog
+from slmq.server.routing import AUTO, Routing
 from slmq.server.service import POOL, Service
 from slmq.server.shelf import Shelf
 from slmq.server.wire import wire_for
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
+    from slmq.routing.router import Router
     from slmq.server.limits import Limits
     from slmq.server.shelf import Book, EncoderBook
 
@@ -77,6 +79,7 @@ def serve_models(
     log_path: Path | None = None,
     aliases: Mapping[str, str] | None = None,
     encoders: Sequence[EncoderBook] = (),
+    router: Router | None = None,
     tell: Callable[[str], None],
 ) -> None:
     """Serve models until a signal comes.
@@ -96,6 +99,8 @@ def serve_models(
         Further names of models.
     encoders : sequence of EncoderBook
         What answers requests for vectors and rankings.
+    router : Router, optional
+        What chooses for requests for the model "auto"; closed at the end.
     tell : callable
         Called with the line that says what is served, and where.
     """
@@ -108,7 +113,8 @@ def serve_models(
             shelf = Shelf(
                 books, budget_bytes=budget_bytes, pool=pool, aliases=aliases, encoders=encoders
             )
-            asyncio.run(_serve(shelf, found, shown, limits, pool, log, tell))
+            service = Service(shelf, limits, pool, log)
+            asyncio.run(_serve(service, found, shown, router, tell))
         finally:
             if found.family == getattr(socket, "AF_UNIX", None):
                 with suppress(OSError):
@@ -116,15 +122,15 @@ def serve_models(
 
 
 async def _serve(
-    shelf: Shelf,
+    service: Service,
     found: socket.socket,
     shown: str,
-    limits: Limits,
-    pool: ThreadPoolExecutor,
-    log: RequestLog,
+    router: Router | None,
     tell: Callable[[str], None],
 ) -> None:
-    service = Service(shelf, limits, pool, log)
+    shelf, limits = service.shelf, service.limits
+    if router is not None:
+        service.routing = Routing(service, router)
 
     def drain() -> None:
         service.draining = True
@@ -136,10 +142,12 @@ async def _serve(
     # From here on, so that no signal falls between the line that says it serves and serving.
     with folder, wire.capture_signals():
         try:
-            async with shelf.use(None) as book:
-                assert book.loaded is not None
-                speed = await service.run(_tried, book.loaded.model)
-                line = start_line(book, speed, shown)
+            line = f"{AUTO}: {router!r}; serving at {shown}"
+            if shelf.books:
+                async with shelf.use(None) as book:
+                    assert book.loaded is not None
+                    speed = await service.run(_tried, book.loaded.model)
+                    line = start_line(book, speed, shown)
             # What is here stays: collections look at what requests leave behind, and are short.
             gc.collect()
             gc.freeze()
@@ -149,6 +157,8 @@ async def _serve(
             tell(line)
             await wire.serve([found])
         finally:
+            if service.routing is not None:
+                service.routing.close()
             shelf.close()
             files.close()
 

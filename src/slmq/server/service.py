@@ -27,6 +27,7 @@ from slmq.server.wishes import Wishes, read_wishes
 
 if TYPE_CHECKING:
     from slmq.generation.stream import TokenStream
+    from slmq.server.routing import Routing
     from slmq.server.shelf import Book, Loaded, Shelf
 
 __all__ = ["Service", "Submitted"]
@@ -83,6 +84,8 @@ class Service:
 
     Attributes
     ----------
+    routing : Routing or None
+        What answers requests for the model "auto".
     draining : bool
         Whether it is about to end and takes no more requests.
     """
@@ -97,6 +100,7 @@ class Service:
         self.metrics = Metrics()
         self.receipts = Receipts()
         self.twins = Twins[Submitted]()
+        self.routing: Routing | None = None
         self.draining = False
         self._talks: set[Talk] = set()
         self._left_behind = 0
