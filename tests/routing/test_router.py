@@ -287,3 +287,54 @@ def test_paths_are_those_of_the_configuration(make: Make, tmp_path: Path) -> Non
     assert (config.log, config.encoder, config.reference) == (
         tmp_path / "a" / "log.jsonl", "x", "large",
     )  # fmt: skip
+
+
+def test_the_heads_of_the_package_say_where_they_come_from() -> None:
+    heads = load_heads()
+    assert heads.encoder == "all-minilm-l6-v2"
+    assert heads.facts["sources"].keys() == {"task", "domain", "usual", "languages"}
+    assert (len(heads.facts["task"]), len(heads.facts["domain"])) == (10, 14)
+    assert heads.facts["measured"]["languages"]["accuracy"] > 0.94
+    assert heads.facts["measured"]["domain"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The cat eats fish, and the dog looks on.", "en"),
+        ("Die Katze frisst den Fisch, und der Hund schaut zu.", "de"),
+        ("El gato come pescado y el perro mira.", "es"),
+        ("吾輩は猫である。名前はまだ無い。", "ja"),
+        ("Кошка ест рыбу, а собака смотрит.", "ru"),
+        ("고양이가 생선을 먹고 개가 바라본다.", "ko"),
+    ],
+)
+def test_languages(text: str, language: str) -> None:
+    heads = load_heads()
+    assert heads._language.language_of(text)[0] == language
+
+
+def test_no_language_in_numbers() -> None:
+    assert load_heads()._language.language_of("12 + 34 = ?") == ("", 0.0)
+
+
+@pytest.mark.slow
+def test_the_real_router(minilm_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "router.toml"
+    path.write_text(f"[policy]\ntarget = 0.75\n{SMALL}{LARGE}", "utf-8")
+    with slmq.load_encoder(minilm_path) as encoder, Router.open(path, encoder) as router:
+        tasks = {
+            "Write a Java function that reverses a linked list.": "code",
+            "Summarize the following report in two sentences.": "summarization",
+            "What is the capital of Peru?": "question_answering",
+            "What is 23 times 19?": "mathematics",
+            "Hello, good morning!": "conversation",
+        }
+        for text, task in tasks.items():
+            assert router.route(text).labels.task == task
+        law = router.route("In international law, when may a state use force in self-defence?")
+        assert law.labels.domain == "law"
+        hard = router.route("Find the degree of the field extension Q(sqrt 2, sqrt 3) over Q.")
+        easy = router.route("What is the capital of Peru?")
+        assert hard.labels.complexity > easy.labels.complexity
+        assert hard.p_right["small"] < easy.p_right["small"] < easy.p_right["large"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slmq.embedding.logistic import cross_validated, fit_logistic
+from slmq.embedding.logistic import ROUGH, cross_validated, fit_logistic
 from slmq.errors import DataError
 from slmq.routing.features import LOOKED_AT, plain_features
 from slmq.routing.heads import RIGHT, RouterHeads
@@ -23,6 +23,7 @@ __all__ = ["TrainedModel", "columns_of", "fitted_head", "train_right"]
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 LEAST = 20  # prompts with a judgement, of each kind two
+VALIDATED = 3000  # rows
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
@@ -57,12 +58,16 @@ def columns_of(encoder: Encoder, texts: Sequence[str]) -> F64:
 
 
 def fitted_head(x: F64, y: npt.NDArray[np.int64], classes: int) -> tuple[F32, F32, Any]:
-    """Weights and bias of a calibrated head over columns as they are, and how it was validated."""
+    """Weights and bias of a calibrated head over columns as they are, and how it was validated.
+
+    Of many rows some are enough to find the penalty and the temperature.
+    """
     mean, spread = x.mean(axis=0), x.std(axis=0)
     spread[spread < 1e-9] = 1.0
     scaled = (x - mean) / spread
-    found = cross_validated(scaled, y, classes, penalties=PENALTIES)
-    fitted = fit_logistic(scaled, y, classes, found.penalty)
+    some = np.random.default_rng(0).permutation(len(y))[:VALIDATED]
+    found = cross_validated(scaled[some], y[some], classes, penalties=PENALTIES)
+    fitted = fit_logistic(scaled, y, classes, found.penalty, tolerance=ROUGH)
     weights = fitted.weights / spread / found.temperature
     bias = fitted.bias / found.temperature - weights @ mean
     return weights.astype(np.float32), bias.astype(np.float32), found
