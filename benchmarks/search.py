@@ -137,7 +137,7 @@ def searchers(rows: Any, folder: Path) -> dict[str, tuple[Callable[[Any], Any], 
     except ModuleNotFoundError:
         print("faiss is not installed")
     try:
-        from usearch.index import MetricKind, search  # type: ignore[attr-defined]
+        from usearch.index import MetricKind, search
 
         short = np.clip(np.round(rows * 127 / np.abs(rows).max()), -127, 127).astype(np.int8)
 
