@@ -45,6 +45,17 @@ def over(client: Any, batch: Any) -> Any:
     return client.batches.retrieve(batch.id)
 
 
+def test_lists_name_their_ends(client: Any, server: LiveServer) -> None:
+    empty = server.ask("/v1/batches").body
+    assert (empty["data"], empty["first_id"], empty["last_id"]) == ([], "", "")
+    ids = [client.files.create(file=("a", b"{}"), purpose="batch").id for _ in range(2)]
+    listed = server.ask("/v1/files").body
+    assert [one["id"] for one in listed["data"]] == ids[::-1]
+    assert (listed["first_id"], listed["last_id"]) == (ids[1], ids[0])
+    for name in ids:
+        client.files.delete(name)
+
+
 def test_a_batch_is_answered_in_its_order(client: Any, server: LiveServer) -> None:
     data = lines(9, temperature=1.0) + b"broken\n"
     done = over(client, begin(client, data))

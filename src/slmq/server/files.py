@@ -145,8 +145,7 @@ class Files:
 
     async def files(self, _request: Request) -> Reply:
         """GET /v1/files."""
-        found = [entry.body for entry in reversed(self._files.values())]
-        return Reply({"object": "list", "data": found, "has_more": False})
+        return _listed([entry.body for entry in reversed(self._files.values())])
 
     async def file(self, request: Request) -> Reply:
         """GET /v1/files/{id}."""
@@ -191,9 +190,7 @@ class Files:
 
     async def batches(self, _request: Request) -> Reply:
         """GET /v1/batches."""
-        found = [batch.body for batch in reversed(self._batches.values())]
-        ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {}
-        return Reply({"object": "list", "data": found, "has_more": False, **ends})
+        return _listed([batch.body for batch in reversed(self._batches.values())])
 
     async def batch(self, request: Request) -> Reply:
         """GET /v1/batches/{id}."""
@@ -293,3 +290,10 @@ class Files:
 
 def _over(batch: _Batch) -> bool:
     return batch.status in OVER
+
+
+def _listed(found: list[dict[str, Any]]) -> Reply:
+    """All of a kind, with the ids between which they are: texts always, as OpenAI describes it."""
+    ids = [one["id"] for one in found] or [""]
+    ends = {"first_id": ids[0], "last_id": ids[-1]}
+    return Reply({"object": "list", "data": found, "has_more": False, **ends})
