@@ -158,4 +158,8 @@ LONG = {
 # Comparisons that jinja2 does in Python, within one call of C.
 AROUND["undefined ones"] = "{% set x = [missing] * 10000000 %}{{ 1 in x }}{{ x.count(1) }}"
 
-BOMBS = GROWING | AROUND | LONG
+MANY = {
+    f"many: {name}": "{% set u = ((1, 2) * 3000000) | " + name + " %}"
+    for name in ("min", "max", "sort", "join", "unique | list", "map('string') | list")
+}
+BOMBS = MANY | GROWING | AROUND | LONG

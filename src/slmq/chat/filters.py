@@ -215,6 +215,7 @@ def sorting_mapping(value: Any, others: Others, named: Named) -> tuple[Any, Othe
 
 def charge_order(items: list[Any] | tuple[Any, ...]) -> None:
     """Charge sorting: ``n log n`` comparisons of two of the largest elements."""
+    need(len(items) * OPERATION)  # first: looking at millions takes seconds
     largest = max((len(i) if isinstance(i, str) else measure(i) for i in items), default=0)
     comparisons = len(items) * (len(items).bit_length() + 2)
     # Texts are compared in lower case: copies of all of them.
