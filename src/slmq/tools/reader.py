@@ -51,6 +51,7 @@ class CallReader:
         self._span: Span | None = None
         self._raw = ""  # of the call that has begun, its opening included
         self._opening = 0  # characters of it
+        self._space = ""  # before it: none of the text, unless the call is text, too
         self._behind_call = False
         self._spoken = False
         self._held = ""  # text that may turn out to be the space before a call, or its opening
@@ -72,8 +73,8 @@ class CallReader:
     def finish(self) -> Said:
         """The end of the answer: an unfinished call is text."""
         said = Said()
-        self._speak(said, self._raw + self._held)
-        self._span, self._raw, self._held = None, "", ""
+        self._speak(said, self._space + self._raw + self._held)
+        self._span, self._space, self._raw, self._held = None, "", "", ""
         return said
 
     def _outside(self, said: Said, text: str) -> str | None:
@@ -91,7 +92,7 @@ class CallReader:
         found = [(at, mark) for mark in self._spelled if (at := text.find(mark)) >= 0]
         if found:
             at, mark = min(found)
-            self._speak(said, text[:at].rstrip(SPACE))
+            self._held = text[:at]
             self._begin(said, mark)
             return text[at + len(mark) :]
         safe = len(text) - self._partial(text)
@@ -102,8 +103,9 @@ class CallReader:
 
     def _begin(self, said: Said, opening: str) -> None:
         """Begin a call; the space before it is none of the text."""
-        self._speak(said, self._held.rstrip(SPACE))
-        self._held = ""
+        words = self._held.rstrip(SPACE)
+        self._speak(said, words)
+        self._space, self._held = self._held[len(words) :], ""
         self._span = self._dialect.span(opening)
         self._raw, self._opening = opening, len(opening)
 
@@ -116,8 +118,8 @@ class CallReader:
                 raise MalformedError(LONGEST_BODY - len(self._raw))
         except MalformedError as stop:
             # All before is text now, and what comes may begin another call.
-            self._speak(said, self._raw + text[: stop.at])
-            self._span, self._raw, self._bare = None, "", False
+            self._speak(said, self._space + self._raw + text[: stop.at])
+            self._span, self._space, self._raw, self._bare = None, "", "", False
             return text[stop.at :]
         if end is None:
             self._raw += text
@@ -127,9 +129,9 @@ class CallReader:
 
     def _end(self, said: Said, raw: str) -> None:
         """The body is whole: it is calls, or text after all."""
-        self._span, self._raw = None, ""
+        space, self._span, self._space, self._raw = self._space, None, "", ""
         if not self._take(said, raw):
-            self._speak(said, raw)
+            self._speak(said, space + raw)
             self._bare = False
 
     def _take(self, said: Said, raw: str) -> bool:
