@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 import slmq
-from slmq.routing.heads import load_heads, vector_of
-from slmq.routing.training import columns_of, fitted_head
+from slmq.embedding.routing.heads import load_heads, vector_of
+from slmq.embedding.routing.training import columns_of, fitted_head
 
 ENCODER = "all-minilm-l6-v2"
 SPLITS = 4

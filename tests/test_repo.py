@@ -35,7 +35,6 @@ FLOORS = {
     "tokenizer": 3,
     "tools": 3,
     "weights": 3,
-    "constraints": 4,
     "models": 4,
     "conversion": 5,
     "engine": 5,
@@ -45,12 +44,11 @@ FLOORS = {
     "speed": 6,
     "batch": 7,
     "evaluation": 7,
-    "routing": 7,
     "search": 7,
     "server": 8,
     "cli": 9,
 }
-MOST_ROOMS, MOST_FLOORS = 26, 10
+MOST_ROOMS, MOST_FLOORS = 24, 10
 FACE = {"__init__", "__main__"}
 # What a room may use at most, where that is less than all floors below.
 ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}

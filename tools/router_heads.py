@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 import slmq
-from slmq.routing.heads import PROBE, STRONG, VERSION, WEAK, RouterHeads
-from slmq.routing.language import BUCKETS, LanguageHead, ngram_counts
-from slmq.routing.training import columns_of, fitted_head
+from slmq.embedding.routing.heads import PROBE, STRONG, VERSION, WEAK, RouterHeads
+from slmq.embedding.routing.language import BUCKETS, LanguageHead, ngram_counts
+from slmq.embedding.routing.training import columns_of, fitted_head
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,7 +54,7 @@ DOMAINS = {
 def main() -> None:
     """Train, report, write."""
     data = Path(sys.argv[1])
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "src/slmq/routing/heads.npz"
+    out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "src/slmq/embedding/routing/heads.npz"
     # No splitlines: prompts hold characters at which that cuts, too.
     lines = (data / "routellm/mmlu_train_subjects.jsonl").read_text("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantizer import QuantizedFolder, quantize
-    from slmq.routing.router import Router
+    from slmq.embedding.routing.router import Router
     from slmq.search.index import Index
     from slmq.tools.calls import ToolCall
     from slmq.tools.mcp import McpServer
@@ -118,7 +118,7 @@ _LAZY = {
     "Model": "slmq.generation.model",
     "QuantizedFolder": "slmq.quantizer",
     "QuantizedMatrix": "slmq.weights.quantized",
-    "Router": "slmq.routing.router",
+    "Router": "slmq.embedding.routing.router",
     "SamplingParams": "slmq.generation.params",
     "StreamChunk": "slmq.generation.results",
     "TokenStream": "slmq.generation.stream",

@@ -14,7 +14,7 @@ from answers import Alone, open_tiny, request, said
 from llguidance import LLMatcher
 
 import slmq
-from slmq.constraints import Grammar, Vocabulary
+from slmq.generation.constraints import Grammar, Vocabulary
 from slmq.errors import ConstraintError, IncompleteError
 from slmq.generation.answer import Request
 from slmq.generation.sampling import SamplingParams

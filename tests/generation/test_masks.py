@@ -13,7 +13,7 @@ import pytest
 from llguidance import LLMatcher
 
 import slmq
-from slmq.constraints import Grammar, Vocabulary, regex_grammar, schema_grammar
+from slmq.generation.constraints import Grammar, Vocabulary, regex_grammar, schema_grammar
 from slmq.errors import ConstraintError
 from slmq.generation.masks import Masks
 from slmq.generation.sampling import SamplingParams, make_sampler

@@ -16,7 +16,7 @@ from tiny_heads import EASY, HARD, tiny_heads
 
 import slmq
 from slmq import Router
-from slmq.routing.ledger import read_log, report_of
+from slmq.embedding.routing.ledger import read_log, report_of
 
 CONFIG = """
 heads = "heads.npz"

@@ -19,7 +19,7 @@ from typing import Any
 
 from slmq.embedding.encoder import Encoder
 from slmq.generation.model import Model
-from slmq.routing.router import Router
+from slmq.embedding.routing.router import Router
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.limits import Limits

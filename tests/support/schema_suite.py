@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from slmq.constraints import Constraint, Vocabulary, schema_grammar
+from slmq.generation.constraints import Constraint, Vocabulary, schema_grammar
 from slmq.errors import ConstraintError
 
 END = 256

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from slmq.embedding.encoder import Encoder
-from slmq.routing.heads import PROBE, STRONG, VERSION, WEAK, RouterHeads
-from slmq.routing.language import BUCKETS
-from slmq.routing.training import columns_of, fitted_head
+from slmq.embedding.routing.heads import PROBE, STRONG, VERSION, WEAK, RouterHeads
+from slmq.embedding.routing.language import BUCKETS
+from slmq.embedding.routing.training import columns_of, fitted_head
 
 EASY = [f"the {a} {b}" for a in ("cat", "dog", "man") for b in ("eats", "lives", "is playing")] * 3
 HARD = [f"prove why {a} + {b} = 12?" for a in ("x", "y", "z") for b in "123456789"]

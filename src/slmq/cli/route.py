@@ -30,7 +30,7 @@ def route(
     as_json: o.Json = False,
 ) -> None:
     """Show which model a router would choose for a prompt, and why; nobody is asked."""
-    from slmq.routing.router import Router
+    from slmq.embedding.routing.router import Router
 
     with spinner("loading the router"):
         router = Router.open(config)
@@ -67,10 +67,10 @@ def train(
     lines whose answers were judged. The configuration then names the file: heads = "FILE".
     """
     from slmq.embedding.loading import load_encoder
-    from slmq.routing.config import read_config
-    from slmq.routing.heads import load_heads
-    from slmq.routing.ledger import read_log
-    from slmq.routing.training import train_right
+    from slmq.embedding.routing.config import read_config
+    from slmq.embedding.routing.heads import load_heads
+    from slmq.embedding.routing.ledger import read_log
+    from slmq.embedding.routing.training import train_right
 
     read = read_config(config)
     heads = load_heads(read.heads)
@@ -91,7 +91,7 @@ def train(
 
 def report(log: Log, *, as_json: o.Json = False) -> None:
     """Show what a router has saved and what quality it has kept, from its log."""
-    from slmq.routing.ledger import read_log, report_of
+    from slmq.embedding.routing.ledger import read_log, report_of
 
     found = report_of(read_log(log), log)
     if as_json:

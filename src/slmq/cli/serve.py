@@ -23,7 +23,7 @@ from slmq.settings import byte_count
 
 if TYPE_CHECKING:
     from slmq.hub import ResolvedModel
-    from slmq.routing.config import RouterConfig
+    from slmq.embedding.routing.config import RouterConfig
 
 __all__ = ["serve"]
 
@@ -188,7 +188,7 @@ def serve(
     listed = found_models(models, name or [], revision=revision, offline=offline)
     opened = None
     if router is not None:
-        from slmq.routing.router import Router
+        from slmq.embedding.routing.router import Router
 
         opened = Router.open(router)
         listed += routed_models(opened.config, [called for called, _ in listed], offline=offline)

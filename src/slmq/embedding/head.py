@@ -179,8 +179,8 @@ class Head:
             name, identity = str(given["encoder"]), str(given["identity"])
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise DataError(f"{file}: damaged: {type(error).__name__}: {error}") from None
-        held = encoder if not isinstance(encoder, (str, os.PathLike, type(None))) else None
-        opened = load_encoder(cast(Any, encoder) or name, **options) if held is None else held
+        named = encoder is None or isinstance(encoder, (str, os.PathLike))
+        opened = load_encoder(encoder or name, **options) if named else encoder
         found = encoder_identity(opened)
         if found != identity:
             raise DataError(
@@ -188,7 +188,7 @@ class Head:
                 f"loaded ({found}) gives other vectors"
             )
         head = cls(opened, labels, weights, bias, trained)
-        head._owned = held is None
+        head._owned = named
         return head
 
     @staticmethod

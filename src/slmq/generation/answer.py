@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slmq.constraints import Matcher
+    from slmq.generation.constraints import Matcher
     from slmq.engine.adapters import Adapter
     from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slmq.constraints import Vocabulary
+from slmq.generation.constraints import Vocabulary
 from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
 from slmq.generation.bars import prompt_bar

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 
-from slmq.constraints import Matcher
+from slmq.generation.constraints import Matcher
 
 __all__ = ["Masks"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from slmq.constraints import (
+from slmq.generation.constraints import (
     Constraint,
     Grammar,
     Vocabulary,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from slmq.errors import printable
-from slmq.routing.config import RoutedModel
+from slmq.embedding.routing.config import RoutedModel
 
 __all__ = ["RemoteAnswer", "RemoteError", "open_answer"]
 

@@ -21,9 +21,9 @@ from slmq.errors import (
     UnsupportedModelError,
     WriteError,
 )
-from slmq.routing.config import MODES
-from slmq.routing.ledger import Ledger, entry_of
-from slmq.routing.router import last_question
+from slmq.embedding.routing.config import MODES
+from slmq.embedding.routing.ledger import Ledger, entry_of
+from slmq.embedding.routing.router import last_question
 from slmq.server.exchange import only
 from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of
@@ -33,8 +33,8 @@ from slmq.server.replies import Reply, Stream, until_gone
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from slmq.routing.decision import Decision
-    from slmq.routing.router import Router
+    from slmq.embedding.routing.decision import Decision
+    from slmq.embedding.routing.router import Router
     from slmq.server.service import Service
 
 __all__ = ["AUTO", "Counts", "Routing"]

@@ -25,7 +25,7 @@ from slmq.server.wire import wire_for
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model
-    from slmq.routing.router import Router
+    from slmq.embedding.routing.router import Router
     from slmq.server.limits import Limits
     from slmq.server.shelf import Book, EncoderBook
 

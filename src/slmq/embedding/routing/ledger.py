@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from slmq.errors import DataError, WriteError
-from slmq.routing.config import RouterConfig
-from slmq.routing.decision import Decision
+from slmq.embedding.routing.config import RouterConfig
+from slmq.embedding.routing.decision import Decision
 
 __all__ = ["Ledger", "Report", "entry_of", "read_log", "report_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from slmq.constraints.regexes import check_regex
-from slmq.constraints.schema import prepared
+from slmq.generation.constraints.regexes import check_regex
+from slmq.generation.constraints.schema import prepared
 from slmq.errors import ConstraintError
 
 __all__ = ["checked_lark"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slmq.constraints.grammar import (
+from slmq.generation.constraints.grammar import (
     Grammar,
     any_json,
     behind,
@@ -13,8 +13,8 @@ from slmq.constraints.grammar import (
     regex_grammar,
     schema_grammar,
 )
-from slmq.constraints.matcher import Constraint, Matcher
-from slmq.constraints.vocabulary import Vocabulary
+from slmq.generation.constraints.matcher import Constraint, Matcher
+from slmq.generation.constraints.vocabulary import Vocabulary
 
 __all__ = [
     "Constraint",

@@ -14,11 +14,11 @@ from tiny_heads import EASY, HARD, tiny_heads
 
 import slmq
 from slmq import ContextOverflowError, DataError, Router
-from slmq.routing.config import read_config
-from slmq.routing.features import NAMES, plain_features
-from slmq.routing.heads import load_heads, sigmoid
-from slmq.routing.ledger import Ledger, entry_of, read_log, report_of
-from slmq.routing.training import train_right
+from slmq.embedding.routing.config import read_config
+from slmq.embedding.routing.features import NAMES, plain_features
+from slmq.embedding.routing.heads import load_heads, sigmoid
+from slmq.embedding.routing.ledger import Ledger, entry_of, read_log, report_of
+from slmq.embedding.routing.training import train_right
 
 SMALL = """
 [[models]]

@@ -26,8 +26,8 @@ from slmq.disk import create, publish, read_regular
 from slmq.embedding.scores import softmax
 from slmq.errors import DataError, WriteError
 from slmq.machine.exact import exact_exp
-from slmq.routing.features import LOOKED_AT, plain_features
-from slmq.routing.language import BUCKETS, LanguageHead
+from slmq.embedding.routing.features import LOOKED_AT, plain_features
+from slmq.embedding.routing.language import BUCKETS, LanguageHead
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
@@ -215,7 +215,7 @@ def load_heads(path: Path | None = None) -> RouterHeads:
         If the file is damaged, or none of heads.
     """
     if path is None:
-        data = files("slmq.routing").joinpath("heads.npz").read_bytes()
+        data = files("slmq.embedding.routing").joinpath("heads.npz").read_bytes()
     else:
         try:
             data = read_regular(path, MAX_BYTES)

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from slmq.constraints.faults import checked, left_out, library_faults
-from slmq.constraints.grammar import Grammar
-from slmq.constraints.matcher import Constraint
+from slmq.generation.constraints.faults import checked, left_out, library_faults
+from slmq.generation.constraints.grammar import Grammar
+from slmq.generation.constraints.matcher import Constraint
 from slmq.errors import TokenizerError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmq.constraints.faults import checked, library_faults
-from slmq.constraints.grammar import Grammar
+from slmq.generation.constraints.faults import checked, library_faults
+from slmq.generation.constraints.grammar import Grammar
 from slmq.errors import ConstraintError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slmq.routing.heads import Labels
+from slmq.embedding.routing.heads import Labels
 
 __all__ = ["Decision"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from slmq.constraints.schema import place_of
+from slmq.generation.constraints.schema import place_of
 from slmq.errors import ConstraintError, printable
 
 __all__ = ["checked", "left_out", "library_faults"]

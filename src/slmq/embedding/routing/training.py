@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from slmq.embedding.logistic import ROUGH, cross_validated, fit_logistic
 from slmq.errors import DataError
-from slmq.routing.features import LOOKED_AT, plain_features
-from slmq.routing.heads import RIGHT, RouterHeads
+from slmq.embedding.routing.features import LOOKED_AT, plain_features
+from slmq.embedding.routing.heads import RIGHT, RouterHeads
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
