@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 import slmq
-from slmq.generation.constraints import Grammar, Vocabulary, any_json, lark_grammar, regex_grammar
-from slmq.generation.constraints import schema_grammar as of_schema
 from slmq.engine.opening import open_engine
 from slmq.engine.options import LoadOptions
+from slmq.generation.constraints import Grammar, Vocabulary, any_json, lark_grammar, regex_grammar
+from slmq.generation.constraints import schema_grammar as of_schema
 from slmq.generation.scheduler import Scheduler
 from slmq.hub import resolve
 

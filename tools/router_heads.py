@@ -54,7 +54,11 @@ DOMAINS = {
 def main() -> None:
     """Train, report, write."""
     data = Path(sys.argv[1])
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "src/slmq/embedding/routing/heads.npz"
+    out = (
+        Path(sys.argv[2])
+        if len(sys.argv) > 2
+        else HERE.parent / "src/slmq/embedding/routing/heads.npz"
+    )
     # No splitlines: prompts hold characters at which that cuts, too.
     lines = (data / "routellm/mmlu_train_subjects.jsonl").read_text("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
     from slmq.embedding.head import Head
     from slmq.embedding.loading import load_encoder
+    from slmq.embedding.routing.router import Router
     from slmq.evaluation import compare, evaluate, perplexity
     from slmq.generation.loading import load
     from slmq.generation.model import Model
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantizer import QuantizedFolder, quantize
-    from slmq.embedding.routing.router import Router
     from slmq.search.index import Index
     from slmq.tools.calls import ToolCall
     from slmq.tools.mcp import McpServer

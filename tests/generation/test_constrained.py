@@ -14,9 +14,9 @@ from answers import Alone, open_tiny, request, said
 from llguidance import LLMatcher
 
 import slmq
-from slmq.generation.constraints import Grammar, Vocabulary
 from slmq.errors import ConstraintError, IncompleteError
 from slmq.generation.answer import Request
+from slmq.generation.constraints import Grammar, Vocabulary
 from slmq.generation.sampling import SamplingParams
 from slmq.generation.scheduler import Scheduler
 from slmq.generation.shapes import Shape, shape_of

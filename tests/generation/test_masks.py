@@ -13,8 +13,8 @@ import pytest
 from llguidance import LLMatcher
 
 import slmq
-from slmq.generation.constraints import Grammar, Vocabulary, regex_grammar, schema_grammar
 from slmq.errors import ConstraintError
+from slmq.generation.constraints import Grammar, Vocabulary, regex_grammar, schema_grammar
 from slmq.generation.masks import Masks
 from slmq.generation.sampling import SamplingParams, make_sampler
 from slmq.generation.shapes import shape_of

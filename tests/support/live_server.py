@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from slmq.embedding.encoder import Encoder
-from slmq.generation.model import Model
 from slmq.embedding.routing.router import Router
+from slmq.generation.model import Model
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.limits import Limits

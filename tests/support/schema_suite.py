@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from slmq.generation.constraints import Constraint, Vocabulary, schema_grammar
 from slmq.errors import ConstraintError
+from slmq.generation.constraints import Constraint, Vocabulary, schema_grammar
 
 END = 256
 

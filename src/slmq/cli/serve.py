@@ -22,8 +22,8 @@ from slmq.machine.memory import available_memory_bytes
 from slmq.settings import byte_count
 
 if TYPE_CHECKING:
-    from slmq.hub import ResolvedModel
     from slmq.embedding.routing.config import RouterConfig
+    from slmq.hub import ResolvedModel
 
 __all__ = ["serve"]
 

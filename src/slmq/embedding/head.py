@@ -179,8 +179,10 @@ class Head:
             name, identity = str(given["encoder"]), str(given["identity"])
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise DataError(f"{file}: damaged: {type(error).__name__}: {error}") from None
-        named = encoder is None or isinstance(encoder, (str, os.PathLike))
-        opened = load_encoder(encoder or name, **options) if named else encoder
+        if encoder is None or isinstance(encoder, (str, os.PathLike)):
+            opened, owned = load_encoder(encoder or name, **options), True
+        else:
+            opened, owned = encoder, False
         found = encoder_identity(opened)
         if found != identity:
             raise DataError(
@@ -188,7 +190,7 @@ class Head:
                 f"loaded ({found}) gives other vectors"
             )
         head = cls(opened, labels, weights, bias, trained)
-        head._owned = named
+        head._owned = owned
         return head
 
     @staticmethod

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slmq.generation.constraints import Matcher
     from slmq.engine.adapters import Adapter
+    from slmq.generation.constraints import Matcher
     from slmq.generation.shapes import Shape
     from slmq.tokenizer import Tokenizer
     from slmq.tools.speech import Speech

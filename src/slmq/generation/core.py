@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slmq.generation.constraints import Vocabulary
 from slmq.errors import ClosedError
 from slmq.generation.answer import Progress, Request
 from slmq.generation.bars import prompt_bar
+from slmq.generation.constraints import Vocabulary
 from slmq.generation.draft import Draft
 from slmq.generation.pages import limit_caches
 from slmq.generation.params import CHAT_LIMIT, TEXT_LIMIT, SamplingParams

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from slmq.errors import ConstraintError
 from slmq.generation.constraints import (
     Constraint,
     Grammar,
@@ -19,7 +20,6 @@ from slmq.generation.constraints import (
     regex_grammar,
     schema_grammar,
 )
-from slmq.errors import ConstraintError
 from slmq.generation.params import SamplingParams
 from slmq.tools.annotations import is_type, whole_schema
 from slmq.tools.speech import Speech

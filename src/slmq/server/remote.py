@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from slmq.errors import printable
 from slmq.embedding.routing.config import RoutedModel
+from slmq.errors import printable
 
 __all__ = ["RemoteAnswer", "RemoteError", "open_answer"]
 

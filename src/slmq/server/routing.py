@@ -10,6 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import RequestError
+from slmq.embedding.routing.config import MODES
+from slmq.embedding.routing.ledger import Ledger, entry_of
+from slmq.embedding.routing.router import last_question
 from slmq.errors import (
     BusyError,
     CacheFullError,
@@ -21,9 +24,6 @@ from slmq.errors import (
     UnsupportedModelError,
     WriteError,
 )
-from slmq.embedding.routing.config import MODES
-from slmq.embedding.routing.ledger import Ledger, entry_of
-from slmq.embedding.routing.router import last_question
 from slmq.server.exchange import only
 from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of

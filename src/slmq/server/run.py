@@ -24,8 +24,8 @@ from slmq.server.shelf import Shelf
 from slmq.server.wire import wire_for
 
 if TYPE_CHECKING:
-    from slmq.generation.model import Model
     from slmq.embedding.routing.router import Router
+    from slmq.generation.model import Model
     from slmq.server.limits import Limits
     from slmq.server.shelf import Book, EncoderBook
 

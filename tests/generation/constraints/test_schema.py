@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from schema_suite import BYTES, Verdict, accepts, run_suite
 
+from slmq.errors import ConstraintError
 from slmq.generation.constraints import (
     any_json,
     choice_grammar,
@@ -17,7 +18,6 @@ from slmq.generation.constraints import (
     regex_grammar,
     schema_grammar,
 )
-from slmq.errors import ConstraintError
 
 
 @pytest.mark.parametrize("draft", ["draft2020-12", "draft7"])

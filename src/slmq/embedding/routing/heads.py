@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.disk import create, publish, read_regular
+from slmq.embedding.routing.features import LOOKED_AT, plain_features
+from slmq.embedding.routing.language import BUCKETS, LanguageHead
 from slmq.embedding.scores import softmax
 from slmq.errors import DataError, WriteError
 from slmq.machine.exact import exact_exp
-from slmq.embedding.routing.features import LOOKED_AT, plain_features
-from slmq.embedding.routing.language import BUCKETS, LanguageHead
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmq.errors import DataError, WriteError
 from slmq.embedding.routing.config import RouterConfig
 from slmq.embedding.routing.decision import Decision
+from slmq.errors import DataError, WriteError
 
 __all__ = ["Ledger", "Report", "entry_of", "read_log", "report_of"]
 

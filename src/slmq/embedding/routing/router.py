@@ -9,11 +9,11 @@ from typing import Any
 
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.loading import load_encoder
-from slmq.errors import ContextOverflowError, DataError
 from slmq.embedding.routing.config import MODES, Policy, RouterConfig, Rule, read_config
 from slmq.embedding.routing.decision import Decision
 from slmq.embedding.routing.features import LOOKED_AT
 from slmq.embedding.routing.heads import Labels, RouterHeads, load_heads, vector_of
+from slmq.errors import ContextOverflowError, DataError
 
 __all__ = ["Router", "last_question"]
 

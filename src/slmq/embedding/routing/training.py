@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.embedding.logistic import ROUGH, cross_validated, fit_logistic
-from slmq.errors import DataError
 from slmq.embedding.routing.features import LOOKED_AT, plain_features
 from slmq.embedding.routing.heads import RIGHT, RouterHeads
+from slmq.errors import DataError
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder

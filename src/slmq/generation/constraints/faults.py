@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from slmq.generation.constraints.schema import place_of
 from slmq.errors import ConstraintError, printable
+from slmq.generation.constraints.schema import place_of
 
 __all__ = ["checked", "left_out", "library_faults"]
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from slmq.errors import ConstraintError, printable
 from slmq.generation.constraints.faults import library_faults
 from slmq.generation.constraints.lark import checked_lark
 from slmq.generation.constraints.regexes import check_regex
 from slmq.generation.constraints.schema import JSON_STYLE, prepared
-from slmq.errors import ConstraintError, printable
 
 __all__ = [
     "Grammar",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+from slmq.errors import ConstraintError
 from slmq.generation.constraints.regexes import check_regex
 from slmq.generation.constraints.schema import prepared
-from slmq.errors import ConstraintError
 
 __all__ = ["checked_lark"]
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmq.errors import ConstraintError
 from slmq.generation.constraints.faults import checked, library_faults
 from slmq.generation.constraints.grammar import Grammar
-from slmq.errors import ConstraintError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

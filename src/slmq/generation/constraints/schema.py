@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slmq.errors import ConstraintError, printable
 from slmq.generation.constraints.joined import check_joined
 from slmq.generation.constraints.regexes import check_regex
-from slmq.errors import ConstraintError, printable
 
 __all__ = ["JSON_STYLE", "place_of", "prepared"]
 

@@ -6,10 +6,10 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from slmq.errors import TokenizerError
 from slmq.generation.constraints.faults import checked, left_out, library_faults
 from slmq.generation.constraints.grammar import Grammar
 from slmq.generation.constraints.matcher import Constraint
-from slmq.errors import TokenizerError
 
 if TYPE_CHECKING:
     from slmq.tokenizer import Tokenizer
