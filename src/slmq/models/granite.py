@@ -26,6 +26,7 @@ from slmq.models.parts.decoder import (
     load_gated_mlp,
     load_norms,
     logits,
+    rope_orders,
     stored_rope,
 )
 from slmq.models.parts.gguf import (
@@ -33,7 +34,6 @@ from slmq.models.parts.gguf import (
     LAYER_NAMES,
     GgufMap,
     Weights,
-    interleaved_to_halves,
 )
 from slmq.models.parts.values import config_number, config_value
 from slmq.weights.base import Reader
@@ -107,11 +107,7 @@ def load(r: Reader, cfg: Config) -> Weights:
 
 def load_granite(r: Reader, cfg: Config, load_mlp: Callable[[str, Weights], None]) -> Weights:
     """All but the MLPs, which `load_mlp(prefix, layer)` reads."""
-    pairs = r.layout.interleaved_rows
-    orders = (
-        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if pairs else None,
-        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if pairs else None,
-    )
+    orders = rope_orders(cfg, r.layout.interleaved_rows)
 
     def load_layer(prefix: str, layer: Weights) -> None:
         load_norms(r, cfg, prefix, layer)

@@ -13,8 +13,14 @@ from typing import Any
 
 from slmq.models import llama
 from slmq.models.parts.config import decoder_values
-from slmq.models.parts.decoder import load_attention, load_decoder, load_gated_mlp, load_norms
-from slmq.models.parts.gguf import Weights, interleaved_to_halves, no_gguf
+from slmq.models.parts.decoder import (
+    load_attention,
+    load_decoder,
+    load_gated_mlp,
+    load_norms,
+    rope_orders,
+)
+from slmq.models.parts.gguf import Weights, no_gguf
 from slmq.models.parts.values import config_value
 from slmq.weights.base import Reader
 
@@ -45,11 +51,7 @@ class Config(llama.Config):
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
-    pairs = r.layout.own_rows
-    orders = (
-        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if pairs else None,
-        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if pairs else None,
-    )
+    orders = rope_orders(cfg, r.layout.own_rows)
 
     def load_layer(prefix: str, layer: Weights) -> None:
         load_norms(r, cfg, prefix, layer)

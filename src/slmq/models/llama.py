@@ -17,6 +17,7 @@ from slmq.models.parts.decoder import (
     load_gated_mlp,
     load_norms,
     logits,
+    rope_orders,
     stored_rope,
 )
 from slmq.models.parts.gguf import (
@@ -27,7 +28,6 @@ from slmq.models.parts.gguf import (
     Weights,
     any_bias,
     decoder_from_gguf,
-    interleaved_to_halves,
 )
 from slmq.models.parts.values import config_value
 from slmq.weights.base import Reader
@@ -56,11 +56,7 @@ class Config(DecoderConfig):
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
-    pairs = r.layout.interleaved_rows
-    orders = (
-        interleaved_to_halves(cfg.n_heads, cfg.head_dim) if pairs else None,
-        interleaved_to_halves(cfg.n_kv_heads, cfg.head_dim) if pairs else None,
-    )
+    orders = rope_orders(cfg, r.layout.interleaved_rows)
 
     def load_layer(prefix: str, layer: Weights) -> None:
         load_norms(r, cfg, prefix, layer)

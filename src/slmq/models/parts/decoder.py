@@ -6,15 +6,10 @@ them asks which family it serves.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from slmq.models.parts.config import DecoderConfig, DecoderSizes
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from slmq.models.parts.gguf import Weights
+from slmq.models.parts.gguf import Weights, interleaved_to_halves
 from slmq.models.parts.head import load_head
 from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
@@ -23,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slmq.models.parts.config import DecoderConfig, DecoderSizes
     from slmq.models.parts.rope import Rope
     from slmq.plan.handle import Handle
     from slmq.plan.recorder import Recording
@@ -64,6 +60,18 @@ def stored_rope(r: Reader, cfg: DecoderSizes) -> Rope:
         return cfg.rope
     divisors = r.vector("rope_freqs.weight", cfg.rope.rotary // 2)
     return cfg.rope.divided(divisors, divisors)
+
+
+def rope_orders(cfg: DecoderSizes, interleaved: bool) -> tuple[Order, Order]:
+    """Orders of the rows of queries and of keys whose halves rope is to turn.
+
+    None where they are stored so; `interleaved` says that neighbours are.
+    """
+    if not interleaved:
+        return None, None
+    heads = (cfg.n_heads, cfg.n_kv_heads)
+    queries, keys = (interleaved_to_halves(count, cfg.head_dim) for count in heads)
+    return queries, keys
 
 
 def load_norms(r: Reader, cfg: DecoderSizes, prefix: str, layer: Weights) -> None:
