@@ -1,10 +1,12 @@
 """Clients that mean no good, against the real `slmq serve`: what they leave behind, who noticed.
 
-    python tools/besiege_server.py smollm2-135m-instruct
+    python tools/besiege_server.py smollm2-135m-instruct [--only flood,read_slowly]
+    python tools/besiege_server.py smollm2-135m-instruct --only endure --requests 10000
 
-Each siege prints a line: how long it took, the slowest of the /health requests that went on beside
+Each siege prints a line: how long it took, how long the /health requests took that went on beside
 it, and what changed in pages of the cache, descriptors and memory. The exit code is 1 if an answer
-was wrong, anything leaked, or /health took longer than --healthy-ms.
+was wrong, anything leaked, or /health took longer than --healthy-ms. The cache of keys and values
+is small, so that it is full soon and memory has nothing to grow with.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial, update_wrapper
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "Name three colours."}]
 ASKED: dict[str, Any] = {"messages": HI, "max_tokens": 16, "temperature": 0}
 ENDLESS: dict[str, Any] = {**ASKED, "max_tokens": 4000, "ignore_eos": True, "stream": True}
+WORDS = ["red", "green", "house", "river", "why", "seven", "tell", "me", "song", "old", "machine"]
+CACHE = "192MiB"
 QUEUE = 120  # room for the 100 who read slowly, not for the flood
 GIGABYTE = 1 << 30
 LEAST_REST_S = 60.0
@@ -290,6 +295,42 @@ def kill_a_batch(model: str, folder: Path) -> str:
     return f"killed {killed} times" if same and killed else f"WRONG: same={same}, killed={killed}"
 
 
+def endure(server: Server, requests: int, growth_mib: float) -> str:
+    """Requests of every kind, one after the other from eight threads: memory stays as it is."""
+    lock, done = threading.Lock(), 0
+    sizes: dict[int, float] = {}
+    marks = [n for n in (1000, 2000, 3000, 5000, 7000) if n < requests] + [requests]
+
+    def one(i: int) -> None:
+        nonlocal done
+        chance = random.Random(i)
+        words = " ".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 60)))
+        body: dict[str, Any] = {
+            "messages": [{"role": "user", "content": words}],
+            "max_tokens": chance.randrange(1, 9),
+            "temperature": i % 2,
+            "stream": i % 3 == 0,
+            "n": 1 + (i % 7 == 0),
+        }
+        if i % 11 == 0:
+            body["max_tokens"] = 10**9  # refused
+        if i % 13 == 0:
+            with server.send({**body, "stream": True, "max_tokens": 200}) as gone:
+                gone.recv(1 + chance.randrange(2000))
+        else:
+            server.ask(CHAT, body)
+        with lock:
+            done += 1
+            if done in marks:
+                sizes[done] = server.held()["MiB"]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(requests)))
+    told = ", ".join(f"{size:.0f} MiB after {count}" for count, size in sizes.items())
+    grown = sizes[marks[-1]] - sizes[marks[0]]
+    return told if grown <= growth_mib else f"WRONG: {told}"
+
+
 def end_under_load(server: Server) -> str:
     """SIGTERM while 20 answers are made: all are complete, and the exit code is 0."""
     body = {**ASKED, "max_tokens": 60, "ignore_eos": True, "stream": True, "temperature": 1.0}
@@ -316,39 +357,54 @@ def end_under_load(server: Server) -> str:
     return "" if right == 20 and code == 0 else f"WRONG: {right} of 20 complete, exit code {code}"
 
 
+SIEGES = ("vanish", "read_slowly", "flood", "large_bodies", "drip", "nonsense", "endure",
+          "end_under_load", "kill_a_batch")  # fmt: skip
+
+
 def main() -> int:
     """Besiege a server."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--healthy-ms", type=float, default=50.0)
     parser.add_argument("--growth-mib", type=float, default=64.0)
+    parser.add_argument("--only", help=f"some of {', '.join(SIEGES)}, with commas")
+    parser.add_argument("--requests", type=int, default=2000, help="to endure")
     given = parser.parse_args()
+    chosen = given.only.split(",") if given.only else SIEGES
     failed = 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         # /dev/full is a disk without room: every line of the log is lost, and nothing else.
-        server = Server(given.model, "--max-queue", str(QUEUE), "--log-requests", "/dev/full")
+        options = ("--max-queue", str(QUEUE), "--kv-bytes", CACHE, "--log-requests", "/dev/full")
+        server = Server(given.model, *options)
         truth = server.ask(CHAT, ASKED)[1]
         wanted = json.loads(truth)["choices"][0]["message"]["content"]
         vanish(server)  # once before it is looked at: the cache takes its memory
         server.rest()
-        sieges: list[Callable[[Server], str]] = [
-            vanish, read_slowly, flood, large_bodies, drip, nonsense,
-        ]  # fmt: skip
-        for siege in sieges:
-            failed += not _besiege(server, siege, given, wanted)
+        for siege in (vanish, read_slowly, flood, large_bodies, drip, nonsense):
+            if siege.__name__ in chosen:
+                failed += not _besiege(server, siege, given, wanted)
+        if "endure" in chosen:
+            long = partial(endure, requests=given.requests, growth_mib=given.growth_mib)
+            failed += not _besiege(server, update_wrapper(long, endure), given, wanted)
         lost = server.metric("slmq:log_lines_lost_total")
         print(f"a full disk for logs: {lost:.0f} lines lost, all requests answered")
         failed += lost == 0
-        pulse, began_s = Pulse(server.port), time.monotonic()
-        told = end_under_load(server)
-        times = pulse.stop()
-        _tell(end_under_load, told, time.monotonic() - began_s, times, "")
-        failed += "WRONG" in told or (bool(times) and times[-1] > given.healthy_ms)
-        told = kill_a_batch(given.model, folder)
-        print(f"kill_a_batch: {told}")
-        failed += "WRONG" in told
+        if "end_under_load" in chosen:
+            failed += not _end(server, given)
+        if "kill_a_batch" in chosen:
+            told = kill_a_batch(given.model, Path(name))
+            print(f"kill_a_batch: {told}")
+            failed += "WRONG" in told
+        server.process.kill()
     return int(failed > 0)
+
+
+def _end(server: Server, given: argparse.Namespace) -> bool:
+    pulse, began_s = Pulse(server.port), time.monotonic()
+    told = end_under_load(server)
+    times = pulse.stop()
+    _tell(end_under_load, told, time.monotonic() - began_s, times, "")
+    return "WRONG" not in told and not (times and times[-1] > given.healthy_ms)
 
 
 def _besiege(
@@ -374,10 +430,11 @@ def _besiege(
 def _tell(
     siege: Callable[..., str], told: str, took_s: float, times: list[float], changes: str
 ) -> None:
-    slowest, middle = (times[-1], times[len(times) // 2]) if times else (0.0, 0.0)
+    middle, late, slowest = (times[int(p * (len(times) - 1))] if times else 0.0
+                             for p in (0.5, 0.99, 1.0))  # fmt: skip
     print(
         f"{siege.__name__}: {took_s:.1f} s; /health {len(times)} times, median {middle:.1f} ms, "
-        f"slowest {slowest:.1f} ms; {changes}{'; ' * bool(told)}{told}",
+        f"p99 {late:.1f} ms, slowest {slowest:.1f} ms; {changes}{'; ' * bool(told)}{told}",
         flush=True,
     )
 

@@ -175,7 +175,9 @@ def live_server(
                 service.routing = Routing(service, router)
             files = Files(service, Path(folder))
             app = build_app(service, files)
-            wire = wire_for(app, limits, on_drain=lambda: None, on_end=service.end_answers)
+            wire = wire_for(
+                app, limits, service.health, on_drain=lambda: None, on_end=service.end_answers
+            )
             ready.append(LiveServer(port, service, wire, list(models.values())))
             began.set()
             await wire.serve([found])
@@ -185,6 +187,7 @@ def live_server(
         thread.start()
         assert began.wait(LONGEST_S)
         try:
+            wait_until(lambda: ready[0].wire.started)
             yield ready[0]
         finally:
             ready[0].wire.should_exit = True

@@ -171,7 +171,10 @@ class TokenStream:
             return self._job.answer.cancelled_chunk(self._result)
         if isinstance(event, BaseException):
             self._ended = True
-            raise event
+            try:
+                raise event
+            finally:
+                del event  # its traceback knows this frame: in a circle, both would stay
         if event is None and wait:
             self._ended = True
             raise StopIteration

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from slmq.batch.requests import RequestError
 from slmq.server.exchange import flag, only
-from slmq.server.faults import RefusedError
 from slmq.server.guard import body_of
 from slmq.server.page import page
 from slmq.server.replies import Reply
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "describe"]
 
-STUCK_S = 120.0  # without a step while there is something to do
-
 
 class About:
     """Endpoints.
@@ -38,7 +35,6 @@ class About:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._began = int(time.time())
-        self._steps: dict[str, tuple[int, float]] = {}  # of models: steps, and since when so many
 
     async def root(self, request: Request) -> Reply:
         """GET /: the chat page for browsers; for ollama's clients, a sign of life."""
@@ -70,25 +66,9 @@ class About:
         name, key = request.path_params["id"], request.scope.get("slmq.key")
         return Reply(self._service.receipts.find(name, key), kind="application/json")
 
-    async def live(self, _request: Request) -> Reply:
-        """GET /livez: whether models that have something to do get on with it."""
-        now_s = time.monotonic()
-        for book in self._service.shelf.books:
-            if book.loaded is None:
-                continue
-            stats = book.loaded.model.stats()
-            runs, since_s = self._steps.get(book.name, (-1, now_s))
-            if stats.runs != runs or stats.running == 0:
-                since_s = now_s
-            self._steps[book.name] = stats.runs, since_s
-            if now_s - since_s > STUCK_S:
-                raise RefusedError(503, f"{book.name} has made no step for {now_s - since_s:.0f} s")
-        return Reply({"status": "ok"})
-
-    async def ready(self, request: Request) -> Reply:
-        """GET /readyz and /health: whether requests are taken."""
-        self._service.require_open()
-        return await self.live(request)
+    async def healthy(self, request: Request) -> Reply:
+        """GET /livez, /readyz, /health: as the door answers them, on a connection that is kept."""
+        return Reply(self._service.health.check(request.scope["path"]))
 
     async def metrics(self, _request: Request) -> Reply:
         """GET /metrics."""

@@ -12,6 +12,7 @@ from slmq.server.decisions import Decisions
 from slmq.server.embeddings import Embeddings
 from slmq.server.faults import RefusedError
 from slmq.server.guard import Guard
+from slmq.server.health import PATHS
 from slmq.server.messages import Messages
 from slmq.server.ollama import Ollama
 from slmq.server.openai import OpenAI
@@ -82,10 +83,7 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/v1/receipts/{id}", about.receipt, get),
         ("/v1/models", about.models, get),
         ("/v1/models/{name:path}", about.model, get),
-        ("/health", about.ready, get),
-        ("/v1/health", about.ready, get),
-        ("/readyz", about.ready, get),
-        ("/livez", about.live, get),
+        *((path, about.healthy, get) for path in PATHS),
         ("/metrics", about.metrics, get),
         ("/version", about.version, get),
         ("/tokenize", about.tokenize, post),

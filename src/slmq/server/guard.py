@@ -19,6 +19,7 @@ from typing import Any
 
 from slmq.batch.lines import read_json
 from slmq.server.faults import RefusedError, fault_body, status_of
+from slmq.server.health import PATHS
 from slmq.server.limits import Limits
 from slmq.server.replies import GoneError, Reply
 
@@ -32,7 +33,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("slmq.server")
 
-OPEN = {"/", "/health", "/v1/health", "/livez", "/readyz", "/version"}  # without a key
+OPEN = {"/", "/version", *PATHS}  # without a key
 UPLOAD = "/v1/files"
 WITH_BODY = ("POST", "PUT", "PATCH")
 ALLOWED_HEADERS = (
@@ -92,7 +93,7 @@ class Guard:
             return None
         except Exception as error:
             status, more = status_of(error)
-            if status >= 500 and not isinstance(error, RefusedError):
+            if status == 500:
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             if started:
                 raise  # half a response is on its way: the connection ends
@@ -100,10 +101,16 @@ class Guard:
             await Reply(body, status, more)(scope, receive, send_with_id)
         return None
 
+    def knows(self, host: str) -> bool:
+        """Whether a Host header is a name or an address of this server."""
+        name = _host_name(host)
+        known = not name or name in self._names or "*" in self._names
+        return known or name.endswith(".localhost") or _is_address(name)
+
     def _check_host(self, headers: dict[str, str]) -> None:
-        name = _host_name(headers.get("host", ""))
-        known = name in self._names or "*" in self._names or name.endswith(".localhost")
-        if name and not known and not _is_address(name):
+        host = headers.get("host", "")
+        if not self.knows(host):
+            name = _host_name(host)
             raise RefusedError(
                 403,
                 f"Host: expected an address, localhost or a name of this server, got {name!r:.80}; "

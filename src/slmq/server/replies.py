@@ -154,6 +154,7 @@ async def until_gone(receive: Receive, work: Awaitable[T]) -> T:
                 one.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await one
+        del task, watch, one  # the traceback of a failure knows this frame, and the task both
 
 
 async def _left(receive: Receive) -> None:

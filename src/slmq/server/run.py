@@ -138,7 +138,7 @@ async def _serve(
     folder = TemporaryDirectory(prefix="slmq-", ignore_cleanup_errors=True)
     files = Files(service, Path(folder.name))
     app = build_app(service, files)
-    wire = wire_for(app, limits, on_drain=drain, on_end=service.end_answers)
+    wire = wire_for(app, limits, service.health, on_drain=drain, on_end=service.end_answers)
     # From here on, so that no signal falls between the line that says it serves and serving.
     with folder, wire.capture_signals():
         try:

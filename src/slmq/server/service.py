@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SamplingParams
 from slmq.generation.prompts import prompt_ids, speech_of
 from slmq.server.faults import RefusedError
+from slmq.server.health import Health
 from slmq.server.limits import Limits
 from slmq.server.metrics import Metrics
 from slmq.server.receipts import Receipts
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Service", "Submitted"]
 
 POOL = 2  # threads that render, tokenize and load
-MOST_LEFT_BEHIND = 32  # answers, before what holds each other is collected
 REST_S = 0.05  # between two looks whether a run that nobody waits for has ended
 
 
@@ -84,6 +83,7 @@ class Service:
 
     Attributes
     ----------
+    health : Health
     routing : Routing or None
         What answers requests for the model "auto".
     draining : bool
@@ -100,10 +100,10 @@ class Service:
         self.metrics = Metrics()
         self.receipts = Receipts()
         self.twins = Twins[Submitted]()
+        self.health = Health(self)
         self.routing: Routing | None = None
         self.draining = False
         self._talks: set[Talk] = set()
-        self._left_behind = 0
 
     async def begin(
         self, url: str, body: Mapping[str, Any], scope: Mapping[str, Any], *, whole: bool
@@ -228,14 +228,6 @@ class Service:
             self.metrics.spend(talk)
         self.log.write(talk)
         self.shelf.give_back(talk.book)
-        self._collect(len(talk.sources))
-
-    def _collect(self, answers: int) -> None:
-        """Free what answers leave behind, which hold each other and a megabyte each."""
-        self._left_behind += answers
-        if self._left_behind >= MOST_LEFT_BEHIND:
-            self._left_behind = 0
-            gc.collect()
 
 
 def _seeded(asked: Asked) -> tuple[Asked, int | None]:

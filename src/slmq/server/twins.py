@@ -78,10 +78,10 @@ class Twins(Generic[B]):
         """
         entry = self._open.get(key) if key is not None else None
         if entry is None or not entry.joinable:
-            entry = _Entry(start(), shared=key is not None)
+            on_empty = None if key is None else partial(self._forget, key)
+            entry = _Entry(start(), on_empty)
             if key is not None:
                 self._open[key] = entry
-                entry.on_empty = partial(self._forget, key, entry)
         else:
             self.joined += 1
         return await entry.join()
@@ -94,18 +94,21 @@ class Twins(Generic[B]):
 class _Entry(Generic[B]):
     """A request with all that read its answers."""
 
-    def __init__(self, start: Awaitable[B], *, shared: bool) -> None:
-        self.on_empty: Callable[[], None] = lambda: None
-        self._shared = shared
+    def __init__(
+        self, start: Awaitable[B], on_empty: Callable[[_Entry[B]], None] | None = None
+    ) -> None:
+        self._on_empty = on_empty  # None if it is not shared
         self._answers: list[_Answer] | None = None
         self._waiting = 0
         # A task of its own: the first client may leave before the second has what it asked for.
-        self._task = asyncio.ensure_future(start)
+        self._task: asyncio.Future[B] | None = asyncio.ensure_future(start)
         self._task.add_done_callback(lambda _: self._tidy())
 
     @property
     def joinable(self) -> bool:
         """Whether one more can read all from the beginning."""
+        if self._task is None:
+            return False
         if not self._task.done():
             return True
         if self._task.cancelled() or self._task.exception() is not None:
@@ -114,10 +117,11 @@ class _Entry(Generic[B]):
 
     async def join(self) -> tuple[B, list[Reading]]:
         """Wait until it has begun."""
+        assert self._task is not None  # nobody joins what is over
         self._waiting += 1
         try:
             begun = await asyncio.shield(self._task)
-            if not self._shared:
+            if self._on_empty is None:
                 self._answers = []
                 return begun, list(begun.streams)
             if self._answers is None:
@@ -129,14 +133,19 @@ class _Entry(Generic[B]):
 
     def _tidy(self) -> None:
         """Once nobody is left, end what still runs."""
-        if not self._task.done() or self._waiting:
+        task = self._task
+        if task is None or not task.done() or self._waiting:
             return
-        failed = self._task.cancelled() or self._task.exception() is not None
+        failed = task.cancelled() or task.exception() is not None
         if not failed and self._answers is None:  # everybody left before it had begun
-            for stream in self._task.result().streams:
+            for stream in task.result().streams:
                 stream.close()
         if failed or not any(answer.readers for answer in self._answers or ()):
-            self.on_empty()
+            if self._on_empty is not None:
+                self._on_empty(self)
+            # Answers know this, and the traceback of a failure its callers: in a circle, all of
+            # them would stay until a collection.
+            self._task, self._answers = None, []
 
 
 class _Answer:
@@ -147,14 +156,15 @@ class _Answer:
         self.readers: tuple[_Reader, ...] = ()
         self._chunks: deque[StreamChunk] = deque()
         self._first = 0  # number of the first chunk that is kept
-        self._end: BaseException | None = None
+        self._over = False
+        self._fault: Exception | None = None
         self._on_leave = on_leave
         stream.listen(self._ring)
 
     @property
     def whole(self) -> bool:
         """Whether all of it can still be read, and it is not over."""
-        return self._first == 0 and self._end is None
+        return self._first == 0 and not self._over and self._fault is None
 
     def reader(self) -> _Reader:
         """One more."""
@@ -165,12 +175,17 @@ class _Answer:
     def take(self, at: int) -> StreamChunk | None:
         """Chunk number `at`, if it is there."""
         if at == self._first + len(self._chunks):
-            if self._end is not None:
-                raise self._end
+            if self._over:
+                raise StopIteration
+            if self._fault is not None:
+                raise self._fault
             try:
                 chunk = self.stream.poll()
-            except BaseException as error:  # also the end: each reader comes to it
-                self._end = error
+            except StopIteration:  # each reader comes to it
+                self._over = True
+                raise
+            except Exception as error:
+                self._fault = error
                 raise
             if chunk is None:
                 return None
@@ -185,7 +200,8 @@ class _Answer:
         """One reads no more; with the last one it ends."""
         self.readers = tuple(one for one in self.readers if one is not reader)
         if not self.readers:
-            self._end = self._end or StopIteration()
+            self._over, self._fault = True, None
+            self.stream.listen(None)
             self.stream.close()
         self._on_leave()
 

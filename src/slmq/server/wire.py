@@ -7,25 +7,29 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from slmq.server.door import Door
 from slmq.server.faults import RefusedError, fault_body
 from slmq.server.replies import as_json
 
 if TYPE_CHECKING:
     import socket
 
-    from slmq.server.guard import App
+    from slmq.server.guard import Guard
+    from slmq.server.health import Health
     from slmq.server.limits import Limits
 
 __all__ = ["Wire", "wire_for"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEP_ALIVE_S = 30
+TICKS = 5  # ten a second, between two looks how the server is
 LAST_S = 5.0  # for answers that were ended to be sent
 
 
@@ -35,6 +39,9 @@ class Wire(uvicorn.Server):  # type: ignore[misc,unused-ignore]
     Parameters
     ----------
     config : uvicorn.Config
+    guard : Guard
+        The application.
+    health : Health
     drain_s : float
         How long running answers may go on.
     on_drain : callable
@@ -47,12 +54,18 @@ class Wire(uvicorn.Server):  # type: ignore[misc,unused-ignore]
         self,
         config: uvicorn.Config,
         *,
+        guard: Guard,
+        health: Health,
         drain_s: float,
         on_drain: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.should_exit = self.force_exit = False
+        self._guard = guard
+        self._health = health
+        self._door: Door | None = None
+        self._arriving: set[asyncio.Task[None]] = set()
         self._drain_s = drain_s
         self._on_drain = on_drain
         self._on_end = on_end
@@ -76,9 +89,30 @@ class Wire(uvicorn.Server):  # type: ignore[misc,unused-ignore]
             self.force_exit = True
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let clients in."""
+        loop = asyncio.get_running_loop()
+
+        def admit(client: socket.socket) -> None:
+            loop.call_soon_threadsafe(self._admit, client)
+
+        self._door = Door(sockets or [], self._health, self._guard, admit)
+        await super().startup(sockets=[])
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._door is not None and counter % TICKS == 0:
+            self._door.beat()
+        end: bool = await super().on_tick(counter)
+        return end
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nothing new, and wait for what is running."""
         self._on_drain()
+        if self._door is not None:
+            self._door.close()
+        await asyncio.sleep(0)  # for those whom the door has let in
+        await asyncio.gather(*self._arriving)
         timer = asyncio.get_running_loop().call_later(self._drain_s, self._on_end)
         try:
             await super().shutdown(sockets)
@@ -87,17 +121,40 @@ class Wire(uvicorn.Server):  # type: ignore[misc,unused-ignore]
             if self.force_exit:
                 self._on_end()
 
+    def _admit(self, client: socket.socket) -> None:
+        task = asyncio.ensure_future(self._connect(client))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _connect(self, client: socket.socket) -> None:
+        config = self.config
+        make = partial(
+            config.http_protocol_class,
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(make, client)
+        except OSError:  # it has left
+            client.close()
+
 
 def wire_for(
-    app: App, limits: Limits, *, on_drain: Callable[[], None], on_end: Callable[[], None]
+    guard: Guard,
+    limits: Limits,
+    health: Health,
+    *,
+    on_drain: Callable[[], None],
+    on_end: Callable[[], None],
 ) -> Wire:
-    """A server that runs `app`."""
+    """A server that runs an application."""
 
     class Connection(Patient):
         head_s, write_s = limits.head_s, limits.write_s
 
     config = uvicorn.Config(
-        app,
+        guard,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -109,7 +166,14 @@ def wire_for(
         timeout_graceful_shutdown=int(limits.drain_s + LAST_S),
         limit_concurrency=limits.connections,
     )
-    return Wire(config, drain_s=limits.drain_s, on_drain=on_drain, on_end=on_end)
+    return Wire(
+        config,
+        guard=guard,
+        health=health,
+        drain_s=limits.drain_s,
+        on_drain=on_drain,
+        on_end=on_end,
+    )
 
 
 class Patient(H11Protocol):  # type: ignore[misc,unused-ignore]
@@ -127,6 +191,7 @@ class Patient(H11Protocol):  # type: ignore[misc,unused-ignore]
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         super().connection_lost(exc)
+        self.cycle = None  # it knows this: in a circle, both would stay, and the body that came
         self._heads.stop()
         self._writes.stop()
 
