@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from answers import N_CTX, Alone, open_tiny, random_request, request, said
-from stateful_files import lfm2_folder
+from stateful_files import lfm2_folder, qwen3_5_folder
 
 import slmq
 from slmq.engine.engine import Engine
@@ -23,9 +23,10 @@ from slmq.generation.stream import TokenStream
 COPIED = [5, 17, 3, 60, 21, 9, 44] * 20
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lfm2_folder(tmp_path_factory.mktemp("stateful") / "tiny-lfm2")
+@pytest.fixture(scope="module", params=[lfm2_folder, qwen3_5_folder], ids=["lfm2", "qwen3_5"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = request.param(tmp_path_factory.mktemp("stateful") / "tiny")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_the_same_as_alone(path: Path, alone: Alone, pages: int | None, threads:
     for _ in range(2):  # the second time much is found in the store
         results = together(scheduler, asked)
         assert [said(result) for result in results] == expected(alone, asked)
-    assert sum(result.cached_tokens for result in results) > 500
+    assert sum(result.cached_tokens for result in results) > 300
     cache = engine.plan.cache
     if pages is not None:
         assert scheduler.stats().preemptions > 0

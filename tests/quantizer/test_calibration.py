@@ -46,6 +46,7 @@ FAMILIES += (
     "apertus/three_layers",
     "ministral3/queries_grow",
     "lfm2/three_taps",
+    "qwen3_5_text/shared_keys",
 )
 TEXT = "Once upon a time there was a llama. It sat on a hill, and the sun was red. " * 12
 

@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "granitemoehybrid": "granite",  # without experts and states
     "hunyuan_v1_dense": "hunyuan-dense",
     "ministral3": "mistral3",
+    "qwen3_5_text": "qwen35",
 }
 # Whose q and k llama.cpp's converter permutes.
 PERMUTED = ("llama", "smollm3", "granite", "arcee", "mistral3")
@@ -96,10 +97,11 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
         part = name.split(".")[-2]
         permuted = architecture in PERMUTED and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
-        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        offset = architecture.startswith(("gemma", "qwen35")) and "linear_attn" not in name
+        if offset and name.endswith("norm.weight"):
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        kept = any(part in name for part in ("norm", "wpe", "conv.conv"))
+        kept = any(part in name for part in ("norm", "wpe", "conv.conv", "conv1d"))
         plain = w.ndim == 1 or stored == "f32" or kept
         tensors[written] = rows if plain else (rows, stored)
     keys, divisors = gguf_keys(config, architecture)
@@ -128,6 +130,8 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         return parted(weights)
     if config["model_type"] == "lfm2":
         return {k: w[:, 0] if "conv.conv.weight" in k else w for k, w in weights.items()}
+    if config["model_type"] == "qwen3_5_text":
+        return delta_laid_out(config, weights)
     if config["model_type"] == "apertus":  # parameters of xIELU are metadata
         return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
@@ -137,6 +141,51 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         rows = [weights[f"{stem}norms.{i}.weight"] for i in range(count)]
         others[f"{stem}weight"] = np.stack(rows)
     return others
+
+
+def delta_laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
+    """A Qwen3.5 whose value heads with a key in common stand apart; rates without logarithms."""
+    keys, count = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    channels = 2 * keys * config["linear_key_head_dim"]
+
+    def tiled(w: Any, axis: int = 0) -> Any:
+        w = np.moveaxis(w, axis, 0)
+        heads = w.reshape(keys, count // keys, -1, *w.shape[1:])
+        return np.moveaxis(heads.swapaxes(0, 1).reshape(w.shape), 0, axis)
+
+    found: Weights = {}
+    for name, w in weights.items():
+        part = name.partition(".linear_attn.")[2]
+        if part == "A_log":
+            found[name] = tiled(-np.exp(w))
+        elif part == "dt_bias":
+            found[name.replace("dt_bias", "dt_proj.bias")] = tiled(w)
+        elif part in ("in_proj_qkv.weight", "conv1d.weight"):
+            rows = w[:, 0] if part == "conv1d.weight" else w
+            found[name] = np.concatenate([rows[:channels], tiled(rows[channels:])])
+        elif part == "out_proj.weight":
+            found[name] = tiled(w, 1)
+        elif part.startswith("in_proj_"):
+            found[name] = tiled(w)
+        else:
+            found[name] = w
+    return found
+
+
+def delta_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a gated delta net."""
+    states, heads = gguf.Keys.SSM, config["linear_num_value_heads"]
+    return {
+        states.CONV_KERNEL: config["linear_conv_kernel_dim"],
+        states.STATE_SIZE: config["linear_key_head_dim"],
+        states.GROUP_COUNT: config["linear_num_key_heads"],
+        states.TIME_STEP_RANK: heads,
+        states.INNER_SIZE: heads * config["linear_value_head_dim"],
+        gguf.Keys.Rope.DIMENSION_SECTIONS: [1, 1, 0, 0],  # of pictures; llama.cpp wants them said
+        "{arch}.attention.recurrent_layers": [
+            kind == "linear_attention" for kind in config["layer_types"]
+        ],
+    }
 
 
 def parted(weights: Weights) -> Weights:
@@ -203,6 +252,8 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys |= granite_keys(config)
     if arch == "lfm2":
         keys |= lfm2_keys(config)
+    if arch == "qwen35":
+        keys |= delta_keys(config)
     scalings, tensors = rope_keys(config, arch, head_dim)
     keys |= scalings
     named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}

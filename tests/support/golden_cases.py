@@ -19,7 +19,7 @@ from golden_cases_2025 import (
     SEED_OSS,
     SMOLLM3,
 )
-from golden_cases_stateful import LFM2
+from golden_cases_stateful import LFM2, QWEN3_5
 
 LLAMA = [
     Case("gqa_untied", sizes(64, 8, 2, 96), (40, 67)),
@@ -476,4 +476,5 @@ CASES = {
     "apertus": APERTUS,
     "ministral3": MINISTRAL3,
     "lfm2": LFM2,
+    "qwen3_5_text": QWEN3_5,
 }

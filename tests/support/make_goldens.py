@@ -28,6 +28,7 @@ from places import GOLDENS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = GOLDENS
+STATES = ("A_log", "dt_bias")
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in")
 
 
@@ -43,14 +44,15 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains |= {"query_key_value": 1.3, "dense": 1.5, "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5}
     gains |= {"fc1": 1.5, "fc2": 1.5, "input_linear": 1.5, "output_linear": 1.5}
     gains |= {"w1": 1.5, "w3": 1.5, "w2": 1.5, "out_proj": 1.5}
-    norm_offset = 1.0 if model.config.model_type.startswith("gemma") else 0.0
+    offset_norms = model.config.model_type.startswith(("gemma", "qwen3_5"))
     with torch.no_grad():
         for name, p in model.named_parameters():
             shape, part = tuple(p.shape), name.split(".")[-2]
             if name.endswith(".bias"):
                 values = rng.normal(0, 0.5, shape)
             elif len(shape) == 1:
-                values = rng.uniform(0.5, 1.5, shape) - norm_offset
+                offset = offset_norms and not name.endswith((*STATES, "linear_attn.norm.weight"))
+                values = rng.uniform(0.5, 1.5, shape) - (1.0 if offset else 0.0)
             elif part in EMBEDDINGS:  # which may be the output matrix too
                 values = rng.normal(0, 2.0 / np.sqrt(shape[1]), shape)
             else:

@@ -263,6 +263,17 @@ def swiglu(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
     return silu(gate) * f64(up)
 
 
+def glu(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
+    """sigmoid(gate) * up."""
+    return f64(up) / (1 + np.exp(-f64(gate)))
+
+
+def glu_bound(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
+    """As `swiglu_bound`, which has the same operations."""
+    lost = np.where(f64(gate) < -87, 1.0, SLACK * (EXP_ERROR + gamma(4)))
+    return np.asarray(lost * np.abs(glu(gate, up)) + TINY)
+
+
 def geglu(gate: npt.ArrayLike, up: npt.ArrayLike) -> F64:
     """gelu(gate) * up."""
     return gelu(gate) * f64(up)

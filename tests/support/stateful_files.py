@@ -1,4 +1,4 @@
-"""A random LFM2 with a tokenizer of bytes: a model with a state beside its cache."""
+"""Random models that have a state beside their cache, with a tokenizer of bytes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import numpy as np
 from byte_tokenizer import byte_tokenizer
 from safetensors.numpy import save_file
 
+Array = np.ndarray[Any, Any]
 VOCABULARY = 259
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, TAPS = 48, 64, 4, 2, 12, 3
+KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM = 2, 4, 8, 12
+WIDE_HEAD = 16
 KINDS = ("conv", "conv", "full_attention", "conv", "full_attention", "conv")
 
 
 def lfm2_folder(folder: Path, seed: int = 0) -> Path:
-    """Write the model; its attention picks, and its convolutions show."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write an LFM2; its attention picks, and its convolutions show."""
     config: dict[str, Any] = {
         "model_type": "lfm2",
         "vocab_size": VOCABULARY,
@@ -31,21 +33,100 @@ def lfm2_folder(folder: Path, seed: int = 0) -> Path:
         "conv_L_cache": TAPS,
         "max_position_embeddings": 1024,
     }
+    return _written(folder, config, _lfm2_weights(_Random(seed)))
+
+
+def qwen3_5_folder(folder: Path, seed: int = 0) -> Path:
+    """Write a Qwen3.5 of which every third layer attends."""
+    config: dict[str, Any] = {
+        "model_type": "qwen3_5_text",
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": WIDE_HEAD,
+        "num_hidden_layers": 6,
+        "full_attention_interval": 3,
+        "linear_num_key_heads": KEY_HEADS,
+        "linear_num_value_heads": VALUE_HEADS,
+        "linear_key_head_dim": KEY_DIM,
+        "linear_value_head_dim": VALUE_DIM,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    }
+    return _written(folder, config, _qwen3_5_weights(_Random(seed)))
+
+
+def _written(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    save_file(_weights(np.random.default_rng(seed)), folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     special = {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(special), "utf-8")
     return folder
 
 
-def _weights(rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
-    def matrix(n: int, k: int, gain: float = 1.5) -> np.ndarray[Any, Any]:
-        return rng.normal(0, gain / np.sqrt(k), (n, k)).astype(np.float16)
+class _Random:
+    """Weights whose every part shows."""
 
-    def norm(size: int) -> np.ndarray[Any, Any]:
-        return rng.uniform(0.5, 1.5, size).astype(np.float16)
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
 
+    def matrix(self, n: int, k: int, gain: float = 1.5) -> Array:
+        return self._rng.normal(0, gain / np.sqrt(k), (n, k)).astype(np.float16)
+
+    def norm(self, size: int, offset: float = 0.0) -> Array:
+        return (self._rng.uniform(0.5, 1.5, size) - offset).astype(np.float16)
+
+    def taps(self, channels: int, taps: int) -> Array:
+        return self._rng.normal(0, 0.6, (channels, 1, taps)).astype(np.float16)
+
+
+def _qwen3_5_weights(random: _Random) -> dict[str, Array]:
+    matrix, keys, values = random.matrix, KEY_HEADS * KEY_DIM, VALUE_HEADS * VALUE_DIM
+    tensors = {
+        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN, 2.0),
+        "model.norm.weight": random.norm(HIDDEN, 1.0),
+    }
+    for i in range(6):
+        prefix = f"model.layers.{i}"
+        tensors |= {
+            f"{prefix}.input_layernorm.weight": random.norm(HIDDEN, 1.0),
+            f"{prefix}.post_attention_layernorm.weight": random.norm(HIDDEN, 1.0),
+            f"{prefix}.mlp.gate_proj.weight": matrix(INNER, HIDDEN),
+            f"{prefix}.mlp.up_proj.weight": matrix(INNER, HIDDEN),
+            f"{prefix}.mlp.down_proj.weight": matrix(HIDDEN, INNER),
+        }
+        if i % 3 != 2:
+            name = f"{prefix}.linear_attn"
+            tensors |= {
+                f"{name}.in_proj_qkv.weight": matrix(2 * keys + values, HIDDEN),
+                f"{name}.in_proj_z.weight": matrix(values, HIDDEN),
+                f"{name}.in_proj_a.weight": matrix(VALUE_HEADS, HIDDEN),
+                f"{name}.in_proj_b.weight": matrix(VALUE_HEADS, HIDDEN),
+                f"{name}.conv1d.weight": random.taps(2 * keys + values, 4),
+                f"{name}.A_log": np.log(np.linspace(0.02, 2, VALUE_HEADS)).astype(np.float16),
+                f"{name}.dt_bias": random.norm(VALUE_HEADS),
+                f"{name}.norm.weight": random.norm(VALUE_DIM),
+                f"{name}.out_proj.weight": matrix(HIDDEN, values),
+            }
+            continue
+        name, rows = f"{prefix}.self_attn", HEADS * WIDE_HEAD
+        tensors |= {
+            f"{name}.q_proj.weight": matrix(2 * rows, HIDDEN),
+            f"{name}.k_proj.weight": matrix(KV_HEADS * WIDE_HEAD, HIDDEN),
+            f"{name}.v_proj.weight": matrix(KV_HEADS * WIDE_HEAD, HIDDEN),
+            f"{name}.q_norm.weight": random.norm(WIDE_HEAD, 1.0),
+            f"{name}.k_norm.weight": random.norm(WIDE_HEAD, 1.0),
+            f"{name}.o_proj.weight": matrix(HIDDEN, rows),
+        }
+    return tensors
+
+
+def _lfm2_weights(random: _Random) -> dict[str, Array]:
+    matrix, norm = random.matrix, random.norm
     tensors = {
         "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN, 2.0),
         "model.embedding_norm.weight": norm(HIDDEN),
@@ -63,7 +144,7 @@ def _weights(rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
             name = f"{prefix}.conv"
             tensors |= {
                 f"{name}.in_proj.weight": matrix(3 * HIDDEN, HIDDEN),
-                f"{name}.conv.weight": rng.normal(0, 0.6, (HIDDEN, 1, TAPS)).astype(np.float16),
+                f"{name}.conv.weight": random.taps(HIDDEN, TAPS),
                 f"{name}.out_proj.weight": matrix(HIDDEN, HIDDEN),
             }
             continue

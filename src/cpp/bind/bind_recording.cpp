@@ -165,6 +165,32 @@ void bind_recording(py::module_& m) {
           py::arg("before") = py::none(), py::arg("behind") = py::none(),
           py::arg("activation") = py::none())
       .def(
+          "decays",
+          [](GuardedRecording& r, const SliceTuple& a, const SliceTuple& b, const py::object& rate,
+             const py::object& bias) {
+            const auto rates = checked_vector<float>(rate, -1, "rate");
+            const auto biases = checked_vector<float>(bias, -1, "bias");
+            return r->decays(to_slice(a), to_slice(b), rates, biases);
+          },
+          py::arg("a"), py::arg("b"), py::arg("rate"), py::arg("bias"))
+      .def(
+          "delta_rule",
+          [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
+             const SliceTuple& decays, int heads, int key_heads, int key_dim, int value_dim,
+             bool tiled) {
+            return r->delta_rule(to_slice(q), to_slice(k), to_slice(v), to_slice(decays),
+                                 {heads, key_heads, key_dim, value_dim, tiled});
+          },
+          py::arg("q"), py::arg("k"), py::arg("v"), py::arg("decays"), py::arg("heads"),
+          py::arg("key_heads"), py::arg("key_dim"), py::arg("value_dim"), py::arg("tiled") = false)
+      .def(
+          "gate",
+          [](GuardedRecording& r, const SliceTuple& x, const SliceTuple& gate,
+             const std::string& activation) {
+            return r->gate(to_slice(x), gate_named(activation), to_slice(gate));
+          },
+          py::arg("x"), py::arg("gate"), py::arg("activation"))
+      .def(
           "rotate",
           [](GuardedRecording& r, const SliceTuple& x, int rope, int rotary, int head_dim) {
             return r->rotate(to_slice(x), rope, rotary, head_dim);

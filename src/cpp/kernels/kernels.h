@@ -106,10 +106,10 @@ inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu
                                                       "silu", "tanh",      "relu2"};
 
 // What a gated unit does to its gate, and what the unit is then called (Shazeer, 2020).
-enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2 };
-inline constexpr int kGates = 3;
-inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh", "gelu"};
-inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu", "geglu_erf"};
+enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2, sigmoid = 3 };
+inline constexpr int kGates = 4;
+inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh", "gelu", "sigmoid"};
+inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu", "geglu_erf", "glu"};
 
 struct Kernels {
   const char* name;
@@ -141,7 +141,7 @@ struct Kernels {
   // Rotates pairs (i, i + rotary / 2) of one head in place; cosines and sines of rotary / 2 angles.
   void (*rope)(float* head, const float* cosines, const float* sines, int rotary);
 
-  // y[i] = f(gate[i]) * up[i] for n (multiple of 16) values; y may be gate. f(0) = 0.
+  // y[i] = f(gate[i]) * up[i] for n (multiple of 16) values; y may be gate. f(0) * 0 = 0.
   void (*gated[kGates])(const float* gate, const float* up, int n, float* y);
 
   // y[i] = f(x[i]) for n (multiple of 16) values; y may be x. f(0) = 0.
@@ -157,6 +157,13 @@ struct Kernels {
 
   // y = softmax(x * scale) of n values, any n >= 1; y may be x.
   void (*softmax)(const float* x, int n, float scale, float* y);
+
+  // One token of the gated delta rule (Yang et al., "Gated Delta Networks", 2024) for 16 columns of a
+  // head's state float32[k][16], k a multiple of 4: change = beta * (value - decay * key @ state);
+  // state = decay * state + key x change; y = query @ state. Products of a column are added in four
+  // sums, those of rows 4i + j in order, then (0 + 1) + (2 + 3).
+  void (*delta_rule)(const float* query, const float* key, const float* value, float decay,
+                     float beta, int k, float* state, float* y);
 
   // Writes the key and value of one KV head at a position. `pages`: the sequence's page pointers.
   void (*kv_append[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
@@ -203,11 +210,11 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
   auto& [name, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
-         softcap, xielu, softmax, kv_append, attend, merge, attend_finish, peak_dots, read_memory] =
-      table;
+         softcap, xielu, softmax, delta_rule, kv_append, attend, merge, attend_finish, peak_dots,
+         read_memory] = table;
   for_each_pointer(each, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated,
-                   unary, softcap, xielu, softmax, kv_append, attend, merge, attend_finish,
-                   peak_dots, read_memory);
+                   unary, softcap, xielu, softmax, delta_rule, kv_append, attend, merge,
+                   attend_finish, peak_dots, read_memory);
 }
 
 }  // namespace slmq

@@ -36,6 +36,13 @@ static inline f32x16 silu(f32x16 x) {
   return div(kept, add(splat(1.0f), exp(negate(kept))));
 }
 
+// 1 / (1 + exp(-x)), which is 0 or 1 to float32 beyond 104. exp loses a NaN; the numerator keeps it.
+static inline f32x16 sigmoid(f32x16 x) {
+  const f32x16 kept = min(splat(104.0f), max(splat(-104.0f), x));  // in this order a NaN stays
+  const f32x16 one = fma(kept, splat(0.0f), splat(1.0f));
+  return div(one, add(splat(1.0f), exp(negate(kept))));
+}
+
 // x / (1 + exp(-u)), u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh(u / 2)) / 2. Below
 // -10 it is less than 1e-36.
 static inline f32x16 gelu_tanh(f32x16 x) {

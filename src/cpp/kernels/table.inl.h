@@ -21,6 +21,8 @@
 
 #include "kernels/rows.inl.h"
 
+#include "kernels/delta.inl.h"
+
 #include "kernels/dequantize.inl.h"
 
 #include "kernels/attention.inl.h"
@@ -59,11 +61,12 @@ static constexpr Kernels shared_table(const char* name) {
       .rmsnorm = rmsnorm,
       .layernorm = layernorm,
       .rope = rope,
-      .gated = {gated<silu>, gated<gelu_tanh>, gated<gelu>},
+      .gated = {gated<silu>, gated<gelu_tanh>, gated<gelu>, gated<sigmoid>},
       .unary = {unary<gelu>, unary<gelu_tanh>, unary<relu>, unary<silu>, unary<tanh>, unary<relu2>},
       .softcap = softcap,
       .xielu = xielu,
       .softmax = softmax,
+      .delta_rule = delta_rule,
       .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
       .attend = {attend<KvF16>, attend<KvF32>, attend_int8},
       .merge = merge,

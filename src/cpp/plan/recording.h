@@ -1,7 +1,8 @@
 // Records a model: every call checks its operands and appends a step, finish() makes the Plan.
 //
 // Operations return the buffer that they write. What is refused is std::invalid_argument. Each stands,
-// with the step that it records, in norms.cpp, rows.cpp, linear.cpp or attention.cpp.
+// with the step that it records, in norms.cpp, rows.cpp, linear.cpp, attention.cpp,
+// convolution.cpp or delta.cpp.
 #pragma once
 
 #include <memory>
@@ -35,6 +36,13 @@ inline constexpr const char* kPoolNames[kPools] = {"row", "mean", "max", "mean_s
 // up x^2 + mid x above 0, down (exp(x) - 1 - x) + mid x below.
 struct Xielu {
   float up, down, mid;
+};
+
+// Heads of the gated delta rule. A key head serves heads in a row; if tiled, those that are key_heads
+// apart.
+struct DeltaShape {
+  int heads, key_heads, key_dim, value_dim;
+  bool tiled;
 };
 
 class Recording {
@@ -73,6 +81,11 @@ class Recording {
   // before * x of this position (the last tap) and of those before it. Factors may be missing.
   int convolution(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
                   Slice before, Slice behind, std::optional<Unary> activation);
+  // exp(-rate * softplus(a + bias)) and sigmoid(b), which have a column a head.
+  int decays(Slice a, Slice b, const std::vector<float>& rate, const std::vector<float>& bias);
+  // What every head's state makes of its query, behind what it learns of its key and value.
+  int delta_rule(Slice q, Slice k, Slice v, Slice decays, DeltaShape shape);
+  int gate(Slice x, Gate f, Slice gate);  // f(gate) * x
   int select(Slice x, Pool pool = Pool::row);
 
   // Nothing that is recorded later reads it. It serves a later step once the replicas that are

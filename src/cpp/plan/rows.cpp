@@ -162,6 +162,30 @@ void XieluStep::rows(const Run& run, int thread, int begin, int end) {
                        out.floats(n, thread) + static_cast<size_t>(row) * out.width);
 }
 
+class GateStep final : public RowStep {
+ public:
+  GateStep(Domain domain, Slice x, Gate f, Slice gate, int out)
+      : RowStep(domain, true), x_(x), f_(f), gate_(gate), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  Gate f_;
+  Slice gate_;
+  int out_;
+};
+
+void GateStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer &x = run.buffer(x_.buffer), &gate = run.buffer(gate_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row)
+    run.kernels->gated[static_cast<int>(f_)](
+        gate.floats(n, thread) + static_cast<size_t>(row) * gate.width + gate_.offset,
+        x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset, out.width,
+        out.floats(n, thread) + static_cast<size_t>(row) * out.width);
+}
+
 // The rows whose logits are asked for, or what pooling makes of those that each output spans.
 class SelectStep final : public RowStep {
  public:
@@ -278,6 +302,21 @@ int Recording::xielu(Slice x, Xielu f) {
   const Domain domain = buffer(x.buffer).domain;
   const int out = new_buffer(BufferType::f32, domain, x.width, false);
   return add_step(std::make_unique<XieluStep>(domain, x, f, out), out, {x.buffer}, "xielu", "f32",
+                  std::to_string(x.width));
+}
+
+int Recording::gate(Slice x, Gate f, Slice gate) {
+  checked_groups(x, "gate");
+  checked_groups(gate, "gate");
+  const Domain domain = buffer(x.buffer).domain;
+  if (gate.width != x.width || buffer(gate.buffer).domain != domain)
+    fail("gate: expected a gate for each of " + std::to_string(x.width) + " values, got " +
+         std::to_string(gate.width));
+  std::vector<int> in = {x.buffer};
+  if (gate.buffer != x.buffer) in.push_back(gate.buffer);
+  const int out = new_buffer(BufferType::f32, domain, x.width, true);
+  return add_step(std::make_unique<GateStep>(domain, x, f, gate, out), out, std::move(in),
+                  std::string("gate.") + kGateNames[static_cast<int>(f)], "f32",
                   std::to_string(x.width));
 }
 

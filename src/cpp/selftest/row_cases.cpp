@@ -231,6 +231,29 @@ void run_softmax(const Kernels& kernels, Results* results) {
   results->add("softmax", hash);
 }
 
+void run_delta_rule(const Kernels& kernels, Results* results) {
+  Inputs inputs(312);
+  Hash hash;
+  for (const int k : {4, 12, 64}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      std::vector<float> state = rows_of(&inputs, k, 16, kind == 3 ? 3 : 0);
+      for (int row = 0; row < k; ++row)  // without what fills rows up
+        std::copy_n(state.begin() + row * kGroup, 16, state.begin() + row * 16);
+      std::vector<float> y(32, -1.0f);
+      for (const float decay : {1.0f, 0.75f, 0.0f}) {
+        const std::vector<float> query = rows_of(&inputs, 1, k, kind),
+                                 key = rows_of(&inputs, 1, k, kind),
+                                 value = rows_of(&inputs, 1, 16, kind);
+        kernels.delta_rule(query.data(), key.data(), value.data(), decay, 1.0f - 0.5f * decay, k,
+                           state.data(), y.data());
+        hash.floats(state);
+        hash.floats(y);
+      }
+    }
+  }
+  results->add("delta_rule", hash);
+}
+
 }  // namespace
 
 void run_rows(const Kernels& kernels, Results* results) {
@@ -245,6 +268,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_softcap(kernels, results);
   run_xielu(kernels, results);
   run_softmax(kernels, results);
+  run_delta_rule(kernels, results);
   run_low_rank(kernels, 0, "low_rank.f16", results);
   run_low_rank(kernels, 1, "low_rank.f32", results);
 }

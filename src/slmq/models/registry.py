@@ -47,6 +47,9 @@ FAMILIES = {
     "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen35": "qwen3_5_text",  # in GGUF files
+    "qwen3_5": "qwen3_5_text",  # with a vision tower that is left out
+    "qwen3_5_text": "qwen3_5_text",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "stablelm": "stablelm",
@@ -111,6 +114,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         phi3,
         qwen2,
         qwen3,
+        qwen3_5_text,
         roberta,
         seed_oss,
         smollm3,
@@ -129,7 +133,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(lfm2),
         _checked(llama), _checked(ministral3), _checked(mistral), _checked(nanochat),
         _checked(olmo2), _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3),
-        _checked(seed_oss), _checked(smollm3), _checked(stablelm),
+        _checked(qwen3_5_text), _checked(seed_oss), _checked(smollm3), _checked(stablelm),
     ]  # fmt: skip
 
     def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:

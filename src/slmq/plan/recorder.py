@@ -69,7 +69,7 @@ class Recording(Protocol):
         """x @ weight.T; of several weights in one step, whose results `split()` parts."""
 
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
-        """f(x @ gate.T) * (x @ up.T), f by its name: "silu", "gelu_tanh" or "gelu"."""
+        """f(x @ gate.T) * (x @ up.T), f by its name: "silu", "gelu_tanh", "gelu" or "sigmoid"."""
 
     def xielu(self, x: Handle, up: float, down: float, mid: float) -> Handle:
         """xIELU, an activation with parameters of its layer."""
@@ -110,6 +110,25 @@ class Recording(Protocol):
         activation: str | None = None,
     ) -> Handle:
         """Every channel convolved with its latest inputs, which the sequence's state holds."""
+
+    def decays(self, a: Handle, b: Handle, rate: F32, bias: F32) -> Handle:
+        """What states of the delta rule keep, and how much they learn: a column a head each."""
+
+    def delta_rule(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        decays: Handle,
+        *,
+        key_dim: int,
+        value_dim: int,
+        tiled: bool = False,
+    ) -> Handle:
+        """What every head's state, which goes along with the sequence, makes of its query."""
+
+    def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
+        """f(gate) * x."""
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """The rows that the run asks for, or what pooling makes of several."""
@@ -263,7 +282,7 @@ class Recorder:
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
         """f(x @ gate.T) * (x @ up.T), without a step in between (Shazeer, 2020).
 
-        `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU).
+        `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU), "sigmoid" (GLU).
         """
         self.slots += [gate, up]
         number = self._recording.gated(
@@ -367,6 +386,50 @@ class Recorder:
             None if behind is None else behind.slice,
             activation,
         )
+        return Handle(self._own(number), 0, x.width)
+
+    def decays(self, a: Handle, b: Handle, rate: F32, bias: F32) -> Handle:
+        """exp(-rate * softplus(a + bias)) of every head, then sigmoid(b) of every head.
+
+        What `delta_rule` multiplies states by, and the share of a change that they make.
+        """
+        number = self._recording.decays(a.slice, b.slice, rate, bias)
+        return Handle(self._own(number), 0, 2 * a.width)
+
+    def delta_rule(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        decays: Handle,
+        *,
+        key_dim: int,
+        value_dim: int,
+        tiled: bool = False,
+    ) -> Handle:
+        """The gated delta rule (Yang et al., "Gated Delta Networks", 2024), token by token.
+
+        A head's state is float32[key_dim, value_dim] and begins as zeros. It becomes
+        decay * state + outer(key, share * (value - decay * key @ state)); the result is
+        query @ state. A head of q and k serves several of v: in a row, or if `tiled` as many heads
+        apart as k has.
+        """
+        number = self._recording.delta_rule(
+            q.slice,
+            k.slice,
+            v.slice,
+            decays.slice,
+            heads=v.width // value_dim,
+            key_heads=k.width // key_dim,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            tiled=tiled,
+        )
+        return Handle(self._own(number), 0, v.width)
+
+    def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
+        """f(gate) * x, f by its name: "silu", "gelu_tanh", "gelu" or "sigmoid"."""
+        number = self._recording.gate(x.slice, gate.slice, activation)
         return Handle(self._own(number), 0, x.width)
 
     def select(self, x: Handle, pool: str = "row") -> Handle:

@@ -291,6 +291,35 @@ class StageRecording:
 
         return self._step(record, [x, before, behind])
 
+    def decays(self, a: Handle, b: Handle, rate: F32, bias: F32) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.decays(self._in(a), self._in(b), rate, bias)
+
+        return self._step(record, [a, b])
+
+    def delta_rule(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        decays: Handle,
+        *,
+        key_dim: int,
+        value_dim: int,
+        tiled: bool = False,
+    ) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            inputs = [self._in(x) for x in (q, k, v, decays)]
+            return recorder.delta_rule(*inputs, key_dim=key_dim, value_dim=value_dim, tiled=tiled)
+
+        return self._step(record, [q, k, v, decays])
+
+    def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.gate(self._in(x), self._in(gate), activation)
+
+        return self._step(record, [x, gate])
+
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """All rows are selected; decoders, which calibration takes apart, pool none."""
         return x

@@ -18,7 +18,7 @@ log = logging.getLogger("slmq")
 # Tensors that need no word: buffers that are computed, and what reads pictures, which text lacks.
 NO_WEIGHTS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn_rot_embd|(attn|attention)\.(masked_)?bias)(\.weight)?$"
-    r"|(^|\.)(vision_tower|vision_model|multi_modal_projector)\."
+    r"|(^|\.)(vision_tower|vision_model|visual|multi_modal_projector)\."
 )
 SHOWN = 4
 

@@ -290,7 +290,8 @@ class WeightReader:
 
     def _stored_rows(self, rows: Rows) -> Rows:
         """As this checkpoint stores them."""
-        return rows if self.layout.own_rows else Rows(rows.first, rows.stored)
+        kept = self.layout.own_rows or rows.everywhere
+        return rows if kept else Rows(rows.first, rows.stored)
 
     def _pack(
         self,

@@ -22,16 +22,19 @@ class Rows:
     stored : int
         Rows of the stored matrix.
     heads : int
-        If not 0, a folder of safetensors stores q, k and v of a head together, then those of the
-        next head, so many of them.
+        If not 0, a folder of safetensors stores all parts of a head together (say q, k and v),
+        then those of the next head, so many of them.
     transposed : bool
         A folder of safetensors stores the matrix as [k, stored].
+    everywhere : bool
+        A GGUF file stores the heads together, too.
     """
 
     first: int
     stored: int
     heads: int = 0
     transposed: bool = False
+    everywhere: bool = False
 
     def name(self, name: str, n: int) -> str:
         """The name of these `n` rows in a folder of packed weights, where they lie alone."""

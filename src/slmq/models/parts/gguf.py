@@ -34,6 +34,8 @@ class GgufMap:
         Hugging Face module name to GGUF name, without `.weight` and `.bias`; of the model and of
         `<layers>.<i>` (GGUF: `blk.<i>`).
     layers : str
+    whole_names : dict
+        Whole names within a layer, of tensors that do not end in `.weight` or `.bias` in both.
     """
 
     architecture: str
@@ -41,9 +43,13 @@ class GgufMap:
     names: Mapping[str, str]
     layer_names: Mapping[str, str] = field(default_factory=dict)
     layers: str = "model.layers"
+    whole_names: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
         """The GGUF tensor name of a Hugging Face tensor, or its own if there is none."""
+        whole = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", name)
+        if whole is not None and whole[2] in self.whole_names:
+            return f"blk.{whole[1]}.{self.whole_names[whole[2]]}"
         module, _, kind = name.rpartition(".")
         layer = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", module)
         if layer is None:

@@ -152,6 +152,9 @@ class _HeadlessRecording:
         self.rotate = p.rotate
         self.scale_by_position = p.scale_by_position
         self.convolution = p.convolution
+        self.decays = p.decays
+        self.delta_rule = p.delta_rule
+        self.gate = p.gate
 
     def select(self, x: Handle, _pool: str = "row") -> Handle:
         """All rows: what is pooled is chosen later."""
