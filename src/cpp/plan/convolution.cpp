@@ -9,7 +9,7 @@ namespace slmq {
 namespace {
 
 constexpr int kMaxTaps = 8;
-constexpr int kBlockChannels = 64;  // of an item
+constexpr int kBlockChannels = 256;  // of an item: whole cache lines of many rows in a row
 
 struct Convolution {
   Slice x, before, behind;    // the last two may be missing

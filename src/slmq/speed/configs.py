@@ -139,6 +139,21 @@ def lfm2(*sizes: int) -> Config:
     )
 
 
+def qwen3_5(*sizes: int, value_heads: int, tied: bool) -> Config:
+    """Qwen3.5: three of four layers have a gated delta net with 16 key heads."""
+    return decoder(
+        248320,
+        *sizes,
+        262144,
+        model_type="qwen3_5_text",
+        head_dim=256,
+        linear_num_value_heads=value_heads,
+        tie_word_embeddings=tied,
+        rope_theta=1e7,
+        rms_norm_eps=1e-6,
+    )
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "smollm2-135m-instruct": llama(
@@ -255,6 +270,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "lfm2-350m": lfm2(1024, 6656, 16, 16),
         "lfm2-700m": lfm2(1536, 10240, 16, 24),
         "lfm2-1.2b": lfm2(2048, 12288, 16, 32),
+        "qwen3.5-0.8b": qwen3_5(1024, 3584, 24, 8, 2, value_heads=16, tied=True),
+        "qwen3.5-9b": qwen3_5(4096, 12288, 32, 16, 4, value_heads=32, tied=False),
         "distilgpt2": {
             "model_type": "gpt2",
             "vocab_size": 50257,
