@@ -40,7 +40,7 @@ def test_shipped_catalogue_names_what_people_ask_for() -> None:
     assert len(set(repositories)) == len(repositories) == len(entries) - 3
     for entry in entries.values():
         SamplingParams.from_kwargs(entry.sampling)
-        assert 256 <= entry.context <= 131072
+        assert 256 <= entry.context <= 262144
         if isinstance(entry, RepositoryEntry):
             model = parse_hub_id(entry.repository)
             assert model is not None
