@@ -33,6 +33,9 @@ def blocks_of(kind: str, seed: int = 3) -> Any:
     blocks = rng.integers(0, 256, (N * K // size, nbytes), dtype=np.uint8)
     if kind == "mxfp4":
         blocks[:, 0] = rng.integers(105, 140, len(blocks))
+    elif kind == "nvfp4":
+        blocks[:, :4] = rng.integers(0, 0x7F, (len(blocks), 4))
+        blocks[0, :4] = (0, 1, 7, 0x7F)
     elif kind == "iq1_m":
         blocks[:, 49::2] &= 0x0F  # a word's upper four bits are a quarter of d
         blocks[:, 53] |= 0x80
@@ -46,6 +49,12 @@ def blocks_of(kind: str, seed: int = 3) -> Any:
 
 def values_of(kind: str, blocks: Any) -> Any:
     """What the `gguf` package, or the type's definition, makes of them: float32[N, K]."""
+    if kind == "q2_0":
+        codes = blocks.reshape(-1, 18)
+        d = codes[:, :2].copy().view("<f2").astype(np.float32)
+        rows = codes[:, 2:].tolist()
+        ones = [[(byte >> 2 * j & 3) - 1.0 for byte in row for j in range(4)] for row in rows]
+        return (np.array(ones).reshape(-1, 64) * d).reshape(N, K).astype(np.float32)
     if kind != "q1_0":
         return gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind.upper()])
     one = blocks.reshape(-1, 18)
@@ -128,3 +137,23 @@ def test_a_scale_that_is_not_finite_is_refused(kind: str, tmp_path: Path) -> Non
         pytest.raises(CheckpointError, match="finite"),
     ):
         WeightReader(checkpoint, memory="small").linear("w", N, K)
+
+
+def test_nvfp4_with_a_number_beside_it(tmp_path: Path) -> None:
+    """llama.cpp multiplies by it behind the product; without it values are as they are."""
+    blocks = blocks_of("nvfp4")
+    want = values_of("nvfp4", blocks) * np.float32(0.0123)
+    for factor, good in ((np.float32([0.0123]), True), (np.float32([1, 2]), False)):
+        tensors = {"w.weight": (blocks, "nvfp4"), "w.scale": factor}
+        write_gguf(path := tmp_path / "w.gguf", {"general.architecture": "llama"}, tensors)
+        with open_checkpoint(path) as checkpoint:
+            if not good:
+                with pytest.raises(CheckpointError, match=r"w.scale.*expected a finite float32"):
+                    WeightReader(checkpoint, memory="small")
+                continue
+            reader = WeightReader(checkpoint, format="f32", memory="small")
+            assert np.array_equal(reader.linear("w.weight", N, K).matrix.dequantize(0, N), want)
+            matrix = WeightReader(checkpoint, memory="small").linear("w.weight", N, K).matrix
+        largest = np.abs(want).reshape(N, -1, 32).max(axis=2)
+        error = np.abs(matrix.dequantize(0, N) - want).reshape(N, -1, 32).max(axis=2)
+        assert (error <= largest / 250).all()

@@ -16,6 +16,9 @@ FloatArray = npt.NDArray[np.floating[Any]]
 # Value types of a key, by the names of the struct module where there is one.
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 NUMBER_CODES = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f"}
+# Types that llama.cpp has and the package lacks: their numbers.
+NEWER: dict[str, Any] = {"q2_0": 42}
+gguf.constants.GGML_QUANT_SIZES.setdefault(NEWER["q2_0"], (64, 18))
 NUMBER_CODES |= {BOOL: "B", U64: "Q", I64: "q", F64: "d"}
 
 
@@ -41,7 +44,7 @@ def write_gguf(
         writer.add_custom_alignment(alignment)
     for name, tensor in tensors.items():
         if isinstance(tensor, tuple):
-            kind = gguf.GGMLQuantizationType[tensor[1].upper()]
+            kind = NEWER.get(tensor[1]) or gguf.GGMLQuantizationType[tensor[1].upper()]
             rows = tensor[0]
             stored = rows if rows.dtype == np.uint8 else gguf.quants.quantize(rows, kind)
             writer.add_tensor(name, np.ascontiguousarray(stored), raw_dtype=kind)

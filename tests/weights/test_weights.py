@@ -204,15 +204,15 @@ def test_types_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     """Refused by name, not misread."""
     path = tmp_path / "k.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    blocks = np.zeros((40, 144), np.uint8)  # four blocks of 64 values
-    writer.add_tensor("w", blocks, raw_dtype=gguf.GGMLQuantizationType.NVFP4)
+    blocks = np.zeros((40, 292), np.uint8)  # activations of llama.cpp, a block of 256
+    writer.add_tensor("w", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_K)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     with open_checkpoint(path) as checkpoint:
         reader = WeightReader(checkpoint, memory="small")
-        with pytest.raises(CheckpointError, match=r"mxfp4; nvfp4 is not supported") as caught:
+        with pytest.raises(CheckpointError, match=r"mxfp4; q8_k is not supported") as caught:
             reader.linear("w", 40, 256)
     assert caught.value.tensor == "w"
 

@@ -83,6 +83,7 @@ BLOCK_TYPES = {
     39: BlockType("mxfp4", 32, 17),
     40: BlockType("nvfp4", 64, 36),
     41: BlockType("q1_0", 128, 18),
+    42: BlockType("q2_0", 64, 18),
 }
 
 

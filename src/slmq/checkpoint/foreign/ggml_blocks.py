@@ -51,8 +51,8 @@ class BlockIntegers:
         Columns that share a scale; columns that share a `d`.
     zero : int
         The code that means nothing.
-    scales : uint8 or int8 [n, k / group], optional
-        Unsigned in Q2_K, Q4_K and Q5_K; signed in the others.
+    scales : uint8, int8 or float32 [n, k / group], optional
+        Unsigned in Q2_K, Q4_K and Q5_K, float32 in NVFP4; signed in the others.
     dmin : float16[n, k / superblock], optional
     mins : uint8[n, k / group], optional
     min_sign : int
@@ -65,7 +65,7 @@ class BlockIntegers:
     group: int
     superblock: int
     zero: int = 0
-    scales: U8 | I8 | None = None
+    scales: U8 | I8 | F32 | None = None
     dmin: F16 | None = None
     mins: U8 | None = None
     min_sign: int = 1
@@ -92,7 +92,7 @@ class BlockIntegers:
         difference: I8 = (self.codes - np.uint8(self.zero)).view(np.int8)  # wraps, as int8 does
         return difference
 
-    def by_group(self, d: F16 | F32, factors: U8 | I8 | None) -> F32:
+    def by_group(self, d: F16 | F32, factors: U8 | I8 | F32 | None) -> F32:
         """`d` times the factors of its groups, or by itself: float32[n, groups]."""
         wide = d.astype(np.float32)
         if factors is None:

@@ -119,7 +119,25 @@ def _mxfp4(b: U8) -> dict[str, Any]:
     }
 
 
-# -- three values and two --------------------------------------------------------------------------
+def _nvfp4(b: U8) -> dict[str, Any]:
+    """Scales of 16 columns [4], eight-bit floats (E4M3) | E2M1 codes [32]; values are doubled.
+
+    (NVIDIA, "Introducing NVFP4", 2025.) The number that E4M3 has for NaN is 0 here.
+    """
+    stored = b[:, :4]
+    exponent, fraction = (stored >> 3) & np.uint8(15), (stored & np.uint8(7)).astype(np.float32)
+    normal = np.ldexp(8 + fraction, exponent.astype(np.int32) - 11)
+    scales = np.where(exponent == 0, np.ldexp(fraction, -10), normal).astype(np.float32)
+    scales[stored == 0x7F] = 0
+    return {
+        "d": np.ones((len(b), 1), np.float32),
+        "scales": scales,
+        "codes": _plus(E2M1_DOUBLED[_nibbles(b[:, 4:], 8)], 128),
+        "zero": 128,
+    }
+
+
+# -- four values, three and two --------------------------------------------------------------------
 
 
 def _tq1_0(b: U8) -> dict[str, Any]:
@@ -140,6 +158,12 @@ def _tq2_0(b: U8) -> dict[str, Any]:
     shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     codes = (b[:, :64].reshape(len(b), 2, 1, 32) >> shifts) & np.uint8(3)
     return {"d": _unit(b, 64, 1.0), "codes": codes.reshape(len(b), -1) + np.uint8(7), "zero": 8}
+
+
+def _q2_0(b: U8) -> dict[str, Any]:
+    """d | two-bit codes of 64 columns [16]: -1, 0, 1 and 2."""
+    codes = (b[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & np.uint8(3)
+    return {"d": _unit(b, 0, 1.0), "codes": codes.reshape(len(b), -1) + np.uint8(7), "zero": 8}
 
 
 def _q1_0(b: U8) -> dict[str, Any]:
@@ -262,6 +286,8 @@ CODEBOOKS = {
     "tq1_0": (256, 54, _tq1_0),
     "tq2_0": (256, 66, _tq2_0),
     "q1_0": (128, 18, _q1_0),
+    "q2_0": (64, 18, _q2_0),
+    "nvfp4": (64, 36, _nvfp4),
     "iq1_s": (256, 50, _iq1_s),
     "iq1_m": (256, 56, _iq1_m),
     "iq2_xxs": (256, 66, _iq2_xxs),

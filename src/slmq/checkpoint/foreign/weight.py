@@ -18,6 +18,7 @@ from slmq.checkpoint.foreign.chunks import in_chunks
 from slmq.checkpoint.foreign.config import read_quant_config
 from slmq.checkpoint.foreign.ggml_blocks import BlockIntegers, block_integers, dequantize
 from slmq.checkpoint.foreign.layouts import foreign_linears
+from slmq.errors import CheckpointError
 from slmq.formats import GROUP
 
 __all__ = ["BLOCK_FORMATS", "WIDENED", "ForeignWeight", "decode", "foreign_weights"]
@@ -50,6 +51,8 @@ WIDENED = {
     "tq1_0": ("q4g32s", ALL_VALUES),
     "tq2_0": ("q4g32s", ALL_VALUES),
     "q1_0": ("q4g32s", ALL_VALUES),
+    "q2_0": ("q4g32s", ALL_VALUES),
+    "nvfp4": ("q8g32s", VALUES_ROUND),
     "iq1_s": ("q6k", ALL_VALUES),
     "iq1_m": ("q6k", ALL_VALUES),
     "iq2_xxs": ("q8g32s", SCALES_ROUND),
@@ -109,7 +112,7 @@ class GgufTensor:
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo, kept: str) -> None:
         self._checkpoint = checkpoint
         self.info = info
-        self.parts = (info.name,)
+        self.parts: tuple[str, ...] = (info.name,)
         self.kept = kept
 
     def pack(
@@ -133,6 +136,18 @@ class CodebookTensor(GgufTensor):
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
         kept, self.change = WIDENED[info.dtype]
         super().__init__(checkpoint, info, kept)
+        # NVFP4's own scales span few powers of two; the rest is a number beside the tensor.
+        scale = info.name.removesuffix("weight") + "scale"
+        self._factor: float | None = None
+        if info.dtype == "nvfp4" and scale in checkpoint.tensors:
+            self._factor = _number(checkpoint, scale)
+            self.parts = (info.name, scale)
+
+    def floats(self, begin: int, end: int, out: F32) -> None:
+        """Write the values of rows."""
+        super().floats(begin, end, out)
+        if self._factor is not None:
+            out *= self._factor
 
     def pack(
         self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
@@ -168,6 +183,20 @@ class CodebookTensor(GgufTensor):
     def _integers(self, begin: int, end: int) -> BlockIntegers:
         raw = self._checkpoint.read(self.info.name, begin, end)
         return block_integers(self.info.dtype, raw, (end - begin, self.info.shape[1]))
+
+
+def _number(checkpoint: Checkpoint, name: str) -> float:
+    """A tensor of one float32; raises CheckpointError if it is anything else."""
+    info = checkpoint.tensors[name]
+    none = np.empty(0, np.float32)
+    value: F32 = checkpoint.read(name).view("<f4") if info.dtype == "f32" else none
+    if value.size != 1 or not np.isfinite(value[0]):
+        raise CheckpointError(
+            f"expected a finite float32, found {info.dtype} {list(info.shape)}",
+            file=checkpoint.path,
+            tensor=name,
+        )
+    return float(value[0])  # a Python float takes the type of what it multiplies
 
 
 def halves(values: F32 | F16) -> F16:
