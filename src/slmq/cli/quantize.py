@@ -45,6 +45,13 @@ def quantize(
             help="Text typical of what the model will read; makes rounding more accurate.",
         ),
     ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of --calibrate: an importance matrix that llama-imatrix wrote as GGUF.",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -80,6 +87,7 @@ def quantize(
             found.path,
             Path(dst),
             calibrate=calibrate,
+            imatrix=imatrix,
             **rounding,
             report=report,
             force=force,

@@ -72,15 +72,19 @@ class Inputs:
 
 
 def round_with(
-    method: str, w: F32, fmt: str, inputs: Inputs | None, *, threads: int = 1
+    method: str, w: F32, fmt: str, inputs: Inputs | F32 | None, *, threads: int = 1
 ) -> Rounded:
     """Round a matrix by one of `METHODS`; all but "rtn" need what its input is like.
+
+    `inputs` may be no more than the importance of columns, float32[k]: the method is "weighted".
 
     Raises
     ------
     ValueError
         A scale does not fit float16.
     """
+    if isinstance(inputs, np.ndarray):
+        return round_searched(w, fmt, inputs, threads=threads)
     if method == "rtn" or inputs is None:
         return round_searched(w, fmt, threads=threads)
     if method == "weighted":
@@ -152,10 +156,12 @@ def output_error(w: F32, rounded: F32, x: F32, threads: int) -> float:
     return _squares(packed.matmul(w - rounded, threads)) / exact if exact > 0 else 0.0
 
 
-def relative_error(w: F32, rounded: F32) -> float:
-    """Squared error of the weights over their squares."""
-    exact = _squares(w)
-    return _squares(w - rounded) / exact if exact > 0 else 0.0
+def relative_error(w: F32, rounded: F32, importance: F32 | None = None) -> float:
+    """Squared error of the weights over their squares; columns count by their importance."""
+    root = None if importance is None else np.sqrt(importance)
+    exact = _squares(w if root is None else w * root)
+    error = w - rounded
+    return _squares(error if root is None else error * root) / exact if exact > 0 else 0.0
 
 
 def ordered_sum(values: npt.NDArray[np.float64]) -> float:

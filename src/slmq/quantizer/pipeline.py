@@ -18,6 +18,7 @@ from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import HeadDamage, head_damage, stage_damage
 from slmq.quantizer.grids import Rounded, fits, pack_rounded
+from slmq.quantizer.importance import Importance
 from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
 from slmq.quantizer.recording import Stage
 from slmq.quantizer.reports import TensorReport
@@ -52,6 +53,8 @@ class Pipeline:
     work : Work
     threads : int
     progress : callable or None
+    importance : Importance or None
+        Without a text: what columns weigh.
     """
 
     source: FloatSource
@@ -59,6 +62,7 @@ class Pipeline:
     work: Work
     threads: int
     progress: Progress | None = None
+    importance: Importance | None = None
 
     def measure(self, formats: Iterable[str]) -> dict[str, dict[str, float]]:
         """The damage that each format does to each matrix, by name; see `TensorReport.damage`."""
@@ -241,17 +245,17 @@ class Pipeline:
     # --- one matrix -----------------------------------------------------------------------------
 
     def _weight_errors(self, formats: list[str]) -> dict[str, dict[str, float]]:
-        """Without a text: relative squared errors of the weights."""
+        """Without a text: relative squared errors of the weights, columns by their importance."""
         found = {}
         matrices = [wish for wish in self.source.wishes if wish.rounds]
         for i, wish in enumerate(matrices):
             name = f"damage-{i}"
             if self.work.value(name) is None:
-                w = floats_of(self.source, wish)
+                w, weights = floats_of(self.source, wish), self._importance_of(wish)
                 errors = {}
                 for fmt in (fmt for fmt in formats if fits(fmt, wish.k)):
-                    rounded = round_wish(self.source, wish, w, fmt, "rtn", None, self.threads)
-                    errors[fmt] = relative_error(w, rounded.values())
+                    rounded = round_wish(self.source, wish, w, fmt, "rtn", weights, self.threads)
+                    errors[fmt] = relative_error(w, rounded.values(), weights)
                 self.work.save_value(name, errors)
             found[wish.name] = self.work.value(name)
             self._tell("measuring", i + 1, len(matrices))
@@ -269,18 +273,28 @@ class Pipeline:
         w = floats_of(self.source, wish)
         w = w if scales is None else w * scales
         if inputs is None:
-            method = "rtn"
+            return self._round_alone(wish, w, fmt)
         tried: dict[str, Rounded] = {}
         errors: dict[str, float] = {}
         for name in METHODS if method == "auto" else (method,):
             tried[name] = round_wish(self.source, wish, w, fmt, name, inputs, self.threads)
-            if inputs is not None:
-                values = tried[name].values()
-                errors[name] = output_error(w, values, inputs.moments.test, self.threads)
-        best = min(tried, key=lambda name: errors.get(name, 0.0))
+            values = tried[name].values()
+            errors[name] = output_error(w, values, inputs.moments.test, self.threads)
+        best = min(tried, key=lambda name: errors[name])
         weight_error = relative_error(w, tried[best].values())
         report = TensorReport(wish.name, fmt, best, wish.n, wish.k, weight_error, errors)
         return Made(tried[best], report)
+
+    def _round_alone(self, wish: Wish, w: F32, fmt: str) -> Made:
+        """By its weights, and by the importance of its columns if that is known."""
+        weights = self._importance_of(wish)
+        rounded = round_wish(self.source, wish, w, fmt, "rtn", weights, self.threads)
+        method = "rtn" if weights is None else "weighted"
+        error = relative_error(w, rounded.values())
+        return Made(rounded, TensorReport(wish.name, fmt, method, wish.n, wish.k, error, {}))
+
+    def _importance_of(self, wish: Wish) -> F32 | None:
+        return None if self.importance is None else self.importance.of(wish)
 
     def _keep(self, made: Made) -> None:
         name = made.report.name

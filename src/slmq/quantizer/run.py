@@ -27,6 +27,7 @@ from slmq.formats import FORMATS, format_named
 from slmq.models.registry import family_of, refuse_encoder
 from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS, MIXED, fits
+from slmq.quantizer.importance import Importance, read_importance
 from slmq.quantizer.methods import METHODS
 from slmq.quantizer.mix import Choice, Mix, choose_formats
 from slmq.quantizer.page import write_report
@@ -63,6 +64,7 @@ def quantize(
     bits: float | None = None,
     method: str = "auto",
     calibrate: str | os.PathLike[str] | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
     n_threads: int | None = None,
@@ -97,6 +99,10 @@ def quantize(
         the text that is held back; without `calibrate`, "rtn".
     calibrate : str or path, optional
         A text file (UTF-8) typical of what the model will read; ten thousand tokens are used.
+    imatrix : str or path, optional
+        Instead of a text: an importance matrix that llama.cpp's `llama-imatrix` wrote as a GGUF
+        file. The method is then "weighted"; matrices that it lacks, such as the embedding, are
+        rounded by "rtn".
     report : str or path, optional
         An HTML page to write: error per layer and per format, size against quality.
     force : bool
@@ -115,13 +121,13 @@ def quantize(
     BusyError
         Another process is quantizing to `dst`.
     DataError
-        `calibrate` cannot be used.
+        `calibrate` or `imatrix` cannot be used.
     ValueError
         For unknown settings, or bits that no mix of formats has.
     ModelNotFoundError, CheckpointError, UnsupportedModelError, DownloadError, TokenizerError
         If `src` cannot be loaded.
     """
-    settings = _settings(format, bits, method, calibrate is not None)
+    settings = _settings(format, bits, method, calibrate is not None, imatrix is not None)
     target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
@@ -136,9 +142,10 @@ def quantize(
         if calibrate is not None:
             context = source.opened.config.max_positions
             text = read_calibration(Path(calibrate), checkpoint, context)
-        made_of = _provenance(settings, source_files(checkpoint), text)
+        importance = None if imatrix is None else read_importance(Path(imatrix), source)
+        made_of = _provenance(settings, source_files(checkpoint), text, importance)
         with open_work(target, made_of) as work:
-            pipeline = Pipeline(source, text, work, threads, progress)
+            pipeline = Pipeline(source, text, work, threads, progress, importance)
             mix, damage = _formats(settings, source, pipeline)
             wishes = [wish for wish in source.wishes if wish.known is None]
             tensors = [_stored(wish, mix) for wish in wishes]
@@ -192,7 +199,9 @@ def _require_bits(settings: _Settings, source: Source) -> None:
         raise ValueError(f"bits: expected at least {least / total:.4g}, got {settings.bits:g}")
 
 
-def _settings(format: str | None, bits: float | None, method: str, calibrated: bool) -> _Settings:
+def _settings(
+    format: str | None, bits: float | None, method: str, calibrated: bool, weighted: bool
+) -> _Settings:
     if format is not None and bits is not None:
         raise ValueError(
             "expected format or bits, got both; a number of bits means a mix of formats"
@@ -209,7 +218,11 @@ def _settings(format: str | None, bits: float | None, method: str, calibrated: b
     if method not in methods:
         known = ", ".join(methods)
         raise ValueError(f"method: expected one of {known}; got {method!r}")
-    if method not in ("auto", "rtn") and not calibrated:
+    if calibrated and weighted:
+        raise ValueError("expected calibrate or imatrix, got both; a text says more")
+    if weighted and method not in ("auto", "weighted"):
+        raise ValueError(f"method: an importance matrix is for auto or weighted; got {method!r}")
+    if method not in ("auto", "rtn") and not calibrated and not weighted:
         raise ValueError(f"method {method} needs a calibration text (--calibrate FILE)")
     return _Settings(stored, None if bits is None else float(bits), method)
 
@@ -268,7 +281,10 @@ def _bits_per_weight(tensors: list[PackedTensor]) -> float:
 
 
 def _provenance(
-    settings: _Settings, files: list[dict[str, Any]], text: Calibration | None
+    settings: _Settings,
+    files: list[dict[str, Any]],
+    text: Calibration | None,
+    importance: Importance | None,
 ) -> dict[str, Any]:
     """The section of config.json that says where the weights come from."""
     calibration = None
@@ -285,4 +301,4 @@ def _provenance(
         "source": files,
         **asdict(settings),
         "calibration": calibration,
-    }
+    } | ({} if importance is None else {"imatrix_sha256": importance.sha256})

@@ -115,7 +115,7 @@ def floats_of(source: FloatSource, wish: Wish) -> F32:
 
 
 def round_wish(
-    source: FloatSource, wish: Wish, w: F32, fmt: str, method: str, inputs: Inputs | None,
+    source: FloatSource, wish: Wish, w: F32, fmt: str, method: str, inputs: Inputs | F32 | None,
     threads: int,
 ) -> Rounded:  # fmt: skip
     """`round_with`, whose errors name file and tensor."""
