@@ -29,7 +29,7 @@ import numpy as np
 
 import slmq
 import slmq._native as _native
-from slmq.search.index import _best
+from slmq.search.finding import best_rows
 from slmq.search.vectors import MappedVectors, append_vectors, packed_vectors
 
 ENCODER = "all-minilm-l6-v2"
@@ -106,11 +106,9 @@ def searchers(rows: Any, folder: Path) -> dict[str, tuple[Callable[[Any], Any], 
     import zlib
 
     mapped = MappedVectors(folder / "v.bin", width, [(len(data), zlib.crc32(data))])
-    numbers = np.arange(mapped.rows)
-    numbers[count:] = -1
 
     def ours(query: Any) -> Any:
-        return [n for n, _ in _best(mapped.scores(query[None], threads)[0], numbers, TOP)]
+        return best_rows(mapped.scores(query[None], threads)[0, :count], TOP)
 
     def numpy_float(query: Any) -> Any:
         scores = rows @ query

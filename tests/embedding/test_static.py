@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from encoder_files import word_tokenizer, write_json
-from safetensors.numpy import save_file
+from places import GOLDENS
+from safetensors.numpy import load_file, save_file
+from static_cases import TEXTS as STATIC_TEXTS
 
 import slmq
 from slmq import CheckpointError, UnsupportedModelError
+from slmq.embedding.loading import open_encoder
+from slmq.embedding.options import EncoderOptions
 
 TEXTS = ["A man is playing the guitar.", "the ☃ cat", "rain " * 700]
+FOLDERS = GOLDENS / "static"
+CASES = sorted(path.parent.name for path in FOLDERS.glob("*/vectors.npz"))
+ISAS = [name for name, table in slmq.isa.items() if table is not None]
 TABLE = np.random.default_rng(3).normal(0, 1, (259, 48)).astype(np.float32)
 
 
@@ -64,12 +71,80 @@ def test_packed(tmp_path: Path) -> None:
     assert np.array_equal(slmq.load_encoder(packed).embed(TEXTS), want)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_are_those_of_model2vec(name: str) -> None:
+    want = np.load(FOLDERS / name / "vectors.npz")["vectors"]
+    with slmq.load_encoder(FOLDERS / name, format="f32") as encoder:
+        got = encoder.embed(STATIC_TEXTS)
+        assert np.abs(got - want).max() < (2e-3 if name == "both_halves" else 1e-6)
+        with pytest.raises(ValueError, match="text 1: expected a token that is known"):
+            encoder.embed(["rain", "☃"])
+    with slmq.load_encoder(FOLDERS / name) as encoder:
+        rounded = encoder.embed(STATIC_TEXTS, normalize=True)
+    lengths = np.linalg.norm(want, axis=1)
+    assert ((rounded * want).sum(axis=1) / lengths).min() > 0.998
+
+
+def test_rows_and_weights_of_tokens_are_what_they_say() -> None:
+    """In double precision, of halves that model2vec itself adds up as halves."""
+    tensors = load_file(FOLDERS / "both_halves" / "model.safetensors")
+    table = tensors["embeddings"].astype(np.float64)
+    with slmq.load_encoder(FOLDERS / "both_halves", format="f32") as encoder:
+        for text in STATIC_TEXTS:
+            ids = word_tokenizer(120).encode(text, add_special_tokens=False).ids
+            ids = [i for i in ids if i != 1]
+            mean = (table[tensors["mapping"][ids]] * tensors["weights"][ids, None]).mean(axis=0)
+            assert np.allclose(encoder.embed(text), mean / np.linalg.norm(mean), atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["f32", None])
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_bits_on_every_isa(name: str, format: Any) -> None:
+    def vectors(isa: str | None, threads: int, texts: list[str]) -> Any:
+        options = EncoderOptions(format=format, n_threads=threads)
+        with open_encoder(FOLDERS / name, options, isa=isa) as encoder:
+            return encoder.embed(texts)
+
+    want = vectors("scalar", 1, STATIC_TEXTS)
+    for isa in ISAS:
+        for threads in (1, 2):
+            assert np.array_equal(vectors(isa, threads, STATIC_TEXTS), want), isa
+    many = vectors(None, 2, STATIC_TEXTS[::-1] * 30)
+    assert np.array_equal(many, np.tile(want[::-1], (30, 1)))
+    for text, row in zip(STATIC_TEXTS, want, strict=True):
+        assert np.array_equal(vectors(None, 2, [text])[0], row)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_tables(name: str, tmp_path: Path) -> None:
+    packed = slmq.convert(FOLDERS / name, tmp_path / "packed")
+    kept = "f16" if name == "both_halves" else "f32"
+    with slmq.load_encoder(packed) as one, slmq.load_encoder(FOLDERS / name, format=kept) as other:
+        assert np.array_equal(one.embed(STATIC_TEXTS), other.embed(STATIC_TEXTS))
+        long = STATIC_TEXTS[3] * 60
+        assert np.array_equal(one.embed(long, chunk=True), other.embed(long, chunk=True))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"mapping": np.full(259, 300)}, r"'mapping': expected rows 0..258, found 300..300"),
+        ({"mapping": np.full(259, -1)}, r"'mapping': expected rows 0..258, found -1..-1"),
+        ({"mapping": np.full(259, 1 << 40)}, "expected integers of at most 16777216"),
+        ({"mapping": np.zeros(9, np.int64)}, "expected vectors of 259 tokens, as the tokenizer"),
+        ({"weights": np.ones(9, np.float32)}, "expected a row for each of 9 tokens, or a tensor"),
+        ({"weights": np.full(259, np.nan, np.float32)}, "expected finite weights, found NaN"),
+        ({"mapping": np.zeros(259, np.int64), "weights": np.ones(9, np.float32)}, "shape"),
+    ],
+)
+def test_tables_that_make_no_sense(tmp_path: Path, tensors: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        slmq.load_encoder(folder_of(tmp_path / "m", embeddings=TABLE, **tensors))
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="text 1: expected a token that is known"):
         slmq.load_encoder(folder_of(tmp_path / "m")).embed(["rain", "☃"])
-    weighted = folder_of(tmp_path / "w", embeddings=TABLE, weights=np.ones(259, np.float32))
-    with pytest.raises(UnsupportedModelError, match="'weights' is not supported"):
-        slmq.load_encoder(weighted)
     with pytest.raises(CheckpointError, match="expected a table of vectors"):
         slmq.load_encoder(folder_of(tmp_path / "n", other=TABLE))
     with pytest.raises(UnsupportedModelError, match="static is an encoder"):

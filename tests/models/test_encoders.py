@@ -79,6 +79,11 @@ def test_the_same_bits_everywhere(family: str, name: str, format: Any) -> None:
     assert all(np.array_equal(v, want[-2]) for v in many[1::5])
     assert all(np.array_equal(v, want[-1]) for v in many[::5])
     assert np.array_equal(next(runner.states([other])), want[1])
+    if golden.heads:
+        heads = list(runner.heads([other, one, other] * 5))
+        assert all(np.array_equal(v, want[2]) for v in heads[1::3])
+        assert all(np.array_equal(v, want[3]) for v in heads[::3])
+        assert np.array_equal(next(runner.heads([other])), want[3])
 
 
 @cases

@@ -13,8 +13,10 @@ import pytest
 from encoder_files import encoder_folder, sentence_folder
 
 import slmq
-from slmq import BusyError, ClosedError, DataError, Index
+from slmq import BusyError, ClosedError, ContextOverflowError, DataError, Index
 from slmq.search import index as index_module
+from slmq.search.answering import MISSING, grounds
+from slmq.search.ranking import fused
 from slmq.search.results import Indexed, Source
 
 NOTES = {
@@ -82,13 +84,104 @@ def test_vectors_are_those_of_the_encoder(index: Index, encoder: slmq.Encoder) -
     np.testing.assert_allclose([hit.score for hit in hits], want, atol=0.01)
 
 
-def test_a_hybrid_adds_up_ranks(index: Index) -> None:
+def test_a_hybrid_knows_cosines_and_shares(index: Index) -> None:
     query = "the cat eats"
-    near = [hit.place for hit in index.search(query, mode="vectors", top_k=9)]
-    words = [hit.place for hit in index.search(query, mode="words", top_k=9)]
-    for hit in index.search(query, top_k=9):
-        ranks = [ranking.index(hit.place) for ranking in (near, words) if hit.place in ranking]
-        assert hit.score == pytest.approx(sum(1 / (61 + rank) for rank in ranks))
+    near = {hit.place: hit.score for hit in index.search(query, mode="vectors", top_k=9)}
+    words = {hit.place: hit for hit in index.search(query, mode="words", top_k=9)}
+    hits = index.search(query, top_k=9)
+    assert {hit.place for hit in hits} == near.keys()
+    for hit in hits:
+        assert hit.cosine == near[hit.place]
+        assert hit.share == (words[hit.place].share if hit.place in words else 0)
+    assert words[hits[0].place].share > 0.6  # "cat" and "eats", in a short passage
+
+
+def passages(best: float, count: int = 200) -> Any:
+    cosines = np.random.default_rng(1).normal(0.3, 0.1, count).clip(0, 0.6).astype(np.float32)
+    cosines[7] = best
+    return cosines
+
+
+def test_each_search_counts_as_far_as_it_is_sure() -> None:
+    at, numbers = np.array([3, 7, 50]), [4, 8, 51]
+    # A cosine that stands out, and words that all have: the vectors decide.
+    sure = fused(passages(0.95), at, numbers, [0.5, 0.4, 0.5])
+    assert sure.argmax() == 1
+    assert sure[1] == pytest.approx(1)
+    # None stands out, and one has more words: they decide, and order all the others, too.
+    assert fused(passages(0.6), at, numbers, [0.9, 0.0, 0.3]).tolist() == [
+        1,
+        0,
+        pytest.approx(1 / 3),
+    ]
+    # Neighbours share sentences, so that having the same words is no sign against them.
+    both = fused(passages(0.6), np.array([3, 4, 50]), [4, 5, 51], [0.9, 0.9, 0.1])
+    assert both.tolist() == [1, 1, pytest.approx(1 / 9)]
+    # Neither is sure.
+    assert not fused(passages(0.6), at, numbers, [0.5, 0.0, 0.5]).any()
+    assert not fused(passages(0.6), at, numbers, [0.0, 0.0, 0.0]).any()
+    assert fused(np.ones(1, np.float32), np.array([0]), [1], [0.0]).tolist() == [0]
+
+
+def test_shares_weigh_words_by_how_rare_they_are(tmp_path: Path, encoder: slmq.Encoder) -> None:
+    texts = {f"t{i}": f"the cat eats {'in the rain' if i % 2 else 'fast'}" for i in range(40)}
+    with Index(tmp_path / "i", encoder) as index:
+        index.add_texts(texts | {"rare": "the quokka eats fast"})
+        (best, other, *_) = index.search("quokka cat", mode="words", top_k=9)
+        assert best.source == "rare"
+        assert best.share > 0.9
+        assert other.share < 0.2
+        # A word that is nowhere is the rarest of all.
+        (best, *_) = index.search("quokka zyzzyva", mode="words")
+        assert 0.4 < best.share < 0.6
+
+
+def test_an_answer_stands_on_rare_words(tmp_path: Path, encoder: slmq.Encoder) -> None:
+    """However far their passage is from the question."""
+    texts = {f"t{i}": f"where does anna live, {i} a man is playing" for i in range(60)}
+    texts["quokka"] = "rain rain rain. Fast guitar. A quokka of 7 pounds. Sun in the rain."
+    texts["neko"] = "吾輩は猫である。名前はまだ無い。煎餅を齧る主人。どこで生れたか。"
+    with Index(tmp_path / "i", encoder) as index:
+        index.add_texts(texts)
+        asked = "where does anna live with a quokka"
+        found = grounds(index, asked, top_k=4)
+        assert found.found
+        assert "quokka" in [hit.source for hit in found.sources]
+        number = 1 + [hit.source for hit in found.sources].index("quokka")
+        assert found.quote(number) == "A quokka of 7 pounds."
+        japanese = grounds(index, "煎餅を齧るのは誰か", top_k=4)
+        assert japanese.found
+        assert japanese.sources[0].source == "neko"
+        assert japanese.quotes[0][2] == "煎餅を齧る主人。"
+        nothing = grounds(index, "zyzzyva capybara armadillo wombat?", top_k=4)
+        assert nothing.share == 0
+
+
+def test_an_empty_index_grounds_nothing(tmp_path: Path, encoder: slmq.Encoder) -> None:
+    with Index(tmp_path / "i", encoder) as index:
+        found = grounds(index, "where is the cat", top_k=4)
+        assert (found.found, found.sources, found.text) == (False, [], MISSING)
+
+
+def test_questions_that_are_too_long(index: Index) -> None:
+    long = "the cat eats " * 99
+    for ask in (index.search, lambda query: grounds(index, query, top_k=2)):
+        with pytest.raises(ContextOverflowError, match="query: expected at most 64 tokens, as the"):
+            ask(long)
+    assert index.search(long, mode="words")
+    for mode in ("words", "hybrid"):
+        with pytest.raises(ValueError, match="lone surrogate"):
+            index.search("cat \ud800", mode=mode)
+
+
+@pytest.mark.parametrize("name", ["version", "passage_tokens"])
+def test_facts_that_make_no_sense(index: Index, encoder: slmq.Encoder, name: str) -> None:
+    index.close()
+    with sqlite3.connect(index.path / "index.sqlite") as db:
+        db.execute("UPDATE facts SET value = 'many' WHERE name = ?", (name,))
+    db.close()
+    with pytest.raises(DataError, match=f"damaged: {name} is 'many'; delete the index"):
+        Index(index.path, encoder).search("cat")
 
 
 @pytest.mark.parametrize("query", ["猫はどこで生れたか", "見当", "無い"])

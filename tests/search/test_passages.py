@@ -12,7 +12,7 @@ from slmq import DataError
 from slmq.checkpoint import open_checkpoint
 from slmq.search.documents import files_below, text_of
 from slmq.search.passages import Passage, passages_of
-from slmq.search.words import grams_query, words_query
+from slmq.search.words import any_of, gram_terms, word_terms
 from slmq.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -137,8 +137,9 @@ def test_files_that_are_read(tmp_path: Path) -> None:
 
 
 def test_what_full_text_search_is_asked_for() -> None:
-    assert words_query("What is the cat's name?") == '"cat" OR "s" OR "name"'
-    assert words_query("is it") == '"is" OR "it"'
-    assert words_query("猫である") is None
-    assert grams_query("猫である cat") == '"猫であ" OR "である"'
-    assert grams_query("猫") is None
+    assert word_terms("What is the cat's name, Cat?") == ["Cat", "s", "name"]
+    assert word_terms("is it") == ["is", "it"]
+    assert word_terms("猫である _") == []
+    assert gram_terms("猫である cat 猫であ") == ["猫であ", "である"]
+    assert gram_terms("猫") == []
+    assert any_of(['a"b', "c"]) == '"a""b" OR "c"'

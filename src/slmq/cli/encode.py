@@ -204,6 +204,10 @@ def rerank(
     *,
     model: Model,
     top: Annotated[int, typer.Option(help="Show so many, the best first.", min=1)] = 10,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="What makes a text fit, for models whose prompt says it."),
+    ] = None,
     reading: o.Given,
     loading: o.Given,
     revision: o.Revision = None,
@@ -216,7 +220,9 @@ def rerank(
     options = TextOptions(**reading)
     texts = [row[options.column] for row in texts_of(source, options)]
     with _opened(model, loading, revision, offline=offline) as encoder, spinner("ranking"):
-        ranked = encoder.rerank(query, texts, top_k=top, truncate=options.truncate)
+        ranked = encoder.rerank(
+            query, texts, instruction=instruction, top_k=top, truncate=options.truncate
+        )
     if as_json:
         found = [{"index": r.index, "score": r.score, "text": r.text} for r in ranked]
         print_json({"results": found})

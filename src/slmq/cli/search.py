@@ -170,13 +170,16 @@ def tell(found: Answered, *, as_json: bool, said: bool = False) -> None:
             {"number": number, **vars(hit), "quote": found.quote(number)}
             for number, hit in enumerate(found.sources, 1)
         ]
-        told = {"text": found.text, "found": found.found, "fit": found.fit, "needed": found.needed}
+        told = {name: value for name, value in vars(found).items() if name != "quotes"}
         print_json({**told, "sources": sources})
         return
     if found.text and not said:
         write(found.text + "\n")
     if not found.found:
-        note(f"(the nearest passage fits by {found.fit:.2f}, {found.needed:.2f} is needed)")
+        note(
+            f"(the nearest passage fits by {found.fit:.2f}, {found.needed:.2f} is needed; one has "
+            f"{found.share:.0%} of the words, {found.needed_share:.0%} are needed)"
+        )
     for number, hit in enumerate(found.sources, 1):
         heading = f" ({hit.heading})" if hit.heading else ""
         write(f"[{number}] {hit.place}{heading}\n    {found.quote(number)}\n")

@@ -88,5 +88,5 @@ class Source(Survey):
         """A vector: float32[size]."""
         name = wish.stored or wish.name
         size = wish.tensor.shape[0]
-        values = self._reader.vector(name, size, wish.rows, columns=wish.columns)
+        values = self._reader.vector(name, size, wish.rows, columns=wish.columns, whole=wish.whole)
         return values if wish.order is None else values[wish.order]

@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.embedding import scores
-from slmq.embedding.results import Filled, Ranked, Scored, Tagged
+from slmq.embedding.results import Filled, Ranked, Scored, Tagged, check_top_k
 from slmq.embedding.runner import EncodedText, Runner
 from slmq.embedding.settings import EncoderSettings
 from slmq.embedding.tags import AGGREGATIONS, tagged
-from slmq.embedding.texts import TextEncoder
+from slmq.embedding.texts import TextEncoder, several
+from slmq.embedding.verdict import pair_prompts, verdict
 from slmq.errors import ClosedError, UnsupportedModelError
 from slmq.models import static
+from slmq.models.parts.headless import Headless
 from slmq.tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
@@ -56,7 +58,10 @@ class Encoder:
             settings.max_length,
             lower_case=folder.lower_case,
             bare=runner.body.family is static,
+            token_rows=getattr(runner.body.weights, "token_rows", None),
+            token_weights=getattr(runner.body.weights, "token_weights", None),
         )
+        self._pair_prompts = pair_prompts(folder, runner.body.verdict is not None, self._texts)
         self._settings = settings
         self.tokenizer = tokenizer
         self.name = settings.name
@@ -158,11 +163,8 @@ class Encoder:
             raise TypeError("texts: expected several texts, got one str; embed() takes it")
         if truncate and chunk:
             raise ValueError("truncate, chunk: expected one of them, got both")
-        width = self.dimensions if dimensions is None else dimensions
-        if not isinstance(width, int) or not 1 <= width <= self.dimensions:
-            raise ValueError(
-                f"dimensions: expected 1..{self.dimensions} of {self.name!r}, got {dimensions!r}"
-            )
+        width = self._width(dimensions, "dimensions")
+        texts = several(texts, "texts")
         before = self._prompt(prompt)
         unit = self._settings.folder.normalize if normalize is None else normalize
         runner = self._open
@@ -189,10 +191,10 @@ class Encoder:
         about batches, devices, progress bars and tensors mean nothing here.
         """
         one = isinstance(sentences, str)
-        listed = [cast(str, sentences)] if one else list(sentences)
+        listed = [cast(str, sentences)] if one else list(several(sentences, "sentences"))
         before = self._prompt(prompt_name) if prompt is None else prompt
         unit = normalize_embeddings or self._settings.folder.normalize
-        width = self.dimensions if truncate_dim is None else truncate_dim
+        width = self._width(truncate_dim, "truncate_dim")
         vectors = [
             self._finished(vector, width, unit)
             for vector in self._open.pooled(self._inputs(enumerate(listed), before, truncate=True))
@@ -208,7 +210,10 @@ class Encoder:
 
     def similarity(self, a: F32 | str | Sequence[str], b: F32 | str | Sequence[str]) -> F32:
         """How alike vectors or texts are, by the measure of the model: float32[len(a), len(b)]."""
-        rows = [np.atleast_2d(x if isinstance(x, np.ndarray) else self.embed(x)) for x in (a, b)]
+        rows = [
+            scores.checked_vectors(x) if isinstance(x, np.ndarray) else np.atleast_2d(self.embed(x))
+            for x in (a, b)
+        ]
         if rows[0].shape[1] != rows[1].shape[1]:
             raise ValueError(
                 f"similarity: expected vectors of one length, got {rows[0].shape[1]} and "
@@ -219,15 +224,28 @@ class Encoder:
     def rerank(
         self,
         query: str,
-        docs: Sequence[str],
+        docs: Iterable[str],
         *,
+        instruction: str | None = None,
         top_k: int | None = None,
         truncate: bool = False,
     ) -> list[Ranked]:
         """Documents by how well they fit a query, the best first.
 
-        A cross-encoder, whose head gives one score, reads the query beside each document. A model
-        without a head compares their vectors.
+        A cross-encoder, whose head gives one score, reads the query beside each document. So does a
+        decoder that says yes or no, such as Qwen3 Reranker: its score is how likely it says yes. A
+        model of neither kind compares vectors.
+
+        Parameters
+        ----------
+        query : str
+        docs : iterable of str
+        instruction : str, optional
+            What makes a document fit, for models whose prompt says it; None is the model's own.
+        top_k : int, optional
+            At most so many.
+        truncate : bool
+            Leave out what is too long, instead of an error.
 
         Raises
         ------
@@ -236,14 +254,21 @@ class Encoder:
         ContextOverflowError, TypeError, ValueError
             As `embed`.
         """
-        texts = list(docs)
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {top_k}")
-        if self.task == "classify" and len(self.labels) == 1:
-            pairs = (
-                self._texts.encoded(i, query, doc, truncate=truncate) for i, doc in enumerate(texts)
-            )
-            found = [float(self._activated(row)[0]) for row in self._open.heads(pairs)]
+        if not isinstance(query, str):
+            raise TypeError(f"query: expected a str, got {type(query).__name__} {query!r:.40}")
+        if isinstance(docs, str):
+            raise TypeError("docs: expected several texts, got one str")
+        prompts = self._pair_prompts
+        if instruction is not None and (prompts is None or not prompts.takes_instruction):
+            raise ValueError(f"instruction: expected none, as {self.name!r} has no prompt for it")
+        texts = list(several(docs, "docs"))
+        check_top_k(top_k)
+        runner = self._open
+        judges = runner.body.verdict is not None
+        if judges or (self.task == "classify" and len(self.labels) == 1):
+            pairs = self._query_beside(query, texts, instruction, truncate=truncate)
+            rows = map(verdict, runner.verdicts(pairs)) if judges else runner.heads(pairs)
+            found = [float(self._activated(row)[0]) for row in rows]
         elif self.task is None:
             one = self.embed(query, prompt=self._named("query"), truncate=truncate)
             many = self.embed(texts, prompt=self._named("document"), truncate=truncate)
@@ -304,6 +329,8 @@ class Encoder:
         `first` is the number of the first one in messages.
         """
         self._need("classify")
+        check_top_k(top_k)
+        texts = several(texts, "texts")
         rows = self._open.heads(self._pairs(enumerate(texts, first), truncate=truncate))
         return (self._scored(self._activated(row), top_k) for row in rows)
 
@@ -329,8 +356,10 @@ class Encoder:
         ValueError
             For no labels, or a template without {}.
         """
+        if isinstance(labels, str):
+            raise TypeError("labels: expected several labels, got one str")
         names = list(labels)
-        if not names or "{}" not in template:
+        if not names or not all(isinstance(name, str) for name in names) or "{}" not in template:
             raise ValueError(
                 f"expected at least one label and {{}} in the template, got {names!r:.80} and "
                 f"{template!r:.80}"
@@ -374,7 +403,8 @@ class Encoder:
         encoded = EncodedText(np.array(found.ids, np.int32), np.array(found.types, np.int32))
         (rows,) = self._open.heads([encoded])
         likely = np.stack([scores.softmax(row) for row in rows])
-        return tagged(text, found, likely, self.labels, aggregation)
+        continues = self.tokenizer.continues(text, found)
+        return tagged(text, found, continues, likely, self.labels, aggregation)
 
     def fill_mask(self, text: str, *, top_k: int = 5) -> list[list[Filled]]:
         """The likeliest tokens for each mask of a text (`mask_token`), the likeliest first.
@@ -389,6 +419,7 @@ class Encoder:
             As `embed`.
         """
         self._need("fill_mask")
+        check_top_k(top_k)
         found = self.tokenizer.encode_parts(text, parse_special=True)
         mask = self.tokenizer.id_of("mask_token")
         rows = np.array([i for i, token in enumerate(found.ids) if token == mask], np.int32)
@@ -417,6 +448,16 @@ class Encoder:
         if self._runner is None:
             raise ClosedError(f"the model {self.name!r} is closed")
         return self._runner
+
+    def _width(self, dimensions: int | None, name: str) -> int:
+        """So many numbers of a vector are kept."""
+        width = self.dimensions if dimensions is None else dimensions
+        whole = isinstance(width, int) and not isinstance(width, bool)
+        if not whole or not 1 <= width <= self.dimensions:
+            raise ValueError(
+                f"{name}: expected 1..{self.dimensions} of {self.name!r}, got {dimensions!r:.40}"
+            )
+        return width
 
     def _prompt(self, name: str | None) -> str:
         """The text of a prompt."""
@@ -456,10 +497,13 @@ class Encoder:
                 for encoded, tokens in self._texts.pieces(number, text, prompt):
                     yield number, encoded, tokens
 
+        skipped = 0
+        if prompt and not self._settings.folder.include_prompt:
+            skipped = self._texts.prompt_tokens(prompt)
         one, other = tee(parts())
         at: int | None = None
         total, weight = np.zeros(self.dimensions), 0
-        vectors = runner.pooled(encoded for _, encoded, _ in other)
+        vectors = runner.pooled(replace(encoded, first=skipped) for _, encoded, _ in other)
         for (number, _, tokens), vector in zip(one, vectors, strict=True):
             if at is None:
                 at = number
@@ -484,6 +528,17 @@ class Encoder:
                 yield self._texts.encoded(number, *text, truncate=truncate)
             else:
                 yield self._texts.encoded(number, text, truncate=truncate)
+
+    def _query_beside(
+        self, query: str, docs: list[str], instruction: str | None, *, truncate: bool
+    ) -> Iterator[EncodedText]:
+        # A decoder without a prompt for pairs reads texts that somebody has written as one.
+        marked = isinstance(self._open.body.family, Headless)
+        for i, doc in enumerate(docs):
+            if self._pair_prompts is None:
+                yield self._texts.encoded(i, query, doc, truncate=truncate, marked=marked)
+            else:
+                yield self._pair_prompts.encoded(i, query, doc, instruction, truncate=truncate)
 
     def _scored(self, values: F32, top_k: int | None) -> list[Scored]:
         """Labels with these values, the likeliest first."""
@@ -511,18 +566,19 @@ class Encoder:
                 f"{self.name}: zero_shot needs a label of entailment, this model has "
                 f"{', '.join(self.labels)}"
             )
-        pairs = (self._texts.encoded(i, text, c, truncate=truncate) for i, c in enumerate(claims))
+        pairs = (
+            self._texts.encoded(i, text, claim, truncate=truncate, whole_pair=True)
+            for i, claim in enumerate(claims)
+        )
         rows = np.stack(list(self._open.heads(pairs)))
         if not multi_label and len(claims) > 1:
             return scores.softmax(rows[:, yes])
-        other = (yes + 1) % len(self.labels) if no is None else no
+        other = no if no is not None else (0 if yes else len(self.labels) - 1)
         both = [scores.softmax(row[[other, yes]])[1] for row in rows]
         return np.array(both, np.float32)
 
     def _likeliest(self, logits: F32, top_k: int) -> list[Filled]:
-        likely = scores.softmax(logits[: self.tokenizer.n_vocab])
+        # Of all rows, those that only fill the table up included, as transformers does.
+        likely = scores.softmax(logits)[: self.tokenizer.n_vocab]
         order = np.lexsort((np.arange(len(likely)), -likely))[:top_k]
-        return [
-            Filled(self.tokenizer.decode([int(i)], skip_special=False), float(likely[i]), int(i))
-            for i in order
-        ]
+        return [Filled(self.tokenizer.token_text(int(i)), float(likely[i]), int(i)) for i in order]

@@ -18,7 +18,7 @@ from slmq.checkpoint.modules import MODELS, MODULES, read_modules
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.values import config_count, config_value
 
-__all__ = ["MAX_BYTES", "DenseModule", "SentenceFolder", "read_folder"]
+__all__ = ["MAX_BYTES", "DenseModule", "SentenceFolder", "Words", "read_folder"]
 
 log = logging.getLogger("slmq")
 
@@ -73,6 +73,21 @@ class DenseModule:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Tokens whose logits a decoder's verdict is made of.
+
+    Attributes
+    ----------
+    yes : int
+    no : int or None
+        None: the score is the logit of `yes` alone.
+    """
+
+    yes: int
+    no: int | None
+
+
+@dataclass(frozen=True)
 class SentenceFolder:
     """What follows a model, and how its texts are to be treated.
 
@@ -94,6 +109,12 @@ class SentenceFolder:
         Most tokens of a text.
     lower_case : bool
         Whether texts are written in small letters first.
+    words : Words or None
+        Of a decoder that says whether a document fits a query.
+    chats : bool
+        Whether its chat template writes pairs of texts.
+    activation : str or None
+        The class of what follows the score of a pair.
     listed : bool
         Whether there is a list of modules; without one, pooling is the mean.
     """
@@ -108,6 +129,9 @@ class SentenceFolder:
     similarity: str = "cosine"
     max_length: int | None = None
     lower_case: bool = False
+    words: Words | None = None
+    chats: bool = False
+    activation: str | None = None
     listed: bool = False
 
 
@@ -148,12 +172,15 @@ def _read_module(kind: str, folder: Path, seen: list[str], found: dict[str, Any]
         found["dense"] = (*found["dense"], _dense(folder))
     elif kind == "Normalize" and ("Pooling" in seen or seen == ["StaticEmbedding"]):
         found["normalize"] = True
+    elif kind == "LogitScore" and seen == ["Transformer"]:
+        found["words"] = _words(folder)
     elif kind == "Dropout":
         pass  # of no effect behind training
     else:
         raise UnsupportedModelError(
             f"{folder}: a module of kind {kind!r:.40} behind {', '.join(seen) or 'nothing'} is not "
-            f"supported; supported: Transformer, Pooling, Dense and Normalize, in this order"
+            f"supported; supported: Transformer, Pooling, Dense and Normalize, in this order, or "
+            f"Transformer and LogitScore"
         )
 
 
@@ -199,8 +226,15 @@ def _dense(folder: Path) -> DenseModule:
     )
 
 
+def _words(folder: Path) -> Words:
+    config = _config(folder)
+    yes = config_count(config, "true_token_id", low=0)
+    alone = config.get("false_token_id") is None
+    return Words(yes, None if alone else config_count(config, "false_token_id", low=0))
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    """Prompts and similarity."""
+    """Prompts, similarity, and what follows the scores of pairs."""
     file = path / SETTINGS
     config = read_json_object(file, MAX_BYTES) if file.exists() else {}
     prompts = config_value(config, "prompts", dict, {})
@@ -219,15 +253,21 @@ def _settings(path: Path) -> dict[str, Any]:
             f"{file}: similarity_fn_name {similarity!r:.80} is not supported; supported: "
             f"{', '.join(SIMILARITIES)}"
         )
-    return {"prompts": prompts, "default_prompt": default, "similarity": similarity}
+    return {
+        "prompts": prompts,
+        "default_prompt": default,
+        "similarity": similarity,
+        "activation": config_value(config, "activation_fn", str, "") or None,
+    }
 
 
 def _length(model: Path) -> dict[str, Any]:
-    """The most tokens of a text, and whether it is written in small letters."""
+    """The most tokens of a text, and how texts are written."""
     file = model / LENGTH
     config = read_json_object(file, MAX_BYTES) if file.exists() else {}
     stated = config.get("max_seq_length") is not None
     return {
         "max_length": config_count(config, "max_seq_length") if stated else None,
         "lower_case": config_value(config, "do_lower_case", bool, False),
+        "chats": "message" in config_value(config, "modality_config", dict, {}),
     }

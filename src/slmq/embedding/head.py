@@ -21,7 +21,8 @@ from slmq.embedding import scores
 from slmq.embedding.identity import encoder_identity
 from slmq.embedding.loading import load_encoder
 from slmq.embedding.logistic import FOLDS, cross_validated, fit_logistic, folds_of
-from slmq.embedding.results import Scored
+from slmq.embedding.results import Scored, check_top_k
+from slmq.embedding.texts import several
 from slmq.errors import CheckpointError, DataError, WriteError
 
 if TYPE_CHECKING:
@@ -126,12 +127,19 @@ class Head:
         Error
             As `Encoder.embed`.
         """
+        if isinstance(texts, str) or isinstance(labels, str):
+            raise TypeError("texts, labels: expected several of each, got one str")
+        labels = list(several(labels, "labels"))
+        texts = list(several(texts, "texts"))
+        if len(texts) != len(labels):
+            raise DataError(f"expected a label for each of {len(texts)} texts, got {len(labels)}")
+        for label in labels:
+            if not isinstance(label, str) or not label.strip():
+                raise DataError(f"expected the name of a label for every text, got {label!r:.40}")
         names = sorted(set(labels))
         counts = {name: sum(label == name for label in labels) for name in names}
         _check(names, counts)
-        vectors = encoder.embed(list(texts), normalize=True, truncate=truncate)
-        if len(vectors) != len(labels):
-            raise DataError(f"expected a label for each of {len(vectors)} texts, got {len(labels)}")
+        vectors = encoder.embed(texts, normalize=True, truncate=truncate)
         x = vectors.astype(np.float64)
         y = np.array([names.index(label) for label in labels], np.int64)
         found = cross_validated(x, y, len(names), folds=folds_of(y, min(FOLDS, *counts.values())))
@@ -245,12 +253,19 @@ class Head:
         first: int = 0,
     ) -> Iterator[list[Scored]]:
         """The labels of any number of texts, in order, as they come; `first` as in `Encoder`."""
+        check_top_k(top_k)
         vectors = self.encoder.embed_stream(texts, normalize=True, truncate=truncate, first=first)
         return (self._scored(row, top_k) for row in vectors)
 
     def probabilities(self, vector: F32) -> F32:
-        """How likely each label is, for the vector of a text."""
-        logits = scores.similarities(vector[None], self._weights, "dot")[0]
+        """How likely each label is, for the vector of a text; raises ValueError for another one."""
+        rows = scores.checked_vectors(vector)
+        width = self._weights.shape[1]
+        if rows.shape != (1, width):
+            raise ValueError(
+                f"expected a vector of {width} numbers, got {' x '.join(map(str, vector.shape))}"
+            )
+        logits = scores.similarities(rows, self._weights, "dot")[0]
         return scores.softmax(logits + self._bias)
 
     def _scored(self, vector: F32, top_k: int | None) -> list[Scored]:
@@ -260,9 +275,6 @@ class Head:
 
 
 def _check(names: list[str], counts: dict[str, int]) -> None:
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"expected the name of a label for every text, got {name!r:.40}")
     if len(names) < 2:
         raise DataError(
             f"expected at least two labels, got {', '.join(map(repr, names)) or 'none'}"

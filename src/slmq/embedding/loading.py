@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import slmq._native as _native
 import slmq.hub as hub
 from slmq.checkpoint import Checkpoint, open_checkpoint
@@ -18,8 +20,9 @@ from slmq.embedding.folder import DenseModule, SentenceFolder, read_folder
 from slmq.embedding.options import EncoderArgs, EncoderOptions
 from slmq.embedding.runner import EncoderBody, Runner
 from slmq.embedding.settings import settings_of
+from slmq.embedding.verdict import verdict_rows, words_of
 from slmq.engine.opening import ACTIVATIONS
-from slmq.errors import CheckpointError
+from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models import static
 from slmq.models.loading import open_weights
 from slmq.models.parts.encoder_gguf import pooling_of
@@ -41,6 +44,7 @@ log = logging.getLogger("slmq")
 # what poolers make of the first token where something else pools.
 UNREAD = ("position_ids", "pooler.dense.weight", "pooler.dense.bias")
 HEAD = "lm_head.weight"
+VERDICT = "cls.output.weight"  # in GGUF files
 DENSE = ("dense_2.weight", "dense_3.weight")  # in GGUF files
 
 
@@ -103,9 +107,20 @@ def open_encoder(
         tokenizer = load_tokenizer(checkpoint)
         body, raw = load_body(checkpoint, folder, options)
         if body.family is static:
-            unit = config_value(raw, "normalize", bool, True)
+            unit = config_value(raw, "normalize", bool, False)
             folder = replace(folder, normalize=unit, listed=True)
-        settings = settings_of(folder, raw, body.config, os.fspath(path) if name is None else name)
+        if body.family is static and tokenizer.n_vocab > body.config.tokens:
+            raise CheckpointError(
+                f"expected vectors of {tokenizer.n_vocab} tokens, as the tokenizer has, found "
+                f"{body.config.tokens}",
+                file=checkpoint.path,
+            )
+        if isinstance(body.family, Headless) and body.verdict is None:
+            words = words_of(folder, raw, tokenizer)
+            if words is not None:
+                body = replace(body, verdict=verdict_rows(body.weights.lm_head, words))
+        called = os.fspath(path) if name is None else name
+        settings = settings_of(folder, raw, body.config, called, judges=body.verdict is not None)
     if not folder.listed and body.task is None:
         log.warning(
             "%s: no modules.json says how the vectors of tokens become that of a text; it is their "
@@ -133,8 +148,11 @@ def load_body(
         if tensor.endswith(UNREAD):
             opened.reader.note(tensor)
     dense = [(_dense(module, threads), module.activation) for module in folder.dense]
+    verdict = None
     if checkpoint.layout.gguf_terms:
         dense += _stored_dense(opened.reader)
+        if isinstance(family, Headless):
+            verdict = _stored_verdict(opened.reader, weights.embed.k)
     opened.reader.tell()
     config: Any = opened.config
     widths = [config.hidden_size, *(module.outputs for module in folder.dense)]
@@ -154,6 +172,7 @@ def load_body(
         typed=weights.types is not None and weights.types.n > 1,
         threads=threads,
         activations=ACTIVATIONS[options.activations or usual],
+        verdict=verdict,
         weight_bytes=opened.reader.packed_nbytes + sum(one.matrix.nbytes for one, _ in dense),
     )
     return body, opened.raw_config
@@ -196,6 +215,22 @@ def _stored_dense(reader: WeightReader) -> list[tuple[Any, str]]:
             rows, columns = reader.checkpoint.tensors[name].shape
             found.append((reader.linear(name, rows, columns, floats=True), ""))
     return found
+
+
+def _stored_verdict(reader: WeightReader, width: int) -> Any:
+    """The rows of yes and no that a GGUF file of a reranker holds in place of an output head."""
+    if not reader.has(VERDICT):
+        return None
+    labels = reader.checkpoint.metadata.get(
+        f"{reader.checkpoint.metadata['general.architecture']}.classifier.output_labels", []
+    )
+    if sorted(labels) != ["no", "yes"]:
+        raise UnsupportedModelError(
+            f"{reader.checkpoint.path}: a head with the labels {labels!r:.80} on a decoder is not "
+            f"supported; supported: yes and no"
+        )
+    order = np.array([labels.index("yes"), labels.index("no")], np.int32)
+    return reader.linear(VERDICT, 2, width, order=order, floats=True)
 
 
 def _dense(module: DenseModule, threads: int) -> Any:

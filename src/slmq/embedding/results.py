@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Filled", "Ranked", "Scored", "Tagged"]
+__all__ = ["Filled", "Ranked", "Scored", "Tagged", "check_top_k"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,10 @@ class Filled:
     text: str
     score: float
     token: int
+
+
+def check_top_k(top_k: object) -> None:
+    """Raise ValueError unless it is None or a positive number of results."""
+    if top_k is None or (isinstance(top_k, int) and not isinstance(top_k, bool) and top_k > 0):
+        return
+    raise ValueError(f"top_k: expected at least 1, or None for all; got {top_k!r:.40}")

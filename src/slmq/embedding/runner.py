@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.models.parts.encoder_head import task_head
+from slmq.models.parts.headless import Headless
 
 if TYPE_CHECKING:
     from slmq.models.family import EncoderFamily
@@ -34,6 +36,7 @@ I32 = npt.NDArray[np.int32]
 
 ROWS = 512  # of a run, unless a text has more tokens
 OUTPUTS = 64  # pooled texts, or masks, of a run
+ONE_EACH = ("pooled", "classify", "verdict")  # what has one row for a text
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,15 @@ class EncodedText:
         Where pooling begins: behind the tokens of a prompt, if these do not count.
     rows : int32[m], optional
         Of a head over tokens: those that are asked for; None for all.
+    weights : float32[n], optional
+        By which the vectors of tokens are multiplied before their mean is taken.
     """
 
     ids: I32
     types: I32
     first: int = 0
     rows: I32 | None = None
+    weights: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class EncoderBody:
         What inputs of integer weights are rounded to.
     weight_bytes : int
         What the weights take.
+    verdict : Linear or None
+        Rows of the output head of a decoder that says whether a document fits a query.
     """
 
     family: EncoderFamily[Any]
@@ -88,6 +96,7 @@ class EncoderBody:
     threads: int
     activations: str
     weight_bytes: int
+    verdict: Linear | None = None
 
     @property
     def task(self) -> str | None:
@@ -120,6 +129,8 @@ class Runner:
 
     def pooled(self, texts: Iterable[EncodedText]) -> Iterator[F32]:
         """The vector of every text, in order: float32[dimensions] each."""
+        if self.weighted:
+            return self._weighted(texts)
         return self._run("pooled", texts)
 
     def states(self, texts: Iterable[EncodedText]) -> Iterator[F32]:
@@ -131,8 +142,25 @@ class Runner:
         assert self.body.task is not None
         return self._run(self.body.task, texts)
 
+    def verdicts(self, texts: Iterable[EncodedText]) -> Iterator[F32]:
+        """Logits of the words of the verdict behind every text: float32[words] each."""
+        assert self.body.verdict is not None
+        return self._run("verdict", texts)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether tokens have weights, as only tables of vectors know them."""
+        return getattr(self.body.weights, "token_weights", None) is not None
+
+    def _weighted(self, texts: Iterable[EncodedText]) -> Iterator[F32]:
+        one, other = tee(texts)
+        for text, rows in zip(one, self.states(other), strict=True):
+            assert text.weights is not None
+            mean = (rows * text.weights[:, None]).mean(axis=0, dtype=np.float64)
+            yield mean.astype(np.float32)
+
     def _run(self, what: str, texts: Iterable[EncodedText]) -> Iterator[F32]:
-        most = OUTPUTS if what in ("pooled", "classify") else ROWS
+        most = OUTPUTS if what in ONE_EACH else ROWS
         batch: list[EncodedText] = []
         rows = 0
         for text in texts:
@@ -156,7 +184,7 @@ class Runner:
             segments = list(zip(self._some_sequences(plan, len(batch)), lengths, strict=True))
             for sequence, _ in segments:
                 sequence.truncate(0)  # a decoder has made it longer
-            if what in ("pooled", "classify") and self._pool(what) != "late":
+            if what in ONE_EACH and self._pool(what) != "late":
                 outputs, spans = self._pooled_rows(what, batch, starts, lengths)
                 plan.native.run(tokens, segments, outputs, types=types, spans=spans)
                 return list(plan.logits())
@@ -203,6 +231,8 @@ class Runner:
 
     def _pool(self, what: str) -> str:
         """What happens to the rows of a text: as of `HeadNames`, and other kinds of pooling."""
+        if what == "verdict":
+            return "last"
         if what == "pooled":
             return "row" if self.body.pool == "cls" else self.body.pool
         return str(self.body.weights.head.names.pool) if what == "classify" else "row"
@@ -224,6 +254,10 @@ class Runner:
         body = self.body
 
         def record(p: Recorder) -> Handle:
+            if what == "verdict":
+                assert isinstance(body.family, Headless)
+                assert body.verdict is not None
+                return body.family.verdict(p, body.weights, body.config, body.verdict)
             pool = self._pool(what)
             pool = "row" if pool in ("last", "late") else pool
             x = p.select(body.family.forward(p, body.weights, body.config), pool)

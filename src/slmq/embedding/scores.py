@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 
-__all__ = ["ACTIVATIONS", "sigmoid", "similarities", "softmax", "unit_rows"]
+__all__ = ["ACTIVATIONS", "checked_vectors", "sigmoid", "similarities", "softmax", "unit_rows"]
 
 F32 = npt.NDArray[np.float32]
 SMALLEST = 1e-12  # what a length is at least, as in sentence-transformers
@@ -40,6 +40,24 @@ ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
     "Sigmoid": sigmoid,
     "Softmax": softmax,
 }
+
+
+def checked_vectors(given: npt.NDArray[Any]) -> F32:
+    """One vector or rows of them, as float32[n, numbers].
+
+    Raises
+    ------
+    ValueError
+        If they are no vectors, or hold NaN or infinity.
+    """
+    rows = np.atleast_2d(given)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] == 0:
+        shape = ", ".join(map(str, given.shape))
+        raise ValueError(f"expected vectors, float32[n, numbers]; got {given.dtype}[{shape}]")
+    found = rows.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError("expected vectors of finite numbers, got NaN or infinity")
+    return found
 
 
 def unit_rows(rows: F32) -> F32:

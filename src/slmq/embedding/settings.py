@@ -36,7 +36,7 @@ class EncoderSettings:
     labels : list of str
         Of a head that classifies.
     activation : str
-        What makes probabilities of that head's scores: a key of `scores.ACTIVATIONS`.
+        What makes probabilities of scores: a key of `scores.ACTIVATIONS`.
     """
 
     name: str
@@ -47,9 +47,17 @@ class EncoderSettings:
 
 
 def settings_of(
-    folder: SentenceFolder, config: Mapping[str, Any], checked: Any, name: str
+    folder: SentenceFolder,
+    config: Mapping[str, Any],
+    checked: Any,
+    name: str,
+    *,
+    judges: bool = False,
 ) -> EncoderSettings:
-    """From what was read; raises as `config_value`, and UnsupportedModelError for an activation."""
+    """From what was read; raises as `config_value`, and UnsupportedModelError for an activation.
+
+    `judges`: whether the model is a decoder that says whether a document fits.
+    """
     longest = checked.max_positions
     labels = config_labels(config) if checked.task in ("classify", "tags") else []
     return EncoderSettings(
@@ -57,13 +65,14 @@ def settings_of(
         folder=folder,
         max_length=min(longest, folder.max_length or longest),
         labels=labels,
-        activation=_activation(config, len(labels)),
+        activation=_activation(config, 1 if judges else len(labels), folder.activation),
     )
 
 
-def _activation(config: Mapping[str, Any], labels: int) -> str:
+def _activation(config: Mapping[str, Any], labels: int, stated: str | None) -> str:
     section = config_value(config, SECTION, dict, {})
-    given = section.get(KEY) or config.get(OLD_KEY)
+    # What the folder says counts more than the configuration of the model within.
+    given = stated or section.get(KEY) or config.get(OLD_KEY)
     if given is not None:
         name = str(given).rpartition(".")[2]
         if name not in ACTIVATIONS:

@@ -19,11 +19,15 @@ OUTSIDE = "O"
 
 @dataclass(frozen=True)
 class _Part:
-    """Some characters of a text, with the probabilities of every label."""
+    """Some characters of a text, with the probabilities of every label.
+
+    `goes_on`: whether it belongs to the word of the part before it.
+    """
 
     start: int
     end: int
     likely: F32
+    goes_on: bool = False
 
     @property
     def best(self) -> int:
@@ -31,24 +35,31 @@ class _Part:
 
 
 def tagged(
-    text: str, encoding: Encoding, likely: F32, labels: list[str], aggregation: str
+    text: str,
+    encoding: Encoding,
+    continues: list[bool],
+    likely: F32,
+    labels: list[str],
+    aggregation: str,
 ) -> list[Tagged]:
     """The parts of a text that have a label other than O.
 
-    `likely` is float32[tokens, labels].
+    `continues` says of each token whether it goes on with a word; `likely` is float32[tokens,
+    labels].
     """
-    parts = [
-        (_Part(start, end, likely[i]), encoding.words[i])
+    single = [
+        _Part(start, end, likely[i], continues[i])
         for i, (start, end) in enumerate(encoding.offsets)
-        if encoding.sources[i] is not None and end > start
+        if encoding.sources[i] is not None
     ]
     if aggregation in ("first", "average", "max"):
-        words: dict[int | None, list[_Part]] = {}
-        for part, word in parts:
-            words.setdefault(word, []).append(part)
-        single = [_word(group, aggregation) for group in words.values()]
-    else:
-        single = [part for part, _ in parts]
+        words: list[list[_Part]] = []
+        for part in single:
+            if words and part.goes_on:
+                words[-1].append(part)
+            else:
+                words.append([part])
+        single = [_word(group, aggregation) for group in words]
     if aggregation == "none":
         found = [(labels[p.best], [p]) for p in single]
     else:
@@ -62,7 +73,8 @@ def tagged(
             end=group[-1].end,
         )
         for label, group in found
-        if label != OUTSIDE
+        # A piece that stands for no character counts in its word, and is nothing to show.
+        if label != OUTSIDE and group[-1].end > group[0].start
     ]
 
 
@@ -81,7 +93,7 @@ def _word(tokens: list[_Part], aggregation: str) -> _Part:
 
 
 def _grouped(parts: list[_Part], labels: list[str]) -> list[tuple[str, list[_Part]]]:
-    """Neighbours of one label together; B- begins a new part."""
+    """Neighbours of one label together; B- begins a new part. What is shown has no prefix."""
     found: list[tuple[str, list[_Part]]] = []
     for part in parts:
         label = labels[part.best]
@@ -90,4 +102,4 @@ def _grouped(parts: list[_Part], labels: list[str]) -> list[tuple[str, list[_Par
             found[-1][1].append(part)
         else:
             found.append((name, [part]))
-    return found
+    return [(labels[group[0].best].partition("-")[2] or name, group) for name, group in found]

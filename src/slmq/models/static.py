@@ -1,15 +1,19 @@
 """Static embeddings: "model2vec", a table of vectors of tokens, whose mean is that of a text.
 
-Tulkens and van Dongen, "Model2Vec", 2024. There are no layers; a text takes microseconds.
+Tulkens and van Dongen, "Model2Vec", 2024. There are no layers; a text takes microseconds. Tokens
+may have weights, and share rows of a smaller table.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.errors import CheckpointError, UnsupportedModelError
+import numpy as np
+
+from slmq.errors import CheckpointError
 from slmq.models.parts.gguf import Weights, no_gguf
 from slmq.models.parts.values import config_count
 
@@ -20,8 +24,7 @@ if TYPE_CHECKING:
     from slmq.weights.base import Reader
 
 EMBED = "embeddings"
-# What model2vec stores beside the table where it has cut the vocabulary.
-OTHERS = ("weights", "mapping")
+WEIGHTS, MAPPING = "weights", "mapping"  # of tokens, where model2vec has clustered the table
 MOST_TOKENS = 1 << 16
 
 
@@ -33,12 +36,15 @@ class Config:
     ----------
     vocab_size, hidden_size : int
         Rows and columns of the table.
+    tokens : int
+        Tokens, if they have weights or share rows.
     max_positions : int
         Most tokens of a text.
     """
 
     vocab_size: int
     hidden_size: int
+    tokens: int
     max_positions: int
     task: str | None = None
     n_labels: int = 0
@@ -48,8 +54,14 @@ class Config:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """From a config.json of model2vec that is `completed`; raises as `config_count`."""
-        longest = min(config_count(config, "seq_length", MOST_TOKENS), MOST_TOKENS)
-        return cls(config_count(config, "vocab_size"), config_count(config, "hidden_size"), longest)
+        rows = config_count(config, "vocab_size")
+        key = "max_length" if config.get("max_length") is not None else "seq_length"
+        return cls(
+            vocab_size=rows,
+            hidden_size=config_count(config, "hidden_size"),
+            tokens=config_count(config, "tokens", rows),
+            max_positions=min(config_count(config, key, MOST_TOKENS), MOST_TOKENS),
+        )
 
 
 def completed(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +70,11 @@ def completed(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str
     if table is None or len(table.shape) != 2:
         raise CheckpointError(f"expected a table of vectors as the tensor {EMBED!r}")
     rows, columns = table.shape
-    return {"vocab_size": rows, "hidden_size": columns, **config}
+    sizes = {"vocab_size": rows, "hidden_size": columns}
+    for name in (MAPPING, WEIGHTS):
+        if (found := tensors.get(name)) is not None:
+            sizes.setdefault("tokens", math.prod(found.shape))
+    return {**config, **sizes}
 
 
 def heads(_cfg: Config) -> dict[str, HeadNames]:
@@ -67,18 +83,30 @@ def heads(_cfg: Config) -> dict[str, HeadNames]:
 
 
 def load(r: Reader, cfg: Config) -> Weights:
-    """Reads the table.
+    """Reads the table, and weights and rows of tokens.
 
     Raises
     ------
-    UnsupportedModelError
-        If tokens have weights, or share rows.
+    CheckpointError
+        If a token has a row that the table lacks.
     """
-    for name in OTHERS:
-        if r.has(name):
-            raise UnsupportedModelError(f"a table of vectors with {name!r} is not supported")
-    table = r.linear(EMBED, cfg.vocab_size, cfg.hidden_size)
-    return Weights(embed=table, types=None, head=None)
+    w = Weights(types=None, head=None, token_rows=None, token_weights=None)
+    w.embed = r.linear(EMBED, cfg.vocab_size, cfg.hidden_size)
+    if r.has(WEIGHTS):
+        w.token_weights = r.vector(WEIGHTS, cfg.tokens)
+    if r.has(MAPPING):
+        w.token_rows = r.vector(MAPPING, cfg.tokens, whole=True).astype(np.int32)
+        low, high = int(w.token_rows.min()), int(w.token_rows.max())
+        if low < 0 or high >= cfg.vocab_size:
+            raise CheckpointError(
+                f"tensor {MAPPING!r}: expected rows 0..{cfg.vocab_size - 1}, found {low}..{high}"
+            )
+    elif cfg.tokens != cfg.vocab_size:
+        raise CheckpointError(
+            f"expected a row for each of {cfg.tokens} tokens, or a tensor {MAPPING!r}; found "
+            f"{cfg.vocab_size} rows"
+        )
+    return w
 
 
 def forward(p: Recording, w: Weights, _cfg: Config) -> Handle:

@@ -48,10 +48,10 @@ class FloatSource(Source):
         self.vectors: dict[str, F32] = {}
         super().__init__(checkpoint, format, threads)
 
-    def vector(self, name: str, size: int, *, columns: int = 0) -> F32:
+    def vector(self, name: str, size: int, *, columns: int = 0, whole: bool = False) -> F32:
         """Note a vector, and read it."""
-        super().vector(name, size, columns=columns)
-        self.vectors[name] = self._reader.vector(name, size, columns=columns)
+        super().vector(name, size, columns=columns, whole=whole)
+        self.vectors[name] = self._reader.vector(name, size, columns=columns, whole=whole)
         return _named(self.vectors[name], name)
 
     def linear_of(self, wish: Wish, matrix: _native.Matrix | None = None) -> Linear:

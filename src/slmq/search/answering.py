@@ -24,12 +24,18 @@ TEMPLATE_TOKENS = 32
 
 
 def grounds(index: Index, question: str, *, top_k: int = 4) -> Answered:
-    """The passages for a question, and whether they fit it; the text is that for none, or empty."""
-    hits = index.search(question, top_k=top_k)
+    """The passages for a question, and whether they fit it; the text is that for none, or empty.
+
+    They do if one of them is near to it, or has most of its words, rare ones above all.
+    """
+    hits = index.grounds(question, top_k=top_k)
     fit, needed = index.fit(hits)
-    if not hits or fit < needed:
-        return Answered(MISSING, [], False, fit, needed, [])
-    return Answered("", hits, True, fit, needed, _quotes(index, question, hits))
+    share, needed_share = index.word_fit(hits)
+    found = bool(hits) and (fit >= needed or share >= needed_share)
+    said = Answered("", hits, found, fit, needed, share, needed_share, [])
+    if not found:
+        return replace(said, text=MISSING, sources=[])
+    return replace(said, quotes=_quotes(index, question, hits))
 
 
 def prompt_of(
@@ -76,9 +82,10 @@ def answer(
 
 
 def _quotes(index: Index, question: str, hits: Sequence[Hit]) -> list[tuple[float, int, str]]:
-    """Sentences of the passages, the nearest first: cosine, number of the source, sentence.
+    """Sentences of the passages, those that say most first: how much, of which source, sentence.
 
-    Each is read under the last of its headings.
+    It is the cosine, for which each is read under the last of its headings, and the share of the
+    question's words.
     """
     listed = [
         (number, hit.heading.rpartition(" > ")[2], sentence)
@@ -89,7 +96,8 @@ def _quotes(index: Index, question: str, hits: Sequence[Hit]) -> list[tuple[floa
         [f"{heading}: {text}" if heading else text for _, heading, text in listed]
     )
     cosines = index.encoder.similarity(index.query_vector(question), vectors)[0].tolist()
+    shares = index.shares_of([text for _, _, text in listed], question)
     found: dict[str, tuple[float, int, str]] = {}  # passages overlap
-    for cosine, (number, _, text) in zip(cosines, listed, strict=True):
-        found.setdefault(text, (cosine, number, text))
+    for cosine, share, (number, _, text) in zip(cosines, shares, listed, strict=True):
+        found.setdefault(text, (cosine + share, number, text))
     return sorted(found.values(), key=lambda quote: (-quote[0], quote[1]))

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,10 @@ from slmq.disk import lock_file
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.identity import encoder_identity
 from slmq.embedding.loading import load_encoder
-from slmq.errors import BusyError, ClosedError, DataError, WriteError
+from slmq.errors import BusyError, ClosedError, ContextOverflowError, DataError, WriteError
 from slmq.search.background import UNRELATED, needed_fit
+from slmq.search.finding import CANDIDATES, Found, View
 from slmq.search.passages import passages_of
-from slmq.search.ranking import fused
 from slmq.search.reading import Document, read_folder, read_texts
 from slmq.search.results import Answered, Hit, Indexed, Source
 from slmq.search.store import NewDocument, Store
@@ -44,7 +44,7 @@ MOST_TOKENS = 200  # of a passage, unless the encoder takes less
 SPARE_TOKENS = 8  # a passage of joined sentences may have a few more than they have
 OVERLAP_TOKENS = 40
 COMMIT_PASSAGES = 256  # written together, so that a run that is killed loses little
-CANDIDATES = 60  # of each ranking
+LEAST_SHARE = 0.5  # of a question's words that speaks for an answer
 WORN_SHARE, WORN_ROWS = 0.3, 1024  # of rows without a passage, before the file is made anew
 Report = Callable[[int, int], None]
 
@@ -104,8 +104,7 @@ class Index:
     ) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._vectors: MappedVectors | None = None
-        self._numbers = np.empty(0, np.int64)  # passages by row; -1 for rows without
+        self._view: View | None = None
         self._seen = -1
         self._threads = int(_native.resolve_threads(options.get("n_threads"))["threads"])
         new = not Store.is_in(self.path)
@@ -148,7 +147,7 @@ class Index:
             if self._store is not None:
                 self._store.close()
                 self._close_encoder()
-            self._store = self._vectors = None
+            self._store = self._view = None
 
     # --- changing -------------------------------------------------------------------------------
 
@@ -252,22 +251,17 @@ class Index:
         DataError
             If the index is damaged.
         """
-        if not isinstance(query, str):
-            raise TypeError(f"query: expected a str, got {type(query).__name__}")
-        if not query.strip():
-            raise ValueError("query: expected some text, got none")
+        _check(query)
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}; got {mode!r}")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {top_k!r}")
         vector = None if mode == "words" else self.query_vector(query)
+        most = top_k if rerank is None else max(CANDIDATES, top_k)
         with self._lock, self._open.reading():
-            if vector is not None:
-                self._refresh()
-            most = max(CANDIDATES, top_k)
-            ranked, cosines = self._ranked(query, vector, mode, most)
-            kept = ranked[: most if rerank is not None else top_k]
-            hits = [self._hit(number, score, cosines.get(number)) for number, score in kept]
+            view = self._viewed(vectors=vector is not None)
+            ranked = view.ranked(query, vector, words=mode != "vectors", most=most)
+            hits = [self._hit(found) for found in ranked]
         if rerank is None or not hits:
             return hits
         texts = [f"{hit.heading}\n{hit.text}" if hit.heading else hit.text for hit in hits]
@@ -315,16 +309,40 @@ class Index:
         their nearest passages, too, and an answer has to be nearer than nearly all of those.
         """
         with self._lock, self._open.reading():
-            self._refresh()
-            assert self._vectors is not None
-            found = self._vectors.scores(self._unrelated(), self._threads)
-            found[:, self._numbers < 0] = -1
-            best = found.max(axis=1, initial=-1.0)
+            best = self._viewed().cosines(self._unrelated()).max(axis=1, initial=-1.0)
         return max((h.cosine for h in hits if h.cosine is not None), default=-1.0), needed_fit(best)
 
+    def word_fit(self, hits: Iterable[Hit]) -> tuple[float, float]:
+        """The same for words: the largest share that a passage has, and what is needed."""
+        with self._lock, self._open.reading():
+            view = self._viewed(vectors=False)
+            shares = [view.shares(question, 1).values() for question in UNRELATED]
+        best = np.array([max((s for _, s in found), default=0.0) for found in shares], np.float32)
+        needed = max(needed_fit(best), LEAST_SHARE)
+        return max((hit.share for hit in hits), default=0.0), needed
+
+    def grounds(self, question: str, *, top_k: int) -> list[Hit]:
+        """As a hybrid `search`, but words that few passages have are among what is found."""
+        vector = self.query_vector(question)
+        with self._lock, self._open.reading():
+            found = self._viewed().grounds(question, vector, top_k)
+            return [self._hit(one) for one in found]
+
+    def shares_of(self, texts: Sequence[str], question: str) -> list[float]:
+        """The shares of a question's words that some texts have; rare is what few passages have."""
+        with self._lock, self._open.reading():
+            return self._open.shares_of(texts, question)
+
     def query_vector(self, query: str) -> F32:
-        """The vector that a query is looked for by: float32[1, dimensions]."""
-        return self.encoder.embed([query], prompt=self._prompts()[0], normalize=True)
+        """The vector that a query is looked for by: float32[1, dimensions]; errors as `search`."""
+        _check(query)
+        try:
+            return self.encoder.embed([query], prompt=self._prompts()[0], normalize=True)
+        except ContextOverflowError:
+            raise ContextOverflowError(
+                f"query: expected at most {self.encoder.max_length} tokens, as the encoder "
+                f"{self.encoder.name!r} takes, got {query!r:.40}, which has more; ask shorter"
+            ) from None
 
     def passage_vectors(self, texts: Iterable[str]) -> F32:
         """The vectors of texts, as those of passages are made."""
@@ -352,7 +370,7 @@ class Index:
         with self._lock, self._open.reading():
             self._open.check()
             self._seen = -1
-            self._refresh()
+            self._viewed()
 
     # --- what these are made of -----------------------------------------------------------------
 
@@ -401,7 +419,7 @@ class Index:
                 f"{self.encoder.name!r} as it is loaded ({identity}) gives other vectors; open it "
                 f"with the encoder that made it, or make a new index"
             )
-        self.passage_tokens = int(self._open.fact("passage_tokens") or 0)
+        self.passage_tokens = self._open.number("passage_tokens")
 
     def _close_encoder(self) -> None:
         if self._owned:
@@ -509,10 +527,10 @@ class Index:
         mapped = MappedVectors(old, self.encoder.dimensions, parts)
         data = picked_rows(mapped.packed, self.encoder.dimensions, [row for _, row in rows])
         with store.writing():
-            store.set_fact("vectors", str(int(store.fact("vectors") or 1) + 1))
+            store.set_fact("vectors", str(store.number("vectors") + 1))
             self._append(store, 0, data)
             store.renumber([number for number, _ in rows], len(data), zlib.crc32(data))
-        self._vectors = None
+        self._view = None
         del mapped
         old.unlink(missing_ok=True)
 
@@ -524,49 +542,33 @@ class Index:
     def _vector_path(self, store: Store) -> Path:
         return self.path / f"vectors-{store.fact('vectors')}.bin"
 
-    def _refresh(self) -> None:
-        """Map what another process, or this one, has written since."""
+    def _viewed(self, *, vectors: bool = True) -> View:
+        """What is to be searched: all that another process, or this one, has written until now.
+
+        Without `vectors` a damaged file of them is no matter.
+        """
         store = self._open
+        if not vectors:
+            nothing = MappedVectors(self.path, self.encoder.dimensions, [])
+            return View(store, nothing, np.empty(0, np.int64), self._threads)
         version = store.version()
-        if version == self._seen and self._vectors is not None:
-            return
-        self._vectors = MappedVectors(
-            self._vector_path(store), self.encoder.dimensions, store.parts()
-        )
-        self._numbers = np.full(self._vectors.rows, -1, np.int64)
+        if version == self._seen and self._view is not None:
+            return self._view
+        mapped = MappedVectors(self._vector_path(store), self.encoder.dimensions, store.parts())
+        numbers = np.full(mapped.rows, -1, np.int64)
         rows = np.array(store.rows(), np.int64).reshape(-1, 2)
-        if len(rows) and rows[-1, 1] >= self._vectors.rows:
+        if len(rows) and rows[-1, 1] >= mapped.rows:
             raise DataError(
-                f"{self._vectors.path}: expected {rows[-1, 1] + 1} vectors, found "
-                f"{self._vectors.rows}"
+                f"{mapped.path}: expected {rows[-1, 1] + 1} vectors, found {mapped.rows}"
             )
-        self._numbers[rows[:, 1]] = rows[:, 0]
-        self._seen = version
+        numbers[rows[:, 1]] = rows[:, 0]
+        self._view, self._seen = View(store, mapped, numbers, self._threads), version
+        return self._view
 
-    def _ranked(
-        self, query: str, vector: F32 | None, mode: str, most: int
-    ) -> tuple[list[tuple[int, float]], dict[int, float]]:
-        """Passages with their scores, and the cosines of some."""
-        cosines: dict[int, float] = {}
-        near: list[tuple[int, float]] = []
-        if vector is not None:
-            assert self._vectors is not None
-            scores = self._vectors.scores(vector, self._threads)[0]
-            near = _best(scores, self._numbers, most)
-            cosines = dict(near)
-        if mode == "vectors":
-            return near, cosines
-        words, grams = self._open.by_words(query, most), self._open.by_grams(query, most)
-        if mode == "words" and not grams:
-            return words, cosines
-        if mode == "words" and not words:
-            return grams, cosines
-        ranked = [[number for number, _ in found] for found in (near, words, grams) if found]
-        return fused(ranked), cosines
-
-    def _hit(self, number: int, score: float, cosine: float | None) -> Hit:
-        found = self._open.passage(number)
-        return Hit(found.source, found.line, found.heading, found.text, score, cosine)
+    def _hit(self, found: Found) -> Hit:
+        at = self._open.passage(found.number)
+        place = (at.source, at.line, at.heading, at.text)
+        return Hit(*place, found.score, found.cosine, found.share)
 
     def _unrelated(self) -> F32:
         """Vectors of questions about nothing in particular, made once."""
@@ -585,14 +587,11 @@ class _Done:
         self.added = self.changed = self.passages = 0
 
 
-def _best(scores: F32, numbers: npt.NDArray[np.int64], most: int) -> list[tuple[int, float]]:
-    """The passages of the largest scores; equal ones in the order of their rows."""
-    scores = np.where(numbers < 0, np.float32(-np.inf), scores)
-    if len(scores) > most:
-        # All that reach the last place, so that equal scores do not depend on how they are parted.
-        edge = -np.partition(-scores, most - 1)[most - 1]
-        rows = np.flatnonzero(scores >= edge)
-    else:
-        rows = np.arange(len(scores))
-    order = rows[np.lexsort((rows, -scores[rows]))][:most]
-    return [(int(numbers[i]), float(scores[i])) for i in order if numbers[i] >= 0]
+def _check(query: object) -> None:
+    """Raise unless it is some text."""
+    if not isinstance(query, str):
+        raise TypeError(f"query: expected a str, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError("query: expected some text, got none")
+    if not query.isascii() and any("\ud800" <= letter <= "\udfff" for letter in query):
+        raise ValueError("query: holds a lone surrogate")

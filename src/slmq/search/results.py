@@ -21,10 +21,12 @@ class Hit:
         The headings above it, outermost first; "" without.
     text : str
     score : float
-        What it is ranked by: in a hybrid search the sum of 1 / (60 + rank), among vectors the
-        cosine, among words BM25, after a reranking the score of that.
+        What it is ranked by: in a hybrid search what `slmq.search.ranking` makes of cosine and
+        share, among vectors the cosine, among words BM25, after a reranking the score of that.
     cosine : float or None
         Of the vectors of passage and query; None if only words were looked for.
+    share : float
+        Of the query's words, weighed by how rare they are; 0 if only vectors were looked at.
     """
 
     source: str
@@ -33,6 +35,7 @@ class Hit:
     text: str
     score: float
     cosine: float | None
+    share: float
 
     @property
     def place(self) -> str:
@@ -101,10 +104,15 @@ class Answered:
     fit : float
         The cosine of the question and the passage nearest to it.
     needed : float
-        What it has to reach.
+        What it has to reach, unless the words do.
+    share : float
+        The share of the question's words, weighed by how rare they are, that a passage has.
+    needed_share : float
+        What that has to reach, unless the cosine does.
     quotes : list of (float, int, str)
-        The sentences of the sources, the nearest to the question first: the cosine, the number of
-        the source, which counts from 1, and the sentence as it stands there.
+        The sentences of the sources, those that say most first: the cosine with the share of the
+        question's words added, the number of the source, which counts from 1, and the sentence as
+        it stands there.
     """
 
     text: str
@@ -112,8 +120,10 @@ class Answered:
     found: bool
     fit: float
     needed: float
+    share: float
+    needed_share: float
     quotes: list[tuple[float, int, str]]
 
     def quote(self, number: int) -> str:
-        """The sentence of a source that is nearest to the question; "" for none."""
+        """The sentence of a source that says most about the question; "" for none."""
         return next((text for _, source, text in self.quotes if source == number), "")

@@ -6,22 +6,26 @@ however full the disk is; the file of vectors is written before, behind what the
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from slmq.errors import BusyError, DataError, WriteError
 from slmq.search.passages import Passage
-from slmq.search.words import grams_query, has_runs, runs_of, words_query
+from slmq.search.words import any_of, gram_terms, has_runs, quoted, runs_of, word_terms
 
-__all__ = ["NewDocument", "Store", "Stored"]
+__all__ = ["Matched", "NewDocument", "Store", "Stored"]
 
 DATABASE = "index.sqlite"
 MARK, VERSION = 0x736C6D71, 1  # "slmq"
 WAIT_S = 30.0  # for another process to end its commit
 SQLITE = (3, 34, 0)  # the first with a trigram tokenizer
+LEAST = 1e-6  # weight of a term that most passages have, as FTS5 has it
+RARE_PASSAGES, RARE_SHARE = 10, 0.02  # a rare term is in no more of them
+CUT = {"words": "porter unicode61 remove_diacritics 2", "grams": "trigram"}  # into terms
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value);
 CREATE TABLE documents (
@@ -33,9 +37,9 @@ CREATE INDEX passages_document ON passages (document);
 CREATE TABLE parts (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, checksum INTEGER NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5(
   heading, text, content='passages', content_rowid='id',
-  tokenize='porter unicode61 remove_diacritics 2');
+  tokenize='{words}');
 CREATE VIRTUAL TABLE grams USING fts5(
-  text, content='passages', content_rowid='id', tokenize='trigram');
+  text, content='passages', content_rowid='id', tokenize='{grams}');
 """
 
 
@@ -73,6 +77,25 @@ class Stored:
     line: int
     heading: str
     text: str
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Passages that have any of some terms.
+
+    Attributes
+    ----------
+    found : list of (int, float)
+        The best, with BM25.
+    worth : float
+        BM25 of a passage of the usual length that has every term once.
+    """
+
+    found: list[tuple[int, float]]
+    worth: float
+
+
+NOTHING = Matched([], 0.0)
 
 
 class Store:
@@ -128,6 +151,16 @@ class Store:
             finally:
                 self._db.execute("COMMIT")
 
+    def number(self, name: str) -> int:
+        """A number that is written down by a name, 0 for none; raises DataError for a text."""
+        found = self.fact(name)
+        try:
+            return int(found or 0)
+        except ValueError:
+            raise DataError(
+                f"{self.path}: damaged: {name} is {found!r:.40}; delete the index and make it again"
+            ) from None
+
     def fact(self, name: str) -> str | None:
         """What is written down by a name."""
         with self._errors():
@@ -136,7 +169,7 @@ class Store:
 
     def version(self) -> int:
         """A count of all changes."""
-        return int(self.fact("version") or 0)
+        return self.number("version")
 
     def parts(self) -> list[tuple[int, int]]:
         """Bytes and checksum of each part of the vectors."""
@@ -177,25 +210,24 @@ class Store:
             raise DataError(f"{self.path}: damaged: the passage {number} is gone")
         return Stored(*found)
 
-    def by_words(self, text: str, most: int) -> list[tuple[int, float]]:
-        """Passages that have any of a text's words, the best first, with BM25."""
-        query = words_query(text)
-        return [] if query is None else self._matches("words", query, most)
+    def by_words(self, text: str, most: int) -> Matched:
+        """Passages that have any of a text's words, the best first."""
+        return self._matches("words", word_terms(text), most)
 
-    def by_grams(self, text: str, most: int) -> list[tuple[int, float]]:
+    def by_grams(self, text: str, most: int) -> Matched:
         """Passages that have parts of what a text writes without blanks, the best first."""
-        query = grams_query(text)
-        if query is not None:
-            return self._matches("grams", query, most)
+        terms = gram_terms(text)
+        if terms:
+            return self._matches("grams", terms, most)
         runs = runs_of(text)  # too short for three characters: looked for everywhere
         if not runs:
-            return []
+            return NOTHING
         test = " OR ".join("instr(text, ?)" for _ in runs)
         with self._errors():
             found = self._db.execute(
                 f"SELECT id FROM passages WHERE {test} ORDER BY id LIMIT ?", (*runs, most)
-            )
-            return [(number, 0.0) for (number,) in found]
+            ).fetchall()
+        return Matched([(number, 1.0) for (number,) in found], 1.0)
 
     def check(self) -> None:
         """Look at all of it.
@@ -211,14 +243,59 @@ class Store:
             for table in ("words", "grams"):
                 self._db.execute(f"INSERT INTO {table}({table}) VALUES ('integrity-check')")
 
-    def _matches(self, table: str, query: str, most: int) -> list[tuple[int, float]]:
+    def _matches(self, table: str, terms: list[str], most: int) -> Matched:
+        if not terms:
+            return NOTHING
         with self._errors():
+            weights = self._weights(table, terms)
             found = self._db.execute(
                 f"SELECT rowid, bm25({table}) FROM {table} WHERE {table} MATCH ?"
                 " ORDER BY 2, 1 LIMIT ?",
-                (query, most),
-            )
-            return [(number, -score) for number, score in found]
+                (any_of(terms), most),
+            ).fetchall()
+        worth = sum(weight for weight, _, _ in weights.values())
+        return Matched([(number, -score) for number, score in found], worth)
+
+    def rare_terms(self, text: str) -> list[tuple[float, set[int]]]:
+        """Words or parts of a text that few passages have: how much each weighs, and which."""
+        rare = []
+        with self._errors():
+            for table, terms in (("words", word_terms(text)), ("grams", gram_terms(text))):
+                for term, (weight, having, count) in self._weights(table, terms).items():
+                    if 0 < having <= max(1, min(RARE_PASSAGES, RARE_SHARE * count)):
+                        query = f"SELECT rowid FROM {table} WHERE {table} MATCH ?"
+                        found = self._db.execute(query, (quoted(term),)).fetchall()
+                        rare.append((weight, {number for (number,) in found}))
+        return rare
+
+    def shares_of(self, texts: Sequence[str], query: str) -> list[float]:
+        """The share of a query's words that each of some texts has, weighed as in `Matched`."""
+        has, worth = [0.0] * len(texts), 0.0
+        for table, terms in (("words", word_terms(query)), ("grams", gram_terms(query))):
+            with self._errors():
+                weights = self._weights(table, terms)
+            worth += sum(weight for weight, _, _ in weights.values())
+            # The same stems as in the index, by the same means.
+            with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+                db.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize='{CUT[table]}')")
+                rows = list(enumerate(texts))
+                db.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", rows)
+                for term, (weight, _, _) in weights.items():
+                    found = "SELECT rowid FROM texts WHERE texts MATCH ?"
+                    for (number,) in db.execute(found, (quoted(term),)):
+                        has[number] += weight
+        return [share / worth if worth > 0 else 0.0 for share in has]
+
+    def _weights(self, table: str, terms: list[str]) -> dict[str, tuple[float, int, int]]:
+        """Of each term its weight in BM25, how many passages have it, and of how many."""
+        (count,) = self._db.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
+        found = {}
+        for term in terms:
+            query = f"SELECT count(*) FROM {table} WHERE {table} MATCH ?"
+            (having,) = self._db.execute(query, (quoted(term),)).fetchone()
+            weight = math.log((count - having + 0.5) / (having + 0.5))
+            found[term] = (max(LEAST, weight), having, count)
+        return found
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -314,7 +391,9 @@ class Store:
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if mark or tables:
             raise DataError(f"{self.path}: it is the database of another program")
-        script = f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO facts VALUES ('version', 0);"
+        script = (
+            f"BEGIN IMMEDIATE; {SCHEMA.format_map(CUT)} INSERT INTO facts VALUES ('version', 0);"
+        )
         script += f"PRAGMA application_id = {MARK}; PRAGMA user_version = {VERSION}; COMMIT;"
         self._db.executescript(script)
 

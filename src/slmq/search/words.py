@@ -7,8 +7,9 @@ and the like, which have no blanks, by every three characters of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["grams_query", "has_runs", "runs_of", "words_query"]
+__all__ = ["any_of", "gram_terms", "has_runs", "quoted", "runs_of", "word_terms"]
 
 # Kana, ideographs, Thai, Lao, Khmer, Burmese; what stands between ideographs counts with them.
 RUN = re.compile(
@@ -36,20 +37,24 @@ def has_runs(text: str) -> bool:
     return RUN.search(text) is not None
 
 
-def words_query(text: str) -> str | None:
-    """Any of the words of a text; None if there are none."""
-    words = [word.replace("_", " ") for word in WORD.findall(RUN.sub(" ", text))]
+def word_terms(text: str) -> list[str]:
+    """The words of a text that say something, each once."""
+    words = [word.replace("_", " ").strip() for word in WORD.findall(RUN.sub(" ", text))]
     telling = [word for word in words if word.lower() not in SMALL] or words
-    return _any(telling)
+    return list({word.lower(): word for word in telling if word}.values())
 
 
-def grams_query(text: str) -> str | None:
-    """Any three characters of the parts without blanks; None if no part is that long."""
+def gram_terms(text: str) -> list[str]:
+    """Every three characters of the parts without blanks, each once; none of shorter parts."""
     grams = [run[i : i + GRAM] for run in runs_of(text) for i in range(max(0, len(run) - GRAM + 1))]
-    return _any(grams)
+    return list(dict.fromkeys(grams))
 
 
-def _any(terms: list[str]) -> str | None:
-    """An FTS5 query; terms are quoted, so that nothing in them is an operator."""
-    quoted = ['"' + term.replace('"', '""') + '"' for term in dict.fromkeys(terms) if term.strip()]
-    return " OR ".join(quoted) or None
+def quoted(term: str) -> str:
+    """A term as FTS5 takes it, so that nothing in it is an operator."""
+    return '"' + term.replace('"', '""') + '"'
+
+
+def any_of(terms: Sequence[str]) -> str:
+    """What FTS5 is asked for any of some terms."""
+    return " OR ".join(map(quoted, terms))

@@ -61,7 +61,10 @@ class Embeddings:
 
     async def rerank(self, request: Request) -> Reply:
         """POST /v1/rerank."""
-        known = ("model", "query", "documents", "top_n", "return_documents", "truncate")
+        known = (
+            *("model", "query", "documents", "top_n", "return_documents", "truncate"),
+            "instruction",
+        )
         given = only(body_of(request.scope), known)
         query = given.get("query")
         if not isinstance(query, str):
@@ -70,10 +73,16 @@ class Embeddings:
         top = given.get("top_n")
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
             raise RequestError(f"top_n: expected at least 1, got {top!r:.80}", "top_n")
+        instruction = given.get("instruction")
+        if instruction is not None and not isinstance(instruction, str):
+            raise RequestError(
+                f"instruction: expected a text, got {instruction!r:.80}", "instruction"
+            )
         work = partial(
             _rerank,
             query=query,
             documents=documents,
+            instruction=instruction,
             top_k=top,
             truncate=flag(given, "truncate", default=False),
         )

@@ -177,12 +177,13 @@ class Tokenizer:
         add_special: bool = True,
         parse_special: bool = False,
         most: int | None = None,
+        whole_pair: bool = False,
     ) -> Encoding:
         """Turn a text, or two side by side, into tokens that know where they come from.
 
         Control tokens that are written out in a text stay text unless `parse_special`. Of more than
-        `most` tokens the last ones of the text are left out, or those of the longer text. Raises as
-        `encode`.
+        `most` tokens the last ones of the text are left out, or those of the longer text; with
+        `whole_pair` only those of the first. Raises as `encode`.
         """
         for one in (text,) if pair is None else (text, pair):
             self._limit.check(one, check_text(one))
@@ -190,7 +191,8 @@ class Tokenizer:
             self._backend.encode_special_tokens = not parse_special
             # So does the flag that cuts texts off.
             if most is not None:
-                self._backend.enable_truncation(most)
+                way = "only_first" if whole_pair else "longest_first"
+                self._backend.enable_truncation(most, strategy=way)
             try:
                 found = self._backend.encode(text, pair, add_special_tokens=add_special)
             finally:
@@ -200,11 +202,48 @@ class Tokenizer:
             found.ids, found.type_ids, found.offsets, found.word_ids, found.sequence_ids
         )
 
+    def continues(self, text: str, encoding: Encoding) -> list[bool]:
+        """Whether each token goes on with the word of the one before it, as transformers sees it.
+
+        Pieces of WordPiece say so themselves. Others do where no blank stands between them.
+        """
+        marked = bool(getattr(self._backend.model, "continuing_subword_prefix", None))
+        unknown = self.unknown_id
+        found = []
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            piece = self._backend.id_to_token(token) or ""
+            if token == unknown:
+                found.append(False)
+            elif marked:
+                found.append(len(piece) != end - start)
+            else:
+                found.append(start > 0 and " " not in text[start - 1 : start + 1])
+        return found
+
+    def token_text(self, token: int) -> str:
+        """A token as people are shown it: one that goes on with a word keeps its mark."""
+        mark = getattr(self._backend.model, "continuing_subword_prefix", None)
+        piece = self._backend.id_to_token(token) or ""
+        if mark and piece.startswith(mark):
+            return piece
+        return self.decode([token], skip_special=False)
+
     def id_of(self, name: str) -> int | None:
         """The id of a token that has a role (``"mask_token"``), None if there is none."""
         text = self.parts.special_tokens.get(name)
         found = None if text is None else self._backend.token_to_id(text)
         return found if found is not None and found < self.n_vocab else None
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token of what the vocabulary lacks: named by role, or by the tokenizer's model."""
+        found = self.id_of("unk_token")
+        if found is not None:
+            return found
+        model = self._backend.model
+        text = getattr(model, "unk_token", None)
+        numbered = getattr(model, "unk_id", None)
+        return self._backend.token_to_id(text) if isinstance(text, str) else numbered
 
     def least_tokens(self, text: str) -> int:
         """The fewest tokens that `encode` can make of a text, found without tokenizing it.

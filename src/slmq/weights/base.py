@@ -38,8 +38,10 @@ class Reader(Protocol):
         counts, and a warning says where the two disagree.
         """
 
-    def vector(self, name: str, size: int, *, columns: int = 0) -> npt.NDArray[np.float32]:
-        """A float32[size] tensor: a norm or a bias.
+    def vector(
+        self, name: str, size: int, *, columns: int = 0, whole: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """A float32[size] tensor: a norm or a bias; if `whole` it may be stored as integers.
 
         With `columns` it is stored as rows of so many: the taps of a convolution, as
         [channels, taps] or [channels, 1, taps].

@@ -46,6 +46,8 @@ KEPT = {
     **{kind: kept for kind, (kept, _) in WIDENED.items()},
 }
 FLOATS = ("f64", "f32", "f16", "bf16")
+INTEGERS = {"i32": "<i4", "i64": "<i8"}
+LARGEST_EXACT = 1 << 24  # integers up to here are themselves in float32
 # The largest bfloat16 whose lower bits float16 can lose, as stored: 2^-17.
 SMALL_BF16 = (127 - 17) << 7
 
@@ -194,10 +196,19 @@ class WeightReader:
         steps = range(0, len(a), COMPARED)
         return all(np.array_equal(a[i : i + COMPARED], b[i : i + COMPARED]) for i in steps)
 
-    def vector(self, name: str, size: int, rows: Rows | None = None, *, columns: int = 0) -> F32:
+    def vector(
+        self,
+        name: str,
+        size: int,
+        rows: Rows | None = None,
+        *,
+        columns: int = 0,
+        whole: bool = False,
+    ) -> F32:
         """A float32[size] tensor: norms and biases; with `rows` a part of a stored one.
 
-        With `columns` it is stored as rows of so many, or as [size / columns, 1, columns].
+        With `columns` it is stored as rows of so many, or as [size / columns, 1, columns]. If
+        `whole` it may be stored as integers, which have to be exact as floats.
         """
         if rows is not None and self.checkpoint.packed:
             name, rows = rows.name(name, size), None
@@ -210,10 +221,16 @@ class WeightReader:
             shape = (size // columns, columns) if spread else (stored,)
             if not (spread and info.shape == (shape[0], 1, columns)):
                 self._check_shape(info, shape)
-        if info.dtype not in FLOATS:
+        if info.dtype not in FLOATS and not (whole and info.dtype in INTEGERS):
             raise self._error(info, f"expected f64, f32, f16 or bf16, found {info.dtype}")
         raw = self.checkpoint.read(info.name)
-        if info.dtype == "bf16":
+        if info.dtype in INTEGERS:
+            integers = raw.view(INTEGERS[info.dtype])
+            far = (integers < -LARGEST_EXACT) | (integers > LARGEST_EXACT)
+            if far.any():
+                raise self._error(info, f"expected integers of at most {LARGEST_EXACT}")
+            values = integers.astype(np.float32)
+        elif info.dtype == "bf16":
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
             values = rounded(raw.view(f"<f{info.nbytes // math.prod(info.shape)}"))

@@ -71,6 +71,8 @@ class Wish:
         A matrix that is never rounded to integers: positions, which are added.
     columns : int
         A vector that is stored as rows of so many; 0 for one that is stored as such.
+    whole : bool
+        A vector that may be stored as integers.
     """
 
     tensor: PackedTensor
@@ -81,6 +83,7 @@ class Wish:
     known: npt.NDArray[np.int32] | None = None
     floats: bool = False
     columns: int = 0
+    whole: bool = False
 
     @property
     def name(self) -> str:
@@ -146,10 +149,12 @@ class Survey:
     def own_head(self, name: str, embed: str, tied: bool) -> bool:
         return self._stock.own_head(name, embed, tied)
 
-    def vector(self, name: str, size: int, *, columns: int = 0) -> npt.NDArray[np.float32]:
+    def vector(
+        self, name: str, size: int, *, columns: int = 0, whole: bool = False
+    ) -> npt.NDArray[np.float32]:
         """Note a vector; returns ones."""
         self._stock.note(name)
-        self._note(Wish(PackedTensor(name, "f32", (size,)), columns=columns))
+        self._note(Wish(PackedTensor(name, "f32", (size,)), columns=columns, whole=whole))
         return np.ones(size, np.float32)
 
     def linear(

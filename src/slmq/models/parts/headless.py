@@ -132,14 +132,25 @@ class Headless:
         headless = _HeadlessRecording(p, w.lm_head, causal=cfg.causal)
         return self._family.forward(headless, w, cfg.body)
 
+    def verdict(self, p: Recording, w: Weights, cfg: HeadlessConfig, rows: Linear) -> Handle:
+        """Records the model with some rows of its output head; returns their logits."""
+        headless = _HeadlessRecording(p, w.lm_head, causal=cfg.causal, rows=rows)
+        return self._family.forward(headless, w, cfg.body)
+
 
 class _HeadlessRecording:
-    """A recording that passes all on, but for what a decoder does with its last states."""
+    """A recording that passes all on, but for what a decoder does with its last states.
 
-    def __init__(self, p: Recording, head: Linear, *, causal: bool) -> None:
+    `rows` takes the place of the output head; None leaves it out.
+    """
+
+    def __init__(
+        self, p: Recording, head: Linear, *, causal: bool, rows: Linear | None = None
+    ) -> None:
         self._p = p
         self._head = head
         self._causal = causal
+        self._rows = rows
         self.n_ctx = p.n_ctx
         self.scope = p.scope
         self.embed = p.embed
@@ -156,9 +167,9 @@ class _HeadlessRecording:
         self.delta_rule = p.delta_rule
         self.gate = p.gate
 
-    def select(self, x: Handle, _pool: str = "row") -> Handle:
-        """All rows: what is pooled is chosen later."""
-        return x
+    def select(self, x: Handle, pool: str = "row") -> Handle:
+        """All rows where there is no head: what is pooled is chosen later."""
+        return x if self._rows is None else self._p.select(x, pool)
 
     def linear(
         self,
@@ -168,9 +179,11 @@ class _HeadlessRecording:
         activation: str | None = None,
         softcap: float = 0.0,
     ) -> Handle:
-        """As it is, without the output head."""
+        """As it is, without the output head, or with some rows of it."""
         if weights is self._head:
-            return x
+            if self._rows is None:
+                return x
+            weights = self._rows
         return self._p.linear(x, weights, add, activation, softcap)
 
     def attention(
