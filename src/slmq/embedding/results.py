@@ -77,4 +77,4 @@ def check_top_k(top_k: object) -> None:
     """Raise ValueError unless it is None or a positive number of results."""
     if top_k is None or (isinstance(top_k, int) and not isinstance(top_k, bool) and top_k > 0):
         return
-    raise ValueError(f"top_k: expected at least 1, or None for all; got {top_k!r:.40}")
+    raise ValueError(f"top_k: expected at least 1, got {top_k!r:.40}")

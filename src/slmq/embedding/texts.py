@@ -18,7 +18,8 @@ __all__ = ["Piece", "TextEncoder", "several"]
 # A text of more characters for each token that fits is looked at in part: the beginning says
 # whether it is too long, and what is cut off is never tokenized.
 CHARACTERS = 32
-F32, I32 = npt.NDArray[np.float32], npt.NDArray[np.int32]
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 Piece = tuple[EncodedText, int]  # and how many tokens of the text itself it has
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -234,16 +235,18 @@ class Tokenizer:
         found = None if text is None else self._backend.token_to_id(text)
         return found if found is not None and found < self.n_vocab else None
 
-    @property
+    @cached_property
     def unknown_id(self) -> int | None:
         """The token of what the vocabulary lacks: named by role, or by the tokenizer's model."""
         found = self.id_of("unk_token")
         if found is not None:
             return found
         model = self._backend.model
+        if isinstance(model, tokenizers.models.Unigram):  # whose object does not tell
+            known = json.loads(self._backend.to_str())["model"].get("unk_id")
+            return known if isinstance(known, int) else None
         text = getattr(model, "unk_token", None)
-        numbered = getattr(model, "unk_id", None)
-        return self._backend.token_to_id(text) if isinstance(text, str) else numbered
+        return self._backend.token_to_id(text) if isinstance(text, str) else None
 
     def least_tokens(self, text: str) -> int:
         """The fewest tokens that `encode` can make of a text, found without tokenizing it.
