@@ -44,7 +44,7 @@ MOST_TOKENS = 200  # of a passage, unless the encoder takes less
 SPARE_TOKENS = 8  # a passage of joined sentences may have a few more than they have
 OVERLAP_TOKENS = 40
 COMMIT_PASSAGES = 256  # written together, so that a run that is killed loses little
-LEAST_SHARE = 0.5  # of a question's words that speaks for an answer
+LEAST_SHARE = 1 / 3  # of a question's words that speaks for an answer
 WORN_SHARE, WORN_ROWS = 0.3, 1024  # of rows without a passage, before the file is made anew
 Report = Callable[[int, int], None]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ DATABASE = "index.sqlite"
 MARK, VERSION = 0x736C6D71, 1  # "slmq"
 WAIT_S = 30.0  # for another process to end its commit
 SQLITE = (3, 34, 0)  # the first with a trigram tokenizer
+FEW = 20  # passages
 LEAST = 1e-6  # weight of a term that most passages have, as FTS5 has it
 RARE_PASSAGES, RARE_SHARE = 10, 0.02  # a rare term is in no more of them
 CUT = {"words": "porter unicode61 remove_diacritics 2", "grams": "trigram"}  # into terms
@@ -95,6 +96,7 @@ class Matched:
     worth: float
 
 
+Weight = tuple[float, int, int, bool]
 NOTHING = Matched([], 0.0)
 
 
@@ -248,20 +250,32 @@ class Store:
             return NOTHING
         with self._errors():
             weights = self._weights(table, terms)
+            if any(few for _, _, _, few in weights.values()):
+                return self._counted(table, weights, most)
             found = self._db.execute(
                 f"SELECT rowid, bm25({table}) FROM {table} WHERE {table} MATCH ?"
                 " ORDER BY 2, 1 LIMIT ?",
                 (any_of(terms), most),
             ).fetchall()
-        worth = sum(weight for weight, _, _ in weights.values())
+        worth = sum(weight for weight, *_ in weights.values())
         return Matched([(number, -score) for number, score in found], worth)
+
+    def _counted(self, table: str, weights: Mapping[str, Weight], most: int) -> Matched:
+        """The same where FTS5 knows too few passages to tell what is rare."""
+        scores: dict[int, float] = {}
+        for term, (weight, *_) in weights.items():
+            query = f"SELECT rowid FROM {table} WHERE {table} MATCH ?"
+            for (number,) in self._db.execute(query, (quoted(term),)):
+                scores[number] = scores.get(number, 0.0) + weight
+        order = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        return Matched(order[:most], sum(weight for weight, *_ in weights.values()))
 
     def rare_terms(self, text: str) -> list[tuple[float, set[int]]]:
         """Words or parts of a text that few passages have: how much each weighs, and which."""
         rare = []
         with self._errors():
             for table, terms in (("words", word_terms(text)), ("grams", gram_terms(text))):
-                for term, (weight, having, count) in self._weights(table, terms).items():
+                for term, (weight, having, count, _) in self._weights(table, terms).items():
                     if 0 < having <= max(1, min(RARE_PASSAGES, RARE_SHARE * count)):
                         query = f"SELECT rowid FROM {table} WHERE {table} MATCH ?"
                         found = self._db.execute(query, (quoted(term),)).fetchall()
@@ -274,27 +288,33 @@ class Store:
         for table, terms in (("words", word_terms(query)), ("grams", gram_terms(query))):
             with self._errors():
                 weights = self._weights(table, terms)
-            worth += sum(weight for weight, _, _ in weights.values())
+            worth += sum(weight for weight, *_ in weights.values())
             # The same stems as in the index, by the same means.
             with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
                 db.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize='{CUT[table]}')")
                 rows = list(enumerate(texts))
                 db.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", rows)
-                for term, (weight, _, _) in weights.items():
+                for term, (weight, *_) in weights.items():
                     found = "SELECT rowid FROM texts WHERE texts MATCH ?"
                     for (number,) in db.execute(found, (quoted(term),)):
                         has[number] += weight
         return [share / worth if worth > 0 else 0.0 for share in has]
 
-    def _weights(self, table: str, terms: list[str]) -> dict[str, tuple[float, int, int]]:
-        """Of each term its weight in BM25, how many passages have it, and of how many."""
+    def _weights(self, table: str, terms: list[str]) -> dict[str, Weight]:
+        """Of each term its weight in BM25, how many passages have it, of how many, and if of few.
+
+        Of few texts without blanks, all passages are counted.
+        """
         (count,) = self._db.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
+        few = count < FEW
+        if few:
+            (count,) = self._db.execute("SELECT count(*) FROM passages").fetchone()
         found = {}
         for term in terms:
             query = f"SELECT count(*) FROM {table} WHERE {table} MATCH ?"
             (having,) = self._db.execute(query, (quoted(term),)).fetchone()
             weight = math.log((count - having + 0.5) / (having + 0.5))
-            found[term] = (max(LEAST, weight), having, count)
+            found[term] = (max(LEAST, weight), having, count, few)
         return found
 
     # --- writing ----------------------------------------------------------------------------------
