@@ -18,7 +18,7 @@ from slmq.embedding.loading import open_encoder
 from slmq.embedding.options import EncoderOptions
 
 TEXTS = ["A man is playing the guitar.", "the ☃ cat", "rain " * 700]
-FOLDERS = GOLDENS / "static"
+FOLDERS = GOLDENS / "tables"
 CASES = sorted(path.parent.name for path in FOLDERS.glob("*/vectors.npz"))
 ISAS = [name for name, table in slmq.isa.items() if table is not None]
 TABLE = np.random.default_rng(3).normal(0, 1, (259, 48)).astype(np.float32)

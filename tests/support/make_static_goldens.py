@@ -1,4 +1,4 @@
-"""Make tests/goldens/static: small tables of vectors, and what model2vec makes of texts.
+"""Make tests/goldens/tables: small tables of vectors, and what model2vec makes of texts.
 
 Run by hand, in an environment with model2vec::
 
@@ -18,7 +18,7 @@ from model2vec.model import quantize_model
 from places import GOLDENS
 from static_cases import TEXTS
 
-OUT = GOLDENS / "static"
+OUT = GOLDENS / "tables"
 TOKENS, WIDTH = 120, 24
 
 
