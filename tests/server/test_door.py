@@ -146,3 +146,25 @@ def test_a_closed_door_lets_nobody_in(server: LiveServer) -> None:
             opened.close()
             assert client.recv(1) == b""
         assert not admitted
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_deaf_server_does_not_go_on(server: LiveServer) -> None:
+    def admit(client: socket.socket) -> None:
+        client.close()
+        raise RuntimeError("a fault of ours")
+
+    def deaf() -> bool:
+        try:
+            opened.beat()
+        except RuntimeError:
+            return True
+        return False
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        opened = door.Door([listener], server.service.health, server.wire.config.app, admit)
+        assert not deaf()
+        with socket.create_connection(listener.getsockname(), timeout=LONGEST_S) as client:
+            client.sendall(b"GET /")
+            wait_until(deaf)
+        opened.close()

@@ -83,14 +83,15 @@ class Door:
         for listener in listeners:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, self._let_in)
-        self.beat()
+        self._renew()
         self._thread = threading.Thread(target=self._run, name="slmq-door", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
         """Look how the server is; called by the event loop, again and again."""
-        self._answers = {path.encode(): self._answer(path) for path in PATHS}
-        self._beat_s = time.monotonic()
+        if not self._thread.is_alive():  # better no server than one that is deaf
+            raise RuntimeError("the thread that lets clients in has ended")
+        self._renew()
 
     def close(self) -> None:
         """Let nobody in any more, and wait for the thread; harmless when repeated."""
@@ -103,10 +104,14 @@ class Door:
             for end in (self._inside, self._outside, self._selector):
                 end.close()
 
+    def _renew(self) -> None:
+        self._answers = {path.encode(): self._answer(path) for path in PATHS}
+        self._beat_s = time.monotonic()
+
     def _answer(self, path: str) -> bytes:
         try:
             return _response(200, self._health.check(path))
-        except RefusedError as error:
+        except Exception as error:  # whatever it is, the server goes on and says so
             status, headers = status_of(error)
             return _response(status, fault_body(path, error), headers)
 
