@@ -79,7 +79,7 @@ step "$(basename "$wheel") in $(inside max uname -m)"
 mkdir -p "$root/wheels"
 "$python" -m pip download --quiet --dest "$root/wheels" --only-binary=:all: --python-version 3.11 \
   --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 \
-  --platform manylinux_2_28_aarch64 "$wheel" pytest hypothesis gguf safetensors
+  --platform manylinux_2_28_aarch64 --platform manylinux_2_31_aarch64 "$wheel" pytest hypothesis gguf safetensors
 cp "$wheel" "$root/wheels/"
 [ -x "$root/slmq-venv/bin/python" ] || inside max python3 -m venv /slmq-venv
 inside max python -m pip install --quiet --no-index --find-links /wheels --force-reinstall --no-deps \
