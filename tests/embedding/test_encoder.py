@@ -208,11 +208,53 @@ def test_bad_texts(plain: slmq.Encoder) -> None:
         plain.embed("\ud800")
 
 
+@pytest.mark.parametrize("wrong", [None, 5, b"bytes"])
+def test_what_is_no_list_of_texts(plain: slmq.Encoder, wrong: Any) -> None:
+    kind = type(wrong).__name__
+    with pytest.raises(TypeError, match=f"texts: expected texts, got {kind}"):
+        plain.embed(wrong)
+    with pytest.raises(TypeError, match=f"sentences: expected texts, got {kind}"):
+        plain.encode(wrong)
+    with pytest.raises(TypeError, match=f"docs: expected texts, got {kind}"):
+        plain.rerank("a", wrong)
+    with pytest.raises(TypeError, match=f"text 0: expected a str, got {kind}"):
+        plain.embed([wrong])
+    with pytest.raises(TypeError, match=f"query: expected a str, got {kind}"):
+        plain.rerank(wrong, ["a"])
+
+
+def test_vectors_that_cannot_be_compared(plain: slmq.Encoder) -> None:
+    for wrong in (np.full(64, np.nan, np.float32), np.array([[np.inf] * 64])):
+        with pytest.raises(ValueError, match="expected vectors of finite numbers, got NaN or inf"):
+            plain.similarity("a", wrong)
+    for strange in (np.zeros((2, 2, 64)), np.array(["a"]), np.zeros((3, 0))):
+        with pytest.raises(ValueError, match=r"expected vectors, float32\[n, numbers\]; got"):
+            plain.similarity(strange, "a")  # type: ignore[arg-type]
+    assert plain.similarity([], ["a", "b"]).shape == (0, 2)
+    for few in (0, 65, True):
+        with pytest.raises(ValueError, match=r"truncate_dim: expected 1..64 of 'm'"):
+            plain.encode("a", truncate_dim=few)
+    for none in (0, -1, True, 1.5):
+        with pytest.raises(ValueError, match="top_k: expected at least 1, got"):
+            plain.rerank("a", ["b"], top_k=none)  # type: ignore[arg-type]
+
+
+def test_a_prompt_that_is_not_pooled_in_parts_of_a_text(tmp_path: Path) -> None:
+    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    settings = {"prompts": {"query": "a dog "}}
+    encoder = opened(sentence_folder(tmp_path / "m", pooling=pooling, settings=settings))
+    want = encoder.embed(["eats", "the cat"], prompt="query")
+    assert np.array_equal(encoder.embed(["eats", "the cat"], prompt="query", chunk=True), want)
+
+
 def test_closed(tmp_path: Path) -> None:
     with opened(sentence_folder(tmp_path / "m")) as encoder:
         encoder.embed("a")
+    for ask in (encoder.embed, encoder.encode, encoder.states, encoder.embed_stream):
+        with pytest.raises(ClosedError, match="the model 'm' is closed"):
+            ask(["a"] if ask == encoder.embed_stream else "a")  # type: ignore[operator]
     with pytest.raises(ClosedError, match="the model 'm' is closed"):
-        encoder.embed("a")
+        encoder.rerank("a", [])
 
 
 def test_int8_unless_asked_otherwise(tmp_path: Path) -> None:

@@ -133,3 +133,20 @@ def test_too_few_examples(
 ) -> None:
     with pytest.raises(DataError, match=expected):
         Head.fit(encoder, texts, labels)
+
+
+def test_what_is_no_list_and_no_vector(encoder: slmq.Encoder) -> None:
+    with pytest.raises(TypeError, match="texts, labels: expected several of each, got one str"):
+        Head.fit(encoder, "abcd", ["x", "x", "y", "y"])
+    with pytest.raises(TypeError, match="labels: expected texts, got NoneType"):
+        Head.fit(encoder, ["a"], None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="expected the name of a label for every text, got None"):
+        Head.fit(encoder, ["a", "b"], ["x", None])  # type: ignore[list-item]
+    head = Head.fit(encoder, ["cat", "dog", "rain", "sun"], ["x", "x", "y", "y"])
+    for wrong in (np.zeros(3, np.float32), np.zeros((2, 64), np.float32)):
+        with pytest.raises(ValueError, match="expected a vector of 64 numbers, got"):
+            head.probabilities(wrong)
+    with pytest.raises(ValueError, match="expected vectors of finite numbers"):
+        head.probabilities(np.full(64, np.nan, np.float32))
+    with pytest.raises(ValueError, match="top_k: expected at least 1, got 0"):
+        head.classify("cat", top_k=0)

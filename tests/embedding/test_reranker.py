@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from encoder_files import write_json
+from encoder_golden import open_runner
+from gguf_writer import write_gguf
+from numpy_weights import read_safetensors
 from places import GOLDENS
 from reranker_cases import CASES, RerankerCase
 
 import slmq
 from slmq import CheckpointError, ContextOverflowError, UnsupportedModelError
+from slmq.embedding.folder import SentenceFolder
 from slmq.embedding.loading import open_encoder
 from slmq.embedding.options import EncoderOptions
+from slmq.embedding.runner import EncodedText
+from slmq.embedding.texts import TextEncoder
+from slmq.embedding.verdict import INSTRUCTION, PROMPT, pair_prompts
+from slmq.models import qwen3
+from slmq.tokenizer import Tokenizer
 
 FOLDER = GOLDENS / "rerankers"
 ISAS = [name for name, table in slmq.isa.items() if table is not None]
@@ -180,3 +190,73 @@ def test_it_still_embeds_and_writes() -> None:
         assert np.allclose(encoder.embed("a cat"), mean, atol=1e-6)
     with slmq.load(folder) as model:
         assert isinstance(model.generate("a", max_tokens=2, temperature=0).text, str)
+
+
+# --- GGUF files ------------------------------------------------------------------------------
+
+
+def gguf_of(case: str, path: Path, labels: list[str]) -> Path:
+    """A reranker as llama.cpp's converter writes it: two rows of the head, and no others."""
+    folder = FOLDER / case
+    config = json.loads((folder / "config.json").read_text())
+    words = json.loads((folder / "1_LogitScore" / "config.json").read_text())
+    tensors = {
+        qwen3.GGUF.name(name): np.asarray(values, np.float32)
+        for name, values in read_safetensors(folder / "model.safetensors").items()
+        if name != "lm_head.weight"
+    }
+    rows = {"yes": words["true_token_id"], "no": words["false_token_id"]}
+    tied = tensors["token_embd.weight"]
+    tensors["cls.output.weight"] = np.stack([tied[rows.get(name, 0)] for name in labels])
+    told = {
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "block_count": config["num_hidden_layers"],
+        "context_length": config["max_position_embeddings"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": config["head_dim"],
+        "attention.value_length": config["head_dim"],
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.freq_base": config["rope_parameters"]["rope_theta"],
+        "pooling_type": 4,
+        "classifier.output_labels": labels,
+    }
+    named = {f"qwen3.{key}": value for key, value in told.items()}
+    return write_gguf(path, {"general.architecture": "qwen3", **named}, tensors)
+
+
+@pytest.mark.parametrize("labels", [["yes", "no"], ["no", "yes"]])
+def test_gguf_files_give_the_verdicts_of_the_folder(labels: list[str], tmp_path: Path) -> None:
+    path = gguf_of("tied_sigmoid", tmp_path / "m.gguf", labels)
+    ids = [np.arange(5, 5 + n, dtype=np.int32) for n in (9, 40)]
+    texts = [EncodedText(one, np.zeros_like(one)) for one in ids]
+    with slmq.load_encoder(FOLDER / "tied_sigmoid", format="f32") as encoder:
+        want = list(encoder._open.verdicts(texts))
+    got = list(open_runner(path, format="f32").verdicts(texts))
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_gguf_heads_of_other_labels(tmp_path: Path) -> None:
+    path = gguf_of("tied_sigmoid", tmp_path / "m.gguf", ["a", "b"])
+    with pytest.raises(UnsupportedModelError, match=r"a head with the labels \['a', 'b'\]"):
+        open_runner(path)
+
+
+def test_the_prompt_that_a_gguf_file_holds() -> None:
+    """With its instruction, in whose place another may stand."""
+    tokenizer = slmq.load_encoder(FOLDER / "official").tokenizer
+    listed = SentenceFolder(FOLDER, listed=True)
+
+    def prompts(template: str) -> Any:
+        parts = replace(tokenizer.parts, templates={"rerank": template})
+        return pair_prompts(listed, True, TextEncoder(Tokenizer(parts), 1024))
+
+    usual = prompts(PROMPT.replace("{instruction}", INSTRUCTION))
+    asked = ("a {document}?", "{query} b")
+    plain = PROMPT.format(instruction=INSTRUCTION, query=asked[0], document=asked[1])
+    assert usual.written(*asked) == plain
+    assert usual.written(*asked, "Be strict.") == plain.replace(INSTRUCTION, "Be strict.")
+    other = prompts("Q {query} D {document}")
+    assert other.written(*asked) == "Q a {document}? D {query} b"
+    assert not other.takes_instruction

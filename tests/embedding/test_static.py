@@ -116,6 +116,15 @@ def test_the_same_bits_on_every_isa(name: str, format: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_parts_of_texts_leave_unknown_tokens_out(name: str) -> None:
+    with slmq.load_encoder(FOLDERS / name, format="f32") as encoder:
+        whole = encoder.embed(STATIC_TEXTS[:4])
+        assert np.array_equal(encoder.embed(STATIC_TEXTS[:4], chunk=True), whole)
+        with pytest.raises(ValueError, match="text 1: expected a token that is known"):
+            encoder.embed(["rain", "☃"], chunk=True)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_packed_tables(name: str, tmp_path: Path) -> None:
     packed = slmq.convert(FOLDERS / name, tmp_path / "packed")
     kept = "f16" if name == "both_halves" else "f32"

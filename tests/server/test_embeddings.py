@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from encoder_files import encoder_folder, sentence_folder
 from live_server import LiveServer, live_server
+from places import GOLDENS
 
 import slmq
 from slmq.embedding.encoder import Encoder
@@ -28,6 +29,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     return {
         "sentences": slmq.load_encoder(sentence_folder(folder / "s", settings=settings)),
         "pairs": slmq.load_encoder(encoder_folder(folder / "p", "pairs_one_score")),
+        "judge": slmq.load_encoder(GOLDENS / "rerankers" / "official"),
     }
 
 
@@ -83,6 +85,16 @@ def test_rankings(server: LiveServer, encoders: dict[str, Encoder]) -> None:
         assert best["document"] == {"text": want[0].text}
 
 
+def test_an_instruction(server: LiveServer, encoders: dict[str, Encoder]) -> None:
+    given = {"query": "the cat", "documents": TEXTS, "instruction": "Be strict."}
+    want = encoders["judge"].rerank("the cat", TEXTS, instruction="Be strict.")
+    results = server.ask("/v1/rerank", {"model": "judge", **given}).body["results"]
+    assert results == [{"index": r.index, "relevance_score": r.score} for r in want]
+    refused = server.ask("/v1/rerank", {"model": "pairs", **given})
+    assert refused.status == 400
+    assert "instruction: expected none" in refused.body["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
@@ -97,6 +109,7 @@ def test_rankings(server: LiveServer, encoders: dict[str, Encoder]) -> None:
         ("/v1/rerank", {"query": "a", "documents": "b"}, 400, "documents: expected a list"),
         ("/v1/rerank", {"query": "a", "documents": [{}]}, 400, "documents"),
         ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 400, "top_n"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "instruction": 5}, 400, "instruction"),
     ],
 )
 def test_refusals(server: LiveServer, path: str, body: Any, status: int, message: str) -> None:
