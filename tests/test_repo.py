@@ -54,8 +54,8 @@ FACE = {"__init__", "__main__"}
 ONLY = {"chat": {"errors"}, "hub": {"errors", "disk"}}
 NEVER = {"engine": {"hub"}, "models": {"_native"}}
 CPP_LAYERS = (
-    "machine", "layout", "threads", "quantizer", "vec", "kernels", "probes", "plan", "selftest",
-    "bind",
+    "machine", "layout", "threads", "quantizer", "vec", "kernels", "probes", "plan", "training",
+    "selftest", "bind",
 )  # fmt: skip
 
 # What a kernel may take from the system: types, constants, plain math and intrinsics.

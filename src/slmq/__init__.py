@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slmq.generation.results import GenerationResult, StreamChunk
     from slmq.generation.session import ChatSession
     from slmq.generation.stream import TokenStream
+    from slmq.generation.training import train
     from slmq.hub import list_models, pull
     from slmq.machine.runtime import isa, show_runtime
     from slmq.quantizer import QuantizedFolder, quantize
@@ -104,6 +105,7 @@ __all__ = [
     "pull",
     "quantize",
     "show_runtime",
+    "train",
 ]
 
 # Imported on first use: `import slmq` stays instant.
@@ -136,6 +138,7 @@ _LAZY = {
     "pull": "slmq.hub",
     "quantize": "slmq.quantizer",
     "show_runtime": "slmq.machine.runtime",
+    "train": "slmq.generation.training",
 }
 
 

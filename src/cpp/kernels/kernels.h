@@ -48,6 +48,21 @@ struct LowRankArgs {
 };
 inline constexpr int kLowRanks = 2;  // with weights of f16, of f32
 
+// y[i, j] (+)= the sum over c = 0..k-1, in order, of x[i, c] * w[c, j]: training's products. Steps
+// count elements: x[i, c] is at x[i * x_row + c * x_step], and w[c, 16 t + l] at
+// w[t * w_tile + c * w_step + l]. With `add` the sum starts at y, so that a sum over parts of k has
+// the bits of one over all.
+struct ProductArgs {
+  const float* x;
+  ptrdiff_t x_row, x_step;
+  const float* w;
+  ptrdiff_t w_tile, w_step;
+  float* y;
+  ptrdiff_t y_row;
+  int m, n, k;  // n: a multiple of 16
+  bool add;
+};
+
 // One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for
 // each KV head, keys and then values:
 //
@@ -122,6 +137,8 @@ struct Kernels {
   // Sums of even and of odd columns, each in order, are added to each other and then to y.
   void (*low_rank[kLowRanks])(const LowRankArgs&);
 
+  void (*product)(const ProductArgs&);
+
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel);
@@ -129,6 +146,11 @@ struct Kernels {
   // out[i, 0..k) = row row_begin + i of the matrix, in float32.
   void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
                                float* out, int out_stride);
+
+  // out[r, c] = row r, column c of a pair-group (32 rows of a pair, 32 columns of a group), as
+  // dequantize() has it.
+  void (*widen[kFormats])(const uint8_t* weight, int groups, int pair, int group, float* out,
+                          int out_stride);
 
   // y = x / sqrt(mean(x^2) + eps) * weight; k columns count, k rounded up to 32 are touched.
   void (*rmsnorm)(const float* x, const float* weight, int k, float eps, float* y);
@@ -164,6 +186,24 @@ struct Kernels {
   // sums, those of rows 4i + j in order, then (0 + 1) + (2 + 3).
   void (*delta_rule)(const float* query, const float* key, const float* value, float decay,
                      float beta, int k, float* state, float* y);
+
+  // Backwards: from dy, the gradient of what the kernel above gives, that of what it takes. Those of
+  // norms are added to dx, of k columns, and k rounded up to 32 are touched; the others' outputs may
+  // be dy. n is a multiple of 16.
+  void (*rmsnorm_back)(const float* x, const float* weight, int k, float eps, const float* dy,
+                       float* dx);
+  void (*layernorm_back)(const float* x, const float* weight, int k, float eps, const float* dy,
+                         float* dx);
+  void (*gated_back[kGates])(const float* gate, const float* up, const float* dy, int n,
+                             float* d_gate, float* d_up);
+  void (*unary_back[kUnaries])(const float* x, const float* dy, int n, float* dx);
+  void (*softcap_back)(const float* y, const float* dy, int n, float cap, float* dx);  // y = capped
+  // dx = scale * y * (dy - sum of y * dy) with y = softmax(x * scale) of n values, any n >= 1.
+  void (*softmax_back)(const float* y, const float* dy, int n, float scale, float* dx);
+
+  // The loss of one row of n >= 1 logits, in three: the largest, the sum of exp(x - largest), the
+  // target's. The row becomes scale * (softmax(row) - 1 at the target); NaN if a logit is not finite.
+  void (*cross_entropy)(float* row, int n, int target, float scale, float loss[3]);
 
   // Writes the key and value of one KV head at a position. `pages`: the sequence's page pointers.
   void (*kv_append[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
@@ -209,12 +249,14 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated, unary,
-         softcap, xielu, softmax, delta_rule, kv_append, attend, merge, attend_finish, peak_dots,
-         read_memory] = table;
-  for_each_pointer(each, linear, low_rank, quantize, dequantize, rmsnorm, layernorm, rope, gated,
-                   unary, softcap, xielu, softmax, delta_rule, kv_append, attend, merge,
-                   attend_finish, peak_dots, read_memory);
+  auto& [name, linear, low_rank, product, quantize, dequantize, widen, rmsnorm, layernorm, rope,
+         gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back, layernorm_back,
+         gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append, attend,
+         merge, attend_finish, peak_dots, read_memory] = table;
+  for_each_pointer(each, linear, low_rank, product, quantize, dequantize, widen, rmsnorm, layernorm,
+                   rope, gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back,
+                   layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
+                   cross_entropy, kv_append, attend, merge, attend_finish, peak_dots, read_memory);
 }
 
 }  // namespace slmq

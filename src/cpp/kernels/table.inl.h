@@ -25,6 +25,10 @@
 
 #include "kernels/dequantize.inl.h"
 
+#include "kernels/product.inl.h"
+
+#include "kernels/gradients.inl.h"
+
 #include "kernels/attention.inl.h"
 
 #include "kernels/attention_float.inl.h"
@@ -44,6 +48,7 @@ static constexpr void put_format(Kernels* table) {
     table->linear[static_cast<int>(Name)] = linear<Weight<Name>>;
   }
   table->dequantize[static_cast<int>(Name)] = dequantize<Name>;
+  table->widen[static_cast<int>(Name)] = widen<Name>;
 }
 template <int... Names>
 static constexpr void put_formats(Kernels* table, std::integer_sequence<int, Names...>) {
@@ -55,9 +60,11 @@ static constexpr Kernels shared_table(const char* name) {
       .name = name,
       .linear = {},  // by put_formats()
       .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>},
+      .product = product,
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},
       .dequantize = {},  // by put_formats()
+      .widen = {},       // by put_formats()
       .rmsnorm = rmsnorm,
       .layernorm = layernorm,
       .rope = rope,
@@ -67,6 +74,15 @@ static constexpr Kernels shared_table(const char* name) {
       .xielu = xielu,
       .softmax = softmax,
       .delta_rule = delta_rule,
+      .rmsnorm_back = rmsnorm_back,
+      .layernorm_back = layernorm_back,
+      .gated_back = {gated_back<silu, silu_slope>, gated_back<gelu_tanh, gelu_tanh_slope>,
+                     gated_back<gelu, gelu_slope>},
+      .unary_back = {unary_back<gelu_slope>, unary_back<gelu_tanh_slope>, unary_back<relu_slope>,
+                     unary_back<silu_slope>, unary_back<tanh_slope>, unary_back<relu2_slope>},
+      .softcap_back = softcap_back,
+      .softmax_back = softmax_back,
+      .cross_entropy = cross_entropy,
       .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
       .attend = {attend<KvF16>, attend<KvF32>, attend_int8},
       .merge = merge,

@@ -9,6 +9,7 @@ namespace slmq::selftest {
 void run_linear(const Kernels& kernels, Results* results);     // linear_cases.cpp
 void run_rows(const Kernels& kernels, Results* results);       // row_cases.cpp
 void run_attention(const Kernels& kernels, Results* results);  // attention_cases.cpp
+void run_training(const Kernels& kernels, Results* results);   // training_cases.cpp
 
 // A tiny recorded model (model_case.cpp), with 1 to max_threads threads.
 void run_model(const Kernels& kernels, int max_threads, Results* results);

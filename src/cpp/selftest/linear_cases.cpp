@@ -184,6 +184,31 @@ void run_format(Kernel kernel, const std::string& name, Format format, Activatio
 
 }  // namespace
 
+namespace {
+
+// Whether the pair-groups of a matrix are those rows that dequantize gave.
+bool widens_alike(const Kernels& kernels, int format, const Memory& weight, const Shape& shape,
+                  const std::vector<float>& rows, int stride) {
+  const int groups = matrix_groups(shape.k);
+  std::vector<float> block(kPairRows * kGroup);
+  for (int pair = 0; pair < matrix_pairs(shape.n); ++pair) {
+    for (int group = 0; group < groups; ++group) {
+      kernels.widen[format](weight.data(), groups, pair, group, block.data(), kGroup);
+      for (int r = 0; r < std::min(kPairRows, shape.n - pair * kPairRows); ++r) {
+        const size_t row = static_cast<size_t>(pair) * kPairRows + static_cast<size_t>(r);
+        const int columns = std::min(kGroup, shape.k - group * kGroup);
+        const float* wanted = rows.data() + row * static_cast<size_t>(stride) + group * kGroup;
+        if (hash_of(block.data() + r * kGroup, static_cast<size_t>(columns)) !=
+            hash_of(wanted, static_cast<size_t>(columns)))
+          return false;
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
 void run_linear(const Kernels& kernels, Results* results) {
   for (int f = 0; f < kFormats; ++f) {
     const auto format = static_cast<Format>(f);
@@ -209,6 +234,8 @@ void run_linear(const Kernels& kernels, Results* results) {
       kernels.dequantize[f](weight.data(), matrix_groups(shape.k), shape.k, 0, first, out.data(),
                             stride);
       hash.floats(out);
+      results->expect(widens_alike(kernels, f, weight, shape, out, stride),
+                      std::string("widen.") + kFormatInfo[f].name + ": not what dequantize gives");
     }
     results->add(std::string("dequantize.") + kFormatInfo[f].name, hash);
   }

@@ -15,6 +15,7 @@ Results run_all(const Kernels& kernels, int max_threads) {
   run_linear(kernels, &results);
   run_rows(kernels, &results);
   run_attention(kernels, &results);
+  run_training(kernels, &results);
   run_model(kernels, max_threads, &results);
   return results;
 }

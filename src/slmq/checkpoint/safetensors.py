@@ -129,14 +129,16 @@ def open_single(path: Path, metadata: dict[str, Any]) -> SafetensorsCheckpoint:
     """Map one file of whatever name, with metadata that were read elsewhere; errors likewise."""
     file = MappedFile(path)
     try:
-        tensors, begins, _ = _read_header(file)
+        tensors, begins, file_metadata = _read_header(file)
     except BaseException:
         file.close()
         raise
     spans = {name: (file, begin) for name, begin in begins.items()}
-    return SafetensorsCheckpoint(
+    checkpoint = SafetensorsCheckpoint(
         path, metadata=metadata, tensors=tensors, spans=spans, files=[file]
     )
+    checkpoint.file_metadata = MappingProxyType(file_metadata)
+    return checkpoint
 
 
 def _shards(folder: Path) -> dict[Path, list[str]]:

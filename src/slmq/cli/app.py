@@ -27,6 +27,7 @@ from slmq.cli.route import report, route, train
 from slmq.cli.run import run
 from slmq.cli.search import ask, index
 from slmq.cli.serve import serve
+from slmq.cli.train import train_adapter
 from slmq.cli.verify import verify
 
 __all__ = ["app"]
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "rm": remove,
     "convert": convert,
+    "train": train_adapter,
     "quantize": quantize,
     "dequantize": dequantize,
     "perplexity": perplexity,

@@ -1,0 +1,363 @@
+// Operators: what slmq.engine.training runs, over rows of float32 that it owns.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "bind/guarded.h"
+#include "kernels/dispatch.h"
+#include "layout/memory.h"
+#include "plan/checks.h"
+#include "training/operators.h"
+
+namespace slmq {
+namespace {
+
+using Operators = Guarded<Workers>;
+using MatrixPointer = std::shared_ptr<Matrix>;
+using Floats = py::array_t<float>;
+// A matrix, its bias, what is added, the result.
+using UseTuple = std::tuple<MatrixPointer, py::object, py::object, py::object>;
+
+// float32[m, at least `width` rounded up to 32 columns]
+Rows rows_of(const py::handle& object, py::ssize_t m, int width, const char* what) {
+  Floats array = checked_array<float>(object, {m, -1}, what);
+  if (array.shape(1) < padded(width) || array.shape(1) % kGroup != 0 || array.shape(0) < 1) {
+    throw py::value_error(std::string(what) + ": expected rows of at least " +
+                          std::to_string(padded(width)) + " columns, a multiple of 32, got " +
+                          describe_array(object));
+  }
+  return {array.mutable_data(), static_cast<int>(array.shape(0)),
+          static_cast<int>(array.shape(1))};
+}
+
+const float* floats_or_null(const py::object& object, py::ssize_t size, const char* what) {
+  return object.is_none() ? nullptr : checked_array<float>(object, {size}, what).data();
+}
+
+Texts texts_of(const py::object& object, int m) {
+  const auto starts = checked_array<int32_t>(object, {-1}, "starts");
+  const Texts texts{starts.data(), static_cast<int>(starts.size()) - 1};
+  bool good = texts.count >= 1 && texts.starts[0] == 0 && texts.starts[texts.count] == m;
+  for (int i = 0; i < texts.count; ++i) good = good && texts.length(i) >= 1;
+  if (!good) throw py::value_error("starts: expected rising rows from 0 to all rows");
+  return texts;
+}
+
+std::vector<LinearUse> uses_of(const std::vector<UseTuple>& tuples, int m) {
+  if (tuples.empty()) throw py::value_error("expected at least one matrix");
+  std::vector<LinearUse> uses;
+  for (const auto& [matrix, bias, add, y] : tuples) {
+    if (matrix == nullptr) throw py::type_error("expected a Matrix, got None");
+    if (matrix->k != std::get<0>(tuples.front())->k)
+      throw py::value_error("expected matrices of the same number of columns");
+    LinearUse use{matrix.get(), floats_or_null(bias, padded(matrix->n), "bias"), nullptr,
+                  rows_of(y, m, matrix->n, "y")};
+    if (!add.is_none()) {
+      const Rows added = rows_of(add, m, matrix->n, "add");
+      if (added.stride != use.y.stride) throw py::value_error("add: expected rows like y");
+      use.add = added.data;
+    }
+    uses.push_back(use);
+  }
+  return uses;
+}
+
+void run_linear(Operators& o, const py::object& x, const std::vector<UseTuple>& tuples,
+                const std::string& activations) {
+  if (tuples.empty() || std::get<0>(tuples.front()) == nullptr)
+    throw py::value_error("expected at least one matrix");
+  const int k = std::get<0>(tuples.front())->k;
+  check_quantized_width(k);
+  const Rows rows = rows_of(x, -1, k, "x");
+  const std::vector<LinearUse> uses = uses_of(tuples, rows.m);
+  const Activations kind = activations_named(activations);
+  o.run([&](Workers& workers) { linear(workers, rows, kind, uses); });
+}
+
+void run_linear_back(Operators& o, const std::vector<UseTuple>& tuples, bool add,
+                     const py::object& dx) {
+  if (tuples.empty() || std::get<0>(tuples.front()) == nullptr)
+    throw py::value_error("expected at least one matrix");
+  const Rows to = rows_of(dx, -1, std::get<0>(tuples.front())->k, "dx");
+  const std::vector<LinearUse> uses = uses_of(tuples, to.m);
+  o.run([&](Workers& workers) { linear_back(workers, uses, add, to); });
+}
+
+void run_multiply(Operators& o, const py::object& x, const py::object& w, const py::object& y,
+                  int n, int k, bool transposed, bool add) {
+  const Rows to = rows_of(y, -1, n, "y");
+  const Rows left = rows_of(x, transposed ? k : to.m, transposed ? 1 : k, "x");
+  const Rows right = rows_of(w, -1, n, "w");
+  if (n < 1 || n % kLanes != 0 || k < 1 || right.m < k || (transposed && left.stride < to.m))
+    throw py::value_error("expected x [m, k], w [k, n] and y [m, n], n a multiple of 16");
+  const Product product{left, right, to.m, n, k, transposed, add};
+  o.run([&](Workers& workers) { multiply(workers, product, to); });
+}
+
+struct PyNorm {
+  std::vector<float> weight, bias;
+  Norm norm;
+};
+
+std::shared_ptr<PyNorm> make_norm(const py::object& weight, const py::object& bias, int heads,
+                                  float eps, bool layer) {
+  auto made = std::make_shared<PyNorm>();
+  made->weight = checked_vector<float>(weight, -1, "weight");
+  const int width = static_cast<int>(made->weight.size());
+  if (width < 1 || heads < 1) throw py::value_error("expected at least one column and one head");
+  if (!bias.is_none()) made->bias = checked_vector<float>(bias, width, "bias");
+  made->weight.resize(static_cast<size_t>(padded(width)), 0.0f);
+  if (!made->bias.empty()) made->bias.resize(static_cast<size_t>(padded(width)), 0.0f);
+  made->norm = {made->weight.data(), made->bias.empty() ? nullptr : made->bias.data(), width, heads,
+                eps, layer};
+  return made;
+}
+
+void run_norm(Operators& o, const PyNorm& n, const py::object& x, const py::object& y) {
+  const Rows from = rows_of(x, -1, n.norm.width * n.norm.heads, "x");
+  const Rows to = rows_of(y, from.m, n.norm.width * n.norm.heads, "y");
+  o.run([&](Workers& workers) { norm(workers, n.norm, from, to); });
+}
+
+void run_norm_back(Operators& o, const PyNorm& n, const py::object& x, const py::object& dy,
+                   const py::object& dx) {
+  const int width = n.norm.width * n.norm.heads;
+  const Rows from = rows_of(x, -1, width, "x"), slopes = rows_of(dy, from.m, width, "dy");
+  const Rows to = rows_of(dx, from.m, width, "dx");
+  o.run([&](Workers& workers) { norm_back(workers, n.norm, from, slopes, to); });
+}
+
+// Arrays of one size, as one row after the other.
+std::vector<Rows> alike(const std::vector<py::object>& objects) {
+  std::vector<Rows> rows{rows_of(objects.front(), -1, 1, "x")};
+  for (size_t i = 1; i < objects.size(); ++i) {
+    rows.push_back(rows_of(objects[i], rows[0].m, 1, "values"));
+    if (rows[i].stride != rows[0].stride) throw py::value_error("expected arrays of one shape");
+  }
+  return rows;
+}
+
+// Calls kernel(row of each array..., columns) for all rows.
+template <class Call>
+void by_rows(Operators& o, const std::vector<py::object>& objects, const Call& call) {
+  const std::vector<Rows> rows = alike(objects);
+  o.run([&](Workers& workers) {
+    each_row(workers, rows[0].m, [&](int row) { call(workers.kernels, rows, row); });
+  });
+}
+
+void run_gated(Operators& o, const std::string& name, const py::object& gate, const py::object& up,
+               const py::object& y) {
+  const int kind = static_cast<int>(gate_named(name));
+  by_rows(o, {gate, up, y}, [=](const Kernels& k, const std::vector<Rows>& r, int row) {
+    k.gated[kind](r[0].row(row), r[1].row(row), r[0].stride, r[2].row(row));
+  });
+}
+
+void run_gated_back(Operators& o, const std::string& name, const py::object& gate,
+                    const py::object& up, const py::object& dy, const py::object& d_gate,
+                    const py::object& d_up) {
+  const int kind = static_cast<int>(gate_named(name));
+  by_rows(o, {gate, up, dy, d_gate, d_up},
+          [=](const Kernels& k, const std::vector<Rows>& r, int row) {
+            k.gated_back[kind](r[0].row(row), r[1].row(row), r[2].row(row), r[0].stride,
+                               r[3].row(row), r[4].row(row));
+          });
+}
+
+void run_unary(Operators& o, const std::string& name, const py::object& x, const py::object& y) {
+  const int kind = static_cast<int>(unary_named(name));
+  by_rows(o, {x, y}, [=](const Kernels& k, const std::vector<Rows>& r, int row) {
+    k.unary[kind](r[0].row(row), r[0].stride, r[1].row(row));
+  });
+}
+
+void run_unary_back(Operators& o, const std::string& name, const py::object& x,
+                    const py::object& dy, const py::object& dx) {
+  const int kind = static_cast<int>(unary_named(name));
+  by_rows(o, {x, dy, dx}, [=](const Kernels& k, const std::vector<Rows>& r, int row) {
+    k.unary_back[kind](r[0].row(row), r[1].row(row), r[0].stride, r[2].row(row));
+  });
+}
+
+void run_turn(Operators& o, const py::object& x, const py::object& starts, const py::object& cosines,
+              const py::object& sines, int heads, int head_dim, bool back) {
+  const auto c = checked_array<float>(cosines, {-1, -1}, "cosines");
+  const auto s = checked_array<float>(sines, {c.shape(0), c.shape(1)}, "sines");
+  const int rotary = 2 * static_cast<int>(c.shape(1));
+  if (heads < 1 || rotary < 2 || rotary > head_dim)
+    throw py::value_error("expected angles of at most half of a head");
+  const Rows rows = rows_of(x, -1, heads * head_dim, "x");
+  const Texts texts = texts_of(starts, rows.m);
+  if (texts.longest() > c.shape(0)) throw py::value_error("expected angles for every place");
+  const Turn how{c.data(), s.data(), rotary, head_dim, heads, back};
+  o.run([&](Workers& workers) { turn(workers, how, texts, rows); });
+}
+
+Attention attention_of(int heads, int kv_heads, int head_dim, float scale, int window,
+                       float softcap) {
+  check_softcap(softcap, "attention");
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0 || head_dim < 1 || window < 0)
+    throw py::value_error("expected heads that share KV heads evenly");
+  return {heads, kv_heads, head_dim, scale, window, softcap};
+}
+
+struct AttentionRows {
+  Rows q, k, v, out;
+};
+AttentionRows attention_rows(const Attention& a, const py::object& q, const py::object& k,
+                             const py::object& v, const py::object& out) {
+  const Rows queries = rows_of(q, -1, a.heads * a.head_dim, "q");
+  return {queries, rows_of(k, queries.m, a.kv_heads * a.head_dim, "k"),
+          rows_of(v, queries.m, a.kv_heads * a.head_dim, "v"),
+          rows_of(out, queries.m, a.heads * a.head_dim, "out")};
+}
+
+void run_attend(Operators& o, const Attention& a, const py::object& starts, const py::object& q,
+                const py::object& k, const py::object& v, const py::object& out) {
+  const AttentionRows rows = attention_rows(a, q, k, v, out);
+  const Texts texts = texts_of(starts, rows.q.m);
+  o.run([&](Workers& workers) { attend(workers, a, texts, rows.q, rows.k, rows.v, rows.out); });
+}
+
+void run_attend_back(Operators& o, const Attention& a, const py::object& starts,
+                     const std::vector<py::object>& qkv, const py::object& d_out,
+                     const std::vector<py::object>& slopes) {
+  if (qkv.size() != 3 || slopes.size() != 3)
+    throw py::value_error("expected queries, keys and values, and as many gradients");
+  const AttentionRows rows = attention_rows(a, qkv[0], qkv[1], qkv[2], d_out);
+  const AttentionRows to = attention_rows(a, slopes[0], slopes[1], slopes[2], slopes[0]);
+  if (to.q.m != rows.q.m) throw py::value_error("expected as many rows of gradients");
+  const Texts texts = texts_of(starts, rows.q.m);
+  o.run([&](Workers& workers) {
+    attend_back(workers, a, texts, rows.q, rows.k, rows.v, rows.out, {to.q, to.k, to.v});
+  });
+}
+
+struct PyHead {
+  MatrixPointer matrix;
+  std::vector<float> bias;
+  Activations activations;
+  float softcap;
+};
+
+std::shared_ptr<PyHead> make_head(const MatrixPointer& matrix, const py::object& bias,
+                                  const std::string& activations, float softcap) {
+  if (matrix == nullptr) throw py::type_error("expected a Matrix, got None");
+  check_softcap(softcap, "head");
+  auto made = std::make_shared<PyHead>(PyHead{matrix, {}, activations_named(activations), softcap});
+  if (!bias.is_none()) {
+    made->bias = checked_vector<float>(bias, matrix->n, "bias");
+    made->bias.resize(static_cast<size_t>(padded(matrix->n)), 0.0f);
+  }
+  return made;
+}
+
+py::array_t<double> run_loss(Operators& o, const PyHead& h, const py::object& x,
+                             const py::object& targets, float scale, const py::object& dx) {
+  const Rows rows = rows_of(x, -1, h.matrix->k, "x");
+  const auto wanted = checked_array<int32_t>(targets, {rows.m}, "targets");
+  for (py::ssize_t i = 0; i < wanted.size(); ++i)
+    if (wanted.at(i) < 0 || wanted.at(i) >= h.matrix->n)
+      throw py::value_error("targets: expected tokens below " + std::to_string(h.matrix->n));
+  Rows slopes{};
+  if (!dx.is_none()) slopes = rows_of(dx, rows.m, h.matrix->k, "dx");
+  py::array_t<double> losses(rows.m);
+  double* to = losses.mutable_data();
+  const Head head{h.matrix.get(), h.bias.empty() ? nullptr : h.bias.data(), h.activations,
+                  h.softcap, scale};
+  const int32_t* ids = wanted.data();
+  o.run([&](Workers& workers) {
+    loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes);
+  });
+  return losses;
+}
+
+// Rows of the embedding, times scale.
+void run_embed(Operators& o, const Matrix& m, const py::object& ids, float scale,
+               const py::object& y) {
+  const auto tokens = checked_array<int32_t>(ids, {-1}, "ids");
+  const Rows to = rows_of(y, tokens.shape(0), m.k, "y");
+  for (py::ssize_t i = 0; i < tokens.size(); ++i)
+    if (tokens.at(i) < 0 || tokens.at(i) >= m.n)
+      throw py::value_error("ids: expected tokens below " + std::to_string(m.n));
+  const int32_t* wanted = tokens.data();
+  o.run([&](Workers& workers) {
+    each_row(workers, to.m, [&](int row) {
+      const int id = wanted[row];
+      float* out = to.row(row);
+      workers.kernels.dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, id, id + 1,
+                                                             out, to.stride);
+      for (int c = 0; c < m.k; ++c) out[c] = out[c] * scale;
+    });
+  });
+}
+
+// Zeroed rows whose memory begins on a cache line.
+Floats zero_rows(py::ssize_t m, py::ssize_t width) {
+  if (m < 1 || width < 1 || m > (1 << 28) || width > (1 << 28))
+    throw py::value_error("expected 1..2^28 rows and columns");
+  const py::ssize_t columns = padded(static_cast<int>(width));
+  const auto bytes = static_cast<size_t>(m * columns) * sizeof(float);
+  auto* memory = new Memory(bytes, bytes >= (size_t{4} << 20));
+  const py::capsule owner(memory, [](void* held) { delete static_cast<Memory*>(held); });
+  return Floats({m, columns}, memory->as<float>(), owner);
+}
+
+std::unique_ptr<Operators> make_operators(int threads, const std::optional<std::string>& isa) {
+  const Kernels& kernels = isa ? kernels_named(*isa) : active_kernels();
+  return std::make_unique<Operators>(std::make_unique<Workers>(kernels, threads));
+}
+
+double squares(const py::object& values) {
+  const auto array = checked_array<float>(values, {-1}, "values");
+  const Released release;
+  return sum_of_squares(array.data(), static_cast<size_t>(array.size()));
+}
+
+}  // namespace
+
+void bind_training(py::module_& m) {
+  using py::arg;
+  py::class_<PyNorm, std::shared_ptr<PyNorm>>(m, "Norm").def(
+      py::init(&make_norm), arg("weight"), arg("bias"), arg("heads"), arg("eps"), arg("layer"));
+  py::class_<PyHead, std::shared_ptr<PyHead>>(m, "Head").def(
+      py::init(&make_head), arg("matrix"), arg("bias"), arg("activations"), arg("softcap"));
+  py::class_<Attention>(m, "Attention")
+      .def(py::init(&attention_of), arg("heads"), arg("kv_heads"), arg("head_dim"), arg("scale"),
+           arg("window"), arg("softcap"));
+  py::class_<Operators>(m, "Operators")
+      .def(py::init(&make_operators), arg("threads"), arg("isa") = py::none())
+      .def("linear", &run_linear, arg("x"), arg("uses"), arg("activations"))
+      .def("linear_back", &run_linear_back, arg("uses"), arg("add"), arg("dx"))
+      .def("multiply", &run_multiply, arg("x"), arg("w"), arg("y"), arg("n"), arg("k"),
+           arg("transposed") = false, arg("add") = false)
+      .def("norm", &run_norm, arg("norm"), arg("x"), arg("y"))
+      .def("norm_back", &run_norm_back, arg("norm"), arg("x"), arg("dy"), arg("dx"))
+      .def("gated", &run_gated, arg("name"), arg("gate"), arg("up"), arg("y"))
+      .def("gated_back", &run_gated_back, arg("name"), arg("gate"), arg("up"), arg("dy"),
+           arg("d_gate"), arg("d_up"))
+      .def("unary", &run_unary, arg("name"), arg("x"), arg("y"))
+      .def("unary_back", &run_unary_back, arg("name"), arg("x"), arg("dy"), arg("dx"))
+      .def("turn", &run_turn, arg("x"), arg("starts"), arg("cosines"), arg("sines"), arg("heads"),
+           arg("head_dim"), arg("back"))
+      .def("attend", &run_attend, arg("attention"), arg("starts"), arg("q"), arg("k"), arg("v"),
+           arg("out"))
+      .def("attend_back", &run_attend_back, arg("attention"), arg("starts"), arg("qkv"),
+           arg("d_out"), arg("slopes"))
+      .def("loss", &run_loss, arg("head"), arg("x"), arg("targets"), arg("scale"), arg("dx"))
+      .def("embed", &run_embed, arg("matrix"), arg("ids"), arg("scale"), arg("y"))
+      .def_property_readonly("isa",
+                             [](const Operators& o) { return std::string(o.constants().kernels.name); })
+      .def_property_readonly("scratch_bytes", [](const Operators& o) { return o.constants().bytes(); });
+  m.def("zero_rows", &zero_rows, arg("m"), arg("width"));
+  m.def("sum_of_squares", &squares, arg("values"));
+}
+
+}  // namespace slmq

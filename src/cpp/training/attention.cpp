@@ -1,0 +1,264 @@
+// Causal attention over whole texts, forward and back. A head of a text is one item: scores exist for a
+// few queries at a time, and every sum runs over queries or keys in their order.
+#include <algorithm>
+
+#include "training/operators.h"
+
+namespace slmq {
+namespace {
+
+constexpr int kQueries = 48;  // of a block
+
+int up16(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// Where a head of a text is worked on: rows of `columns` = head_dim rounded up to 16, as many as the
+// text's length rounded up to 16; and the same transposed, [tile of 16 rows][columns][16].
+struct Bench {
+  int columns, length;
+  size_t rows_floats() const { return static_cast<size_t>(length) * columns; }
+  size_t scores_floats() const { return static_cast<size_t>(kQueries) * length; }
+};
+
+Bench bench_for(const Attention& attention, const Texts& texts) {
+  return {up16(attention.head_dim), up16(texts.longest())};
+}
+
+class HeadOf {
+ public:
+  HeadOf(const Workers& workers, const Attention& attention, const Bench& bench, int first, int rows)
+      : kernels_(workers.kernels), attention_(attention), bench_(bench), first_(first), rows_(rows) {}
+
+  int rows() const { return rows_; }
+  int padded() const { return up16(rows_); }
+
+  // The head's columns of the text's rows; zeros behind them.
+  void take(const Rows& from, int head, float* to) const {
+    const int columns = bench_.columns, wide = attention_.head_dim;
+    for (int i = 0; i < padded(); ++i, to += columns) {
+      const int count = i < rows_ ? wide : 0;
+      if (count != 0)
+        std::copy_n(from.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide, count, to);
+      std::fill(to + count, to + columns, 0.0f);
+    }
+  }
+  void give(const float* from, int begin, int count, const Rows& to, int head) const {
+    const int wide = attention_.head_dim;
+    for (int i = begin; i < begin + count; ++i, from += bench_.columns)
+      std::copy_n(from, wide, to.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide);
+  }
+  void transpose(const float* from, float* to) const {
+    const int columns = bench_.columns;
+    for (int i = 0; i < padded(); ++i)
+      for (int c = 0; c < columns; ++c)
+        to[(static_cast<size_t>(i / kLanes) * columns + c) * kLanes + i % kLanes] =
+            from[static_cast<size_t>(i) * columns + c];
+  }
+
+  // Keys that query i sees: [begin(i), i].
+  int begin(int i) const {
+    return attention_.window == 0 ? 0 : std::max(0, i + 1 - attention_.window);
+  }
+
+  // Scores of queries [from, to) with keys [low, high): products of rows with transposed rows.
+  void scores(const float* rows, const float* transposed, int from, int to, int low, int high,
+              float* out) const {
+    const int columns = bench_.columns;
+    ProductArgs args{};
+    args.x = rows + static_cast<ptrdiff_t>(from) * columns;
+    args.x_row = columns;
+    args.x_step = 1;
+    args.w = transposed + static_cast<ptrdiff_t>(low) * columns;
+    args.w_tile = static_cast<ptrdiff_t>(columns) * kLanes;
+    args.w_step = kLanes;
+    args.y = out;
+    args.y_row = bench_.length;
+    args.m = to - from;
+    args.n = high - low;
+    args.k = columns;
+    kernels_.product(args);
+  }
+
+  // Scores to shares of attention; keys that a query does not see get 0. `capped`: the scores that a
+  // soft cap gave, or null.
+  void shares(int from, int to, int low, int high, float* scores, float* capped) const {
+    for (int i = from; i < to; ++i, scores += bench_.length) {
+      const int first = begin(i) - low, seen = i + 1 - low, all = high - low;
+      float scale = attention_.scale;
+      if (attention_.softcap != 0.0f) {
+        for (int t = 0; t < all; ++t) scores[t] = scores[t] * scale;
+        kernels_.softcap(scores, all, attention_.softcap, scores);
+        scale = 1.0f;
+      }
+      if (capped != nullptr) {
+        std::copy_n(scores, all, capped);
+        capped += bench_.length;
+      }
+      kernels_.softmax(scores + first, seen - first, scale, scores + first);
+      std::fill(scores, scores + first, 0.0f);
+      std::fill(scores + seen, scores + all, 0.0f);
+    }
+  }
+
+  // Gradients of shares to those of scores, in place.
+  void shares_back(int from, int to, int low, int high, const float* shares, const float* capped,
+                   float* slopes) const {
+    const bool cap = attention_.softcap != 0.0f;
+    for (int i = from; i < to; ++i, slopes += bench_.length, shares += bench_.length) {
+      const int first = begin(i) - low, seen = i + 1 - low, all = high - low;
+      const float scale = cap ? 1.0f : attention_.scale;
+      kernels_.softmax_back(shares + first, slopes + first, seen - first, scale, slopes + first);
+      std::fill(slopes, slopes + first, 0.0f);
+      std::fill(slopes + seen, slopes + all, 0.0f);
+      if (!cap) continue;
+      kernels_.softcap_back(capped, slopes, all, attention_.softcap, slopes);
+      for (int t = 0; t < all; ++t) slopes[t] = slopes[t] * attention_.scale;
+      capped += bench_.length;
+    }
+  }
+
+  // out[0, queries) = weights @ rows of keys [low, high)
+  void sum_keys(const float* weights, const float* rows, int queries, int low, int high,
+                float* out) const {
+    const int columns = bench_.columns;
+    ProductArgs args{};
+    args.x = weights;
+    args.x_row = bench_.length;
+    args.x_step = 1;
+    args.w = rows + static_cast<ptrdiff_t>(low) * columns;
+    args.w_tile = kLanes;
+    args.w_step = columns;
+    args.y = out;
+    args.y_row = columns;
+    args.m = queries;
+    args.n = columns;
+    args.k = high - low;
+    kernels_.product(args);
+  }
+
+  // out[keys low..high) += weights.T @ rows of queries [from, to)
+  void add_queries(const float* weights, const float* rows, int from, int to, int low, int high,
+                   float* out) const {
+    const int columns = bench_.columns;
+    ProductArgs args{};
+    args.x = weights;
+    args.x_row = 1;
+    args.x_step = bench_.length;
+    args.w = rows + static_cast<ptrdiff_t>(from) * columns;
+    args.w_tile = kLanes;
+    args.w_step = columns;
+    args.y = out + static_cast<ptrdiff_t>(low) * columns;
+    args.y_row = columns;
+    args.m = high - low;
+    args.n = columns;
+    args.k = to - from;
+    args.add = true;
+    kernels_.product(args);
+  }
+
+ private:
+  const Kernels& kernels_;
+  const Attention& attention_;
+  const Bench& bench_;
+  const int first_, rows_;
+};
+
+// A thread's memory, cut up in order.
+class Cut {
+ public:
+  explicit Cut(float* memory) : next_(memory) {}
+  float* take(size_t floats) {
+    float* taken = next_;
+    next_ += round_up(static_cast<int64_t>(floats), kLanes);
+    return taken;
+  }
+
+ private:
+  float* next_;
+};
+
+}  // namespace
+
+void attend(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
+            const Rows& k, const Rows& v, const Rows& out) {
+  const Bench bench = bench_for(attention, texts);
+  const int shared = attention.heads / attention.kv_heads;
+  workers.reserve(5 * bench.rows_floats() + bench.scores_floats() + 64 * kLanes);
+  workers.each(texts.count * attention.heads, [&](int item, int thread) {
+    const int text = item / attention.heads, head = item % attention.heads;
+    const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
+    Cut cut(workers.own(thread));
+    float *queries = cut.take(bench.rows_floats()), *keys = cut.take(bench.rows_floats());
+    float *values = cut.take(bench.rows_floats()), *turned = cut.take(bench.rows_floats());
+    float *results = cut.take(bench.rows_floats()), *scores = cut.take(bench.scores_floats());
+    one.take(q, head, queries);
+    one.take(k, head / shared, keys);
+    one.take(v, head / shared, values);
+    one.transpose(keys, turned);
+    for (int from = 0; from < one.rows(); from += kQueries) {
+      const int to = std::min(one.rows(), from + kQueries);
+      const int low = one.begin(from) / kLanes * kLanes, high = up16(to);
+      one.scores(queries, turned, from, to, low, high, scores);
+      one.shares(from, to, low, high, scores, nullptr);
+      one.sum_keys(scores, values, to - from, low, high, results);
+      one.give(results, from, to - from, out, head);
+    }
+  });
+}
+
+void attend_back(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
+                 const Rows& k, const Rows& v, const Rows& d_out,
+                 const AttentionGradients& gradients) {
+  const Bench bench = bench_for(attention, texts);
+  const int heads = attention.heads, wide = attention.head_dim, shared = heads / attention.kv_heads;
+  workers.reserve(9 * bench.rows_floats() + 3 * bench.scores_floats() + 64 * kLanes);
+  // Keys and values get gradients from several query heads: each by itself, then added in order.
+  const size_t each = static_cast<size_t>(q.m) * heads * wide;
+  float* parts = workers.shared(2 * each);
+  const Rows key_parts{parts, q.m, heads * wide}, value_parts{parts + each, q.m, heads * wide};
+  workers.each(texts.count * heads, [&](int item, int thread) {
+    const int text = item / heads, head = item % heads;
+    const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
+    Cut cut(workers.own(thread));
+    const size_t rows = bench.rows_floats(), block = bench.scores_floats();
+    float *queries = cut.take(rows), *keys = cut.take(rows), *values = cut.take(rows);
+    float *turned_keys = cut.take(rows), *turned_values = cut.take(rows), *slopes = cut.take(rows);
+    float *d_queries = cut.take(rows), *d_keys = cut.take(rows), *d_values = cut.take(rows);
+    float *shares = cut.take(block), *d_shares = cut.take(block), *capped = cut.take(block);
+    one.take(q, head, queries);
+    one.take(k, head / shared, keys);
+    one.take(v, head / shared, values);
+    one.take(d_out, head, slopes);
+    one.transpose(keys, turned_keys);
+    one.transpose(values, turned_values);
+    std::fill_n(d_keys, rows, 0.0f);
+    std::fill_n(d_values, rows, 0.0f);
+    for (int from = 0; from < one.rows(); from += kQueries) {
+      const int to = std::min(one.rows(), from + kQueries);
+      const int low = one.begin(from) / kLanes * kLanes, high = up16(to);
+      one.scores(queries, turned_keys, from, to, low, high, shares);
+      one.shares(from, to, low, high, shares, attention.softcap == 0.0f ? nullptr : capped);
+      one.add_queries(shares, slopes, from, to, low, high, d_values);
+      one.scores(slopes, turned_values, from, to, low, high, d_shares);
+      one.shares_back(from, to, low, high, shares, capped, d_shares);
+      one.sum_keys(d_shares, keys, to - from, low, high, d_queries);
+      one.give(d_queries, from, to - from, gradients.dq, head);
+      one.add_queries(d_shares, queries, from, to, low, high, d_keys);
+    }
+    one.give(d_keys, 0, one.rows(), key_parts, head);
+    one.give(d_values, 0, one.rows(), value_parts, head);
+  });
+  each_row(workers, q.m, [&](int row) {
+    for (int c = 0; c < attention.kv_heads * wide; ++c) {
+      const int first = c / wide * shared * wide + c % wide;
+      float dk = key_parts.row(row)[first], dv = value_parts.row(row)[first];
+      for (int i = 1; i < shared; ++i) {
+        dk = dk + key_parts.row(row)[first + i * wide];
+        dv = dv + value_parts.row(row)[first + i * wide];
+      }
+      gradients.dk.row(row)[c] = dk;
+      gradients.dv.row(row)[c] = dv;
+    }
+  });
+}
+
+}  // namespace slmq

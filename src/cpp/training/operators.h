@@ -1,0 +1,113 @@
+// The operators of a model and their gradients, over rows of float32: what training runs layer by
+// layer. Each gives the same bits on every CPU and for any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layout/matrix.h"
+#include "training/workers.h"
+
+namespace slmq {
+
+// One matrix of several that read the same rows: y = x @ matrix.T (+ bias) (+ add).
+struct LinearUse {
+  const Matrix* matrix;
+  const float* bias;  // padded to the pairs, or null
+  const float* add;   // rows like y, or null
+  Rows y;
+};
+
+// Forward: inputs of integer weights are rounded to `activations`, float weights take them as they are.
+void linear(Workers& workers, const Rows& x, Activations activations,
+            const std::vector<LinearUse>& uses);
+
+// dx (+)= the sum over uses, in order, of y @ matrix, y being a gradient: the weight is widened a
+// few columns at a time. Rounding passes gradients through.
+void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx);
+
+// y[i, :] (+)= sum over c, in order, of x[i, c] * w[c, :]; transposed: of x[c, i] * w[c, :].
+struct Product {
+  const Rows& x;
+  const Rows& w;
+  int m, n, k;  // n: a multiple of 16
+  bool transposed, add;
+};
+void multiply(Workers& workers, const Product& product, const Rows& y);
+
+// Heads of `width` columns are normed each by itself, with one weight (padded to 32).
+struct Norm {
+  const float* weight;
+  const float* bias;  // of a layer norm, or null
+  int width, heads;
+  float eps;
+  bool layer;  // a layer norm, else an RMS norm
+};
+void norm(Workers& workers, const Norm& norm, const Rows& x, const Rows& y);
+void norm_back(Workers& workers, const Norm& norm, const Rows& x, const Rows& dy, const Rows& dx);
+
+// Calls work(row) for rows, on all threads.
+template <class Work>
+void each_row(Workers& workers, int rows, const Work& work) {
+  constexpr int kRows = 16;
+  workers.each((rows + kRows - 1) / kRows, [&](int item, int) {
+    for (int row = item * kRows; row < rows && row < (item + 1) * kRows; ++row) work(row);
+  });
+}
+
+// Texts that lie behind each other in the rows: text i has rows [starts[i], starts[i + 1]).
+struct Texts {
+  const int32_t* starts;
+  int count;
+
+  int length(int i) const { return starts[i + 1] - starts[i]; }
+  int longest() const {
+    int most = 0;
+    for (int i = 0; i < count; ++i) most = length(i) > most ? length(i) : most;
+    return most;
+  }
+};
+
+// Turns the heads of rows by the angles of their places in their texts: cosines and sines float32[
+// longest text, rotary / 2]; back: by the negative angles.
+struct Turn {
+  const float *cosines, *sines;
+  int rotary, head_dim, heads;
+  bool back;
+};
+void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x);
+
+// Causal attention within each text.
+struct Attention {
+  int heads, kv_heads, head_dim;
+  float scale;
+  int window;     // 0: all
+  float softcap;  // 0: none
+};
+void attend(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
+            const Rows& k, const Rows& v, const Rows& out);
+// What goes in: queries, keys, values and the gradient of the result; what comes out replaces the
+// rows' values.
+struct AttentionGradients {
+  Rows dq, dk, dv;
+};
+void attend_back(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
+                 const Rows& k, const Rows& v, const Rows& d_out,
+                 const AttentionGradients& gradients);
+
+// The head: losses[i] = -log softmax(x[i] @ matrix.T)[targets[i]], and scale times its gradient,
+// which becomes dx, unless that is null. Logits exist for a few rows at a time.
+struct Head {
+  const Matrix* matrix;
+  const float* bias;
+  Activations activations;
+  float softcap;  // 0: none
+  float scale;
+};
+void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targets, double* losses,
+          const Rows* dx);
+
+// The sum of squares in float64, in order.
+double sum_of_squares(const float* values, size_t count);
+
+}  // namespace slmq

@@ -1,0 +1,114 @@
+"""The model that an adapter is trained on: its steps, and which of its weights are adapted."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slmq._native as _native
+from slmq.checkpoint import open_checkpoint
+from slmq.engine.opening import MAX_CONTEXT
+from slmq.engine.training.low_rank import LowRanks, LowRankSize
+from slmq.engine.training.network import Network
+from slmq.engine.training.options import TrainOptions
+from slmq.engine.training.steps import LinearPart
+from slmq.engine.training.tape import Tape
+from slmq.errors import UnsupportedModelError
+from slmq.models.loading import LoadedWeights, load_weights
+from slmq.models.registry import family_of, refuse_encoder
+from slmq.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Base", "network_of", "open_base"]
+
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Base:
+    """An opened model.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    weights : LoadedWeights
+    tokenizer : Tokenizer
+    files : list
+        Names and sizes of its files: what a state is checked with.
+    threads : int
+    """
+
+    name: str
+    weights: LoadedWeights
+    tokenizer: Tokenizer
+    files: list[list[Any]]
+    threads: int
+
+
+def open_base(
+    path: str | os.PathLike[str], options: TrainOptions, *, name: str, format: str | None = None
+) -> Base:
+    """Open a model of any format for training.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError, TokenizerError
+    """
+    threads = int(_native.resolve_threads(options.n_threads)["threads"])
+    with open_checkpoint(Path(path)) as checkpoint:
+        family, _ = family_of(checkpoint)
+        refuse_encoder(family, checkpoint.path, "training")
+        tokenizer = load_tokenizer(checkpoint)
+        weights = load_weights(checkpoint, threads=threads, format=format)
+        files: list[list[Any]] = [[file.path.name, file.size] for file in checkpoint.files]
+    return Base(name, weights, tokenizer, files, threads)
+
+
+def network_of(base: Base, options: TrainOptions, *, rows: int, isa: str | None = None) -> Network:
+    """The model's steps with a pair for every weight that is adapted.
+
+    Raises
+    ------
+    UnsupportedModelError
+        A step of the model has no gradient, or a weight takes no pair.
+    ValueError
+        `keys` names no module of the model.
+    """
+    loaded = base.weights
+    tape = Tape(min(loaded.config.max_positions, MAX_CONTEXT))
+    tape.finish(loaded.family.forward(tape, loaded.weights, loaded.config))
+    sizes = _adapted(tape.linears, options)
+    low_ranks = LowRanks(sizes, options.rank, options.alpha, options.seed)
+    operators = _native.Operators(base.threads, isa)
+    return Network(tape, low_ranks, operators, rows=rows, recompute=options.grad_checkpoint)
+
+
+def _adapted(linears: list[LinearPart], options: TrainOptions) -> list[LowRankSize]:
+    """The weights of the last layers that `keys` name, in order."""
+    inner = [(part, found[1]) for part in linears if (found := LAYER.search(part.name))]
+    layers = sorted({int(number) for _, number in inner})
+    if options.num_layers > 0:
+        layers = layers[-options.num_layers :]
+    chosen = []
+    unused = set(options.keys)
+    for part, number in inner:
+        module = re.sub(r"\.weight(\[.*)?$", "", part.name)
+        named = [key for key in options.keys if module == key or module.endswith(f".{key}")]
+        unused -= set(named)
+        if int(number) not in layers or (options.keys and not named):
+            continue
+        if not part.name.endswith(".weight"):
+            raise UnsupportedModelError(
+                f"{module}: several matrices in one cannot be trained yet; name others with keys "
+                f"(--keys)"
+            )
+        chosen.append(LowRankSize(module, part.matrix.n, part.matrix.k))
+    if unused:
+        known = sorted({re.sub(r"\.weight(\[.*)?$", "", p.name).split(".")[-1] for p, _ in inner})
+        raise ValueError(
+            f"keys: expected modules of this model ({', '.join(known)}), got {sorted(unused)[0]!r}"
+        )
+    return chosen

@@ -1,0 +1,137 @@
+"""What training writes: an adapter as PEFT has it, and the state to go on from.
+
+Each file appears whole or not at all, under its name. Of a run that was killed the last state is
+therefore whole; the adapter is written before it, and anew from it when the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slmq.checkpoint.safetensors import open_single
+from slmq.disk import create, publish, remove
+from slmq.engine.training.low_rank import LowRanks
+from slmq.errors import CheckpointError, WriteError
+
+__all__ = ["STATE", "read_state", "write_adapter", "write_state", "write_text"]
+
+F32 = npt.NDArray[np.float32]
+CONFIG, TENSORS, STATE = "adapter_config.json", "adapter_model.safetensors", "training.safetensors"
+PREFIX = "base_model.model."
+
+
+def write_adapter(folder: Path, low_ranks: LowRanks, values: F32, base: str) -> None:
+    """Write the adapter of these parameters, a folder that PEFT and slmq load.
+
+    Raises
+    ------
+    WriteError
+        The disk is full, or the folder is not ours.
+    """
+    at, tensors = 0, dict[str, F32]()
+    rank = low_ranks.rank
+    for module, pair in low_ranks.pairs.items():
+        for name, view, width in (("A", pair.a, pair.size.k), ("B", pair.b_turned, pair.size.n)):
+            part = values[at : at + view.size].reshape(view.shape)[:, :width]
+            at += view.size
+            tensors[f"{PREFIX}{module}.lora_{name}.weight"] = part if name == "A" else part.T
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": low_ranks.alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted(low_ranks.pairs),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    _write(folder / TENSORS, _safetensors(tensors, {"format": "pt"}))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def write_state(folder: Path, tensors: Mapping[str, F32], facts: Mapping[str, Any]) -> None:
+    """Write all that a run needs to go on with the same bits; errors as `write_adapter`."""
+    _write(folder / STATE, _safetensors(tensors, {"slmq": json.dumps(facts)}))
+
+
+def read_state(folder: Path, count: int) -> tuple[dict[str, F32], dict[str, Any]]:
+    """What `write_state` wrote, of `count` parameters.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, or of another run.
+    """
+    path = folder / STATE
+    with open_single(path, {}) as stored:
+        text = stored.file_metadata.get("slmq", "")
+        tensors = {}
+        for name, info in stored.tensors.items():
+            if info.dtype != "f32" or tuple(info.shape) != (count,):
+                raise CheckpointError(
+                    f"expected float32 [{count}], found {info.dtype} {list(info.shape)}: is it "
+                    f"the state of another model or rank?",
+                    file=path,
+                    tensor=name,
+                )
+            tensors[name] = stored.read(name).view("<f4").astype(np.float32)
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError("expected the state of a training run", file=path) from error
+    if not isinstance(facts, dict) or not {"values", "mean", "square"} <= tensors.keys():
+        raise CheckpointError("expected the state of a training run", file=path)
+    return tensors, facts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text; errors as `write_adapter`."""
+    _write(path, text.encode("utf-8"))
+
+
+def _safetensors(tensors: Mapping[str, F32], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    data, at = [], 0
+    for name, tensor in tensors.items():
+        raw = np.ascontiguousarray(tensor, "<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + len(raw)],
+        }
+        at += len(raw)
+        data.append(raw)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = create(part, path.parent)
+        try:
+            file.write(data)
+            publish(file, part, path, path.parent)
+        except BaseException:
+            file.close()
+            remove(part, path.parent)
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteError(
+            f"cannot write {path}: {reason}; what was there before is whole"
+        ) from error

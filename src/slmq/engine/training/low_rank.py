@@ -1,0 +1,131 @@
+"""The matrices that are trained: pairs of low rank, which add ``scale * B @ A`` to a weight.
+
+All pairs lie behind each other in one vector, so that an optimizer and a checkpoint need not know
+of them: A as rows of the weight's inputs, B transposed, as rows of its outputs, padded with zeros
+to multiples of 32 columns, which stay zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.formats import padded
+
+__all__ = ["LowRankPair", "LowRankSize", "LowRanks"]
+
+F32 = npt.NDArray[np.float32]
+
+
+class LowRankSize(NamedTuple):
+    """The weight that a pair adds to: its module, outputs and inputs."""
+
+    module: str
+    n: int
+    k: int
+
+
+@dataclass
+class LowRankPair:
+    """One pair.
+
+    Attributes
+    ----------
+    size : LowRankSize
+    rank : int
+    a, b_turned : float32[rank, padded columns]
+        A, and B transposed: views of the vector of all parameters.
+    a_slope, b_slope : like them
+        Their gradients.
+    a_turned : float32[k, padded rank]
+    b : float32[n, padded rank]
+        Copies, as products want them; see `turn`.
+    """
+
+    size: LowRankSize
+    rank: int
+    a: F32
+    b_turned: F32
+    a_slope: F32
+    b_slope: F32
+    a_turned: F32 = field(init=False)
+    b: F32 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.a_turned = _native.zero_rows(self.size.k, self.rank)
+        self.b = _native.zero_rows(self.size.n, self.rank)
+
+    def turn(self) -> None:
+        """Bring the copies up to date."""
+        self.a_turned[:, : self.rank] = self.a[:, : self.size.k].T
+        self.b[:, : self.rank] = self.b_turned[:, : self.size.n].T
+
+
+class LowRanks:
+    """All pairs of a model.
+
+    Attributes
+    ----------
+    scale : float
+    values, slopes : float32[parameters]
+        All parameters and their gradients.
+    pairs : dict of str to LowRankPair
+        By module.
+    """
+
+    def __init__(self, sizes: Iterable[LowRankSize], rank: int, alpha: float, seed: int) -> None:
+        sizes = list(sizes)
+        self.rank = rank
+        self.alpha = alpha
+        self.scale = np.float32(alpha / rank)
+        total = sum(rank * (padded(s.k, 32) + padded(s.n, 32)) for s in sizes)
+        self.values = _native.zero_rows(1, max(1, total))[0][:total]
+        self.slopes = _native.zero_rows(1, max(1, total))[0][:total]
+        self.pairs: dict[str, LowRankPair] = {}
+        at = 0
+        for number, size in enumerate(sizes):
+            views = []
+            for width in (padded(size.k, 32), padded(size.n, 32)):
+                end = at + rank * width
+                views += [
+                    self.values[at:end].reshape(rank, width),
+                    self.slopes[at:end].reshape(rank, width),
+                ]
+                at = end
+            a, a_slope, b_turned, b_slope = views
+            pair = LowRankPair(size, rank, a, b_turned, a_slope, b_slope)
+            pair.a[:, : size.k] = uniform(seed, number, (rank, size.k), 1.0 / math.sqrt(size.k))
+            self.pairs[size.module] = pair
+        self.turn()
+
+    @property
+    def count(self) -> int:
+        """Trained parameters."""
+        return sum(pair.rank * (pair.size.k + pair.size.n) for pair in self.pairs.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of parameters, gradients and copies."""
+        copies = sum(pair.a_turned.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        return self.values.nbytes + self.slopes.nbytes + copies
+
+    def turn(self) -> None:
+        """Bring the copies up to date, after the parameters were changed."""
+        for pair in self.pairs.values():
+            pair.turn()
+
+
+def uniform(seed: int, stream: int, shape: tuple[int, int], bound: float) -> F32:
+    """Numbers within -bound..bound, the same everywhere: PEFT's and mlx-lm's start of A.
+
+    Made from the raw integers of Philox, which no version of NumPy changes.
+    """
+    raw = np.random.Philox(key=[seed, stream]).random_raw(shape[0] * shape[1])
+    unit = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return ((unit * np.float32(2.0) - np.float32(1.0)) * np.float32(bound)).reshape(shape)

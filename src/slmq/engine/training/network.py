@@ -1,0 +1,144 @@
+"""A model that learns: its steps run forward, and backward from the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.engine.training.low_rank import LowRanks
+from slmq.engine.training.passes import Arena, Pass, Piece
+from slmq.engine.training.steps import LinearStep
+from slmq.engine.training.tape import Segment, Tape
+
+__all__ = ["Network"]
+
+F64 = npt.NDArray[np.float64]
+
+
+class Network:
+    """The steps of a model with the pairs that are trained.
+
+    Parameters
+    ----------
+    tape : Tape
+        Finished.
+    low_ranks : LowRanks
+    operators : _native.Operators
+    rows : int
+        Most rows of a piece.
+    recompute : bool
+        Whether layers are computed anew on the way back: less memory, more time, the same bits.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        low_ranks: LowRanks,
+        operators: _native.Operators,
+        *,
+        rows: int,
+        recompute: bool,
+    ) -> None:
+        self.low_ranks = low_ranks
+        self.operators = operators
+        self._tape = tape
+        self._arena = Arena(rows)
+        tape.scale = low_ranks.scale
+        for part in tape.linears:
+            part.pair = low_ranks.pairs.get(part.name.removesuffix(".weight"))
+            if part.pair is not None:
+                tape.widths[part.products] = low_ranks.rank
+        segments = tape.segments
+        self._made = [{n for step in segment.steps for n in step.makes} for segment in segments]
+        self._read = [{n for step in segment.steps for n in step.reads} for segment in segments]
+        self._read[-1].add(tape.hidden)
+        trained = [i for i, segment in enumerate(segments) if _learns(segment)]
+        self._first = trained[0] if trained else len(segments)
+        self._kept = [self._keeps(i, recompute=recompute) for i in range(len(segments))]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values and gradients, and of the operators' scratch memory."""
+        return self._arena.nbytes + self.operators.scratch_bytes
+
+    def losses(self, piece: Piece) -> F64:
+        """The loss of every target."""
+        p = self._pass(piece)
+        try:
+            self._forward(p, learning=False)
+            return self.operators.loss(
+                self._tape.head, p.value(self._tape.hidden), piece.targets, 1.0, None
+            )
+        finally:
+            p.close()
+
+    def learn(self, piece: Piece, weight: float) -> F64:
+        """The loss of every target; `weight` times the gradient of their sum is added up."""
+        p = self._pass(piece)
+        try:
+            self._forward(p, learning=True)
+            x = p.value(self._tape.hidden)
+            dx, _ = p.slope(self._tape.hidden, len(x))
+            losses = self.operators.loss(self._tape.head, x, piece.targets, weight, dx)
+            self._backward(p)
+            return losses
+        finally:
+            p.close()
+
+    def _pass(self, piece: Piece) -> Pass:
+        return Pass(self.operators, self._arena, piece, self._tape.widths)
+
+    def _forward(self, p: Pass, *, learning: bool) -> None:
+        last = len(self._made) - 1
+        for i, segment in enumerate(self._tape.segments):
+            for step in segment.steps:
+                step.run(p)
+            if learning and i == last:
+                return  # all of it is needed at once
+            later = set().union(*self._read[i + 1 :])
+            keeps = self._kept[i] if learning else set[int]()
+            gone = self._made[i] if learning else set().union(*self._made[: i + 1])
+            _drop(p, gone - later - keeps)
+
+    def _backward(self, p: Pass) -> None:
+        for i in range(len(self._made) - 1, self._first - 1, -1):
+            segment = self._tape.segments[i]
+            needed = {n for step in segment.steps for n in step.needs}
+            self._make_again(p, segment, needed)
+            for step in reversed(segment.steps):
+                step.back(p)
+            _drop(p, self._made[i])
+
+    def _make_again(self, p: Pass, segment: Segment, needed: set[int]) -> None:
+        """Run the steps of a segment whose needed results are gone, and what these read."""
+        wanted, running = set(needed), []
+        for step in reversed(segment.steps):
+            if any(n in wanted and not p.has(n) for n in step.makes):
+                running.append(step)
+                wanted |= set(step.reads)
+        for step in reversed(running):
+            step.run(p)
+
+    def _keeps(self, i: int, *, recompute: bool) -> set[int]:
+        """What of a segment stays until its way back: all that is needed, or what took long."""
+        if i < self._first or recompute:
+            return set()
+        steps = self._tape.segments[i].steps
+        cheap = {n for step in steps if step.cheap for n in step.makes}
+        needed = {n for step in steps for n in step.needs}
+        # What a cheap step reads must be there to run it again.
+        needed |= {n for step in steps if step.cheap for n in step.reads}
+        return needed - cheap
+
+
+def _learns(segment: Segment) -> bool:
+    linears = [step for step in segment.steps if isinstance(step, LinearStep)]
+    return any(part.pair is not None for step in linears for part in step.parts)
+
+
+def _drop(p: Pass, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        p.drop(number)

@@ -1,0 +1,425 @@
+"""The steps of a model with their gradients: what each computes, and what flows back through it.
+
+A step says which values it reads, makes, and needs again on the way back. One that is `cheap` may
+be computed anew there instead of keeping what it made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+import slmq._native as _native
+from slmq.engine.training.low_rank import LowRankPair
+from slmq.engine.training.passes import Pass
+from slmq.formats import padded
+from slmq.machine.exact import exact_sincos
+
+__all__ = [
+    "ACTIVATIONS",
+    "Angles",
+    "AttentionStep",
+    "EmbedStep",
+    "GatedStep",
+    "LinearPart",
+    "LinearStep",
+    "NormStep",
+    "SelectStep",
+    "Step",
+    "TurnStep",
+    "UnaryStep",
+]
+
+F32 = npt.NDArray[np.float32]
+ACTIVATIONS = "a16g32"  # what inputs of integer weights are rounded to: next to nothing is lost
+
+
+class Step(Protocol):
+    """One step of a model."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Values that it takes."""
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        """Values that it gives."""
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """Values, of both, that `back` reads."""
+
+    @property
+    def cheap(self) -> bool:
+        """Whether its results are soon computed again."""
+
+    def run(self, p: Pass) -> None:
+        """Compute the values that it makes."""
+
+    def back(self, p: Pass) -> None:
+        """End the gradients of what it makes, and add to those of what it reads."""
+
+
+@dataclass(frozen=True)
+class EmbedStep:
+    """Rows of the embedding (and of learned positions). Nothing flows back: it is not trained."""
+
+    out: int
+    matrix: _native.Matrix
+    scale: float
+    positions: _native.Matrix | None
+
+    cheap = False
+    reads: tuple[int, ...] = ()
+    needs: tuple[int, ...] = ()
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    def run(self, p: Pass) -> None:
+        tokens = p.piece.tokens
+        y = p.make(self.out, len(tokens))
+        p.operators.embed(self.matrix, tokens, self.scale, y)
+        if self.positions is None:
+            return
+        starts = p.piece.starts
+        places = np.concatenate([np.arange(n, dtype=np.int32) for n in np.diff(starts)])
+        learned, spare = p.spare(self.matrix.k, len(tokens))
+        p.operators.embed(self.positions, places, 1.0, learned)
+        np.add(y, learned, out=y)
+        p.give(self.matrix.k, spare)
+
+    def back(self, p: Pass) -> None:
+        p.end_slope(self.out)
+
+
+@dataclass(frozen=True)
+class NormStep:
+    """A norm of rows, or of every head by itself (+ add)."""
+
+    x: int
+    out: int
+    norm: _native.Norm
+    add: int | None
+
+    cheap = True
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.x,) if self.add is None else (self.x, self.add)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        return (self.x,)
+
+    def run(self, p: Pass) -> None:
+        x = p.value(self.x)
+        y = p.make(self.out, len(x))
+        p.operators.norm(self.norm, x, y)
+        if self.add is not None:
+            np.add(y, p.value(self.add), out=y)
+
+    def back(self, p: Pass) -> None:
+        x = p.value(self.x)
+        dx = p.zeroed_slope(self.x, len(x))
+        p.operators.norm_back(self.norm, x, p.final_slope(self.out), dx)
+        p.end_slope(self.out, to=self.add)
+
+
+@dataclass
+class LinearPart:
+    """One of the matrices that a step multiplies with.
+
+    Attributes
+    ----------
+    matrix : _native.Matrix
+    bias : float32[padded n], optional
+    out, products : int
+        The result, and the products with A, if a pair adds to it.
+    name : str
+        The tensor's.
+    pair : LowRankPair, optional
+        What is trained; set when the model is known.
+    """
+
+    matrix: _native.Matrix
+    bias: F32 | None
+    out: int
+    products: int
+    name: str
+    pair: LowRankPair | None = None
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """x @ weight.T (+ bias) (+ add) (+ scale * (x @ A.T) @ B.T), of several weights at once."""
+
+    x: int
+    parts: list[LinearPart]
+    add: int | None
+    scale: Callable[[], np.float32]
+
+    cheap = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.x,) if self.add is None else (self.x, self.add)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        pairs = [part.products for part in self.parts if part.pair is not None]
+        return (*(part.out for part in self.parts), *pairs)
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        pairs = tuple(part.products for part in self.parts if part.pair is not None)
+        return (self.x, *pairs) if pairs else ()
+
+    def run(self, p: Pass) -> None:
+        x = p.value(self.x)
+        added = None if self.add is None else p.value(self.add)
+        outs = [p.make(part.out, len(x)) for part in self.parts]
+        p.operators.linear(
+            x,
+            [(part.matrix, part.bias, added, y) for part, y in zip(self.parts, outs, strict=True)],
+            ACTIVATIONS,
+        )
+        for part, y in zip(self.parts, outs, strict=True):
+            if part.pair is not None:
+                self._add_pair(p, part.pair, x, p.make(part.products, len(x)), y)
+
+    def _add_pair(self, p: Pass, pair: LowRankPair, x: F32, t: F32, y: F32) -> None:
+        multiply = p.operators.multiply
+        multiply(x, pair.a_turned, t, padded(pair.rank, 16), pair.size.k)
+        np.multiply(t, self.scale(), out=t)
+        multiply(t, pair.b_turned, y, padded(pair.size.n, 32), pair.rank, add=True)
+
+    def back(self, p: Pass) -> None:
+        slopes = [p.final_slope(part.out) for part in self.parts]
+        rows = len(slopes[0])
+        dx, found = p.slope(self.x, rows)
+        uses = [(part.matrix, None, None, dy) for part, dy in zip(self.parts, slopes, strict=True)]
+        p.operators.linear_back(uses, found, dx)
+        for part, dy in zip(self.parts, slopes, strict=True):
+            if part.pair is not None:
+                self._pair_back(p, part.pair, p.value(part.products), dy, dx)
+        for part in self.parts:
+            p.end_slope(part.out, to=self.add)
+
+    def _pair_back(self, p: Pass, pair: LowRankPair, t: F32, dy: F32, dx: F32) -> None:
+        """Gradients of A and B, each a sum over rows in their order, and what A passes on."""
+        multiply, x = p.operators.multiply, p.value(self.x)
+        rows, k, n = len(x), padded(pair.size.k, 32), padded(pair.size.n, 32)
+        dt, spare = p.spare(pair.rank, rows)
+        multiply(dy, pair.b, dt, padded(pair.rank, 16), pair.size.n)
+        np.multiply(dt, self.scale(), out=dt)
+        multiply(dt, x, pair.a_slope, k, rows, transposed=True, add=True)
+        multiply(t, dy, pair.b_slope, n, rows, transposed=True, add=True)
+        multiply(dt, pair.a, dx, k, pair.rank, add=True)
+        p.give(pair.rank, spare)
+
+
+@dataclass(frozen=True)
+class GatedStep:
+    """f(gate) * up."""
+
+    gate: int
+    up: int
+    out: int
+    activation: str
+
+    cheap = True
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.gate, self.up)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        return self.reads
+
+    def run(self, p: Pass) -> None:
+        gate = p.value(self.gate)
+        y = p.make(self.out, len(gate))
+        p.operators.gated(self.activation, gate, p.value(self.up), y)
+
+    def back(self, p: Pass) -> None:
+        gate, up = p.value(self.gate), p.value(self.up)
+        d_gate, _ = p.slope(self.gate, len(gate))
+        d_up, _ = p.slope(self.up, len(gate))
+        dy = p.final_slope(self.out)
+        p.operators.gated_back(self.activation, gate, up, dy, d_gate, d_up)
+        p.end_slope(self.out)
+
+
+@dataclass(frozen=True)
+class UnaryStep:
+    """f(x)."""
+
+    x: int
+    out: int
+    activation: str
+
+    cheap = True
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.x,)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        return (self.x,)
+
+    def run(self, p: Pass) -> None:
+        x = p.value(self.x)
+        p.operators.unary(self.activation, x, p.make(self.out, len(x)))
+
+    def back(self, p: Pass) -> None:
+        x = p.value(self.x)
+        dx, _ = p.slope(self.x, len(x))
+        p.operators.unary_back(self.activation, x, p.final_slope(self.out), dx)
+        p.end_slope(self.out)
+
+
+@dataclass
+class Angles:
+    """Cosines and sines of every position, as a plan has them.
+
+    Attributes
+    ----------
+    frequencies : float32[rotary / 2]
+    factor : float
+    """
+
+    frequencies: F32
+    factor: float
+    _tables: list[F32] = field(default_factory=list)
+
+    def upto(self, n: int) -> tuple[F32, F32]:
+        """Cosines and sines, float32[at least n, rotary / 2] each."""
+        if not self._tables or len(self._tables[0]) < n:
+            turns = np.arange(n, dtype=np.float32)[:, None] * self.frequencies[None, :]
+            both = np.array([exact_sincos(float(x)) for x in turns.reshape(-1)], np.float32)
+            both = both * np.float32(self.factor)
+            shape = (n, len(self.frequencies))
+            columns = (both[:, 1], both[:, 0])
+            self._tables = [np.ascontiguousarray(c.reshape(shape)) for c in columns]
+        return self._tables[0], self._tables[1]
+
+
+@dataclass(frozen=True)
+class TurnStep:
+    """Heads turned by rope."""
+
+    x: int
+    out: int
+    angles: Angles
+    heads: int
+    head_dim: int
+
+    cheap = False
+    needs: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.x,)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    def run(self, p: Pass) -> None:
+        x = p.value(self.x)
+        y = p.make(self.out, len(x))
+        np.copyto(y, x)
+        self._turn(p, y, back=False)
+
+    def back(self, p: Pass) -> None:
+        self._turn(p, p.final_slope(self.out), back=True)
+        p.end_slope(self.out, to=self.x)
+
+    def _turn(self, p: Pass, rows: F32, *, back: bool) -> None:
+        starts = p.piece.starts
+        cosines, sines = self.angles.upto(int(np.diff(starts).max()))
+        p.operators.turn(rows, starts, cosines, sines, self.heads, self.head_dim, back)
+
+
+@dataclass(frozen=True)
+class AttentionStep:
+    """Causal attention within every text."""
+
+    q: int
+    k: int
+    v: int
+    out: int
+    attention: _native.Attention
+
+    cheap = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.q, self.k, self.v)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        return self.reads
+
+    def run(self, p: Pass) -> None:
+        q, k, v = (p.value(number) for number in self.reads)
+        p.operators.attend(self.attention, p.piece.starts, q, k, v, p.make(self.out, len(q)))
+
+    def back(self, p: Pass) -> None:
+        qkv = [p.value(number) for number in self.reads]
+        slopes = [p.slope(number, len(qkv[0]))[0] for number in self.reads]
+        d_out = p.final_slope(self.out)
+        p.operators.attend_back(self.attention, p.piece.starts, qkv, d_out, slopes)
+        p.end_slope(self.out)
+
+
+@dataclass(frozen=True)
+class SelectStep:
+    """The rows whose next token counts."""
+
+    x: int
+    out: int
+
+    cheap = False
+    needs: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.x,)
+
+    @property
+    def makes(self) -> tuple[int, ...]:
+        return (self.out,)
+
+    def run(self, p: Pass) -> None:
+        rows = p.piece.rows
+        np.take(p.value(self.x), rows, axis=0, out=p.make(self.out, len(rows)))
+
+    def back(self, p: Pass) -> None:
+        dx = p.zeroed_slope(self.x, len(p.piece.tokens))
+        dx[p.piece.rows] += p.final_slope(self.out)
+        p.end_slope(self.out)

@@ -1,0 +1,111 @@
+"""What tests of training share: networks of tiny models, pieces of text, and PEFT beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from golden import GOLDENS, golden_names, read_golden
+
+from slmq.checkpoint import open_checkpoint
+from slmq.engine.training.base import Base, network_of
+from slmq.engine.training.network import Network
+from slmq.engine.training.options import TrainOptions
+from slmq.engine.training.passes import Piece
+from slmq.models.loading import load_weights
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+TRAINED = (
+    "arcee", "exaone4", "gemma", "gemma2", "gemma3_text", "granite", "helium", "hunyuan_v1_dense",
+    "llama", "mistral", "nanochat", "olmo2", "phi", "qwen2", "qwen3", "seed_oss", "smollm3",
+    "stablelm",
+)  # fmt: skip
+REFUSED = {
+    "apertus": "xIELU", "lfm2": "convolutions", "gpt2": "several matrices in one",
+    "gpt_neox": "several matrices in one", "phi3": "several matrices in one",
+    "ministral3": "grow with their position",
+}  # fmt: skip
+
+
+def folder_of(family: str) -> Path:
+    """The first golden of a family."""
+    return GOLDENS / family / golden_names(family)[0]
+
+
+def network_for(
+    folder: Path,
+    *,
+    format: str | None = None,
+    isa: str | None = None,
+    threads: int = 1,
+    rows: int = 256,
+    **options: Any,
+) -> Network:
+    """The network of a model's folder, which needs no tokenizer here."""
+    with open_checkpoint(folder) as checkpoint:
+        weights = load_weights(checkpoint, threads=1, format=format, memory="small")
+    tokenizer: Any = None
+    base = Base("tiny", weights, tokenizer, [], threads)
+    return network_of(base, TrainOptions(**options), rows=rows, isa=isa)
+
+
+def randomize(network: Network, seed: int = 1) -> None:
+    """Numbers for B, too, so that everything has a gradient."""
+    rng = np.random.default_rng(seed)
+    for pair in network.low_ranks.pairs.values():
+        shape = (pair.rank, pair.size.n)
+        pair.b_turned[:, : pair.size.n] = rng.normal(0, 0.1, shape).astype(np.float32)
+    network.low_ranks.turn()
+
+
+def piece_of(texts: list[list[int]], firsts: list[int]) -> Piece:
+    """A piece of these texts, of which tokens from `firsts` on are targets."""
+    tokens, starts, rows, targets = list[int](), [0], list[int](), list[int]()
+    for text, first in zip(texts, firsts, strict=True):
+        rows += range(starts[-1] + first - 1, starts[-1] + len(text) - 1)
+        tokens += text[:-1]
+        targets += text[first:]
+        starts.append(starts[-1] + len(text) - 1)
+    return Piece(*(np.array(values, np.int32) for values in (tokens, starts, rows, targets)))
+
+
+def golden_texts(family: str) -> tuple[list[list[int]], list[int]]:
+    """Two texts of a golden, of different lengths, and where their targets begin."""
+    golden = read_golden(family, golden_names(family)[0])
+    return [golden.tokens[0][:40], golden.tokens[1][:23]], [1, 9]
+
+
+def peft_of(folder: Path, network: Network) -> Any:
+    """The same model in transformers, with the same adapter by PEFT."""
+    import peft
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    low_ranks = network.low_ranks
+    config = peft.LoraConfig(
+        r=low_ranks.rank, lora_alpha=low_ranks.alpha, target_modules=sorted(low_ranks.pairs)
+    )
+    model = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for module, pair in low_ranks.pairs.items():
+            layer = model.base_model.model.get_submodule(module)
+            layer.lora_A["default"].weight.copy_(torch.tensor(pair.a[:, : pair.size.k]))
+            layer.lora_B["default"].weight.copy_(torch.tensor(pair.b_turned[:, : pair.size.n].T))
+    return model
+
+
+def torch_loss(model: Any, text: list[int], first: int) -> Any:
+    """The sum of the losses of a text's targets."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([text[:-1]])).logits[0]
+    targets = torch.tensor(text[1:])
+    return torch.nn.functional.cross_entropy(
+        logits[first - 1 :], targets[first - 1 :], reduction="sum"
+    )
