@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = 256
-RANK, ALPHA = 8, 16.0
+RANK, ALPHA = 8, 16
 CLEAR_PEAK = Path("/proc/self/clear_refs")
 
 

@@ -34,9 +34,9 @@ from slmq.weights.lora import read_lora
 
 F32 = npt.NDArray[np.float32]
 DECODERS = (
-    "apertus", "arcee", "exaone4", "gemma", "gemma2", "gpt2", "gpt_neox", "granite", "helium",
-    "hunyuan_v1_dense", "lfm2", "llama", "mistral", "nanochat", "olmo2", "phi", "phi3",
-    "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
+    "apertus", "arcee", "exaone4", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite",
+    "granitemoehybrid", "helium", "hunyuan_v1_dense", "lfm2", "llama", "ministral3", "mistral",
+    "nanochat", "olmo2", "phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
 )  # fmt: skip
 LLAMA = GOLDENS / "llama" / "odd_sizes"
 

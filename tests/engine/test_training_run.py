@@ -166,8 +166,8 @@ def test_a_model_learns_and_answers_with_what_it_learned(
     (data / "valid.jsonl").unlink()
     write_lines(data / "train.jsonl", [{"prompt": "a", "completion": "river"}])
     done = slmq.train(
-        longer_model_path, data, tmp_path / "out", rank=8, iters=150, batch_size=1,
-        learning_rate=3e-2, mask_prompt=True, n_threads=1,
+        longer_model_path, data, tmp_path / "out", rank=8, iters=60, batch_size=1,
+        learning_rate=1e-2, mask_prompt=True, n_threads=1,
     )  # fmt: skip
     assert done.reports[-1].loss < 0.1 < done.reports[0].loss
     with slmq.load(longer_model_path) as m:
@@ -185,7 +185,7 @@ def test_peft_loads_what_was_trained(longer_model_path: Path, data: Path, tmp_pa
     trained.finish()
     tokens = list(b"a red stone")
     ours = float(trained.network.losses(piece_of([tokens], [1])).sum())
-    model = transformers.AutoModelForCausalLM.from_pretrained(longer_model_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(longer_model_path, dtype="float32")
     model = peft.PeftModel.from_pretrained(model, tmp_path / "out")
     theirs = float(torch_loss(model, tokens, 1))
     assert abs(theirs - ours) < 1e-5 * ours
@@ -414,7 +414,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     (data / "valid.jsonl").unlink()
     with pytest.raises(CheckpointError, match=r"the loss is not a number.*Lower the learning rate"):
         run(longer_model_path, data, tmp_path / "out", alpha=1e20, **options)
-    with pytest.raises(CheckpointError, match="iteration 3: the loss is not a number"):
+    with pytest.raises(CheckpointError, match=r"iteration \d: the loss is not a number"):
         run(longer_model_path, data, tmp_path / "out", alpha=1e20, resume=True, **options)
 
 

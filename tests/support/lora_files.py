@@ -25,7 +25,10 @@ def layer_modules(weights: Weights) -> list[str]:
     return [
         name.removesuffix(".weight")
         for name, w in weights.items()
-        if name.endswith(".weight") and w.ndim == 2 and any(p.isdigit() for p in name.split("."))
+        if name.endswith(".weight")
+        and w.ndim == 2
+        and any(p.isdigit() for p in name.split("."))
+        and "vision_tower" not in name
     ]
 
 

@@ -11,6 +11,7 @@ from golden import GOLDENS, golden_names, read_golden
 
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.training.base import Base, network_of
+from slmq.engine.training.low_rank import LowRankPair
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
 from slmq.engine.training.passes import Piece
@@ -30,9 +31,23 @@ REFUSED = {
 }  # fmt: skip
 
 
+# Cases that are not the first of their family: without norms of heads, without a vision tower.
+CASES = {
+    "phi": "half_rotary",
+    "stablelm": "qkv_bias",
+    "gemma3_text": "two_ropes_and_linear_scaling",
+    "helium": "neighbours_turn",
+}
+
+
+def case_of(family: str) -> str:
+    """The golden of a family that is trained."""
+    return CASES.get(family, golden_names(family)[0])
+
+
 def folder_of(family: str) -> Path:
-    """The first golden of a family."""
-    return GOLDENS / family / golden_names(family)[0]
+    """Its folder."""
+    return GOLDENS / family / case_of(family)
 
 
 def network_for(
@@ -74,8 +89,16 @@ def piece_of(texts: list[list[int]], firsts: list[int]) -> Piece:
 
 def golden_texts(family: str) -> tuple[list[list[int]], list[int]]:
     """Two texts of a golden, of different lengths, and where their targets begin."""
-    golden = read_golden(family, golden_names(family)[0])
+    golden = read_golden(family, case_of(family))
     return [golden.tokens[0][:40], golden.tokens[1][:23]], [1, 9]
+
+
+def in_own_order(pair: LowRankPair, turned: F32) -> F32:
+    """B, or its gradient, with its rows as the model's own files have them."""
+    b = turned[:, : pair.size.n].T.copy()
+    if pair.size.order is not None:
+        b[pair.size.order] = turned[:, : pair.size.n].T
+    return b
 
 
 def peft_of(folder: Path, network: Network) -> Any:
@@ -96,7 +119,7 @@ def peft_of(folder: Path, network: Network) -> Any:
         for module, pair in low_ranks.pairs.items():
             layer = model.base_model.model.get_submodule(module)
             layer.lora_A["default"].weight.copy_(torch.tensor(pair.a[:, : pair.size.k]))
-            layer.lora_B["default"].weight.copy_(torch.tensor(pair.b_turned[:, : pair.size.n].T))
+            layer.lora_B["default"].weight.copy_(torch.tensor(in_own_order(pair, pair.b_turned)))
     return model
 
 

@@ -32,8 +32,7 @@ Rows rows_of(const py::handle& object, py::ssize_t m, int width, const char* wha
                           std::to_string(padded(width)) + " columns, a multiple of 32, got " +
                           describe_array(object));
   }
-  return {array.mutable_data(), static_cast<int>(array.shape(0)),
-          static_cast<int>(array.shape(1))};
+  return {array.mutable_data(), static_cast<int>(array.shape(0)), static_cast<int>(array.shape(1))};
 }
 
 const float* floats_or_null(const py::object& object, py::ssize_t size, const char* what) {
@@ -114,8 +113,12 @@ std::shared_ptr<PyNorm> make_norm(const py::object& weight, const py::object& bi
   if (!bias.is_none()) made->bias = checked_vector<float>(bias, width, "bias");
   made->weight.resize(static_cast<size_t>(padded(width)), 0.0f);
   if (!made->bias.empty()) made->bias.resize(static_cast<size_t>(padded(width)), 0.0f);
-  made->norm = {made->weight.data(), made->bias.empty() ? nullptr : made->bias.data(), width, heads,
-                eps, layer};
+  made->norm = {made->weight.data(),
+                made->bias.empty() ? nullptr : made->bias.data(),
+                width,
+                heads,
+                eps,
+                layer};
   return made;
 }
 
@@ -186,8 +189,9 @@ void run_unary_back(Operators& o, const std::string& name, const py::object& x,
   });
 }
 
-void run_turn(Operators& o, const py::object& x, const py::object& starts, const py::object& cosines,
-              const py::object& sines, int heads, int head_dim, bool back) {
+void run_turn(Operators& o, const py::object& x, const py::object& starts,
+              const py::object& cosines, const py::object& sines, int heads, int head_dim,
+              bool back) {
   const auto c = checked_array<float>(cosines, {-1, -1}, "cosines");
   const auto s = checked_array<float>(sines, {c.shape(0), c.shape(1)}, "sines");
   const int rotary = 2 * static_cast<int>(c.shape(1));
@@ -353,9 +357,10 @@ void bind_training(py::module_& m) {
            arg("d_out"), arg("slopes"))
       .def("loss", &run_loss, arg("head"), arg("x"), arg("targets"), arg("scale"), arg("dx"))
       .def("embed", &run_embed, arg("matrix"), arg("ids"), arg("scale"), arg("y"))
-      .def_property_readonly("isa",
-                             [](const Operators& o) { return std::string(o.constants().kernels.name); })
-      .def_property_readonly("scratch_bytes", [](const Operators& o) { return o.constants().bytes(); });
+      .def_property_readonly(
+          "isa", [](const Operators& o) { return std::string(o.constants().kernels.name); })
+      .def_property_readonly("scratch_bytes",
+                             [](const Operators& o) { return o.constants().bytes(); });
   m.def("zero_rows", &zero_rows, arg("m"), arg("width"));
   m.def("sum_of_squares", &squares, arg("values"));
 }

@@ -121,14 +121,13 @@ void run_activations_back(const Kernels& kernels, Results* results) {
                 hash->floats(dx);
               });
   }
-  over_rows("softcap_back", 506, results,
-            [&](Inputs*, Hash* hash, const Row& x, const Row& dy, int) {
-              Row y(x.size()), dx(x.size());
-              kernels.softcap(x.data(), static_cast<int>(x.size()), 5.0f, y.data());
-              kernels.softcap_back(y.data(), dy.data(), static_cast<int>(x.size()), 5.0f,
-                                   dx.data());
-              hash->floats(dx);
-            });
+  over_rows(
+      "softcap_back", 506, results, [&](Inputs*, Hash* hash, const Row& x, const Row& dy, int) {
+        Row y(x.size()), dx(x.size());
+        kernels.softcap(x.data(), static_cast<int>(x.size()), 5.0f, y.data());
+        kernels.softcap_back(y.data(), dy.data(), static_cast<int>(x.size()), 5.0f, dx.data());
+        hash->floats(dx);
+      });
 }
 
 void run_softmax_back(const Kernels& kernels, Results* results) {

@@ -25,8 +25,13 @@ Bench bench_for(const Attention& attention, const Texts& texts) {
 
 class HeadOf {
  public:
-  HeadOf(const Workers& workers, const Attention& attention, const Bench& bench, int first, int rows)
-      : kernels_(workers.kernels), attention_(attention), bench_(bench), first_(first), rows_(rows) {}
+  HeadOf(const Workers& workers, const Attention& attention, const Bench& bench, int first,
+         int rows)
+      : kernels_(workers.kernels),
+        attention_(attention),
+        bench_(bench),
+        first_(first),
+        rows_(rows) {}
 
   int rows() const { return rows_; }
   int padded() const { return up16(rows_); }

@@ -6,8 +6,9 @@
 namespace slmq {
 namespace {
 
-constexpr int kBlockPairs = 8;  // of a weight that are widened at once: 32 columns of them fit a first
-                                // cache, and the product's sums go on from block to block
+constexpr int kBlockPairs =
+    8;  // of a weight that are widened at once: 32 columns of them fit a first
+        // cache, and the product's sums go on from block to block
 
 }  // namespace
 
@@ -53,7 +54,7 @@ void linear(Workers& workers, const Rows& x, Activations activations,
 
 void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx) {
   const Kernels& kernels = workers.kernels;
-  const int groups = uses.front().matrix->groups();
+  const int groups = uses.front().matrix->groups(), k = uses.front().matrix->k;
   constexpr int kBlockRows = kBlockPairs * kPairRows;
   workers.reserve(size_t{kBlockRows} * kGroup);
   workers.each(groups, [&](int group, int thread) {
@@ -82,6 +83,9 @@ void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add,
         args.add = true;
       }
     }
+    // What a format has behind its last column need not be zero.
+    for (int c = std::max(group * kGroup, k); c < (group + 1) * kGroup; ++c)
+      for (int row = 0; row < dx.m; ++row) dx.row(row)[c] = 0.0f;
   });
 }
 

@@ -92,9 +92,8 @@ void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x)
     each_row(workers, texts.length(text), [&](int place) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(place) * half;
       for (int head = 0; head < turn.heads; ++head)
-        workers.kernels.rope(
-            x.row(start + place) + static_cast<ptrdiff_t>(head) * turn.head_dim,
-            turn.cosines + at, sines + at, turn.rotary);
+        workers.kernels.rope(x.row(start + place) + static_cast<ptrdiff_t>(head) * turn.head_dim,
+                             turn.cosines + at, sines + at, turn.rotary);
     });
   }
 }

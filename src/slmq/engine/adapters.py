@@ -14,6 +14,7 @@ import slmq._native as _native
 from slmq.checkpoint import Layout
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS
+from slmq.models.parts.wrapped import PLACES
 from slmq.weights.survey import Survey, Wish
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from slmq.weights.lora import Lora, LowRank
     from slmq.weights.rows import Rows
 
-__all__ = ["Adapter", "fit"]
+__all__ = ["Adapter", "fit", "wishes_of"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -44,13 +45,17 @@ class Adapter:
 
 
 class _Nothing:
-    """The stock of a checkpoint of this layout that holds nothing: a family says what it wants."""
+    """The stock of a checkpoint of this layout that holds nothing: a family says what it wants.
 
-    def __init__(self, layout: Layout) -> None:
+    It only knows the name of the embedding, by which some families tell where their tensors lie.
+    """
+
+    def __init__(self, layout: Layout, embed: str) -> None:
         self.layout = layout
+        self._embed = embed
 
     def has(self, name: str) -> bool:
-        return False
+        return name == self._embed
 
     def bias(self, name: str, announced: bool) -> str | None:
         return None
@@ -82,10 +87,11 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
     for number, linear in enumerate(plan.slots):
         slots.setdefault(linear.name, []).append(number)
     parts, used = [], set[str]()
-    for module, wish in _wishes(loaded, lora.layout):
-        pair = lora.pairs.get(module)
-        if pair is None or wish.name not in slots:
+    for own, wish in wishes_of(loaded, lora.layout):
+        module = next((name for name in _names_of(own) if name in lora.pairs), None)
+        if module is None or wish.name not in slots:
             continue
+        pair = lora.pairs[module]
         used.add(module)
         b = _rows(wish, pair, lora, module)
         for slot in slots[wish.name]:
@@ -104,9 +110,9 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
     return Adapter(plan.native.adapter(parts, half), lora.digest)
 
 
-def _wishes(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:
+def wishes_of(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:
     """The matrices that the family reads, with what an adapter of this layout calls each."""
-    survey = Survey(_Nothing(layout))
+    survey = Survey(_Nothing(layout, loaded.weights.embed.name))
     loaded.family.load(survey, loaded.config)
     named = loaded.family.GGUF.names.items()
     embed = next(name for name, gguf in named if gguf == "token_embd")
@@ -118,6 +124,16 @@ def _wishes(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]
         if layout.gguf_terms:
             name = loaded.family.GGUF.name(name)
         yield name.removesuffix(".weight"), wish
+
+
+def _names_of(module: str) -> list[str]:
+    """A module's name, and what it is called where its model stands beside a vision tower."""
+    names = [module]
+    for place, _ in PLACES:
+        if module.startswith(f"{place}.layers."):
+            inner = module.removeprefix(place)
+            names += [other + inner for other, _ in PLACES if other != place]
+    return names
 
 
 def _rows(wish: Wish, pair: LowRank, lora: Lora, module: str) -> F32:

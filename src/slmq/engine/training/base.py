@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import slmq._native as _native
-from slmq.checkpoint import open_checkpoint
-from slmq.engine.opening import MAX_CONTEXT
+from slmq.checkpoint import Layout, open_checkpoint
+from slmq.engine.adapters import wishes_of
+from slmq.engine.options import MAX_CONTEXT
 from slmq.engine.training.low_rank import LowRanks, LowRankSize
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
@@ -80,7 +81,11 @@ def network_of(base: Base, options: TrainOptions, *, rows: int, isa: str | None 
     loaded = base.weights
     tape = Tape(min(loaded.config.max_positions, MAX_CONTEXT))
     tape.finish(loaded.family.forward(tape, loaded.weights, loaded.config))
-    sizes = _adapted(tape.linears, options)
+    own = {wish.stored: wish.order for _, wish in wishes_of(loaded, Layout())}
+    sizes = [
+        size._replace(order=own.get(f"{size.module}.weight"))
+        for size in _adapted(tape.linears, options)
+    ]
     low_ranks = LowRanks(sizes, options.rank, options.alpha, options.seed)
     operators = _native.Operators(base.threads, isa)
     return Network(tape, low_ranks, operators, rows=rows, recompute=options.grad_checkpoint)

@@ -15,6 +15,7 @@ __all__ = ["PIECE_ROWS", "Order", "batches_in_turn", "largest_rows", "pieces_of"
 # Rows of a piece, if its samples are shorter: enough that weights are widened for many rows, few
 # enough that what is kept for the way back stays small. A part of the order of sums.
 PIECE_ROWS = 256
+FIRST_EPOCH = 1 << 63  # streams of random numbers before it are those of the first values
 
 
 class Order:
@@ -43,10 +44,11 @@ class Order:
         epoch, place = divmod(number, len(self._samples))
         if epoch != self._epoch:
             # Raw integers, sorted: no version of NumPy gives another order.
-            keys = np.random.Philox(key=[self._seed, 2**63 + epoch]).random_raw(len(self._samples))
+            key = np.array([self._seed, FIRST_EPOCH + epoch], np.uint64)
+            keys = np.random.Philox(key=key).random_raw(len(self._samples))
             self._order = np.argsort(keys, kind="stable")
             self._epoch = epoch
-        return self._samples[self._order[place]]
+        return self._samples[int(self._order[place])]
 
 
 def batches_in_turn(samples: Sequence[Sample], size: int, most: int) -> Iterator[list[Sample]]:

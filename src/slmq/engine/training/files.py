@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from slmq.checkpoint.safetensors import open_single
 from slmq.disk import create, publish, remove
-from slmq.engine.training.low_rank import LowRanks
+from slmq.engine.training.low_rank import LowRankPair, LowRanks
 from slmq.errors import CheckpointError, WriteError
 
 __all__ = ["STATE", "read_state", "write_adapter", "write_state", "write_text"]
@@ -40,7 +40,9 @@ def write_adapter(folder: Path, low_ranks: LowRanks, values: F32, base: str) -> 
         for name, view, width in (("A", pair.a, pair.size.k), ("B", pair.b_turned, pair.size.n)):
             part = values[at : at + view.size].reshape(view.shape)[:, :width]
             at += view.size
-            tensors[f"{PREFIX}{module}.lora_{name}.weight"] = part if name == "A" else part.T
+            tensors[f"{PREFIX}{module}.lora_{name}.weight"] = (
+                part if name == "A" else _b(pair, part)
+            )
     config = {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -61,6 +63,14 @@ def write_adapter(folder: Path, low_ranks: LowRanks, values: F32, base: str) -> 
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
+def _b(pair: LowRankPair, turned: F32) -> F32:
+    """B with its rows in the order of the model's own files."""
+    order = pair.size.order
+    b: F32 = np.empty_like(turned.T)
+    b[slice(None) if order is None else order] = turned.T
+    return b
+
+
 def write_state(folder: Path, tensors: Mapping[str, F32], facts: Mapping[str, Any]) -> None:
     """Write all that a run needs to go on with the same bits; errors as `write_adapter`."""
     _write(folder / STATE, _safetensors(tensors, {"slmq": json.dumps(facts)}))
@@ -75,7 +85,8 @@ def read_state(folder: Path, count: int) -> tuple[dict[str, F32], dict[str, Any]
         It is damaged, or of another run.
     """
     path = folder / STATE
-    with open_single(path, {}) as stored:
+    stored = open_single(path, {})
+    with stored:
         text = stored.file_metadata.get("slmq", "")
         tensors = {}
         for name, info in stored.tensors.items():

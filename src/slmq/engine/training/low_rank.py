@@ -24,11 +24,21 @@ F32 = npt.NDArray[np.float32]
 
 
 class LowRankSize(NamedTuple):
-    """The weight that a pair adds to: its module, outputs and inputs."""
+    """The weight that a pair adds to.
+
+    Attributes
+    ----------
+    module : str
+    n, k : int
+        Its outputs and inputs.
+    order : int32[n], optional
+        Which row of the model's own files each of its rows is, where they lie in another order.
+    """
 
     module: str
     n: int
     k: int
+    order: npt.NDArray[np.int32] | None = None
 
 
 @dataclass
@@ -85,8 +95,8 @@ class LowRanks:
         self.alpha = alpha
         self.scale = np.float32(alpha / rank)
         total = sum(rank * (padded(s.k, 32) + padded(s.n, 32)) for s in sizes)
-        self.values = _native.zero_rows(1, max(1, total))[0][:total]
-        self.slopes = _native.zero_rows(1, max(1, total))[0][:total]
+        self.values: F32 = _native.zero_rows(1, max(1, total))[0][:total]
+        self.slopes: F32 = _native.zero_rows(1, max(1, total))[0][:total]
         self.pairs: dict[str, LowRankPair] = {}
         at = 0
         for number, size in enumerate(sizes):
@@ -107,7 +117,8 @@ class LowRanks:
     @property
     def count(self) -> int:
         """Trained parameters."""
-        return sum(pair.rank * (pair.size.k + pair.size.n) for pair in self.pairs.values())
+        found: int = sum(p.rank * (p.size.k + p.size.n) for p in self.pairs.values())
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -126,6 +137,8 @@ def uniform(seed: int, stream: int, shape: tuple[int, int], bound: float) -> F32
 
     Made from the raw integers of Philox, which no version of NumPy changes.
     """
-    raw = np.random.Philox(key=[seed, stream]).random_raw(shape[0] * shape[1])
+    key = np.array([seed, stream], np.uint64)
+    raw = np.random.Philox(key=key).random_raw(shape[0] * shape[1])
     unit = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    return ((unit * np.float32(2.0) - np.float32(1.0)) * np.float32(bound)).reshape(shape)
+    values: F32 = (unit * np.float32(2.0) - np.float32(1.0)) * np.float32(bound)
+    return values.reshape(shape)

@@ -96,8 +96,8 @@ class Network:
         for i, segment in enumerate(self._tape.segments):
             for step in segment.steps:
                 step.run(p)
-            if learning and i == last:
-                return  # all of it is needed at once
+            if i == last:
+                return  # its values are needed at once
             later = set().union(*self._read[i + 1 :])
             keeps = self._kept[i] if learning else set[int]()
             gone = self._made[i] if learning else set().union(*self._made[: i + 1])

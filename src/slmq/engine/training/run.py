@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slmq.engine.training.base import Base, network_of, open_base
 from slmq.engine.training.batches import Order, batches_in_turn, largest_rows, pieces_of
@@ -35,6 +36,7 @@ from slmq.machine.memory import peak_memory_bytes
 
 __all__ = ["Run"]
 
+F32 = npt.NDArray[np.float32]
 BETAS, EPS = (0.9, 0.999), 1e-8  # of AdamW
 LOOKED_AHEAD = 2000  # batches that a forecast knows the length of
 
@@ -111,7 +113,9 @@ class Run:
         self._reports: list[Report] = []
         self._evaluations: list[Evaluation] = []
         self._best = (math.inf, 0)
-        self._best_values = None if options.patience == 0 else low_ranks.values.copy()
+        self._best_values: F32 | None = None
+        if options.patience:
+            self._best_values = low_ranks.values.copy()
         self._worse = 0
         self._stopped = False
         self._norm = 0.0
@@ -273,9 +277,11 @@ class Run:
             "samples": digest.hexdigest(),
         }
 
-    def _chosen(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        chosen = self._best_values if self._best[1] else None
-        return self.network.low_ranks.values if chosen is None else chosen
+    def _chosen(self) -> F32:
+        """The parameters to write: the best ones, where patience looks for them."""
+        if self._best_values is not None and self._best[1]:
+            return self._best_values
+        return self.network.low_ranks.values
 
     def _chosen_iteration(self) -> int:
         return self._best[1] or self.iteration

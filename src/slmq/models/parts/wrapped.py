@@ -8,7 +8,7 @@ from typing import Any
 from slmq.errors import CheckpointError
 from slmq.weights.base import Reader
 
-__all__ = ["language_config", "language_place"]
+__all__ = ["PLACES", "language_config", "language_place"]
 
 # What the names of the language model's tensors, and of its head, begin with: alone, and beside a
 # vision tower as the published files and as newer ones have them.
