@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from slmq import hub
     from slmq.conversion.convert import convert
     from slmq.conversion.dequantize import dequantize
+    from slmq.conversion.merge import merge
     from slmq.embedding.encoder import Encoder
     from slmq.embedding.head import Head
     from slmq.embedding.loading import load_encoder
@@ -101,6 +102,7 @@ __all__ = [
     "list_models",
     "load",
     "load_encoder",
+    "merge",
     "perplexity",
     "pull",
     "quantize",
@@ -134,6 +136,7 @@ _LAZY = {
     "list_models": "slmq.hub",
     "load": "slmq.generation.loading",
     "load_encoder": "slmq.embedding.loading",
+    "merge": "slmq.conversion.merge",
     "perplexity": "slmq.evaluation",
     "pull": "slmq.hub",
     "quantize": "slmq.quantizer",

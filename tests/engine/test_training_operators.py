@@ -20,7 +20,7 @@ import slmq._native as _native
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 WAYS = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
-GATES = ("silu", "gelu_tanh", "gelu")
+GATES = ("silu", "gelu_tanh", "gelu", "sigmoid")
 UNARIES = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu2")
 
 
@@ -192,6 +192,7 @@ def erf(x: F64) -> F64:
 
 ACTIVATIONS: dict[str, Callable[[F64], F64]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     "relu": lambda x: np.maximum(x, 0.0),

@@ -40,7 +40,7 @@ CURVES = (
 def batches(case: Curve) -> Iterator[Batch]:
     """Texts of a few words that come again and again, so that there is something to learn."""
     rng = np.random.default_rng(7)
-    words = [rng.integers(1, 90, int(rng.integers(2, 6))).tolist() for _ in range(6)]
+    words = [rng.integers(1, 45, int(rng.integers(2, 6))).tolist() for _ in range(6)]
     for _ in range(STEPS):
         texts = []
         for _ in range(3):

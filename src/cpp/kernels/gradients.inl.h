@@ -50,21 +50,20 @@ static void layernorm_back(const float* x, const float* weight, int k, float eps
 
 // ------------------------------------------------------------------ slopes of activations
 
-static inline f32x16 logistic(f32x16 x) {  // saturates within exp's range; a NaN stays
-  const f32x16 kept = min(splat(80.0f), max(splat(-80.0f), x));
-  const f32x16 one = splat(1.0f);
-  return div(one, add(one, exp(negate(kept))));
+static inline f32x16 sigmoid_slope(f32x16 x) {
+  const f32x16 s = sigmoid(x);
+  return mul(s, sub(splat(1.0f), s));
 }
 
 static inline f32x16 silu_slope(f32x16 x) {
-  const f32x16 kept = max(splat(-80.0f), x), s = logistic(kept), one = splat(1.0f);
+  const f32x16 kept = max(splat(-80.0f), x), s = sigmoid(kept), one = splat(1.0f);
   return mul(s, fma(kept, sub(one, s), one));
 }
 
 static inline f32x16 gelu_tanh_slope(f32x16 x) {
   const f32x16 one = splat(1.0f), kept = min(splat(10.0f), max(splat(-10.0f), x));
   const f32x16 square = mul(kept, kept), base = splat(1.59576912f);
-  const f32x16 s = logistic(mul(kept, fma(square, splat(0.0713548163f), base)));
+  const f32x16 s = sigmoid(mul(kept, fma(square, splat(0.0713548163f), base)));
   const f32x16 steep = mul(kept, fma(square, splat(0.2140644489f), base));
   return mul(s, fma(steep, sub(one, s), one));
 }

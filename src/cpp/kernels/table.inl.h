@@ -77,7 +77,7 @@ static constexpr Kernels shared_table(const char* name) {
       .rmsnorm_back = rmsnorm_back,
       .layernorm_back = layernorm_back,
       .gated_back = {gated_back<silu, silu_slope>, gated_back<gelu_tanh, gelu_tanh_slope>,
-                     gated_back<gelu, gelu_slope>},
+                     gated_back<gelu, gelu_slope>, gated_back<sigmoid, sigmoid_slope>},
       .unary_back = {unary_back<gelu_slope>, unary_back<gelu_tanh_slope>, unary_back<relu_slope>,
                      unary_back<silu_slope>, unary_back<tanh_slope>, unary_back<relu2_slope>},
       .softcap_back = softcap_back,

@@ -22,7 +22,7 @@ from slmq.cli.models import list_models, pull, remove, show
 from slmq.cli.output import write
 from slmq.cli.profile import profile
 from slmq.cli.quality import compare, evaluate, perplexity
-from slmq.cli.quantize import dequantize, quantize
+from slmq.cli.quantize import dequantize, merge, quantize
 from slmq.cli.route import report, route, train
 from slmq.cli.run import run
 from slmq.cli.search import ask, index
@@ -56,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_adapter,
     "quantize": quantize,
     "dequantize": dequantize,
+    "merge": merge,
     "perplexity": perplexity,
     "compare": compare,
     "eval": evaluate,

@@ -150,3 +150,39 @@ def dequantize(
         offline=offline,
         as_json=as_json,
     )
+
+
+@o.THREADS
+def merge(
+    base: Annotated[
+        str,
+        typer.Argument(metavar="BASE", help="Catalogue name, hub id, folder or .gguf file."),
+    ],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter of PEFT or mlx-lm.")
+    ],
+    dst: Target,
+    *,
+    dtype: Annotated[str, typer.Option(help="f32, or f16 (half of the size).")] = "f32",
+    force: Force = False,
+    threads: o.Given,
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    as_json: o.Json = False,
+) -> None:
+    """Write a model with an adapter in its weights, as an ordinary folder of floats.
+
+    `slmq quantize` rounds it to fewer bits.
+    """
+    from slmq.conversion.merge import merge as write_folder
+
+    make_folder(
+        base,
+        "merging",
+        lambda source, progress: write_folder(
+            source, adapter, Path(dst), dtype=dtype, force=force, progress=progress, **threads
+        ),
+        revision=revision,
+        offline=offline,
+        as_json=as_json,
+    )

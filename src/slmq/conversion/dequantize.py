@@ -6,7 +6,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,15 @@ from slmq.errors import CheckpointError
 from slmq.tokenizer.save import save_tokenizer
 from slmq.weights.survey import Wish
 
-__all__ = ["dequantize"]
+__all__ = ["DTYPES", "dequantize", "write_floats"]
 
 PART = re.compile(r"(.+)\[(\d+):(\d+)\]")
 Progress = Callable[[int, int], None]
 F32 = npt.NDArray[np.float32]
 Float = np.dtype[np.float16] | np.dtype[np.float32]
+# What is added to rows [first, last) of a stored matrix; for every matrix of these sizes by name.
+Rows = Callable[[int, int], F32]
+Added = Callable[[Mapping[str, tuple[int, int]]], Mapping[str, Rows]]
 # By user name: the name in safetensors, and NumPy's.
 DTYPES: dict[str, tuple[str, Float]] = {
     "f16": ("F16", np.dtype("<f2")),
@@ -79,14 +82,30 @@ def dequantize(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
-    tag, kind = DTYPES[dtype]
     target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
-    with open_checkpoint(found.path) as checkpoint:
+    write_floats(found.path, target, dtype, force=force, threads=threads, progress=progress)
+    return target
+
+
+def write_floats(
+    path: Path,
+    target: Path,
+    dtype: str,
+    *,
+    force: bool,
+    threads: int,
+    progress: Progress | None = None,
+    added: Added | None = None,
+) -> None:
+    """What `dequantize` does, with what `added` makes of the names of the stored matrices."""
+    tag, kind = DTYPES[dtype]
+    with open_checkpoint(path) as checkpoint:
         source = Source(checkpoint, None, threads)
         stored = _whole_tensors(source)
+        plus = {} if added is None else added(_sizes(stored))
         header = _header(stored, tag, kind.itemsize)
         total = sum(
             kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
@@ -98,14 +117,22 @@ def dequantize(
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:
                 file.write(header)
-                for values in _values(source, stored, kind):
+                for values in _values(source, stored, kind, plus):
                     file.write(values.data)
                     done += values.nbytes
                     if progress is not None:
                         progress(done, total)
             save_tokenizer(checkpoint, folder)
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
-    return target
+
+
+def _sizes(stored: dict[str, list[Wish]]) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every stored matrix."""
+    return {
+        name: (sum(wish.n for wish in parts), parts[0].k)
+        for name, parts in stored.items()
+        if parts[0].is_matrix
+    }
 
 
 def _width(wish: Wish) -> int:
@@ -145,17 +172,23 @@ def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
 
 
 def _values(
-    source: Source, stored: dict[str, list[Wish]], kind: Float
+    source: Source, stored: dict[str, list[Wish]], kind: Float, plus: Mapping[str, Rows]
 ) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
     for name, parts in stored.items():
-        layout = parts[0].rows
+        layout, change = parts[0].rows, plus.get(name)
         if layout is not None and (layout.transposed or layout.heads):
-            whole = [np.concatenate(list(source.pieces(wish))) for wish in parts]
-            yield _fitting(source, name, layout.whole(whole), kind)
+            values = layout.whole([np.concatenate(list(source.pieces(w))) for w in parts])
+            if change is not None:
+                more = change(0, sum(wish.n for wish in parts))
+                values = values + (more.T if layout.transposed else more)
+            yield _fitting(source, name, values, kind)
             continue
+        row = 0
         for wish in parts:
             for rows in source.pieces(wish):
-                yield _fitting(source, name, rows, kind)
+                changed = rows if change is None else rows + change(row, row + len(rows))
+                yield _fitting(source, name, changed, kind)
+                row += len(rows)
 
 
 def _fitting(

@@ -14,7 +14,7 @@ import slmq._native as _native
 from slmq.checkpoint import Layout
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS
-from slmq.models.parts.wrapped import PLACES
+from slmq.models.parts.wrapped import names_elsewhere
 from slmq.weights.survey import Survey, Wish
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
         slots.setdefault(linear.name, []).append(number)
     parts, used = [], set[str]()
     for own, wish in wishes_of(loaded, lora.layout):
-        module = next((name for name in _names_of(own) if name in lora.pairs), None)
+        module = next((name for name in names_elsewhere(own) if name in lora.pairs), None)
         if module is None or wish.name not in slots:
             continue
         pair = lora.pairs[module]
@@ -124,16 +124,6 @@ def wishes_of(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish
         if layout.gguf_terms:
             name = loaded.family.GGUF.name(name)
         yield name.removesuffix(".weight"), wish
-
-
-def _names_of(module: str) -> list[str]:
-    """A module's name, and what it is called where its model stands beside a vision tower."""
-    names = [module]
-    for place, _ in PLACES:
-        if module.startswith(f"{place}.layers."):
-            inner = module.removeprefix(place)
-            names += [other + inner for other, _ in PLACES if other != place]
-    return names
 
 
 def _rows(wish: Wish, pair: LowRank, lora: Lora, module: str) -> F32:

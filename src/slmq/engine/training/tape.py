@@ -251,6 +251,27 @@ class Tape:
     ) -> Handle:
         raise _missing("convolutions")
 
+    def decays(self, a: Handle, b: Handle, rate: F32, bias: F32) -> Handle:
+        raise _missing("gated delta nets")
+
+    def delta_rule(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        decays: Handle,
+        *,
+        key_dim: int,
+        value_dim: int,
+        tiled: bool = False,
+    ) -> Handle:
+        raise _missing("gated delta nets")
+
+    def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
+        out = self._value(x.width)
+        self._note(GatedStep(_number(gate), _number(x), out.number, activation))
+        return out
+
     def select(self, x: Handle, pool: str = "row") -> Handle:
         if pool != "row":
             raise _missing("pooling")

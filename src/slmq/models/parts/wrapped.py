@@ -8,7 +8,7 @@ from typing import Any
 from slmq.errors import CheckpointError
 from slmq.weights.base import Reader
 
-__all__ = ["PLACES", "language_config", "language_place"]
+__all__ = ["language_config", "language_place", "names_elsewhere"]
 
 # What the names of the language model's tensors, and of its head, begin with: alone, and beside a
 # vision tower as the published files and as newer ones have them.
@@ -47,3 +47,13 @@ def language_place(r: Reader) -> tuple[str, str]:
             return model, head
     names = ", ".join(f"{model}.embed_tokens.weight" for model, _ in PLACES)
     raise CheckpointError(f"expected the language model's tensors, found none of {names}")
+
+
+def names_elsewhere(module: str) -> list[str]:
+    """A module's name, and what it is called where its model stands in another of `PLACES`."""
+    names = [module]
+    for place, _ in PLACES:
+        if module.startswith(f"{place}.layers."):
+            inner = module.removeprefix(place)
+            names += [other + inner for other, _ in PLACES if other != place]
+    return names
