@@ -171,9 +171,9 @@ def test_a_model_learns_and_answers_with_what_it_learned(
     )  # fmt: skip
     assert done.reports[-1].loss < 0.1 < done.reports[0].loss
     with slmq.load(longer_model_path) as m:
-        before = m.ask("a", max_tokens=6)
+        before = m.ask("a", max_tokens=6).text
         name = m.load_adapter(done.path)
-        said = m.ask("a", max_tokens=6, adapter=name)
+        said = m.ask("a", max_tokens=6, adapter=name).text
     assert said.startswith("river")
     assert not before.startswith("river")
 
