@@ -18,7 +18,7 @@ from slmq.embedding.routing.config import read_config
 from slmq.embedding.routing.features import NAMES, plain_features
 from slmq.embedding.routing.heads import load_heads, sigmoid
 from slmq.embedding.routing.ledger import Ledger, entry_of, read_log, report_of
-from slmq.embedding.routing.training import train_right
+from slmq.embedding.routing.training import fitted_head, train_right
 
 SMALL = """
 [[models]]
@@ -338,3 +338,20 @@ def test_the_real_router(minilm_path: Path, tmp_path: Path) -> None:
         easy = router.route("What is the capital of Peru?")
         assert hard.labels.complexity > easy.labels.complexity
         assert hard.p_right["small"] < easy.p_right["small"] < easy.p_right["large"]
+
+
+def test_a_column_that_hardly_varies_is_left_alone() -> None:
+    """MiniLM has one: what rounding makes of it would get weights of millions."""
+    rng = np.random.default_rng(2)
+    y = (np.arange(200) % 2).astype(np.int64)
+    x = np.stack([rng.normal(y, 0.5), 0.1 + rng.normal(0, 1e-8, 200), np.ones(200)], axis=1)
+    weights, _, _ = fitted_head(x, y, 2)
+    assert np.abs(weights[:, 0]).min() > 0.5
+    assert np.abs(weights[:, 1:]).max() < 0.1
+
+
+def test_the_heads_of_the_package_have_weights_of_a_usual_size() -> None:
+    arrays = load_heads().arrays
+    for name, values in arrays.items():
+        if name.endswith("weights") and not name.startswith("languages"):
+            assert np.abs(values).max() < 1000, name

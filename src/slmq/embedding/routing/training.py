@@ -24,6 +24,7 @@ F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 LEAST = 20  # prompts with a judgement, of each kind two
 VALIDATED = 3000  # rows
+LEAST_SPREAD = 1e-5  # of a column; those of vectors vary by some hundredths
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
@@ -63,7 +64,8 @@ def fitted_head(x: F64, y: npt.NDArray[np.int64], classes: int) -> tuple[F32, F3
     Of many rows some are enough to find the penalty and the temperature.
     """
     mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread[spread < 1e-9] = 1.0
+    # A column that hardly varies, as MiniLM has one, says nothing but what rounding has made of it.
+    spread[spread < LEAST_SPREAD] = 1.0
     scaled = (x - mean) / spread
     some = np.random.default_rng(0).permutation(len(y))[:VALIDATED]
     found = cross_validated(scaled[some], y[some], classes, penalties=PENALTIES)
