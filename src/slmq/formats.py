@@ -29,7 +29,8 @@ class Format:
     ----------
     name : str
         `<kind><bits>g<group><s|a|z>`: s is symmetric (a scale), a is asymmetric (scale and min), z
-        has scale and zero point. `q<bits>k`: what GGUF's K-quants hold.
+        has scale and zero point; r instead of g<group>: the whole row. `q<bits>k`: what GGUF's
+        K-quants hold.
     bits : int
         Of a code; 16 and 32 are floats.
     zero : int
@@ -37,7 +38,7 @@ class Format:
     offset : {"", "min", "zero"}
         What a group has beside its scale.
     run : int
-        Groups of 32 columns that share scales; rows consist of whole runs.
+        Groups of 32 columns that share scales; rows consist of whole runs. 0: all of a row.
     two_level : bool
         Scales are integers times `d`, mins integers times `dmin`, both shared by a run.
     parts : int
@@ -72,12 +73,15 @@ class Format:
     @property
     def shared_bytes(self) -> int:
         """Bytes that the groups of a run share."""
-        return 2 * PAIR_ROWS * self._lines if self.two_level or self.run > 1 else 0
+        return 2 * PAIR_ROWS * self._lines if self.two_level or self.run != 1 else 0
 
-    @property
-    def run_bytes(self) -> int:
-        """Bytes of a run of 32 rows."""
-        return self.run * self.pair_group_bytes + self.shared_bytes
+    def run_groups(self, k: int) -> int:
+        """Groups of a run, in rows of `k` columns."""
+        return self.run or padded(k, GROUP) // GROUP
+
+    def run_bytes(self, k: int) -> int:
+        """Bytes of a run of 32 rows of `k` columns."""
+        return self.run_groups(k) * self.pair_group_bytes + self.shared_bytes
 
     @property
     def columns(self) -> int:
@@ -86,8 +90,11 @@ class Format:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits of one weight, scales and mins included."""
-        return self.run_bytes * 8 / (PAIR_ROWS * GROUP * self.run)
+        """Stored bits of one weight, scales and mins included; of an endless row of one scale."""
+        if self.run == 0:
+            return float(self.bits)
+        columns = GROUP * self.run
+        return self.run_bytes(columns) * 8 / (PAIR_ROWS * columns)
 
     @property
     def _lines(self) -> int:
@@ -112,11 +119,12 @@ FORMATS = {
         Format("q4g128z", 4, offset="zero", run=4),
         Format("q4g64s", 4, zero=8, run=2),
         Format("q4g128s", 4, zero=8, run=4),
+        Format("q8rs", 8, zero=128, run=0),
     )
 }
 
 # Floats can be rounded to these; the others hold what was quantized elsewhere.
-ROUNDED = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
+ROUNDED = ("q4g32s", "q4g32a", "q8g32s", "q8rs", "f16", "f32")
 
 USER_FORMATS = {"int4": "q4g32a", "int8": "q8g32s"}
 
@@ -151,18 +159,17 @@ def packed_bytes(fmt: Format, n: int, k: int) -> int:
     """
     if k % fmt.columns:
         raise ValueError(f"expected k to be a multiple of {fmt.columns} for {fmt.name}, got {k}")
-    return (
-        padded(n, PAIR_ROWS) // PAIR_ROWS * (padded(k, GROUP) // GROUP // fmt.run) * fmt.run_bytes
-    )
+    runs = padded(k, GROUP) // GROUP // fmt.run_groups(k)
+    return padded(n, PAIR_ROWS) // PAIR_ROWS * runs * fmt.run_bytes(k)
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a quantized matrix of n rows and k columns is made of.
 
-    With G columns that share a scale (32 * run, or 32 / parts if two-level)::
+    With G columns that share a scale (32 * run, or 32 / parts if two-level, or k)::
 
-        w = scale * (code - zero)                     q4g*s, q8g32s: 8, 128
+        w = scale * (code - zero)                     q4g*s: 8; q8g32s, q8rs: 128
         w = scale * code + min                        q4g32a, q8g32a
         w = scale * (code - zero)                     q4g*z
         w = (d * scale) * code - dmin * min           q4k, q5k, q2k
@@ -188,7 +195,7 @@ class Parts:
         """The weights: float32[n, k]."""
         k = self.codes.shape[1]
         q = self.codes.astype(np.float32) - np.float32(fmt.zero)
-        group = GROUP // fmt.parts if fmt.two_level else GROUP * fmt.run
+        group = GROUP // fmt.parts if fmt.two_level else GROUP * fmt.run_groups(k)
         times = _spread(self.d, GROUP * fmt.run, k) if fmt.two_level else np.float32(1)
         scale = times * _spread(self.scales, group, k)
         w: F32 = scale * q
@@ -209,9 +216,10 @@ def pack_parts(parts: Parts, fmt: Format) -> U8:
     n, k = parts.codes.shape
     groups, pairs = padded(k, GROUP) // GROUP, padded(n, PAIR_ROWS) // PAIR_ROWS
     out = np.zeros(packed_bytes(fmt, n, k), np.uint8)
-    runs = out.reshape(pairs, groups // fmt.run, fmt.run_bytes)
-    own = runs[..., : fmt.run * fmt.pair_group_bytes]
-    own = own.reshape(pairs, groups // fmt.run, fmt.run, fmt.pair_group_bytes)
+    run = fmt.run_groups(k)
+    runs = out.reshape(pairs, groups // run, fmt.run_bytes(k))
+    own = runs[..., : run * fmt.pair_group_bytes]
+    own = own.reshape(pairs, groups // run, run, fmt.pair_group_bytes)
     codes = np.zeros((pairs * PAIR_ROWS, groups * GROUP), np.uint8)
     codes[:n] = fmt.zero
     codes[:n, :k] = parts.codes
@@ -220,8 +228,8 @@ def pack_parts(parts: Parts, fmt: Format) -> U8:
         assert parts.d is not None
         shared = [parts.d] if parts.dmin is None else [parts.d, -parts.dmin]
         factors = [parts.scales] if parts.mins is None else [parts.scales, parts.mins]
-        rows = [_rows_last(f.view(np.int8), fmt.run * fmt.parts) for f in factors]
-        split = [f.reshape(pairs, -1, fmt.run, fmt.parts, PAIR_ROWS) for f in rows]
+        rows = [_rows_last(f.view(np.int8), run * fmt.parts) for f in factors]
+        split = [f.reshape(pairs, -1, run, fmt.parts, PAIR_ROWS) for f in rows]
         own[..., 2 * fmt.tile_bytes :] = (
             np.concatenate(split, 3).reshape(*own.shape[:3], -1).view(np.uint8)
         )
@@ -231,18 +239,16 @@ def pack_parts(parts: Parts, fmt: Format) -> U8:
             stored = -parts.mins.astype(np.float16) if fmt.offset == "zero" else parts.mins
             shared.append(stored)
     lines = np.concatenate([_rows_last(line, 1) for line in shared], -2)
-    lines = lines.reshape(pairs, groups // fmt.run, -1)
+    lines = lines.reshape(pairs, groups // run, -1)
     runs[..., -2 * PAIR_ROWS * len(shared) :] = np.ascontiguousarray(lines).view(np.uint8)
     return out
 
 
 def unpack_parts(packed: U8, n: int, k: int, fmt: Format) -> Parts:
     """What a packed matrix is made of (inverse of `pack_parts`)."""
-    groups = padded(k, GROUP) // GROUP
-    runs = packed.reshape(-1, groups // fmt.run, fmt.run_bytes)
-    own = runs[..., : fmt.run * fmt.pair_group_bytes].reshape(
-        len(runs), groups, fmt.pair_group_bytes
-    )
+    groups, run = padded(k, GROUP) // GROUP, fmt.run_groups(k)
+    runs = packed.reshape(-1, groups // run, fmt.run_bytes(k))
+    own = runs[..., : run * fmt.pair_group_bytes].reshape(len(runs), groups, fmt.pair_group_bytes)
     codes = _codes(np.ascontiguousarray(own[..., : 2 * fmt.tile_bytes]), fmt)[:n, :k]
     lines = np.ascontiguousarray(runs[..., -2 * PAIR_ROWS * (1 + bool(fmt.offset)) :])
     halves = _rows_first(lines.view(np.float16).reshape(*runs.shape[:2], -1, PAIR_ROWS), n)
@@ -265,7 +271,7 @@ def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
     Parameters
     ----------
     w : float32[..., 32]
-        Groups of weights.
+        Groups of weights, or of any other number that share a scale.
 
     Returns
     -------
@@ -289,20 +295,21 @@ def quantize_groups(w: F32, fmt: Format) -> tuple[npt.NDArray[Any], F32, F32]:
 
 
 def round_to(w: F32, fmt: Format) -> Parts:
-    """Quantized weights of float32[n, k]: groups of 32 columns, the last one as long as it is.
+    """Quantized weights of float32[n, k]: groups of 32 columns, the last one as long as it is; or
+    whole rows.
 
     Raises
     ------
     ValueError
         If a weight or its scale is too large for float16.
     """
-    whole = w.shape[1] // GROUP * GROUP
+    whole = w.shape[1] // GROUP * GROUP if fmt.run else 0
     pieces = [w[:, :whole].reshape(len(w), -1, GROUP)] if whole else []
     if whole < w.shape[1]:
         pieces.append(w[:, None, whole:])
     found = [quantize_groups(piece, fmt) for piece in pieces]
     codes = np.concatenate([q.reshape(len(w), -1) for q, _, _ in found], 1)
-    if fmt.name == "q8g32s":
+    if fmt.bits == 8:
         codes = codes.view(np.uint8) ^ np.uint8(128)
     scales = np.concatenate([scale for _, scale, _ in found], 1).astype(np.float16)
     mins = np.concatenate([minimum for _, _, minimum in found], 1).astype(np.float16)
@@ -369,14 +376,46 @@ def quantize_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np
     return q.reshape(x.shape), scale
 
 
-def _stands_out(largest: F32) -> npt.NDArray[np.bool_]:
-    """Groups whose largest magnitude is more than 15/8 of the row's median, which counts cut to
-    the upper 16 bits of a float32 and is the least value that more than half of the groups stay
-    within.
+def quantize_row_activations(x: F32, kind: str = "a8o16g32") -> tuple[npt.NDArray[np.int32], F32]:
+    """Integers and one float32 scale per row, for weights whose rows have one; x is finite.
+
+    Groups of 32 columns that stand out of their row have 16 bits: in `a8g32` those whose largest
+    magnitude is more than four times the median of the groups', in `a8o16g32` more than 15/8 of
+    it, in `a16g32` all. The largest of the others becomes 127, unless the row's largest needs a
+    coarser scale.
+
+    Parameters
+    ----------
+    x : float32[m, k], k a multiple of 32
+    kind : {"a8o16g32", "a16g32", "a8g32"}
+
+    Returns
+    -------
+    q : int32[m, k], |q| <= ACTIVATION_LIMIT; scale : float32[m]
+    """
+    groups = x.reshape(x.shape[0], -1, GROUP)
+    largest = np.abs(groups).max(-1)
+    wide = np.full(largest.shape, True)
+    if kind != "a16g32":
+        wide = _stands_out(largest, 4.0 if kind == "a8g32" else 1.875)
+    most = largest.max(-1)
+    fine = np.where(wide, np.float32(0), largest).max(-1)
+    unit = np.maximum(fine / np.float32(127), most / np.float32(ACTIVATION_LIMIT))
+    zero = most < np.float32(1e-20)
+    inverse = np.where(zero, np.float32(0), np.float32(1) / np.where(zero, np.float32(1), unit))
+    steps = np.where(wide, np.float32(ACTIVATION_LIMIT), np.float32(127))[..., None]
+    q = np.rint(np.clip(groups * inverse[:, None, None], -steps, steps)).astype(np.int32)
+    return q.reshape(x.shape), np.where(zero, np.float32(0), unit)
+
+
+def _stands_out(largest: F32, times: float = 1.875) -> npt.NDArray[np.bool_]:
+    """Groups whose largest magnitude is more than so many times the row's median, which counts
+    cut to the upper 16 bits of a float32 and is the least value that more than half of the groups
+    stay within.
     """
     upper = np.sort(largest.view(np.int32) >> 16, axis=-1)
     median = upper[:, largest.shape[1] // 2] << 16
-    cut = np.float32(1.875) * median.astype(np.int32).view(np.float32)
+    cut = np.float32(times) * median.astype(np.int32).view(np.float32)
     out: npt.NDArray[np.bool_] = largest > cut[:, None]
     return out
 

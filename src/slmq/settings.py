@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 # What weights may be rounded to while a model loads.
-WeightFormat = Literal["int4", "int8", "f16", "f32", "q4g32s", "q4g32a", "q8g32s"]
+WeightFormat = Literal["int4", "int8", "f16", "f32", "q4g32s", "q4g32a", "q8g32s", "q8rs"]
 # What `slmq.quantize` rounds to.
 PackedFormat = Literal[
     "int4",

@@ -132,12 +132,13 @@ def test_every_code_of_every_format_comes_back() -> None:
     rng = np.random.default_rng(5)
     for fmt in QUANTIZED:
         layout = formats.FORMATS[fmt]
-        codes = layout.tile_bytes * 2
-        blocks = rng.integers(0, 256, (3, 2, layout.pair_group_bytes), np.uint8)
-        scales = rng.standard_normal((3, 2, (layout.pair_group_bytes - codes) // 2))
+        run = layout.run_groups(64)
+        group, codes = layout.tile_bytes * 2, layout.tile_bytes * 2 * run
+        blocks = rng.integers(0, 256, (3, 2 // run, layout.run_bytes(64)), np.uint8)
+        scales = rng.standard_normal((3, 2 // run, (layout.run_bytes(64) - codes) // 2))
         blocks[..., codes:] = scales.astype(np.float16).view(np.uint8)
-        blocks[0, 0, :codes] = 0  # q8g32s: all w = -128; int4: all q = 0
-        blocks[0, 1, :codes] = 255  # all w = 127; all q = 15
+        blocks[0, 0, :group] = 0  # q8g32s: all w = -128; int4: all q = 0
+        blocks[0, -1, codes - group : codes] = 255  # all w = 127; all q = 15
         packed = blocks.reshape(-1)
         matrix = _native.Matrix.from_packed(fmt, 96, 64, packed)
         wanted = formats.unpack(packed, 96, 64, layout)
@@ -395,7 +396,8 @@ def test_quantized_matrix_as_readers_see_it(fmt: str) -> None:
     matrix = QuantizedMatrix.quantize(normal(20, 40).astype(np.float16), fmt, n_threads=2)
     assert matrix.shape == (20, 40)
     assert matrix.format.name == fmt
-    assert matrix.format.bits_per_weight * 32 * 64 / 8 == matrix.nbytes
+    of_rows = 64 if matrix.format.run == 0 else 0  # bits_per_weight is of endless ones
+    assert matrix.format.bits_per_weight * 32 * 64 / 8 + of_rows == matrix.nbytes
     assert "20 x 40" in repr(matrix)
     one = matrix @ normal(40)
     assert one.shape == (20,)

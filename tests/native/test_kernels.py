@@ -48,8 +48,11 @@ def test_this_machine_runs_more_than_one_isa() -> None:
 # --- linear ---------------------------------------------------------------------------------
 
 
-def seen_activations(x: F32, act: str) -> npt.NDArray[np.float64]:
-    """What the products see of x: dequantized codes, float64[m, k]."""
+def seen_activations(x: F32, act: str, fmt: str = "q8g32s") -> npt.NDArray[np.float64]:
+    """What the products of a format see of x: dequantized codes, float64[m, k]."""
+    if formats.FORMATS[fmt].run == 0:
+        q, scale = SCALAR.quantize_rows(x, act)
+        return np.asarray((q * scale.astype(np.float64)[:, None])[:, : x.shape[1]])
     q, scale, _ = SCALAR.quantize(x, act)
     seen = q.reshape(len(x), -1, 32) * scale.astype(np.float64)[..., None]
     return np.asarray(seen.reshape(len(x), -1)[:, : x.shape[1]])
@@ -71,7 +74,7 @@ def assert_linear(matrix: Any, x: F32, act: str) -> F32:
     """Within the bound on one ISA, the same bits on all and for any thread count."""
     layout = formats.FORMATS[matrix.format]
     quantized = layout.quantized
-    seen = seen_activations(x, act) if quantized else x
+    seen = seen_activations(x, act, matrix.format) if quantized else x
     got: F32 = SCALAR.linear(matrix, x, 1, act)
     w = matrix.dequantize(0, matrix.n)
     bound = ref.linear_bound(magnitude(matrix), seen, grouped=quantized, parts=layout.parts)
@@ -124,10 +127,13 @@ def extreme_activations(k: int) -> F32:
 def test_linear_of_extreme_codes(fmt: str, act: str, byte: int) -> None:
     """All q = 0 or 15, w = -128 or 127, against all a = 127 or -127: no dot may saturate."""
     layout = formats.FORMATS[fmt]
-    blocks = np.full((2, 18, layout.pair_group_bytes), byte, np.uint8)
-    scales = np.full((2, 18, (layout.pair_group_bytes - 2 * layout.tile_bytes) // 2), 0.5)
+    runs = 18 // layout.run_groups(576)
+    blocks = np.full((2, runs, layout.run_bytes(576)), byte, np.uint8)
+    codes = 2 * layout.tile_bytes * layout.run_groups(576)
+    scales = np.full((2, runs, (layout.run_bytes(576) - codes) // 2), 0.5)
     scales[0, 1::3], scales[1, 2::4] = 2.0**-24, -1000.0  # a subnormal and a negative one
-    blocks[..., 2 * layout.tile_bytes :] = scales.astype(np.float16).view(np.uint8)
+    scales[0, 0, 1::3], scales[1, 0, 2::4] = 2.0**-24, -1000.0
+    blocks[..., codes:] = scales.astype(np.float16).view(np.uint8)
     matrix = _native.Matrix.from_packed(fmt, 50, 576, blocks.reshape(-1))
     assert_linear(matrix, extreme_activations(576), act)
 
@@ -170,8 +176,9 @@ def test_quantized_activations_cost_what_they_should(fmt: str, act: str) -> None
     """Against the true activations, the error is that of their rounding."""
     matrix, x = pack(normal(40, 96), fmt), normal(9, 96, seed=3)
     w = matrix.dequantize(0, 40).astype(np.float64)
-    rounding = activation_bound(x, act) @ np.abs(w).T
-    own = ref.linear_bound(magnitude(matrix), np.abs(x) + activation_bound(x, act), grouped=True)
+    off = activation_bound(x, act, fmt)
+    rounding = off @ np.abs(w).T
+    own = ref.linear_bound(magnitude(matrix), np.abs(x) + off, grouped=True)
     got = SCALAR.linear(matrix, x, 1, act)
     assert_within(got, ref.linear(w, x), rounding + own)
     if act == "a16g32":
@@ -181,23 +188,41 @@ def test_quantized_activations_cost_what_they_should(fmt: str, act: str) -> None
 # --- activation quantization ----------------------------------------------------------------
 
 
-def has_sixteen_bits(x: F32, act: str) -> npt.NDArray[np.bool_]:
-    """[m, groups]: which groups a row keeps in 16 bits; one by one, as the definition says."""
+def has_sixteen_bits(
+    x: F32, act: str, times: tuple[float, float] = (np.inf, 1.875)
+) -> npt.NDArray[np.bool_]:
+    """[m, groups]: which groups a row keeps in 16 bits; one by one, as the definition says.
+
+    `times` the median is the most of others, in a8g32 and a8o16g32.
+    """
     largest = np.abs(ref.groups_of(x)).max(axis=2).astype(np.float32)
     wide = np.full(largest.shape, act == "a16g32")
-    for row in range(len(x) if act == "a8o16g32" else 0):
+    cut_at = dict(zip(("a8g32", "a8o16g32"), times, strict=True)).get(act, np.inf)
+    for row in range(len(x) if np.isfinite(cut_at) else 0):
         cut = [np.float32(v).view(np.int32) & -65536 for v in sorted(largest[row])]
         median = np.int32(cut[len(cut) // 2]).view(np.float32)
-        wide[row] = largest[row] > np.float32(1.875) * median
+        wide[row] = largest[row] > np.float32(cut_at) * median
     return wide
 
 
-def activation_bound(x: F32, act: str) -> npt.NDArray[np.float64]:
+def activation_bound(x: F32, act: str, fmt: str = "q8g32s") -> npt.NDArray[np.float64]:
     """Largest error of a quantized activation: half a step, and float32 in the division."""
+    if formats.FORMATS[fmt].run == 0:
+        return row_bound(x, act)
     steps = np.where(has_sixteen_bits(x, act), 127 * 256, 127)
     largest = np.abs(ref.groups_of(x)).max(axis=2)
     bound = largest / steps * (0.5 + steps * ref.gamma(4)) + 1e-20 * (largest < 1e-20) + 1e-30
     return np.asarray(np.repeat(bound, 32, axis=1)[:, : x.shape[1]])
+
+
+def row_bound(x: F32, act: str) -> npt.NDArray[np.float64]:
+    """The same where a row has one scale: half of its step."""
+    wide = has_sixteen_bits(x, act, (4.0, 1.875))
+    largest = np.abs(ref.groups_of(x)).max(axis=2)
+    fine, most = np.where(wide, 0, largest).max(axis=1), largest.max(axis=1)
+    step = np.maximum(fine / 127, most / formats.ACTIVATION_LIMIT)
+    bound = step * 0.5 + most * ref.gamma(4) + 1e-20 * (most < 1e-20) + 1e-30
+    return np.asarray(np.repeat(bound[:, None], x.shape[1], axis=1))
 
 
 def test_groups_that_stand_out_keep_sixteen_bits() -> None:
@@ -279,6 +304,56 @@ def test_activations_that_are_not_finite(act: str) -> None:
         assert np.array_equal(total, got[0][2])
     assert np.isfinite(got[0][1][0]).all()
     assert not np.isfinite(got[0][1][2, 1])
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 33), (16, 64), (17, 100), (35, 576)], ids=str)
+def test_activations_of_whole_rows(act: str, shape: tuple[int, int]) -> None:
+    """The specification's bits on every ISA, within half a step, extreme and broken rows too."""
+    m, k = shape
+    extreme = extreme_activations(k)
+    x = np.concatenate([normal(m, k, seed=7), extreme, normal(3, k, seed=8)])
+    x[0, k // 2] = 50  # in more than one plane
+    q, scale = SCALAR.quantize_rows(x, act)
+    wanted_q, wanted_scale = formats.quantize_row_activations(
+        np.pad(x, ((0, 0), (0, -k % 32))), act
+    )
+    assert np.array_equal(q, wanted_q)
+    assert same_bits(scale, wanted_scale)
+    seen = seen_activations(x, act, "q8rs")
+    assert_within(seen, x.astype(np.float64), activation_bound(x, act, "q8rs"))
+    x[-3, 0], x[-2, k - 1], x[-1, k // 2] = np.nan, np.inf, -np.inf
+    q, scale = SCALAR.quantize_rows(x, act)
+    assert np.isnan(scale[-3:]).all()
+    assert np.isfinite(scale[:-3]).all()
+    for table in ISAS.values():
+        for got, want in zip(table.quantize_rows(x, act), (q, scale), strict=True):
+            assert same_bits(got, want)
+
+
+def test_few_groups_of_a_row_stand_out() -> None:
+    x = normal(3, 32 * 9, seed=11)
+    x[0, 70], x[1, 3] = 40, 7
+    for act, rows in (("a8g32", ([2], [])), ("a8o16g32", ([2], [0]))):
+        q, _ = SCALAR.quantize_rows(x, act)
+        wide = (np.abs(q) > 128).reshape(3, 9, 32).any(axis=2)
+        for row, groups in enumerate(rows):
+            assert wide[row].nonzero()[0].tolist() == groups, act
+    assert (np.abs(SCALAR.quantize_rows(x, "a16g32")[0]).max(axis=1) == 32512).all()
+
+
+@pytest.mark.parametrize("share", [0.03, 0.4, 1.0])
+def test_whole_rows_with_any_number_of_groups_that_stand_out(share: float) -> None:
+    """Products take such groups of one row, and of neighbours together, by different ways."""
+    rng = np.random.default_rng(5)
+    x = normal(33, 32 * 20, seed=3)
+    groups = x.reshape(33, 20, 32)
+    groups[rng.random((33, 20)) < share * 0.45] *= 30
+    groups[:, 4] *= 30  # in all rows
+    matrix = pack(normal(70, 32 * 20), "q8rs")
+    alone = np.concatenate([SCALAR.linear(matrix, row[None], 1, "a8g32") for row in x])
+    for m in (1, 3, 7, 8, 12, 16, 23, 33):
+        assert same_bits(assert_linear(matrix, x[:m], "a8g32"), alone[:m])
 
 
 # --- embedding ------------------------------------------------------------------------------

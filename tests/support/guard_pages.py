@@ -72,6 +72,7 @@ def rows(n: int) -> None:
         table.unary("gelu", floats(n))
         table.rope(floats(2, n), floats(n // 2), floats(n // 2))
         table.quantize(floats(3, n))
+        table.quantize_rows(floats(3, n))
         for kv in ("f16", "f32"):
             table.attention(floats(2, 2, n), floats(66, 1, n), floats(66, 1, n), 1.0, 0, kv)
 

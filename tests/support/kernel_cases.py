@@ -12,8 +12,8 @@ from slmq import _native, formats
 
 F32 = npt.NDArray[np.float32]
 
-FORMATS = ("q4g32s", "q4g32a", "q8g32s", "f16", "f32")
-QUANTIZED = FORMATS[:3]
+FORMATS = ("q4g32s", "q4g32a", "q8g32s", "q8rs", "f16", "f32")
+QUANTIZED = FORMATS[:4]
 # Not rounded from floats but made of the parts that somebody else quantized.
 FROM_PARTS = tuple(name for name in formats.FORMATS if name not in FORMATS)
 # Any: tests pass what the types forbid.
@@ -58,10 +58,10 @@ def random_parts(fmt: str, n: int, k: int, seed: int = 0) -> formats.Parts:
         if not layout.offset:
             return formats.Parts(codes, scales, None, d)
         return formats.Parts(codes, scales, mins, d, dmin)
-    scales = halves(groups // layout.run)
+    scales = halves(groups // layout.run_groups(k))
     mins = {
         "": None,
-        "min": halves(groups // layout.run),
+        "min": halves(groups // layout.run_groups(k)),
         "zero": rng.integers(0, 17, scales.shape, np.uint8),
     }[layout.offset]
     return formats.Parts(codes, scales, mins)

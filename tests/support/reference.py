@@ -125,6 +125,8 @@ def quantization_bound(w: npt.ArrayLike, fmt: str) -> F64:
     """
     g = groups_of(w)
     low, high, peak = g.min(axis=2), g.max(axis=2), np.abs(g).max(axis=2)
+    if fmt == "q8rs":
+        fmt, peak = "q8g32s", np.broadcast_to(peak.max(axis=1)[:, None], peak.shape)
     steps, largest_code, offset = {
         "q4g32s": (1.0, 8, 0.0 * peak),
         "q4g32a": (0.5, 15, np.maximum(U16 * np.abs(low), 2.0**-25)),

@@ -57,6 +57,31 @@ py::tuple quantize(const IsaTable& isa, const py::object& object, const std::str
   return py::make_tuple(q, scale, sum);
 }
 
+// q (256 * coarse + fine) of every column and the scale of every row: x ~ scale * q.
+py::tuple quantize_rows(const IsaTable& isa, const py::object& object, const std::string& name) {
+  const auto x = checked_array<float>(object, {-1, -1}, "x");
+  const int kind = static_cast<int>(activations_named(name)), rows = static_cast<int>(x.shape(0));
+  const py::ssize_t m = x.shape(0), k = x.shape(1);
+  check_quantized_width(k);
+  const int groups = matrix_groups(static_cast<int>(k)), width = groups * kGroup;
+  std::vector<float> padded(static_cast<size_t>(m) * width, 0.0f);
+  for (py::ssize_t r = 0; r < m; ++r)
+    std::copy(x.data() + r * k, x.data() + (r + 1) * k, padded.begin() + r * width);
+  std::vector<RowInfo> panel(static_cast<size_t>(m) * groups * kActivationBytes / sizeof(RowInfo));
+  isa.kernels->quantize_rows[kind](padded.data(), width, groups, rows, 0, rows, panel.data());
+  py::array_t<int32_t> q({m, static_cast<py::ssize_t>(width)});
+  py::array_t<float> scale(m);
+  for (int r = 0; r < rows; ++r) {
+    const RowPanel block = row_panel(panel.data(), groups, rows, r);
+    *scale.mutable_data(r) = block.info[r % kPanelRows].scale;
+    for (int c = 0; c < width; ++c) {
+      const int at = (c / kGroup * block.rows + r % kPanelRows) * kGroup + c % kGroup;
+      *q.mutable_data(r, c) = 256 * block.coarse[at] + block.fine[at];
+    }
+  }
+  return py::make_tuple(q, scale);
+}
+
 py::array_t<float> rmsnorm(const IsaTable& isa, const py::object& object, const py::object& weight,
                            float eps) {
   const auto x = checked_array<float>(object, {-1, -1}, "x");
@@ -250,6 +275,8 @@ void bind_kernels(py::module_& m) {
           py::arg("matrix"), py::arg("x"), py::arg("threads") = 1,
           py::arg("activations") = kDefaultActivations)
       .def("quantize", &quantize, py::arg("x"), py::arg("activations") = kDefaultActivations)
+      .def("quantize_rows", &quantize_rows, py::arg("x"),
+           py::arg("activations") = kDefaultActivations)
       .def("dequantize", &dequantize_all, py::arg("matrix"))
       .def("rmsnorm", &rmsnorm, py::arg("x"), py::arg("weight"), py::arg("eps"))
       .def("layernorm", &layernorm, py::arg("x"), py::arg("weight"), py::arg("bias"),

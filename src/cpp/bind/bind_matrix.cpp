@@ -149,7 +149,7 @@ std::shared_ptr<Matrix> pack(const std::string& source_name, const py::object& r
   if (!rounds(format)) {
     throw py::value_error(format_name +
                           " only holds weights quantized elsewhere; expected a format to round to: "
-                          "q4g32s, q4g32a, q8g32s, f16 or f32");
+                          "q4g32s, q4g32a, q8g32s, q8rs, f16 or f32");
   }
   const size_t bytes = source_row_bytes(source, static_cast<int>(k)) * static_cast<size_t>(n);
   const auto data = checked_array<uint8_t>(rows, {static_cast<py::ssize_t>(bytes)}, "rows");
@@ -202,7 +202,8 @@ std::shared_ptr<Matrix> from_parts(const std::string& format_name, int64_t n, in
   if (!layout.quantized)
     throw py::value_error(format_name + " has no parts; expected a format of integers");
   const auto groups = static_cast<py::ssize_t>(matrix_groups(static_cast<int>(k)));
-  const std::vector<py::ssize_t> runs{n, groups / layout.run}, factors{n, groups * layout.parts};
+  const std::vector<py::ssize_t> runs{n, groups / run_groups(format, static_cast<int>(groups))};
+  const std::vector<py::ssize_t> factors{n, groups * layout.parts};
   const bool two_level = layout.two_level, offset = layout.has_offset;
   const auto values = checked_array<uint8_t>(codes, {n, k}, "codes");
   PartsArgs args{format,
@@ -378,8 +379,8 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
                     nullptr,       nullptr,    0,        default_tuning(kernels).ahead(rows)};
     if (info(m.format).quantized) {
       panel.resize(static_cast<size_t>(rows) * m.groups() * kActivationBytes);
-      kernels.quantize[static_cast<int>(activations)](padded.data(), width, m.groups(), rows, 0,
-                                                      rows, panel.data());
+      quantizer(kernels, m.format, activations)(padded.data(), width, m.groups(), rows, 0, rows,
+                                                panel.data());
       args.panel = panel.data();
     }
     struct Shared {

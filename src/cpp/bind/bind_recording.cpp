@@ -113,10 +113,11 @@ void bind_recording(py::module_& m) {
           py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("head_dim"), py::arg("eps"))
       .def(
           "quantize",
-          [](GuardedRecording& r, const SliceTuple& x, const std::string& activations) {
-            return r->quantize(to_slice(x), activations_named(activations));
+          [](GuardedRecording& r, const SliceTuple& x, const std::string& activations,
+             bool whole_rows) {
+            return r->quantize(to_slice(x), activations_named(activations), whole_rows);
           },
-          py::arg("x"), py::arg("activations"))
+          py::arg("x"), py::arg("activations"), py::arg("whole_rows") = false)
       .def(
           "gather",
           [](GuardedRecording& r, const SliceTuple& x, const py::object& columns) {

@@ -54,13 +54,14 @@ template <Format Name>
 static void dequantize(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
                        float* out, int out_stride) {
   constexpr FormatInfo layout = info(Name);
-  const size_t bytes = pair_bytes(Name, groups);
+  const size_t bytes = pair_bytes(Name, groups), of_run = run_bytes(Name, groups);
+  const int in_run = run_groups(Name, groups);
   for (int row = row_begin; row < row_end; ++row, out += out_stride) {
     const uint8_t* pair = weight + static_cast<size_t>(row / kPairRows) * bytes;
     for (int g = 0; g < groups; ++g) {
-      const uint8_t* run = pair + static_cast<size_t>(g / layout.run) * layout.run_bytes;
-      dequantize_group<Name>(run + g % layout.run * layout.pair_group_bytes,
-                             run + layout.run * layout.pair_group_bytes, row % kPairRows,
+      const uint8_t* run = pair + static_cast<size_t>(g / in_run) * of_run;
+      dequantize_group<Name>(run + g % in_run * layout.pair_group_bytes,
+                             run + in_run * layout.pair_group_bytes, row % kPairRows,
                              smaller(kGroup, k - g * kGroup), out + g * kGroup);
     }
   }

@@ -132,6 +132,8 @@ struct Kernels {
   // Pairs [pair_begin, pair_end) of the weight. Accumulates in float32 over groups in order: one
   // exact integer dot per group with the high plane of the activations, then fma(dot, scale_w *
   // scale_a, sum), then the min's fma; behind all groups, again in order, dot and fma of the low planes.
+  // With one scale a row: exact integer dots of all columns with both planes, fma(coarse, 256, fine) in
+  // float32, times scale_w * scale_a.
   void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
 
   // Sums of even and of odd columns, each in order, are added to each other and then to y.
@@ -142,6 +144,9 @@ struct Kernels {
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel);
+  // The same into a panel of rows, for weights whose rows have one scale (see quantizer()).
+  void (*quantize_rows[kActivations])(const float* x, int x_stride, int groups, int m,
+                                      int row_begin, int row_end, void* panel);
 
   // out[i, 0..k) = row row_begin + i of the matrix, in float32.
   void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
@@ -232,6 +237,12 @@ struct Kernels {
   int32_t (*read_memory)(const uint8_t* p, size_t bytes);
 };
 
+// What rounds the activations that weights of a format meet.
+inline auto quantizer(const Kernels& kernels, Format format, Activations activations) {
+  const int kind = static_cast<int>(activations);
+  return info(format).run == kWholeRow ? kernels.quantize_rows[kind] : kernels.quantize[kind];
+}
+
 // Calls each(pointer) for all pointers of these members, which are pointers or arrays of them.
 template <class Each, class... Members>
 constexpr void for_each_pointer(const Each& each, Members&... members) {
@@ -249,13 +260,13 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, product, quantize, dequantize, widen, rmsnorm, layernorm, rope,
-         gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back, layernorm_back,
-         gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append, attend,
-         merge, attend_finish, peak_dots, read_memory] = table;
-  for_each_pointer(each, linear, low_rank, product, quantize, dequantize, widen, rmsnorm, layernorm,
-                   rope, gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back,
-                   layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
+  auto& [name, linear, low_rank, product, quantize, quantize_rows, dequantize, widen, rmsnorm,
+         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back,
+         layernorm_back, gated_back, unary_back, softcap_back, softmax_back, cross_entropy,
+         kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
+  for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, dequantize, widen,
+                   rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule,
+                   rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
                    cross_entropy, kv_append, attend, merge, attend_finish, peak_dots, read_memory);
 }
 

@@ -129,5 +129,21 @@ SLMQ_INLINE void group_times_block(const uint8_t* weight, const uint8_t* shared,
   }
 }
 
+// Of linear_rows.inl.h.
+static constexpr int kRowTokens = 4, kRowTiles = 1;
+
+// sums[tile][token] += dots of M tokens with an int8 tile, by add_u8 of the vector layer if it has one
+template <int M>
+SLMQ_INLINE void add_group(const uint8_t* tile, const int8_t* plane, i32x16 (&sums)[kRowTiles][M]) {
+  if constexpr (requires { add_u8<M>(tile, plane, sums[0]); }) {
+    add_u8<M>(tile, plane, sums[0]);
+  } else {
+    i32x16 dots[M];
+    dot_u8<M>(tile, plane, dots);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) sums[0][t] = add(sums[0][t], dots[t]);
+  }
+}
+
 }  // namespace
 }  // namespace slmq::SLMQ_ISA

@@ -23,8 +23,9 @@ static constexpr TileConfig tile_shapes() {
 
 // The groups must be one part, and the codes less the zero point signed bytes.
 template <Format Name>
-static constexpr bool fits_tiles = info(Name).quantized && info(Name).parts == 1 &&
-                                   (info(Name).bits < 8 || info(Name).zero == 128);
+static constexpr bool fits_tiles =
+    info(Name).quantized && info(Name).parts == 1 && info(Name).run != kWholeRow &&
+    (info(Name).bits < 8 || info(Name).zero == 128);
 
 // The codes of a tile less the zero point, in the order of an int8 tile.
 template <class Weight>

@@ -79,6 +79,28 @@ SLMQ_INLINE void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[
   if constexpr (M > 1) part_times_block<Weight, Part, M / 2>(w_a, w_b, w, a, rows, sums, t);
 }
 
+// Of linear_rows.inl.h: sixteen sums, two lines of codes and a broadcast are 19 registers; a step of four
+// columns loads ten times for sixteen dots.
+static constexpr int kRowTokens = 8, kRowTiles = 2;
+
+// sums[tile][token] += dots of M tokens with int8 tiles of a pair-group
+template <int M>
+SLMQ_INLINE void add_group(const uint8_t* tiles, const int8_t* plane,
+                           i32x16 (&sums)[kRowTiles][M]) {
+  plane = reread(plane);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    const __m512i w_a = _mm512_load_si512(tiles + 64 * j);
+    const __m512i w_b = _mm512_load_si512(tiles + 512 + 64 * j);
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t) {
+      const __m512i activations = broadcast_i8x4(plane + t * kGroup + 4 * j);
+      sums[0][t] = pinned({_mm512_dpbusd_epi32(sums[0][t].v, w_a, activations)});
+      sums[1][t] = pinned({_mm512_dpbusd_epi32(sums[1][t].v, w_b, activations)});
+    }
+  }
+}
+
 template <class Weight, bool Packed>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {

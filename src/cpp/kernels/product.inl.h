@@ -118,10 +118,11 @@ template <Format Name>
 static void widen(const uint8_t* weight, int groups, int pair, int group, float* out,
                   int out_stride) {
   constexpr FormatInfo layout = info(Name);
+  const int in_run = run_groups(Name, groups);
   const uint8_t* run = weight + static_cast<size_t>(pair) * pair_bytes(Name, groups) +
-                       static_cast<size_t>(group / layout.run) * layout.run_bytes;
-  const uint8_t* codes = run + group % layout.run * layout.pair_group_bytes;
-  const uint8_t* shared = run + layout.run * layout.pair_group_bytes;
+                       static_cast<size_t>(group / in_run) * run_bytes(Name, groups);
+  const uint8_t* codes = run + group % in_run * layout.pair_group_bytes;
+  const uint8_t* shared = run + in_run * layout.pair_group_bytes;
   if constexpr (!layout.quantized) {
     for (int row = 0; row < kPairRows; ++row)
       dequantize_group<Name>(codes, shared, row, kGroup,

@@ -9,13 +9,19 @@
 
 #include "kernels/linear_block.inl.h"
 
+#include "kernels/linear_rows.inl.h"
+
 namespace slmq::SLMQ_ISA {
 
 template <int... Names>
 static constexpr void put_products(Kernels* table, std::integer_sequence<int, Names...>) {
   const auto put = [table]<int Name>() {
     constexpr auto format = static_cast<Format>(Name);
-    if constexpr (info(format).quantized) table->linear[Name] = linear<Weight<format>>;
+    if constexpr (info(format).run == kWholeRow) {
+      table->linear[Name] = linear_rows<format>;
+    } else if constexpr (info(format).quantized) {
+      table->linear[Name] = linear<Weight<format>>;
+    }
   };
   (put.template operator()<Names>(), ...);
 }

@@ -6,21 +6,30 @@ static inline f32x16 clamp(f32x16 x, f32x16 low, f32x16 high) { return min(max(x
 
 // q = 256 * high + low of sixteen values that are within +-32512 (a NaN becomes -32512). Rounding
 // q / 256 to even can leave low = 128, which is no int8: it is carried.
-static inline void split_half(f32x16 x, int8_t* high, int8_t* low) {
+struct Planes16 {
+  i32x16 high, low;
+};
+static inline Planes16 split(f32x16 x) {
   const f32x16 q = to_f32(round_to_i32(clamp(x, splat(-32512.0f), splat(32512.0f))));
   f32x16 h = to_f32(round_to_i32(mul(q, splat(1.0f / 256.0f))));
   f32x16 l = fma(h, splat(-256.0f), q);
   const f32x16 carry = select_lt(splat(127.5f), l, splat(1.0f), splat(0.0f));
   h = add(h, carry);
   l = fma(carry, splat(-256.0f), l);
-  store_i8(high, round_to_i32(h));
-  store_i8(low, round_to_i32(l));
+  return {round_to_i32(h), round_to_i32(l)};
 }
+static inline void split_half(f32x16 x, int8_t* high, int8_t* low) {
+  const Planes16 planes = split(x);
+  store_i8(high, planes.high);
+  store_i8(low, planes.low);
+}
+
+// Scales of less could underflow where they meet a weight's.
+static constexpr float kSmallest = 1e-20f;
 
 // One group: 32 values whose largest magnitude is known. Fills planes and info but for the NaNs.
 static inline void quantize_group(const float* values, float largest, bool wide,
                                   const ActivationGroup& to) {
-  constexpr float kSmallest = 1e-20f;  // scales of less could underflow where they meet a weight's
   const bool zero = largest < kSmallest;
   const float steps = wide ? 32512.0f : 127.0f;
   const f32x16 inverse = splat(zero ? 0.0f : steps / largest);
@@ -81,36 +90,62 @@ struct Largest {
   alignas(64) int16_t keys[kMaxGroups];
 };
 
-// A group stands out if its largest magnitude is more than 15/8 of the row's median (of the groups'
-// largest, cut to their upper 16 bits).
-static inline float outlier_cut(Largest& largest, int groups) {
-  constexpr int kStep = 32;  // counted at once
-  int16_t* keys = largest.keys;
-  int32_t below = 0x7fff, median = 0;  // ends as the least key that more than half are within
-  for (int g = 0; g < groups; ++g) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, largest.values + g, 4);
-    const auto key = static_cast<int32_t>(bits >> 16);
-    keys[g] = static_cast<int16_t>(key);
-    below = key < below ? key : below;
-    median = key > median ? key : median;
+static constexpr int kKeyStep = 32;  // keys that are counted at once
+// The least key that more than half of the groups are within; the keys are padded to kKeyStep.
+// Of few groups by the rank of each: no step waits for the one before.
+template <int Padded>
+static inline int32_t median_by_rank(const int16_t* keys, int groups) {
+  int16_t within[Padded] = {};
+  for (int other = 0; other < groups; ++other)
+    for (int g = 0; g < Padded; ++g)
+      within[g] = static_cast<int16_t>(within[g] + (keys[other] <= keys[g] ? 1 : 0));
+  int16_t median = 0x7fff;
+  const auto half = static_cast<int16_t>(groups / 2);
+  for (int g = 0; g < Padded; ++g) {
+    const int16_t key = within[g] > half ? keys[g] : int16_t{0x7fff};
+    median = key < median ? key : median;
   }
-  const int padded = (groups + kStep - 1) / kStep * kStep;
-  for (int g = groups; g < padded; ++g) keys[g] = 0x7fff;
+  return median;
+}
+// Of many by bisection.
+static inline int32_t median_by_halves(const int16_t* keys, int groups, int padded) {
+  int32_t below = 0x7fff, median = 0;
+  for (int g = 0; g < groups; ++g) {
+    below = keys[g] < below ? keys[g] : below;
+    median = keys[g] > median ? keys[g] : median;
+  }
   while (below < median) {
     const int32_t middle = (below + median) / 2;  // less than any padding
     int16_t count = 0;
-    for (int g = 0; g < padded; g += kStep)
-      for (int i = 0; i < kStep; ++i)
+    for (int g = 0; g < padded; g += kKeyStep)
+      for (int i = 0; i < kKeyStep; ++i)
         count = static_cast<int16_t>(count + (keys[g + i] <= static_cast<int16_t>(middle) ? 1 : 0));
     const bool enough = 2 * count > groups;  // no branch: it could not be predicted
     median = enough ? middle : median;
     below = enough ? below : middle + 1;
   }
+  return median;
+}
+
+// A group stands out if its largest magnitude is more than so many times the row's median (of the
+// groups' largest, cut to their upper 16 bits).
+static constexpr float kOutlierTimes = 1.875f;
+static inline float outlier_cut(Largest& largest, int groups, float times) {
+  int16_t* keys = largest.keys;
+  for (int g = 0; g < groups; ++g) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, largest.values + g, 4);
+    keys[g] = static_cast<int16_t>(bits >> 16);
+  }
+  const int padded = (groups + kKeyStep - 1) / kKeyStep * kKeyStep;
+  for (int g = groups; g < padded; ++g) keys[g] = 0x7fff;
+  const int32_t median = padded == kKeyStep       ? median_by_rank<kKeyStep>(keys, groups)
+                         : padded == 2 * kKeyStep ? median_by_rank<2 * kKeyStep>(keys, groups)
+                                                  : median_by_halves(keys, groups, padded);
   const uint32_t bits = static_cast<uint32_t>(median) << 16;
   float value;
   __builtin_memcpy(&value, &bits, 4);
-  return 1.875f * value;
+  return times * value;
 }
 
 template <Activations Kind>
@@ -130,7 +165,7 @@ static void quantize_row(const float* values, int groups, const ActivationGroup&
     spoiled = fma(b, nothing, fma(a, nothing, spoiled));
     largest.values[g] = reduce_max(max(abs(a), abs(b)));
   }
-  const float cut = Kind == Activations::a8o16 ? outlier_cut(largest, groups) : 0.0f;
+  const float cut = Kind == Activations::a8o16 ? outlier_cut(largest, groups, kOutlierTimes) : 0.0f;
   for (int g = 0; g < groups; ++g) {
     const ActivationGroup to = at(g);
     const float most = largest.values[g];

@@ -15,6 +15,8 @@
 #include "kernels/linear_block.inl.h"
 #endif
 
+#include "kernels/linear_rows.inl.h"
+
 #include "kernels/linear_float.inl.h"
 
 #include "kernels/low_rank.inl.h"
@@ -22,6 +24,8 @@
 #include "kernels/rows.inl.h"
 
 #include "kernels/delta.inl.h"
+
+#include "kernels/quantize_rows.inl.h"
 
 #include "kernels/dequantize.inl.h"
 
@@ -44,6 +48,8 @@ static constexpr void put_format(Kernels* table) {
     table->linear[static_cast<int>(Name)] = linear_float<WeightF16>;
   } else if constexpr (Name == Format::f32) {
     table->linear[static_cast<int>(Name)] = linear_float<WeightF32>;
+  } else if constexpr (info(Name).run == kWholeRow) {
+    table->linear[static_cast<int>(Name)] = linear_rows<Name>;
   } else {
     table->linear[static_cast<int>(Name)] = linear<Weight<Name>>;
   }
@@ -63,6 +69,8 @@ static constexpr Kernels shared_table(const char* name) {
       .product = product,
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},
+      .quantize_rows = {quantize_rows<Activations::a8>, quantize_rows<Activations::a16>,
+                        quantize_rows<Activations::a8o16>},
       .dequantize = {},  // by put_formats()
       .widen = {},       // by put_formats()
       .rmsnorm = rmsnorm,

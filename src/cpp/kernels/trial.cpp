@@ -29,8 +29,8 @@ struct Trial {
     args.m = kTokens;
     args.panel = panel;
     args.y_stride = kPairRows;
-    reference.quantize[static_cast<int>(Activations::a8o16)](x, kStride, args.groups, kTokens, 0,
-                                                             kTokens, panel);
+    quantizer(reference, format, Activations::a8o16)(x, kStride, args.groups, kTokens, 0, kTokens,
+                                                     panel);
     args.y = got;
     table.linear[static_cast<int>(format)](args, 0, 1);
     args.y = expected;

@@ -1,7 +1,7 @@
 // The weight formats and the one byte layout that every ISA consumes.
 //
 // A matrix of n rows (outputs) and k columns (inputs) is cut into *pairs* of 32 rows and *groups* of
-// 32 columns. Some groups in a row share scales: a *run* of 1 to 8 groups.
+// 32 columns. Some groups in a row share scales: a *run* of 1 to 8 groups, or of all that a row has.
 //
 //   matrix      = pair 0 | pair 1 | ...                 (n rounded up to 32 rows)
 //   pair        = run 0 | run 1 | ...                   (k rounded up to 32 columns; runs are whole)
@@ -52,9 +52,10 @@ enum class Format : int {
   q4g64z = 11,
   q4g128z = 12,
   q4g64s = 13,
-  q4g128s = 14
+  q4g128s = 14,
+  q8rs = 15
 };
-inline constexpr int kFormats = 15;
+inline constexpr int kFormats = 16;
 
 // What is added to scale * (q - zero): nothing, a min, or scale times a stored -zero.
 enum class Offset : int { none, min, zero };
@@ -64,7 +65,7 @@ struct FormatInfo {
   int bits;        // of a code; 16 and 32: floats
   int zero;        // the code that means 0, in all groups
   Offset offset;   // what rows have beside their scales
-  int run;         // groups that share scales
+  int run;         // groups that share scales; kWholeRow: all of a row
   bool two_level;  // scales are integers times d, mins integers times dmin
   int parts;       // of a group with scales of their own
   bool quantized;  // activations are panels of integers; else float32 rows
@@ -74,8 +75,10 @@ struct FormatInfo {
   int tile_bytes;        // 16 rows x 32 columns, without scales
   int pair_group_bytes;  // two tiles and what is the group's own
   int shared_bytes;      // what the groups of a run share
-  int run_bytes;
+  int run_bytes;         // 0 if a run is as long as its row
 };
+
+inline constexpr int kWholeRow = 0;
 
 consteval FormatInfo make_format(const char* name, int bits, int zero, Offset offset, int run = 1,
                                  bool two_level = false, int parts = 1) {
@@ -95,11 +98,11 @@ consteval FormatInfo make_format(const char* name, int bits, int zero, Offset of
                0};
   const int lines = f.quantized ? f.has_offset ? 2 : 1 : 0;
   f.tile_bytes = kLanes * kGroup / 8 * bits;
-  f.shared_bytes = run > 1 ? 64 * lines : 0;
+  f.shared_bytes = run != 1 ? 64 * lines : 0;
   f.pair_group_bytes = 2 * f.tile_bytes + (two_level  ? kPairRows * parts * lines
                                            : run == 1 ? 64 * lines
                                                       : 0);
-  f.run_bytes = run * f.pair_group_bytes + f.shared_bytes;
+  f.run_bytes = run == kWholeRow ? 0 : run * f.pair_group_bytes + f.shared_bytes;
   return f;
 }
 
@@ -120,6 +123,7 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
     make_format("q4g128z", 4, 0, Offset::zero, 4),
     make_format("q4g64s", 4, 8, Offset::none, 2),  // w = scale * (q - 8)
     make_format("q4g128s", 4, 8, Offset::none, 4),
+    make_format("q8rs", 8, 128, Offset::none, kWholeRow),  // w = scale * (q - 128)
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
@@ -137,10 +141,18 @@ static_assert(info(Format::q6k).run_bytes == 8 * 832 + 64);
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-// Bytes of a pair of `groups` groups.
-static inline size_t pair_bytes(Format f, int groups) {
+// Groups that share scales, in rows of so many.
+inline constexpr int run_groups(Format f, int groups) {
+  return info(f).run == kWholeRow ? groups : info(f).run;
+}
+inline constexpr size_t run_bytes(Format f, int groups) {
   const FormatInfo& layout = info(f);
-  return static_cast<size_t>((groups + layout.run - 1) / layout.run) * layout.run_bytes;
+  return static_cast<size_t>(run_groups(f, groups)) * layout.pair_group_bytes + layout.shared_bytes;
+}
+// Bytes of a pair of `groups` groups.
+inline constexpr size_t pair_bytes(Format f, int groups) {
+  const int run = run_groups(f, groups);
+  return static_cast<size_t>((groups + run - 1) / run) * run_bytes(f, groups);
 }
 
 // Activations of integer weights are rounded per token and group of 32 columns to
@@ -198,6 +210,45 @@ inline ActivationGroup activation_group(void* panel, int groups, int m, int row,
       (first * static_cast<size_t>(groups) + static_cast<size_t>(group) * rows) * kActivationBytes;
   return {block + at * kGroup, block + (rows + at) * kGroup,
           reinterpret_cast<ActivationInfo*>(block + rows * 2 * kGroup) + at};
+}
+
+// Weights whose rows have one scale take activations whose rows have one scale, so that integers are
+// summed over all columns:
+//
+//   x ~ scale * (256 * coarse + fine),   |fine| <= 127 and coarse = 0 but in groups that stand out
+//
+// Groups stand out if their largest magnitude is more than four times the row's median (a8), 15/8 of
+// it (a8o16), or all of them do (a16).
+inline constexpr const char* kRowActivationNames[kActivations] = {"a8r", "a16r", "a8o16r"};
+
+struct RowInfo {
+  float scale;
+  int32_t sum_fine, sum_coarse;  // pay for the zero point
+  int32_t wide;                  // groups that stand out
+};
+static_assert(sizeof(RowInfo) == 16);
+
+// A block of r tokens holds, in a panel of rows,
+//
+//   int8 fine[groups][r][32] | int8 coarse[groups][r][32] | RowInfo info[r] | uint8 wide[groups][r]
+//
+// and begins where a block of the other panels does: it is never larger.
+struct RowPanel {
+  int8_t *fine, *coarse;
+  RowInfo* info;
+  uint8_t* wide;  // 1: the group stands out
+  int rows;
+};
+static_assert(sizeof(RowInfo) + 1 <= kActivationBytes - 2 * kGroup);
+
+// The block that holds `row`.
+inline RowPanel row_panel(void* panel, int groups, int m, int row) {
+  const int rows = panel_rows(m, row);
+  const size_t first = static_cast<size_t>(row) / kPanelRows * kPanelRows;
+  const size_t plane = static_cast<size_t>(groups) * static_cast<size_t>(rows) * kGroup;
+  auto* fine = static_cast<int8_t*>(panel) + first * static_cast<size_t>(groups) * kActivationBytes;
+  auto* infos = reinterpret_cast<RowInfo*>(fine + 2 * plane);
+  return {fine, fine + plane, infos, reinterpret_cast<uint8_t*>(infos + rows), rows};
 }
 
 }  // namespace slmq

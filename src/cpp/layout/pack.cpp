@@ -1,5 +1,6 @@
 #include "layout/pack.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -135,9 +136,13 @@ PackStatus quantize_q4a(const float* w, int count, const Lane& out) {
   return PackStatus::ok;
 }
 
-PackStatus quantize_q8s(const float* w, int count, const Lane& out) {
+float largest_of(const float* w, int count) {
   float largest = 0.0f;
   for (int c = 0; c < count; ++c) largest = std::fabs(w[c]) > largest ? std::fabs(w[c]) : largest;
+  return largest;
+}
+
+PackStatus round_q8s(const float* w, float largest, const Lane& out) {
   *out.scale = float_to_half(largest / 127.0f);
   if (!finite_half(*out.scale)) return PackStatus::too_large;
   const float scale = half_to_float(*out.scale), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
@@ -146,6 +151,10 @@ PackStatus quantize_q8s(const float* w, int count, const Lane& out) {
   for (int& value : q) value += 128;
   out.put_u8(q);
   return PackStatus::ok;
+}
+
+PackStatus quantize_q8s(const float* w, int count, const Lane& out) {
+  return round_q8s(w, largest_of(w, count), out);
 }
 
 PackStatus write_floats(Format format, const float* w, const Lane& out) {
@@ -161,9 +170,14 @@ PackStatus write_floats(Format format, const float* w, const Lane& out) {
   return PackStatus::ok;
 }
 
-PackStatus quantize_group(Format format, const float* w, int count, const Lane& out) {
+bool all_finite(const float* w, int count) {
   for (int c = 0; c < count; ++c)
-    if (!std::isfinite(w[c])) return PackStatus::not_finite;
+    if (!std::isfinite(w[c])) return false;
+  return true;
+}
+
+PackStatus quantize_group(Format format, const float* w, int count, const Lane& out) {
+  if (!all_finite(w, count)) return PackStatus::not_finite;
   switch (format) {
     case Format::q4g32s: return quantize_q4s(w, count, out);
     case Format::q4g32a: return quantize_q4a(w, count, out);
@@ -204,7 +218,34 @@ size_t source_row_bytes(Source source, int k) {
   return static_cast<size_t>(k) * group_bytes / kGroup;
 }
 
+PackStatus pack_whole_rows(const PackArgs& args, int pair_begin, int pair_end) {
+  const int groups = matrix_groups(args.k), group_bytes = info(args.format).pair_group_bytes;
+  const size_t row_bytes = source_row_bytes(args.source, args.k);
+  const int last = pair_end * kPairRows < args.n ? pair_end * kPairRows : args.n;
+  for (int row = pair_begin * kPairRows; row < last; ++row) {
+    const uint8_t* source = args.rows + row_bytes * (args.order != nullptr ? args.order[row] : row);
+    uint8_t* pair =
+        args.out + static_cast<size_t>(row / kPairRows) * pair_bytes(args.format, groups);
+    float values[kGroup], largest = 0.0f;
+    for (int g = 0; g < groups; ++g) {
+      read_group(args.source, source, args.k, g, values);
+      if (!all_finite(values, kGroup)) return PackStatus::not_finite;
+      largest = std::max(largest, largest_of(values, kGroup));
+    }
+    Lane lane = lane_of(args.format, pair, row % kPairRows);
+    lane.scale = reinterpret_cast<uint16_t*>(pair + static_cast<size_t>(groups) * group_bytes) +
+                 row % kPairRows;
+    for (int g = 0; g < groups; ++g, lane.tile += group_bytes) {
+      read_group(args.source, source, args.k, g, values);
+      const PackStatus status = round_q8s(values, largest, lane);
+      if (status != PackStatus::ok) return status;
+    }
+  }
+  return PackStatus::ok;
+}
+
 PackStatus pack_pairs(const PackArgs& args, int pair_begin, int pair_end) {
+  if (info(args.format).run == kWholeRow) return pack_whole_rows(args, pair_begin, pair_end);
   const int groups = matrix_groups(args.k);
   const int group_bytes = info(args.format).pair_group_bytes;
   const size_t row_bytes = source_row_bytes(args.source, args.k);

@@ -18,7 +18,7 @@ size_t source_row_bytes(Source source, int k);  // k multiple of 32 for quantize
 enum class PackStatus : int { ok, not_finite, too_large, beyond_bits };
 
 // Formats that weights can be rounded to; the others hold what was rounded elsewhere.
-inline constexpr bool rounds(Format f) { return static_cast<int>(f) < 5; }
+inline constexpr bool rounds(Format f) { return static_cast<int>(f) < 5 || f == Format::q8rs; }
 
 struct PackArgs {
   Format format;  // one that rounds()

@@ -61,10 +61,11 @@ bool put_halves(uint16_t* line, int row, uint16_t scale, const uint16_t* offset)
 bool put_scales(const PartsArgs& args, size_t source, int r, uint8_t* run, int row) {
   const FormatInfo& layout = info(args.format);
   const int tiles = 2 * layout.tile_bytes, group_bytes = layout.pair_group_bytes;
-  const size_t runs = static_cast<size_t>(matrix_groups(args.k) / layout.run);
+  const int in_run = run_groups(args.format, matrix_groups(args.k));
+  const size_t runs = static_cast<size_t>(matrix_groups(args.k) / in_run);
   const size_t at = source * runs + static_cast<size_t>(r);
-  auto* line = reinterpret_cast<uint16_t*>(
-      run + (layout.shared_bytes == 0 ? tiles : layout.run * group_bytes));
+  auto* line =
+      reinterpret_cast<uint16_t*>(run + (layout.shared_bytes == 0 ? tiles : in_run * group_bytes));
   if (!layout.two_level) {
     uint16_t offset = 0;
     if (layout.offset == Offset::min) offset = static_cast<const uint16_t*>(args.mins)[at];
@@ -73,7 +74,7 @@ bool put_scales(const PartsArgs& args, size_t source, int r, uint8_t* run, int r
     return put_halves(line, row, static_cast<const uint16_t*>(args.scales)[at],
                       layout.has_offset ? &offset : nullptr);
   }
-  const int count = layout.run * layout.parts;  // factors of the row in this run
+  const int count = in_run * layout.parts;  // factors of the row in this run
   const auto* scales = static_cast<const uint8_t*>(args.scales) + at * count;
   const auto* mins = static_cast<const uint8_t*>(args.mins);
   for (int i = 0; i < count; ++i) {
@@ -88,15 +89,14 @@ bool put_scales(const PartsArgs& args, size_t source, int r, uint8_t* run, int r
 
 PackStatus pack_row(const PartsArgs& args, size_t source, uint8_t* pair, int row) {
   const FormatInfo& layout = info(args.format);
-  const int groups = matrix_groups(args.k);
+  const int groups = matrix_groups(args.k), in_run = run_groups(args.format, groups);
   for (int g = 0; g < groups; ++g) {
-    uint8_t* run = pair + static_cast<size_t>(g / layout.run) * layout.run_bytes;
-    uint8_t* tile =
-        run + g % layout.run * layout.pair_group_bytes + row / kLanes * layout.tile_bytes;
+    uint8_t* run = pair + static_cast<size_t>(g / in_run) * run_bytes(args.format, groups);
+    uint8_t* tile = run + g % in_run * layout.pair_group_bytes + row / kLanes * layout.tile_bytes;
     const int count = args.k - g * kGroup < kGroup ? args.k - g * kGroup : kGroup;
     const uint8_t* codes = args.codes + source * static_cast<size_t>(args.k) + g * kGroup;
     if (!put_codes(layout, codes, count, tile, row % kLanes)) return PackStatus::beyond_bits;
-    if (g % layout.run == 0 && !put_scales(args, source, g / layout.run, run, row))
+    if (g % in_run == 0 && !put_scales(args, source, g / in_run, run, row))
       return PackStatus::not_finite;
   }
   return PackStatus::ok;

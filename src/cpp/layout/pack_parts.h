@@ -12,7 +12,7 @@ struct PartsArgs {
   Format format;
   int n, k;              // k is a multiple of info(format).columns
   const uint8_t* codes;  // [n, k]
-  // float16 [n, g / run], or int8 [n, g * parts] if two-level
+  // float16 [n, g / run], [n, 1] of whole rows, or int8 [n, g * parts] if two-level
   const void* scales;
   // The same again, or uint8 zeros [n, g / run]; null without an offset
   const void* mins;

@@ -149,20 +149,22 @@ void AttentionStep::append(const Run& run, int thread, const Segment& segment, i
       keys.floats(n, thread) + static_cast<size_t>(row) * keys.width + k_.offset + head;
   const float* value =
       values.floats(n, thread) + static_cast<size_t>(row) * values.width + v_.offset + head;
-  std::memcpy(scratch.key, key, sizeof(float) * config_.head_dim);
   if (config_.rotary > 0) {
+    std::memcpy(scratch.key, key, sizeof(float) * config_.head_dim);
+    key = scratch.key;
     const Buffer& rope = run.buffer(rope_);
     const float* angles = rope.floats(n, thread) + static_cast<size_t>(row) * rope.width;
     run.kernels->rope(scratch.key, angles, angles + config_.rotary / 2, config_.rotary);
   }
   run.kernels->kv_append[static_cast<int>(config_.kv_type)](
-      shape_, segment.sequence->pages(), kv_head, position_of(segment, row), scratch.key, value);
+      shape_, segment.sequence->pages(), kv_head, position_of(segment, row), key, value);
 }
 
 void AttentionStep::append_block(const Run& run, int thread, const Block& block) const {
   Scratch scratch(*this, run.scratch_of(thread));
-  for (int row = block.row; row < block.row + block.count; ++row)
-    for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
+  // Sixteen positions of a head share its cache lines: rows of a head follow each other.
+  for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
+    for (int row = block.row; row < block.row + block.count; ++row)
       append(run, thread, run.frame->segments[block.segment], row, kv_head, scratch);
 }
 

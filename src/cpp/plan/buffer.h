@@ -10,8 +10,8 @@
 namespace slmq {
 
 // f32: rows of `width` floats (a multiple of 32, padding is zero). panel: integer activations of
-// width / 32 groups.
-enum class BufferType : int { f32, panel };
+// width / 32 groups, each with a scale; row_panel: with one scale a row.
+enum class BufferType : int { f32, panel, row_panel };
 
 // Which rows a buffer holds: the tokens of the chunk, or those whose logits are asked for.
 enum class Domain : int { tokens, outputs };

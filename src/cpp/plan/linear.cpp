@@ -20,6 +20,14 @@ struct LinearPart {
 
 namespace {
 
+constexpr const char* kBufferTypeNames[] = {"float32 rows", "quantized activations",
+                                            "activations with one scale a row"};
+
+BufferType input_type(Format format) {
+  if (!info(format).quantized) return BufferType::f32;
+  return info(format).run == kWholeRow ? BufferType::row_panel : BufferType::panel;
+}
+
 constexpr size_t kMaxChunkBytes = 128 * 1024;
 constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
 
@@ -246,11 +254,11 @@ LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) cons
   if (weight.x >= 0) x = weight.x;
   const Buffer& b = source(x);
   const Matrix& m = *weight.matrix;
-  const bool quantized = info(m.format).quantized;
-  if (quantized == (b.type == BufferType::f32)) {
-    fail(std::string("linear: weights in ") + info(m.format).name +
-         (quantized ? " take quantized activations, got float32 rows"
-                    : " take float32 rows, got quantized activations"));
+  const BufferType wanted = input_type(m.format);
+  if (b.type != wanted) {
+    fail(std::string("linear: weights in ") + info(m.format).name + " take " +
+         kBufferTypeNames[static_cast<int>(wanted)] + ", got " +
+         kBufferTypeNames[static_cast<int>(b.type)]);
   }
   if (b.domain != domain) fail("linear: expected inputs of the same rows; one is behind select()");
   if (b.logical != m.k) {

@@ -64,7 +64,8 @@ class Recording {
   // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
   int layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
                 int head_dim, float eps);
-  int quantize(Slice x, Activations activations);
+  // whole_rows: for weights whose rows have one scale.
+  int quantize(Slice x, Activations activations, bool whole_rows = false);
   int gather(Slice x, std::vector<int32_t> columns);  // column c is column columns[c] of x
   int linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation = {},
              float softcap = 0.0f);

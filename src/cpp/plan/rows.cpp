@@ -63,13 +63,18 @@ void EmbedStep::add_row(const Run& run, int thread, const Matrix* learned, int r
 
 class QuantizeStep final : public RowStep {
  public:
-  QuantizeStep(Domain domain, Slice x, Activations activations, int out)
-      : RowStep(domain, true), x_(x), activations_(activations), out_(out) {}
+  QuantizeStep(Domain domain, Slice x, Activations activations, bool whole_rows, int out)
+      : RowStep(domain, true),
+        x_(x),
+        activations_(activations),
+        whole_rows_(whole_rows),
+        out_(out) {}
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
   Slice x_;
   Activations activations_;
+  bool whole_rows_;
   int out_;
 };
 
@@ -77,9 +82,11 @@ void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
   const int n = run.frame->rows(domain_);
   const Buffer& x = run.buffer(x_.buffer);
   const Buffer& out = run.buffer(out_);
-  run.kernels->quantize[static_cast<int>(activations_)](x.floats(n, thread) + x_.offset, x.width,
-                                                        out.width / kGroup, n, begin, end,
-                                                        out.panel(n, thread));
+  const int kind = static_cast<int>(activations_);
+  const auto quantize =
+      whole_rows_ ? run.kernels->quantize_rows[kind] : run.kernels->quantize[kind];
+  quantize(x.floats(n, thread) + x_.offset, x.width, out.width / kGroup, n, begin, end,
+           out.panel(n, thread));
 }
 
 // Columns in another order: y[c] = x[columns[c]]. For weights whose columns are stored in an order of
@@ -270,13 +277,15 @@ int Recording::embed(std::shared_ptr<const Matrix> matrix, float scale,
                   out, {}, "embed", std::move(format), std::move(shape));
 }
 
-int Recording::quantize(Slice x, Activations activations) {
+int Recording::quantize(Slice x, Activations activations, bool whole_rows) {
   checked_groups(x, "quantize");
   check_quantized_width(x.width);
   const Domain domain = buffer(x.buffer).domain;
-  const int out = new_buffer(BufferType::panel, domain, x.width, true);
-  return add_step(std::make_unique<QuantizeStep>(domain, x, activations, out), out, {x.buffer},
-                  "quantize", kActivationNames[static_cast<int>(activations)],
+  const BufferType type = whole_rows ? BufferType::row_panel : BufferType::panel;
+  const int out = new_buffer(type, domain, x.width, true), kind = static_cast<int>(activations);
+  return add_step(std::make_unique<QuantizeStep>(domain, x, activations, whole_rows, out), out,
+                  {x.buffer}, "quantize",
+                  whole_rows ? kRowActivationNames[kind] : kActivationNames[kind],
                   std::to_string(x.width));
 }
 

@@ -63,7 +63,8 @@ Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
       p = put_halves(p, layout.pair_group_bytes);
       continue;
     }
-    for (int i = 0; i < layout.run; ++i) {
+    const int run = run_groups(format, matrix_groups(shape.k));
+    for (int i = 0; i < run; ++i) {
       p = put_bytes(p, 2 * layout.tile_bytes);
       const int own = layout.pair_group_bytes - 2 * layout.tile_bytes;
       p = layout.two_level ? put_bytes(p, own) : put_halves(p, own);
@@ -76,18 +77,19 @@ Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
 // Rows of activations, and the panel of the first m of them.
 class Panels {
  public:
-  Panels(const Shape& shape, Activations activations, const std::vector<float>& x)
-      : shape_(shape), activations_(activations), x_(x) {}
+  Panels(const Shape& shape, Format format, Activations activations, const std::vector<float>& x)
+      : shape_(shape), format_(format), activations_(activations), x_(x) {}
   Memory first(int m) const {
     const int groups = matrix_groups(shape_.k);
     Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
-    kernels_named("scalar").quantize[static_cast<int>(activations_)](x_.data(), groups * kGroup,
-                                                                     groups, m, 0, m, panel.data());
+    quantizer(kernels_named("scalar"), format_, activations_)(x_.data(), groups * kGroup, groups, m,
+                                                              0, m, panel.data());
     return panel;
   }
 
  private:
   const Shape& shape_;
+  const Format format_;
   const Activations activations_;
   const std::vector<float>& x_;
 };
@@ -173,7 +175,7 @@ void run_format(Kernel kernel, const std::string& name, Format format, Activatio
     const Memory weight = packed_weight(&inputs, format, shape);
     const LinearCase test(kernel, name, shape, &inputs);
     if (info(format).quantized) {
-      const Panels panels(shape, activations, test.x());
+      const Panels panels(shape, format, activations, test.x());
       test.run(weight, [&panels](int m) { return panels.first(m); }, &hash, results);
     } else {
       test.run(weight, [](int) { return Memory(); }, &hash, results);
@@ -217,9 +219,10 @@ void run_linear(const Kernels& kernels, Results* results) {
       run_format(kernels.linear[f], name, format, Activations::a8, results);
       continue;
     }
+    const auto& names = info(format).run == kWholeRow ? kRowActivationNames : kActivationNames;
     for (int i = 0; i < kActivations; ++i)
-      run_format(kernels.linear[f], name + "." + kActivationNames[i], format,
-                 static_cast<Activations>(i), results);
+      run_format(kernels.linear[f], name + "." + names[i], format, static_cast<Activations>(i),
+                 results);
   }
   for (int f = 0; f < kFormats; ++f) {
     Inputs inputs(201 + static_cast<uint64_t>(f));

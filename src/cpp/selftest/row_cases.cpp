@@ -60,6 +60,36 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
   results->add(name, hash);
 }
 
+void run_quantize_rows(const Kernels& kernels, Activations activations, Results* results) {
+  Inputs inputs(314);
+  Hash hash;
+  const auto quantize = kernels.quantize_rows[static_cast<int>(activations)];
+  for (const int k : {32, 100, 576}) {
+    for (int kind = 0; kind < 5; ++kind) {
+      for (const int m : {1, 3, 16, 17, 33}) {
+        const int groups = static_cast<int>(round_up(k, kGroup)) / kGroup;
+        const std::vector<float> x = rows_of(&inputs, m, k, kind);
+        Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
+        quantize(x.data(), groups * kGroup, groups, m, m / 2, m, panel.data());
+        quantize(x.data(), groups * kGroup, groups, m, 0, m / 2, panel.data());
+        for (int row = 0; row < m; row += kPanelRows) {
+          const RowPanel block = row_panel(panel.data(), groups, m, row);
+          const auto places = static_cast<size_t>(groups) * static_cast<size_t>(block.rows);
+          hash.bytes(block.fine, places * kGroup);
+          hash.bytes(block.coarse, places * kGroup);
+          hash.bytes(block.wide, places);
+          for (int t = 0; t < block.rows; ++t) {
+            const RowInfo& a = block.info[t];
+            hash.floats(&a.scale, 1);
+            for (const int32_t v : {a.sum_fine, a.sum_coarse, a.wide}) hash.bytes(&v, sizeof v);
+          }
+        }
+      }
+    }
+  }
+  results->add(std::string("quantize.") + kRowActivationNames[static_cast<int>(activations)], hash);
+}
+
 void run_rmsnorm(const Kernels& kernels, Results* results) {
   Inputs inputs(302);
   Hash hash;
@@ -260,6 +290,8 @@ void run_rows(const Kernels& kernels, Results* results) {
   for (int i = 0; i < kActivations; ++i)
     run_quantize(kernels, static_cast<Activations>(i),
                  (std::string("quantize.") + kActivationNames[i]).c_str(), results);
+  for (int i = 0; i < kActivations; ++i)
+    run_quantize_rows(kernels, static_cast<Activations>(i), results);
   run_rmsnorm(kernels, results);
   run_layernorm(kernels, results);
   run_rope(kernels, results);

@@ -30,13 +30,10 @@ struct Planes<4> {
 
 }  // namespace
 
-// Columns [16 * First, 16 * Last) of sixteen rows.
+// sums += columns [16 * First, 16 * Last) of sixteen rows.
 template <int First, int Last, class Tile, int M>
-SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
-                          i32x16 (&sums)[M]) {
+SLMQ_INLINE void add_tile(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
   a = reread(a);
-#pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) sums[t] = {from[t], from[t]};
 #pragma GCC unroll 8
   for (int i = 4 * First; i < 4 * Last; ++i) {
     const __m256i w_low = tile.columns(0, i / 4, i % 4), w_high = tile.columns(32, i / 4, i % 4);
@@ -49,6 +46,13 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
       keep(sums[t].high);
     }
   }
+}
+template <int First, int Last, class Tile, int M>
+SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
+                          i32x16 (&sums)[M]) {
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) sums[t] = {from[t], from[t]};
+  add_tile<First, Last>(tile, a, sums);
 }
 template <int First, int Last, class Tile, int M>
 SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
@@ -71,6 +75,10 @@ SLMQ_INLINE void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotSt
 template <int M>
 SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   dot_tile<0, 2>(Bytes{tile}, a, sums);
+}
+template <int M>
+SLMQ_INLINE void add_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  add_tile<0, 2>(Bytes{tile}, a, sums);
 }
 template <int Bits, int First, int Last, int M>
 SLMQ_INLINE void dot_planes(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {

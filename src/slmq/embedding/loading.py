@@ -139,7 +139,7 @@ def load_body(
     opened = open_weights(
         checkpoint,
         threads=threads,
-        format=_format(checkpoint, options),
+        format=_format(checkpoint, options, family),
         memory=options.memory,
         found=(family, raw),
     )
@@ -194,11 +194,16 @@ def encoder_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
     return Headless(family), raw
 
 
-def _format(checkpoint: Checkpoint, options: EncoderOptions) -> str | None:
-    """What weights become: int8 if they are floats and nothing else is asked for."""
-    if options.format is not None or checkpoint.packed:
+def _format(checkpoint: Checkpoint, options: EncoderOptions, family: Any) -> str | None:
+    """What weights become: int8 if they are floats and nothing else is asked for.
+
+    The int8 of encoders has one scale a row, which multiplies many rows of text fastest. Decoders
+    that embed keep a scale for 32 columns: their activations differ more from each other.
+    """
+    if checkpoint.packed or foreign_weights(checkpoint):
         return options.format
-    return None if foreign_weights(checkpoint) else "int8"
+    wanted = options.format or "int8"
+    return "q8rs" if wanted == "int8" and not isinstance(family, Headless) else wanted
 
 
 def _of_gguf(checkpoint: Checkpoint, folder: SentenceFolder) -> SentenceFolder:

@@ -34,13 +34,15 @@ class EncoderOptions:
     Parameters
     ----------
     format : {"int4", "int8", "f16", "f32"}, optional
-        What weights become. None makes int8 of floats, and keeps what is quantized already.
+        What weights become. None makes int8 of floats, and keeps what is quantized already. The
+        int8 of encoders has one scale a row ("q8rs"); "q8g32s" has one for 32 columns.
     n_threads : int, optional
         Threads; None takes the physical cores that this process may use.
     memory : {"mmap", "huge", "small"}, optional
         Where weights are kept; as for `slmq.load`.
     activations : {"fast", "mixed", "exact"}, optional
-        What inputs of integer weights are rounded to, per token and group of 32. "fast": 8 bits.
+        What inputs of integer weights are rounded to, per token and group of 32. "fast": 8 bits,
+        and with one scale a row 16 where a group stands out far.
         "mixed": 16 where a group stands out. "exact": 16 everywhere. None is "fast" for encoders,
         and "mixed" for decoders that embed, where more groups stand out.
 

@@ -37,7 +37,7 @@ class Handle:
         self.offset = offset
         self.width = width
         self._parts = parts
-        self._quantized: _Buffer | None = None
+        self._quantized: dict[bool, _Buffer] = {}  # by whether a row has one scale
         self._gathered: dict[bytes, Handle] = {}
 
     def split(self) -> tuple[Handle, ...]:

@@ -455,11 +455,13 @@ class Recorder:
         """The buffer that a weight reads: columns in its order; integers for integer weights."""
         if weight.columns is not None:
             x = self.gather(x, weight.columns)
-        if not FORMATS[weight.matrix.format].quantized:
+        fmt = FORMATS[weight.matrix.format]
+        if not fmt.quantized:
             if x.offset != 0:
                 raise ValueError("float weights need all columns of a buffer")
             return x.slice[0]
-        if x._quantized is None:
-            number = self._recording.quantize(x.slice, self._activations)
-            x._quantized = self._own(number)
-        return x._quantized.number
+        whole_rows = fmt.run == 0
+        if whole_rows not in x._quantized:
+            number = self._recording.quantize(x.slice, self._activations, whole_rows)
+            x._quantized[whole_rows] = self._own(number)
+        return x._quantized[whole_rows].number

@@ -235,23 +235,24 @@ def random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8
     -------
     uint8[bytes], about 16 MiB of whole pair-groups.
     """
-    count = RANDOM_BYTES // fmt.run_bytes
+    k = GROUP * (fmt.run or 1)
+    count = RANDOM_BYTES // fmt.run_bytes(k)
     if not fmt.quantized:
         dtype = np.float16 if fmt.name == "f16" else np.float32
-        size = fmt.run_bytes // np.dtype(dtype).itemsize
+        size = fmt.run_bytes(k) // np.dtype(dtype).itemsize
         values = rng.standard_normal((count, size), np.float32) * np.float32(WEIGHT_STD)
         stored: npt.NDArray[np.uint8] = values.astype(dtype).view(np.uint8)
         return stored.reshape(-1)
-    return pack_parts(_random_parts(fmt, PAIR_ROWS, count * fmt.run * GROUP, rng), fmt)
+    return pack_parts(_random_parts(fmt, PAIR_ROWS, count * k, rng), fmt)
 
 
 def _random_parts(fmt: Format, n: int, k: int, rng: np.random.Generator) -> Parts:
     """Codes of one size are as frequent as others, and stand for weights around 0."""
     levels = 1 << fmt.bits
     # An int8 weight is stored plus 128 and is never -128.
-    codes = rng.integers(1 if fmt.name == "q8g32s" else 0, levels, (n, k), np.uint8)
+    codes = rng.integers(1 if fmt.zero == 128 else 0, levels, (n, k), np.uint8)
     step = WEIGHT_STD * np.sqrt(12) / levels
-    shared = (n, k // (fmt.run * GROUP))
+    shared = (n, k // (fmt.run_groups(k) * GROUP))
     sizes = rng.uniform(0.5, 1.5, shared) * step
     middle = (levels - 1) / 2
     if fmt.two_level:
