@@ -88,7 +88,9 @@ def check_rope(rope: Rope) -> None:
 
 
 def goldens() -> list[Path]:
-    return sorted(path.parent for path in GOLDENS.glob("*/*/config.json"))
+    """All but tables, whose sizes are those of their tensors."""
+    found = (path.parent for path in GOLDENS.glob("*/*/config.json"))
+    return sorted(folder for folder in found if folder.parent.name != "tables")
 
 
 @pytest.mark.parametrize("folder", goldens(), ids=lambda f: f"{f.parent.name}-{f.name}")

@@ -57,7 +57,8 @@ def test_int8_is_near(family: str, name: str) -> None:
     """Random weights and sizes below a group are the worst case; real models are far nearer."""
     golden = read_encoder(family, name)
     runner = open_runner(golden.folder)
-    assert runner.body.weights.layers[0].q.matrix.format == "q8g32s"
+    wanted = "q8g32s" if family == "headless" else "q8rs"  # decoders have outliers
+    assert runner.body.weights.layers[0].q.matrix.format == wanted
     for got, states in zip(runner.pooled(golden.texts), golden.states, strict=True):
         want = states.mean(axis=0)
         assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.998

@@ -42,14 +42,18 @@ def train_adapter(
         Path, typer.Option(metavar="DIR", help="Folder to write the adapter to.")
     ] = Path("adapters"),
     fine_tune_type: Annotated[
-        Literal["lora"], typer.Option("--fine-tune-type", "--type", help="What is trained.")
+        Literal["lora"],
+        typer.Option("--fine-tune-type", "--type", metavar="TYPE", help="What is trained."),
     ] = "lora",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --adapter-path.")
     ] = False,
     format: Annotated[
         WeightFormat | None,
-        typer.Option(help="Format of the weights that are trained on. Default: as stored."),
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of the weights that are trained on. Default: as stored.",
+        ),
     ] = None,
     training: o.Given,
     revision: o.Revision = None,
