@@ -261,7 +261,7 @@ FORMATS = ("openai-chat", "open-responses", "anthropic")
 INSTRUCTED = "smollm2-135m-instruct"  # answers of stories260K hardly ever come to an end
 UNSEEN = {
     "Image Input": "pictures: no model that sees is served",
-    "Assistant Message Phase": "a model so small repeats itself to its limit: the answer is incomplete",
+    "Assistant Message Phase": "has to end by itself: a model this small does not always",
     "Error Handling": "expects an error without a model; the first one answers, as in llama.cpp",
 }
 
