@@ -14,6 +14,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from slmq.checkpoint.packed_folder import PackedWriter
@@ -30,15 +31,17 @@ CHAT_TEMPLATE = (
 def write_weights(path: Path, shape: Shape, format_name: str) -> None:
     """model.safetensors: random tiles, vectors of ones."""
     tensors = [wish.tensor for wish in shape.weights(format_named(format_name))]
-    formats = {tensor.format for tensor in tensors if len(tensor.shape) == 2}
-    rng = np.random.default_rng
-    blocks = {name: random_blocks(format_named(name), rng(0)) for name in formats}
+    blocks: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}
     with PackedWriter(path, tensors) as file:
         for tensor in tensors:
             if len(tensor.shape) == 1:
                 file.write(np.ones(tensor.shape, "<f4").tobytes())
             else:
-                block = blocks[tensor.format]
+                fmt, width = format_named(tensor.format), tensor.shape[1]
+                key = (fmt.name, 0 if fmt.run else width)
+                if key not in blocks:
+                    blocks[key] = random_blocks(fmt, width, np.random.default_rng(0))
+                block = blocks[key]
                 copies = -(-tensor.nbytes // len(block))
                 file.write(np.tile(block, copies)[: tensor.nbytes].data)
 

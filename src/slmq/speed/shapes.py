@@ -209,9 +209,11 @@ class _RandomReader(Survey):
         return Linear(matrix, values, name=noted.name)
 
     def _matrix(self, fmt: str, n: int, k: int) -> _native.Matrix:
-        if fmt not in self._random:
-            self._random[fmt] = random_blocks(FORMATS[fmt], np.random.default_rng(self._seed))
-        random, packed = self._random[fmt], self._take(_native.packed_bytes(fmt, n, k))
+        # Where a row's scale stands depends on its columns only if the whole row shares it.
+        key = fmt if FORMATS[fmt].run else f"{fmt} {k}"
+        if key not in self._random:
+            self._random[key] = random_blocks(FORMATS[fmt], k, np.random.default_rng(self._seed))
+        random, packed = self._random[key], self._take(_native.packed_bytes(fmt, n, k))
         for start in range(0, len(packed), len(random)):
             part = packed[start : start + len(random)]
             part[:] = random[: len(part)]
@@ -228,14 +230,18 @@ class _RandomReader(Survey):
         return taken
 
 
-def random_blocks(fmt: Format, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def random_blocks(fmt: Format, width: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Some pairs of tiles with their scales: random weights around 0, of a plausible size.
 
     Returns
     -------
-    uint8[bytes], about 16 MiB of whole pair-groups.
+    uint8[bytes], about 16 MiB of whole pair-groups, or of pairs of rows of `width` columns if those
+    have one scale.
     """
-    k = GROUP * (fmt.run or 1)
+    if fmt.run == 0:
+        pairs = max(1, RANDOM_BYTES // fmt.run_bytes(width))
+        return pack_parts(_random_parts(fmt, pairs * PAIR_ROWS, width, rng), fmt)
+    k = GROUP * fmt.run
     count = RANDOM_BYTES // fmt.run_bytes(k)
     if not fmt.quantized:
         dtype = np.float16 if fmt.name == "f16" else np.float32
