@@ -147,6 +147,10 @@ def test_batch_on_a_full_disk(tiny_model_path: Path, tmp_path: Path, source: Pat
 
 @POSIX
 def test_batch_is_interrupted(tiny_model_path: Path, tmp_path: Path, source: Path) -> None:
+    # So many that the signal comes before the last answer, however late its thread wakes.
+    lines = source.read_text("utf-8").splitlines()
+    many = [line.replace('"r', f'"{n}r', 1) for n in range(10) for line in lines]
+    source.write_text("\n".join(many) + "\n", "utf-8")
     target = tmp_path / "out.jsonl"
     part = tmp_path / "out.jsonl.part"
     process = started(source, target, tiny_model_path, INTERRUPTED.format(part=str(part)))
