@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.parts.config import DecoderConfig, decoder_values
+from slmq.models.parts.config import DecoderConfig, decoder_values, layer_kinds
 from slmq.models.parts.decoder import gated_mlp, logits
 from slmq.models.parts.gguf import GgufMap, Weights, decoder_from_gguf
 from slmq.models.parts.head import load_head
@@ -86,14 +85,7 @@ def _convolving(config: Mapping[str, Any]) -> tuple[bool, ...]:
     """Which layers are convolutions, by `layer_types` or the numbers of those that attend."""
     layers = config_layers(config)
     if "layer_types" in config:
-        kinds = config_value(config, "layer_types", list)
-        if len(kinds) != layers:
-            raise CheckpointError(f"expected {layers} layer_types, found {len(kinds)}")
-        for kind in kinds:
-            if kind not in (CONV, ATTENTION):
-                raise UnsupportedModelError(
-                    f"layer type {kind!r:.80} is not supported; supported: {CONV}, {ATTENTION}"
-                )
+        kinds = layer_kinds(config, layers, (CONV, ATTENTION))
         return tuple(kind == CONV for kind in kinds)
     attending = config_value(config, "full_attn_idxs", list, list(range(layers)))
     return tuple(i not in attending for i in range(layers))

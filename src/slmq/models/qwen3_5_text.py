@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.models.parts.config import DecoderConfig, decoder_values
+from slmq.models.parts.config import DecoderConfig, decoder_values, layer_kinds
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_gated_mlp, logits
 from slmq.models.parts.gguf import (
     DECODER_NAMES,
@@ -118,14 +118,7 @@ def _delta_layers(config: Mapping[str, Any]) -> tuple[bool, ...]:
     if config.get("layer_types") is None:
         every = config_count(config, "full_attention_interval", 4)
         return tuple((i + 1) % every != 0 for i in range(layers))
-    kinds = config_value(config, "layer_types", list)
-    if len(kinds) != layers:
-        raise CheckpointError(f"expected {layers} layer_types, found {len(kinds)}")
-    for kind in kinds:
-        if kind not in (DELTA, ATTENTION):
-            raise UnsupportedModelError(
-                f"layer type {kind!r:.80} is not supported; supported: {DELTA}, {ATTENTION}"
-            )
+    kinds = layer_kinds(config, layers, (DELTA, ATTENTION))
     return tuple(kind == DELTA for kind in kinds)
 
 

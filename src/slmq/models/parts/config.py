@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,13 +127,26 @@ def layer_sliding(config: Mapping[str, Any], default: list[bool]) -> tuple[bool,
     """
     if config.get("layer_types") is None:
         return tuple(default)
-    kinds = config_value(config, "layer_types", list)
-    if len(kinds) != len(default):
-        raise CheckpointError(f"expected {len(default)} layer_types, found {len(kinds)}")
-    known = ("full_attention", "sliding_attention")
+    kinds = layer_kinds(config, len(default), ("full_attention", "sliding_attention"))
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def layer_kinds(config: Mapping[str, Any], layers: int, known: Sequence[str]) -> list[str]:
+    """The kind of every layer, as `layer_types` lists them.
+
+    Raises
+    ------
+    CheckpointError
+        If there are not as many as layers.
+    UnsupportedModelError
+        For another kind than those that the model's family knows.
+    """
+    kinds: list[str] = config_value(config, "layer_types", list)
+    if len(kinds) != layers:
+        raise CheckpointError(f"expected {layers} layer_types, found {len(kinds)}")
     for kind in kinds:
         if kind not in known:
             raise UnsupportedModelError(
                 f"layer type {kind!r:.80} is not supported; supported: {', '.join(known)}"
             )
-    return tuple(kind == "sliding_attention" for kind in kinds)
+    return kinds
