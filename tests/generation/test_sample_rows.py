@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,42 @@ def test_what_is_refused() -> None:
         with pytest.raises(ValueError, match=r"allowed: expected int32\[2\]"):
             sample_rows([one, other], logits, [None, mask])
     assert sample_rows([], np.empty((0, 40), np.float32)) == []
+
+
+def test_an_answer_that_waits_holds_little() -> None:
+    """Hundreds may wait for their turn; arrays as long as the vocabulary are one thread's."""
+    n, params = 262_144, {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 1.0}
+    logits = np.zeros(n, np.float32)
+    sampler(n, params).sample(logits)  # this thread has its arrays now
+    tracemalloc.start()
+    try:
+        waiting = [sampler(n, params) for _ in range(100)]
+        for one in waiting:
+            one.observe(range(1000))
+            one.sample(logits)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / len(waiting) < 200_000  # the tokens of its prompt; one array is a megabyte
+
+
+def test_a_softmax_in_python_may_draw() -> None:
+    """It gets arrays of its own: those of the draw that called it stay as they are."""
+    rows = some_logits(5, 2, 500)
+    other = sampler(500, {"temperature": 1.0, "seed": 2})
+
+    def exact(x: Floats, scale: float) -> Floats:
+        terms = np.exp(x.astype(np.float64) * scale)
+        return (terms / terms.sum()).astype(np.float32)
+
+    def drawing(x: Floats, scale: float) -> Floats:
+        before = x.copy()
+        other.sample(rows[1])
+        assert np.array_equal(x, before)
+        return exact(x, scale)
+
+    params = SamplingParams.from_kwargs({"temperature": 1.0, "seed": 1})
+    plain = make_sampler(params, 500, softmax=exact)
+    nested = make_sampler(params, 500, softmax=drawing)
+    for _ in range(5):
+        assert nested.sample(rows[0]) == plain.sample(rows[0])

@@ -22,16 +22,16 @@ from slmq.generation._mask cimport mask_blocks
 from slmq.generation._math64 cimport exp_double, log_double
 from slmq.generation._philox cimport draw_word, high_product, philox
 from slmq.generation._selection cimport (
-    BLOCK, MINUS_INFINITY, PLUS_INFINITY, find_cut, first_with, float_bits, float_of, scan,
-    select_top,
+    BLOCK, MINUS_INFINITY, PLUS_INFINITY, first_with, scan, select_top,
 )
+from slmq.generation._weights cimport keep_mass, keep_near_top, pick, shift, shift_all, weigh
+
+import threading
 
 import numpy as np
 
 from slmq.errors import CheckpointError
 
-cdef double WEIGHT_ONE = 4503599627370496.0    # 2^52: the weight of probability 1
-cdef float NEGLIGIBLE = -40.0                  # exp(-40) < 2^-52: a weight of zero for certain
 cdef double LARGEST_FLOAT = 3.4028234663852886e38
 
 
@@ -59,110 +59,6 @@ def philox4x64(counter, key):
 def random_word(uint64_t seed, uint64_t index):
     """The 64-bit number that draw `index` of `seed` consumes."""
     return draw_word(seed, index)
-
-
-# ---------------------------------------------------------------- survivors and weights
-
-cdef Py_ssize_t shift(
-    const float* x, int32_t* ids, Py_ssize_t count, float top, float scale, float* shifted
-) noexcept nogil:
-    """x - top of the logits with these ids; drops those whose weight would be 0."""
-    cdef Py_ssize_t i, kept = 0
-    cdef float value
-    for i in range(count):
-        value = x[ids[i]] - top
-        ids[kept] = ids[i]
-        shifted[kept] = value
-        kept += value * scale >= NEGLIGIBLE
-    return kept
-
-
-cdef Py_ssize_t shift_all(
-    const float* x, Py_ssize_t n, const int32_t* block_max, float top, float scale, int32_t* ids,
-    float* shifted
-) noexcept nogil:
-    """`shift` of all logits; sets their ids."""
-    cdef Py_ssize_t block, i, kept = 0
-    cdef float value
-    for block in range((n + BLOCK - 1) // BLOCK):
-        if (float_of(block_max[block]) - top) * scale < NEGLIGIBLE:
-            continue
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, n)):
-            value = x[i] - top
-            ids[kept] = <int32_t>i
-            shifted[kept] = value
-            kept += value * scale >= NEGLIGIBLE
-    return kept
-
-
-cdef uint64_t weigh(const float* p, Py_ssize_t count, uint64_t* weights) noexcept nogil:
-    """Probabilities as multiples of 2^-52 (exact from 2^-29 up, else cut); returns their sum."""
-    cdef uint64_t total = 0
-    cdef Py_ssize_t i
-    cdef float one
-    for i in range(count):
-        one = p[i] if p[i] < 1.0 else 1.0
-        # The comparison is false for NaN, which must not reach the conversion.
-        weights[i] = <uint64_t><int64_t>(<double>one * WEIGHT_ONE) if p[i] > 0.0 else 0
-        total += weights[i]
-    return total
-
-
-cdef uint64_t keep_mass(
-    const float* p, uint64_t* weights, Py_ssize_t count, uint64_t total, double top_p,
-    int32_t* members, uint32_t* keys, uint64_t* heavy
-) noexcept nogil:
-    """Zeroes the weights outside the smallest set that holds `top_p` of the mass."""
-    cdef uint64_t need = <uint64_t><int64_t>(top_p * <double>total)
-    cdef uint64_t least, missing, kept = 0
-    cdef uint32_t cut, bits
-    cdef Py_ssize_t i, candidates = 0
-    need += <double>need < top_p * <double>total        # rounded up
-    need = min(max(need, <uint64_t>1), total)
-    # All weights up to `least` together cannot exceed what may be left out, so none of them
-    # is where the cut falls; a peaked distribution leaves a handful of candidates.
-    least = (total - need) // <uint64_t>count
-    for i in range(count):
-        keys[candidates] = float_bits(p[i])
-        heavy[candidates] = weights[i]
-        candidates += weights[i] > least
-    missing = find_cut(keys, heavy, candidates, need, members, &cut)
-    for i in range(count):
-        bits = float_bits(p[i])
-        if bits == cut and missing > 0:
-            missing -= min(missing, weights[i])
-        else:
-            weights[i] &= <uint64_t>0 - <uint64_t>(bits > cut)   # a mask, not a branch to guess
-        kept += weights[i]
-    return kept
-
-
-cdef uint64_t keep_near_top(
-    const float* p, uint64_t* weights, Py_ssize_t count, double min_p
-) noexcept nogil:
-    """Zeroes the weights of probabilities below min_p times the greatest; returns the sum."""
-    cdef uint64_t kept = 0
-    cdef float top = 0.0
-    cdef double least
-    cdef Py_ssize_t i
-    for i in range(count):
-        top = p[i] if p[i] > top else top
-    least = min_p * <double>top
-    for i in range(count):
-        weights[i] = weights[i] if <double>p[i] >= least else 0
-        kept += weights[i]
-    return kept
-
-
-cdef Py_ssize_t pick(const uint64_t* weights, Py_ssize_t count, uint64_t target) noexcept nogil:
-    """The index where the running sum first exceeds target (< sum of the weights)."""
-    cdef uint64_t running = 0
-    cdef Py_ssize_t i
-    for i in range(count):
-        running += weights[i]
-        if running > target:
-            return i
-    return count - 1
 
 
 # ---------------------------------------------------------------- log-probabilities
@@ -226,6 +122,48 @@ def _checked(logits, Py_ssize_t n):
     return logits
 
 
+# ---------------------------------------------------------------- room to work in
+
+cdef class Bench:
+    """Arrays that a draw writes before it reads: up to 48 bytes a token of the vocabulary.
+
+    Samplers share one of the thread that draws. With one each, 500 answers that wait would hold
+    a gigabyte for a vocabulary of 50,000 tokens, and five for one of 260,000.
+    """
+
+    cdef Py_ssize_t n_vocab
+    cdef object shifted_array
+    cdef int32_t[::1] block_max, ids, members
+    cdef float[::1] adjusted, shifted, p
+    cdef uint32_t[::1] keys
+    cdef uint64_t[::1] weights, heavy
+
+    def __init__(self, Py_ssize_t n):
+        self.n_vocab = n
+        self.block_max = np.empty((n + BLOCK - 1) // BLOCK, np.int32)
+        self.ids = np.empty(n, np.int32)
+        self.members = np.empty(n, np.int32)
+        self.adjusted = np.empty(n, np.float32)
+        self.shifted_array = np.empty(n, np.float32)
+        self.shifted = self.shifted_array
+        self.p = np.empty(n, np.float32)
+        self.keys = np.empty(n, np.uint32)
+        self.weights = np.empty(n, np.uint64)
+        self.heavy = np.empty(n, np.uint64)
+
+
+_of_thread = threading.local()
+
+
+cdef Bench take_bench(Py_ssize_t n_vocab):
+    """This thread's, which nobody else has until `_of_thread.bench` is set again."""
+    bench = getattr(_of_thread, "bench", None)
+    _of_thread.bench = None     # a softmax in Python may draw, too
+    if bench is None or (<Bench>bench).n_vocab < n_vocab:
+        bench = Bench(n_vocab)
+    return bench
+
+
 # ---------------------------------------------------------------- the sampler
 
 cdef class Sampler:
@@ -254,16 +192,15 @@ cdef class Sampler:
     cdef readonly Py_ssize_t n_vocab
     cdef readonly uint64_t seed
     cdef readonly uint64_t draws
-    cdef object _softmax, _shifted_array, _raised
+    cdef object _softmax, _raised
+    cdef dict _places
     cdef SoftmaxFunction _kernel
     cdef bint _greedy, _biased, _penalised
     cdef Py_ssize_t _top_k, _n_seen
     cdef float _scale, _repetition
     cdef double _presence, _frequency, _top_p, _min_p
-    cdef int32_t[::1] _bias_ids, _block_max, _ids, _members, _seen, _counts
-    cdef float[::1] _biases, _shifted, _adjusted, _p
-    cdef uint32_t[::1] _keys
-    cdef uint64_t[::1] _weights, _heavy
+    cdef int32_t[::1] _bias_ids, _seen, _times
+    cdef float[::1] _biases
 
     def __init__(
         self, Py_ssize_t n_vocab, softmax, *, double temperature=0.0, Py_ssize_t top_k=0,
@@ -290,9 +227,10 @@ cdef class Sampler:
         self._penalised = (
             repetition_penalty != 1.0 or presence_penalty != 0.0 or frequency_penalty != 0.0
         )
-        self._n_seen = 0
         self._set_bias(logit_bias or {})
-        self._allocate()
+        # The tokens of prompt and answer: where each stands, which it is, how often generated.
+        self._n_seen, self._places = 0, {}
+        self._seen, self._times = np.empty(64, np.int32), np.empty(64, np.int32)
 
     def _set_bias(self, logit_bias):
         for token in logit_bias:
@@ -303,26 +241,6 @@ cdef class Sampler:
         self._biased = bool(logit_bias)
         self._bias_ids = np.array(list(logit_bias), np.int32)
         self._biases = np.array(list(logit_bias.values()), np.float32)
-
-    def _allocate(self):
-        cdef Py_ssize_t n = self.n_vocab
-        self._block_max = np.empty((n + BLOCK - 1) // BLOCK, np.int32)
-        self._adjusted = None       # said so: Cython leaves NULL, which is not None
-        if self._biased or self._penalised:
-            self._adjusted = np.empty(n, np.float32)
-        if self._penalised:
-            self._seen = np.empty(n, np.int32)
-            self._counts = np.full(n, -1, np.int32)      # -1: not seen, else times generated
-        if not self._greedy:
-            self._ids = np.empty(n, np.int32)
-            self._members = np.empty(n, np.int32)
-            self._keys = np.empty(n, np.uint32)
-            self._shifted_array = np.empty(n, np.float32)
-            self._shifted = self._shifted_array
-            self._p = np.empty(n, np.float32)
-            self._weights = np.empty(n, np.uint64)
-            if self._top_p < 1.0:
-                self._heavy = np.empty(n, np.uint64)
 
     def observe(self, tokens):
         """Notes the tokens of the prompt, which only the repetition penalty counts."""
@@ -338,11 +256,14 @@ cdef class Sampler:
     cdef int _note(self, Py_ssize_t token, int32_t times) except -1:
         if not 0 <= token < self.n_vocab:
             raise ValueError(f"token: expected 0 to {self.n_vocab - 1}, got {token}")
-        if self._counts[token] < 0:
-            self._counts[token] = 0
-            self._seen[self._n_seen] = <int32_t>token
+        place = self._places.setdefault(token, self._n_seen)
+        if place == self._n_seen:
+            if place == self._seen.shape[0]:
+                self._seen = np.resize(self._seen, 2 * place)
+                self._times = np.resize(self._times, 2 * place)
+            self._seen[place], self._times[place] = <int32_t>token, 0
             self._n_seen += 1
-        self._counts[token] += times
+        self._times[<Py_ssize_t>place] += times
         return 0
 
     def sample(self, logits, allowed=None):
@@ -391,7 +312,7 @@ cdef class Sampler:
             self.draws = draws
 
     cdef const int32_t* _mask(self, allowed) except? NULL:
-        """The words of a mask that lives on, and room for the logits that it leaves."""
+        """The words of a mask that lives on."""
         cdef const int32_t[::1] words
         if allowed is None:
             return NULL
@@ -401,12 +322,12 @@ cdef class Sampler:
             or allowed.shape != (wanted,) or not allowed.flags.c_contiguous
         ):
             raise ValueError(f"allowed: expected int32[{wanted}], got {allowed!r:.80}")
-        if self._adjusted is None:
-            self._adjusted = np.empty(self.n_vocab, np.float32)
         words = allowed
         return &words[0]
 
-    cdef int64_t choose(self, const float* given, const int32_t* mask) noexcept nogil:
+    cdef int64_t choose(
+        self, const float* given, const int32_t* mask, Bench bench
+    ) noexcept nogil:
         """The token for these logits, or UNUSABLE, NO_WEIGHT or RAISED."""
         cdef const float* x = given
         cdef bint adjusted = self._biased or self._penalised
@@ -414,27 +335,27 @@ cdef class Sampler:
         cdef int32_t top, bottom
         if mask != NULL or not adjusted:
             # Before anything is ruled out: a model that says NaN is damaged, whatever the mask.
-            top, bottom = scan(given, self.n_vocab, &self._block_max[0])
+            top, bottom = scan(given, self.n_vocab, &bench.block_max[0])
             if top >= PLUS_INFINITY or bottom < MINUS_INFINITY:
                 return UNUSABLE
         if mask != NULL:
-            x = &self._adjusted[0]
+            x = &bench.adjusted[0]
             top = mask_blocks(
-                given, mask, self.n_vocab, &self._adjusted[0], &self._block_max[0]
+                given, mask, self.n_vocab, &bench.adjusted[0], &bench.block_max[0]
             )
         if adjusted:
-            x = self._adjust(x)
-            top, bottom = scan(x, self.n_vocab, &self._block_max[0])
+            x = self._adjust(x, bench)
+            top, bottom = scan(x, self.n_vocab, &bench.block_max[0])
             if top >= PLUS_INFINITY or bottom < MINUS_INFINITY:
                 return UNUSABLE
         if top == MINUS_INFINITY:
             return UNUSABLE
-        best = first_with(x, self.n_vocab, &self._block_max[0], top)
-        return best if self._greedy else self._draw(x, x[best])
+        best = first_with(x, self.n_vocab, &bench.block_max[0], top)
+        return best if self._greedy else self._draw(x, x[best], bench)
 
-    cdef const float* _adjust(self, const float* x) noexcept nogil:
+    cdef const float* _adjust(self, const float* x, Bench bench) noexcept nogil:
         """Bias and penalties, in a copy of the logits."""
-        cdef float* y = &self._adjusted[0]
+        cdef float* y = &bench.adjusted[0]
         cdef Py_ssize_t i, at
         cdef double value
         if x != y:
@@ -444,51 +365,51 @@ cdef class Sampler:
         for i in range(self._n_seen):
             at = self._seen[i]
             y[at] = y[at] / self._repetition if y[at] > 0.0 else y[at] * self._repetition
-            if self._counts[at] > 0:
-                value = <double>y[at] - <double>self._counts[at] * self._frequency
+            if self._times[i] > 0:
+                value = <double>y[at] - <double>self._times[i] * self._frequency
                 y[at] = <float>(value - self._presence)
         return y
 
-    cdef int64_t _draw(self, const float* x, float top) noexcept nogil:
+    cdef int64_t _draw(self, const float* x, float top, Bench bench) noexcept nogil:
         """Filters and draws."""
         cdef Py_ssize_t count
         cdef uint64_t total, word
         if self._top_k > 0:
             count = select_top(
-                x, self.n_vocab, &self._block_max[0], self._top_k, &self._ids[0],
-                &self._keys[0], &self._members[0],
+                x, self.n_vocab, &bench.block_max[0], self._top_k, &bench.ids[0],
+                &bench.keys[0], &bench.members[0],
             )
-            count = shift(x, &self._ids[0], count, top, self._scale, &self._shifted[0])
+            count = shift(x, &bench.ids[0], count, top, self._scale, &bench.shifted[0])
         else:
             count = shift_all(
-                x, self.n_vocab, &self._block_max[0], top, self._scale, &self._ids[0],
-                &self._shifted[0],
+                x, self.n_vocab, &bench.block_max[0], top, self._scale, &bench.ids[0],
+                &bench.shifted[0],
             )
         if self._kernel != NULL:
-            self._kernel(&self._shifted[0], <int>count, self._scale, &self._p[0])
-        elif not self._python_softmax(count):
+            self._kernel(&bench.shifted[0], <int>count, self._scale, &bench.p[0])
+        elif not self._python_softmax(count, bench):
             return RAISED
-        total = weigh(&self._p[0], count, &self._weights[0])
+        total = weigh(&bench.p[0], count, &bench.weights[0])
         if self._top_p < 1.0 and total > 0:
             total = keep_mass(
-                &self._p[0], &self._weights[0], count, total, self._top_p, &self._members[0],
-                &self._keys[0], &self._heavy[0],
+                &bench.p[0], &bench.weights[0], count, total, self._top_p, &bench.members[0],
+                &bench.keys[0], &bench.heavy[0],
             )
         if self._min_p > 0.0:
-            total = keep_near_top(&self._p[0], &self._weights[0], count, self._min_p)
+            total = keep_near_top(&bench.p[0], &bench.weights[0], count, self._min_p)
         if total == 0:
             return NO_WEIGHT
         word = draw_word(self.seed, self.draws)
         self.draws += 1
-        return self._ids[pick(&self._weights[0], count, high_product(word, total))]
+        return bench.ids[pick(&bench.weights[0], count, high_product(word, total))]
 
-    cdef bint _python_softmax(self, Py_ssize_t count) noexcept with gil:
+    cdef bint _python_softmax(self, Py_ssize_t count, Bench bench) noexcept with gil:
         """Whether it worked; else its error is kept for whoever called."""
         try:
-            p = self._softmax(self._shifted_array[:count], self._scale)
+            p = self._softmax(bench.shifted_array[:count], self._scale)
             if p.shape[0] != count:
                 raise ValueError(f"softmax: expected float32[{count}], got float32[{p.shape[0]}]")
-            np.asarray(self._p)[:count] = p
+            np.asarray(bench.p)[:count] = p
         except BaseException as error:
             self._raised = error
             return False
@@ -541,6 +462,7 @@ def sample_rows(samplers, logits, allowed=None):
     cdef void** each = <void**>malloc(rows * sizeof(void*))
     cdef const int32_t** masks = <const int32_t**>malloc(rows * sizeof(void*))
     cdef int64_t* chosen = <int64_t*>malloc(rows * sizeof(int64_t))
+    cdef Bench bench = take_bench(logits.shape[1])
     try:
         if each == NULL or masks == NULL or chosen == NULL:
             raise MemoryError
@@ -550,9 +472,10 @@ def sample_rows(samplers, logits, allowed=None):
             masks[i] = one._mask(None if allowed is None else allowed[i])
         with nogil:
             for i in range(rows):
-                chosen[i] = (<Sampler>each[i]).choose(&given[i, 0], masks[i])
+                chosen[i] = (<Sampler>each[i]).choose(&given[i, 0], masks[i], bench)
         return [(<Sampler>samplers[i]).result(chosen[i], logits[i]) for i in range(rows)]
     finally:
+        _of_thread.bench = bench
         free(each)
         free(masks)
         free(chosen)
