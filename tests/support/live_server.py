@@ -20,6 +20,7 @@ from typing import Any
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.routing.router import Router
 from slmq.generation.model import Model
+from slmq.server.adapters import adapter_book
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.limits import Limits
@@ -149,8 +150,9 @@ def live_server(
     aliases: Mapping[str, str] | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     router: Router | None = None,
+    adapters: Mapping[str, Path] | None = None,
 ) -> Iterator[LiveServer]:
-    """A server of loaded models; they stay the caller's."""
+    """A server of loaded models, and of adapters of the first; the models stay the caller's."""
     limits = limits or Limits()
     log = RequestLog(log_path)
     with ThreadPoolExecutor(2) as pool, TemporaryDirectory() as folder, closing(log):
@@ -158,6 +160,7 @@ def live_server(
             Book(name, _given(model, suggested), Path(name), 0, Loaded(model, suggested or {}))
             for name, model in models.items()
         ]
+        books += [adapter_book(n, path, books[0]) for n, path in (adapters or {}).items()]
         listed = [
             EncoderBook(name, partial(LoadedEncoder, encoder), Path(name), 0)
             for name, encoder in (encoders or {}).items()

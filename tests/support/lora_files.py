@@ -14,6 +14,13 @@ from gguf_writer import write_gguf
 from numpy_weights import Weights, read_safetensors
 from safetensors.numpy import save_file
 
+from slmq.checkpoint import open_checkpoint
+from slmq.engine.adapters import fit
+from slmq.engine.opening import record_plan
+from slmq.engine.options import LoadOptions
+from slmq.models.loading import load_weights
+from slmq.weights.lora import read_lora
+
 F32 = npt.NDArray[np.float32]
 Pairs = dict[str, tuple[F32, F32]]  # by module: A [rank, k], B [n, rank]
 
@@ -106,3 +113,63 @@ def gguf_file(path: Path, pairs: Mapping[str, tuple[F32, F32]], **keys: Any) -> 
     for name, (a, b) in pairs.items():
         tensors[f"{name}.weight.lora_a"], tensors[f"{name}.weight.lora_b"] = a, b
     return write_gguf(path, metadata | keys, tensors)
+
+
+def saved_by_peft(
+    base: Path, folder: Path, ids: list[int], config: Mapping[str, Any]
+) -> tuple[F32, Path]:
+    """A random adapter that PEFT makes and saves, and the logits that it gives for these tokens."""
+    import peft
+    import torch
+    import transformers
+
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="eager"
+    )
+    wanted = {"lora_alpha": 2.0 * config["r"], **config}
+    tuned = peft.get_peft_model(model, peft.LoraConfig(**wanted)).eval()
+    with torch.no_grad():
+        for name, values in tuned.named_parameters():
+            if not values.requires_grad or ".lora_A." in name:
+                continue
+            if name.endswith("magnitude_vector.default.weight"):
+                values.mul_(1 + 0.3 * torch.rand_like(values))
+            elif ".lora_B." in name:
+                values.copy_(0.05 * torch.randn_like(values))
+            else:  # biases, and whole modules
+                values.add_(0.05 * torch.randn_like(values))
+        logits = tuned(torch.tensor([ids])).logits[0]
+    tuned.save_pretrained(folder)
+    return logits.float().numpy(), folder
+
+
+def answer_with(
+    base: Path,
+    adapter: Path | None,
+    ids: list[int],
+    format: str | None = "f32",
+    activations: str = "mixed",
+) -> F32:
+    """Logits of a model with an adapter."""
+    with open_checkpoint(base) as checkpoint:
+        loaded = load_weights(checkpoint, threads=1, format=format, memory="small")
+    options = LoadOptions(n_threads=2, kv_dtype="f32", activations=activations)
+    plan = record_plan(loaded, options, adapters=True)
+    native = None if adapter is None else fit(plan, loaded, read_lora(adapter)).native
+    plan.native.run(
+        np.array(ids, np.int32),
+        [(plan.cache.sequence(), len(ids))],
+        np.arange(len(ids), dtype=np.int32),
+        adapters=[native],
+    )
+    found: F32 = plan.logits()[:, : plan.vocabulary]
+    return found
+
+
+def model_of(source: Path, folder: Path, tokens_of: Path) -> Path:
+    """A golden with the tokenizer of another model, which a folder must have."""
+    shutil.copytree(source, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokens_of / name, folder / name)
+    return folder

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slmq.batch.requests import read_request
 from slmq.engine.options import PRECISION, LoadOptions
 from slmq.errors import DataError
-from slmq.generation.fingerprint import fingerprint
+from slmq.generation.fingerprint import fingerprint, with_adapter
 from slmq.settings import names_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def make_receipt(
     defaults: Mapping[str, Any],
     seed: int | None,
     results: Sequence[GenerationResult],
+    adapter: str | None = None,
 ) -> dict[str, Any]:
     """A receipt, as JSON has it.
 
@@ -72,6 +73,8 @@ def make_receipt(
     seed : int, optional
         The one that was drawn if the request named none.
     results : sequence of GenerationResult
+    adapter : str, optional
+        Hash of the adapter that they were made with.
     """
     return {
         "receipt": KIND,
@@ -81,7 +84,8 @@ def make_receipt(
         "loading": {name: loading[name] for name in LOADING if name in loading},
         "url": url,
         "body": dict(body),
-        "defaults": dict(defaults),
+        "defaults": {name: value for name, value in defaults.items() if name != "adapter"},
+        "adapter": adapter,
         "seed": seed,
         "answers": [_answer(result) for result in results],
     }
@@ -96,9 +100,14 @@ def check_receipt(model: Model, receipt: Mapping[str, Any]) -> Checked:
         If it is no receipt.
     RequestError
         If the request in it is not one.
+    ValueError
+        If the model has not loaded the adapter that it names.
     """
     _require(receipt)
-    named = fingerprint(model)
+    named, defaults = fingerprint(model), receipt["defaults"]
+    if (digest := receipt.get("adapter")) is not None:
+        named = with_adapter(named, digest)
+        defaults = {**defaults, "adapter": _called(model, digest)}
     if named != receipt["system_fingerprint"]:
         told = receipt["system_fingerprint"]
         return Checked(
@@ -106,7 +115,7 @@ def check_receipt(model: Model, receipt: Mapping[str, Any]) -> Checked:
             f"{model.name} is {named}, and the receipt is of {told}: other weights, tokenizer, "
             "template or arithmetic",
         )
-    asked = read_request(receipt["url"], receipt["body"], receipt.get("seed"), receipt["defaults"])
+    asked = read_request(receipt["url"], receipt["body"], receipt.get("seed"), defaults)
     template = asked.template
     found = [
         _answer(model.submit(prompt, params, chat_template_kwargs=template, whole=True).finish())
@@ -119,6 +128,18 @@ def check_receipt(model: Model, receipt: Mapping[str, Any]) -> Checked:
         return Checked(False, f"expected {len(receipt['answers'])} answers, got {len(found)}")
     tokens = sum(answer["tokens"] for answer in found)
     return Checked(True, f"the same bytes: {tokens} tokens in {len(found)} answers, by {named}")
+
+
+def _called(model: Model, digest: str) -> str:
+    """The model's name for an adapter."""
+    for name, held in model.adapters.items():
+        if held == digest:
+            return name
+    loaded = ", ".join(f"{name!r} {held:.12}" for name, held in model.adapters.items()) or "none"
+    raise ValueError(
+        f"the receipt is of an answer with the adapter {digest:.12}, which is not loaded "
+        f"(loaded: {loaded}); slmq verify --adapter PATH loads it"
+    )
 
 
 def _answer(result: GenerationResult) -> dict[str, Any]:

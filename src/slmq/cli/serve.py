@@ -24,10 +24,11 @@ from slmq.settings import byte_count
 if TYPE_CHECKING:
     from slmq.embedding.routing.config import RouterConfig
     from slmq.hub import ResolvedModel
+    from slmq.server.shelf import Book
 
 __all__ = ["serve"]
 
-SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs",))
+SAMPLING = o.Bundle("sampling", SamplingParams, "Sampling", without=("logprobs", "adapter"))
 PANEL = "Server"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SIZE = byte_count("a number of bytes, such as 500MB or 2GiB")
@@ -106,6 +107,23 @@ def serve(
             rich_help_panel=PANEL,
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[@MODEL]=PATH",
+            help="Low-rank adapter of the first model, or of MODEL, served under a name of its "
+            "own: a folder of PEFT or mlx-lm, or a GGUF file. Repeatable.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    adapter_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder whose adapters clients may load and unload (/v1/load_lora_adapter).",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +168,8 @@ def serve(
     if not models and router is None:
         raise ValueError("expected a MODEL, or --router")
     options = LoadOptions(**loading)
+    if adapter_dir is not None and not adapter_dir.is_dir():
+        raise ValueError(f"--adapter-dir: there is no folder {str(adapter_dir)!r:.200}")
     keys = api_key or [key for key in [os.environ.get("SLMQ_API_KEY")] if key]
     budget = available_memory_bytes()
     if memory_budget is not None:
@@ -159,6 +179,7 @@ def serve(
 
     with needs_extra():
         from slmq.batch.receipts import LOADING
+        from slmq.server.adapters import adapter_book
         from slmq.server.limits import Limits
         from slmq.server.run import open_socket, serve_models
         from slmq.server.shelf import Book, EncoderBook, Loaded, LoadedEncoder
@@ -169,6 +190,7 @@ def serve(
         body_bytes=body,
         answer_s=timeout,
         drain_s=drain,
+        adapters=adapter_dir,
     )
 
     def load(found: ResolvedModel, called: str) -> Loaded:
@@ -177,8 +199,6 @@ def serve(
         renamed = replace(found, name=called)
         model = open_model(renamed, options, draft, most_waiting=max_queue)
         asked = {**model.suggested, **sampling}
-        if "adapter" in sampling:
-            asked["adapter"] = model.load_adapter(sampling["adapter"])
         told = {name: getattr(options, name) for name in LOADING} | {"n_ctx": model.n_ctx}
         return Loaded(model, asked, told)
 
@@ -195,6 +215,9 @@ def serve(
     books = [
         Book(called, partial(load, found, called), found.path, bytes_of(found.path))
         for called, found in listed
+    ]
+    books += [
+        adapter_book(called, path, base) for called, path, base in adapters_of(adapter or [], books)
     ]
     aliases = aliases_of(alias or [], [book.name for book in books])
     read = EncoderOptions(
@@ -260,6 +283,33 @@ def routed_models(
     return found_models(
         [m.target or "" for m in ours], [m.name for m in ours], revision=None, offline=offline
     )
+
+
+def adapters_of(given: Sequence[str], books: Sequence[Book]) -> list[tuple[str, Path, Book]]:
+    """Names, paths and models of adapters.
+
+    Raises
+    ------
+    ValueError
+        If a name is taken, or there is no such model or path.
+    """
+    found: list[tuple[str, Path, Book]] = []
+    by_name = {book.name: book for book in books}
+    for text in given:
+        called, _, path = text.partition("=")
+        name, _, model = called.partition("@")
+        if not name or not path:
+            raise ValueError(f"--adapter: expected NAME=PATH or NAME@MODEL=PATH, got {text!r:.200}")
+        if name in [*by_name, *(other for other, _, _ in found)]:
+            raise ValueError(f"--adapter: expected a name that is free, got {name!r:.80}")
+        base = by_name.get(model) if model else next(iter(books), None)
+        if base is None:
+            names = ", ".join(by_name) or "none"
+            raise ValueError(f"--adapter: expected one of the models ({names}), got {model!r:.80}")
+        if not Path(path).exists():
+            raise ValueError(f"--adapter: there is no {path!r:.200}")
+        found.append((name, Path(path), base))
+    return found
 
 
 def aliases_of(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -28,6 +28,12 @@ def verify(
             autocompletion=o.complete_model,
         ),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="The adapter that the answer was made with, if there was one."
+        ),
+    ] = None,
     revision: o.Revision = None,
     offline: o.Offline = False,
 ) -> None:
@@ -51,6 +57,8 @@ def verify(
     options = LoadOptions(**{name: told[name] for name in LOADING if told.get(name) is not None})
     name = model if model is not None else str(found.get("model"))
     with load_model(name, options, revision=revision, offline=offline) as loaded:
+        if adapter is not None:
+            loaded.load_adapter(adapter)
         checked = check_receipt(loaded, found)
     if not checked.same:
         note(checked.text)

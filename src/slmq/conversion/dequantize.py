@@ -28,9 +28,10 @@ PART = re.compile(r"(.+)\[(\d+):(\d+)\]")
 Progress = Callable[[int, int], None]
 F32 = npt.NDArray[np.float32]
 Float = np.dtype[np.float16] | np.dtype[np.float32]
-# What is added to rows [first, last) of a stored matrix; for every matrix of these sizes by name.
-Rows = Callable[[int, int], F32]
-Added = Callable[[Mapping[str, tuple[int, int]]], Mapping[str, Rows]]
+# What becomes of the rows of a stored tensor from a first one on; for some of those that there are,
+# by name, with outputs and inputs (0: a vector).
+Change = Callable[[int, F32], F32]
+Changes = Callable[[Mapping[str, tuple[int, int]]], Mapping[str, Change]]
 # By user name: the name in safetensors, and NumPy's.
 DTYPES: dict[str, tuple[str, Float]] = {
     "f16": ("F16", np.dtype("<f2")),
@@ -98,14 +99,14 @@ def write_floats(
     force: bool,
     threads: int,
     progress: Progress | None = None,
-    added: Added | None = None,
+    changes: Changes | None = None,
 ) -> None:
-    """What `dequantize` does, with what `added` makes of the names of the stored matrices."""
+    """What `dequantize` does, with what `changes` makes of the stored tensors."""
     tag, kind = DTYPES[dtype]
     with open_checkpoint(path) as checkpoint:
         source = Source(checkpoint, None, threads)
         stored = _whole_tensors(source)
-        plus = {} if added is None else added(_sizes(stored))
+        changed = {} if changes is None else changes(_sizes(stored))
         header = _header(stored, tag, kind.itemsize)
         total = sum(
             kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
@@ -117,7 +118,7 @@ def write_floats(
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:
                 file.write(header)
-                for values in _values(source, stored, kind, plus):
+                for values in _values(source, stored, kind, changed):
                     file.write(values.data)
                     done += values.nbytes
                     if progress is not None:
@@ -127,11 +128,10 @@ def write_floats(
 
 
 def _sizes(stored: dict[str, list[Wish]]) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of every stored matrix."""
+    """Outputs and inputs of every stored tensor; vectors have none."""
     return {
-        name: (sum(wish.n for wish in parts), parts[0].k)
+        name: (sum(wish.n for wish in parts), parts[0].k if parts[0].is_matrix else 0)
         for name, parts in stored.items()
-        if parts[0].is_matrix
     }
 
 
@@ -172,21 +172,20 @@ def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
 
 
 def _values(
-    source: Source, stored: dict[str, list[Wish]], kind: Float, plus: Mapping[str, Rows]
+    source: Source, stored: dict[str, list[Wish]], kind: Float, changes: Mapping[str, Change]
 ) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
     for name, parts in stored.items():
-        layout, change = parts[0].rows, plus.get(name)
+        layout, change = parts[0].rows, changes.get(name)
         if layout is not None and (layout.transposed or layout.heads):
             values = layout.whole([np.concatenate(list(source.pieces(w))) for w in parts])
             if change is not None:
-                more = change(0, sum(wish.n for wish in parts))
-                values = values + (more.T if layout.transposed else more)
+                values = change(0, values.T).T if layout.transposed else change(0, values)
             yield _fitting(source, name, values, kind)
             continue
         row = 0
         for wish in parts:
             for rows in source.pieces(wish):
-                changed = rows if change is None else rows + change(row, row + len(rows))
+                changed = rows if change is None else change(row, rows)
                 yield _fitting(source, name, changed, kind)
                 row += len(rows)
 

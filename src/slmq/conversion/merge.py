@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.conversion.dequantize import DTYPES, Progress, Rows, write_floats
+from slmq.conversion.dequantize import DTYPES, Change, Progress, write_floats
 from slmq.conversion.folder import check_target
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.formats import padded
@@ -36,6 +37,8 @@ def merge(
     progress: Progress | None = None,
 ) -> Path:
     """Write a model whose weights hold an adapter: ``W + scale * B @ A``, in floats.
+
+    Rows get the lengths that DoRA gives them; biases and a head that the adapter brings are put in.
 
     The folder loads with `transformers`, and everywhere else; `slmq.quantize` rounds it. A base of
     integers is widened first, so nothing of the adapter is lost to their steps. The same bytes come
@@ -84,28 +87,21 @@ def merge(
     threads = int(_native.resolve_threads(n_threads)["threads"])
     found = hub.resolve(os.fspath(base), revision=revision, local_files_only=local_files_only)
 
-    def added(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Rows]:
-        return _added(lora, sizes, threads)
+    def changes(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Change]:
+        return _changes(lora, sizes, threads)
 
     write_floats(
-        found.path, target, dtype, force=force, threads=threads, progress=progress, added=added
+        found.path, target, dtype, force=force, threads=threads, progress=progress, changes=changes
     )
     return target
 
 
-def _added(lora: Lora, sizes: Mapping[str, tuple[int, int]], threads: int) -> dict[str, Rows]:
-    """What each stored matrix gets; every pair must have its matrix."""
+def _changes(lora: Lora, sizes: Mapping[str, tuple[int, int]], threads: int) -> dict[str, Change]:
+    """What becomes of each stored tensor; all that the adapter has must have its tensor."""
     operators = _native.Operators(threads)
-    found = {}
+    found: dict[str, Change] = {}
     for module, pair in lora.pairs.items():
-        names = [f"{name}.weight" for name in names_elsewhere(module)]
-        name = next((name for name in names if name in sizes), None)
-        if name is None:
-            raise CheckpointError(
-                f"{module}: no weight of this model has that name (a head that is the embedding "
-                f"takes no adapter)",
-                file=lora.path,
-            )
+        name = _stored(lora, f"{module}.weight", sizes)
         n, k = sizes[name]
         if pair.a.shape[1] != k or pair.b.shape[0] != n:
             raise CheckpointError(
@@ -113,21 +109,66 @@ def _added(lora: Lora, sizes: Mapping[str, tuple[int, int]], threads: int) -> di
                 f"{list(pair.b.shape)}: is it for another model?",
                 file=lora.path,
             )
-        found[name] = _rows_of(pair, operators)
+        found[name] = _sum(pair, operators)
+    for own, values in lora.replaced.items():
+        name = _stored(lora, own, sizes)
+        n, k = sizes[name]
+        if values.shape != ((n, k) if k else (n,)):
+            shape = [n, k] if k else [n]
+            raise CheckpointError(
+                f"{own}: expected the shape {shape}, got {list(values.shape)}: is it for another "
+                f"model?",
+                file=lora.path,
+            )
+        found[name] = partial(_replaced, values)
+    for module, pair in lora.pairs.items():
+        if pair.bias is not None:
+            name = _stored(lora, f"{module}.bias", sizes)
+            found[name] = partial(_plus, pair.bias, found.get(name))
     return found
 
 
-def _rows_of(pair: LowRank, operators: _native.Operators) -> Rows:
-    """Rows of B @ A, sums over the rank in order."""
+def _stored(lora: Lora, tensor: str, sizes: Mapping[str, tuple[int, int]]) -> str:
+    """What the base calls a tensor."""
+    module, _, kind = tensor.rpartition(".")
+    names = [f"{name}.{kind}" for name in names_elsewhere(module)]
+    name = next((name for name in names if name in sizes), None)
+    if name is None:
+        raise CheckpointError(
+            f"{tensor}: the model has no weight of that name (a head that is the embedding takes "
+            f"no adapter)",
+            file=lora.path,
+        )
+    return name
+
+
+def _replaced(values: F32, first: int, rows: F32) -> F32:
+    return values[first : first + len(rows)]
+
+
+def _plus(more: F32, before: Change | None, first: int, rows: F32) -> F32:
+    held = rows if before is None else before(first, rows)
+    return held + more[first : first + len(rows)]
+
+
+def _sum(pair: LowRank, operators: _native.Operators) -> Change:
+    """Rows of W + B @ A, sums over the rank in order; of the lengths that DoRA gives them."""
     rank, k = pair.a.shape
     a = _native.zero_rows(rank, k)
     a[:, :k] = pair.a
 
-    def rows(first: int, last: int) -> F32:
-        b = _native.zero_rows(last - first, rank)
+    def change(first: int, rows: F32) -> F32:
+        last = first + len(rows)
+        b = _native.zero_rows(len(rows), rank)
         b[:, :rank] = pair.b[first:last]
-        product = _native.zero_rows(last - first, k)
+        product = _native.zero_rows(len(rows), k)
         operators.multiply(b, a, product, padded(k, 32), rank)
-        return product[:, :k]
+        found = rows + product[:, :k]
+        if pair.lengths is None:
+            return found
+        squares = [_native.sum_of_squares(np.ascontiguousarray(row)) for row in found]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros has no direction
+            factors = pair.lengths[first:last] / np.sqrt(squares)
+            return (found * factors[:, None]).astype(np.float32)
 
-    return rows
+    return change

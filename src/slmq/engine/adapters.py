@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ class Adapter:
     ----------
     native : _native.Adapter
     digest : str
-        Of all that it adds: what was computed with one adapter is no use with another.
+        Of all that it adds, whatever file that came from: what was computed with one adapter is
+        no use with another.
     """
 
     native: _native.Adapter
@@ -82,11 +84,14 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
     ------
     CheckpointError
         If it has pairs that no weight of the model takes, or of another size.
+    UnsupportedModelError
+        If it does more than add products of two matrices.
     """
+    lora.require_plain()
     slots: dict[str, list[int]] = {}
     for number, linear in enumerate(plan.slots):
         slots.setdefault(linear.name, []).append(number)
-    parts, used = [], set[str]()
+    parts, used, digest = [], set[str](), hashlib.sha256()
     for own, wish in wishes_of(loaded, lora.layout):
         module = next((name for name in names_elsewhere(own) if name in lora.pairs), None)
         if module is None or wish.name not in slots:
@@ -94,6 +99,7 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
         pair = lora.pairs[module]
         used.add(module)
         b = _rows(wish, pair, lora, module)
+        digest.update(f"{wish.name}\0{pair.a.shape}".encode() + pair.a.tobytes() + b.tobytes())
         for slot in slots[wish.name]:
             columns = plan.slots[slot].columns
             a = pair.a if columns is None else np.ascontiguousarray(pair.a[:, columns])
@@ -107,7 +113,7 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
             file=lora.path,
         )
     half = any(FORMATS[name].quantized or name == "f16" for name in loaded.formats)
-    return Adapter(plan.native.adapter(parts, half), lora.digest)
+    return Adapter(plan.native.adapter(parts, half), digest.hexdigest())
 
 
 def wishes_of(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:

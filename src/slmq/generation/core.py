@@ -154,6 +154,16 @@ class LoadedModel:
         self._adapter(name)
         del self._adapters[name]
 
+    def adapter_bytes(self, name: str) -> int:
+        """Memory that an adapter takes.
+
+        Raises
+        ------
+        ValueError
+            If none of this name is loaded.
+        """
+        return self._adapter(name).native.nbytes
+
     def _adapter(self, name: str) -> Adapter:
         try:
             return self._adapters[name]

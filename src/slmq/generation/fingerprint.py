@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slmq.generation.model import Model
     from slmq.tokenizer import Tokenizer
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "with_adapter"]
 
 TOKENS = 16  # that are looked at, spread over the vocabulary
 SPREAD = 2654435761  # Knuth's: consecutive multiples lie far apart
@@ -40,6 +40,19 @@ def fingerprint(model: Model) -> str:
     digest.update(model.logits(ids, rows="last").astype("<f4").tobytes())
     _add_tokenizer(digest, model.tokenizer)
     return f"fp_{digest.hexdigest()[:20]}"
+
+
+def with_adapter(named: str, digest: str) -> str:
+    """The name of a model with an adapter.
+
+    Parameters
+    ----------
+    named : str
+        Of the model without it.
+    digest : str
+        Of all that the adapter adds.
+    """
+    return f"fp_{hashlib.sha256(f'{named} {digest}'.encode()).hexdigest()[:20]}"
 
 
 def _add_tokenizer(digest: hashlib._Hash, tokenizer: Tokenizer) -> None:

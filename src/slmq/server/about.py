@@ -134,6 +134,8 @@ class About:
 def describe(book: Book, created: int) -> dict[str, Any]:
     """A model, in the words of OpenAI, with what llama.cpp and vLLM tell beside."""
     found = _named(book, created)
+    if book.base is not None:
+        found["parent"] = book.base.name
     if book.loaded is not None:
         engine = book.loaded.model.engine
         found["max_model_len"] = engine.n_ctx

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 
 from slmq.server.about import About
+from slmq.server.adapters import Adapters
 from slmq.server.decisions import Decisions
 from slmq.server.embeddings import Embeddings
 from slmq.server.faults import RefusedError
@@ -40,7 +41,7 @@ def build_app(service: Service, files: Files) -> Guard:
     Guard
         An ASGI application.
     """
-    openai, about = OpenAI(service), About(service)
+    openai, about, adapters = OpenAI(service), About(service), Adapters(service)
     decisions, embeddings = Decisions(service), Embeddings(service)
     messages, responses, ollama = Messages(service), Responses(service), Ollama(service)
     router = _Routes(redirect_slashes=False)
@@ -83,6 +84,8 @@ def build_app(service: Service, files: Files) -> Guard:
         ("/v1/receipts/{id}", about.receipt, get),
         ("/v1/models", about.models, get),
         ("/v1/models/{name:path}", about.model, get),
+        ("/v1/load_lora_adapter", adapters.load, post),
+        ("/v1/unload_lora_adapter", adapters.unload, post),
         *((path, about.healthy, get) for path in PATHS),
         ("/metrics", about.metrics, get),
         ("/version", about.version, get),

@@ -215,7 +215,7 @@ class Files:
         try:
             async with self._one:
                 book = await self._service.run(self._book_of, batch, source)
-                async with self._service.shelf.use(book.name):
+                async with self._service.shelf.used(book):
                     kept = self._keep(f"{batch.id}_output.jsonl", "batch_output")
                     job = Job(source.path, kept.path, defaults=self._defaults(book))
                     loop = asyncio.get_running_loop()

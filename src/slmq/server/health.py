@@ -42,7 +42,7 @@ class Health:
             self._service.require_open()
         now_s = time.monotonic()
         for book in self._service.shelf.books:
-            if book.loaded is None:
+            if book.loaded is None or book.base is not None:
                 continue
             stats = book.loaded.model.stats()
             runs, since_s = self._steps.get(book.name, (-1, now_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["Limits"]
 
@@ -34,6 +35,8 @@ class Limits:
         Seconds that running answers have left when the server is told to end.
     connections : int
         At a time.
+    adapters : Path, optional
+        A folder: adapters in it may be loaded by clients.
     """
 
     keys: tuple[str, ...] = ()
@@ -48,3 +51,4 @@ class Limits:
     answer_s: float | None = None
     drain_s: float = 30.0
     connections: int = 1000
+    adapters: Path | None = None

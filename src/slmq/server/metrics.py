@@ -89,7 +89,8 @@ class Metrics:
             lines += ["# TYPE slmq:model_loaded gauge", f"slmq:model_loaded{{{label}}} {int(up)}"]
             if book.loaded is None:
                 continue
-            lines += _of_stats(book.loaded.model.stats(), label)
+            if book.base is None:  # an adapter's are in those of its model
+                lines += _of_stats(book.loaded.model.stats(), label)
             times = self._times.get(book.name, _Times())
             lines += times.first.lines("vllm:time_to_first_token_seconds", label)
             lines += times.queue.lines("vllm:request_queue_time_seconds", label)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slmq.batch.receipts import make_receipt
 from slmq.server.faults import RefusedError
 from slmq.server.replies import as_json
+from slmq.server.shelf import LoadedAdapter
 
 if TYPE_CHECKING:
     from slmq.server.talk import Talk
@@ -33,16 +34,18 @@ class Receipts:
 
     def add(self, talk: Talk) -> None:
         """Keep the receipt of a complete answer."""
-        submitted = talk.submitted
+        submitted, base = talk.submitted, talk.book.base or talk.book
+        loaded = submitted.loaded
         body = {name: value for name, value in submitted.body.items() if name != "model"}
         receipt = make_receipt(
-            model=talk.book.name,
+            model=base.name,
             named=submitted.fingerprint,
             loading=submitted.loaded.options,
             url=submitted.url,
             body=body,
             defaults=submitted.loaded.suggested,
             seed=submitted.seed,
+            adapter=loaded.digest if isinstance(loaded, LoadedAdapter) else None,
             results=[result for result in talk.results if result is not None],
         )
         data = as_json(receipt)

@@ -148,6 +148,9 @@ async def _serve(
                     assert book.loaded is not None
                     speed = await service.run(_tried, book.loaded.model)
                     line = start_line(book, speed, shown)
+                    for adapter in [other for other in shelf.books if other.base is book]:
+                        async with shelf.used(adapter):  # one that does not fit is told now
+                            pass
             # What is here stays: collections look at what requests leave behind, and are short.
             gc.collect()
             gc.freeze()

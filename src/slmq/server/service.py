@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from slmq.batch.requests import Asked, ignored_fields, read_request
+from slmq.batch.requests import Asked, RequestError, ignored_fields, read_request
 from slmq.errors import ClosedError, DeadlineError
 from slmq.generation.mapping import sample_seeds
 from slmq.generation.params import SamplingParams
@@ -122,6 +122,7 @@ class Service:
         """
         self.require_open()
         wishes, rest = read_wishes(scope, body)
+        _refuse_adapter(rest)
         book = self.shelf.find(rest.get("model"))
         loaded = await self.shelf.take(book)
         try:
@@ -179,7 +180,7 @@ class Service:
     async def _start(
         self, book: Book, url: str, body: Mapping[str, Any], wishes: Wishes, *, whole: bool
     ) -> Submitted:
-        async with self.shelf.use(book.name) as held:
+        async with self.shelf.used(book) as held:
             assert held.loaded is not None
             # Schemas, templates and tokenizers may take long.
             work = partial(self._submit, held.loaded, url, body, wishes, whole=whole)
@@ -230,6 +231,11 @@ class Service:
         self.shelf.give_back(talk.book)
 
 
+def _refuse_adapter(body: Mapping[str, Any]) -> None:
+    if body.get("adapter") is not None:
+        raise RequestError("adapter: adapters are models here; name it as the model", "adapter")
+
+
 def _seeded(asked: Asked) -> tuple[Asked, int | None]:
     """A request that draws gets a seed, so that it can be asked again."""
     params = SamplingParams.from_kwargs(asked.params)
@@ -255,7 +261,7 @@ def _twin_key(
         return None
     without = ignored_fields(body)
     same = {name: value for name, value in body.items() if name not in without}
-    return book.name, url, json.dumps(same, sort_keys=True), wishes, whole
+    return book.name, loaded.fingerprint, url, json.dumps(same, sort_keys=True), wishes, whole
 
 
 def _require_in_time(submitted: Submitted) -> None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from slmq.disk import readable_bytes
 from slmq.errors import BusyError, ModelNotFoundError
-from slmq.generation.fingerprint import fingerprint
+from slmq.generation.fingerprint import fingerprint, with_adapter
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
     from slmq.generation.model import Model
 
-__all__ = ["Book", "EncoderBook", "Loaded", "LoadedEncoder", "Shelf"]
+__all__ = ["Book", "EncoderBook", "Loaded", "LoadedAdapter", "LoadedEncoder", "Shelf"]
 
 log = logging.getLogger("slmq.server")
 
@@ -80,6 +80,39 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class LoadedAdapter(Loaded):
+    """A model and an adapter that it has loaded.
+
+    Attributes
+    ----------
+    plain : str
+        The name of what the model computes without the adapter.
+    called : str
+        The model's name for the adapter, which `suggested` asks for.
+    digest : str
+        Of all that the adapter adds.
+    """
+
+    plain: str = ""
+    called: str = ""
+    digest: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of what the model computes with the adapter."""
+        return with_adapter(self.plain, self.digest)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the adapter takes, beside the model."""
+        return self.model.adapter_bytes(self.called)
+
+    def close(self) -> None:
+        """Forget the adapter; the model stays."""
+        self.model.unload_adapter(self.called)
+
+
+@dataclass(frozen=True)
 class LoadedEncoder:
     """An encoder that is ready."""
 
@@ -116,6 +149,10 @@ class Entry(Generic[H]):
         Requests that use it now.
     used : int
         When it was last asked for, as a count.
+    base : Book or None
+        For an adapter, its model, which stays loaded while the adapter is used.
+    removed : bool
+        Whether it can be asked for no more, and goes when nobody uses it.
     """
 
     name: str
@@ -125,6 +162,8 @@ class Entry(Generic[H]):
     loaded: H | None = None
     users: int = 0
     used: int = 0
+    base: Book | None = None
+    removed: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -133,7 +172,7 @@ class Entry(Generic[H]):
 
 
 class Book(Entry[Loaded]):
-    """A model that writes text."""
+    """A model that writes text, or one with an adapter."""
 
 
 class EncoderBook(Entry[LoadedEncoder]):
@@ -189,6 +228,24 @@ class Shelf:
         """Those that make vectors, in the order in which they were given."""
         return list(self._encoders.values())
 
+    def add(self, book: Book) -> None:
+        """Let a model be asked for.
+
+        Raises
+        ------
+        ValueError
+            If its name is taken.
+        """
+        if book.name in {*self._books, *self._encoders, *self._aliases}:
+            raise ValueError(f"the name {book.name!r:.80} is taken")
+        self._books[book.name] = book
+
+    def remove(self, book: Book) -> None:
+        """Let an adapter be asked for no more; requests that use it end with it."""
+        del self._books[book.name]
+        book.removed = True
+        _drop_removed(book)
+
     def find_encoder(self, name: Any) -> EncoderBook:
         """The encoder of a name.
 
@@ -205,6 +262,10 @@ class Shelf:
             names = ", ".join(map(repr, self._encoders))
             raise ModelNotFoundError(f"the encoder {name!r:.80} is not served here, only {names}")
         return found
+
+    def get(self, name: str) -> Book | None:
+        """The model that is called exactly this."""
+        return self._books.get(name)
 
     def find(self, name: Any) -> Book:
         """The model of a name.
@@ -249,6 +310,8 @@ class Shelf:
         BusyError
             The others that are in use leave no room for it.
         """
+        if book.base is not None:
+            await self.take(book.base)
         self._count += 1
         book.used = self._count
         book.users += 1
@@ -269,11 +332,14 @@ class Shelf:
         book.users -= 1
         if book.users == 0:
             self._freed.set()
+            _drop_removed(book)
+        if book.base is not None:
+            self.give_back(book.base)
 
     def close(self) -> None:
         """Close all models."""
         for book in self._all:
-            if book.loaded is not None:
+            if book.loaded is not None and book.base is None:
                 book.loaded.close()
 
     @property
@@ -307,10 +373,19 @@ class Shelf:
                 ) from None
 
     async def _put_away(self, book: Entry[Any]) -> None:
+        for other in self._all:
+            if other.base is book:
+                other.loaded = None  # an adapter goes with its model
         held, book.loaded = book.loaded, None
         assert held is not None
         log.info("%s makes room", book.name)
         await asyncio.get_running_loop().run_in_executor(self._pool, held.close)
+
+
+def _drop_removed(book: Entry[Any]) -> None:
+    if book.removed and book.users == 0 and book.loaded is not None:
+        book.loaded.close()
+        book.loaded = None
 
 
 def _ready(book: Entry[H]) -> H:

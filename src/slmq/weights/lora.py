@@ -2,12 +2,12 @@
 
 Low-rank adaptation adds ``scale * B @ A`` to a weight (Hu et al., "LoRA", 2021). PEFT scales by
 ``alpha / r``, rank-stabilized LoRA by ``alpha / sqrt(r)`` (Kalajdzievski, 2023), mlx-lm by a number
-of its own. What an adapter asks for and is not done is an error that names it.
+of its own. DoRA (Liu et al., 2024) gives the rows of the sum lengths of their own. What an adapter
+asks for and is not done is an error that names it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -32,12 +32,19 @@ CONFIG = "adapter_config.json"
 PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
 MOST_RANK = 256  # as the native code
 PREFIX = "base_model.model."
-NAMES = re.compile(r"[\w.\-]+")  # of modules; anything else in a pattern makes it an expression
+HEAD = "lm_head"
+TENSOR = re.compile(
+    r"(.+)\.lora_(A|B|magnitude_vector)(?:\.(?!weight$|bias$)[\w\-]+)?(?:\.(weight|bias))?"
+)
+# Expressions that are matched in a time that is known: no group is repeated, and at most two other
+# things are. PEFT's are names of modules, as a rule.
+REPEATED = re.compile(r"(?<!\\)(?:[*+?]|\{[\d,]*\})\??")
+MOST_REPEATED, LONGEST_PATTERN = 2, 200
 # Starting points that change the base: what is stored fits no other.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "eva_base", "mica")
 # Fields of PEFT that change what is computed. Others only say how it was trained.
 REFUSED = (
-    "use_dora", "target_parameters", "layer_replication", "alora_invocation_tokens", "use_qalora",
+    "target_parameters", "layer_replication", "alora_invocation_tokens", "use_qalora",
     "use_bdlora", "arrow_config", "trainable_token_indices", "megatron_config", "velora_config",
     "kasa_config", "monteclora_config",
 )  # fmt: skip
@@ -52,10 +59,16 @@ class LowRank:
     a : float32[rank, k]
     b : float32[n, rank]
         With the scale.
+    lengths : float32[n], optional
+        Of the rows of the sum of the weight and this (DoRA).
+    bias : float32[n], optional
+        Added to the layer's.
     """
 
     a: F32
     b: F32
+    lengths: F32 | None = None
+    bias: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -71,15 +84,36 @@ class Lora:
         By the name of the weight, as `layout` has it, without ``.weight``.
     base : str or None
         The model that it says it was made for.
-    digest : str
-        Of all that counts.
+    replaced : dict of str to float32
+        Biases, and heads, that take the place of the model's, by the names of their tensors.
     """
 
     path: Path
     layout: Layout
     pairs: dict[str, LowRank]
     base: str | None
-    digest: str
+    replaced: dict[str, F32]
+
+    def require_plain(self) -> None:
+        """Refuse what cannot be added while a model runs.
+
+        Raises
+        ------
+        UnsupportedModelError
+        """
+        found = None
+        if self.replaced:
+            found = f"replaces {next(iter(self.replaced))}"
+        for module, pair in self.pairs.items():
+            if pair.lengths is not None:
+                found = f"scales the rows of {module} (DoRA)"
+            elif pair.bias is not None:
+                found = f"adds a bias to {module}"
+        if found is not None:
+            raise UnsupportedModelError(
+                f"{self.path}: the adapter {found}, which is not done beside a running model; "
+                f"`slmq merge` puts it into the weights"
+            )
 
 
 def read_lora(path: Path) -> Lora:
@@ -97,7 +131,7 @@ def read_lora(path: Path) -> Lora:
         with open_gguf(path) as stored:
             if role_in(stored.metadata) != "adapter":
                 raise CheckpointError("expected an adapter, got a model", file=path)
-            return _finish(path, stored.layout, _gguf_pairs(stored), stored, None)
+            return _finish(path, stored.layout, _gguf_pairs(stored), {}, None)
     config_path = path / CONFIG
     if not path.is_dir() or not config_path.exists():
         raise CheckpointError(
@@ -106,43 +140,76 @@ def read_lora(path: Path) -> Lora:
     config = read_json_object(config_path, MAX_CONFIG_BYTES, allow_duplicates=True)
     mlx = "fine_tune_type" in config
     with open_single(path / (MLX if mlx else PEFT), config) as stored:
-        pairs = _mlx_pairs(config, stored) if mlx else _peft_pairs(config, stored)
         base = config.get("base_model_name_or_path")
-        return _finish(path, stored.layout, pairs, stored, base if isinstance(base, str) else None)
+        base = base if isinstance(base, str) else None
+        if mlx:
+            return _finish(path, stored.layout, _mlx_pairs(config, stored), {}, base)
+        _refuse(config, path)
+        pairs, replaced = _peft_pairs(config, stored)
+        return _finish(path, stored.layout, pairs, replaced, base)
 
 
 def _finish(
-    path: Path, layout: Layout, pairs: dict[str, LowRank], stored: Checkpoint, base: str | None
+    path: Path,
+    layout: Layout,
+    pairs: dict[str, LowRank],
+    replaced: dict[str, F32],
+    base: str | None,
 ) -> Lora:
     if not pairs:
         raise CheckpointError("the adapter holds no pair of matrices", file=path)
-    digest = hashlib.sha256()
-    for name in sorted(pairs):
-        digest.update(f"{name}\0".encode())
-        for matrix in (pairs[name].a, pairs[name].b):
-            digest.update(repr(matrix.shape).encode() + matrix.tobytes())
-    return Lora(path, layout, pairs, base, digest.hexdigest())
+    return Lora(path, layout, pairs, base, replaced)
 
 
 # ------------------------------------------------------------------ PEFT
 
 
-def _peft_pairs(config: Mapping[str, Any], stored: Checkpoint) -> dict[str, LowRank]:
-    _refuse(config, stored.path)
-    halves: dict[str, dict[str, str]] = {}
+def _peft_pairs(
+    config: Mapping[str, Any], stored: Checkpoint
+) -> tuple[dict[str, LowRank], dict[str, F32]]:
+    """Pairs of matrices, and what takes the place of the base's, by names."""
+    parts: dict[str, dict[str, str]] = {}
+    replaced = {}
     for name in stored.tensors:
-        found = re.fullmatch(r"(.+)\.lora_([AB])(?:\.[\w\-]+)?\.weight", name)
+        found = TENSOR.fullmatch(name)
         if found is None:
-            raise UnsupportedModelError(
-                f"{stored.path}: tensor {name!r:.120}: expected pairs of lora_A and lora_B only; "
-                f"whole weights, biases, embeddings and magnitudes of an adapter are not supported"
-            )
-        halves.setdefault(found[1].removeprefix(PREFIX), {})[found[2]] = name
+            own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
+            _check_replaced(config, stored.path, own)
+            replaced[own] = _floats(stored, name)
+            continue
+        part = found[2] + (".bias" if found[3] == "bias" else "")
+        parts.setdefault(found[1].removeprefix(PREFIX), {})[part] = name
     pairs = {}
-    for module, names in halves.items():
-        a, b = _both(stored, module, names.get("A"), names.get("B"))
-        pairs[module] = _pair(stored, module, a, b, _peft_scale(config, module, a.shape[0]))
-    return pairs
+    for module, names in parts.items():
+        a, b = _both(stored, module, names.pop("A", None), names.pop("B", None))
+        scale = _peft_scale(config, module, a.shape[0])
+        lengths, bias = names.pop("magnitude_vector", None), names.pop("B.bias", None)
+        if names:
+            raise UnsupportedModelError(f"{stored.path}: {min(names.values())!r:.120}: not known")
+        pairs[module] = _pair(
+            stored,
+            module,
+            a,
+            b,
+            scale,
+            lengths=None if lengths is None else _floats(stored, lengths),
+            bias=None if bias is None else _floats(stored, bias) * np.float32(scale),
+        )
+    return pairs, replaced
+
+
+def _check_replaced(config: Mapping[str, Any], path: Path, name: str) -> None:
+    """Whether a tensor that belongs to no pair is one that is understood."""
+    module, _, kind = name.rpartition(".")
+    saved = config.get("modules_to_save") or []
+    if kind == "bias" and config.get("bias", "none") in ("all", "lora_only"):
+        return
+    if kind in ("weight", "bias") and isinstance(saved, list) and HEAD in saved and module == HEAD:
+        return
+    raise UnsupportedModelError(
+        f"{path}: tensor {name!r:.120}: expected pairs of lora_A and lora_B, biases and {HEAD}; "
+        f"embeddings and other whole modules (modules_to_save) of an adapter are not supported"
+    )
 
 
 def _refuse(config: Mapping[str, Any], path: Path) -> None:
@@ -173,17 +240,33 @@ def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _of_module(config: Mapping[str, Any], field: str, module: str, default: Any) -> Any:
+    """The value of the first pattern that fits the name of a module, or its end behind a dot."""
     patterns = config.get(field) or {}
     if not isinstance(patterns, dict):
         raise CheckpointError(f"{CONFIG}: {field}: expected an object, got {patterns!r:.80}")
     for pattern, value in patterns.items():
-        if not NAMES.fullmatch(pattern):
-            raise UnsupportedModelError(
-                f"{CONFIG}: {field}: expected names of modules, got the expression {pattern!r:.80}"
-            )
-        if module == pattern or module.endswith(f".{pattern}"):
+        if _expression(field, pattern).fullmatch(module):
             return value
     return default
+
+
+def _expression(field: str, pattern: str) -> re.Pattern[str]:
+    repeated = REPEATED.findall(pattern)
+    if (
+        len(repeated) > MOST_REPEATED
+        or len(pattern) > LONGEST_PATTERN
+        or re.search(r"\)(?:[*+?{])|\(\?|\\\d", pattern)
+    ):
+        raise UnsupportedModelError(
+            f"{CONFIG}: {field}: expected names of modules or simple expressions, with at most "
+            f"{MOST_REPEATED} repetitions, none of a group; got {pattern!r:.80}"
+        )
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except re.error as error:
+        raise CheckpointError(
+            f"{CONFIG}: {field}: {pattern!r:.80} is no expression: {error}"
+        ) from None
 
 
 # ------------------------------------------------------------------ mlx-lm and GGUF
@@ -191,9 +274,9 @@ def _of_module(config: Mapping[str, Any], field: str, module: str, default: Any)
 
 def _mlx_pairs(config: Mapping[str, Any], stored: Checkpoint) -> dict[str, LowRank]:
     kind = config["fine_tune_type"]
-    if kind != "lora":
+    if kind not in ("lora", "dora"):
         raise UnsupportedModelError(
-            f"{stored.path}: fine_tune_type: expected 'lora', got {kind!r:.40}"
+            f"{stored.path}: fine_tune_type: expected 'lora' or 'dora', got {kind!r:.40}"
         )
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict):
@@ -202,7 +285,8 @@ def _mlx_pairs(config: Mapping[str, Any], stored: Checkpoint) -> dict[str, LowRa
     pairs = {}
     for module in _modules(stored):
         a, b = _both(stored, module, f"{module}.lora_a", f"{module}.lora_b")
-        pairs[module] = _pair(stored, module, a.T, b.T, scale)
+        lengths = _floats(stored, f"{module}.m") if f"{module}.m" in stored.tensors else None
+        pairs[module] = _pair(stored, module, a.T, b.T, scale, lengths=lengths)
     return pairs
 
 
@@ -229,7 +313,7 @@ def _modules(stored: Checkpoint) -> list[str]:
     found: dict[str, None] = {}
     for name in stored.tensors:
         module, _, half = name.rpartition(".")
-        if half not in ("lora_a", "lora_b"):
+        if half not in ("lora_a", "lora_b", "m"):
             raise UnsupportedModelError(
                 f"{stored.path}: tensor {name!r:.120}: expected pairs of lora_a and lora_b only"
             )
@@ -250,20 +334,41 @@ def _both(stored: Checkpoint, module: str, a: str | None, b: str | None) -> tupl
     for half, name in (("A", a), ("B", b)):
         if name is None or name not in stored.tensors:
             raise CheckpointError(f"{module}: its {half} is missing", file=stored.path)
+        if len(stored.tensors[name].shape) != 2:
+            shape = list(stored.tensors[name].shape)
+            raise CheckpointError(
+                f"expected a matrix, got the shape {shape}", file=stored.path, tensor=name
+            )
     assert a is not None
     assert b is not None
     return _floats(stored, a), _floats(stored, b)
 
 
-def _pair(stored: Checkpoint, module: str, a: F32, b: F32, scale: float) -> LowRank:
+def _pair(
+    stored: Checkpoint,
+    module: str,
+    a: F32,
+    b: F32,
+    scale: float,
+    *,
+    lengths: F32 | None = None,
+    bias: F32 | None = None,
+) -> LowRank:
     rank = a.shape[0]
+    for what, values in (("magnitudes", lengths), ("bias", bias)):
+        if values is not None and values.shape != b.shape[:1]:
+            raise CheckpointError(
+                f"{module}: expected {what} of {b.shape[0]} values, got {list(values.shape)}",
+                file=stored.path,
+            )
     if b.shape[1] != rank or not 1 <= rank <= MOST_RANK:
         raise CheckpointError(
             f"{module}: expected A [rank, inputs] and B [outputs, rank] with a rank of "
             f"1..{MOST_RANK}, got {list(a.shape)} and {list(b.shape)}",
             file=stored.path,
         )
-    return LowRank(np.ascontiguousarray(a), np.ascontiguousarray(b * np.float32(scale)))
+    up = np.ascontiguousarray(b * np.float32(scale))
+    return LowRank(np.ascontiguousarray(a), up, lengths, bias)
 
 
 def _floats(stored: Checkpoint, name: str) -> F32:
@@ -276,10 +381,6 @@ def _floats(stored: Checkpoint, name: str) -> F32:
     else:
         raise CheckpointError(
             f"expected f32, f16 or bf16, got {info.dtype}", file=stored.path, tensor=name
-        )
-    if len(info.shape) != 2:
-        raise CheckpointError(
-            f"expected a matrix, got the shape {list(info.shape)}", file=stored.path, tensor=name
         )
     if not np.isfinite(values).all():
         raise CheckpointError(
