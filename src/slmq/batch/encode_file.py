@@ -15,9 +15,9 @@ import numpy as np
 
 from slmq.batch.records import Records
 from slmq.batch.table import read_table, written_rows
-from slmq.disk import create, publish, remove, sha256_of
 from slmq.embedding.text_options import TextOptions
 from slmq.errors import DataError, WriteError
+from slmq.machine.disk import create, publish, remove, sha256_of
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder

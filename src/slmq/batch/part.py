@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slmq.disk import lock_file, sync
 from slmq.errors import BusyError, WriteError
+from slmq.machine.disk import lock_file, sync
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from slmq.disk import lock_file
 from slmq.errors import BusyError, WriteError
+from slmq.machine.disk import lock_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self

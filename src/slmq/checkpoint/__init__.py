@@ -16,8 +16,8 @@ from slmq.checkpoint.mapped import LARGEST
 from slmq.checkpoint.packed_folder import PACKED, PackedCheckpoint, is_packed, packed_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
 from slmq.checkpoint.strangers import describe_folder, describe_start, known_stranger, visible
-from slmq.disk import open_regular
 from slmq.errors import CheckpointError
+from slmq.machine.disk import open_regular
 
 __all__ = ["PACKED", "Checkpoint", "Layout", "PackedCheckpoint", "TensorInfo", "open_checkpoint"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint.strangers import known_stranger
-from slmq.disk import read_regular
 from slmq.errors import CheckpointError
+from slmq.machine.disk import read_regular
 
 __all__ = ["parse_json_object", "read_json_object"]
 

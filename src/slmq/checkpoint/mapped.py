@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.base import Layout, TensorInfo
-from slmq.disk import open_regular
 from slmq.errors import CheckpointError, ClosedError
+from slmq.machine.disk import open_regular
 
 __all__ = ["LARGEST", "MappedCheckpoint", "MappedFile", "Span"]
 

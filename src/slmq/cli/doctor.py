@@ -13,7 +13,7 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import note, print_json, write
-from slmq.disk import readable_bytes
+from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.machine.selftest import TableReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slmq.disk import readable_bytes
+from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model

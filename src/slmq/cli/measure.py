@@ -9,8 +9,8 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Bar, Downloads, print_json, print_table, spinner, write
-from slmq.disk import readable_bytes
 from slmq.engine.options import LoadOptions
+from slmq.machine.disk import readable_bytes
 from slmq.settings import check_options, option
 
 if TYPE_CHECKING:

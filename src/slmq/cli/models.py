@@ -15,8 +15,8 @@ from slmq.cli import options as o
 from slmq.cli.errors import one_line
 from slmq.cli.fitting import download_bytes, fits, memory_bytes, readable_count
 from slmq.cli.output import Downloads, note, print_json, print_table, write
-from slmq.disk import readable_bytes
 from slmq.errors import ModelNotFoundError
+from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.checkpoint import Checkpoint

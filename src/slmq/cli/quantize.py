@@ -14,7 +14,7 @@ from slmq.cli import options as o
 from slmq.cli.folder import Force, Source, Target, find, make_folder
 from slmq.cli.models import stored_bytes
 from slmq.cli.output import Bar, note, print_json, write
-from slmq.disk import readable_bytes
+from slmq.machine.disk import readable_bytes
 
 __all__ = ["dequantize", "quantize"]
 

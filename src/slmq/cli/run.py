@@ -14,8 +14,8 @@ from slmq.cli.errors import STOPPED
 from slmq.cli.loading import load_model
 from slmq.cli.output import Bar, cancel_on_interrupt, note, print_json, write
 from slmq.cli.piped import as_typed, read_prompt
-from slmq.disk import readable_bytes
 from slmq.engine.options import LoadOptions
+from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.generation.model import Model, Prompt

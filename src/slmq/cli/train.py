@@ -11,8 +11,8 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Downloads, note, print_json, spinner
-from slmq.disk import readable_bytes
 from slmq.engine.training.options import TrainOptions
+from slmq.machine.disk import readable_bytes
 from slmq.settings import WeightFormat
 
 if TYPE_CHECKING:

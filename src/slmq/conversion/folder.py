@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from slmq.checkpoint import Checkpoint, open_checkpoint
-from slmq.disk import free_bytes, lock_folder, sha256_of, sync
 from slmq.errors import CheckpointError, WriteError
+from slmq.machine.disk import free_bytes, lock_folder, sha256_of, sync
 
 __all__ = ["check_room", "check_target", "new_folder", "source_files"]
 

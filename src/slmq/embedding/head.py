@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.jsonfile import parse_json_object
-from slmq.disk import create, publish, read_regular
 from slmq.embedding import scores
 from slmq.embedding.identity import encoder_identity
 from slmq.embedding.loading import load_encoder
@@ -24,6 +23,7 @@ from slmq.embedding.logistic import FOLDS, cross_validated, fit_logistic, folds_
 from slmq.embedding.results import Scored, check_top_k
 from slmq.embedding.texts import several
 from slmq.errors import CheckpointError, DataError, WriteError
+from slmq.machine.disk import create, publish, read_regular
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder

@@ -8,12 +8,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from slmq.disk import create, make_folders, remove_tree, rename
 from slmq.hub.cache import cache_error, make_folder, require_free
 from slmq.hub.catalogue import ArchiveEntry, FolderFile
 from slmq.hub.download import ChecksumError, Retry
 from slmq.hub.progress import Progress
 from slmq.hub.race import fetch_entry
+from slmq.machine.disk import create, make_folders, remove_tree, rename
 
 __all__ = ["fetch_archive"]
 

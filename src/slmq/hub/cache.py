@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from slmq.disk import free_bytes, lock_file, readable_bytes
 from slmq.errors import DownloadError
+from slmq.machine.disk import free_bytes, lock_file, readable_bytes
 
 __all__ = [
     "CacheError",

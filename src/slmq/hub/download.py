@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from slmq.disk import append, create, read_regular, readable_bytes, remove
 from slmq.errors import printable
 from slmq.hub.cache import cache_error, require_free
 from slmq.hub.progress import Progress
@@ -33,6 +32,7 @@ from slmq.hub.web import (
     reason,
     site,
 )
+from slmq.machine.disk import append, create, read_regular, readable_bytes, remove
 
 __all__ = ["ChecksumError", "Retry", "discard", "download", "fetch_verified"]
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from slmq.disk import Digest, append, hash_file, make_folders, publish, readable_bytes
 from slmq.errors import DownloadError
 from slmq.hub import snapshots
 from slmq.hub.cache import cache_error, locked, make_folder, require_free
@@ -22,6 +21,7 @@ from slmq.hub.names import HubModel
 from slmq.hub.progress import Progress
 from slmq.hub.settings import hub_is_offline
 from slmq.hub.web import SourceError
+from slmq.machine.disk import Digest, append, hash_file, make_folders, publish, readable_bytes
 
 __all__ = ["download_model"]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
-from slmq.disk import read_regular
 from slmq.errors import printable
 from slmq.hub.catalogue import WheelMember
 from slmq.hub.web import (
@@ -29,6 +28,7 @@ from slmq.hub.web import (
     reason,
     site,
 )
+from slmq.machine.disk import read_regular
 
 __all__ = ["find_in_folder", "find_in_index", "is_wheel_of", "local_path"]
 

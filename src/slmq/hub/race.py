@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from slmq.disk import remove, remove_tree
 from slmq.errors import DownloadError
 from slmq.hub.background import in_background
 from slmq.hub.cache import make_folder
@@ -24,6 +23,7 @@ from slmq.hub.progress import Progress
 from slmq.hub.settings import hub_is_offline
 from slmq.hub.sources import Job, Source, sources_of
 from slmq.hub.web import Remote, SourceError
+from slmq.machine.disk import remove, remove_tree
 
 __all__ = ["PROBE_S", "Answer", "Race", "fetch_entry"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from slmq.disk import read_regular
+from slmq.machine.disk import read_regular
 
 __all__ = ["hub_cache", "hub_endpoint", "hub_is_offline", "hub_token"]
 

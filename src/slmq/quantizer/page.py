@@ -11,9 +11,9 @@ from pathlib import Path
 
 from slmq.checkpoint import PACKED
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
-from slmq.disk import readable_bytes
 from slmq.errors import WriteError
 from slmq.formats import FORMATS
+from slmq.machine.disk import readable_bytes
 from slmq.quantizer.reports import QuantizedFolder, TensorReport
 
 __all__ = ["report_page", "write_report"]

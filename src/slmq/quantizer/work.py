@@ -19,8 +19,8 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from slmq.disk import create, lock_folder, publish
 from slmq.errors import BusyError, WriteError
+from slmq.machine.disk import create, lock_folder, publish
 
 __all__ = ["Work", "open_work"]
 

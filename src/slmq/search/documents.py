@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from slmq.disk import read_regular
 from slmq.errors import DataError
+from slmq.machine.disk import read_regular
 
 __all__ = ["LARGEST_BYTES", "SUFFIXES", "digest_of", "files_below", "text_of"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.disk import lock_file
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.identity import encoder_identity
 from slmq.embedding.loading import load_encoder
 from slmq.errors import BusyError, ClosedError, ContextOverflowError, DataError, WriteError
+from slmq.machine.disk import lock_file
 from slmq.search.background import UNRELATED, needed_fit
 from slmq.search.finding import CANDIDATES, Found, View
 from slmq.search.passages import passages_of

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmq.disk import read_regular
 from slmq.errors import DataError
+from slmq.machine.disk import read_regular
 from slmq.search.documents import HTML, LARGEST_BYTES, digest_of, files_below, text_of
 
 __all__ = ["Document", "read_folder", "read_texts"]

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.disk import sync
 from slmq.errors import DataError
+from slmq.machine.disk import sync
 from slmq.weights.quantized import QuantizedMatrix
 
 __all__ = ["PAIR_ROWS", "MappedVectors", "append_vectors", "packed_vectors", "picked_rows"]

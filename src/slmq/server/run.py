@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from slmq.disk import readable_bytes
 from slmq.errors import WriteError
+from slmq.machine.disk import readable_bytes
 from slmq.server.app import build_app
 from slmq.server.files import Files
 from slmq.server.requestlog import RequestLog

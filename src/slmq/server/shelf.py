@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from slmq.disk import readable_bytes
 from slmq.errors import BusyError, ModelNotFoundError
 from slmq.generation.fingerprint import fingerprint, with_adapter
+from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Layout
-from slmq.disk import readable_bytes
 from slmq.formats import FORMATS, GROUP, PAIR_ROWS, Format, Parts, format_named, pack_parts
 from slmq.hub.catalogue import nearest
+from slmq.machine.disk import readable_bytes
 from slmq.machine.memory import available_memory_bytes
 from slmq.models.family import Family, ModelConfig
 from slmq.models.loading import LoadedWeights

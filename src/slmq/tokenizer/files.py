@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slmq.disk import read_regular
 from slmq.errors import TokenizerError
+from slmq.machine.disk import read_regular
 
 __all__ = ["read_file", "read_text_file"]
 

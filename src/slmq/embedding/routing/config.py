@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slmq.disk import read_regular
 from slmq.errors import DataError
+from slmq.machine.disk import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.disk import create, publish, read_regular
 from slmq.embedding.routing.features import LOOKED_AT, plain_features
 from slmq.embedding.routing.language import BUCKETS, LanguageHead
 from slmq.embedding.scores import softmax
 from slmq.errors import DataError, WriteError
+from slmq.machine.disk import create, publish, read_regular
 from slmq.machine.exact import exact_exp
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.safetensors import open_single
-from slmq.disk import create, publish, remove
 from slmq.engine.training.low_rank import LowRankPair, LowRanks
 from slmq.errors import CheckpointError, WriteError
+from slmq.machine.disk import create, publish, remove
 
 __all__ = ["STATE", "read_state", "write_adapter", "write_state", "write_text"]
 

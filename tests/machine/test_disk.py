@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slmq.disk import (
+from slmq.machine.disk import (
     append,
     create,
     free_bytes,
@@ -36,7 +36,7 @@ HOLDER = """
 import sys, time
 from collections.abc import Callable
 from pathlib import Path
-from slmq import disk
+from slmq.machine import disk
 print(getattr(disk, sys.argv[1])(Path(sys.argv[2])) is not None, flush=True)
 sys.stdin.read()
 """
