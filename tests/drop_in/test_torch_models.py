@@ -152,7 +152,7 @@ def test_transformers_packs_while_it_loads(name: str, format: str, tmp_path: Pat
     assert torch.equal(answer(again, name), got)
     floats = again.dequantize()
     assert not any(isinstance(m, SlmqLinear) for m in floats.modules())
-    assert error(answer(floats, name), got) < 1e-4
+    assert error(answer(floats, name), got) < 3e-4
 
 
 def test_what_the_quantizer_refuses(tmp_path: Path) -> None:
