@@ -120,6 +120,9 @@ FORMATS = {
         Format("q4g64s", 4, zero=8, run=2),
         Format("q4g128s", 4, zero=8, run=4),
         Format("q8rs", 8, zero=128, run=0),
+        Format("q5g32s", 5, zero=16),
+        Format("q5g32a", 5, offset="min"),
+        Format("q6g32s", 6, zero=32),
     )
 }
 
@@ -169,8 +172,9 @@ class Parts:
 
     With G columns that share a scale (32 * run, or 32 / parts if two-level, or k)::
 
-        w = scale * (code - zero)                     q4g*s: 8; q8g32s, q8rs: 128
-        w = scale * code + min                        q4g32a, q8g32a
+        w = scale * (code - zero)                     q4g*s: 8; q5g32s: 16; q6g32s: 32;
+                                                      q8g32s, q8rs: 128
+        w = scale * code + min                        q4g32a, q5g32a, q8g32a
         w = scale * (code - zero)                     q4g*z
         w = (d * scale) * code - dmin * min           q4k, q5k, q2k
         w = (d * scale) * (code - 32)                 q6k

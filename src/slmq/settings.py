@@ -57,7 +57,10 @@ PackedFormat = Literal[
     "q4g64z",
     "q4k",
     "q4g32a",
+    "q5g32s",
     "q5k",
+    "q5g32a",
+    "q6g32s",
     "q6k",
     "q8g32s",
 ]

@@ -115,7 +115,17 @@ def test_odd_groups_are_rounded(fmt: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fmt", "other"), [("q4k", "q4g32s"), ("q5k", "q4g32a"), ("q6k", "q5k"), ("q4g64z", "q4g64s")]
+    ("fmt", "other"),
+    [
+        ("q4k", "q4g32s"),
+        ("q5k", "q4g32a"),
+        ("q6k", "q5k"),
+        ("q4g64z", "q4g64s"),
+        ("q5g32s", "q4g32a"),
+        ("q5g32a", "q5g32s"),
+        ("q6g32s", "q5g32a"),
+        ("q8g32s", "q6g32s"),
+    ],
 )
 def test_more_bits_make_less_error(fmt: str, other: str) -> None:
     w = heavy_tailed(64, 512)
@@ -326,3 +336,37 @@ def test_dequantized_to_float32_nothing_is_rounded(tmp_path: Path) -> None:
     assert np.abs(same - plain).max() < 0.001 * np.abs(plain).max()
     with pytest.raises(ValueError, match="dtype: expected one of f16, f32; got 'f64'"):
         slmq.dequantize(made, tmp_path / "f64", dtype="f64")
+
+
+# --- whole models ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("q6k", "q6g32s"), ("q5k", "q5g32s"), ("q4g64s", "q4g32s"), ("q4k", "q4g32a")],
+)
+def test_short_rows_get_as_many_bits_and_it_is_said(
+    asked: str,
+    given: str,
+    tiny_model_path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = slmq.quantize(tiny_model_path, tmp_path / "q", format=asked)
+    formats = {tensor.name: tensor.format for tensor in made.tensors}
+    short = [name for name, fmt in formats.items() if fmt == given]
+    assert short
+    assert set(formats.values()) <= {asked, given}
+    said = f"{len(short)} of {len(formats)} matrices get {given}: their rows are no multiple"
+    assert said in caplog.text
+
+
+def test_a_mix_has_steps_between_five_and_eight_bits(tiny_model_path: Path, tmp_path: Path) -> None:
+    """For rows that are no multiple of 256, too."""
+    used = set[str]()
+    for bits in (5.4, 5.8, 6.3, 7.0):
+        made = slmq.quantize(tiny_model_path, tmp_path / f"q{bits}", bits=bits)
+        assert bits - 0.3 < made.bits_per_weight <= bits
+        used |= {tensor.format for tensor in made.tensors}
+    assert used & {"q5g32s", "q5g32a"}
+    assert "q6g32s" in used

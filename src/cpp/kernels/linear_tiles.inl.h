@@ -40,6 +40,8 @@ static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restri
       } else {
         code = (tile[64 * (j % 4) + b] >> (4 * half)) & 15;
         if constexpr (Weight::bits == 5) code |= ((tile[256 + b] >> j) & 1) << 4;
+        if constexpr (Weight::bits == 6)
+          code |= ((tile[256 + 64 * half + b] >> (2 * (j % 4))) & 3) << 4;
       }
       codes[64 * j + b] = static_cast<int8_t>(code - zero);
     }

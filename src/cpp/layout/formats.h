@@ -53,9 +53,12 @@ enum class Format : int {
   q4g128z = 12,
   q4g64s = 13,
   q4g128s = 14,
-  q8rs = 15
+  q8rs = 15,
+  q5g32s = 16,
+  q5g32a = 17,
+  q6g32s = 18
 };
-inline constexpr int kFormats = 16;
+inline constexpr int kFormats = 19;
 
 // What is added to scale * (q - zero): nothing, a min, or scale times a stored -zero.
 enum class Offset : int { none, min, zero };
@@ -124,6 +127,9 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
     make_format("q4g64s", 4, 8, Offset::none, 2),  // w = scale * (q - 8)
     make_format("q4g128s", 4, 8, Offset::none, 4),
     make_format("q8rs", 8, 128, Offset::none, kWholeRow),  // w = scale * (q - 128)
+    make_format("q5g32s", 5, 16, Offset::none),            // w = scale * (q - 16)
+    make_format("q5g32a", 5, 0, Offset::min),              // w = scale * q + min
+    make_format("q6g32s", 6, 32, Offset::none),            // w = scale * (q - 32)
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
@@ -138,6 +144,7 @@ static_assert(info(Format::q4g32s).run_bytes == 576 && info(Format::q4g32a).run_
 static_assert(info(Format::q8g32s).run_bytes == 1088 && info(Format::f16).run_bytes == 2048);
 static_assert(info(Format::q4k).run_bytes == 8 * 576 + 128);
 static_assert(info(Format::q6k).run_bytes == 8 * 832 + 64);
+static_assert(info(Format::q5g32s).run_bytes == 704 && info(Format::q6g32s).run_bytes == 832);
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 

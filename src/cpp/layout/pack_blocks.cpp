@@ -20,24 +20,24 @@ using Out = uint8_t* __restrict;
 void copy_half(const uint8_t* from, uint16_t* to) { std::memcpy(to, from, 2); }
 
 // Column c of a run of 32 has bit c of `high` above its nibble: low nibbles come first.
-void five_bits(In high, In low, uint8_t plus, Out codes) {
+void five_bits(In high, In low, Out codes) {
   uint32_t bits;
   std::memcpy(&bits, high, 4);
   for (int j = 0; j < 16; ++j) {
-    codes[j] = static_cast<uint8_t>(((low[j] & 15) | (bits >> j & 1) << 4) + plus);
-    codes[16 + j] = static_cast<uint8_t>((low[j] >> 4 | (bits >> (16 + j) & 1) << 4) + plus);
+    codes[j] = static_cast<uint8_t>((low[j] & 15) | (bits >> j & 1) << 4);
+    codes[16 + j] = static_cast<uint8_t>(low[j] >> 4 | (bits >> (16 + j) & 1) << 4);
   }
 }
 
 void q5_0(In b, const Integers& out) {
   copy_half(b, out.d);
-  five_bits(b + 2, b + 6, 128 - 16, out.codes);
+  five_bits(b + 2, b + 6, out.codes);
 }
 
 void q5_1(In b, const Integers& out) {
   copy_half(b, out.d);
   copy_half(b + 2, out.dmin);
-  five_bits(b + 4, b + 8, 0, out.codes);
+  five_bits(b + 4, b + 8, out.codes);
 }
 
 constexpr int kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,

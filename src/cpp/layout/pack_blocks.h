@@ -17,7 +17,7 @@ struct BlocksInfo {
 };
 
 inline constexpr BlocksInfo kBlocksInfo[kBlocks] = {
-    {"q5_0", 32, 22, Format::q8g32s},   {"q5_1", 32, 24, Format::q8g32a},
+    {"q5_0", 32, 22, Format::q5g32s},   {"q5_1", 32, 24, Format::q5g32a},
     {"iq4_nl", 32, 18, Format::q8g32s}, {"q2_k", 256, 84, Format::q2k},
     {"q3_k", 256, 110, Format::q6k},    {"q4_k", 256, 144, Format::q4k},
     {"q5_k", 256, 176, Format::q5k},    {"q6_k", 256, 210, Format::q6k},

@@ -77,13 +77,19 @@ GRIDS = {
     "q4g64z": Grid(0, 15, 0, True, 64, ZERO_POINT),
     "q4k": Grid(0, 15, 0, True, GROUP, MULTIPLES),
     "q4g32a": Grid(0, 15, 0, True),
+    "q5g32s": Grid(-16, 15, 16, False),
     "q5k": Grid(0, 31, 0, True, GROUP, MULTIPLES),
+    "q5g32a": Grid(0, 31, 0, True),
+    "q6g32s": Grid(-32, 31, 32, False),
     "q6k": Grid(-32, 31, 32, False, 16, MULTIPLES),
     "q8g32s": Grid(-127, 127, 128, False),
 }
 
 # What a mix takes its formats from.
-MIXED = ("q4g64s", "q4g32s", "q4g64z", "q4k", "q4g32a", "q5k", "q6k", "q8g32s")
+MIXED = (
+    *("q4g64s", "q4g32s", "q4g64z", "q4k", "q4g32a", "q5g32s", "q5k", "q5g32a", "q6g32s", "q6k"),
+    "q8g32s",
+)
 
 
 def fits(fmt: str, k: int) -> bool:

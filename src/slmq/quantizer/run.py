@@ -44,7 +44,9 @@ __all__ = ["quantize"]
 log = logging.getLogger("slmq")
 
 DEFAULT = "int4"
-FALLBACK = "q4g32a"  # of rows that a format with longer runs does not fit
+# For rows that a format with longer runs does not fit: as many bits, in groups of 32 columns.
+SHORTER = {"q5k": "q5g32s", "q6k": "q6g32s", "q4g128s": "q4g32s", "q4g64s": "q4g32s"}
+SHORTEST = "q4g32a"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def quantize(
         The folder to write. It must not exist unless `force` is given.
     format : str, optional
         "int4" (q4g32a, the default), "int8" (q8g32s), or one of q2k, q4g128s, q4g64s, q4g128z,
-        q4g32s, q4g64z, q4k, q4g32a, q5k, q6k, q8g32s.
+        q4g32s, q4g64z, q4k, q4g32a, q5g32s, q5k, q5g32a, q6g32s, q6k, q8g32s.
     bits : float, optional
         Instead of `format`: average bits per weight. Each matrix, including embedding and head,
         gets the format that its measured sensitivity calls for.
@@ -233,16 +235,28 @@ def _formats(
     """The format of every matrix, and the damage that each would do."""
     sizes = {w.name: w.n * w.k for w in source.wishes if w.rounds}
     if settings.format is not None:
-        found = {
-            w.name: settings.format if fits(settings.format, w.k) else FALLBACK
-            for w in source.wishes
-            if w.rounds
-        }
-        return Mix(found, ()), {}
+        return Mix(_one_format(settings.format, source), ()), {}
     assert settings.bits is not None
     damage = pipeline.measure(MIXED)
     choices = [Choice(name, size, damage[name]) for name, size in sizes.items()]
     return choose_formats(choices, settings.bits), damage
+
+
+def _one_format(wanted: str, source: Source) -> dict[str, str]:
+    """The format of every matrix: the one that was asked for, or what its rows can have of it."""
+    rounded = [wish for wish in source.wishes if wish.rounds]
+    short = [wish for wish in rounded if not fits(wanted, wish.k)]
+    instead = SHORTER.get(wanted, SHORTEST)
+    if short:
+        log.warning(
+            "%d of %d matrices get %s: their rows are no multiple of the %d columns of %s",
+            len(short),
+            len(rounded),
+            instead,
+            FORMATS[wanted].columns,
+            wanted,
+        )
+    return {wish.name: wanted if fits(wanted, wish.k) else instead for wish in rounded}
 
 
 def _stored(wish: Wish, mix: Mix) -> PackedTensor:

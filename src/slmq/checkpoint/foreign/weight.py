@@ -31,8 +31,8 @@ U8 = npt.NDArray[np.uint8]
 
 # The format that holds the values of a GGUF type bit by bit; `layout/pack_blocks.h` moves them.
 BLOCK_FORMATS = {
-    "q5_0": "q8g32s",
-    "q5_1": "q8g32a",
+    "q5_0": "q5g32s",
+    "q5_1": "q5g32a",
     "iq4_nl": "q8g32s",
     "q2_k": "q2k",
     "q3_k": "q6k",
