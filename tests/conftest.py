@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from places import SHARED_DATA
 
 from slmq import hub
 from slmq.errors import DownloadError, ModelNotFoundError
+
+# Two seconds for each process with a cache of its own; tests/plan/test_tuning.py turns it on.
+os.environ.setdefault("SLMQ_TUNE", "0")
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -10,7 +10,7 @@
 #include "layout/pack_parts.h"
 #include "threads/pool.h"
 #include "kernels/dispatch.h"
-#include "kernels/tuning.h"
+#include "probes/tuned.h"
 #include "plan/attention.h"
 #include "plan/checks.h"
 #include "plan/recording.h"
@@ -374,9 +374,10 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
                 padded.data() + static_cast<size_t>(r) * width);
     std::vector<float> y(static_cast<size_t>(rows) * out_width);
     std::vector<uint8_t> panel;
-    LinearArgs args{m.data,        m.groups(), rows,     nullptr,
-                    padded.data(), width,      y.data(), out_width,
-                    nullptr,       nullptr,    0,        default_tuning(kernels).ahead(rows)};
+    LinearArgs args{
+        m.data,        m.groups(), rows,     nullptr,
+        padded.data(), width,      y.data(), out_width,
+        nullptr,       nullptr,    0,        active_tuning(kernels).ahead(m.format, rows)};
     if (info(m.format).quantized) {
       panel.resize(static_cast<size_t>(rows) * m.groups() * kActivationBytes);
       quantizer(kernels, m.format, activations)(padded.data(), width, m.groups(), rows, 0, rows,

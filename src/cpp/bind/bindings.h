@@ -49,5 +49,6 @@ void bind_recording(py::module_& m);
 void bind_quantizer(py::module_& m);
 void bind_selftest(py::module_& m);
 void bind_training(py::module_& m);
+void bind_tuning(py::module_& m);
 
 }  // namespace slmq

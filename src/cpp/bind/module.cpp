@@ -13,4 +13,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   slmq::bind_quantizer(m);
   slmq::bind_selftest(m);
   slmq::bind_training(m);
+  slmq::bind_tuning(m);
 }

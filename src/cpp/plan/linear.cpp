@@ -62,7 +62,7 @@ Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
 LinearArgs arguments(const Run& run, const Matrix& m, int x_buffer, int n, int thread) {
   const Buffer& x = run.buffer(x_buffer);
   LinearArgs args{};
-  args.ahead = run.tuning->ahead(n);
+  args.ahead = run.tuning->ahead(m.format, n);
   args.weight = m.data;
   args.groups = m.groups();
   args.m = n;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "plan/checks.h"
+#include "probes/tuned.h"
 
 namespace slmq {
 namespace {
@@ -26,7 +27,7 @@ size_t scratch_of(const std::vector<std::unique_ptr<Step>>& steps) {
 
 Plan::Plan(Recorded recorded)
     : made_(std::move(recorded)),
-      tuning_(default_tuning(*made_.kernels)),
+      tuning_(active_tuning(*made_.kernels)),
       replay_(made_.steps, made_.buffers.size(), made_.logits, made_.sizes.threads),
       scratch_bytes_(scratch_of(made_.steps)),
       scratch_(scratch_bytes_ * made_.sizes.threads),

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import note, print_json, write
+from slmq.errors import WriteError
 from slmq.machine.disk import readable_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ LITTLE_DISK = 1_000_000_000
 VARIABLES = (
     "SLMQ_ISA",
     "SLMQ_NUM_THREADS",
+    "SLMQ_TUNE",
     "SLMQ_CACHE_DIR",
     "SLMQ_LOG_LEVEL",
     "HF_HOME",
@@ -49,12 +52,25 @@ Bug = Annotated[
 ]
 
 
-def doctor(selftest: SelfTest = False, bug: Bug = False, as_json: o.Json = False) -> None:
+Tune = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        help="Measure how far ahead weights are best fetched here, which takes two seconds, and "
+        "keep it.",
+    ),
+]
+
+
+def doctor(
+    selftest: SelfTest = False, bug: Bug = False, tune: Tune = False, as_json: o.Json = False
+) -> None:
     """Show the CPU, the kernels and threads chosen (and why), the cache and versions.
 
     Warnings name whatever costs speed. With --selftest, run every kernel that this CPU supports and
     a tiny model, and check that all results match the reference, bit for bit; the exit status is 1
-    if any differs. With --bug, print all that a bug report needs, ready to paste.
+    if any differs. With --tune, measure the settings of the kernels anew, on a quiet machine; no
+    answer depends on them. With --bug, print all that a bug report needs, ready to paste.
     """
     if bug:
         write(bug_report())
@@ -63,12 +79,26 @@ def doctor(selftest: SelfTest = False, bug: Bug = False, as_json: o.Json = False
         if not check_kernels(as_json):
             raise typer.Exit(1)
         return
+    if tune:
+        measure_tuning()
     facts = examine()
     if as_json:
         print_json(facts)
         return
     write(report(facts))
     note("found a bug? `slmq doctor --bug` prints a report to fill in and paste")
+
+
+def measure_tuning() -> None:
+    """As `tune`; a cache that cannot be written is the user's to mend."""
+    import slmq.hub as hub
+    from slmq.plan.tuning import tune
+
+    cache = hub.cache_dir()
+    try:
+        tune(cache)
+    except OSError as error:
+        raise WriteError(f"cannot keep the measurement in {cache}: {error}") from error
 
 
 def examine() -> dict[str, Any]:
@@ -83,8 +113,10 @@ def examine() -> dict[str, Any]:
     import slmq.hub as hub
     from slmq.machine.memory import available_memory_bytes
     from slmq.machine.runtime import runtime_info
+    from slmq.plan.tuning import ensure_tuned, tuned
 
     folder = hub.cache_dir()
+    ensure_tuned(folder, measuring=False)
     models = hub.list_models()
     facts: dict[str, Any] = {
         **runtime_info(),
@@ -93,6 +125,7 @@ def examine() -> dict[str, Any]:
             for key, value in _native.resolve_threads(None).items()
             if key not in ("threads", "why")
         },
+        "tuning": asdict(tuned()),
         "memory_available_bytes": available_memory_bytes(),
         "cache": {
             "folder": str(folder),
@@ -140,6 +173,20 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     return found
 
 
+def ahead_said(setting: dict[str, Any]) -> str:
+    """A setting of the kernels as a line."""
+    of = f"{setting['rows']} by {setting['weights']}: "
+    if setting["nbytes"] == 0:
+        return f"{of}nothing is fetched ahead{_gain(setting)}"
+    level = ", into the second-level cache" if setting["second_level"] else ""
+    return f"{of}{setting['nbytes']} bytes ahead{level}{_gain(setting)}"
+
+
+def _gain(setting: dict[str, Any]) -> str:
+    gain = setting["gain"]
+    return "" if gain == 1 else f" ({gain:.2f} times the built-in setting's speed)"
+
+
 def report(facts: dict[str, Any]) -> str:
     """The facts as text."""
     limits, cache = facts["thread_limits"], facts["cache"]
@@ -157,6 +204,8 @@ def report(facts: dict[str, Any]) -> str:
         ("kernels", f"{facts['isa']}: {facts['isa_why']}"),
         ("", f"available: {', '.join(facts['isa_available'])}"),
         *(("", text) for text in missing),
+        ("ahead", facts["tuning"]["why"]),
+        *(("", ahead_said(setting)) for setting in facts["tuning"]["settings"]),
         ("threads", f"{facts['threads']}: {facts['threads_why']}"),
         (
             "",

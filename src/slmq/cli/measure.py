@@ -211,6 +211,7 @@ def print_bench(result: BenchResult) -> None:
         )
     if any(REFUSED in row for row in rows):
         write(f"{WHY_REFUSED}\n")
+    write(f"weights are fetched ahead as {result.tuning}\n")
     write(f"load {result.load_s:.2f} s")
     if result.peak_memory_bytes is not None:
         write(f", peak memory {readable_bytes(result.peak_memory_bytes)}")

@@ -85,7 +85,9 @@ def open_model(
     So many requests may wait (`most_waiting`) before one more is a BusyError.
     """
     from slmq.engine.opening import open_engine
+    from slmq.plan.tuning import ensure_tuned
 
+    ensure_tuned(hub.cache_dir())
     engine = open_engine(found.path, options, name=found.name)
     suggested = {} if found.entry is None else found.entry.sampling
     if draft is None:

@@ -25,6 +25,7 @@ from slmq.engine.options import LoadOptions
 from slmq.machine.memory import peak_memory_bytes
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.models.registry import family_of, refuse_encoder
+from slmq.plan.tuning import ensure_tuned, tuned
 from slmq.speed.limits import Limits, probe
 from slmq.tokenizer import load_tokenizer
 
@@ -81,6 +82,7 @@ class BenchResult:
     model: str
     format: str
     isa: str
+    tuning: str
     limits: list[Limits]
     rows: list[Row]
     load_s: float
@@ -184,6 +186,7 @@ def load(
     found = hub.resolve(
         model, revision=revision, local_files_only=local_files_only, progress=progress
     )
+    ensure_tuned(hub.cache_dir())
     began_s = time.perf_counter()
     with open_checkpoint(found.path) as checkpoint:
         refuse_encoder(family_of(checkpoint)[0], found.path, "this measurement")
@@ -201,6 +204,7 @@ def load_shape(shape: str, weight_format: str) -> Loaded:
     from slmq.speed.shapes import random_weights, shape_named
 
     name = shape_named(shape).name
+    ensure_tuned(hub.cache_dir())
     began_s = time.perf_counter()
     weights = random_weights(name, weight_format)
     load_s = time.perf_counter() - began_s
@@ -272,6 +276,7 @@ def bench(
         model=loaded.name,
         format="+".join(sorted(packed, key=packed.__getitem__, reverse=True)),
         isa=used_isa,
+        tuning=tuned(used_isa).why,
         limits=limits,
         rows=rows,
         load_s=loaded.load_s + record_s,
