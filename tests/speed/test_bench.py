@@ -42,6 +42,7 @@ def test_the_json_has_the_documented_shape(tiny: Loaded) -> None:
         "model",
         "format",
         "isa",
+        "tuning",
         "limits",
         "rows",
         "load_s",
