@@ -170,6 +170,19 @@ def test_without_torch_it_says_what_to_install() -> None:
     assert "pip install 'slmq[torch]'" in done.stdout
 
 
+def test_an_older_transformers_costs_the_quantizer_only() -> None:
+    program = (
+        "import sys; sys.modules['transformers.core_model_loading'] = None\n"
+        "import slmq.torch; slmq.torch.SlmqLinear(32, 32)\n"
+        "try: slmq.torch.Config()\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "needs transformers 5" in done.stdout
+
+
 def test_numbers_of_packed_weights_are_those_of_quantized_matrices() -> None:
     w = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
     model = torch.nn.Sequential(torch.nn.Linear(64, 48, bias=False))

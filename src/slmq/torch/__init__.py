@@ -19,12 +19,12 @@ from slmq.torch.replacing import Replaced, dequantize_, quantize_
 
 __all__ = ["Config", "Replaced", "SlmqLinear", "dequantize_", "quantize_"]
 
-if find_spec("transformers") is not None:
+try:
     from slmq.torch.hook import Config
-else:
+except ImportError:  # no transformers, or one before 5: the rest works without
 
     class Config:  # type: ignore[no-redef]
-        """Says what is missing."""
+        """Says what is needed."""
 
         def __init__(self, *_args: object, **_options: object) -> None:
             raise ImportError("slmq.torch.Config needs transformers 5: pip install transformers")
