@@ -50,14 +50,16 @@ def test_a_bias_of_zero_changes_no_bit() -> None:
         assert same_bits(SCALAR.attention(q, k, v, 0.25, 0, kv, 0.0, False, none), plain)
 
 
-def text_plan(isa: str, threads: int, *, window: int = 0, bias: bool = False) -> Any:
+def text_plan(
+    isa: str, threads: int, *, window: int = 0, bias: bool = False, positions: int = 300
+) -> Any:
     """Two layers that attend, over embeddings with types and learned positions: float32[m, 32]."""
     r = _native.Recording(threads, 640, 640, 64, "f32", isa)
     tables = [
-        pack(normal(rows, 32, seed=seed), "f32") for seed, rows in ((1, 64), (2, 300), (3, 2))
+        pack(normal(rows, 32, seed=seed), "f32") for seed, rows in ((1, 64), (2, positions), (3, 2))
     ]
     x = r.embed(tables[0], 1.0, tables[1], tables[2])
-    table = normal(2 * (2 * 260 - 1), seed=6) if bias else None
+    table = normal(2 * (2 * (positions - 40) - 1), seed=6) if bias else None
     for _ in range(2):
         x = r.attention(*[(x, 0, 32)] * 3, -1, 2, 2, 16, 0, 0.5, window, 0.0, False, table)
     return r.finish(r.select((x, 0, 32)), 32)
@@ -93,6 +95,17 @@ def test_a_text_has_the_same_bits_alone_among_others_and_everywhere(options: Any
     plan = text_plan("scalar", 2, **options)
     for text, states in zip(texts, want, strict=True):
         assert same_bits(run_texts(plan, [text])[0], states)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 9}, {"bias": True}])
+def test_texts_that_need_the_cache_change_no_others(options: Any) -> None:
+    """Beside a text of more than one part all go through the cache."""
+    texts = texts_of([1, 65, 513, 40])
+    for isa in ISAS:
+        plan = text_plan(isa, 2, positions=553, **options)
+        together = run_texts(plan, texts)
+        for text, states in zip(texts, together, strict=True):
+            assert same_bits(run_texts(plan, [text])[0], states), isa
 
 
 def test_a_token_sees_what_is_behind_it() -> None:

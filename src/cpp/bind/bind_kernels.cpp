@@ -76,7 +76,8 @@ py::tuple quantize_rows(const IsaTable& isa, const py::object& object, const std
     *scale.mutable_data(r) = block.info[r % kPanelRows].scale;
     for (int c = 0; c < width; ++c) {
       const int at = (c / kGroup * block.rows + r % kPanelRows) * kGroup + c % kGroup;
-      *q.mutable_data(r, c) = 256 * block.coarse[at] + block.fine[at];
+      const int coarse = block.wide[at / kGroup] != 0 ? block.coarse[at] : 0;
+      *q.mutable_data(r, c) = 256 * coarse + block.fine[at];
     }
   }
   return py::make_tuple(q, scale);

@@ -29,6 +29,7 @@ static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, 
   const uint8_t* own = pair + 2 * layout.tile_bytes;
   const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
   const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
+  [[maybe_unused]] const float row_scale = layout.quantized ? half_to_float(halves[row]) : 1.0f;
   for (int c = 0; c < columns; ++c) {
     const int at = c * kLanes + row % 16, part = c * layout.parts / kGroup;
     if constexpr (Name == Format::f32) {
@@ -37,7 +38,7 @@ static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, 
       out[c] = half_to_float(reinterpret_cast<const uint16_t*>(tile)[at]);
     } else {
       float q = static_cast<float>(stored_code<Name>(tile, row % 16, c) - layout.zero);
-      float scale = half_to_float(halves[row]), min = 0.0f;
+      float scale = row_scale, min = 0.0f;
       if constexpr (layout.has_offset) min = half_to_float(halves[kPairRows + row]);
       if constexpr (layout.two_level) {
         scale *= static_cast<float>(factors[kPairRows * part]);

@@ -112,6 +112,13 @@ constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
          (keys > kConvertedFloats ? keys : kConvertedFloats);
 }
 
+// Floats that hold the keys and values of one KV head of a text, n <= kPartPositions positions:
+//
+//   keys [n / 16 tiles][head_dim][16 positions], zeros behind the last; values [n][value_stride]
+constexpr size_t text_floats(const AttentionShape& shape) {
+  return static_cast<size_t>(kPartPositions) * (shape.head_dim + shape.value_stride);
+}
+
 // What a layer without a gate does to its values. gelu: x times the normal distribution up to x;
 // gelu_tanh: its approximation (Hendrycks and Gimpel, 2016). relu2: the square of relu (So et al.,
 // "Primer", 2021).
@@ -144,7 +151,8 @@ struct Kernels {
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel);
-  // The same into a panel of rows, for weights whose rows have one scale (see quantizer()).
+  // The same into a panel of rows, for weights whose rows have one scale (see quantizer()). Whole
+  // windows, or those that the rows end with.
   void (*quantize_rows[kActivations])(const float* x, int x_stride, int groups, int m,
                                       int row_begin, int row_end, void* panel);
 
@@ -222,6 +230,14 @@ struct Kernels {
                            const float* queries, const Sight* sights, int n_queries, int part,
                            float* states, float* scratch);
 
+  // Keys and values of one KV head, rows of a text, into text_floats().
+  void (*pack_text)(const AttentionShape&, int n, const float* key, int key_stride,
+                    const float* value, int value_stride, float* text);
+
+  // As attend() of the first part over float32, of such a text of n positions.
+  void (*attend_text)(const AttentionShape&, int n, const float* text, const float* queries,
+                      const Sight* sights, int n_queries, float* states, float* scratch);
+
   // total <- merge of total and part (in this order); one query.
   void (*merge)(const AttentionShape&, const float* part, float* total);
 
@@ -263,11 +279,13 @@ constexpr void for_each_kernel(Table& table, const Each& each) {
   auto& [name, linear, low_rank, product, quantize, quantize_rows, dequantize, widen, rmsnorm,
          layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back,
          layernorm_back, gated_back, unary_back, softcap_back, softmax_back, cross_entropy,
-         kv_append, attend, merge, attend_finish, peak_dots, read_memory] = table;
+         kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots, read_memory] =
+      table;
   for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, dequantize, widen,
                    rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule,
                    rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-                   cross_entropy, kv_append, attend, merge, attend_finish, peak_dots, read_memory);
+                   cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish,
+                   peak_dots, read_memory);
 }
 
 }  // namespace slmq

@@ -8,30 +8,45 @@ namespace {  // members of its types, too, stay in this object
 // The groups of a window of tokens that have a coarse plane. Where half of the tokens have one, all are
 // multiplied together: the planes of the others are zero.
 struct WideGroups {
-  int together_count, alone_count;
+  int first, together_count, alone_count;
   uint16_t together[kMaxGroups];
   uint16_t alone[kMaxGroups * (kRowTokens / 2) + kRowTokens];  // kPanelRows * group + token
+  // Of the tiles that are multiplied: sums of the coarse planes, zero for tokens without one.
+  alignas(64) int32_t dots[kRowTiles][kRowTokens][kLanes];
 
-  SLMQ_INLINE_MEMBER void fill(const RowPanel& block, int groups, int first, int last) {
-    static_assert(kPanelRows * kMaxGroups <= 65536 && kPanelRows % kRowTokens == 0);
+  SLMQ_INLINE_MEMBER void fill(const RowPanel& block, int groups, int window, int last) {
+    static_assert(kPanelRows * kMaxGroups <= 65536 && kPanelWindow % kRowTokens == 0);
+    first = window;
     together_count = alone_count = 0;
     int any = 0;
     for (int t = first; t < last; ++t) any |= block.info[t].wide;
     if (any == 0) return;
+    __builtin_memset(dots, 0, sizeof dots);
     for (int g = 0; g < groups; ++g) {
       const uint8_t* wide = block.wide + g * block.rows;
-      int count = 0;
-      for (int t = first; t < last; ++t) {  // no branch: it could not be predicted
-        alone[alone_count + count] = static_cast<uint16_t>(kPanelRows * g + t);
-        count += wide[t];
+      const int count = count_wide(wide + first, last - first);
+      if (count == 0) continue;
+      if (2 * count >= kRowTokens) {
+        together[together_count++] = static_cast<uint16_t>(g);
+        continue;
       }
-      const bool many = 2 * count >= kRowTokens;
-      together[together_count] = static_cast<uint16_t>(g);
-      together_count += many ? 1 : 0;
-      alone_count += many ? 0 : count;
+      for (int t = first; t < last; ++t)
+        if (wide[t] != 0) alone[alone_count++] = static_cast<uint16_t>(kPanelRows * g + t);
     }
   }
   bool any() const { return together_count + alone_count != 0; }
+
+ private:
+  static int count_wide(const uint8_t* wide, int n) {
+    int count = 0;
+    if (n == kRowTokens) {
+      uint64_t flags = 0;
+      __builtin_memcpy(&flags, wide, kRowTokens);
+      if (flags == 0) return 0;
+    }
+    for (int t = 0; t < n; ++t) count += wide[t];
+    return count;
+  }
 };
 
 // Tiles [tile, tile + kRowTiles) of a pair, and M tokens of a block, from the `t`th on.
@@ -66,30 +81,42 @@ struct RowTiles {
       for (int tile = 0; tile < kRowTiles; ++tile) sums[tile][i] = to_f32(dots[tile][i]);
   }
 
-  // sums += 256 times those of the coarse planes
-  SLMQ_INLINE_MEMBER void add_coarse(const WideGroups& wide, f32x16 (&sums)[kRowTiles][M]) const {
-    alignas(64) int32_t dots[kRowTiles][M][kLanes];
-    add_together(wide, dots);
+  // Sums of the coarse planes, for add_coarse().
+  SLMQ_INLINE_MEMBER void multiply_coarse(WideGroups& wide) const {
+    const int at = t - wide.first;
+    if (wide.together_count != 0) multiply_together(wide, at);
+    for (int i = 0; i < M && wide.together_count == 0; ++i) {
+      if (block.info[t + i].wide == 0) continue;
+#pragma GCC unroll 2
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        store_i32(wide.dots[tile][at + i], splat_i32(-128 * block.info[t + i].sum_coarse));
+    }
     for (int n = 0; n < wide.alone_count; ++n) {
-      const int g = wide.alone[n] / kPanelRows, token = wide.alone[n] % kPanelRows, i = token - t;
-      if (i < 0 || i >= M) continue;
+      const int g = wide.alone[n] / kPanelRows, token = wide.alone[n] % kPanelRows;
+      if (token < t || token >= t + M) continue;
       i32x16 one[kRowTiles][1];
 #pragma GCC unroll 2
-      for (int tile = 0; tile < kRowTiles; ++tile) one[tile][0] = load_i32(dots[tile][i]);
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        one[tile][0] = load_i32(wide.dots[tile][token - wide.first]);
       add_group<1>(codes(g), plane(block.coarse, g, token), one);
 #pragma GCC unroll 2
-      for (int tile = 0; tile < kRowTiles; ++tile) store_i32(dots[tile][i], one[tile][0]);
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        store_i32(wide.dots[tile][token - wide.first], one[tile][0]);
     }
+  }
+
+  // sums += 256 times those of the coarse planes
+  SLMQ_INLINE_MEMBER void add_coarse(const WideGroups& wide, f32x16 (&sums)[kRowTiles][M]) const {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
       for (int tile = 0; tile < kRowTiles; ++tile)
-        sums[tile][i] = fma(to_f32(load_i32(dots[tile][i])), splat(256.0f), sums[tile][i]);
+        sums[tile][i] = fma(to_f32(load_i32(wide.dots[tile][t - wide.first + i])), splat(256.0f),
+                            sums[tile][i]);
   }
 
  private:
-  SLMQ_INLINE_MEMBER void add_together(const WideGroups& wide,
-                                       int32_t (&to)[kRowTiles][M][kLanes]) const {
+  SLMQ_INLINE_MEMBER void multiply_together(WideGroups& wide, int at) const {
     i32x16 dots[kRowTiles][M];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
@@ -102,7 +129,8 @@ struct RowTiles {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
-      for (int tile = 0; tile < kRowTiles; ++tile) store_i32(to[tile][i], dots[tile][i]);
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        store_i32(wide.dots[tile][at + i], dots[tile][i]);
   }
 };
 
@@ -130,11 +158,12 @@ SLMQ_INLINE void write_rows(const LinearArgs& args, int row, int half_pair, f32x
 template <int M>
 [[gnu::noinline]] static void pair_times_rows(const LinearArgs& args, const uint8_t* weight,
                                               int pair, int row, const RowPanel& block, int t,
-                                              const WideGroups& wide) {
+                                              WideGroups& wide) {
   const auto* scales = reinterpret_cast<const uint16_t*>(
       weight + static_cast<size_t>(args.groups) * info(Format::q8rs).pair_group_bytes);
   for (int first = 0; first < 2; first += kRowTiles) {
     const RowTiles<M> tiles{weight + 512 * first, block, args.groups, t};
+    if (wide.any()) tiles.multiply_coarse(wide);
     f32x16 sums[kRowTiles][M];
     tiles.multiply_fine(args.ahead, sums);
     if (wide.any()) tiles.add_coarse(wide, sums);
@@ -152,7 +181,7 @@ template <int M>
 // Tokens [t, last) of a block, as many as kRowTokens of them at most.
 template <int M>
 static void pair_times_window(const LinearArgs& args, const uint8_t* weight, int pair, int row,
-                              const RowPanel& block, int t, int last, const WideGroups& wide) {
+                              const RowPanel& block, int t, int last, WideGroups& wide) {
   for (; t + M <= last; t += M) pair_times_rows<M>(args, weight, pair, row, block, t, wide);
   if constexpr (M > 1)
     if (t < last) pair_times_window<M / 2>(args, weight, pair, row, block, t, last, wide);

@@ -1,6 +1,7 @@
 // Activations whose rows have one scale, for weights whose rows have one (see formats.h).
 
 namespace slmq::SLMQ_ISA {
+namespace {  // members of its types, too, stay in this object
 
 // Above this a group stands out of its row.
 template <Activations Kind>
@@ -10,70 +11,169 @@ static inline float row_cut(Largest& largest, int groups) {
   return outlier_cut(largest, groups, Kind == Activations::a8 ? kFew : kOutlierTimes);
 }
 
-// The planes of a group; returns what they add to the sums.
-static inline Planes16 put_group(const float* values, f32x16 inverse, bool wide, int8_t* fine,
-                                 int8_t* coarse) {
-  Planes16 sums = {splat_i32(0), splat_i32(0)};
-  for (int c = 0; c < kGroup; c += 16) {
-    const f32x16 x = mul(load(values + c), inverse);
-    Planes16 q = {splat_i32(0), splat_i32(0)};
-    if (wide) {
-      q = split(x);
-    } else {
-      q.low = round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
+#if !defined(SLMQ_WIDE_REGISTERS)
+static inline void store_maxima(float* p, const f32x16 (&of)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) p[i] = reduce_max(of[i]);
+}
+#endif
+
+// The largest magnitudes of all groups, zeros up to a multiple of sixteen, and whether all values are
+// finite.
+static inline bool measure_groups(const float* values, int groups, Largest& largest) {
+  const f32x16 nothing = splat(0.0f);
+  // 0 * x is 0, but for an infinity or a NaN. Several, so that none waits for the one before.
+  f32x16 spoiled[4] = {nothing, nothing, nothing, nothing};
+  for (int first = 0; first < groups; first += kLanes) {
+    f32x16 of_group[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      of_group[i] = nothing;
+      if (first + i >= groups) continue;
+      const float* group = values + (first + i) * kGroup;
+      const f32x16 x = load(group), y = load(group + 16);
+      spoiled[i % 4] = fma(y, nothing, fma(x, nothing, spoiled[i % 4]));
+      of_group[i] = max(abs(x), abs(y));
     }
-    store_i8(fine + c, q.low);
-    store_i8(coarse + c, q.high);
-    sums = {add(sums.high, q.high), add(sums.low, q.low)};
+    store_maxima(largest.values + first, of_group);
   }
-  return sums;
+  return reduce_add(add(add(spoiled[0], spoiled[1]), add(spoiled[2], spoiled[3]))) == 0.0f;
 }
 
+// What a row is rounded by: its info but for the sums, and which of its groups stand out.
 template <Activations Kind>
-static void quantize_row(const float* values, int groups, const RowPanel& to, int t) {
+static float measure_row(const float* values, int groups, const RowPanel& to, int t) {
   Largest largest;
-  const f32x16 nothing = splat(0.0f);
-  f32x16 spoiled = nothing;  // 0 * x is 0, but for an infinity or a NaN
-  for (int g = 0; g < groups; ++g) {
-    const f32x16 a = load(values + g * kGroup), b = load(values + g * kGroup + 16);
-    spoiled = fma(b, nothing, fma(a, nothing, spoiled));
-    largest.values[g] = reduce_max(max(abs(a), abs(b)));
-  }
+  const bool finite = measure_groups(values, groups, largest);
   const float cut = row_cut<Kind>(largest, groups);
-  float most = 0.0f, most_fine = 0.0f;
-  for (int g = 0; g < groups; ++g) {
-    const float value = largest.values[g];
-    most = value > most ? value : most;
-    most_fine = value <= cut && value > most_fine ? value : most_fine;
+  const f32x16 edge = splat(cut);
+  f32x16 all = splat(0.0f), below = all;
+  for (int g = 0; g < groups; g += kLanes) {
+    const f32x16 value = load(largest.values + g);
+    all = max(value, all);  // in this order a NaN does not stay
+    below = max(select_lt(edge, value, splat(0.0f), value), below);
   }
+  const float most = reduce_max(all), most_fine = reduce_max(below);
   const bool zero = most < kSmallest;
   const float by_fine = most_fine / 127.0f, by_all = most / 32512.0f;
   const float unit = zero ? 0.0f : by_fine > by_all ? by_fine : by_all;
-  const f32x16 inverse = splat(zero ? 0.0f : 1.0f / unit);
   RowInfo info = {unit, 0, 0, 0};
-  i32x16 fine = splat_i32(0), coarse = fine;
   for (int g = 0; g < groups; ++g) {
-    const int at = g * to.rows + t;
-    const bool wide = largest.values[g] > cut;
-    const Planes16 sums = put_group(values + g * kGroup, inverse, wide, to.fine + at * kGroup,
-                                    to.coarse + at * kGroup);
-    fine = add(fine, sums.low);
-    coarse = add(coarse, sums.high);
-    to.wide[at] = wide ? 1 : 0;
-    info.wide += wide ? 1 : 0;
+    const int wide = largest.values[g] > cut ? 1 : 0;
+    to.wide[g * to.rows + t] = static_cast<uint8_t>(wide);
+    info.wide += wide;
   }
-  info.sum_fine = reduce_add(fine);
-  info.sum_coarse = reduce_add(coarse);
-  if (reduce_add(spoiled) != 0.0f) info.scale = __builtin_nanf("");  // such a row must surface
+  if (!finite) info.scale = __builtin_nanf("");  // such a row must surface
   to.info[t] = info;
+  return zero ? 0.0f : 1.0f / unit;
+}
+
+// Groups of M neighbouring rows, whose planes lie side by side.
+template <int M>
+struct RoundedRows {
+  const float* values;
+  int stride, t;
+  const RowPanel& to;
+  f32x16 inverse[M];
+  i32x16 fine[M], coarse[M];  // sums
+
+  RoundedRows(const float* values, int stride, const float* inverses, const RowPanel& to, int t)
+      : values(values), stride(stride), t(t), to(to) {
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+      inverse[i] = splat(inverses[i]);
+      fine[i] = coarse[i] = splat_i32(0);
+    }
+  }
+
+  // One in which no row of the window stands out: nothing reads its coarse plane.
+  SLMQ_INLINE_MEMBER void put_narrow(int g) {
+    int8_t* plane = to.fine + (g * to.rows + t) * kGroup;
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+      for (int c = 0; c < kGroup; c += 16) {
+        const f32x16 x = mul(load(values + i * stride + g * kGroup + c), inverse[i]);
+        const i32x16 q = round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
+        store_i8(plane + i * kGroup + c, q);
+        fine[i] = add(fine[i], q);
+      }
+    }
+  }
+
+  void put_mixed(int g) {
+    for (int i = 0; i < M; ++i) {
+      const int at = g * to.rows + t + i;
+      for (int c = 0; c < kGroup; c += 16) {
+        const f32x16 x = mul(load(values + i * stride + g * kGroup + c), inverse[i]);
+        Planes16 q = {splat_i32(0), splat_i32(0)};
+        if (to.wide[at] != 0) {
+          q = split(x);
+        } else {
+          q.low = round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
+        }
+        store_i8(to.fine + at * kGroup + c, q.low);
+        store_i8(to.coarse + at * kGroup + c, q.high);
+        fine[i] = add(fine[i], q.low);
+        coarse[i] = add(coarse[i], q.high);
+      }
+    }
+  }
+
+  void put_sums() {
+    for (int i = 0; i < M; ++i) {
+      to.info[t + i].sum_fine = reduce_add(fine[i]);
+      to.info[t + i].sum_coarse = reduce_add(coarse[i]);
+    }
+  }
+};
+
+template <int M>
+static void put_rows(const float* values, int stride, int groups, const float* inverses,
+                     const uint8_t* mixed, const RowPanel& to, int t) {
+  RoundedRows<M> rows(values, stride, inverses, to, t);
+  for (int g = 0; g < groups; ++g) {
+    if (mixed[g] == 0) {
+      rows.put_narrow(g);
+    } else {
+      rows.put_mixed(g);
+    }
+  }
+  rows.put_sums();
+}
+
+// Rows [t, t + count) of a block, all of a window.
+template <Activations Kind>
+static void quantize_window(const float* values, int stride, int groups, const RowPanel& to, int t,
+                            int count) {
+  float inverses[kPanelWindow];
+  for (int i = 0; i < count; ++i)
+    inverses[i] = measure_row<Kind>(values + static_cast<size_t>(i) * stride, groups, to, t + i);
+  uint8_t mixed[kMaxGroups];
+  for (int g = 0; g < groups; ++g) {
+    int any = 0;
+    for (int i = 0; i < count; ++i) any |= to.wide[g * to.rows + t + i];
+    mixed[g] = static_cast<uint8_t>(any);
+  }
+  int i = 0;
+  for (; i + 4 <= count; i += 4)
+    put_rows<4>(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i, mixed, to,
+                t + i);
+  for (; i < count; ++i)
+    put_rows<1>(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i, mixed, to,
+                t + i);
 }
 
 template <Activations Kind>
 static void quantize_rows(const float* x, int x_stride, int groups, int m, int row_begin,
                           int row_end, void* panel) {
-  for (int row = row_begin; row < row_end; ++row)
-    quantize_row<Kind>(x + static_cast<size_t>(row) * x_stride, groups,
-                       row_panel(panel, groups, m, row), row % kPanelRows);
+  for (int row = row_begin; row < row_end;) {
+    const RowPanel to = row_panel(panel, groups, m, row);
+    const int t = row % kPanelRows;
+    const int count = smaller(kPanelWindow - t % kPanelWindow, row_end - row);
+    quantize_window<Kind>(x + static_cast<size_t>(row) * x_stride, x_stride, groups, to, t, count);
+    row += count;
+  }
 }
 
+}  // namespace
 }  // namespace slmq::SLMQ_ISA

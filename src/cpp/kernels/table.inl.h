@@ -37,6 +37,8 @@
 
 #include "kernels/attention_float.inl.h"
 
+#include "kernels/attention_text.inl.h"
+
 #include "kernels/attention_int8.inl.h"
 
 namespace slmq::SLMQ_ISA {
@@ -93,6 +95,8 @@ static constexpr Kernels shared_table(const char* name) {
       .cross_entropy = cross_entropy,
       .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
       .attend = {attend<KvF16>, attend<KvF32>, attend_int8},
+      .pack_text = pack_text,
+      .attend_text = attend_text,
       .merge = merge,
       .attend_finish = attend_finish,
       .peak_dots = peak_dots,

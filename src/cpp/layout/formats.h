@@ -239,7 +239,11 @@ static_assert(sizeof(RowInfo) == 16);
 //
 //   int8 fine[groups][r][32] | int8 coarse[groups][r][32] | RowInfo info[r] | uint8 wide[groups][r]
 //
-// and begins where a block of the other panels does: it is never larger.
+// and begins where a block of the other panels does: it is never larger. A coarse plane holds anything
+// in a group that stands out in none of a window's rows; where it does in any, zeros for the others.
+inline constexpr int kPanelWindow = 8;  // rows [8 i, 8 i + 8) of a block
+static_assert(kPanelRows % kPanelWindow == 0);
+
 struct RowPanel {
   int8_t *fine, *coarse;
   RowInfo* info;

@@ -10,8 +10,11 @@
 namespace slmq {
 namespace {
 
-// Queries of a block of rows: the kernels take six at a time.
+// Queries of a block of rows: the kernels take six or eight at a time.
 constexpr int kBlockQueries = 60;
+
+// Least queries of a block for which the keys of its whole text are packed.
+constexpr int kTextQueries = 32;
 
 // Blocks are smaller where that gives all threads as much to do: not smaller than queries that share
 // what a kernel reads.
@@ -32,7 +35,7 @@ int position_of(const Segment& segment, int row) { return segment.position + row
 
 // Per-thread buffers, carved out of the run's scratch.
 struct AttentionStep::Scratch {
-  float *queries, *states, *totals, *scores, *key;
+  float *queries, *states, *totals, *scores, *key, *text, *rotated;
   Sight* sights;
 
   Scratch(const AttentionStep& step, uint8_t* memory) {
@@ -42,7 +45,9 @@ struct AttentionStep::Scratch {
     totals = states + kMaxQueries * step.state_floats();
     scores = totals + kMaxQueries * step.state_floats();
     key = scores + attend_scratch_floats(step.shape_);
-    sights = reinterpret_cast<Sight*>(key + stride);  // stride: a multiple of 16
+    text = key + stride;  // stride: a multiple of 16
+    rotated = text + text_floats(step.shape_);
+    sights = reinterpret_cast<Sight*>(text + step.text_scratch());
   }
 };
 
@@ -102,21 +107,35 @@ Sight AttentionStep::sight(const Segment& segment, int row) const {
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
-  return sizeof(float) *
-             (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) + stride) +
+  return sizeof(float) * (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) +
+                          stride + text_scratch()) +
          sizeof(Sight) * kMaxQueries;
+}
+
+size_t AttentionStep::text_scratch() const {
+  if (config_.causal) return 0;
+  const size_t keys = static_cast<size_t>(kPartPositions) * shape_.value_stride;
+  return text_floats(shape_) + (config_.rotary > 0 ? keys : 0);
 }
 
 // Most rows of a block, in a run of so many.
 int AttentionStep::block_rows(int rows) const {
   const int fair = rows * config_.kv_heads / (kTasksPerThread * threads_);
-  const int few = std::max(1, kFewQueries / group()), many = std::max(1, kBlockQueries / group());
-  return std::clamp(fair, few, many);
+  const auto of_group = [&](int queries) { return std::max(1, queries / group()); };
+  if (texts_) return std::clamp(fair, of_group(kTextQueries), kPartPositions);
+  return std::clamp(fair, of_group(kFewQueries), of_group(kBlockQueries));
+}
+
+bool AttentionStep::takes_texts(const Frame& frame) const {
+  return !config_.causal && config_.kv_type == KvType::f32 &&
+         std::all_of(frame.segments.begin(), frame.segments.end(),
+                     [](const Segment& s) { return s.position == 0 && s.count <= kPartPositions; });
 }
 
 void AttentionStep::prepare(const Frame& frame) {
   blocks_.clear();
   parts_ = 1;
+  texts_ = takes_texts(frame);
   const int most = block_rows(static_cast<int>(frame.tokens.size()));
   for (size_t i = 0; i < frame.segments.size(); ++i) {
     const Segment& s = frame.segments[i];
@@ -127,7 +146,7 @@ void AttentionStep::prepare(const Frame& frame) {
     }
   }
   const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
-  if (!frame.one_row_each || tasks >= kEnoughTasks) return;
+  if (texts_ || !frame.one_row_each || tasks >= kEnoughTasks) return;
   for (const Segment& s : frame.segments) parts_ = std::max(parts_, last_part(s, s.row) + 1);
   if (parts_ == 1) return;
   const size_t states = static_cast<size_t>(tasks) * parts_ * group();
@@ -203,6 +222,52 @@ void AttentionStep::write_out(const Run& run, int thread, int row, int head,
                                  static_cast<size_t>(head) * config_.head_dim);
 }
 
+// The keys of a KV head, rotated if they are to be.
+const float* AttentionStep::text_keys(const Run& run, int thread, const Segment& segment,
+                                      int kv_head, Scratch& scratch, int* stride) const {
+  const int n = run.frame->rows(Domain::tokens), head_dim = config_.head_dim;
+  const Buffer& keys = run.buffer(k_.buffer);
+  const float* first = keys.floats(n, thread) + static_cast<size_t>(segment.row) * keys.width +
+                       k_.offset + static_cast<size_t>(kv_head) * head_dim;
+  *stride = keys.width;
+  if (config_.rotary == 0) return first;
+  const Buffer& rope = run.buffer(rope_);
+  for (int i = 0; i < segment.count; ++i) {
+    float* key = scratch.rotated + static_cast<size_t>(i) * shape_.value_stride;
+    std::memcpy(key, first + static_cast<size_t>(i) * keys.width, sizeof(float) * head_dim);
+    const float* angles =
+        rope.floats(n, thread) + static_cast<size_t>(segment.row + i) * rope.width;
+    run.kernels->rope(key, angles, angles + config_.rotary / 2, config_.rotary);
+  }
+  *stride = shape_.value_stride;
+  return scratch.rotated;
+}
+
+// Some rows of a text and one KV head.
+void AttentionStep::attend_text(const Run& run, int thread, const Block& block, int kv_head) const {
+  Scratch scratch(*this, run.scratch_of(thread));
+  const Segment& segment = run.frame->segments[block.segment];
+  const Buffer& values = run.buffer(v_.buffer);
+  int key_stride;
+  const float* keys = text_keys(run, thread, segment, kv_head, scratch, &key_stride);
+  run.kernels->pack_text(shape_, segment.count, keys, key_stride,
+                         values.floats(run.frame->rows(Domain::tokens), thread) +
+                             static_cast<size_t>(segment.row) * values.width + v_.offset +
+                             static_cast<size_t>(kv_head) * config_.head_dim,
+                         values.width, scratch.text);
+  const int most = std::max(1, kMaxQueries / group()), end = block.row + block.count;
+  for (int row = block.row; row < end; row += most) {
+    const Block part = {block.segment, row, std::min(most, end - row)};
+    load_queries(run, thread, part, kv_head, scratch);
+    const int queries = part.count * group();
+    run.kernels->attend_text(shape_, segment.count, scratch.text, scratch.queries, scratch.sights,
+                             queries, scratch.totals, scratch.scores);
+    for (int i = 0; i < queries; ++i)
+      write_out(run, thread, row + i / group(), kv_head * group() + i % group(),
+                scratch.totals + static_cast<size_t>(i) * state_floats());
+  }
+}
+
 // One block of rows and one KV head, all parts in order.
 void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
                                  int kv_head) const {
@@ -274,7 +339,10 @@ void AttentionStep::item(const Run& run, int phase, int item, int thread) {
   if (parts_ > 1) return attend_split(run, thread, item);
   // Late blocks of a prompt see the most keys: they go first.
   const int task = static_cast<int>(blocks_.size()) * config_.kv_heads - 1 - item;
-  attend_block(run, thread, blocks_[task / config_.kv_heads], task % config_.kv_heads);
+  const Block& block = blocks_[task / config_.kv_heads];
+  const int kv_head = task % config_.kv_heads;
+  if (texts_) return attend_text(run, thread, block, kv_head);
+  attend_block(run, thread, block, kv_head);
 }
 
 void Recording::check_bias(const AttentionConfig& config, const std::vector<float>& bias) {

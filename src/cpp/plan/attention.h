@@ -32,8 +32,9 @@ class AttentionStep final : public Step {
                 const std::vector<float>& bias, int out, int threads);
   void prepare(const Frame& frame) override;
   // Rows of one sequence see each other's keys: all are appended before any attends. Where no
-  // sequence has two rows, whoever attends appends first, in the only phase.
-  int phases(const Frame& frame) const override { return appends_itself(frame) ? 1 : 2; }
+  // sequence has two rows, whoever attends appends first, in the only phase. Whole texts that fit into
+  // one part do without the cache.
+  int phases(const Frame& frame) const override { return texts_ || appends_itself(frame) ? 1 : 2; }
   int items(const Frame& frame, int phase) const override;
   void item(const Run& run, int phase, int item, int thread) override;
   size_t scratch_bytes() const override;
@@ -51,6 +52,10 @@ class AttentionStep final : public Step {
               Scratch& scratch) const;
   void load_queries(const Run& run, int thread, const Block& block, int kv_head,
                     Scratch& scratch) const;
+  bool takes_texts(const Frame& frame) const;
+  void attend_text(const Run& run, int thread, const Block& block, int kv_head) const;
+  const float* text_keys(const Run& run, int thread, const Segment& segment, int kv_head,
+                         Scratch& scratch, int* stride) const;
   void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;
   void attend_split(const Run& run, int thread, int item) const;
   void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
@@ -58,6 +63,7 @@ class AttentionStep final : public Step {
   bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
 
   int block_rows(int rows) const;
+  size_t text_scratch() const;                         // floats
   Sight sight(const Segment& segment, int row) const;  // without its bias
   int first_part(const Segment& segment, int row) const {
     return sight(segment, row).begin / kPartPositions;
@@ -76,6 +82,7 @@ class AttentionStep final : public Step {
   std::vector<float> bias_;  // [heads][15 + 2 n - 1 + 15], in units of log 2
 
   // Of the frame that runs:
+  bool texts_ = false;  // no step needs the cache
   std::vector<Block> blocks_;
   int parts_ = 1;  // parts of the longest sequence; more than one: threads share a sequence
   std::vector<float> partial_;                // [block][kv head][part][query of group][state]

@@ -31,6 +31,9 @@ BufferType input_type(Format format) {
 constexpr size_t kMaxChunkBytes = 128 * 1024;
 constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
 
+// Weights that a block of rows meets at a time, in the second-level cache with them.
+constexpr size_t kBlockBytes = 256 * 1024;
+
 // A range of pairs of one matrix: what a thread takes at a time.
 struct Chunk {
   int part, pair_begin, pair_end;
@@ -58,18 +61,26 @@ Chunk joined(const std::vector<Chunk>& chunks, int* first, int last) {
   return chunk;
 }
 
+// Rows of a run. The first one begins a panel block, so that they are a panel of their own.
+struct RowRange {
+  int begin, end;
+  int count() const { return end - begin; }
+};
+
 // Takes weights and activations of a matrix; the caller sets where the result goes.
-LinearArgs arguments(const Run& run, const Matrix& m, int x_buffer, int n, int thread) {
+LinearArgs arguments(const Run& run, const Matrix& m, int x_buffer, int n, RowRange rows,
+                     int thread) {
   const Buffer& x = run.buffer(x_buffer);
   LinearArgs args{};
   args.ahead = run.tuning->ahead(m.format, n);
   args.weight = m.data;
   args.groups = m.groups();
-  args.m = n;
+  args.m = rows.count();
   if (info(m.format).quantized) {
-    args.panel = x.panel(n, thread);
+    args.panel = static_cast<const uint8_t*>(x.panel(n, thread)) +
+                 static_cast<size_t>(rows.begin) * args.groups * kActivationBytes;
   } else {
-    args.x = x.floats(n, thread);
+    args.x = x.floats(n, thread) + static_cast<size_t>(rows.begin) * x.width;
     args.x_stride = x.width;
   }
   return args;
@@ -90,6 +101,8 @@ class LinearStep final : public Step {
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   void narrow(const std::vector<int32_t>& columns) override;
+  bool takes_rows() const override { return domain_ == Domain::tokens; }
+  void run_rows(const Run& run, int begin, int end, int thread) override;
 
  private:
   const Domain domain_;
@@ -99,10 +112,11 @@ class LinearStep final : public Step {
   const float softcap_;
   const int out_;
   std::vector<Chunk> chunks_;
-  std::vector<Chunk> wanted_;  // those of some columns; empty: all of them
+  std::vector<Chunk> block_chunks_;  // of a block of rows
+  std::vector<Chunk> wanted_;        // those of some columns; empty: all of them
 
   const std::vector<Chunk>& chunks() const { return wanted_.empty() ? chunks_ : wanted_; }
-  void multiply_pairs(const Run& run, const Chunk& chunk, int thread) const;
+  void multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
 };
 
 LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
@@ -115,8 +129,10 @@ LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
       out_(out) {
   size_t total = 0;
   for (const LinearPart& part : parts_) total += part.matrix->bytes();
-  for (size_t i = 0; i < parts_.size(); ++i)
+  for (size_t i = 0; i < parts_.size(); ++i) {
     add_chunks(*parts_[i].matrix, static_cast<int>(i), chunk_bytes_for(total, threads), &chunks_);
+    add_chunks(*parts_[i].matrix, static_cast<int>(i), kBlockBytes, &block_chunks_);
+  }
 }
 
 int LinearStep::items(const Frame& frame, int) const {
@@ -124,7 +140,12 @@ int LinearStep::items(const Frame& frame, int) const {
 }
 
 void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
-  while (first < last) multiply_pairs(run, joined(chunks(), &first, last), thread);
+  const RowRange all = {0, run.frame->rows(domain_)};
+  while (first < last) multiply_pairs(run, joined(chunks(), &first, last), all, thread);
+}
+
+void LinearStep::run_rows(const Run& run, int begin, int end, int thread) {
+  for (const Chunk& chunk : block_chunks_) multiply_pairs(run, chunk, {begin, end}, thread);
 }
 
 // A pair is what a kernel computes at least: 32 neighbouring columns.
@@ -143,26 +164,28 @@ void LinearStep::narrow(const std::vector<int32_t>& columns) {
   wanted_.erase(std::unique(wanted_.begin(), wanted_.end(), same), wanted_.end());
 }
 
-void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, int thread) const {
+void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows,
+                                int thread) const {
   const int n = run.frame->rows(domain_);
   const Buffer& out = run.buffer(out_);
   const LinearPart& part = parts_[chunk.part];
-  LinearArgs args = arguments(run, *part.matrix, part.x, n, thread);
-  args.y = out.floats(n, thread) + part.offset;
+  LinearArgs args = arguments(run, *part.matrix, part.x, n, rows, thread);
+  args.y = out.floats(n, thread) + static_cast<size_t>(rows.begin) * out.width + part.offset;
   args.y_stride = out.width;
   args.bias = part.bias.empty() ? nullptr : part.bias.data();
   if (add_.buffer >= 0) {
     const Buffer& add = run.buffer(add_.buffer);
-    args.add = add.floats(n, thread) + add_.offset;
+    args.add = add.floats(n, thread) + static_cast<size_t>(rows.begin) * add.width + add_.offset;
     args.add_stride = add.width;
   }
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
   const int first = chunk.pair_begin * kPairRows;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
   if (part.adds.slot >= 0)
-    add_low_rank(run, part.adds, thread, 0, n, first, columns, args.y + first, args.y_stride);
+    add_low_rank(run, part.adds, thread, rows.begin, rows.count(), first, columns, args.y + first,
+                 args.y_stride);
   if (!activation_ && softcap_ == 0.0f) return;
-  for (int row = 0; row < n; ++row) {
+  for (int row = 0; row < rows.count(); ++row) {
     float* y = args.y + static_cast<size_t>(row) * args.y_stride + first;
     if (activation_) run.kernels->unary[static_cast<int>(*activation_)](y, columns, y);
     if (softcap_ != 0.0f) run.kernels->softcap(y, columns, softcap_, y);
@@ -176,10 +199,13 @@ class GatedStep final : public Step {
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
+  bool takes_rows() const override { return domain_ == Domain::tokens; }
+  void run_rows(const Run& run, int begin, int end, int thread) override;
 
  private:
   static constexpr int kTileFloats = 64 * 64;  // rows x columns computed before the activation
-  void tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows);
+  void tiles(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
+  void tile(const Run& run, int thread, int pair_begin, int pair_end, RowRange rows) const;
 
   const Domain domain_;
   const Gate activation_;
@@ -199,7 +225,8 @@ GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart
   add_chunks(m, 0, chunk_bytes_for(m.bytes(), threads), &chunks_);
 }
 
-void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, int row, int rows) {
+void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
+                     RowRange rows) const {
   const int n = run.frame->rows(domain_), columns = (pair_end - pair_begin) * kPairRows;
   const Buffer& out = run.buffer(out_);
   auto* gate = reinterpret_cast<float*>(run.scratch_of(thread));
@@ -208,24 +235,18 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end, i
   const LinearPart* parts[2] = {&gate_, &up_};
   for (int i = 0; i < 2; ++i) {
     const Matrix& m = *parts[i]->matrix;
-    LinearArgs args = arguments(run, m, parts[i]->x, n, thread);
-    args.m = rows;  // rows that start at a panel block are a panel of their own
-    if (args.panel != nullptr) {
-      args.panel = static_cast<const uint8_t*>(args.panel) +
-                   static_cast<size_t>(row) * args.groups * kActivationBytes;
-    }
-    if (args.x != nullptr) args.x += static_cast<size_t>(row) * args.x_stride;
+    LinearArgs args = arguments(run, m, parts[i]->x, n, rows, thread);
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     multiply(run, m, args, pair_begin, pair_end);
     if (parts[i]->adds.slot >= 0)
-      add_low_rank(run, parts[i]->adds, thread, row, rows, pair_begin * kPairRows, columns,
-                   results[i], columns);
+      add_low_rank(run, parts[i]->adds, thread, rows.begin, rows.count(), pair_begin * kPairRows,
+                   columns, results[i], columns);
   }
   const auto activate = run.kernels->gated[static_cast<int>(activation_)];
-  for (int r = 0; r < rows; ++r) {
-    float* y = out.floats(n, thread) + static_cast<size_t>(row + r) * out.width +
+  for (int r = 0; r < rows.count(); ++r) {
+    float* y = out.floats(n, thread) + static_cast<size_t>(rows.begin + r) * out.width +
                static_cast<size_t>(pair_begin) * kPairRows;
     activate(gate + static_cast<size_t>(r) * columns, up + static_cast<size_t>(r) * columns,
              columns, y);
@@ -237,14 +258,20 @@ int GatedStep::items(const Frame& frame, int) const {
 }
 
 void GatedStep::run_items(const Run& run, int, int first, int last, int thread) {
-  const int n = run.frame->rows(domain_);
-  const Chunk chunk = joined(chunks_, &first, last);  // all of one matrix
-  const int tile_rows = std::min(64, static_cast<int>(round_up(n, kPanelRows)));
+  tiles(run, joined(chunks_, &first, last), {0, run.frame->rows(domain_)}, thread);
+}
+
+void GatedStep::run_rows(const Run& run, int begin, int end, int thread) {
+  for (const Chunk& chunk : chunks_) tiles(run, chunk, {begin, end}, thread);
+}
+
+void GatedStep::tiles(const Run& run, const Chunk& chunk, RowRange rows, int thread) const {
+  const int tile_rows = std::min(64, static_cast<int>(round_up(rows.count(), kPanelRows)));
   const int tile_pairs = std::max(1, kTileFloats / (tile_rows * kPairRows));
   for (int pair = chunk.pair_begin; pair < chunk.pair_end; pair += tile_pairs) {
     const int pair_end = std::min(pair + tile_pairs, chunk.pair_end);
-    for (int row = 0; row < n; row += tile_rows)
-      tile(run, thread, pair, pair_end, row, std::min(tile_rows, n - row));
+    for (int row = rows.begin; row < rows.end; row += tile_rows)
+      tile(run, thread, pair, pair_end, {row, std::min(row + tile_rows, rows.end)});
   }
 }
 

@@ -23,12 +23,21 @@ size_t scratch_of(const std::vector<std::unique_ptr<Step>>& steps) {
   return static_cast<size_t>(round_up(static_cast<int64_t>(most), 4096));
 }
 
+void read_row(const RowPanel& block, int t, int columns, float* y) {
+  for (int c = 0; c < columns; ++c) {
+    const int at = c / kGroup * block.rows + t, coarse = block.wide[at] != 0 ? 256 : 0;
+    const int place = at * kGroup + c % kGroup;
+    y[c] =
+        block.info[t].scale * static_cast<float>(coarse * block.coarse[place] + block.fine[place]);
+  }
+}
+
 }  // namespace
 
 Plan::Plan(Recorded recorded)
     : made_(std::move(recorded)),
       tuning_(active_tuning(*made_.kernels)),
-      replay_(made_.steps, made_.buffers.size(), made_.logits, made_.sizes.threads),
+      replay_(made_.steps, made_.buffers.size(), made_.logits, made_.sizes.threads, !made_.causal),
       scratch_bytes_(scratch_of(made_.steps)),
       scratch_(scratch_bytes_ * made_.sizes.threads),
       pool_(shared_pool(made_.sizes.threads)) {}
@@ -232,6 +241,11 @@ void Plan::read_buffer(int id, float* out) const {
     if (b.type == BufferType::f32) {
       const float* x = b.floats(rows, 0) + static_cast<size_t>(row) * b.width;
       std::copy(x, x + b.logical, y);
+      continue;
+    }
+    if (b.type == BufferType::row_panel) {
+      read_row(row_panel(b.panel(rows, 0), b.width / kGroup, rows, row), row % kPanelRows,
+               b.logical, y);
       continue;
     }
     for (int c = 0; c < b.logical; ++c) {

@@ -1,6 +1,12 @@
 // Replays the steps of a plan on a pool's threads.
 //
 // Steps with items are handed on by the relay (threads/relay.h): nobody waits for a thread without work.
+//
+// Where a run has many rows, and a plan of encoders has, neighbouring steps that take rows are a chain:
+// a thread takes a block of rows through all of them, so that what one step writes is in its caches
+// when the next one reads it. Threads are then at different steps, which write buffers that others
+// have had before. Nobody minds: a row lies at one place of a buffer, and only its thread touches it.
+//
 // Row steps that replicate have no phase of their own. A thread computes them into its own replicas
 // just before its first item of a step that reads them, and only what is not there yet: a thread
 // that takes no item of a step never computes what that step needs. Why a late thread still reads
@@ -25,8 +31,10 @@ namespace slmq {
 
 class Replay final : private Steps {
  public:
-  // Of a finished recording, which outlives it; `result` is the buffer that runs are for.
-  Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int result, int threads);
+  // Of a finished recording, which outlives it; `result` is the buffer that runs are for. Only with
+  // `chains` are there any.
+  Replay(const std::vector<std::unique_ptr<Step>>& steps, size_t buffers, int result, int threads,
+         bool chains);
 
   // Runs steps [begin, end). `times`: null, or microseconds of every step, to be added to. What a
   // row step takes that replicates is measured on one of its threads and counts as its own.
@@ -39,12 +47,16 @@ class Replay final : private Steps {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A phase of a step that has items in this run.
+  // A phase of a step that has items in this run, or a chain of steps [step, behind).
   struct Phase {
-    int step, phase;
+    int step, behind, phase;
+    bool chain() const { return behind > step + 1; }
   };
 
   void schedule();
+  int chain_from(int step) const;
+  void take_rows(const Phase& chain, int block, int thread);
+  void count_times(const Phase& at, double took);
   void begin(int index) override;
   void items(int index, int first, int last, int thread) override;
   void finish();
@@ -55,6 +67,8 @@ class Replay final : private Steps {
   const std::vector<std::unique_ptr<Step>>& steps_;
   std::vector<std::vector<int>> needs_;  // of each step: row steps that may replicate, in order
   int result_;                           // the step that writes what runs are for
+  const int threads_;
+  const bool chains_;
   size_t stamps_stride_;
   std::vector<uint64_t> stamps_;  // [threads][buffers]: by which step of which run, of a replica
 
@@ -63,9 +77,11 @@ class Replay final : private Steps {
   uint64_t run_number_ = 0;
   int begin_ = 0, end_ = 0;
   std::vector<Phase> phases_;
+  int blocks_ = 0;  // of rows, in chains; 0: there are none
   double* times_ = nullptr;
-  bool cancelled_ = false;     // written between phases, by one thread
-  double replicating_us_ = 0;  // within the current phase
+  std::vector<double> chain_us_;  // [threads][steps], of the current chain
+  bool cancelled_ = false;        // written between phases, by one thread
+  double replicating_us_ = 0;     // within the current phase
   Clock::time_point phase_began_;
 };
 

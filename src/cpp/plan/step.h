@@ -97,6 +97,11 @@ class Step {
   virtual bool replicates(const Frame&) const { return false; }
   virtual void replicate(const Run&, int /*thread*/) {}
 
+  // Whether a row of the result needs no other rows of what the step reads; then run_rows() computes
+  // rows [begin, end) of all tokens, begin a multiple of kPanelRows (replay.h says when).
+  virtual bool takes_rows() const { return false; }
+  virtual void run_rows(const Run&, int /*begin*/, int /*end*/, int /*thread*/) {}
+
   StepInfo info;
 };
 
@@ -118,6 +123,10 @@ class RowStep : public Step {
   }
   void replicate(const Run& run, int thread) final {
     if (!idle(*run.frame)) rows(run, thread, 0, run.frame->rows(domain_));
+  }
+  bool takes_rows() const override { return domain_ == Domain::tokens; }
+  void run_rows(const Run& run, int begin, int end, int thread) final {
+    if (!idle(*run.frame)) rows(run, thread, begin, end);
   }
 
  protected:

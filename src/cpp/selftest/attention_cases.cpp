@@ -40,6 +40,8 @@ class AttentionCase {
         std::vector<float> key = inputs->values(static_cast<size_t>(c.head_dim), 1.5f);
         const std::vector<float> value = inputs->values(static_cast<size_t>(c.head_dim));
         if (position % 11 == 3) key[0] = 9000.0f;  // exp of it is all or nothing
+        keys_.insert(keys_.end(), key.begin(), key.end());
+        values_.insert(values_.end(), value.begin(), value.end());
         kernels.kv_append[type_](shape_, sequence_.pages(), head, position, key.data(),
                                  value.data());
       }
@@ -94,6 +96,7 @@ class AttentionCase {
       kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), sights.data(), n,
                              part, states.data(), scratch.data());
       hash->floats(states);
+      if (case_.positions <= kPartPositions) expect_of_text(queries, sights, states, results);
       for (int i = 0; i < n; ++i) {
         kernels_.attend[type_](shape_, sequence_.pages(), head,
                                queries.data() + i * shape_.value_stride, &sights[i], 1, part,
@@ -109,6 +112,21 @@ class AttentionCase {
     hash->floats(total);
   }
 
+  // Whole texts have their own kernels, which give what the cache gives.
+  void expect_of_text(const std::vector<float>& queries, const std::vector<Sight>& sights,
+                      const std::vector<float>& states, Results* results) const {
+    if (type_ != static_cast<int>(KvType::f32)) return;
+    const int width = case_.kv_heads * case_.head_dim, last = width - case_.head_dim;
+    std::vector<float> text(text_floats(shape_), -1.0f), found(states.size(), -1.0f);
+    std::vector<float> scratch(attend_scratch_floats(shape_));
+    kernels_.pack_text(shape_, case_.positions, keys_.data() + last, width, values_.data() + last,
+                       width, text.data());
+    kernels_.attend_text(shape_, case_.positions, text.data(), queries.data(), sights.data(),
+                         static_cast<int>(sights.size()), found.data(), scratch.data());
+    results->expect(hash_of(found.data(), found.size()) == hash_of(states.data(), states.size()),
+                    "attend_text: it differs from attend");
+  }
+
   static AttentionConfig config(const Case& c, KvType type, float softcap) {
     return {c.kv_heads, c.kv_heads, c.head_dim, 0, 0, 0.125f, type, 0, softcap};
   }
@@ -118,6 +136,7 @@ class AttentionCase {
   const int type_;
   const AttentionShape shape_;
   KvSequence sequence_;
+  std::vector<float> keys_, values_;  // [positions][heads][head_dim]
 };
 
 void run_cache(const Kernels& kernels, KvType type, const std::string& name, Results* results) {

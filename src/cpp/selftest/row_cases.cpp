@@ -70,8 +70,9 @@ void run_quantize_rows(const Kernels& kernels, Activations activations, Results*
         const int groups = static_cast<int>(round_up(k, kGroup)) / kGroup;
         const std::vector<float> x = rows_of(&inputs, m, k, kind);
         Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
-        quantize(x.data(), groups * kGroup, groups, m, m / 2, m, panel.data());
-        quantize(x.data(), groups * kGroup, groups, m, 0, m / 2, panel.data());
+        const int middle = m / 2 / kPanelWindow * kPanelWindow;
+        quantize(x.data(), groups * kGroup, groups, m, middle, m, panel.data());
+        quantize(x.data(), groups * kGroup, groups, m, 0, middle, panel.data());
         for (int row = 0; row < m; row += kPanelRows) {
           const RowPanel block = row_panel(panel.data(), groups, m, row);
           const auto places = static_cast<size_t>(groups) * static_cast<size_t>(block.rows);
