@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import tee
 from typing import TYPE_CHECKING, Any
@@ -160,18 +161,36 @@ class Runner:
             yield mean.astype(np.float32)
 
     def _run(self, what: str, texts: Iterable[EncodedText]) -> Iterator[F32]:
+        """Results in order. While a batch runs on a thread, the caller's makes the next one."""
+        with ThreadPoolExecutor(1, "slmq-encoder") as worker:  # without a thread until it has work
+            batches = self._batches(what, texts)
+            batch, more = next(batches)
+            while more:
+                running = worker.submit(self._run_batch, what, batch)
+                try:
+                    batch, more = next(batches)
+                except Exception:  # a text is wrong: those before it have results
+                    yield from running.result()
+                    raise
+                yield from running.result()
+            if batch:
+                yield from self._run_batch(what, batch)
+
+    def _batches(
+        self, what: str, texts: Iterable[EncodedText]
+    ) -> Iterator[tuple[list[EncodedText], bool]]:
+        """Texts of one run each, and whether others follow."""
         most = OUTPUTS if what in ONE_EACH else ROWS
         batch: list[EncodedText] = []
         rows = 0
         for text in texts:
             n = len(text.ids)
             if batch and (rows + n > ROWS or len(batch) == most):
-                yield from self._run_batch(what, batch)
+                yield batch, True
                 batch, rows = [], 0
             batch.append(text)
             rows += n
-        if batch:
-            yield from self._run_batch(what, batch)
+        yield batch, False
 
     def _run_batch(self, what: str, batch: Sequence[EncodedText]) -> list[F32]:
         """One run, of texts that fit into it."""
