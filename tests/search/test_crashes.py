@@ -17,8 +17,8 @@ from slmq import Index
 
 WRITER = """
 import sys
-from slmq.search import index
-index.COMMIT_PASSAGES = 4
+from slmq.search import index, writing
+writing.COMMIT_PASSAGES = 4
 folder, encoder, source, limit = sys.argv[1:]
 if int(limit):
     import resource

@@ -14,7 +14,7 @@ from encoder_files import encoder_folder, sentence_folder
 
 import slmq
 from slmq import BusyError, ClosedError, ContextOverflowError, DataError, Index
-from slmq.search import index as index_module
+from slmq.search import writing
 from slmq.search.answering import MISSING, grounds
 from slmq.search.ranking import fused
 from slmq.search.results import Indexed, Source
@@ -343,14 +343,14 @@ def test_readers_see_what_others_write(index: Index, encoder: slmq.Encoder) -> N
 def test_worn_files_are_made_anew(
     tmp_path: Path, encoder: slmq.Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "WORN_ROWS", 64)
-    monkeypatch.setattr(index_module, "COMMIT_PASSAGES", 7)
+    monkeypatch.setattr(writing, "WORN_ROWS", 64)
+    monkeypatch.setattr(writing, "COMMIT_PASSAGES", 7)
     words = ["cat", "dog", "rain", "sun", "anna", "paris", "guitar", "man"]
     texts = {f"t{i}": f"{words[i % 8]} {words[i // 8 % 8]} eats {i}" for i in range(70)}
     with Index(tmp_path / "i", encoder) as index:
         index.add_texts(texts)
         with index._writing() as store:
-            index._forget(store, [f"t{i}" for i in range(70) if i % 3])
+            index._writer(store).forget([f"t{i}" for i in range(70) if i % 3])
         kept = {f"t{i}": texts[f"t{i}"] for i in range(0, 70, 3)}
         (file,) = index.path.glob("vectors-*")
         assert file.name != "vectors-1.bin"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +21,11 @@ from slmq.errors import BusyError, ClosedError, ContextOverflowError, DataError,
 from slmq.machine.disk import lock_file
 from slmq.search.background import UNRELATED, needed_fit
 from slmq.search.finding import CANDIDATES, Found, View
-from slmq.search.passages import passages_of
-from slmq.search.reading import Document, read_folder, read_texts
+from slmq.search.reading import read_folder, read_texts
 from slmq.search.results import Answered, Hit, Indexed, Source
-from slmq.search.store import NewDocument, Store
-from slmq.search.vectors import MappedVectors, append_vectors, packed_vectors, picked_rows
+from slmq.search.store import Store
+from slmq.search.vectors import MappedVectors
+from slmq.search.writing import Writer, vector_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,10 +40,7 @@ MODES = ("hybrid", "vectors", "words")
 LOCK = "lock"
 MOST_TOKENS = 200  # of a passage, unless the encoder takes less
 SPARE_TOKENS = 8  # a passage of joined sentences may have a few more than they have
-OVERLAP_TOKENS = 40
-COMMIT_PASSAGES = 256  # written together, so that a run that is killed loses little
 LEAST_SHARE = 1 / 3  # of a question's words that speaks for an answer
-WORN_SHARE, WORN_ROWS = 0.3, 1024  # of rows without a passage, before the file is made anew
 Report = Callable[[int, int], None]
 
 
@@ -177,9 +172,10 @@ class Index:
             known = store.digests()
             refused: dict[str, str] = {}
             documents = read_folder(Path(path), known, refused, report)
-            done = self._write(store, root, documents, known)
+            writer = self._writer(store)
+            done = writer.write(root, documents, known)
             gone = store.digests(root).keys() - done.seen - refused.keys()
-            self._forget(store, sorted(gone))
+            writer.forget(sorted(gone))
         return Indexed(
             done.added,
             done.changed,
@@ -201,7 +197,7 @@ class Index:
         """
         with self._writing() as store:
             known = store.digests()
-            done = self._write(store, "", read_texts(texts, known), known)
+            done = self._writer(store).write("", read_texts(texts, known), known)
         same = len(done.seen) - done.added - done.changed
         return Indexed(done.added, done.changed, 0, same, done.passages, {})
 
@@ -218,7 +214,7 @@ class Index:
         with self._writing() as store:
             if name not in store.digests():
                 raise DataError(f"{self.path}: there is no document {name!r:.200}")
-            self._forget(store, [name])
+            self._writer(store).forget([name])
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -450,97 +446,9 @@ class Index:
             finally:
                 os.close(held)
 
-    def _write(
-        self, store: Store, root: str, documents: Iterable[Document], known: Mapping[str, str]
-    ) -> _Done:
-        """Embed and commit documents, some hundred passages at a time."""
-        done = _Done()
-        held: list[NewDocument] = []
-        for document in documents:
-            done.seen.add(document.name)
-            if document.text is None:
-                continue
-            passages = passages_of(
-                document.text,
-                self.encoder.tokenizer,
-                most=self.passage_tokens,
-                overlap=min(OVERLAP_TOKENS, self.passage_tokens // 4),
-                headings=document.headings,
-            )
-            held.append(NewDocument(document.name, root, document.digest, list(passages)))
-            if sum(len(one.passages) for one in held) >= COMMIT_PASSAGES:
-                self._commit(store, held, known, done)
-                held = []
-        if held:
-            self._commit(store, held, known, done)
-        self._renew(store)
-        return done
-
-    def _commit(
-        self, store: Store, held: list[NewDocument], known: Mapping[str, str], done: _Done
-    ) -> None:
-        texts = [passage.whole for document in held for passage in document.passages]
-        vectors = self.passage_vectors(texts)
-        data = packed_vectors(vectors) if texts else b""
-        whole = sum(size for size, _ in store.parts())
-        row = self._rows_of(whole)
-        with store.writing():
-            self._append(store, whole, data)
-            for document in held:
-                store.remove(document.name)
-                store.insert(document, row)
-                row += len(document.passages)
-            if data:
-                store.add_part(len(data), zlib.crc32(data))
-        done.passages += len(texts)
-        changed = sum(document.name in known for document in held)
-        done.changed += changed
-        done.added += len(held) - changed
-
-    def _append(self, store: Store, whole: int, data: bytes) -> None:
-        path = self._vector_path(store)
-        try:
-            if data:
-                append_vectors(path, whole, data)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk is full" if full else error.strerror or error
-            raise WriteError(
-                f"{path}: cannot be written: {reason}; what was indexed before stays"
-            ) from None
-
-    def _forget(self, store: Store, names: list[str]) -> None:
-        if names:
-            with store.writing():
-                for name in names:
-                    store.remove(name)
-            self._renew(store)
-
-    def _renew(self, store: Store) -> None:
-        """Write the vectors anew, without those that no passage has, once they are many."""
-        parts = store.parts()
-        rows = store.rows()
-        held = self._rows_of(sum(size for size, _ in parts))
-        if held - len(rows) < max(WORN_ROWS, WORN_SHARE * held):
-            return
-        old = self._vector_path(store)
-        mapped = MappedVectors(old, self.encoder.dimensions, parts)
-        data = picked_rows(mapped.packed, self.encoder.dimensions, [row for _, row in rows])
-        with store.writing():
-            store.set_fact("vectors", str(store.number("vectors") + 1))
-            self._append(store, 0, data)
-            store.renumber([number for number, _ in rows], len(data), zlib.crc32(data))
-        self._view = None
-        del mapped
-        old.unlink(missing_ok=True)
-
-    def _rows_of(self, size: int) -> int:
-        """Rows that so many bytes hold."""
-        pair = _native.packed_bytes("q8g32s", 32, self.encoder.dimensions)
-        return size // pair * 32
-
-    def _vector_path(self, store: Store) -> Path:
-        return self.path / f"vectors-{store.fact('vectors')}.bin"
+    def _writer(self, store: Store) -> Writer:
+        self._view = None  # not every system removes a file that is mapped
+        return Writer(self.path, store, self.encoder, self.passage_tokens, self.passage_vectors)
 
     def _viewed(self, *, vectors: bool = True) -> View:
         """What is to be searched: all that another process, or this one, has written until now.
@@ -554,7 +462,9 @@ class Index:
         version = store.version()
         if version == self._seen and self._view is not None:
             return self._view
-        mapped = MappedVectors(self._vector_path(store), self.encoder.dimensions, store.parts())
+        mapped = MappedVectors(
+            vector_path(self.path, store), self.encoder.dimensions, store.parts()
+        )
         numbers = np.full(mapped.rows, -1, np.int64)
         rows = np.array(store.rows(), np.int64).reshape(-1, 2)
         if len(rows) and rows[-1, 1] >= mapped.rows:
@@ -577,14 +487,6 @@ class Index:
                 list(UNRELATED), prompt=self._prompts()[0], normalize=True
             )
         return self._apart
-
-
-class _Done:
-    """What a run of writing did."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self.added = self.changed = self.passages = 0
 
 
 def _check(query: object) -> None:
