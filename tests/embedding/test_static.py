@@ -158,3 +158,63 @@ def test_refusals(tmp_path: Path) -> None:
         slmq.load_encoder(folder_of(tmp_path / "n", other=TABLE))
     with pytest.raises(UnsupportedModelError, match="static is an encoder"):
         slmq.load(folder_of(tmp_path / "l"))
+
+
+def table_folder(target: Path, *kinds: str) -> Path:
+    """As sentence-transformers saves a table: no configuration, in a folder of its own."""
+    places = {"StaticEmbedding": "0_StaticEmbedding", "Normalize": "1_Normalize"}
+    entries = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": places[kind],
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    write_json(target / "modules.json", entries)
+    write_json(
+        target / "config_sentence_transformers.json",
+        {"prompts": {"query": "rain "}, "similarity_fn_name": "dot"},
+    )
+    model = target / places["StaticEmbedding"]
+    model.mkdir()
+    save_file({"embedding.weight": TABLE}, model / "model.safetensors")
+    word_tokenizer(259).save(str(model / "tokenizer.json"))
+    return target
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_tables_of_sentence_transformers(tmp_path: Path, unit: bool) -> None:
+    """Unknown tokens have a vector there, and count."""
+    kinds = ["StaticEmbedding", *(["Normalize"] if unit else [])]
+    folder = table_folder(tmp_path / "m", *kinds)
+    texts = [*TEXTS, "☃"]
+    with slmq.load_encoder(folder, format="f32") as encoder:
+        got = encoder.embed(texts)
+        asked = encoder.embed("sun", prompt="query")
+        assert np.array_equal(asked, encoder.embed("rain sun"))
+        assert encoder.similarity(got[:1], got[1:2]) == pytest.approx(got[0] @ got[1], rel=1e-5)
+    for text, vector in zip(texts, got, strict=True):
+        ids = word_tokenizer(259).encode(text, add_special_tokens=False).ids
+        mean = TABLE[ids].mean(axis=0, dtype=np.float64)
+        assert np.allclose(vector, mean / np.linalg.norm(mean) if unit else mean, atol=1e-6)
+    packed = slmq.convert(folder, tmp_path / "packed")
+    with slmq.load_encoder(packed) as encoder:
+        assert np.array_equal(encoder.embed(texts), got)
+    rounded = slmq.quantize(folder, tmp_path / "rounded", format="int8")
+    with slmq.load_encoder(rounded) as encoder:
+        near = encoder.embed(texts, normalize=True)
+    lengths = np.linalg.norm(got, axis=1)
+    assert ((near * got).sum(axis=1) / lengths).min() > 0.999
+
+
+def test_a_table_without_vectors(tmp_path: Path) -> None:
+    folder = table_folder(tmp_path / "m", "StaticEmbedding")
+    file = folder / "0_StaticEmbedding" / "model.safetensors"
+    save_file({"weight": TABLE}, file)
+    with pytest.raises(CheckpointError, match="expected a table of vectors as the tensor"):
+        slmq.load_encoder(folder)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"expected model\.safetensors"):
+        slmq.load_encoder(folder)

@@ -8,21 +8,46 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from slmq.checkpoint.base import Checkpoint, Layout, TensorInfo
 from slmq.checkpoint.gguf import MAGIC, MODEL, open_gguf, part_of, role_of
 from slmq.checkpoint.mapped import LARGEST
+from slmq.checkpoint.modules import MODELS, TABLE, TABLE_CONFIG, read_modules
 from slmq.checkpoint.packed_folder import PACKED, PackedCheckpoint, is_packed, packed_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, INDEX, SINGLE, open_safetensors
 from slmq.checkpoint.strangers import describe_folder, describe_start, known_stranger, visible
 from slmq.errors import CheckpointError
 from slmq.machine.disk import open_regular
 
-__all__ = ["PACKED", "Checkpoint", "Layout", "PackedCheckpoint", "TensorInfo", "open_checkpoint"]
+__all__ = [
+    "PACKED",
+    "Checkpoint",
+    "Layout",
+    "PackedCheckpoint",
+    "TensorInfo",
+    "open_checkpoint",
+    "open_model",
+]
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_model(path: Path) -> Checkpoint:
+    """Open the model of a file or folder, which a list of modules may keep in a folder of its own.
+
+    Errors as `open_checkpoint`, and CheckpointError if the list cannot be read.
+    """
+    for module in read_modules(path):
+        if module.kind in MODELS:
+            stated = TABLE_CONFIG if module.kind == TABLE else None
+            return open_checkpoint(path / module.place, stated)
+    return open_checkpoint(path)
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], stated: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Open a model file or folder and check all of its headers.
 
     Parameters
@@ -31,6 +56,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         A GGUF file (whatever its name); a folder with ``config.json`` and ``model.safetensors``
         (also one that `slmq convert` wrote) or ``model.safetensors.index.json``; or a folder with
         one model in ``.gguf``. Of a split GGUF model any part stands for all.
+    stated : Mapping, optional
+        What ``config.json`` says where there is none, for folders whose kind is known otherwise.
 
     Returns
     -------
@@ -54,7 +81,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
         raise CheckpointError(f"cannot open: {reason}", file=path) from e
     if stat.S_ISDIR(mode):
-        return _open_folder(path, names)
+        return _open_folder(path, names, stated)
     if stat.S_ISREG(mode):
         return _open_file(path, start)
     raise CheckpointError("expected a file or a folder, got a device, pipe or socket", file=path)
@@ -72,11 +99,11 @@ def _open_file(path: Path, start: bytes) -> Checkpoint:
     )
 
 
-def _open_folder(folder: Path, names: list[str]) -> Checkpoint:
+def _open_folder(folder: Path, names: list[str], stated: Mapping[str, Any] | None) -> Checkpoint:
     if SINGLE in names or INDEX in names:
-        if CONFIG not in names:
+        if CONFIG not in names and stated is None:
             raise CheckpointError(f"expected a {CONFIG} next to the weights", file=folder)
-        stored = open_safetensors(folder)
+        stored = open_safetensors(folder, None if CONFIG in names else stated)
         return packed_checkpoint(stored) if is_packed(stored) else stored
     ggufs = _models(folder, [name for name in names if name.lower().endswith(".gguf")])
     if len(ggufs) == 1:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from slmq.errors import CheckpointError
 
-__all__ = ["MODELS", "MODULES", "Module", "read_modules"]
+__all__ = ["MODELS", "MODULES", "TABLE", "TABLE_CONFIG", "Module", "read_modules"]
 
 MODULES = "modules.json"
-MODELS = ("Transformer", "StaticEmbedding")  # kinds of modules that are a model
+TABLE = "StaticEmbedding"  # a table of vectors, which has no configuration
+MODELS = ("Transformer", TABLE)  # kinds of modules that are a model
+# What such a table would say of itself. Unlike in model2vec's own, unknown tokens have a vector.
+TABLE_CONFIG = {"model_type": "model2vec", "keep_unknown": True}
 MAX_BYTES = 4 << 20
 MOST_MODULES = 64
 

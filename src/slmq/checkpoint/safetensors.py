@@ -84,18 +84,21 @@ class SafetensorsCheckpoint(MappedCheckpoint):
     file_metadata: Mapping[str, str] = MappingProxyType({})
 
 
-def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
+def open_safetensors(
+    folder: Path, stated: Mapping[str, Any] | None = None
+) -> SafetensorsCheckpoint:
     """Map the shards of a folder and check all of their headers.
 
     With both ``model.safetensors`` and an index in the folder, the single file is read. An index
-    says which files to open; what they hold counts.
+    says which files to open; what they hold counts. `stated` stands for ``config.json``.
 
     Raises
     ------
     CheckpointError
         ``config.json`` or a shard is missing, or a file is truncated or corrupt.
     """
-    config = read_json_object(folder / CONFIG, MAX_CONFIG_BYTES, allow_duplicates=True)
+    if stated is None:
+        stated = read_json_object(folder / CONFIG, MAX_CONFIG_BYTES, allow_duplicates=True)
     files: list[MappedFile] = []
     tensors: dict[str, TensorInfo] = {}
     spans: dict[str, Span] = {}
@@ -118,7 +121,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     if absent:
         log.warning("%s: the index names what no shard holds: %s", folder, _some(absent))
     checkpoint = SafetensorsCheckpoint(
-        folder, metadata=config, tensors=tensors, spans=spans, files=files
+        folder, metadata=dict(stated), tensors=tensors, spans=spans, files=files
     )
     if len(files) == 1:
         checkpoint.file_metadata = MappingProxyType(file_metadata)

@@ -11,11 +11,11 @@ from typing import Any
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
+from slmq.checkpoint import PACKED, Checkpoint, open_model
 from slmq.checkpoint.packed_folder import VERSION, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder, source_files
-from slmq.conversion.sentences import copy_sentences, model_folder, write_sentences
+from slmq.conversion.sentences import copy_sentences, write_sentences
 from slmq.conversion.source import Source
 from slmq.tokenizer.save import save_tokenizer
 
@@ -78,7 +78,7 @@ def convert(
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
-    with open_checkpoint(model_folder(found.path)) as checkpoint:
+    with open_model(found.path) as checkpoint:
         source = Source(checkpoint, None, threads)
         config = source.config | {PACKED: _provenance(checkpoint)}
         nbytes = sum(wish.tensor.nbytes for wish in source.wishes)

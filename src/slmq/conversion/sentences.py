@@ -11,26 +11,12 @@ from slmq.checkpoint.modules import MODELS, MODULES, read_modules
 from slmq.errors import UnsupportedModelError
 from slmq.models.parts.encoder_gguf import pooling_of
 
-__all__ = ["copy_sentences", "model_folder", "write_sentences"]
+__all__ = ["copy_sentences", "write_sentences"]
 
 SETTINGS = ("config_sentence_transformers.json",)
 OF_THE_MODEL = ("sentence_bert_config.json",)
 WORDS = {"last": "lasttoken"}  # of kinds of pooling, where sentence-transformers' differ
 OF_A_MODULE = ("config.json", "model.safetensors")  # pooling and dense layers
-
-
-def model_folder(path: Path) -> Path:
-    """Where the model itself lies, which older folders keep in one of its own.
-
-    Raises
-    ------
-    CheckpointError
-        If the list of modules cannot be read.
-    """
-    for module in read_modules(path):
-        if module.kind in MODELS:
-            return path / module.place
-    return path
 
 
 def copy_sentences(path: Path, target: Path) -> None:

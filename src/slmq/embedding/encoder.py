@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import tee
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from slmq.embedding import scores
+from slmq.embedding.parts import means_of_parts
 from slmq.embedding.results import Filled, Ranked, Scored, Tagged, check_top_k
 from slmq.embedding.runner import EncodedText, Runner
 from slmq.embedding.settings import EncoderSettings
 from slmq.embedding.tags import AGGREGATIONS, tagged
 from slmq.embedding.texts import TextEncoder, several
 from slmq.embedding.verdict import pair_prompts, verdict
+from slmq.embedding.zero_shot import claims_of, entailed, likely_by_cosine
 from slmq.errors import ClosedError, UnsupportedModelError
 from slmq.models import static
 from slmq.models.parts.headless import Headless
@@ -26,7 +27,6 @@ from slmq.tokenizer import Tokenizer
 __all__ = ["Encoder"]
 
 F32 = npt.NDArray[np.float32]
-SHARPNESS = 20.0  # of cosines that become probabilities
 TEMPLATE = "This example is {}."
 
 
@@ -58,6 +58,7 @@ class Encoder:
             settings.max_length,
             lower_case=folder.lower_case,
             bare=runner.body.family is static,
+            known=runner.body.family is static and not runner.body.config.keep_unknown,
             token_rows=getattr(runner.body.weights, "token_rows", None),
             token_weights=getattr(runner.body.weights, "token_weights", None),
         )
@@ -169,7 +170,8 @@ class Encoder:
         unit = self._settings.folder.normalize if normalize is None else normalize
         runner = self._open
         if chunk:
-            vectors = self._chunked(runner, enumerate(texts, first), before, unit)
+            parts = self._parts(enumerate(texts, first), before)
+            vectors = means_of_parts(runner, parts, unit=unit)
         else:
             inputs = self._inputs(enumerate(texts, first), before, truncate=truncate)
             vectors = runner.pooled(inputs)
@@ -356,19 +358,10 @@ class Encoder:
         ValueError
             For no labels, or a template without {}.
         """
-        if isinstance(labels, str):
-            raise TypeError("labels: expected several labels, got one str")
-        names = list(labels)
-        if not names or not all(isinstance(name, str) for name in names) or "{}" not in template:
-            raise ValueError(
-                f"expected at least one label and {{}} in the template, got {names!r:.80} and "
-                f"{template!r:.80}"
-            )
-        claims = [template.replace("{}", name) for name in names]
+        names, claims = claims_of(labels, template)
         if self.task is None:
             cosines = self.similarity(self.embed(text, truncate=truncate), self.embed(claims))[0]
-            sharp = np.asarray(cosines * np.float32(SHARPNESS), np.float32)
-            found = cosines if multi_label else scores.softmax(sharp)
+            found = cosines if multi_label else likely_by_cosine(cosines)
         else:
             found = self._entailed(text, claims, multi_label=multi_label, truncate=truncate)
         order = sorted(range(len(names)), key=lambda i: (-float(found[i]), i))
@@ -476,45 +469,29 @@ class Encoder:
         """The first of these prompts that there is; None for the usual one."""
         return next((name for name in names if self.prompts.get(name)), None)
 
+    def _skipped(self, prompt: str) -> int:
+        """Tokens at the beginning that are not pooled."""
+        if not prompt or self._settings.folder.include_prompt:
+            return 0
+        return self._texts.prompt_tokens(prompt)
+
     def _inputs(
         self, texts: Iterable[tuple[int, str]], prompt: str, *, truncate: bool
     ) -> Iterator[EncodedText]:
-        skipped = 0
-        if prompt and not self._settings.folder.include_prompt:
-            skipped = self._texts.prompt_tokens(prompt)
+        skipped = self._skipped(prompt)
         for number, text in texts:
             whole = prompt + text if prompt and isinstance(text, str) else text
             found = self._texts.encoded(number, whole, truncate=truncate)
             yield replace(found, first=min(skipped, len(found.ids) - 1)) if skipped else found
 
-    def _chunked(
-        self, runner: Runner, texts: Iterable[tuple[int, str]], prompt: str, unit: bool
-    ) -> Iterator[F32]:
-        """Means of the vectors of parts."""
-
-        def parts() -> Iterator[tuple[int, EncodedText, int]]:
-            for number, text in texts:
-                for encoded, tokens in self._texts.pieces(number, text, prompt):
-                    yield number, encoded, tokens
-
-        skipped = 0
-        if prompt and not self._settings.folder.include_prompt:
-            skipped = self._texts.prompt_tokens(prompt)
-        one, other = tee(parts())
-        at: int | None = None
-        total, weight = np.zeros(self.dimensions), 0
-        vectors = runner.pooled(replace(encoded, first=skipped) for _, encoded, _ in other)
-        for (number, _, tokens), vector in zip(one, vectors, strict=True):
-            if at is None:
-                at = number
-            if number != at:
-                yield (total / max(weight, 1)).astype(np.float32)
-                at, total, weight = number, np.zeros(self.dimensions), 0
-            whole = scores.unit_rows(vector[None])[0] if unit else vector
-            total = total + whole.astype(np.float64) * max(tokens, 1)
-            weight += max(tokens, 1)
-        if weight:
-            yield (total / weight).astype(np.float32)
+    def _parts(
+        self, texts: Iterable[tuple[int, str]], prompt: str
+    ) -> Iterator[tuple[int, EncodedText, int]]:
+        """Parts of texts that fit: of which text, what runs, how many tokens of the text."""
+        skipped = self._skipped(prompt)
+        for number, text in texts:
+            for encoded, tokens in self._texts.pieces(number, text, prompt):
+                yield number, replace(encoded, first=skipped), tokens
 
     def _finished(self, vector: F32, width: int, unit: bool) -> F32:
         kept: F32 = scores.unit_rows(vector[None, :width])[0] if unit else vector[:width].copy()
@@ -558,24 +535,12 @@ class Encoder:
     def _entailed(self, text: str, claims: list[str], *, multi_label: bool, truncate: bool) -> F32:
         """How likely a text entails each claim."""
         self._need("classify")
-        lowered = [label.lower() for label in self.labels]
-        yes = next((i for i, label in enumerate(lowered) if label.startswith("entail")), None)
-        no = next((i for i, label in enumerate(lowered) if label.startswith("contra")), None)
-        if yes is None:
-            raise UnsupportedModelError(
-                f"{self.name}: zero_shot needs a label of entailment, this model has "
-                f"{', '.join(self.labels)}"
-            )
         pairs = (
             self._texts.encoded(i, text, claim, truncate=truncate, whole_pair=True)
             for i, claim in enumerate(claims)
         )
         rows = np.stack(list(self._open.heads(pairs)))
-        if not multi_label and len(claims) > 1:
-            return scores.softmax(rows[:, yes])
-        other = no if no is not None else (0 if yes else len(self.labels) - 1)
-        both = [scores.softmax(row[[other, yes]])[1] for row in rows]
-        return np.array(both, np.float32)
+        return entailed(rows, self.labels, self.name, multi_label=multi_label)
 
     def _likeliest(self, logits: F32, top_k: int) -> list[Filled]:
         # Of all rows, those that only fill the table up included, as transformers does.

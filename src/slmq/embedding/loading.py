@@ -13,7 +13,7 @@ import numpy as np
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import Checkpoint, open_checkpoint
+from slmq.checkpoint import Checkpoint, open_checkpoint, open_model
 from slmq.checkpoint.foreign.weight import foreign_weights
 from slmq.embedding.encoder import Encoder
 from slmq.embedding.folder import DenseModule, SentenceFolder, read_folder
@@ -101,13 +101,13 @@ def open_encoder(
     """
     options = EncoderOptions() if options is None else options
     folder = read_folder(Path(path))
-    with open_checkpoint(folder.model) as checkpoint:
+    with open_model(Path(path)) as checkpoint:
         if checkpoint.layout.gguf_terms:
             folder = _of_gguf(checkpoint, folder)
         tokenizer = load_tokenizer(checkpoint)
         body, raw = load_body(checkpoint, folder, options)
         if body.family is static:
-            unit = config_value(raw, "normalize", bool, False)
+            unit = config_value(raw, "normalize", bool, folder.normalize)
             folder = replace(folder, normalize=unit, listed=True)
         if body.family is static and tokenizer.n_vocab > body.config.tokens:
             raise CheckpointError(

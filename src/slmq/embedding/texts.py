@@ -44,7 +44,9 @@ class TextEncoder:
     lower_case : bool
         Whether texts are written in small letters first.
     bare : bool
-        Whether nothing stands around a text, and unknown tokens are left out.
+        Whether nothing stands around a text.
+    known : bool
+        Whether unknown tokens are left out.
     token_rows : int32[tokens], optional
         The rows of tokens in the embedding, where they are not the tokens' own numbers.
     token_weights : float32[tokens], optional
@@ -57,6 +59,7 @@ class TextEncoder:
         *,
         lower_case: bool = False,
         bare: bool = False,
+        known: bool = False,
         token_rows: I32 | None = None,
         token_weights: F32 | None = None,
     ) -> None:
@@ -65,7 +68,7 @@ class TextEncoder:
         self._lower_case = lower_case
         self._bare = bare
         self._rows, self._weights = token_rows, token_weights
-        self._unknown = tokenizer.unknown_id if bare else None
+        self._unknown = tokenizer.unknown_id if known else None
         frame = tokenizer.encode_parts("a", add_special=not bare)
         inside = [i for i, source in enumerate(frame.sources) if source is not None]
         first, behind = (inside[0], inside[-1] + 1) if inside else (len(frame), len(frame))

@@ -1,7 +1,8 @@
 """Static embeddings: "model2vec", a table of vectors of tokens, whose mean is that of a text.
 
 Tulkens and van Dongen, "Model2Vec", 2024. There are no layers; a text takes microseconds. Tokens
-may have weights, and share rows of a smaller table.
+may have weights, and share rows of a smaller table. sentence-transformers writes such tables
+without a configuration, and takes unknown tokens into the mean.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from slmq.errors import CheckpointError
 from slmq.models.parts.gguf import Weights, no_gguf
-from slmq.models.parts.values import config_count
+from slmq.models.parts.values import config_count, config_value
 
 if TYPE_CHECKING:
     from slmq.models.parts.encoder_head import HeadNames
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from slmq.plan.recorder import Recording
     from slmq.weights.base import Reader
 
-EMBED = "embeddings"
+EMBED, EMBEDDING = (
+    "embeddings",
+    "embedding.weight",
+)  # that of sentence-transformers
 WEIGHTS, MAPPING = "weights", "mapping"  # of tokens, where model2vec has clustered the table
 MOST_TOKENS = 1 << 16
 
@@ -40,12 +44,18 @@ class Config:
         Tokens, if they have weights or share rows.
     max_positions : int
         Most tokens of a text.
+    table : str
+        The tensor with the vectors.
+    keep_unknown : bool
+        Whether tokens that the vocabulary lacks count.
     """
 
     vocab_size: int
     hidden_size: int
     tokens: int
     max_positions: int
+    table: str
+    keep_unknown: bool
     task: str | None = None
     n_labels: int = 0
     tied: bool = True
@@ -61,16 +71,19 @@ class Config:
             hidden_size=config_count(config, "hidden_size"),
             tokens=config_count(config, "tokens", rows),
             max_positions=min(config_count(config, key, MOST_TOKENS), MOST_TOKENS),
+            table=config_value(config, "table", str, EMBED),
+            keep_unknown=config_value(config, "keep_unknown", bool, False),
         )
 
 
 def completed(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the sizes of the table, which it does not tell."""
-    table = tensors.get(EMBED)
+    name = EMBEDDING if EMBEDDING in tensors else EMBED
+    table = tensors.get(name)
     if table is None or len(table.shape) != 2:
         raise CheckpointError(f"expected a table of vectors as the tensor {EMBED!r}")
     rows, columns = table.shape
-    sizes = {"vocab_size": rows, "hidden_size": columns}
+    sizes: dict[str, Any] = {"vocab_size": rows, "hidden_size": columns, "table": name}
     for name in (MAPPING, WEIGHTS):
         if (found := tensors.get(name)) is not None:
             sizes.setdefault("tokens", math.prod(found.shape))
@@ -91,7 +104,7 @@ def load(r: Reader, cfg: Config) -> Weights:
         If a token has a row that the table lacks.
     """
     w = Weights(types=None, head=None, token_rows=None, token_weights=None)
-    w.embed = r.linear(EMBED, cfg.vocab_size, cfg.hidden_size)
+    w.embed = r.linear(cfg.table, cfg.vocab_size, cfg.hidden_size)
     if r.has(WEIGHTS):
         w.token_weights = r.vector(WEIGHTS, cfg.tokens)
     if r.has(MAPPING):

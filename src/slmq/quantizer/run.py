@@ -15,11 +15,11 @@ import numpy as np
 
 import slmq._native as _native
 import slmq.hub as hub
-from slmq.checkpoint import PACKED, Checkpoint, open_checkpoint
+from slmq.checkpoint import PACKED, Checkpoint, open_model
 from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
-from slmq.conversion.sentences import copy_sentences, model_folder, write_sentences
+from slmq.conversion.sentences import copy_sentences, write_sentences
 from slmq.conversion.source import Source
 from slmq.engine.doubts import FLOAT_BITS, stored_bits
 from slmq.errors import WriteError
@@ -134,7 +134,7 @@ def quantize(
     check_target(target, force)
     threads = _native.resolve_threads(n_threads)["threads"]
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
-    with open_checkpoint(model_folder(found.path)) as checkpoint:
+    with open_model(found.path) as checkpoint:
         if calibrate is not None:
             refuse_encoder(family_of(checkpoint)[0], found.path, "quantizing by a text")
         source = FloatSource(checkpoint, None if checkpoint.packed else "f32", threads)
