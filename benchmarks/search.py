@@ -3,10 +3,11 @@
     python benchmarks/search.py recall DATA
     python benchmarks/search.py speed [--rows 100000]
 
-DATA holds jsquad/paragraphs.json (Japanese paragraphs with questions, JGLUE) and
-wikitext2/wiki.test.raw, of which paragraphs are looked for by the headings above them. The share of
-questions is printed whose paragraph is the first one found, or among the first five, by vectors, by
-words and by both.
+DATA holds jsquad/paragraphs.json (Japanese paragraphs with questions, JGLUE),
+wikitext2/wiki.test.raw, of which paragraphs are looked for by the headings above them, and
+stsb/test.tsv and jsts/valid-v1.3.json, of whose pairs second sentences are looked for by first ones
+that mean the same. The share of questions is printed whose paragraph is the first one found, or
+among the first five, by vectors, by words and by both.
 
 `speed` searches random vectors of 384 numbers with slmq, NumPy, and faiss and usearch if they are
 installed, in turn: the median time of a query, the ten nearest rows of it, and the memory that
@@ -35,6 +36,7 @@ from slmq.search.vectors import MappedVectors, append_vectors, packed_vectors
 ENCODER = "all-minilm-l6-v2"
 TOP = 10
 QUERIES = 60
+ALIKE = 4.5  # of 5, from which two sentences are the same to people
 
 
 def jsquad(data: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -71,10 +73,41 @@ def wikitext(data: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
     return texts, asked
 
 
+def sentences(
+    pairs: list[tuple[float, str, str]],
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The second sentences of all pairs; first ones ask for them where people call them alike."""
+    names: dict[str, str] = {}
+    asked = []
+    for score, one, other in pairs:
+        name = names.setdefault(other, f"s{len(names)}")
+        if score >= ALIKE:
+            asked.append((one, name))
+    return {name: text for text, name in names.items()}, asked
+
+
+def stsb(data: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """English sentences."""
+    lines = (data / "stsb/test.tsv").read_text("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    return sentences([(float(row[0]), row[1], row[2]) for row in rows])
+
+
+def jsts(data: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Japanese sentences."""
+    lines = (data / "jsts/valid-v1.3.json").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return sentences([(row["label"], row["sentence1"], row["sentence2"]) for row in rows])
+
+
+SETS = {"wikitext2": wikitext, "jsquad": jsquad, "stsb": stsb, "jsts": jsts}
+
+
 def recall(data: Path) -> None:
     """Print the shares of questions whose paragraph is found."""
     with slmq.load_encoder(ENCODER) as encoder:
-        for name, (texts, asked) in (("wikitext2", wikitext(data)), ("jsquad", jsquad(data))):
+        for name, read in SETS.items():
+            texts, asked = read(data)
             with tempfile.TemporaryDirectory() as folder, slmq.Index(folder, encoder) as index:
                 began_s = time.perf_counter()
                 index.add_texts(texts)
