@@ -188,6 +188,29 @@ class Recording:
         tiled: bool = ...,
     ) -> int: ...
     def gate(self, x: Slice, gate: Slice, activation: str) -> int: ...
+    def route(
+        self,
+        logits: Slice,
+        top_k: int,
+        scores: str,
+        normalized: bool = ...,
+        eps: float = ...,
+        scale: float = ...,
+        bias: F32 | None = ...,
+    ) -> int: ...
+    def mixture(
+        self,
+        x: Slice,
+        routes: int,
+        gate: Sequence[tuple[Matrix, F32 | None]],
+        up: Sequence[tuple[Matrix, F32 | None]],
+        down: Sequence[tuple[Matrix, F32 | None]],
+        activation: str,
+        activations: str,
+        add: Slice | None = ...,
+        limit: float = ...,
+        alpha: float = ...,
+    ) -> int: ...
     def rotate(self, x: Slice, rope: int, rotary: int, head_dim: int) -> int: ...
     def scale_by_position(self, x: Slice, growth: float, every: int) -> int: ...
     def xielu(self, x: Slice, up: float, down: float, mid: float) -> int: ...
@@ -206,6 +229,7 @@ class Recording:
         softcap: float = ...,
         causal: bool = ...,
         bias: F32 | None = ...,
+        sinks: F32 | None = ...,
     ) -> int: ...
     def select(self, x: Slice, pool: str = ...) -> int: ...
     def release(self, buffer: int) -> None: ...
@@ -250,6 +274,8 @@ class Plan:
     def state_bytes(self) -> int: ...
     @property
     def state_interval(self) -> int: ...
+    @property
+    def bytes_read(self) -> int: ...
     @property
     def buffer_bytes(self) -> int: ...
 

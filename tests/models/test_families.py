@@ -105,6 +105,9 @@ def test_configs_of_transformers_4(family: str, name: str, tmp_path: Path) -> No
 NOT_IN_GGUF = (
     *("scaled_by_layer", "unscaled_relu", "odd_heads_exact_gelu", "gqa_and_head_norms"),
     *("tied_without_attention_bias", "head_norms_tied", "listed_layers_and_biases"),
+    # Layers without experts, a head; weights that add up to 1, or do not; the limit of units.
+    *("dense_layers_between", "scaled_biases_untied"),
+    *("normalized_weights", "no_bias_weights_as_they_are", "tight_limit_odd_heads"),
 )
 
 
@@ -121,7 +124,7 @@ def in_gguf(family: str, name: str) -> bool:
         return config["tie_word_embeddings"] is True and scalar == head_dim
     # No window for these (nor does llama.cpp read one), no kind of rope scaling for the others.
     plain = "window" not in name or name in ("no_window", "window_off")
-    said = family in ("phi3", "olmo2", "exaone4")
+    said = family in ("phi3", "olmo2", "exaone4", "gpt_oss")
     return family not in NO_GGUF and name not in NOT_IN_GGUF and (said or plain)
 
 
@@ -169,6 +172,11 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("ministral3", "queries_grow"),
         ("lfm2", "four_taps_biases_untied"),
         ("qwen3_5_text", "shared_keys"),
+        ("qwen3_moe", "two_of_eight"),
+        ("olmoe", "gqa_biases_tied"),
+        ("granitemoe", "rope_llama3"),
+        ("lfm2_moe", "biased_choice"),
+        ("gpt_oss", "sinks_and_windows"),
     ],
 )
 def test_converted_folders_answer_the_same(

@@ -30,7 +30,7 @@ def linear_layers(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         name: w.shape
         for name, w in weights.items()
-        if w.ndim == 2 and name.split(".")[-2] not in KEPT
+        if w.ndim == 2 and not name.endswith("bias") and name.split(".")[-2] not in KEPT
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ ARCHITECTURES = {
     "hunyuan_v1_dense": "hunyuan-dense",
     "ministral3": "mistral3",
     "qwen3_5_text": "qwen35",
+    "qwen3_moe": "qwen3moe",
+    "lfm2_moe": "lfm2moe",
+    "gpt_oss": "gpt-oss",
 }
 # Whose q and k llama.cpp's converter permutes.
-PERMUTED = ("llama", "smollm3", "granite", "arcee", "mistral3")
+PERMUTED = ("llama", "smollm3", "granite", "arcee", "mistral3", "granitemoe")
 # One layer of so many has no window, unless a file says otherwise.
 PATTERNS = {"gemma2": 2, "gemma3": 6}
 # What GPT-2's configurations call otherwise.
@@ -102,7 +106,7 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         kept = any(part in name for part in ("norm", "wpe", "conv.conv", "conv1d"))
-        plain = w.ndim == 1 or stored == "f32" or kept
+        plain = w.ndim == 1 or stored == "f32" or kept or name.endswith(".bias")
         tensors[written] = rows if plain else (rows, stored)
     keys, divisors = gguf_keys(config, architecture)
     if architecture == "apertus":
@@ -128,10 +132,16 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         }
     if config["model_type"] == "granitemoehybrid":
         return parted(weights)
+    if config["model_type"] == "granitemoe":
+        return granite_experts(weights)
+    if config["model_type"] == "gpt_oss":
+        return parted_experts(weights)
     if config["model_type"] == "lfm2":
         return {k: w[:, 0] if "conv.conv.weight" in k else w for k, w in weights.items()}
     if config["model_type"] == "qwen3_5_text":
         return delta_laid_out(config, weights)
+    if any(".experts." in k for k in weights):
+        return stacked_experts(weights)
     if config["model_type"] == "apertus":  # parameters of xIELU are metadata
         return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
@@ -141,6 +151,58 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         rows = [weights[f"{stem}norms.{i}.weight"] for i in range(count)]
         others[f"{stem}weight"] = np.stack(rows)
     return others
+
+
+def stacked_experts(weights: Weights) -> Weights:
+    """A matrix of every expert as one tensor, without the number in its name."""
+    found: Weights = {}
+    stacks: dict[str, list[Any]] = {}
+    weights = {
+        k.replace("expert_bias", "expert_bias.bias"): w[:, 0] if "conv.conv.weight" in k else w
+        for k, w in weights.items()
+    }
+    for name in sorted(weights, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]):
+        plain = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+        if plain == name:
+            found[name] = weights[name]
+        else:
+            # llama.cpp's converter knows LFM2's without what all names begin with.
+            short = plain.removeprefix("model.") if "feed_forward" in plain else plain
+            stacks.setdefault(short, []).append(weights[name])
+    return found | {name: np.stack(parts) for name, parts in stacks.items()}
+
+
+def granite_experts(weights: Weights) -> Weights:
+    """A Granite with experts whose gates and ups are apart."""
+    found: Weights = {}
+    for name, w in weights.items():
+        stem = name.split("block_sparse_moe")[0] + "mlp.experts"
+        if "input_linear" in name:
+            found[f"{stem}.gate_proj.weight"], found[f"{stem}.up_proj.weight"] = np.split(w, 2, 1)
+        elif "output_linear" in name:
+            found[f"{stem}.down_proj.weight"] = w
+        else:
+            found[name] = w
+    return found
+
+
+def parted_experts(weights: Weights) -> Weights:
+    """A gpt-oss whose experts' gates and ups are apart, all of them [outputs, inputs]."""
+    found: Weights = {}
+    for name, w in weights.items():
+        stem = name.partition("gate_up_proj")[0]
+        if name.endswith("gate_up_proj"):
+            for part, first in (("gate", 0), ("up", 1)):
+                found[f"{stem}{part}_proj.weight"] = w[:, :, first::2].swapaxes(1, 2)
+        elif name.endswith("gate_up_proj_bias"):
+            for part, first in (("gate", 0), ("up", 1)):
+                found[f"{stem}{part}_proj.bias"] = w[:, first::2]
+        elif name.endswith("down_proj"):
+            found[f"{name}.weight"] = w.swapaxes(1, 2)
+        else:
+            plain = name.replace("down_proj_bias", "down_proj.bias")
+            found[plain.replace("sinks", "sinks.weight")] = w
+    return {name: np.ascontiguousarray(w) for name, w in found.items()}
 
 
 def delta_laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
@@ -226,7 +288,7 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         model.CONTEXT_LENGTH: config["max_position_embeddings"],
         attention.HEAD_COUNT: config["num_attention_heads"],
         attention.HEAD_COUNT_KV: config.get("num_key_value_heads"),
-        attention.LAYERNORM_RMS_EPS: config["rms_norm_eps"],
+        attention.LAYERNORM_RMS_EPS: config.get("rms_norm_eps"),
         rope.FREQ_BASE: scaling["rope_theta"],
         rope.DIMENSION_COUNT: int(head_dim * scaling.get("partial_rotary_factor", 1.0)),
     }
@@ -242,16 +304,26 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         del keys[rope.FREQ_BASE], keys[rope.DIMENSION_COUNT]
     if arch == "phi3":
         keys[attention.SLIDING_WINDOW] = config["sliding_window"] or 0
-    if arch in ("olmo2", "exaone4") and config.get("sliding_window"):
+    if arch in ("olmo2", "exaone4", "gpt-oss") and config.get("sliding_window"):
         keys[attention.SLIDING_WINDOW] = config["sliding_window"]
         slides = [kind == "sliding_attention" for kind in config["layer_types"]]
         keys[attention.SLIDING_WINDOW_PATTERN] = slides
     if arch in PATTERNS:
         keys |= gemma_keys(config, PATTERNS[arch])
-    if arch == "granite":
+    if arch in ("granite", "granitemoe"):
         keys |= granite_keys(config)
-    if arch == "lfm2":
+    if arch in ("lfm2", "lfm2moe"):
         keys |= lfm2_keys(config)
+    if config.get("num_experts_per_tok"):
+        keys[model.EXPERT_COUNT] = config.get("num_experts") or config["num_local_experts"]
+        keys[model.EXPERT_USED_COUNT] = config["num_experts_per_tok"]
+        keys[model.EXPERT_FEED_FORWARD_LENGTH] = config.get("moe_intermediate_size") or (
+            config["intermediate_size"] if arch == "gpt-oss" else None
+        )
+        keys[model.LEADING_DENSE_BLOCK_COUNT] = config.get("num_dense_layers")
+        keys[model.EXPERT_WEIGHTS_SCALE] = config.get("routed_scaling_factor")
+        if arch == "lfm2moe":
+            keys[model.EXPERT_GATING_FUNC] = int(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "qwen35":
         keys |= delta_keys(config)
     scalings, tensors = rope_keys(config, arch, head_dim)
@@ -276,6 +348,8 @@ def rope_keys(
         keys[rope.SCALING_TYPE] = "yarn"
         keys[rope.SCALING_FACTOR] = scaling["factor"]
         keys[rope.SCALING_ORIG_CTX_LEN] = original
+        keys[rope.SCALING_YARN_BETA_FAST] = scaling.get("beta_fast")
+        keys[rope.SCALING_YARN_BETA_SLOW] = scaling.get("beta_slow")
     if arch == "mistral3":
         keys[rope.SCALING_YARN_LOG_MUL] = scaling["mscale_all_dim"]
         keys[attention.TEMPERATURE_SCALE] = scaling["llama_4_scaling_beta"]
@@ -300,7 +374,7 @@ def rope_keys(
 def lfm2_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of LFM2: convolutions have no key heads, and the MLP's width is the real one."""
     inner = config["intermediate_size"]
-    if config["block_auto_adjust_ff_dim"]:
+    if config.get("block_auto_adjust_ff_dim"):
         inner = int(config["block_ffn_dim_multiplier"] * int(2 * inner / 3))
         inner = -(-inner // config["block_multiple_of"]) * config["block_multiple_of"]
     heads = config["num_key_value_heads"]

@@ -19,6 +19,7 @@ from golden_cases_2025 import (
     SEED_OSS,
     SMOLLM3,
 )
+from golden_cases_mixtures import GPT_OSS, GRANITE_MOE, LFM2_MOE, OLMOE, QWEN3_MOE
 from golden_cases_stateful import LFM2, QWEN3_5
 
 LLAMA = [
@@ -477,4 +478,9 @@ CASES = {
     "ministral3": MINISTRAL3,
     "lfm2": LFM2,
     "qwen3_5_text": QWEN3_5,
+    "qwen3_moe": QWEN3_MOE,
+    "olmoe": OLMOE,
+    "granitemoe": GRANITE_MOE,
+    "lfm2_moe": LFM2_MOE,
+    "gpt_oss": GPT_OSS,
 }

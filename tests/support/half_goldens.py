@@ -42,8 +42,9 @@ def write_half(folder: Path) -> None:
     )
     model.train(False)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
+        for name, parameter in model.named_parameters():
+            stacked = ".experts." in name and parameter.ndim == 3
+            if stacked or (parameter.ndim == 2 and not name.endswith("bias")):
                 parameter.copy_(parameter.half().float())
     roundings: dict[str, Any] = {}
     for i, (tokens, exact) in enumerate(zip(golden.tokens, golden.logits, strict=True)):

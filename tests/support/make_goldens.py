@@ -44,11 +44,12 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains |= {"query_key_value": 1.3, "dense": 1.5, "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5}
     gains |= {"fc1": 1.5, "fc2": 1.5, "input_linear": 1.5, "output_linear": 1.5}
     gains |= {"w1": 1.5, "w3": 1.5, "w2": 1.5, "out_proj": 1.5}
+    gains |= {"experts": 1.5, "gate": 2.0, "router": 2.0}
     offset_norms = model.config.model_type.startswith(("gemma", "qwen3_5"))
     with torch.no_grad():
         for name, p in model.named_parameters():
             shape, part = tuple(p.shape), name.split(".")[-2]
-            if name.endswith(".bias"):
+            if name.endswith(("bias", "sinks")):
                 values = rng.normal(0, 0.5, shape)
             elif len(shape) == 1:
                 offset = offset_norms and not name.endswith((*STATES, "linear_attn.norm.weight"))
@@ -57,8 +58,13 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
                 values = rng.normal(0, 2.0 / np.sqrt(shape[1]), shape)
             else:
                 inputs = shape[0] if part.startswith("c_") else shape[1]  # GPT-2's are transposed
+                if part == "experts" and model.config.model_type != "gpt_oss":  # so are its experts
+                    inputs = shape[2]
                 values = rng.normal(0, gains.get(part, 1.0) / np.sqrt(inputs), shape)
             p.copy_(torch.from_numpy(values))
+        for name, buffer in model.named_buffers():
+            if name.endswith("expert_bias"):
+                buffer.copy_(torch.from_numpy(rng.normal(0, 0.3, tuple(buffer.shape))))
 
 
 def make(family: str, case: Case, seed: int) -> None:
@@ -102,4 +108,4 @@ def make(family: str, case: Case, seed: int) -> None:
 if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
         for number, golden_case in enumerate(CASES[name]):
-            make(name, golden_case, seed=100 + number)
+            make(name, golden_case, seed=100 + number + golden_case.seed)

@@ -349,6 +349,10 @@ Pool pool_named(const std::string& name) {
   return static_cast<Pool>(place_of(name, kPoolNames, "pool"));
 }
 
+Scores scores_named(const std::string& name) {
+  return static_cast<Scores>(place_of(name, kScoresNames, "scores"));
+}
+
 KvType kv_type_named(const std::string& name) {
   for (const KvType type : {KvType::f16, KvType::f32, KvType::int8})
     if (name == kv_type_name(type)) return type;

@@ -262,6 +262,7 @@ void bind_plan(py::module_& m) {
       .def_property_readonly("page_bytes", [](GuardedPlan& p) { return p->page_bytes(); })
       .def_property_readonly("state_bytes", [](GuardedPlan& p) { return p->state_bytes(); })
       .def_property_readonly("state_interval", [](GuardedPlan& p) { return p->state_interval(); })
+      .def_property_readonly("bytes_read", [](GuardedPlan& p) { return p->bytes_read(); })
       .def_property_readonly("buffer_bytes", [](GuardedPlan& p) { return p->buffer_bytes(); });
 }
 

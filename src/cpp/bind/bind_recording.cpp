@@ -61,6 +61,32 @@ int record_gated(GuardedRecording& r, const Inputs& x,
   return r->gated(-1, kind, std::move(both[0]), std::move(both[1]));
 }
 
+using WeightPair = std::pair<MatrixPointer, py::object>;
+
+std::vector<Weight> to_weights(const std::vector<WeightPair>& pairs, const char* what) {
+  std::vector<Weight> weights;
+  for (const WeightPair& pair : pairs) weights.push_back(to_weight(pair, what));
+  return weights;
+}
+
+int record_route(GuardedRecording& r, const SliceTuple& logits, int top_k,
+                 const std::string& scores, bool normalized, float eps, float scale,
+                 const py::object& bias) {
+  return r->route(to_slice(logits), {top_k, scores_named(scores), normalized, eps, scale,
+                                     optional_floats(bias, "route bias")});
+}
+
+int record_mixture(GuardedRecording& r, const SliceTuple& x, int routes,
+                   const std::vector<WeightPair>& gate, const std::vector<WeightPair>& up,
+                   const std::vector<WeightPair>& down, const std::string& activation,
+                   const std::string& activations, const std::optional<SliceTuple>& add,
+                   float limit, float alpha) {
+  Experts experts{to_weights(gate, "mixture gate"), to_weights(up, "mixture up"),
+                  to_weights(down, "mixture down")};
+  return r->mixture(to_slice(x), routes, std::move(experts), gate_named(activation), {limit, alpha},
+                    activations_named(activations), optional_slice(add, "mixture add"));
+}
+
 std::unique_ptr<GuardedRecording> new_recording(int threads, int max_rows, int max_outputs,
                                                 int vocabulary, const std::string& kv_type,
                                                 const std::optional<std::string>& isa) {
@@ -191,6 +217,12 @@ void bind_recording(py::module_& m) {
             return r->gate(to_slice(x), gate_named(activation), to_slice(gate));
           },
           py::arg("x"), py::arg("gate"), py::arg("activation"))
+      .def("route", &record_route, py::arg("logits"), py::arg("top_k"), py::arg("scores"),
+           py::arg("normalized") = false, py::arg("eps") = 0.0f, py::arg("scale") = 1.0f,
+           py::arg("bias") = py::none())
+      .def("mixture", &record_mixture, py::arg("x"), py::arg("routes"), py::arg("gate"),
+           py::arg("up"), py::arg("down"), py::arg("activation"), py::arg("activations"),
+           py::arg("add") = py::none(), py::arg("limit") = 0.0f, py::arg("alpha") = 1.0f)
       .def(
           "rotate",
           [](GuardedRecording& r, const SliceTuple& x, int rope, int rotary, int head_dim) {
@@ -213,16 +245,16 @@ void bind_recording(py::module_& m) {
           "attention",
           [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
              int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
-             float softcap, bool causal, const py::object& bias) {
+             float softcap, bool causal, const py::object& bias, const py::object& sinks) {
             const AttentionConfig config{heads, kv_heads,    head_dim, rotary,  window,
                                          scale, KvType::f16, 0,        softcap, causal};
             return r->attention(to_slice(q), to_slice(k), to_slice(v), rope, config,
-                                optional_floats(bias, "bias"));
+                                optional_floats(bias, "bias"), optional_floats(sinks, "sinks"));
           },
           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
           py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("causal") = true,
-          py::arg("bias") = py::none())
+          py::arg("bias") = py::none(), py::arg("sinks") = py::none())
       .def(
           "select",
           [](GuardedRecording& r, const SliceTuple& x, const std::string& pool) {

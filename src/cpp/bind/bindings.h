@@ -18,6 +18,7 @@ struct Matrix;
 enum class Gate : int;
 enum class KvType : int;
 enum class Pool : int;
+enum class Scores : int;
 enum class Unary : int;
 
 // Where a name stands in a list; else an error that shows the list.
@@ -38,6 +39,7 @@ KvType kv_type_named(const std::string& name);           // throws ValueError
 Unary unary_named(const std::string& name);              // throws ValueError
 Gate gate_named(const std::string& name);                // throws ValueError
 Pool pool_named(const std::string& name);                // throws ValueError
+Scores scores_named(const std::string& name);            // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

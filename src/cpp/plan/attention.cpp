@@ -77,7 +77,8 @@ AttentionShape attention_shape(const AttentionConfig& config) {
 }
 
 AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
-                             const std::vector<float>& bias, int out, int threads)
+                             const std::vector<float>& bias, const std::vector<float>& sinks,
+                             int out, int threads)
     : config_(config),
       shape_(attention_shape(config)),
       q_(q),
@@ -85,7 +86,13 @@ AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Sl
       v_(v),
       rope_(rope),
       out_(out),
-      threads_(threads) {
+      threads_(threads),
+      sinks_(sinks.size() * static_cast<size_t>(state_floats()), 0.0f) {
+  for (size_t head = 0; head < sinks.size(); ++head) {
+    float* state = sinks_.data() + head * static_cast<size_t>(state_floats());
+    state[0] = static_cast<float>(sinks[head] * kLog2E);
+    state[1] = 1.0f;
+  }
   if (bias.empty()) return;
   const size_t distances = bias.size() / config.heads, stride = distances + 2 * kBiasMargin;
   bias_positions_ = static_cast<int>((distances + 1) / 2);
@@ -213,9 +220,10 @@ void AttentionStep::load_queries(const Run& run, int thread, const Block& block,
   }
 }
 
-void AttentionStep::write_out(const Run& run, int thread, int row, int head,
-                              const float* state) const {
+void AttentionStep::write_out(const Run& run, int thread, int row, int head, float* state) const {
   const Buffer& out = run.buffer(out_);
+  if (!sinks_.empty())
+    run.kernels->merge(shape_, sinks_.data() + static_cast<size_t>(head) * state_floats(), state);
   run.kernels->attend_finish(shape_, state,
                              out.floats(run.frame->rows(Domain::tokens), thread) +
                                  static_cast<size_t>(row) * out.width +
@@ -366,7 +374,7 @@ void Recording::check_angles(int rope, int rotary, int head_dim, const std::stri
 }
 
 int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
-                         const std::vector<float>& bias) {
+                         const std::vector<float>& bias, const std::vector<float>& sinks) {
   check_recording();
   if (made_.select_step >= 0) fail("attention: record it before select()");
   checked(q, "attention q");
@@ -392,6 +400,11 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   if (config.window < 0) fail("attention: expected window >= 0");
   check_softcap(config.softcap, "attention");
   if (!bias.empty()) check_bias(config, bias);
+  if (!sinks.empty() && static_cast<int>(sinks.size()) != config.heads)
+    fail("attention sinks: expected one for each of " + std::to_string(config.heads) +
+         " heads, got " + std::to_string(sinks.size()));
+  for (const float value : sinks)
+    if (!(std::fabs(value) <= 1e30f)) fail("attention sinks: expected finite values");
   if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
     fail("attention: an int8 cache takes heads of at most 512 channels, got " +
          std::to_string(config.head_dim) + "; use kv_dtype='f16'");
@@ -407,7 +420,7 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   std::vector<int> in = {q.buffer, k.buffer, v.buffer};
   if (config.rotary > 0) in.push_back(rope);
   auto step =
-      std::make_unique<AttentionStep>(config, q, k, v, rope, bias, out, made_.sizes.threads);
+      std::make_unique<AttentionStep>(config, q, k, v, rope, bias, sinks, out, made_.sizes.threads);
   return add_step(std::move(step), out, std::move(in), "attention", kv_type_name(kv_type_),
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
                       std::to_string(config.head_dim));

@@ -27,9 +27,11 @@ AttentionShape attention_shape(const AttentionConfig& config);
 class AttentionStep final : public Step {
  public:
   // bias: what distances add to scores, heads of 2 n - 1 values for the keys n - 1 before to n - 1
-  // behind a query; empty: nothing.
+  // behind a query; empty: nothing. sinks: a score a head that takes its share of the weights, as a
+  // key with a value of zeros would; empty: none.
   AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
-                const std::vector<float>& bias, int out, int threads);
+                const std::vector<float>& bias, const std::vector<float>& sinks, int out,
+                int threads);
   void prepare(const Frame& frame) override;
   // Rows of one sequence see each other's keys: all are appended before any attends. Where no
   // sequence has two rows, whoever attends appends first, in the only phase. Whole texts that fit into
@@ -59,7 +61,7 @@ class AttentionStep final : public Step {
   void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;
   void attend_split(const Run& run, int thread, int item) const;
   void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
-  void write_out(const Run& run, int thread, int row, int head, const float* state) const;
+  void write_out(const Run& run, int thread, int row, int head, float* state) const;
   bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
 
   int block_rows(int rows) const;
@@ -78,8 +80,9 @@ class AttentionStep final : public Step {
   const AttentionShape shape_;
   const Slice q_, k_, v_;
   const int rope_, out_, threads_;
-  int bias_positions_ = 0;   // n
-  std::vector<float> bias_;  // [heads][15 + 2 n - 1 + 15], in units of log 2
+  int bias_positions_ = 0;    // n
+  std::vector<float> bias_;   // [heads][15 + 2 n - 1 + 15], in units of log 2
+  std::vector<float> sinks_;  // [heads][state], of what sees nothing but its sink
 
   // Of the frame that runs:
   bool texts_ = false;  // no step needs the cache

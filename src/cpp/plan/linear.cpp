@@ -5,6 +5,7 @@
 
 #include "plan/adapter.h"
 #include "plan/checks.h"
+#include "plan/chunks.h"
 #include "plan/low_rank.h"
 #include "plan/recording.h"
 
@@ -28,9 +29,6 @@ BufferType input_type(Format format) {
   return info(format).run == kWholeRow ? BufferType::row_panel : BufferType::panel;
 }
 
-constexpr size_t kMaxChunkBytes = 128 * 1024;
-constexpr int kChunksPerThread = 8;  // enough that a slow core holds nobody back for long
-
 // Weights that a block of rows meets at a time, in the second-level cache with them.
 constexpr size_t kBlockBytes = 256 * 1024;
 
@@ -40,14 +38,9 @@ struct Chunk {
 };
 
 void add_chunks(const Matrix& m, int part, size_t chunk_bytes, std::vector<Chunk>* chunks) {
-  const int pairs =
-      std::max<int>(1, static_cast<int>(chunk_bytes / pair_bytes(m.format, m.groups())));
+  const int pairs = chunk_pairs(chunk_bytes, pair_bytes(m.format, m.groups()));
   for (int begin = 0; begin < m.pairs(); begin += pairs)
     chunks->push_back({part, begin, std::min(begin + pairs, m.pairs())});
-}
-
-size_t chunk_bytes_for(size_t total_bytes, int threads) {
-  return std::min(kMaxChunkBytes, total_bytes / static_cast<size_t>(threads * kChunksPerThread));
 }
 
 // Neighbouring chunks of one matrix as one: a longer stream of memory. Moves *first behind them.

@@ -124,6 +124,10 @@ std::vector<double> Plan::execute(int begin, int end, bool profile,
                 made_.sizes.threads, scratch_.data(), scratch_bytes_, cancel};
   std::vector<double> times(profile ? static_cast<size_t>(end) : 0);
   if (replay_.run(*pool_, run, begin, end, profile ? times.data() : nullptr)) ran_ = end;
+  for (int i = begin; i < end; ++i) {
+    const Step& step = *made_.steps[i];
+    if (frame_.rows(buffer(step.info.out).domain) > 0) bytes_read_ += step.bytes_read();
+  }
   return times;
 }
 

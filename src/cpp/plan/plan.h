@@ -86,6 +86,8 @@ class Plan {
   size_t state_bytes() const { return made_.state_bytes; }
   int state_interval() const;  // positions between two states that are kept
   size_t buffer_bytes() const;
+  // Of all weights, in all runs since the plan was made.
+  uint64_t bytes_read() const { return bytes_read_; }
 
  private:
   int step_count() const { return static_cast<int>(made_.steps.size()); }
@@ -107,6 +109,7 @@ class Plan {
   const std::shared_ptr<ThreadPool> pool_;
   Frame frame_;
   std::vector<std::shared_ptr<const Adapter>> adapters_;  // of the frame
+  uint64_t bytes_read_ = 0;
   int ran_ = 0;  // steps [0, ran_) hold values of the frame
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "plan/checks.h"
+#include "plan/experts.h"
 
 namespace slmq {
 
@@ -86,6 +87,7 @@ int Recording::new_buffer(BufferType type, Domain domain, int width, bool replic
     const Buffer& b = *made_.buffers[id];
     if (b.type == type && b.domain == domain && b.logical == width && b.replicated == replicated) {
       uses_[id] = Use(width);
+      tables_.erase(id);
       free_.erase(free_.begin() + static_cast<ptrdiff_t>(i));
       return id;
     }

@@ -2,9 +2,10 @@
 //
 // Operations return the buffer that they write. What is refused is std::invalid_argument. Each stands,
 // with the step that it records, in norms.cpp, rows.cpp, linear.cpp, attention.cpp,
-// convolution.cpp or delta.cpp.
+// convolution.cpp, delta.cpp, routing.cpp or experts.cpp.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,35 @@ struct DeltaShape {
   bool tiled;
 };
 
+// How a row's experts are found among its logits: those of the largest scores, which are the softmax of
+// all logits, their sigmoid, or the logits themselves; in the last case weights are the softmax of the
+// chosen ones, else the scores.
+enum class Scores : int { softmax, sigmoid, chosen };
+inline constexpr int kScores = 3;
+inline constexpr const char* kScoresNames[kScores] = {"softmax", "sigmoid", "chosen"};
+
+struct Routing {
+  int top_k;
+  Scores scores;
+  bool normalized = false;  // weights are divided by their sum and eps
+  float eps = 0.0f;
+  float scale = 1.0f;         // of the weights
+  std::vector<float> bias{};  // added to scores where experts are chosen; empty: none
+};
+
+// All experts of a layer: one matrix each of gate, up and down.
+struct Experts {
+  std::vector<Weight> gate, up, down;
+};
+
+// Where gated units are held: gates to at most limit, the others within it and one more; gates are
+// multiplied by alpha within their activation only. limit 0: nowhere.
+struct Clamp {
+  float limit = 0.0f, alpha = 1.0f;
+};
+
+class ExpertTable;  // experts.h
+
 class Recording {
  public:
   Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type);
@@ -77,7 +107,7 @@ class Recording {
   // x times 1 + growth * log(1 + the whole multiples of `every` in the row's position).
   int scale_by_position(Slice x, float growth, int every);
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
-                const std::vector<float>& bias = {});
+                const std::vector<float>& bias = {}, const std::vector<float>& sinks = {});
   // Channel by channel: behind * f(bias + the sum of weight[channel][tap] * input), the inputs being
   // before * x of this position (the last tap) and of those before it. Factors may be missing.
   int convolution(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
@@ -87,6 +117,11 @@ class Recording {
   // What every head's state makes of its query, behind what it learns of its key and value.
   int delta_rule(Slice q, Slice k, Slice v, Slice decays, DeltaShape shape);
   int gate(Slice x, Gate f, Slice gate);  // f(gate) * x
+  // The experts of every row, in order of their numbers, then the weights of each.
+  int route(Slice logits, Routing routing);
+  // Row by row the sum of what its experts make of x, each times its weight, in that order (+ add).
+  int mixture(Slice x, int routes, Experts experts, Gate activation, Clamp clamp,
+              Activations activations, Slice add);
   int select(Slice x, Pool pool = Pool::row);
 
   // Nothing that is recorded later reads it. It serves a later step once the replicas that are
@@ -122,6 +157,10 @@ class Recording {
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
   int low_rank(const std::vector<LinearPart*>& parts, Domain domain);
 
+  // Rows of x as a mixture's experts take them, sorted by `routes`; or of slots, if that is -1. `by` has
+  // the table.
+  int dispatch(Slice x, int routes, int by, BufferType type, Activations activations);
+
   int new_buffer(BufferType type, Domain domain, int width, bool replicated);
   int add_step(std::unique_ptr<Step> step, int out, std::vector<int> in, std::string op,
                std::string format, std::string shape);
@@ -134,6 +173,8 @@ class Recording {
   std::vector<int> free_;  // buffers that nobody needs any more
   std::string scope_;
   std::shared_ptr<Slots> slots_;  // null: no adapters
+  // Of buffers that hold routes, and of those that were dispatched by them.
+  std::map<int, std::shared_ptr<ExpertTable>> tables_;
 };
 
 }  // namespace slmq

@@ -67,7 +67,7 @@ struct StepInfo {
   std::string scope, op, format, shape;
   int out = -1;             // buffer that the step writes
   std::vector<int> in;      // buffers that it reads
-  size_t weight_bytes = 0;  // read once a run
+  size_t weight_bytes = 0;  // read once a run; of experts: by a run of one row
   double macs_per_row = 0;  // integer or float multiply-accumulates of the weights
 };
 
@@ -90,6 +90,8 @@ class Step {
   // Of its results only these columns are wanted, until this is called again; empty: all. It may
   // compute more.
   virtual void narrow(const std::vector<int32_t>& /*columns*/) {}
+  // Bytes of the weights that the last run read.
+  virtual size_t bytes_read() const { return info.weight_bytes; }
 
   // Whether, in this run, threads compute the whole step into replicas of their own instead of
   // sharing its items (replay.h says when they do).

@@ -101,6 +101,7 @@ class GgufCheckpoint(MappedCheckpoint):
     holds_tokenizer = True
     architecture_key = "general.architecture"
     licence_key = "general.license"
+    stacks = re.compile(r"blk\.\d+\.ffn_\w+_exps\.(weight|bias)")
 
 
 def open_gguf(path: Path) -> GgufCheckpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.checkpoint.base import Layout, TensorInfo
+from slmq.checkpoint.stacks import cut_stacks
 from slmq.errors import CheckpointError, ClosedError
 from slmq.machine.disk import open_regular
 
@@ -177,6 +179,8 @@ class MappedCheckpoint:
     holds_tokenizer: ClassVar[bool] = False
     architecture_key: ClassVar[str] = "model_type"
     licence_key: ClassVar[str] = "license"
+    # Names of tensors that hold a matrix of every expert.
+    stacks: ClassVar[re.Pattern[str] | None] = None
 
     def __init__(
         self,
@@ -187,6 +191,8 @@ class MappedCheckpoint:
         spans: dict[str, Span],
         files: Sequence[MappedFile],
     ) -> None:
+        if self.stacks is not None:
+            cut_stacks(tensors, spans, self.stacks)
         self.path = path
         self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)

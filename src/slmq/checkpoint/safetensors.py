@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import struct
 from collections import defaultdict
 from collections.abc import Mapping
@@ -81,6 +82,10 @@ class SafetensorsCheckpoint(MappedCheckpoint):
     """
 
     kind = "safetensors"
+    stacks = re.compile(
+        r".*\.experts\.(gate_up|down)_proj(_bias|_blocks|_scales)?"
+        r"|.*\.block_sparse_moe\.(input|output)_linear\.weight"
+    )
     file_metadata: Mapping[str, str] = MappingProxyType({})
 
 

@@ -25,6 +25,7 @@ from slmq.weights.survey import Wish
 __all__ = ["DTYPES", "dequantize", "write_floats"]
 
 PART = re.compile(r"(.+)\[(\d+):(\d+)\]")
+EXPERT = re.compile(r"(.+)\[(\d+)\]")
 Progress = Callable[[int, int], None]
 F32 = npt.NDArray[np.float32]
 Float = np.dtype[np.float16] | np.dtype[np.float32]
@@ -32,6 +33,9 @@ Float = np.dtype[np.float16] | np.dtype[np.float32]
 # by name, with outputs and inputs (0: a vector).
 Change = Callable[[int, F32], F32]
 Changes = Callable[[Mapping[str, tuple[int, int]]], Mapping[str, Change]]
+# By name the matrices of a stored tensor: one, but for stacks of experts. Each has its parts, first
+# rows first: one, but for fused matrices.
+Stored = dict[str, list[list[Wish]]]
 # By user name: the name in safetensors, and NumPy's.
 DTYPES: dict[str, tuple[str, Float]] = {
     "f16": ("F16", np.dtype("<f2")),
@@ -109,7 +113,10 @@ def write_floats(
         changed = {} if changes is None else changes(_sizes(stored))
         header = _header(stored, tag, kind.itemsize)
         total = sum(
-            kind.itemsize * wish.n * _width(wish) for parts in stored.values() for wish in parts
+            kind.itemsize * wish.n * _width(wish)
+            for stack in stored.values()
+            for parts in stack
+            for wish in parts
         )
         done = 0
         config = {k: v for k, v in source.config.items() if k != PACKED}
@@ -127,42 +134,56 @@ def write_floats(
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
 
 
-def _sizes(stored: dict[str, list[Wish]]) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of every stored tensor; vectors have none."""
+def _sizes(stored: Stored) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every stored tensor but stacks; vectors have no inputs."""
     return {
-        name: (sum(wish.n for wish in parts), parts[0].k if parts[0].is_matrix else 0)
-        for name, parts in stored.items()
+        name: (sum(wish.n for wish in stack[0]), stack[0][0].k if stack[0][0].is_matrix else 0)
+        for name, stack in stored.items()
+        if not _stacked(stack)
     }
+
+
+def _stacked(stack: list[list[Wish]]) -> bool:
+    return EXPERT.fullmatch(PART.sub(r"\1", stack[0][0].name)) is not None
 
 
 def _width(wish: Wish) -> int:
     return wish.k if wish.is_matrix else 1
 
 
-def _whole_tensors(source: Source) -> dict[str, list[Wish]]:
-    """The parts of every stored tensor, first rows first: one, but for fused matrices."""
-    stored: dict[str, list[tuple[int, Wish]]] = {}
+def _whole_tensors(source: Source) -> Stored:
+    """What is written, in the order in which it was asked for."""
+    found: dict[str, dict[int, list[tuple[int, Wish]]]] = {}
     for wish in source.wishes:
         if wish.known is not None:
             continue
         part = PART.fullmatch(wish.name)
         name, first = (wish.name, 0) if part is None else (part[1], int(part[2]))
-        stored.setdefault(name, []).append((first, wish))
+        expert = EXPERT.fullmatch(name)
+        name, number = (name, 0) if expert is None else (expert[1], int(expert[2]))
+        found.setdefault(name, {}).setdefault(number, []).append((first, wish))
     return {
-        name: [wish for _, wish in sorted(parts, key=lambda part: part[0])]
-        for name, parts in stored.items()
+        name: [
+            [wish for _, wish in sorted(parts, key=lambda part: part[0])]
+            for _, parts in sorted(stack.items())
+        ]
+        for name, stack in found.items()
     }
 
 
-def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
+def _header(stored: Stored, tag: str, itemsize: int) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, parts in stored.items():
-        rows = sum(wish.n for wish in parts)
-        shape = [rows, *parts[0].tensor.shape[1:]]
+    for name, stack in stored.items():
+        parts = stack[0]
+        shape = [sum(wish.n for wish in parts), *parts[0].tensor.shape[1:]]
+        if columns := parts[0].columns:  # taps of channels, as torch stores convolutions
+            shape = [shape[0] // columns, 1, columns]
         layout = parts[0].rows
         if layout is not None and layout.transposed:
             shape.reverse()
+        if _stacked(stack):
+            shape.insert(0, len(stack))
         end = position + itemsize * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": tag, "shape": shape, "data_offsets": [position, end]}
         position = end
@@ -172,22 +193,27 @@ def _header(stored: dict[str, list[Wish]], tag: str, itemsize: int) -> bytes:
 
 
 def _values(
-    source: Source, stored: dict[str, list[Wish]], kind: Float, changes: Mapping[str, Change]
+    source: Source, stored: Stored, kind: Float, changes: Mapping[str, Change]
 ) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
-    for name, parts in stored.items():
-        layout, change = parts[0].rows, changes.get(name)
-        if layout is not None and (layout.transposed or layout.heads):
-            values = layout.whole([np.concatenate(list(source.pieces(w))) for w in parts])
-            if change is not None:
-                values = change(0, values.T).T if layout.transposed else change(0, values)
-            yield _fitting(source, name, values, kind)
-            continue
-        row = 0
-        for wish in parts:
-            for rows in source.pieces(wish):
-                changed = rows if change is None else change(row, rows)
-                yield _fitting(source, name, changed, kind)
-                row += len(rows)
+    for name, stack in stored.items():
+        for parts in stack:
+            for values in _matrix_values(source, parts, changes.get(name)):
+                yield _fitting(source, name, values, kind)
+
+
+def _matrix_values(source: Source, parts: list[Wish], change: Change | None) -> Iterator[F32]:
+    layout = parts[0].rows
+    if layout is not None and (layout.transposed or layout.heads):
+        values = layout.whole([np.concatenate(list(source.pieces(w))) for w in parts])
+        if change is not None:
+            values = change(0, values.T).T if layout.transposed else change(0, values)
+        yield values
+        return
+    row = 0
+    for wish in parts:
+        for rows in source.pieces(wish):
+            yield rows if change is None else change(row, rows)
+            row += len(rows)
 
 
 def _fitting(

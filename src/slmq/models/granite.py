@@ -136,12 +136,14 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     return logits(p, x, w, eps)
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """GGUF metadata of architecture "granite" as a Hugging Face configuration.
+def config_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str = "granite"
+) -> dict[str, Any]:
+    """GGUF metadata of an architecture with Granite's factors as a Hugging Face configuration.
 
     A factor of 0 is one that is not there, as in llama.cpp; scores then have the usual one.
     """
-    config = llama_from_gguf(metadata, tensors, "granite")
+    config = llama_from_gguf(metadata, tensors, architecture)
     config["attention_multiplier"] = config["head_dim"] ** -0.5
     for theirs, ours in {
         "embedding_scale": "embedding_multiplier",
@@ -149,9 +151,11 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
         "attention.scale": "attention_multiplier",
         "logit_scale": "logits_scaling",
     }.items():
-        if metadata.get(f"granite.{theirs}"):
-            config[ours] = metadata[f"granite.{theirs}"]
-    if metadata.get("granite.rope.scaling.finetuned") is False:  # llama.cpp's word for no rope
+        if metadata.get(f"{architecture}.{theirs}"):
+            config[ours] = metadata[f"{architecture}.{theirs}"]
+    if (
+        metadata.get(f"{architecture}.rope.scaling.finetuned") is False
+    ):  # llama.cpp's word for no rope
         config["position_embedding_type"] = "nope"
     return config
 

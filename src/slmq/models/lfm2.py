@@ -7,7 +7,7 @@ state; the others are attention with norms of queries and keys (Liquid AI, "LFM2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from slmq.weights.base import Reader
 from slmq.weights.rows import Rows
 
 if TYPE_CHECKING:
-    from slmq.plan.handle import Handle
+    from slmq.plan.handle import Handle, Rope
     from slmq.plan.recorder import Recording
 
 # What configurations leave out.
@@ -63,10 +63,17 @@ class Config(DecoderConfig):
             values["tie_word_embeddings"] = values["tie_embedding"]
         return cls(
             **decoder_values(values),
-            convolves=_convolving(values),
-            taps=config_count(values, "conv_L_cache", 3, low=2, high=MOST_TAPS),
-            conv_bias=config_value(values, "conv_bias", bool, False),
+            **convolution_values(values),
         )
+
+
+def convolution_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Config` has beside a decoder's fields; raises as `decoder_values`."""
+    return {
+        "convolves": _convolving(config),
+        "taps": config_count(config, "conv_L_cache", 3, low=2, high=MOST_TAPS),
+        "conv_bias": config_value(config, "conv_bias", bool, False),
+    }
 
 
 def _inner_size(config: Mapping[str, Any]) -> int:
@@ -93,6 +100,15 @@ def _convolving(config: Mapping[str, Any]) -> tuple[bool, ...]:
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
+
+    def load_mlp(mlp: str, layer: Weights) -> None:
+        load_dense(r, cfg, mlp, layer)
+
+    return load_lfm2(r, cfg, load_mlp)
+
+
+def load_lfm2(r: Reader, cfg: Config, load_mlp: Callable[[str, Weights], None]) -> Weights:
+    """All but the MLPs, which `load_mlp(name, layer)` reads."""
     w = Weights()
     w.rope = cfg.rope
     w.embed = r.linear(f"{EMBED}.weight", cfg.vocab_size, cfg.hidden_size)
@@ -103,14 +119,19 @@ def load(r: Reader, cfg: Config) -> Weights:
         load_mixer = load_convolution if cfg.convolves[i] else load_heads
         load_mixer(r, cfg, prefix, layer)
         layer.mlp_norm = r.vector(f"{prefix}.ffn_norm.weight", cfg.hidden_size)
-        mlp, inner = f"{prefix}.feed_forward", cfg.intermediate_size
-        layer.gate = r.linear(f"{mlp}.w1.weight", inner, cfg.hidden_size)
-        layer.up = r.linear(f"{mlp}.w3.weight", inner, cfg.hidden_size)
-        layer.down = r.linear(f"{mlp}.w2.weight", cfg.hidden_size, inner)
+        load_mlp(f"{prefix}.feed_forward", layer)
         w.layers.append(layer)
     w.norm = r.vector("model.embedding_norm.weight", cfg.hidden_size)
     w.lm_head = load_head(r, cfg, w.embed, embed_name=EMBED)
     return w
+
+
+def load_dense(r: Reader, cfg: Config, mlp: str, layer: Weights) -> None:
+    """Gate, up and down of the module `mlp`."""
+    inner = cfg.intermediate_size
+    layer.gate = r.linear(f"{mlp}.w1.weight", inner, cfg.hidden_size)
+    layer.up = r.linear(f"{mlp}.w3.weight", inner, cfg.hidden_size)
+    layer.down = r.linear(f"{mlp}.w2.weight", cfg.hidden_size, inner)
 
 
 def load_convolution(r: Reader, cfg: Config, prefix: str, layer: Weights) -> None:
@@ -147,37 +168,46 @@ def forward(p: Recording, w: Weights, cfg: Config) -> Handle:
     """Records the model; returns the logits of the selected rows."""
     x = p.embed(w.embed)  # f32[m, hidden]
     rope = p.rope(*w.rope.at(p.n_ctx))
-    eps = cfg.rms_norm_eps
     for i, layer in enumerate(w.layers):
         with p.scope(f"layer {i}"):
-            h = p.rmsnorm(x, layer.norm, eps)
-            if cfg.convolves[i]:
-                before, behind, u = p.linear(h, [layer.before, layer.behind, layer.x]).split()
-                a = p.convolution(u, layer.taps, bias=layer.bias, before=before, behind=behind)
-            else:
-                q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
-                q = p.head_norm(q, layer.q_norm, eps)
-                k = p.head_norm(k, layer.k_norm, eps)
-                a = p.attention(q, k, v, head_dim=cfg.head_dim, rope=rope)
-            x = p.linear(a, layer.o, add=x)
-            x = gated_mlp(p, x, layer, eps)
-    return logits(p, x, w, eps)
+            x = mixed(p, x, layer, cfg, rope, convolves=cfg.convolves[i])
+            x = gated_mlp(p, x, layer, cfg.rms_norm_eps)
+    return logits(p, x, w, cfg.rms_norm_eps)
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """GGUF metadata of architecture "lfm2" as a Hugging Face configuration.
+def mixed(
+    p: Recording, x: Handle, layer: Weights, cfg: Config, rope: Rope, *, convolves: bool
+) -> Handle:
+    """x + what the layer's convolution, or its attention, makes of its norm."""
+    eps = cfg.rms_norm_eps
+    h = p.rmsnorm(x, layer.norm, eps)
+    if convolves:
+        before, behind, u = p.linear(h, [layer.before, layer.behind, layer.x]).split()
+        a = p.convolution(u, layer.taps, bias=layer.bias, before=before, behind=behind)
+    else:
+        q, k, v = p.linear(h, [layer.q, layer.k, layer.v]).split()
+        q = p.head_norm(q, layer.q_norm, eps)
+        k = p.head_norm(k, layer.k_norm, eps)
+        a = p.attention(q, k, v, head_dim=cfg.head_dim, rope=rope)
+    return p.linear(a, layer.o, add=x)
+
+
+def config_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], architecture: str = "lfm2"
+) -> dict[str, Any]:
+    """GGUF metadata of an architecture with short convolutions as a Hugging Face configuration.
 
     A layer without key heads is a convolution.
     """
-    key = "lfm2.attention.head_count_kv"
+    key = f"{architecture}.attention.head_count_kv"
     heads = config_value(metadata, key, list)
     attending = [count for count in heads if count != 0]
-    config = decoder_from_gguf(dict(metadata) | {key: attending}, tensors, "lfm2")
+    config = decoder_from_gguf(dict(metadata) | {key: attending}, tensors, architecture)
     return config | {
         "norm_eps": config["rms_norm_eps"],
         "block_auto_adjust_ff_dim": False,
         "layer_types": [ATTENTION if count else CONV for count in heads],
-        "conv_L_cache": config_count(metadata, "lfm2.shortconv.l_cache"),
+        "conv_L_cache": config_count(metadata, f"{architecture}.shortconv.l_cache"),
         "conv_bias": any(name.endswith("shortconv.conv.bias") for name in tensors),
     }
 

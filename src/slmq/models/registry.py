@@ -29,12 +29,17 @@ FAMILIES = {
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
     "gptneox": "gpt_neox",  # in GGUF files
+    "gpt-oss": "gpt_oss",  # in GGUF files
+    "gpt_oss": "gpt_oss",
     "granite": "granite",
+    "granitemoe": "granitemoe",
     "granitemoehybrid": "granitemoehybrid",  # without experts and states
     "helium": "helium",
     "hunyuan-dense": "hunyuan_v1_dense",  # in GGUF files
     "hunyuan_v1_dense": "hunyuan_v1_dense",
     "lfm2": "lfm2",
+    "lfm2_moe": "lfm2_moe",
+    "lfm2moe": "lfm2_moe",  # in GGUF files
     "llama": "llama",
     "ministral3": "ministral3",
     "mistral": "mistral",
@@ -42,6 +47,7 @@ FAMILIES = {
     "nanochat": "nanochat",
     "olmo2": "olmo2",
     "olmo3": "olmo2",  # "olmo2" in GGUF files
+    "olmoe": "olmoe",
     "phi": "phi",
     "phi2": "phi",  # in GGUF files
     "phi3": "phi3",
@@ -50,6 +56,8 @@ FAMILIES = {
     "qwen35": "qwen3_5_text",  # in GGUF files
     "qwen3_5": "qwen3_5_text",  # with a vision tower that is left out
     "qwen3_5_text": "qwen3_5_text",
+    "qwen3_moe": "qwen3_moe",
+    "qwen3moe": "qwen3_moe",  # in GGUF files
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "stablelm": "stablelm",
@@ -96,12 +104,15 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gemma3_text,
         gpt2,
         gpt_neox,
+        gpt_oss,
         granite,
+        granitemoe,
         granitemoehybrid,
         gte,
         helium,
         hunyuan_v1_dense,
         lfm2,
+        lfm2_moe,
         llama,
         ministral3,
         mistral,
@@ -110,11 +121,13 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         nanochat,
         nomic_bert,
         olmo2,
+        olmoe,
         phi,
         phi3,
         qwen2,
         qwen3,
         qwen3_5_text,
+        qwen3_moe,
         roberta,
         seed_oss,
         smollm3,
@@ -129,11 +142,13 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
     # mypy compares every family file with `Family`, and its functions with its own Config.
     CHECKED: list[Family[Any]] = [
         _checked(apertus), _checked(arcee), _checked(exaone4), _checked(gemma), _checked(gemma2),
-        _checked(gemma3_text), _checked(gpt2), _checked(gpt_neox), _checked(granite),
-        _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(lfm2),
-        _checked(llama), _checked(ministral3), _checked(mistral), _checked(nanochat),
-        _checked(olmo2), _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3),
-        _checked(qwen3_5_text), _checked(seed_oss), _checked(smollm3), _checked(stablelm),
+        _checked(gemma3_text), _checked(gpt2), _checked(gpt_neox), _checked(gpt_oss),
+        _checked(granite), _checked(granitemoe), _checked(granitemoehybrid), _checked(helium),
+        _checked(hunyuan_v1_dense), _checked(lfm2), _checked(lfm2_moe), _checked(llama),
+        _checked(ministral3), _checked(mistral), _checked(nanochat), _checked(olmo2),
+        _checked(olmoe), _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3),
+        _checked(qwen3_5_text), _checked(qwen3_moe), _checked(seed_oss), _checked(smollm3),
+        _checked(stablelm),
     ]  # fmt: skip
 
     def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:

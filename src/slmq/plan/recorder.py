@@ -19,6 +19,7 @@ from slmq.formats import FORMATS, padded
 from slmq.plan.handle import Handle, Rope, _Buffer
 
 if TYPE_CHECKING:
+    from slmq.plan.experts import Experts, Routing
     from slmq.plan.linear import Linear
 
 F32 = npt.NDArray[np.float32]
@@ -96,6 +97,7 @@ class Recording(Protocol):
         softcap: float = 0.0,
         causal: bool = True,
         bias: F32 | None = None,
+        sinks: F32 | None = None,
     ) -> Handle:
         """Attention over all cached positions, or over the whole text."""
 
@@ -129,6 +131,19 @@ class Recording(Protocol):
 
     def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
         """f(gate) * x."""
+
+    def route(self, logits: Handle, routing: Routing) -> Handle:
+        """The experts that every row goes to, and what each of them counts."""
+
+    def mixture(
+        self,
+        x: Handle,
+        routes: Handle,
+        experts: Experts,
+        activation: str,
+        add: Handle | None = None,
+    ) -> Handle:
+        """What the experts of a row make of it, added up."""
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """The rows that the run asks for, or what pooling makes of several."""
@@ -333,6 +348,7 @@ class Recorder:
         softcap: float = 0.0,
         causal: bool = True,
         bias: F32 | None = None,
+        sinks: F32 | None = None,
     ) -> Handle:
         """Causal attention of q over all cached positions; rotates q and k, appends k and v.
 
@@ -343,7 +359,8 @@ class Recorder:
         If not `causal`, a query sees its whole text, which one run must hold, or `window` positions
         on either side of its own. All layers of a model are causal, or none. `bias` is added to
         scores: float32[heads, 2 n - 1] for keys that stand n - 1 before to n - 1 behind a query,
-        of texts of at most n tokens.
+        of texts of at most n tokens. `sinks` is float32[heads]: a score that every query of a head
+        has beside those of keys, of a value of zeros (gpt-oss, 2025).
         """
         number = self._recording.attention(
             q.slice,
@@ -359,6 +376,7 @@ class Recorder:
             softcap=softcap,
             causal=causal,
             bias=None if bias is None else bias.reshape(-1),
+            sinks=sinks,
         )
         return Handle(self._own(number), 0, q.width)
 
@@ -431,6 +449,57 @@ class Recorder:
         """f(gate) * x, f by its name: "silu", "gelu_tanh", "gelu" or "sigmoid"."""
         number = self._recording.gate(x.slice, gate.slice, activation)
         return Handle(self._own(number), 0, x.width)
+
+    def route(self, logits: Handle, routing: Routing) -> Handle:
+        """The numbers of every row's experts, ascending, then their weights: see `Routing`."""
+        number = self._recording.route(
+            logits.slice,
+            routing.top_k,
+            routing.scores,
+            routing.normalized,
+            routing.eps,
+            routing.scale,
+            routing.bias,
+        )
+        return Handle(self._own(number), 0, 2 * routing.top_k)
+
+    def mixture(
+        self,
+        x: Handle,
+        routes: Handle,
+        experts: Experts,
+        activation: str,
+        add: Handle | None = None,
+    ) -> Handle:
+        """Row by row the sum of weight * expert(x), in the order of experts (+ add).
+
+        An expert is down @ (f(gate @ x) * (up @ x)), f by its name as in `gated`; biases are added.
+        Only the experts of a run's rows are read. Adapters do not reach them.
+
+        Raises
+        ------
+        ValueError
+            If a matrix is stored with its columns in another order.
+        """
+        if any(weight.columns is not None for weight in experts.matrices):
+            raise ValueError("experts need matrices with their columns in order")
+        gate, up, down = (
+            [(weight.matrix, weight.bias) for weight in weights]
+            for weights in (experts.gate, experts.up, experts.down)
+        )
+        number = self._recording.mixture(
+            x.slice,
+            routes.slice[0],
+            gate,
+            up,
+            down,
+            activation,
+            self._activations,
+            None if add is None else add.slice,
+            experts.limit,
+            experts.alpha,
+        )
+        return Handle(self._own(number), 0, experts.down[0].n)
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """The rows that the run asks for, or what pooling makes of those that an output spans.

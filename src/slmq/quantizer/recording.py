@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from slmq.errors import UnsupportedModelError
+from slmq.plan.experts import Experts, Routing
 from slmq.plan.handle import Handle, Rope
 from slmq.plan.linear import Linear
 from slmq.plan.recorder import Recorder
@@ -252,6 +253,7 @@ class StageRecording:
         softcap: float = 0.0,
         causal: bool = True,
         bias: F32 | None = None,
+        sinks: F32 | None = None,
     ) -> Handle:
         def record(recorder: Recorder) -> Handle:
             return recorder.attention(
@@ -265,6 +267,7 @@ class StageRecording:
                 softcap=softcap,
                 causal=causal,
                 bias=bias,
+                sinks=sinks,
             )
 
         return self._step(record, [q, k, v])
@@ -320,6 +323,35 @@ class StageRecording:
 
         return self._step(record, [x, gate])
 
+    def route(self, logits: Handle, routing: Routing) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.route(self._in(logits), routing)
+
+        return self._step(record, [logits])
+
+    def mixture(
+        self,
+        x: Handle,
+        routes: Handle,
+        experts: Experts,
+        activation: str,
+        add: Handle | None = None,
+    ) -> Handle:
+        """Gates and ups are rounded for the inputs of all rows, and downs for themselves."""
+
+        def record(recorder: Recorder) -> Handle:
+            gate, up, down = (
+                tuple(self._weight(weight) for weight in weights)
+                for weights in (experts.gate, experts.up, experts.down)
+            )
+            loaded = replace(experts, gate=gate, up=up, down=down)
+            return recorder.mixture(
+                self._in(x), self._in(routes), loaded, activation, self._maybe(add)
+            )
+
+        taking = [*experts.gate, *experts.up]
+        return self._step(record, [routes, add], taking, tapped=x, untapped=experts.down)
+
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """All rows are selected; decoders, which calibration takes apart, pool none."""
         return x
@@ -338,20 +370,22 @@ class StageRecording:
         weights: Sequence[Linear] = (),
         *,
         tapped: Handle | None = None,
+        untapped: Sequence[Linear] = (),
         norm: tuple[F32, ...] = (),
     ) -> Handle:
         """Record a step if it is one of the stage.
 
-        `tapped` is what its weights read, `reads` what it reads besides; `norm` are the vectors of
-        a norm whose output may be rescaled.
+        `tapped` is what its weights read, `reads` what it reads besides; `untapped` are weights
+        that read something else. `norm` are the vectors of a norm whose output may be rescaled.
         """
         wishes = [self._source.wish(weight.name) for weight in weights]
+        others = [self._source.wish(weight.name) for weight in untapped]
         known = {wish.name for wish in self.stages[-1].wishes}
-        self.stages[-1].wishes += [wish for wish in wishes if wish.name not in known]
+        self.stages[-1].wishes += [w for w in [*wishes, *others] if w.name not in known]
         if self._recorder is None:
             return _Ghost(len(wishes))
-        others = [value for value in reads if value is not None]
-        given = others if tapped is None else [tapped, *others]
+        besides = [value for value in reads if value is not None]
+        given = besides if tapped is None else [tapped, *besides]
         if self._stage != self._active:
             for value in given:
                 self._leave(value)
@@ -360,7 +394,7 @@ class StageRecording:
             return self._skip(0)
         if tapped is not None:
             self._taps.append(Tap(tuple(wishes), self._in(tapped)))
-        self._elsewhere |= {self._in(value) for value in others}
+        self._elsewhere |= {self._in(value) for value in besides}
         if self._stage == self._last and wishes:  # what comes of it is of no interest
             return self._skip(len(wishes))
         result = record(self._recorder)

@@ -146,7 +146,7 @@ class Work:
     Attributes
     ----------
     read_bytes_per_token : float
-        Weights (once a run) and cached keys and values.
+        Weights (once a run; of experts those that rows went to) and cached keys and values.
     macs_per_token : float
         With weights; the head counts for the rows that have logits.
     """
@@ -155,21 +155,25 @@ class Work:
     macs_per_token: float
 
     @classmethod
-    def of(cls, plan: RecordedPlan, test: Trial) -> Work:
-        """Of one test on this plan."""
+    def of(cls, plan: RecordedPlan, test: Trial, read: int | None = None) -> Work:
+        """Of one test on this plan; `read`: bytes of weights that it was seen to read.
+
+        They must be known of mixtures of experts, whose rows may go to the same ones or not.
+        """
         tokens, chunk = test.tokens, test.chunk(plan)
         select = next(i for i, step in enumerate(plan.steps) if step.op == "select")
         body, head = plan.steps[:select], plan.steps[select:]
         runs = -(-tokens // chunk)
         heads = 1 if test.whole else runs
-        weights = runs * sum(s.weight_bytes for s in body)
-        weights += heads * sum(s.weight_bytes for s in head)
+        if read is None:
+            read = runs * sum(s.weight_bytes for s in body)
+            read += heads * sum(s.weight_bytes for s in head)
         # A run attends to all positions up to its last row, and reads them at least once.
         cached = sum(min((i + 1) * chunk, tokens) for i in range(runs)) * test.sequences
-        read = weights + cached * plan.native.page_bytes / PAGE_POSITIONS
+        moved = read + cached * plan.native.page_bytes / PAGE_POSITIONS
         macs = tokens * sum(s.macs_per_row for s in body)
         macs += heads * sum(s.macs_per_row for s in head)
-        return cls(read / (tokens * test.sequences), macs / tokens)
+        return cls(moved / (tokens * test.sequences), macs / tokens)
 
 
 def load(
@@ -316,12 +320,17 @@ def measure(
             steps.begin(f"{test.name}, {_threads(threads)}, {turn} of {repeat}")
             tokens = test.tokens * test.sequences
             speeds[test.name].append(tokens / time_run(plan, test))
+    works = [Work.of(plan, test, weights_read(plan, test)) for test in tests]
     best = Limits(
         threads,
         max(p.read_gb_per_s for p in probes),
         max(p.integer_peak_gmac_per_s for p in probes),
     )
-    return best, [make_row(t.name, speeds[t.name], Work.of(plan, t), best) for t in tests]
+    rows = [
+        make_row(test.name, speeds[test.name], work, best)
+        for test, work in zip(tests, works, strict=True)
+    ]
+    return best, rows
 
 
 def check_counts(
@@ -370,6 +379,15 @@ def time_run(plan: RecordedPlan, test: Trial) -> float:
     for sequence in sequences:
         sequence.truncate(0)
     return seconds
+
+
+def weights_read(plan: RecordedPlan, test: Trial) -> int | None:
+    """Bytes of weights that a test reads, by running it; None where that is known without."""
+    if not any(step.op.startswith("experts.") for step in plan.steps):
+        return None
+    before = plan.native.bytes_read
+    time_run(plan, test)
+    return plan.native.bytes_read - before
 
 
 def make_row(test: str, speeds: Sequence[float], work: Work, limits: Limits) -> Row:

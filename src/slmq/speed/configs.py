@@ -154,6 +154,12 @@ def qwen3_5(*sizes: int, value_heads: int, tied: bool) -> Config:
     )
 
 
+def mixture(model_type: str, *sizes: int, experts: int, top_k: int, **more: Any) -> Config:
+    """Mixtures of experts: so many in a layer, of which a row goes to `top_k`."""
+    counts = {"num_experts": experts, "num_local_experts": experts, "num_experts_per_tok": top_k}
+    return decoder(*sizes, model_type=model_type, **counts, **more)
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "smollm2-135m-instruct": llama(
@@ -272,6 +278,17 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "lfm2-1.2b": lfm2(2048, 12288, 16, 32),
         "qwen3.5-0.8b": qwen3_5(1024, 3584, 24, 8, 2, value_heads=16, tied=True),
         "qwen3.5-9b": qwen3_5(4096, 12288, 32, 16, 4, value_heads=32, tied=False),
+        "qwen3-30b-a3b": mixture(
+            "qwen3_moe",
+            *(151936, 2048, 6144, 48, 32, 4, 40960),
+            experts=128,
+            top_k=8,
+            head_dim=128,
+            moe_intermediate_size=768,
+            norm_topk_prob=True,
+            rope_theta=1e6,
+            rms_norm_eps=1e-6,
+        ),
         "distilgpt2": {
             "model_type": "gpt2",
             "vocab_size": 50257,

@@ -87,13 +87,16 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 
 
 def shape_named(name: str) -> Shape:
-    """The shape of that name, or the only one that begins so.
+    """The shape of that name, or the only one that begins so; of "NAME/8" the first 8 layers.
 
     Raises
     ------
     ValueError
-        If there is none; names those that are near.
+        If there is none; names those that are near. Or if it has fewer layers.
     """
+    name, slash, layers = name.partition("/")
+    if slash:
+        return _first_layers(shape_named(name), layers)
     if name in SHAPES:
         return SHAPES[name]
     starts = [known for known in SHAPES if name and known.startswith(name)]
@@ -104,13 +107,28 @@ def shape_named(name: str) -> Shape:
     raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {name!r}{hint}")
 
 
+def _first_layers(shape: Shape, wanted: str) -> Shape:
+    """The same model with fewer layers, so that it fits into less memory."""
+    key = "n_layer" if "n_layer" in shape.config else "num_hidden_layers"
+    most = shape.config[key]
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= most:
+        raise ValueError(f"shape: expected {shape.name}/1 to /{most} layers, got {wanted!r:.40}")
+    count = int(wanted)
+    kinds = {"layer_types": shape.config["layer_types"][:count]} if _listed(shape) else {}
+    return Shape(f"{shape.name}/{wanted}", {**shape.config, key: count, **kinds})
+
+
+def _listed(shape: Shape) -> bool:
+    return isinstance(shape.config.get("layer_types"), list)
+
+
 def random_weights(name: str, weight_format: str = "q4g32s", *, seed: int = 0) -> LoadedWeights:
     """Weights of a shape, random, packed, the same for the same seed.
 
     Parameters
     ----------
     name : str
-        One of `SHAPES`, or the start of only one.
+        One of `SHAPES`, or the start of only one; "NAME/8" for its first 8 layers.
     weight_format : str
         A stored format (one of `slmq.formats.FORMATS`) or "int4", "int8".
 

@@ -349,8 +349,8 @@ class WeightReader:
                 return dtype, raw
             if rows.transposed:
                 wide = "<u4" if dtype == "f32" else "<u2"
-                columns = raw.view(wide).reshape(info.shape)[:, rows.first : rows.first + n]
-                return dtype, np.ascontiguousarray(columns.T).view(np.uint8).reshape(-1)
+                wanted = rows.of(raw.view(wide).reshape(info.shape).T, n)
+                return dtype, np.ascontiguousarray(wanted).view(np.uint8).reshape(-1)
             return dtype, rows.of(raw.reshape(info.shape[0], -1), n).reshape(-1)
         if self._wanted is None and info.dtype not in self._rounded:
             self._rounded.add(info.dtype)
@@ -463,7 +463,8 @@ class WeightReader:
         weight = self._foreign.get(info.name)
         if weight is not None:
             kept = weight.kept or "f16"
-            return kept if floats else self._wanted or kept
+            rounds = self._wanted not in (None, "f16", "f32")
+            return kept if floats and rounds else self._wanted or kept
         if info.dtype not in KEPT:
             known = ", ".join(KEPT)
             raise self._error(

@@ -45,12 +45,13 @@ class Rows:
         if self.heads == 0:
             return values[self.first : self.first + n]
         by_head = values.reshape(self.heads, self.stored // n, -1, *values.shape[1:])
-        return by_head[:, self.first // n].reshape(n, *values.shape[1:])
+        return np.ascontiguousarray(by_head[:, self.first // n].reshape(n, *values.shape[1:]))
 
     def whole(self, parts: list[Array]) -> Array:
         """All rows of these parts, in order, as a folder of safetensors holds them."""
         if self.heads != 0:
             by_head = [part.reshape(self.heads, -1, *part.shape[1:]) for part in parts]
-            return np.concatenate(by_head, axis=1).reshape(self.stored, *parts[0].shape[1:])
-        values = np.concatenate(parts)
+            values = np.concatenate(by_head, axis=1).reshape(self.stored, *parts[0].shape[1:])
+        else:
+            values = np.concatenate(parts)
         return values.T if self.transposed and values.ndim == 2 else values

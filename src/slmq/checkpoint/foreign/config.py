@@ -102,7 +102,7 @@ def parse_quant_config(found: Any, file: Path) -> QuantConfig:
         return _awq(found, file)
     if method == COMPRESSED:
         return _compressed(found, file)
-    raise _unsupported("quant_method", method, METHODS, file)
+    raise _unsupported("quant_method", method, (*METHODS, "mxfp4"), file)
 
 
 def _gptq(found: dict[str, Any], file: Path) -> QuantConfig:

@@ -18,6 +18,7 @@ from slmq.checkpoint.foreign.chunks import in_chunks
 from slmq.checkpoint.foreign.config import read_quant_config
 from slmq.checkpoint.foreign.ggml_blocks import BlockIntegers, block_integers, dequantize
 from slmq.checkpoint.foreign.layouts import foreign_linears
+from slmq.checkpoint.foreign.mxfp4 import MXFP4, mxfp4_matrices
 from slmq.errors import CheckpointError
 from slmq.formats import GROUP
 
@@ -223,6 +224,9 @@ def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
         return {}
     found: dict[str, ForeignWeight] = {}
     if not checkpoint.layout.gguf_terms:
+        quantization = checkpoint.metadata.get("quantization_config")
+        if isinstance(quantization, dict) and quantization.get("quant_method") == MXFP4:
+            return {**mxfp4_matrices(checkpoint)}
         config = read_quant_config(checkpoint.path, checkpoint.metadata)
         if config is not None:
             found.update(foreign_linears(checkpoint, config))

@@ -31,6 +31,7 @@ from slmq.engine.training.steps import (
 )
 from slmq.errors import UnsupportedModelError
 from slmq.formats import padded
+from slmq.plan.experts import Experts, Routing
 from slmq.plan.handle import Handle, Rope
 from slmq.plan.linear import Linear
 
@@ -227,7 +228,10 @@ class Tape:
         softcap: float = 0.0,
         causal: bool = True,
         bias: F32 | None = None,
+        sinks: F32 | None = None,
     ) -> Handle:
+        if sinks is not None:
+            raise _missing("attention with sinks")
         if not causal or bias is not None:
             raise _missing("attention to what comes later")
         if rope is not None:
@@ -271,6 +275,19 @@ class Tape:
         out = self._value(x.width)
         self._note(GatedStep(_number(gate), _number(x), out.number, activation))
         return out
+
+    def route(self, logits: Handle, routing: Routing) -> Handle:
+        raise _missing("mixtures of experts")
+
+    def mixture(
+        self,
+        x: Handle,
+        routes: Handle,
+        experts: Experts,
+        activation: str,
+        add: Handle | None = None,
+    ) -> Handle:
+        raise _missing("mixtures of experts")
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         if pool != "row":

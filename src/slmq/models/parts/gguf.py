@@ -32,7 +32,7 @@ class GgufMap:
         Metadata and tensors to a config.json-like dict.
     names, layer_names : dict
         Hugging Face module name to GGUF name, without `.weight` and `.bias`; of the model and of
-        `<layers>.<i>` (GGUF: `blk.<i>`).
+        `<layers>.<i>` (GGUF: `blk.<i>`). A module of experts has no number here.
     layers : str
     whole_names : dict
         Whole names within a layer, of tensors that do not end in `.weight` or `.bias` in both.
@@ -54,6 +54,10 @@ class GgufMap:
         layer = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", module)
         if layer is None:
             return f"{self.names.get(module, module)}.{kind}"
+        expert = re.fullmatch(r"(.+\.experts)\.(\d+)\.(.+)", layer[2])
+        if expert is not None:  # a stack has the matrices of all experts
+            stack = self.layer_names[f"{expert[1]}.{expert[3]}"]
+            return f"blk.{layer[1]}.{stack}.{kind}[{expert[2]}]"
         return f"blk.{layer[1]}.{self.layer_names[layer[2]]}.{kind}"
 
 

@@ -166,6 +166,8 @@ class _HeadlessRecording:
         self.decays = p.decays
         self.delta_rule = p.delta_rule
         self.gate = p.gate
+        self.route = p.route
+        self.mixture = p.mixture
 
     def select(self, x: Handle, pool: str = "row") -> Handle:
         """All rows where there is no head: what is pooled is chosen later."""
@@ -199,6 +201,7 @@ class _HeadlessRecording:
         softcap: float = 0.0,
         causal: bool = True,
         bias: F32 | None = None,
+        sinks: F32 | None = None,
     ) -> Handle:
         """Causal, or of the whole text, where half of a window lies on either side."""
         return self._p.attention(
@@ -212,4 +215,5 @@ class _HeadlessRecording:
             softcap=softcap,
             causal=causal and self._causal,
             bias=bias,
+            sinks=sinks,
         )
