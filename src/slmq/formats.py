@@ -123,6 +123,10 @@ FORMATS = {
         Format("q5g32s", 5, zero=16),
         Format("q5g32a", 5, offset="min"),
         Format("q6g32s", 6, zero=32),
+        Format("q2g64s", 2, zero=1, run=2),
+        Format("q2g128s", 2, zero=1, run=4),
+        Format("q2g256s", 2, zero=1, run=8),
+        Format("q1g128a", 1, offset="min", run=4),
     )
 }
 
@@ -172,9 +176,9 @@ class Parts:
 
     With G columns that share a scale (32 * run, or 32 / parts if two-level, or k)::
 
-        w = scale * (code - zero)                     q4g*s: 8; q5g32s: 16; q6g32s: 32;
+        w = scale * (code - zero)                     q2g*s: 1; q4g*s: 8; q5g32s: 16; q6g32s: 32;
                                                       q8g32s, q8rs: 128
-        w = scale * code + min                        q4g32a, q5g32a, q8g32a
+        w = scale * code + min                        q1g128a, q4g32a, q5g32a, q8g32a
         w = scale * (code - zero)                     q4g*z
         w = (d * scale) * code - dmin * min           q4k, q5k, q2k
         w = (d * scale) * (code - 32)                 q6k
@@ -465,10 +469,10 @@ def _tiles(codes: U8, fmt: Format) -> U8:
     quads = rows.transpose(0, 3, 1, 4, 2, 5)  # [pair, group, tile, four columns, row, column]
     if fmt.bits == 8:
         return np.ascontiguousarray(quads).reshape(*quads.shape[:2], -1)
-    planes = [] if fmt.bits == 2 else [(quads[:, :, :, :4] & 15) | (quads[:, :, :, 4:] << 4)]
-    if fmt.bits == 5:
-        fifth = (quads >> 4) << np.arange(8, dtype=np.uint8)[:, None, None]
-        planes.append(np.bitwise_or.reduce(fifth, axis=3, keepdims=True))
+    planes = [] if fmt.bits < 4 else [(quads[:, :, :, :4] & 15) | (quads[:, :, :, 4:] << 4)]
+    if fmt.bits in (1, 5):
+        bits = (quads >> (fmt.bits - 1)) << np.arange(8, dtype=np.uint8)[:, None, None]
+        planes.append(np.bitwise_or.reduce(bits, axis=3, keepdims=True))
     elif fmt.bits != 4:
         upper = (quads if fmt.bits == 2 else quads >> 4).reshape(*quads.shape[:3], 2, 4, LANES, 4)
         shifted = upper << (2 * np.arange(4, dtype=np.uint8))[:, None, None]
@@ -482,6 +486,8 @@ def _codes(tiles: U8, fmt: Format) -> U8:
     quads: npt.NDArray[Any]
     if fmt.bits == 8:
         quads = lines
+    elif fmt.bits == 1:
+        quads = lines >> np.arange(8, dtype=np.uint8)[:, None, None] & 1
     else:
         nibbles, upper = lines[:, :, :, :4], lines[:, :, :, 0 if fmt.bits == 2 else 4 :]
         quads = np.concatenate([nibbles & 15, nibbles >> 4], axis=3)

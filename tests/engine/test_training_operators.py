@@ -20,7 +20,7 @@ import slmq._native as _native
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 WAYS = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
-GATES = ("silu", "gelu_tanh", "gelu", "sigmoid")
+GATES = ("silu", "gelu_tanh", "gelu", "sigmoid", "relu2")
 UNARIES = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu2")
 
 

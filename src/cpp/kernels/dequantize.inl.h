@@ -10,6 +10,7 @@ static inline int stored_code(const uint8_t* tile, int row, int c) {
   switch (info(Name).bits) {
     case 8: return tile[256 * half + 64 * j + b];
     case 2: return (tile[64 * half + b] >> (2 * j)) & 3;
+    case 1: return (tile[b] >> (c / 4)) & 1;
     default: break;
   }
   const int nibble = half == 0 ? tile[64 * j + b] & 15 : tile[64 * j + b] >> 4;

@@ -128,10 +128,19 @@ inline constexpr const char* kUnaryNames[kUnaries] = {"gelu", "gelu_tanh", "relu
                                                       "silu", "tanh",      "relu2"};
 
 // What a gated unit does to its gate, and what the unit is then called (Shazeer, 2020).
-enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2, sigmoid = 3 };
-inline constexpr int kGates = 4;
-inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh", "gelu", "sigmoid"};
-inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu", "geglu_erf", "glu"};
+enum class Gate : int { silu = 0, gelu_tanh = 1, gelu = 2, sigmoid = 3, relu2 = 4 };
+inline constexpr int kGates = 5;
+inline constexpr const char* kGateNames[kGates] = {"silu", "gelu_tanh", "gelu", "sigmoid", "relu2"};
+inline constexpr const char* kUnitNames[kGates] = {"swiglu", "geglu", "geglu_erf", "glu", "reglu2"};
+
+// One position of a causal convolution of n channels, each by itself.
+struct ConvolutionRow {
+  const float *x, *before, *behind, *bias;  // the last three may be null
+  const float* weight;                      // [taps][weight_stride], the oldest input's first
+  const float* const* past;                 // taps - 1 rows of inputs, the oldest first
+  int weight_stride, taps, n;
+  float *input, *y;  // before * x, a later position's past; the result
+};
 
 struct Kernels {
   const char* name;
@@ -199,6 +208,10 @@ struct Kernels {
   // sums, those of rows 4i + j in order, then (0 + 1) + (2 + 3).
   void (*delta_rule)(const float* query, const float* key, const float* value, float decay,
                      float beta, int k, float* state, float* y);
+
+  // y = behind * (bias + the sum over taps of weight * input), the oldest input first, for n (a
+  // multiple of 16) channels; every product and sum is rounded by itself.
+  void (*convolution)(const ConvolutionRow&);
 
   // Backwards: from dy, the gradient of what the kernel above gives, that of what it takes. Those of
   // norms are added to dx, of k columns, and k rounded up to 32 are touched; the others' outputs may
@@ -277,15 +290,15 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
   auto& [name, linear, low_rank, product, quantize, quantize_rows, dequantize, widen, rmsnorm,
-         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, rmsnorm_back,
-         layernorm_back, gated_back, unary_back, softcap_back, softmax_back, cross_entropy,
-         kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots, read_memory] =
-      table;
+         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
+         rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
+         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots,
+         read_memory] = table;
   for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, dequantize, widen,
                    rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule,
-                   rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-                   cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish,
-                   peak_dots, read_memory);
+                   convolution, rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back,
+                   softmax_back, cross_entropy, kv_append, attend, pack_text, attend_text, merge,
+                   attend_finish, peak_dots, read_memory);
 }
 
 }  // namespace slmq

@@ -37,6 +37,10 @@ static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restri
       int code;
       if constexpr (Weight::bits == 8) {
         code = tile[64 * j + b];
+      } else if constexpr (Weight::bits == 2) {
+        code = (tile[64 * half + b] >> (2 * (j % 4))) & 3;
+      } else if constexpr (Weight::bits == 1) {
+        code = (tile[b] >> j) & 1;
       } else {
         code = (tile[64 * (j % 4) + b] >> (4 * half)) & 15;
         if constexpr (Weight::bits == 5) code |= ((tile[256 + b] >> j) & 1) << 4;

@@ -72,6 +72,8 @@ static inline void code_bytes(const uint8_t* tile, uint8_t* bytes) {
           to[b] = tile[256 * half + 64 * j + b];
         } else if constexpr (bits == 2) {
           to[b] = static_cast<uint8_t>((tile[64 * half + b] >> (2 * j)) & 3);
+        } else if constexpr (bits == 1) {
+          to[b] = static_cast<uint8_t>((tile[b] >> (4 * half + j)) & 1);
         } else {
           int code = half == 0 ? codes[b] & 15 : codes[b] >> 4;
           if constexpr (bits == 6) code |= ((tile[256 + 64 * half + b] >> (2 * j)) & 3) << 4;

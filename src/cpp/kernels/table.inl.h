@@ -23,6 +23,8 @@
 
 #include "kernels/rows.inl.h"
 
+#include "kernels/convolution.inl.h"
+
 #include "kernels/delta.inl.h"
 
 #include "kernels/quantize_rows.inl.h"
@@ -78,16 +80,18 @@ static constexpr Kernels shared_table(const char* name) {
       .rmsnorm = rmsnorm,
       .layernorm = layernorm,
       .rope = rope,
-      .gated = {gated<silu>, gated<gelu_tanh>, gated<gelu>, gated<sigmoid>},
+      .gated = {gated<silu>, gated<gelu_tanh>, gated<gelu>, gated<sigmoid>, gated<relu2>},
       .unary = {unary<gelu>, unary<gelu_tanh>, unary<relu>, unary<silu>, unary<tanh>, unary<relu2>},
       .softcap = softcap,
       .xielu = xielu,
       .softmax = softmax,
       .delta_rule = delta_rule,
+      .convolution = convolution,
       .rmsnorm_back = rmsnorm_back,
       .layernorm_back = layernorm_back,
       .gated_back = {gated_back<silu, silu_slope>, gated_back<gelu_tanh, gelu_tanh_slope>,
-                     gated_back<gelu, gelu_slope>, gated_back<sigmoid, sigmoid_slope>},
+                     gated_back<gelu, gelu_slope>, gated_back<sigmoid, sigmoid_slope>,
+                     gated_back<relu2, relu2_slope>},
       .unary_back = {unary_back<gelu_slope>, unary_back<gelu_tanh_slope>, unary_back<relu_slope>,
                      unary_back<silu_slope>, unary_back<tanh_slope>, unary_back<relu2_slope>},
       .softcap_back = softcap_back,

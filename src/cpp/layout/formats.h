@@ -9,16 +9,16 @@
 //   pair-group  = tile A | tile B | what is its own     (A: rows 0-15 of the pair, B: rows 16-31)
 //
 // A tile is 16 rows x 32 columns in lines of 64 bytes; 32-bit lane r of a line belongs to row r. Codes
-// of 4 to 6 bits lie in planes, one behind the other:
+// of 1 to 6 bits lie in planes, one behind the other:
 //
 //   4 bits, lines j = 0..3      byte 0      byte 1      byte 2      byte 3
 //        low nibble             col 4j      col 4j+1    col 4j+2    col 4j+3
 //        high nibble            col 16+4j   col 17+4j   col 18+4j   col 19+4j
-//   fifth bit, one line:        bit i of byte b is column 4i + b
+//   one bit, one line:          bit i of byte b is column 4i + b
 //   two bits, lines h = 0, 1:   bits 2j and 2j+1 of byte b are column 16h + 4j + b
 //
-// Two-bit codes have the last plane alone. 8 bits: lines j = 0..7, columns 4j..4j+3, signed ones plus
-// 128. f16 and f32: [32 columns][16 rows].
+// Codes of two bits have the last plane alone, those of one bit the one before it. 8 bits: lines
+// j = 0..7, columns 4j..4j+3, signed ones plus 128. f16 and f32: [32 columns][16 rows].
 //
 // Scales are float16[32], one per row of the pair, and so are mins and zeros (stored as -zero). They
 // are the pair-group's own if the run is one group, else shared. Two-level formats share float16[32]
@@ -56,9 +56,13 @@ enum class Format : int {
   q8rs = 15,
   q5g32s = 16,
   q5g32a = 17,
-  q6g32s = 18
+  q6g32s = 18,
+  q2g64s = 19,
+  q2g128s = 20,
+  q2g256s = 21,
+  q1g128a = 22
 };
-inline constexpr int kFormats = 19;
+inline constexpr int kFormats = 23;
 
 // What is added to scale * (q - zero): nothing, a min, or scale times a stored -zero.
 enum class Offset : int { none, min, zero };
@@ -130,6 +134,10 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
     make_format("q5g32s", 5, 16, Offset::none),            // w = scale * (q - 16)
     make_format("q5g32a", 5, 0, Offset::min),              // w = scale * q + min
     make_format("q6g32s", 6, 32, Offset::none),            // w = scale * (q - 32)
+    make_format("q2g64s", 2, 1, Offset::none, 2),          // w = scale * (q - 1)
+    make_format("q2g128s", 2, 1, Offset::none, 4),
+    make_format("q2g256s", 2, 1, Offset::none, 8),
+    make_format("q1g128a", 1, 0, Offset::min, 4),  // w = scale * q + min
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
@@ -145,6 +153,8 @@ static_assert(info(Format::q8g32s).run_bytes == 1088 && info(Format::f16).run_by
 static_assert(info(Format::q4k).run_bytes == 8 * 576 + 128);
 static_assert(info(Format::q6k).run_bytes == 8 * 832 + 64);
 static_assert(info(Format::q5g32s).run_bytes == 704 && info(Format::q6g32s).run_bytes == 832);
+static_assert(info(Format::q2g256s).run_bytes == 8 * 256 + 64);
+static_assert(info(Format::q1g128a).run_bytes == 4 * 128 + 128);
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 

@@ -32,10 +32,10 @@ bool put_codes(const FormatInfo& layout, const uint8_t* codes, int count, uint8_
       put_word(tile, j, row, (words[j] & 15 * kEveryByte) | (words[4 + j] & 15 * kEveryByte) << 4);
   }
   const int nibble = layout.bits == 2 ? 0 : 4;  // bits that have a plane of their own
-  if (layout.bits == 5) {
-    uint32_t fifth = 0;
-    for (int i = 0; i < 8; ++i) fifth |= (words[i] >> 4 & kEveryByte) << i;
-    put_word(tile, 4, row, fifth);
+  if (layout.bits == 5 || layout.bits == 1) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 8; ++i) bits |= (words[i] >> (layout.bits - 1) & kEveryByte) << i;
+    put_word(tile, layout.bits - 1, row, bits);
   } else if (layout.bits != 4) {
     for (int h = 0; h < 2; ++h) {
       uint32_t upper = 0;

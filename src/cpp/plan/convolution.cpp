@@ -30,18 +30,19 @@ class ConvolutionStep final : public Step {
   void item(const Run& run, int phase, int item, int thread) override;
 
  private:
-  // The inputs before a position, and what a position makes of them.
+  // Some channels of a position and those before it.
   struct Channels {
     int first, count;
-    float past[kMaxTaps - 1][kBlockChannels];
-    float input[kBlockChannels], output[kBlockChannels];
+    int oldest = 0;  // of the taps - 1 inputs before the position, in a ring of taps rows
+    float inputs[kMaxTaps][kBlockChannels];
   };
 
   int blocks() const { return (made_.width + kBlockChannels - 1) / kBlockChannels; }
   const float* row_of(const Run& run, int thread, Slice slice, int row, int first) const;
+  float* input(Channels* c, int tap) const { return c->inputs[(c->oldest + tap) % made_.taps]; }
   void begin(const float* state, Channels* c) const;
   void advance(const Run& run, int thread, int row, Channels* c) const;
-  void keep(const Channels& c, float* state) const;
+  void keep(Channels* c, float* state) const;
 
   const Convolution made_;
   const int out_;
@@ -49,19 +50,14 @@ class ConvolutionStep final : public Step {
 
 void ConvolutionStep::item(const Run& run, int, int item, int thread) {
   const Segment& segment = run.frame->segments[item / blocks()];
-  const Buffer& out = run.buffer(out_);
   Channels c;
   c.first = item % blocks() * kBlockChannels;
   c.count = std::min(kBlockChannels, made_.width - c.first);
   begin(segment.sequence->state_before(), &c);
   for (int i = 0; i < segment.count; ++i) {
-    const int row = segment.row + i;
-    advance(run, thread, row, &c);
-    std::copy_n(c.output, c.count,
-                out.floats(run.frame->rows(Domain::tokens), thread) +
-                    static_cast<size_t>(row) * out.width + c.first);
+    advance(run, thread, segment.row + i, &c);
     float* state = segment.sequence->state_behind(segment.position + i + 1);
-    if (state != nullptr) keep(c, state);
+    if (state != nullptr) keep(&c, state);
   }
 }
 
@@ -75,46 +71,40 @@ const float* ConvolutionStep::row_of(const Run& run, int thread, Slice slice, in
 void ConvolutionStep::begin(const float* state, Channels* c) const {
   for (int tap = 0; tap < made_.taps - 1; ++tap) {
     if (state == nullptr) {
-      std::fill_n(c->past[tap], c->count, 0.0f);
+      std::fill_n(input(c, tap), c->count, 0.0f);
     } else {
       std::copy_n(state + made_.state + static_cast<size_t>(tap) * made_.width + c->first, c->count,
-                  c->past[tap]);
+                  input(c, tap));
     }
   }
 }
 
-// The sum runs from the oldest input on; every operation is rounded by itself.
 void ConvolutionStep::advance(const Run& run, int thread, int row, Channels* c) const {
-  const int last = made_.taps - 1;
-  std::copy_n(row_of(run, thread, made_.x, row, c->first), c->count, c->input);
-  if (made_.before.buffer >= 0) {
-    const float* factor = row_of(run, thread, made_.before, row, c->first);
-    for (int i = 0; i < c->count; ++i) c->input[i] = factor[i] * c->input[i];
-  }
-  if (made_.bias.empty()) {
-    std::fill_n(c->output, c->count, 0.0f);
-  } else {
-    std::copy_n(made_.bias.data() + c->first, c->count, c->output);
-  }
-  for (int tap = 0; tap <= last; ++tap) {
-    const float* weight = made_.weight.data() + static_cast<size_t>(tap) * made_.width + c->first;
-    const float* x = tap == last ? c->input : c->past[tap];
-    for (int i = 0; i < c->count; ++i) c->output[i] = c->output[i] + weight[i] * x[i];
-  }
-  for (int tap = 0; tap + 1 < last; ++tap) std::copy_n(c->past[tap + 1], c->count, c->past[tap]);
-  std::copy_n(c->input, c->count, c->past[last - 1]);
-  if (made_.activation)
-    run.kernels->unary[static_cast<int>(*made_.activation)](c->output, c->count, c->output);
-  if (made_.behind.buffer >= 0) {
-    const float* factor = row_of(run, thread, made_.behind, row, c->first);
-    for (int i = 0; i < c->count; ++i) c->output[i] = factor[i] * c->output[i];
-  }
+  const Buffer& out = run.buffer(out_);
+  const auto factor = [&](Slice slice) {
+    return slice.buffer < 0 ? nullptr : row_of(run, thread, slice, row, c->first);
+  };
+  const float *before = factor(made_.before), *behind = factor(made_.behind);
+  const float* past[kMaxTaps];
+  for (int tap = 0; tap < made_.taps - 1; ++tap) past[tap] = input(c, tap);
+  float* y = out.floats(run.frame->rows(Domain::tokens), thread) +
+             static_cast<size_t>(row) * out.width + c->first;
+  const bool activates = made_.activation.has_value();
+  run.kernels->convolution(
+      {row_of(run, thread, made_.x, row, c->first), before, activates ? nullptr : behind,
+       made_.bias.empty() ? nullptr : made_.bias.data() + c->first, made_.weight.data() + c->first,
+       past, made_.width, made_.taps, c->count, input(c, made_.taps - 1), y});
+  c->oldest = (c->oldest + 1) % made_.taps;
+  if (!activates) return;
+  run.kernels->unary[static_cast<int>(*made_.activation)](y, c->count, y);
+  if (behind == nullptr) return;
+  for (int i = 0; i < c->count; ++i) y[i] = behind[i] * y[i];
 }
 
-void ConvolutionStep::keep(const Channels& c, float* state) const {
+void ConvolutionStep::keep(Channels* c, float* state) const {
   for (int tap = 0; tap < made_.taps - 1; ++tap)
-    std::copy_n(c.past[tap], c.count,
-                state + made_.state + static_cast<size_t>(tap) * made_.width + c.first);
+    std::copy_n(input(c, tap), c->count,
+                state + made_.state + static_cast<size_t>(tap) * made_.width + c->first);
 }
 
 }  // namespace

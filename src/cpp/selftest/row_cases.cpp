@@ -285,6 +285,30 @@ void run_delta_rule(const Kernels& kernels, Results* results) {
   results->add("delta_rule", hash);
 }
 
+void run_convolution(const Kernels& kernels, Results* results) {
+  Inputs inputs(313);
+  Hash hash;
+  for (const int n : {16, 48}) {
+    for (const int taps : {2, 4, 8}) {
+      for (int factors = 0; factors < 8; ++factors) {
+        const std::vector<float> rows = inputs.values(static_cast<size_t>(n) * (2 * taps + 4));
+        const float* past[8];
+        for (int tap = 0; tap + 1 < taps; ++tap) past[tap] = rows.data() + tap * n;
+        const float* rest = rows.data() + taps * n;
+        std::vector<float> input(static_cast<size_t>(n)), y(input.size());
+        const auto if_wanted = [&](int bit, int at) {
+          return (factors >> bit & 1) != 0 ? rest + at * n : nullptr;
+        };
+        kernels.convolution({rest, if_wanted(0, 1), if_wanted(1, 2), if_wanted(2, 3), rest + 4 * n,
+                             past, n, taps, n, input.data(), y.data()});
+        hash.floats(input);
+        hash.floats(y);
+      }
+    }
+  }
+  results->add("convolution", hash);
+}
+
 }  // namespace
 
 void run_rows(const Kernels& kernels, Results* results) {
@@ -302,6 +326,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_xielu(kernels, results);
   run_softmax(kernels, results);
   run_delta_rule(kernels, results);
+  run_convolution(kernels, results);
   run_low_rank(kernels, 0, "low_rank.f16", results);
   run_low_rank(kernels, 1, "low_rank.f32", results);
 }

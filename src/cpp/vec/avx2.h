@@ -178,14 +178,15 @@ template <int Bits>
 struct Planes {
   const uint8_t* tile;
   SLMQ_INLINE_MEMBER __m256i columns(int rows, int half, int j) const {
-    const __m256i upper_mask = _mm256_set1_epi8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
-    const int line = Bits == 5 ? 0 : half;
-    const int place = Bits == 2 ? 0 : 4, stored = Bits == 5 ? 4 * half + j : 2 * j;
-    __m256i upper = load_i8x32(tile + (Bits == 2 ? 0 : 256) + 64 * line + rows);
+    constexpr bool kOneBit = Bits == 5 || Bits == 1;  // in the plane; else two
+    const __m256i upper_mask = _mm256_set1_epi8((kOneBit ? 1 : 3) << (Bits < 4 ? 0 : 4));
+    const int line = kOneBit ? 0 : half;
+    const int place = Bits < 4 ? 0 : 4, stored = kOneBit ? 4 * half + j : 2 * j;
+    __m256i upper = load_i8x32(tile + (Bits < 4 ? 0 : 256) + 64 * line + rows);
     if (stored < place) upper = _mm256_slli_epi16(upper, place - stored);
     if (stored > place) upper = _mm256_srli_epi16(upper, stored - place);
     upper = _mm256_and_si256(upper, upper_mask);
-    if (Bits == 2) return upper;
+    if (Bits < 4) return upper;
     __m256i lower = load_i8x32(tile + 64 * j + rows);
     if (half == 1) lower = _mm256_srli_epi16(lower, 4);
     return _mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(15)), upper);

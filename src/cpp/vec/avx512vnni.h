@@ -201,10 +201,11 @@ SLMQ_INLINE __m512i plane_columns(const uint8_t* tile, int half, int j) {
     code = _mm512_and_si512(half == 0 ? line : _mm512_srli_epi16(line, 4), _mm512_set1_epi8(15));
   }
   if (Bits == 4) return code;
-  const __m512i mask = _mm512_set1_epi8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
-  const int line = Bits == 5 ? 0 : half;
-  const int place = Bits == 2 ? 0 : 4, stored = Bits == 5 ? 4 * half + j : 2 * j;
-  __m512i upper = _mm512_load_si512(tile + (Bits == 2 ? 0 : 256) + 64 * line);
+  constexpr bool kOneBit = Bits == 5 || Bits == 1;  // in the plane; else two
+  const __m512i mask = _mm512_set1_epi8((kOneBit ? 1 : 3) << (Bits < 4 ? 0 : 4));
+  const int line = kOneBit ? 0 : half;
+  const int place = Bits < 4 ? 0 : 4, stored = kOneBit ? 4 * half + j : 2 * j;
+  __m512i upper = _mm512_load_si512(tile + (Bits < 4 ? 0 : 256) + 64 * line);
   if (stored < place) upper = _mm512_slli_epi16(upper, static_cast<unsigned>(place - stored));
   if (stored > place) upper = _mm512_srli_epi16(upper, static_cast<unsigned>(stored - place));
   return _mm512_or_si512(code, _mm512_and_si512(upper, mask));

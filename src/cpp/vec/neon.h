@@ -239,12 +239,13 @@ struct Planes {
       code = Half == 0 ? vandq_u8(line, vdupq_n_u8(15)) : vshrq_n_u8(line, 4);
     }
     if constexpr (Bits == 4) return code;
-    constexpr int kLine = Bits == 5 ? 0 : Half, kPlace = Bits == 2 ? 0 : 4;
-    constexpr int kStored = Bits == 5 ? 4 * Half + J : 2 * J;
-    uint8x16_t upper = vld1q_u8(tile + (Bits == 2 ? 0 : 256) + 64 * kLine + 16 * i);
+    constexpr bool kOneBit = Bits == 5 || Bits == 1;  // in the plane; else two
+    constexpr int kLine = kOneBit ? 0 : Half, kPlace = Bits < 4 ? 0 : 4;
+    constexpr int kStored = kOneBit ? 4 * Half + J : 2 * J;
+    uint8x16_t upper = vld1q_u8(tile + (Bits < 4 ? 0 : 256) + 64 * kLine + 16 * i);
     if constexpr (kStored < kPlace) upper = vshlq_n_u8(upper, kPlace - kStored);
     if constexpr (kStored > kPlace) upper = vshrq_n_u8(upper, kStored - kPlace);
-    const uint8x16_t mask = vdupq_n_u8(Bits == 2 ? 3 : Bits == 5 ? 0x10 : 0x30);
+    const uint8x16_t mask = vdupq_n_u8((kOneBit ? 1 : 3) << kPlace);
     return vorrq_u8(code, vandq_u8(upper, mask));
   }
 };

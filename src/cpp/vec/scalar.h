@@ -212,10 +212,11 @@ static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M
   dot_bytes_u4<M>(tile, a, zeros, sums);
 }
 
-// A code of 2, 5 or 6 bits in its planes (see formats.h).
+// A code of 1, 2, 5 or 6 bits in its planes (see formats.h).
 template <int Bits>
 static inline int code_of(const uint8_t* tile, int row, int c) {
   const int half = c / 16, j = c % 16 / 4, b = 4 * row + c % 4;
+  if (Bits == 1) return (tile[b] >> (c / 4)) & 1;
   const uint8_t* upper = tile + (Bits == 2 ? 0 : 256);
   const int field = upper[(Bits == 5 ? 0 : 64 * half) + b] >> (Bits == 5 ? c / 4 : 2 * j);
   if (Bits == 2) return field & 3;

@@ -14,10 +14,18 @@ from typing import Any
 from slmq.checkpoint.jsonfile import read_json_object
 from slmq.errors import CheckpointError
 
-__all__ = ["AWQ", "COMPRESSED", "GPTQ", "QuantConfig", "parse_quant_config", "read_quant_config"]
+__all__ = [
+    "AWQ",
+    "BITNET",
+    "COMPRESSED",
+    "GPTQ",
+    "QuantConfig",
+    "parse_quant_config",
+    "read_quant_config",
+]
 
-GPTQ, AWQ, COMPRESSED = "gptq", "awq", "compressed-tensors"
-METHODS = (GPTQ, AWQ, COMPRESSED)
+GPTQ, AWQ, COMPRESSED, BITNET = "gptq", "awq", "compressed-tensors", "bitnet"
+METHODS = (GPTQ, AWQ, COMPRESSED, BITNET)
 OLD_FILES = {"quantize_config.json": GPTQ, "quant_config.json": AWQ}
 MAX_BYTES = 4 << 20
 WHOLE_ROWS = -1
@@ -29,15 +37,17 @@ class QuantConfig:
 
     Attributes
     ----------
-    method : {"gptq", "awq", "compressed-tensors"}
+    method : {"gptq", "awq", "compressed-tensors", "bitnet"}
     bits : tuple of int
-        4, 8 or both: what a weight may have.
+        4, 8 or both: what a weight may have; 2 in BitNet's.
     group_sizes : tuple of int
         Columns that share a scale, -1 for whole rows: what a weight may have. Empty: any.
     zero_offset : int
         Added to stored zero points: 1 in GPTQ's first format, which stores them minus one.
     file : Path
         Where this was read.
+    divides : bool
+        Weights are codes divided by their scale, not multiplied.
     """
 
     method: str
@@ -45,6 +55,7 @@ class QuantConfig:
     group_sizes: tuple[int, ...]
     zero_offset: int
     file: Path
+    divides: bool = False
 
 
 def read_quant_config(folder: Path, config: Mapping[str, Any]) -> QuantConfig | None:
@@ -102,6 +113,8 @@ def parse_quant_config(found: Any, file: Path) -> QuantConfig:
         return _awq(found, file)
     if method == COMPRESSED:
         return _compressed(found, file)
+    if method == BITNET:
+        return _bitnet(found, file)
     raise _unsupported("quant_method", method, (*METHODS, "mxfp4"), file)
 
 
@@ -162,6 +175,18 @@ def _compressed(found: dict[str, Any], file: Path) -> QuantConfig:
         grouped = strategy == "group"
         sizes.append(_group_size(weights, "group_size", file) if grouped else WHOLE_ROWS)
     return QuantConfig(COMPRESSED, tuple(bits), tuple(sizes), 0, file)
+
+
+def _bitnet(found: dict[str, Any], file: Path) -> QuantConfig:
+    """BitNet's: two classes of layers, which differ in what their scales mean."""
+    kind, mode = found.get("linear_class", "bitlinear"), found.get("quantization_mode", "offline")
+    if kind not in ("bitlinear", "autobitlinear"):
+        raise _unsupported("linear_class", kind, ("bitlinear", "autobitlinear"), file)
+    if mode != "offline":  # floats that are rounded whenever they are used
+        raise _unsupported("quantization_mode", mode, ("offline",), file)
+    if found.get("use_rms_norm"):
+        raise _unsupported("use_rms_norm", True, (False,), file)
+    return QuantConfig(BITNET, (2,), (WHOLE_ROWS,), 0, file, divides=kind == "bitlinear")
 
 
 def _one_of(found: dict[str, Any], key: str, known: tuple[int, ...], file: Path) -> int:

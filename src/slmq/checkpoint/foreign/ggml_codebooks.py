@@ -150,26 +150,26 @@ def _tq1_0(b: U8) -> dict[str, Any]:
 
     codes = [digits(b[:, :32], 5, 32), digits(b[:, 32:48], 5, 16), digits(b[:, 48:52], 4, 4)]
     ones = np.concatenate(codes, axis=1)
-    return {"d": _unit(b, 52, 1.0), "codes": ones + np.uint8(7), "zero": 8}
+    return {"d": _unit(b, 52, 1.0), "codes": ones, "zero": 1}
 
 
 def _tq2_0(b: U8) -> dict[str, Any]:
     """Two-bit codes [64] | d."""
     shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     codes = (b[:, :64].reshape(len(b), 2, 1, 32) >> shifts) & np.uint8(3)
-    return {"d": _unit(b, 64, 1.0), "codes": codes.reshape(len(b), -1) + np.uint8(7), "zero": 8}
+    return {"d": _unit(b, 64, 1.0), "codes": codes.reshape(len(b), -1), "zero": 1}
 
 
 def _q2_0(b: U8) -> dict[str, Any]:
     """d | two-bit codes of 64 columns [16]: -1, 0, 1 and 2."""
     codes = (b[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & np.uint8(3)
-    return {"d": _unit(b, 0, 1.0), "codes": codes.reshape(len(b), -1) + np.uint8(7), "zero": 8}
+    return {"d": _unit(b, 0, 1.0), "codes": codes.reshape(len(b), -1), "zero": 1}
 
 
 def _q1_0(b: U8) -> dict[str, Any]:
     """d | signs of 128 columns [16]: 1 means d, 0 means -d."""
     bits = np.unpackbits(b[:, 2:], axis=1, bitorder="little")
-    return {"d": _unit(b, 0, 1.0), "codes": 2 * bits + np.uint8(7), "zero": 8}
+    return {"d": _unit(b, 0, 1.0), "codes": 2 * bits, "zero": 1}
 
 
 # -- grids -----------------------------------------------------------------------------------------

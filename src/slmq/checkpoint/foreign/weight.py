@@ -15,12 +15,13 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.checkpoint.base import Checkpoint, TensorInfo
 from slmq.checkpoint.foreign.chunks import in_chunks
-from slmq.checkpoint.foreign.config import read_quant_config
+from slmq.checkpoint.foreign.config import BITNET, read_quant_config
 from slmq.checkpoint.foreign.ggml_blocks import BlockIntegers, block_integers, dequantize
 from slmq.checkpoint.foreign.layouts import foreign_linears
 from slmq.checkpoint.foreign.mxfp4 import MXFP4, mxfp4_matrices
+from slmq.checkpoint.foreign.ternary import ternary_linears
 from slmq.errors import CheckpointError
-from slmq.formats import GROUP
+from slmq.formats import FORMATS, GROUP
 
 __all__ = ["BLOCK_FORMATS", "WIDENED", "ForeignWeight", "decode", "foreign_weights"]
 
@@ -46,13 +47,13 @@ ALL_VALUES = "no value changes"
 SCALES_ROUND = "scales are rounded to float16, by at most 2^-11 of themselves"
 VALUES_ROUND = "values move by at most 1/250 of the largest among 32"
 
-# The format that a type with a codebook takes, and what becomes of its values. One that says that
-# none changes holds all but scales below the normal numbers of float16.
-WIDENED = {
-    "tq1_0": ("q4g32s", ALL_VALUES),
-    "tq2_0": ("q4g32s", ALL_VALUES),
-    "q1_0": ("q4g32s", ALL_VALUES),
-    "q2_0": ("q4g32s", ALL_VALUES),
+# The format that a type with a codebook takes, and what becomes of its values: None where they need
+# no more room. One whose values stay holds all but scales below the normal numbers of float16.
+WIDENED: dict[str, tuple[str, str | None]] = {
+    "tq1_0": ("q2g256s", ALL_VALUES),
+    "tq2_0": ("q2g256s", None),
+    "q1_0": ("q1g128a", None),
+    "q2_0": ("q2g64s", None),
     "nvfp4": ("q8g32s", VALUES_ROUND),
     "iq1_s": ("q6k", ALL_VALUES),
     "iq1_m": ("q6k", ALL_VALUES),
@@ -158,19 +159,22 @@ class CodebookTensor(GgufTensor):
         if self.change == VALUES_ROUND:
             values = decode(self, threads, (first, first + n)).reshape(-1).view(np.uint8)
             return _native.Matrix.pack("f32", values, n, k, self.kept, order, arena, threads)
+        if self.info.dtype == "q1_0":
+            return self._pack_signs(first, n, order, arena, threads)
         codes = np.empty((n, k), np.uint8)
         d: F16 | None = None
+        columns = GROUP * FORMATS[self.kept].run
         if self.kept == "q6k":
             scales: npt.NDArray[Any] = np.empty((n, k // 16), np.int8)
             d = np.empty((n, k // 256), np.float16)
         else:
-            scales = np.empty((n, k // GROUP), np.float16)
+            scales = np.empty((n, k // columns), np.float16)
 
         def chunk(begin: int, end: int) -> None:
             found = self._integers(first + begin, first + end)
             codes[begin:end] = found.codes
             if d is None:
-                scales[begin:end] = half_scales(found)
+                scales[begin:end] = half_scales(found, columns)
             else:
                 assert found.scales is not None
                 d[begin:end] = halves(found.d)
@@ -179,6 +183,18 @@ class CodebookTensor(GgufTensor):
         in_chunks(n, k, threads, chunk)
         return _native.Matrix.from_parts(
             self.kept, n, k, codes, scales, d=d, order=order, arena=arena, threads=threads
+        )
+
+    def _pack_signs(
+        self, first: int, n: int, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Weights of d and -d: 2 d times a bit, less d."""
+        found = self._integers(first, first + n)
+        doubled, k = halves(2 * found.d.astype(np.float32)), self.info.shape[1]
+        mins = halves(-found.d)
+        codes = found.codes >> np.uint8(1)
+        return _native.Matrix.from_parts(
+            self.kept, n, k, codes, doubled, mins, order=order, arena=arena, threads=threads
         )
 
     def _integers(self, begin: int, end: int) -> BlockIntegers:
@@ -206,10 +222,10 @@ def halves(values: F32 | F16) -> F16:
         return values.astype(np.float16)
 
 
-def half_scales(found: BlockIntegers) -> F16:
-    """The scale of every 32 columns: float16[n, k / 32]."""
+def half_scales(found: BlockIntegers, columns: int = GROUP) -> F16:
+    """The scale of every so many columns: float16[n, k / columns]."""
     wide = found.by_group(found.d, found.scales)
-    return halves(np.repeat(wide, found.group // GROUP, axis=1))
+    return halves(np.repeat(wide, found.group // columns, axis=1))
 
 
 def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
@@ -229,7 +245,8 @@ def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
             return {**mxfp4_matrices(checkpoint)}
         config = read_quant_config(checkpoint.path, checkpoint.metadata)
         if config is not None:
-            found.update(foreign_linears(checkpoint, config))
+            read = ternary_linears if config.method == BITNET else foreign_linears
+            found.update(read(checkpoint, config))
         return found
     for name, info in checkpoint.tensors.items():
         if len(info.shape) == 2 and info.dtype in BLOCK_FORMATS:
