@@ -23,7 +23,7 @@ from peer_install import PEERS, ensure_environment, peer_named
 from peer_measure import Row, Test, measure
 from peer_process import PeerError, Worker
 from peer_report import Comparison, as_json, as_markdown
-from random_gguf import FORMATS, file_bytes, llama_shape, write_random_gguf
+from random_gguf import FORMATS, file_bytes, own_shape, write_random_gguf
 
 from slmq import hub
 from slmq.errors import Error
@@ -107,7 +107,7 @@ def find_model(args: argparse.Namespace, root: Path) -> tuple[Path, str]:
         if found.path.suffix != ".gguf":
             raise PeerError(f"--model: expected a GGUF file, which both sides read; {found.path}")
         return found.path, found.path.name
-    shape = llama_shape(args.shape)
+    shape = own_shape(args.shape)
     path = root / "models" / f"{args.shape}-{args.format}.gguf"
     if not path.exists():
         say(f"writing {path} ({file_bytes(shape, args.format) / 1e6:.0f} MB)")

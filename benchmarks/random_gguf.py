@@ -1,11 +1,12 @@
-"""Writes a GGUF file of architecture "llama", with the sizes of a published model, random weights.
+"""Writes a GGUF file with the sizes of a published model and random weights.
 
     python benchmarks/random_gguf.py tinyllama-1.1b q4_0 model.gguf
 
-In q4_0, q4_1 and q8_0 every matrix, embedding and head included, is of that type (as
-`llama-quantize --pure` does); q4_k_m is llama.cpp's mix of Q4_K and Q6_K. Norms are ones, and the
-tokenizer is one of bytes filled up to the vocabulary of the shape: slmq, llama.cpp and OpenVINO
-GenAI load the file. The same arguments give the same bytes.
+LFM2 and Qwen3.5, whose layers have states, are written as what they are; all others as a Llama of
+their sizes, which every engine knows. In q4_0, q4_1 and q8_0 every matrix, embedding and head
+included, is of that type (as `llama-quantize --pure` does); q4_k_m is llama.cpp's mix of Q4_K and
+Q6_K. Norms are ones, and the tokenizer is one of bytes filled up to the vocabulary of the shape:
+slmq, llama.cpp and OpenVINO GenAI load the file. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,25 +18,64 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from random_blocks import BLOCKS, random_pool
+from random_stateful import STATEFUL, StatefulShape
 
 from slmq.speed.shapes import SHAPES, shape_named
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["FORMATS", "Shape", "file_bytes", "llama_shape", "write_random_gguf"]
+__all__ = [
+    "FORMATS",
+    "Shape",
+    "Sizes",
+    "file_bytes",
+    "llama_shape",
+    "own_shape",
+    "write_random_gguf",
+]
 
+F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
 RMS_EPS = 1e-5
 ROPE_BASE = 10000.0
 NORMAL, CONTROL = 1, 3  # kinds of tokens
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+class Sizes(Protocol):
+    """A model that can be written."""
+
+    @property
+    def architecture(self) -> str:
+        """Its name in GGUF files."""
+
+    @property
+    def vocab(self) -> int:
+        """Tokens."""
+
+    @property
+    def layers(self) -> int:
+        """Blocks."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+
+    def matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Name and (outputs, inputs) of every matrix, as llama.cpp names them."""
+
+    def vectors(self) -> Iterator[tuple[str, F32]]:
+        """Name and values of what stays float32."""
+
+    def add_metadata(self, writer: GGUFWriter) -> None:
+        """What the file says of the sizes."""
 
 
 class Shape(NamedTuple):
@@ -50,6 +90,61 @@ class Shape(NamedTuple):
     head_dim: int
     tied: bool
     positions: int
+
+    @property
+    def architecture(self) -> str:
+        """Its name in GGUF files."""
+        return "llama"
+
+    def matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Name and (outputs, inputs) of every matrix, as llama.cpp names them."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        yield "token_embd.weight", (self.vocab, self.hidden)
+        if not self.tied:
+            yield "output.weight", (self.vocab, self.hidden)
+        for i in range(self.layers):
+            yield f"blk.{i}.attn_q.weight", (q, self.hidden)
+            yield f"blk.{i}.attn_k.weight", (kv, self.hidden)
+            yield f"blk.{i}.attn_v.weight", (kv, self.hidden)
+            yield f"blk.{i}.attn_output.weight", (self.hidden, q)
+            yield f"blk.{i}.ffn_gate.weight", (self.inner, self.hidden)
+            yield f"blk.{i}.ffn_up.weight", (self.inner, self.hidden)
+            yield f"blk.{i}.ffn_down.weight", (self.hidden, self.inner)
+
+    def vectors(self) -> Iterator[tuple[str, F32]]:
+        """Norms of ones."""
+        ones = np.ones(self.hidden, np.float32)
+        yield "output_norm.weight", ones
+        for i in range(self.layers):
+            yield f"blk.{i}.attn_norm.weight", ones
+            yield f"blk.{i}.ffn_norm.weight", ones
+
+    def add_metadata(self, writer: GGUFWriter) -> None:
+        """What the file says of the sizes."""
+        writer.add_vocab_size(self.vocab)
+        writer.add_context_length(self.positions)
+        writer.add_embedding_length(self.hidden)
+        writer.add_feed_forward_length(self.inner)
+        writer.add_block_count(self.layers)
+        writer.add_head_count(self.heads)
+        writer.add_head_count_kv(self.kv_heads)
+        writer.add_key_length(self.head_dim)
+        writer.add_value_length(self.head_dim)
+        writer.add_rope_dimension_count(self.head_dim)
+        writer.add_rope_freq_base(ROPE_BASE)
+        writer.add_layer_norm_rms_eps(RMS_EPS)
+
+
+def own_shape(name: str) -> Sizes:
+    """The sizes of a published model: its own if its layers have states, else those of a Llama.
+
+    Raises
+    ------
+    ValueError
+        As `llama_shape`.
+    """
+    config = shape_named(name).config
+    return StatefulShape(config) if config["model_type"] in STATEFUL else llama_shape(name)
 
 
 def llama_shape(name: str) -> Shape:
@@ -82,15 +177,15 @@ class Mix(NamedTuple):
     """Which type each matrix has, and llama.cpp's number for the whole."""
 
     file_type: int
-    type_of: Callable[[str, Shape], str]
+    type_of: Callable[[str, Sizes], str]
 
 
-def all_of(kind: str) -> Callable[[str, Shape], str]:
+def all_of(kind: str) -> Callable[[str, Sizes], str]:
     """Every matrix of one type."""
     return lambda _name, _shape: kind
 
 
-def q4_k_m(name: str, shape: Shape) -> str:
+def q4_k_m(name: str, shape: Sizes) -> str:
     """llama.cpp's choice: Q6_K for the head, and in half of the layers for v and down.
 
     Those are the first and the last eighth of the layers and of the others every third.
@@ -114,15 +209,15 @@ FORMATS = {
 }
 
 
-def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int = 0) -> Path:
+def write_random_gguf(path: Path, shape: Sizes, weight_format: str, *, seed: int = 0) -> Path:
     """Writes the file, whole or not at all, and returns its path.
 
     Parameters
     ----------
     path : Path
         Replaced when it is there; its folder must exist.
-    shape : Shape
-        `llama_shape` has the published ones.
+    shape : Shape or StatefulShape
+        `own_shape` has the published ones.
     weight_format : {"q4_0", "q4_1", "q8_0", "q4_k_m"}
     seed : int
         Other seeds give other weights.
@@ -149,7 +244,7 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
         raise OSError(f"{path} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
     part = path.with_name(path.name + ".part")
     try:
-        writer = gguf.GGUFWriter(part, "llama")
+        writer = gguf.GGUFWriter(part, shape.architecture)
         _add_metadata(writer, shape, weight_format)
         _add_tensor_infos(writer, shape, weight_format)
         writer.write_header_to_file()
@@ -164,7 +259,7 @@ def write_random_gguf(path: Path, shape: Shape, weight_format: str, *, seed: int
     return path
 
 
-def file_bytes(shape: Shape, weight_format: str) -> int:
+def file_bytes(shape: Sizes, weight_format: str) -> int:
     """Bytes of the weights: those of the file but for its header."""
     return sum(n * row_bytes(k, kind) for _, n, k, kind in typed_matrices(shape, weight_format))
 
@@ -174,53 +269,18 @@ def row_bytes(k: int, kind: str) -> int:
     return k // BLOCKS[kind].columns * BLOCKS[kind].nbytes
 
 
-def typed_matrices(shape: Shape, weight_format: str) -> Iterator[tuple[str, int, int, str]]:
+def typed_matrices(shape: Sizes, weight_format: str) -> Iterator[tuple[str, int, int, str]]:
     """Name, outputs, inputs and type of every matrix."""
     type_of = FORMATS[weight_format].type_of
-    for name, (n, k) in matrix_shapes(shape):
+    for name, (n, k) in shape.matrices():
         yield name, n, k, type_of(name, shape)
 
 
-def matrix_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name and (outputs, inputs) of every matrix, as llama.cpp names them."""
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    yield "token_embd.weight", (shape.vocab, shape.hidden)
-    if not shape.tied:
-        yield "output.weight", (shape.vocab, shape.hidden)
-    for i in range(shape.layers):
-        yield f"blk.{i}.attn_q.weight", (q, shape.hidden)
-        yield f"blk.{i}.attn_k.weight", (kv, shape.hidden)
-        yield f"blk.{i}.attn_v.weight", (kv, shape.hidden)
-        yield f"blk.{i}.attn_output.weight", (shape.hidden, q)
-        yield f"blk.{i}.ffn_gate.weight", (shape.inner, shape.hidden)
-        yield f"blk.{i}.ffn_up.weight", (shape.inner, shape.hidden)
-        yield f"blk.{i}.ffn_down.weight", (shape.hidden, shape.inner)
-
-
-def norm_names(shape: Shape) -> Iterator[str]:
-    """Vectors of `hidden` float32 ones."""
-    yield "output_norm.weight"
-    for i in range(shape.layers):
-        yield f"blk.{i}.attn_norm.weight"
-        yield f"blk.{i}.ffn_norm.weight"
-
-
-def _add_metadata(writer: GGUFWriter, shape: Shape, weight_format: str) -> None:
+def _add_metadata(writer: GGUFWriter, shape: Sizes, weight_format: str) -> None:
     writer.add_name(f"random weights, {weight_format}")
     writer.add_file_type(FORMATS[weight_format].file_type)
     writer.add_quantization_version(2)
-    writer.add_vocab_size(shape.vocab)
-    writer.add_context_length(shape.positions)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_feed_forward_length(shape.inner)
-    writer.add_block_count(shape.layers)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(ROPE_BASE)
-    writer.add_layer_norm_rms_eps(RMS_EPS)
+    shape.add_metadata(writer)
     tokens, kinds, merges = vocabulary(shape.vocab)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -263,18 +323,18 @@ def byte_alphabet() -> list[str]:
     return letters
 
 
-def _add_tensor_infos(writer: GGUFWriter, shape: Shape, weight_format: str) -> None:
+def _add_tensor_infos(writer: GGUFWriter, shape: Sizes, weight_format: str) -> None:
     import gguf
 
     for name, n, k, kind in typed_matrices(shape, weight_format):
         row, stored = row_bytes(k, kind), gguf.GGMLQuantizationType[kind.upper()]
         writer.add_tensor_info(name, (n, row), np.dtype(np.uint8), n * row, stored)
-    for name in norm_names(shape):
-        writer.add_tensor_info(name, (shape.hidden,), np.dtype(np.float32), 4 * shape.hidden)
+    for name, values in shape.vectors():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
 
 
 def _write_tensors(
-    file: IO[bytes], shape: Shape, weight_format: str, seed: int, alignment: int
+    file: IO[bytes], shape: Sizes, weight_format: str, seed: int, alignment: int
 ) -> None:
     """Appends the data in the order of the infos, a pool of random blocks at a time."""
     pad_to(file, alignment)
@@ -292,8 +352,8 @@ def _write_tensors(
             left -= len(part)
             at = 0
         pad_to(file, alignment)
-    for _ in norm_names(shape):
-        file.write(np.ones(shape.hidden, np.float32).data)
+    for _, values in shape.vectors():
+        file.write(values.data)
         pad_to(file, alignment)
 
 
@@ -311,7 +371,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        path = write_random_gguf(args.path, llama_shape(args.shape), args.format, seed=args.seed)
+        path = write_random_gguf(args.path, own_shape(args.shape), args.format, seed=args.seed)
     except (ImportError, OSError, ValueError) as error:
         print(f"random_gguf: {error}", file=sys.stderr)
         return 1

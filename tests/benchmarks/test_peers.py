@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -30,6 +31,7 @@ import peer_process
 import peer_report
 import peers
 import random_gguf
+import random_stateful
 
 SMALL = random_gguf.Shape(
     vocab=300,
@@ -102,6 +104,48 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="GB of disk"):
         random_gguf.write_random_gguf(path, huge, "q4_0")
     assert not list(tmp_path.iterdir())
+
+
+LFM2 = {
+    "model_type": "lfm2",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "block_auto_adjust_ff_dim": False,
+    "layer_types": ["conv", "full_attention", "conv"],
+}
+QWEN3_5 = {
+    "model_type": "qwen3_5_text",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25},
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+
+
+@pytest.mark.parametrize("config", [LFM2, QWEN3_5], ids=["lfm2", "qwen35"])
+def test_random_files_of_models_with_states(config: dict[str, Any], tmp_path: Path) -> None:
+    shape = random_stateful.StatefulShape(config)
+    path = random_gguf.write_random_gguf(tmp_path / "m.gguf", shape, "q4_0")
+    with slmq.load(path, n_threads=1) as model:
+        logits = model.logits("the sea")
+    assert logits.shape[1] == shape.vocab
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0
 
 
 # ------------------------------------------------------------------ a whole comparison
