@@ -118,6 +118,10 @@ NO_GGUF = ("rope", "nanochat", "helium")
 def in_gguf(family: str, name: str) -> bool:
     """Whether a GGUF file can say what the case is."""
     config = language_model(read_golden(family, name).folder)[0]
+    if family == "bitnet":  # of which llama.cpp knows the first models
+        return config["hidden_act"] == "silu"
+    if family == "gemma4_text":  # which llama.cpp knows without biases, and tied
+        return config["tie_word_embeddings"] is True
     if family.startswith("gemma"):  # which scale scores by the size of their heads, and are tied
         head_dim = config["head_dim"]
         scalar = config.get("query_pre_attn_scalar", head_dim)
@@ -157,6 +161,8 @@ def test_gguf_gives_the_logits_of_safetensors(
         ("gemma", "wide_heads"),
         ("gemma2", "layer_types_and_linear_rope"),
         ("gemma3_text", "two_ropes_and_linear_scaling"),
+        ("gemma4_text", "table_and_shared_keys"),
+        ("bitnet", "silu_tied"),
         ("gpt2", "learned_positions"),
         ("gpt_neox", "parallel"),
         ("stablelm", "parallel_head_norms_gqa"),

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 ARCHITECTURES = {
     "mistral": "llama",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
     "gpt_neox": "gptneox",
     "phi": "phi2",
     "olmo3": "olmo2",
@@ -32,6 +33,8 @@ ARCHITECTURES = {
     "lfm2_moe": "lfm2moe",
     "gpt_oss": "gpt-oss",
 }
+# Whose norms it adds 1 to.
+OFFSET_NORMS = ("gemma", "gemma2", "gemma3", "qwen35")
 # Whose q and k llama.cpp's converter permutes.
 PERMUTED = ("llama", "smollm3", "granite", "arcee", "mistral3", "granitemoe")
 # One layer of so many has no window, unless a file says otherwise.
@@ -57,8 +60,11 @@ def language_model(source: Path) -> tuple[dict[str, Any], Weights]:
     config, tensors = read_config(source), read_safetensors(source / "model.safetensors")
     if "text_config" not in config:
         return config, tensors
-    prefix = "language_model."
-    named = {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
+    named: Weights = {}
+    for name, w in tensors.items():
+        before, prefix, after = name.partition("language_model.")
+        if prefix:
+            named[before + after] = w
     return config["text_config"] | {"model_type": config["model_type"]}, named
 
 
@@ -101,7 +107,7 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
         part = name.split(".")[-2]
         permuted = architecture in PERMUTED and part in heads
         rows = permute_rope(w, heads[part]) if permuted else w
-        offset = architecture.startswith(("gemma", "qwen35")) and "linear_attn" not in name
+        offset = architecture in OFFSET_NORMS and "linear_attn" not in name
         if offset and name.endswith("norm.weight"):
             rows = w + np.float32(1)
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -142,6 +148,14 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         return delta_laid_out(config, weights)
     if any(".experts." in k for k in weights):
         return stacked_experts(weights)
+    if config["model_type"].startswith("gemma4"):
+        return {f"{k}.weight" if k.endswith("layer_scalar") else k: w for k, w in weights.items()}
+    if config["model_type"] == "bitnet":  # the first models' names of norms, which the package has
+        first = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln"}
+        first |= {"mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
+        for name, other in first.items():
+            weights = {k.replace(name, other): w for k, w in weights.items()}
+        return weights
     if config["model_type"] == "apertus":  # parameters of xIELU are metadata
         return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
@@ -326,6 +340,8 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
             keys[model.EXPERT_GATING_FUNC] = int(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "qwen35":
         keys |= delta_keys(config)
+    if arch == "gemma4":
+        keys |= gemma4_keys(config)
     scalings, tensors = rope_keys(config, arch, head_dim)
     keys |= scalings
     named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
@@ -361,6 +377,11 @@ def rope_keys(
         plain = rope_inv_freq(head_dim, base, {})
         divisors = plain / rope_inv_freq(head_dim, base, scaling)
         tensors["rope_freqs.weight"] = divisors.astype(np.float32)
+    if scaling["rope_type"] == "proportional":  # a divisor that leaves a channel where it is
+        dim = gemma4_heads(config)[0]
+        turning = int(scaling["partial_rotary_factor"] * dim // 2)
+        divisors = np.where(np.arange(dim // 2) < turning, 1.0, 1e30)
+        tensors["rope_freqs.weight"] = divisors.astype(np.float32)
     if scaling["rope_type"] == "longrope":
         ratio = config["max_position_embeddings"] / original
         keys[rope.SCALING_ATTN_FACTOR] = math.sqrt(1 + math.log(ratio) / math.log(original))
@@ -369,6 +390,40 @@ def rope_keys(
             divisors = np.array(scaling[f"{kind}_factor"], np.float32)
             tensors[f"rope_factors_{kind}.weight"] = divisors
     return keys, tensors
+
+
+def gemma4_heads(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels and number of key heads of layers without a window."""
+    last = config | config["per_layer_config"].get(str(config["num_hidden_layers"] - 1), {})
+    return last["head_dim"], last["num_key_value_heads"]
+
+
+def gemma4_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of Gemma 4: what differs by the type of layer, and what the last layers share."""
+    model, attention, rope = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope
+    layers, shared = config["num_hidden_layers"], config["num_kv_shared_layers"]
+    slides = [kind == "sliding_attention" for kind in config["layer_types"]]
+    width, (dim, heads) = config["intermediate_size"], gemma4_heads(config)
+    keys = {
+        attention.KEY_LENGTH: dim,
+        attention.VALUE_LENGTH: dim,
+        attention.KEY_LENGTH_SWA: config["head_dim"],
+        attention.VALUE_LENGTH_SWA: config["head_dim"],
+        attention.SHARED_KV_LAYERS: shared,
+        attention.SLIDING_WINDOW: config["sliding_window"],
+        attention.SLIDING_WINDOW_PATTERN: slides,
+        model.EMBD_LENGTH_PER_LAYER_INP: config["hidden_size_per_layer_input"],
+        model.FINAL_LOGIT_SOFTCAPPING: config["final_logit_softcapping"],
+        rope.DIMENSION_COUNT: dim,
+        rope.DIMENSION_COUNT_SWA: config["head_dim"],
+        rope.FREQ_BASE_SWA: config["rope_parameters"]["sliding_attention"]["rope_theta"],
+    }
+    if config["use_double_wide_mlp"]:
+        keys[model.FEED_FORWARD_LENGTH] = [width] * (layers - shared) + [2 * width] * shared
+    if heads != config["num_key_value_heads"]:
+        counts = [config["num_key_value_heads"] if near else heads for near in slides]
+        keys[attention.HEAD_COUNT_KV] = counts
+    return keys
 
 
 def lfm2_keys(config: Mapping[str, Any]) -> dict[str, Any]:

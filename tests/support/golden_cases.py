@@ -19,6 +19,7 @@ from golden_cases_2025 import (
     SEED_OSS,
     SMOLLM3,
 )
+from golden_cases_2026 import BITNET, GEMMA4
 from golden_cases_mixtures import GPT_OSS, GRANITE_MOE, LFM2_MOE, OLMOE, QWEN3_MOE
 from golden_cases_stateful import LFM2, QWEN3_5
 
@@ -460,6 +461,8 @@ CASES = {
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
+    "gemma4_text": GEMMA4,
+    "bitnet": BITNET,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "phi": PHI,

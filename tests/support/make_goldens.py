@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = GOLDENS
 STATES = ("A_log", "dt_bias")
-EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in")
+EMBEDDINGS = ("embed_tokens", "embed_tokens_per_layer", "wte", "wpe", "embed_in")
 
 
 def scale_weights(model: torch.nn.Module, seed: int) -> None:
@@ -45,7 +45,8 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
     gains |= {"fc1": 1.5, "fc2": 1.5, "input_linear": 1.5, "output_linear": 1.5}
     gains |= {"w1": 1.5, "w3": 1.5, "w2": 1.5, "out_proj": 1.5}
     gains |= {"experts": 1.5, "gate": 2.0, "router": 2.0}
-    offset_norms = model.config.model_type.startswith(("gemma", "qwen3_5"))
+    kind = model.config.model_type
+    offset_norms = kind.startswith(("gemma", "qwen3_5")) and not kind.startswith("gemma4")
     with torch.no_grad():
         for name, p in model.named_parameters():
             shape, part = tuple(p.shape), name.split(".")[-2]
@@ -54,6 +55,8 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
             elif len(shape) == 1:
                 offset = offset_norms and not name.endswith((*STATES, "linear_attn.norm.weight"))
                 values = rng.uniform(0.5, 1.5, shape) - (1.0 if offset else 0.0)
+                if part == "q_norm" and kind.startswith("gemma4"):  # nothing else scales scores
+                    values *= 2 / np.sqrt(shape[0])
             elif part in EMBEDDINGS:  # which may be the output matrix too
                 values = rng.normal(0, 2.0 / np.sqrt(shape[1]), shape)
             else:
@@ -65,6 +68,8 @@ def scale_weights(model: torch.nn.Module, seed: int) -> None:
         for name, buffer in model.named_buffers():
             if name.endswith("expert_bias"):
                 buffer.copy_(torch.from_numpy(rng.normal(0, 0.3, tuple(buffer.shape))))
+            if name.endswith("layer_scalar"):
+                buffer.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, 1)))
 
 
 def make(family: str, case: Case, seed: int) -> None:

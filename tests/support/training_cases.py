@@ -20,14 +20,14 @@ from slmq.models.loading import load_weights
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 TRAINED = (
-    "arcee", "exaone4", "gemma", "gemma2", "gemma3_text", "granite", "helium", "hunyuan_v1_dense",
-    "llama", "mistral", "nanochat", "olmo2", "phi", "qwen2", "qwen3", "seed_oss", "smollm3",
-    "stablelm",
+    "arcee", "bitnet", "exaone4", "gemma", "gemma2", "gemma3_text", "granite", "helium",
+    "hunyuan_v1_dense", "llama", "mistral", "nanochat", "olmo2", "phi", "qwen2", "qwen3",
+    "seed_oss", "smollm3", "stablelm",
 )  # fmt: skip
 REFUSED = {
     "apertus": "xIELU", "lfm2": "convolutions", "gpt2": "several matrices in one",
     "gpt_neox": "several matrices in one", "phi3": "several matrices in one",
-    "ministral3": "grow with their position",
+    "ministral3": "grow with their position", "gemma4_text": "tables that stay in their file",
 }  # fmt: skip
 
 

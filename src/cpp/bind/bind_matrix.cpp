@@ -8,6 +8,7 @@
 #include "layout/matrix.h"
 #include "layout/pack_blocks.h"
 #include "layout/pack_parts.h"
+#include "layout/row_table.h"
 #include "threads/pool.h"
 #include "kernels/dispatch.h"
 #include "probes/tuned.h"
@@ -190,6 +191,44 @@ auto if_wanted(bool wanted, const py::object& object, const char* what, Check ch
   return nullptr;
 }
 
+// What keeps the bytes of an array alive, from any thread.
+std::shared_ptr<const void> holder(const py::array_t<uint8_t>& bytes) {
+  return {new py::array_t<uint8_t>(bytes), [](const py::array_t<uint8_t>* p) {
+            const py::gil_scoped_acquire acquire;
+            delete p;
+          }};
+}
+
+std::shared_ptr<RowTable> row_table(const std::string& source_name, const py::object& rows,
+                                    int64_t n, int64_t k, const std::string& format_name) {
+  check_shape(n, k);
+  auto table = std::make_shared<RowTable>(RowTable{Source::f32, std::nullopt,
+                                                   format_named(format_name), static_cast<int>(n),
+                                                   static_cast<int>(k), nullptr, nullptr});
+  int columns = 1;
+  for (int i = 0; i < kBlocks; ++i)
+    if (source_name == kBlocksInfo[i].name) table->blocks = static_cast<Blocks>(i);
+  if (table->blocks) {
+    columns = info(*table->blocks).columns;
+  } else {
+    table->source = source_named(source_name);
+    if (static_cast<int>(table->source) >= static_cast<int>(Source::q4_0)) columns = kGroup;
+  }
+  const bool fits =
+      table->blocks ? table->format == info(*table->blocks).format : rounds(table->format);
+  if (!fits)
+    throw py::value_error("a table of " + source_name + " has no rows of format " + format_name);
+  if (k % columns != 0) {
+    throw py::value_error("expected k to be a multiple of " + std::to_string(columns) + " for " +
+                          source_name + ", got " + std::to_string(k));
+  }
+  const auto bytes = static_cast<py::ssize_t>(table->row_bytes() * static_cast<size_t>(n));
+  const auto data = checked_array<uint8_t>(rows, {bytes}, "rows");
+  table->rows = data.data();
+  table->owner = holder(data);
+  return table;
+}
+
 std::shared_ptr<Matrix> from_parts(const std::string& format_name, int64_t n, int64_t k,
                                    const py::object& codes, const py::object& scales,
                                    const py::object& mins, const py::object& d,
@@ -244,11 +283,7 @@ std::shared_ptr<Matrix> from_packed(const std::string& format_name, int64_t n, i
       checked_array<uint8_t>(packed, {static_cast<py::ssize_t>(matrix->bytes())}, "packed");
   if (reinterpret_cast<uintptr_t>(data.data()) % 64 == 0) {
     matrix->data = const_cast<uint8_t*>(data.data());  // kernels only read
-    auto* held = new py::array_t<uint8_t>(data);
-    matrix->owner = std::shared_ptr<const void>(held, [](py::array_t<uint8_t>* p) {
-      py::gil_scoped_acquire acquire;
-      delete p;
-    });
+    matrix->owner = holder(data);
   } else {
     auto copy = allocate(matrix->format, matrix->n, matrix->k, nullptr);
     std::copy(data.data(), data.data() + data.size(), copy->data);
@@ -442,6 +477,13 @@ void bind_matrix(py::module_& m) {
             return matmul(active_kernels(), self, x, threads, activations_named(activations));
           },
           py::arg("x"), py::arg("threads") = 1, py::arg("activations") = kDefaultActivations);
+  py::class_<RowTable, std::shared_ptr<RowTable>>(m, "RowTable")
+      .def(py::init(&row_table), py::arg("source"), py::arg("rows"), py::arg("n"), py::arg("k"),
+           py::arg("format"))
+      .def_property_readonly("format",
+                             [](const RowTable& x) { return std::string(info(x.format).name); })
+      .def_readonly("n", &RowTable::n)
+      .def_readonly("k", &RowTable::k);
   m.def(
       "packed_bytes",
       [](const std::string& format, int64_t n, int64_t k) {

@@ -7,6 +7,7 @@
 #include "bind/bindings.h"
 #include "bind/guarded.h"
 #include "kernels/dispatch.h"
+#include "layout/row_table.h"
 #include "plan/recording.h"
 
 namespace slmq {
@@ -113,6 +114,12 @@ void bind_recording(py::module_& m) {
           py::arg("matrix").none(false), py::arg("scale") = 1.0f, py::arg("positions") = py::none(),
           py::arg("types") = py::none())
       .def(
+          "lookup",
+          [](GuardedRecording& r, const std::shared_ptr<RowTable>& table, float scale) {
+            return r->lookup(table, scale);
+          },
+          py::arg("table").none(false), py::arg("scale") = 1.0f)
+      .def(
           "rmsnorm",
           [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps,
              const std::optional<SliceTuple>& add) {
@@ -123,11 +130,13 @@ void bind_recording(py::module_& m) {
           py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
       .def(
           "head_norm",
-          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps) {
+          [](GuardedRecording& r, const SliceTuple& x, const py::object& weight, float eps,
+             const std::optional<SliceTuple>& add) {
             auto weights = checked_vector<float>(weight, -1, "weight");
-            return r->head_norm(to_slice(x), std::move(weights), eps);
+            return r->head_norm(to_slice(x), std::move(weights), eps,
+                                optional_slice(add, "head_norm add"));
           },
-          py::arg("x"), py::arg("weight"), py::arg("eps"))
+          py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("add") = py::none())
       .def(
           "layernorm",
           [](GuardedRecording& r, const SliceTuple& x, const py::object& weight,
@@ -230,6 +239,12 @@ void bind_recording(py::module_& m) {
           },
           py::arg("x"), py::arg("rope"), py::arg("rotary"), py::arg("head_dim"))
       .def(
+          "scale",
+          [](GuardedRecording& r, const SliceTuple& x, float factor) {
+            return r->scale(to_slice(x), factor);
+          },
+          py::arg("x"), py::arg("factor"))
+      .def(
           "scale_by_position",
           [](GuardedRecording& r, const SliceTuple& x, float growth, int every) {
             return r->scale_by_position(to_slice(x), growth, every);
@@ -243,18 +258,25 @@ void bind_recording(py::module_& m) {
           py::arg("x"), py::arg("up"), py::arg("down"), py::arg("mid"))
       .def(
           "attention",
-          [](GuardedRecording& r, const SliceTuple& q, const SliceTuple& k, const SliceTuple& v,
-             int rope, int heads, int kv_heads, int head_dim, int rotary, float scale, int window,
-             float softcap, bool causal, const py::object& bias, const py::object& sinks) {
+          [](GuardedRecording& r, const SliceTuple& q, const std::optional<SliceTuple>& k,
+             const std::optional<SliceTuple>& v, int rope, int heads, int kv_heads, int head_dim,
+             int rotary, float scale, int window, float softcap, bool causal,
+             const py::object& bias, const py::object& sinks, int shared) {
             const AttentionConfig config{heads, kv_heads,    head_dim, rotary,  window,
                                          scale, KvType::f16, 0,        softcap, causal};
-            return r->attention(to_slice(q), to_slice(k), to_slice(v), rope, config,
-                                optional_floats(bias, "bias"), optional_floats(sinks, "sinks"));
+            if ((shared < 0) != k.has_value() || (shared < 0) != v.has_value())
+              throw py::value_error(
+                  "attention: expected k and v, or the number of the attention "
+                  "whose keys and values are shared");
+            return r->attention(to_slice(q), optional_slice(k, "attention k"),
+                                optional_slice(v, "attention v"), rope, config,
+                                optional_floats(bias, "bias"), optional_floats(sinks, "sinks"),
+                                shared);
           },
           py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rope"), py::arg("heads"),
           py::arg("kv_heads"), py::arg("head_dim"), py::arg("rotary"), py::arg("scale"),
           py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("causal") = true,
-          py::arg("bias") = py::none(), py::arg("sinks") = py::none())
+          py::arg("bias") = py::none(), py::arg("sinks") = py::none(), py::arg("shared") = -1)
       .def(
           "select",
           [](GuardedRecording& r, const SliceTuple& x, const std::string& pool) {

@@ -310,7 +310,7 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   const int last = last_part(segment, block.row);
   if (part < first || part > last) return;
   Scratch scratch(*this, run.scratch_of(thread));
-  if (part == last) append(run, thread, segment, block.row, kv_head, scratch);
+  if (part == last && appends()) append(run, thread, segment, block.row, kv_head, scratch);
   load_queries(run, thread, block, kv_head, scratch);
   float* states = const_cast<float*>(partial_.data()) +
                   (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
@@ -373,13 +373,41 @@ void Recording::check_angles(int rope, int rotary, int head_dim, const std::stri
     fail(op + ": the rope angles do not fit the rotated channels");
 }
 
+void Recording::check_keys(Slice q, Slice k, Slice v, const AttentionConfig& config) const {
+  checked(k, "attention k");
+  checked(v, "attention v");
+  if (k.width != config.kv_heads * config.head_dim || v.width != k.width) {
+    fail("attention: q, k, v of widths " + std::to_string(q.width) + ", " +
+         std::to_string(k.width) + ", " + std::to_string(v.width) + " do not fit " +
+         std::to_string(config.heads) + " heads, " + std::to_string(config.kv_heads) +
+         " KV heads of " + std::to_string(config.head_dim));
+  }
+  for (const int id : {k.buffer, v.buffer})
+    if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
+}
+
+// Where in a page an earlier attention keeps what this one sees.
+size_t Recording::shared_cache(const AttentionConfig& config, int shared) const {
+  const int count = static_cast<int>(attentions_.size());
+  if (shared >= count) {
+    fail("attention: expected keys and values of an earlier attention, of which there are " +
+         std::to_string(count) + ", got number " + std::to_string(shared));
+  }
+  const AttentionConfig& other = attentions_[shared];
+  if (other.kv_heads != config.kv_heads || other.head_dim != config.head_dim || !config.causal) {
+    fail("attention: expected the keys of attention " + std::to_string(shared) + ", " +
+         std::to_string(other.kv_heads) + " causal heads of " + std::to_string(other.head_dim) +
+         ", got " + std::to_string(config.kv_heads) + " of " + std::to_string(config.head_dim));
+  }
+  return other.layer_offset;
+}
+
 int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
-                         const std::vector<float>& bias, const std::vector<float>& sinks) {
+                         const std::vector<float>& bias, const std::vector<float>& sinks,
+                         int shared) {
   check_recording();
   if (made_.select_step >= 0) fail("attention: record it before select()");
   checked(q, "attention q");
-  checked(k, "attention k");
-  checked(v, "attention v");
   if (config.heads < 1 || config.kv_heads < 1 || config.heads % config.kv_heads != 0) {
     fail("attention: expected heads to be a multiple of kv_heads, got " +
          std::to_string(config.heads) + " and " + std::to_string(config.kv_heads));
@@ -387,15 +415,12 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   if (config.heads / config.kv_heads > kMaxQueries)
     fail("attention: at most 64 query heads may share a KV head");
   const int64_t head_dim = config.head_dim;
-  if (head_dim < 1 || q.width != config.heads * head_dim || k.width != config.kv_heads * head_dim ||
-      v.width != k.width) {
-    fail("attention: q, k, v of widths " + std::to_string(q.width) + ", " +
-         std::to_string(k.width) + ", " + std::to_string(v.width) + " do not fit " +
-         std::to_string(config.heads) + " heads, " + std::to_string(config.kv_heads) +
-         " KV heads of " + std::to_string(config.head_dim));
+  if (head_dim < 1 || q.width != config.heads * head_dim) {
+    fail("attention: " + std::to_string(q.width) + " channels of q do not fit " +
+         std::to_string(config.heads) + " heads of " + std::to_string(config.head_dim));
   }
-  for (const int id : {q.buffer, k.buffer, v.buffer})
-    if (buffer(id).domain != Domain::tokens) fail("attention: expected rows of all tokens");
+  if (buffer(q.buffer).domain != Domain::tokens) fail("attention: expected rows of all tokens");
+  if (shared < 0) check_keys(q, k, v, config);
   if (config.rotary != 0) check_angles(rope, config.rotary, config.head_dim, "attention");
   if (config.window < 0) fail("attention: expected window >= 0");
   check_softcap(config.softcap, "attention");
@@ -413,17 +438,25 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
   if (made_.page_bytes > 0 && made_.causal != config.causal)
     fail("attention: expected all layers to be causal, or none");
   made_.causal = config.causal;
-  // A text that is computed at once needs the keys of a layer until the next one only.
-  config.layer_offset = config.causal ? made_.page_bytes : 0;
-  made_.page_bytes = std::max(made_.page_bytes, config.layer_offset + kv_layer_bytes(config));
+  std::vector<int> in = {q.buffer};
+  if (shared >= 0) {
+    config.layer_offset = shared_cache(config, shared);
+    k = v = {};
+  } else {
+    // A text that is computed at once needs the keys of a layer until the next one only.
+    config.layer_offset = config.causal ? made_.page_bytes : 0;
+    made_.page_bytes = std::max(made_.page_bytes, config.layer_offset + kv_layer_bytes(config));
+    in.insert(in.end(), {k.buffer, v.buffer});
+  }
+  attentions_.push_back(config);
   const int out = new_buffer(BufferType::f32, Domain::tokens, q.width, false);
-  std::vector<int> in = {q.buffer, k.buffer, v.buffer};
   if (config.rotary > 0) in.push_back(rope);
   auto step =
       std::make_unique<AttentionStep>(config, q, k, v, rope, bias, sinks, out, made_.sizes.threads);
   return add_step(std::move(step), out, std::move(in), "attention", kv_type_name(kv_type_),
                   std::to_string(config.heads) + "/" + std::to_string(config.kv_heads) + "x" +
-                      std::to_string(config.head_dim));
+                      std::to_string(config.head_dim) +
+                      (shared < 0 ? "" : " keys of " + std::to_string(shared)));
 }
 
 }  // namespace slmq

@@ -28,7 +28,7 @@ class AttentionStep final : public Step {
  public:
   // bias: what distances add to scores, heads of 2 n - 1 values for the keys n - 1 before to n - 1
   // behind a query; empty: nothing. sinks: a score a head that takes its share of the weights, as a
-  // key with a value of zeros would; empty: none.
+  // key with a value of zeros would; empty: none. k and v of no buffer: another step has appended them.
   AttentionStep(const AttentionConfig& config, Slice q, Slice k, Slice v, int rope,
                 const std::vector<float>& bias, const std::vector<float>& sinks, int out,
                 int threads);
@@ -36,7 +36,9 @@ class AttentionStep final : public Step {
   // Rows of one sequence see each other's keys: all are appended before any attends. Where no
   // sequence has two rows, whoever attends appends first, in the only phase. Whole texts that fit into
   // one part do without the cache.
-  int phases(const Frame& frame) const override { return texts_ || appends_itself(frame) ? 1 : 2; }
+  int phases(const Frame& frame) const override {
+    return texts_ || !appends() || appends_itself(frame) ? 1 : 2;
+  }
   int items(const Frame& frame, int phase) const override;
   void item(const Run& run, int phase, int item, int thread) override;
   size_t scratch_bytes() const override;
@@ -62,7 +64,8 @@ class AttentionStep final : public Step {
   void attend_split(const Run& run, int thread, int item) const;
   void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
   void write_out(const Run& run, int thread, int row, int head, float* state) const;
-  bool appends_itself(const Frame& frame) const { return frame.one_row_each; }
+  bool appends() const { return k_.buffer >= 0; }
+  bool appends_itself(const Frame& frame) const { return appends() && frame.one_row_each; }
 
   int block_rows(int rows) const;
   size_t text_scratch() const;                         // floats

@@ -7,6 +7,15 @@
 namespace slmq {
 namespace {
 
+// y + a row of `add`, if there is one.
+void add_row(const Run& run, Slice add, int n, int thread, int row, float* y) {
+  if (add.buffer < 0) return;
+  const Buffer& buffer = run.buffer(add.buffer);
+  const float* from =
+      buffer.floats(n, thread) + static_cast<size_t>(row) * buffer.width + add.offset;
+  for (int c = 0; c < add.width; ++c) y[c] = y[c] + from[c];
+}
+
 // The norm (+ add). With add it is not computed by every thread for itself: a sum that goes on from
 // layer to layer would have to be replayed from the first.
 class RmsNormStep final : public RowStep {
@@ -36,22 +45,20 @@ void RmsNormStep::rows(const Run& run, int thread, int begin, int end) {
     float* y = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
     run.kernels->rmsnorm(x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset,
                          weight_.data(), x_.width, eps_, y);
-    if (add_.buffer < 0) continue;
-    const Buffer& add = run.buffer(add_.buffer);
-    const float* from = add.floats(n, thread) + static_cast<size_t>(row) * add.width + add_.offset;
-    for (int c = 0; c < add_.width; ++c) y[c] = y[c] + from[c];
+    add_row(run, add_, n, thread, row, y);
   }
 }
 
 // The same norm over every head's channels by itself; one weight for all heads.
 class HeadNormStep final : public RowStep {
  public:
-  HeadNormStep(Slice x, std::vector<float> weight, int head_dim, float eps, int out)
-      : RowStep(Domain::tokens, true),
+  HeadNormStep(Slice x, std::vector<float> weight, int head_dim, float eps, Slice add, int out)
+      : RowStep(Domain::tokens, add.buffer < 0),
         x_(x),
         weight_(std::move(weight)),
         head_dim_(head_dim),
         eps_(eps),
+        add_(add),
         out_(out) {}
   size_t scratch_bytes() const override { return 2 * weight_.size() * sizeof(float); }
 
@@ -61,6 +68,7 @@ class HeadNormStep final : public RowStep {
   std::vector<float> weight_;  // padded with zeros to a multiple of 32
   int head_dim_;
   float eps_;
+  Slice add_;
   int out_;
 };
 
@@ -80,6 +88,7 @@ void HeadNormStep::rows(const Run& run, int thread, int begin, int end) {
       run.kernels->rmsnorm(head, weight_.data(), head_dim_, eps_, normed);
       std::copy_n(normed, head_dim_, to + c);
     }
+    add_row(run, add_, n, thread, row, to);
   }
 }
 
@@ -164,7 +173,7 @@ int Recording::rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add)
                   std::move(in), adds ? "rmsnorm+add" : "rmsnorm", "f32", std::to_string(x.width));
 }
 
-int Recording::head_norm(Slice x, std::vector<float> weight, float eps) {
+int Recording::head_norm(Slice x, std::vector<float> weight, float eps, Slice add) {
   checked(x, "head_norm");
   const int head_dim = static_cast<int>(weight.size());
   if (head_dim < 1 || x.width % head_dim != 0) {
@@ -173,10 +182,14 @@ int Recording::head_norm(Slice x, std::vector<float> weight, float eps) {
   }
   if (!(eps >= 0.0f)) fail("head_norm: expected eps >= 0");
   if (buffer(x.buffer).domain != Domain::tokens) fail("head_norm: record it before select()");
+  const bool adds = add.buffer >= 0;
+  if (adds) check_add(add, x.width, Domain::tokens, "head_norm");
   weight.resize(padded(head_dim), 0.0f);
-  const int out = new_buffer(BufferType::f32, Domain::tokens, x.width, true);
-  return add_step(std::make_unique<HeadNormStep>(x, std::move(weight), head_dim, eps, out), out,
-                  {x.buffer}, "head_norm", "f32",
+  const int out = new_buffer(BufferType::f32, Domain::tokens, x.width, !adds);
+  std::vector<int> in = {x.buffer};
+  if (adds) in.push_back(add.buffer);
+  return add_step(std::make_unique<HeadNormStep>(x, std::move(weight), head_dim, eps, add, out),
+                  out, std::move(in), adds ? "head_norm+add" : "head_norm", "f32",
                   std::to_string(x.width / head_dim) + "x" + std::to_string(head_dim));
 }
 

@@ -1,8 +1,8 @@
 // Records a model: every call checks its operands and appends a step, finish() makes the Plan.
 //
 // Operations return the buffer that they write. What is refused is std::invalid_argument. Each stands,
-// with the step that it records, in norms.cpp, rows.cpp, linear.cpp, attention.cpp,
-// convolution.cpp, delta.cpp, routing.cpp or experts.cpp.
+// with the step that it records, in norms.cpp, rows.cpp, lookup.cpp, positions.cpp, linear.cpp,
+// attention.cpp, convolution.cpp, delta.cpp, routing.cpp or experts.cpp.
 #pragma once
 
 #include <map>
@@ -26,6 +26,7 @@ struct Weight {
 };
 
 struct LinearPart;  // linear.cpp
+struct RowTable;    // layout/row_table.h
 
 // What becomes of the rows that an output spans: the only one of them; their mean; the largest of each
 // column; their sum by the root of their number; their mean, a row weighted by its position + 1.
@@ -89,8 +90,10 @@ class Recording {
   int embed(std::shared_ptr<const Matrix> matrix, float scale,
             std::shared_ptr<const Matrix> positions = nullptr,
             std::shared_ptr<const Matrix> types = nullptr);
+  int lookup(std::shared_ptr<const RowTable> table, float scale);
   int rmsnorm(Slice x, std::vector<float> weight, float eps, Slice add = {});
-  int head_norm(Slice x, std::vector<float> weight, float eps);  // heads of the weight's size
+  // Heads of the weight's size.
+  int head_norm(Slice x, std::vector<float> weight, float eps, Slice add = {});
   // Weight, and bias if not empty, of x.width values; heads of head_dim are normed by themselves.
   int layernorm(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
                 int head_dim, float eps);
@@ -104,10 +107,14 @@ class Recording {
   int rope(std::vector<float> frequencies, float factor);
   // Heads of head_dim channels, the first `rotary` of each turned by the angles in buffer `rope`.
   int rotate(Slice x, int rope, int rotary, int head_dim);
+  int scale(Slice x, float factor);
   // x times 1 + growth * log(1 + the whole multiples of `every` in the row's position).
   int scale_by_position(Slice x, float growth, int every);
+  // shared: the number (0, 1, ...) of the earlier attention whose keys and values q sees, k and v
+  // being missing; -1: its own.
   int attention(Slice q, Slice k, Slice v, int rope, AttentionConfig config,
-                const std::vector<float>& bias = {}, const std::vector<float>& sinks = {});
+                const std::vector<float>& bias = {}, const std::vector<float>& sinks = {},
+                int shared = -1);
   // Channel by channel: behind * f(bias + the sum of weight[channel][tap] * input), the inputs being
   // before * x of this position (the last tap) and of those before it. Factors may be missing.
   int convolution(Slice x, const std::vector<float>& weight, const std::vector<float>& bias,
@@ -151,6 +158,8 @@ class Recording {
   void check_add(Slice add, int width, Domain domain, const std::string& op) const;
   void check_angles(int rope, int rotary, int head_dim, const std::string& op) const;
   void check_bias(const AttentionConfig& config, const std::vector<float>& bias);
+  void check_keys(Slice q, Slice k, Slice v, const AttentionConfig& config) const;
+  size_t shared_cache(const AttentionConfig& config, int shared) const;
   void limit_positions(int most);
   size_t new_state(size_t floats);  // the first of so many floats of the states
   // Checks a weight against its input and pads its bias.
@@ -172,6 +181,7 @@ class Recording {
   std::vector<Use> uses_;  // of the buffers
   std::vector<int> free_;  // buffers that nobody needs any more
   std::string scope_;
+  std::vector<AttentionConfig> attentions_;
   std::shared_ptr<Slots> slots_;  // null: no adapters
   // Of buffers that hold routes, and of those that were dispatched by them.
   std::map<int, std::shared_ptr<ExpertTable>> tables_;

@@ -193,6 +193,31 @@ void GateStep::rows(const Run& run, int thread, int begin, int end) {
         out.floats(n, thread) + static_cast<size_t>(row) * out.width);
 }
 
+// Not computed by every thread for itself: a sum that goes on from layer to layer would have to be
+// replayed from the first.
+class ScaleStep final : public RowStep {
+ public:
+  ScaleStep(Domain domain, Slice x, float factor, int out)
+      : RowStep(domain, false), x_(x), factor_(factor), out_(out) {}
+
+ private:
+  void rows(const Run& run, int thread, int begin, int end) override;
+  Slice x_;
+  float factor_;
+  int out_;
+};
+
+void ScaleStep::rows(const Run& run, int thread, int begin, int end) {
+  const int n = run.frame->rows(domain_);
+  const Buffer& x = run.buffer(x_.buffer);
+  const Buffer& out = run.buffer(out_);
+  for (int row = begin; row < end; ++row) {
+    const float* from = x.floats(n, thread) + static_cast<size_t>(row) * x.width + x_.offset;
+    float* to = out.floats(n, thread) + static_cast<size_t>(row) * out.width;
+    for (int c = 0; c < x_.width; ++c) to[c] = from[c] * factor_;
+  }
+}
+
 // The rows whose logits are asked for, or what pooling makes of those that each output spans.
 class SelectStep final : public RowStep {
  public:
@@ -327,6 +352,16 @@ int Recording::gate(Slice x, Gate f, Slice gate) {
   return add_step(std::make_unique<GateStep>(domain, x, f, gate, out), out, std::move(in),
                   std::string("gate.") + kGateNames[static_cast<int>(f)], "f32",
                   std::to_string(x.width));
+}
+
+int Recording::scale(Slice x, float factor) {
+  checked(x, "scale");
+  if (!(std::fabs(factor) <= 1e6f))
+    fail("scale: expected a factor of -1e6..1e6, got " + std::to_string(factor));
+  const Domain domain = buffer(x.buffer).domain;
+  const int out = new_buffer(BufferType::f32, domain, x.width, false);
+  return add_step(std::make_unique<ScaleStep>(domain, x, factor, out), out, {x.buffer}, "scale",
+                  "f32", std::to_string(x.width));
 }
 
 int Recording::rope(std::vector<float> frequencies, float factor) {

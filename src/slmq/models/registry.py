@@ -20,12 +20,15 @@ from slmq.models.parts.headless import Headless, writes_nothing
 FAMILIES = {
     "apertus": "apertus",
     "arcee": "arcee",
+    "bitnet": "bitnet",
     "exaone4": "exaone4",
     "gemma": "gemma",
     "gemma-embedding": "gemma3_text",  # in GGUF files
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",  # with a vision tower that is left out, and the name in GGUF files
     "gemma3_text": "gemma3_text",
+    "gemma4": "gemma4_text",  # with towers that are left out, and the name in GGUF files
+    "gemma4_text": "gemma4_text",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
     "gptneox": "gpt_neox",  # in GGUF files
@@ -95,6 +98,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         apertus,
         arcee,
         bert,
+        bitnet,
         distilbert,
         electra,
         eurobert,
@@ -102,6 +106,7 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
         gemma,
         gemma2,
         gemma3_text,
+        gemma4_text,
         gpt2,
         gpt_neox,
         gpt_oss,
@@ -141,14 +146,14 @@ if TYPE_CHECKING:  # at run time a family is imported when a file asks for it
 
     # mypy compares every family file with `Family`, and its functions with its own Config.
     CHECKED: list[Family[Any]] = [
-        _checked(apertus), _checked(arcee), _checked(exaone4), _checked(gemma), _checked(gemma2),
-        _checked(gemma3_text), _checked(gpt2), _checked(gpt_neox), _checked(gpt_oss),
-        _checked(granite), _checked(granitemoe), _checked(granitemoehybrid), _checked(helium),
-        _checked(hunyuan_v1_dense), _checked(lfm2), _checked(lfm2_moe), _checked(llama),
-        _checked(ministral3), _checked(mistral), _checked(nanochat), _checked(olmo2),
-        _checked(olmoe), _checked(phi), _checked(phi3), _checked(qwen2), _checked(qwen3),
-        _checked(qwen3_5_text), _checked(qwen3_moe), _checked(seed_oss), _checked(smollm3),
-        _checked(stablelm),
+        _checked(apertus), _checked(arcee), _checked(bitnet), _checked(exaone4), _checked(gemma),
+        _checked(gemma2), _checked(gemma3_text), _checked(gemma4_text), _checked(gpt2),
+        _checked(gpt_neox), _checked(gpt_oss), _checked(granite), _checked(granitemoe),
+        _checked(granitemoehybrid), _checked(helium), _checked(hunyuan_v1_dense), _checked(lfm2),
+        _checked(lfm2_moe), _checked(llama), _checked(ministral3), _checked(mistral),
+        _checked(nanochat), _checked(olmo2), _checked(olmoe), _checked(phi), _checked(phi3),
+        _checked(qwen2), _checked(qwen3), _checked(qwen3_5_text), _checked(qwen3_moe),
+        _checked(seed_oss), _checked(smollm3), _checked(stablelm),
     ]  # fmt: skip
 
     def _encoder(family: EncoderFamily[C]) -> EncoderFamily[C]:

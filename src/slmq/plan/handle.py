@@ -46,6 +46,14 @@ class Handle:
             raise ValueError("split() needs the result of a linear step over several weights")
         return tuple(Handle(self._buffer, offset, width) for offset, width in self._parts)
 
+    def columns(self, first: int, width: int) -> Handle:
+        """Some neighbouring columns of it: whole groups of 32, or up to the end."""
+        if not 0 <= first < first + width <= self.width:
+            raise ValueError(
+                f"expected columns within 0..{self.width}, got {width} from {first} on"
+            )
+        return Handle(self._buffer, self.offset + first, width)
+
     @property
     def slice(self) -> tuple[int, int, int]:
         """Buffer number, first column, columns."""

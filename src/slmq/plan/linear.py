@@ -27,8 +27,9 @@ class Linear:
 
     Attributes
     ----------
-    held : Matrix or Unread
-        The packed weight, or its size where nobody needs more.
+    held : Matrix, RowTable or Unread
+        The packed weight; or a table whose rows stay in their file, for `Recording.embed` alone; or
+        its size where nobody needs more.
     bias : float32[n], optional
     columns : int32[k], optional
         Where columns are stored in another order: column c of `matrix` reads input columns[c].
@@ -36,16 +37,20 @@ class Linear:
         The tensor's, as a folder of packed weights has it; empty for a weight that no file has.
     """
 
-    held: _native.Matrix | Unread
+    held: _native.Matrix | _native.RowTable | Unread
     bias: F32 | None = None
     columns: I32 | None = None
     name: str = ""
 
     @property
     def matrix(self) -> _native.Matrix:
-        """The packed weight. Raises ValueError if it was not read."""
+        """The packed weight. Raises ValueError if it was not read, or stays in its file."""
         if isinstance(self.held, Unread):
             raise ValueError(f"{self.name}: a weight that was noted only has a size, no values")
+        if isinstance(self.held, _native.RowTable):
+            raise ValueError(
+                f"{self.name}: its rows stay in their file, and only embed() reads them"
+            )
         return self.held
 
     @property

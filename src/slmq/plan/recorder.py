@@ -51,7 +51,7 @@ class Recording(Protocol):
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         """Rows divided by their root mean square."""
 
-    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+    def head_norm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         """`rmsnorm` of every head by itself."""
 
     def layernorm(
@@ -70,7 +70,7 @@ class Recording(Protocol):
         """x @ weight.T; of several weights in one step, whose results `split()` parts."""
 
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
-        """f(x @ gate.T) * (x @ up.T), f by its name: "silu", "gelu_tanh", "gelu" or "sigmoid"."""
+        """f(x @ gate.T) * (x @ up.T), f by its name, such as "silu"."""
 
     def xielu(self, x: Handle, up: float, down: float, mid: float) -> Handle:
         """xIELU, an activation with parameters of its layer."""
@@ -80,6 +80,9 @@ class Recording(Protocol):
 
     def rotate(self, x: Handle, rope: Rope, head_dim: int) -> Handle:
         """Heads turned by rope, for models that norm them behind it."""
+
+    def scaled(self, x: Handle, factor: float) -> Handle:
+        """x times one number."""
 
     def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
         """Rows that grow with the logarithm of their position."""
@@ -100,6 +103,19 @@ class Recording(Protocol):
         sinks: F32 | None = None,
     ) -> Handle:
         """Attention over all cached positions, or over the whole text."""
+
+    def attention_to(
+        self,
+        q: Handle,
+        layer: int,
+        *,
+        head_dim: int,
+        kv_heads: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Handle:
+        """Attention to the keys and values of an earlier one."""
 
     def convolution(
         self,
@@ -203,8 +219,9 @@ class Recorder:
     ) -> Handle:
         """float32[m, hidden]: rows of the embedding at the run's token ids, times `scale`.
 
-        `positions` and `types` are learned: the rows of a token's type (which of two texts it
-        belongs to) and of its position are added.
+        A table that `Reader.table` left in its file is read row by row, where it lies. `positions`
+        and `types` are learned: the rows of a token's type (which of two texts it belongs to) and
+        of its position are added.
 
         Raises
         ------
@@ -219,6 +236,8 @@ class Recorder:
         added = [learned for learned in (positions, types) if learned is not None]
         if added and any(table.columns is not None for table in [weight, *added]):
             raise ValueError("learned positions need embeddings with their columns in order")
+        if isinstance(weight.held, _native.RowTable) and not added:
+            return Handle(self._own(self._recording.lookup(weight.held, scale)), 0, weight.k)
         number = self._recording.embed(
             weight.matrix,
             scale,
@@ -247,9 +266,10 @@ class Recorder:
         number = self._recording.rmsnorm(x.slice, weight, eps, None if add is None else add.slice)
         return Handle(self._own(number), 0, x.width)
 
-    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+    def head_norm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         """`rmsnorm` of every head by itself: heads of len(weight) channels, one weight for all."""
-        number = self._recording.head_norm(x.slice, weight, eps)
+        added = None if add is None else add.slice
+        number = self._recording.head_norm(x.slice, weight, eps, added)
         return Handle(self._own(number), 0, x.width)
 
     def layernorm(
@@ -297,7 +317,7 @@ class Recorder:
     def gated(self, x: Handle, gate: Linear, up: Linear, activation: str) -> Handle:
         """f(x @ gate.T) * (x @ up.T), without a step in between (Shazeer, 2020).
 
-        `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU), "sigmoid" (GLU).
+        `activation` is f: "silu" (SwiGLU), "gelu_tanh" or "gelu" (GeGLU), "sigmoid" (GLU), "relu2".
         """
         self.slots += [gate, up]
         number = self._recording.gated(
@@ -326,6 +346,10 @@ class Recorder:
         """
         number = self._recording.rotate(x.slice, rope.handle.slice[0], rope.rotary, head_dim)
         return Handle(self._own(number), 0, x.width)
+
+    def scaled(self, x: Handle, factor: float) -> Handle:
+        """x * factor, all of it."""
+        return Handle(self._own(self._recording.scale(x.slice, factor)), 0, x.width)
 
     def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
         """x times 1 + growth * log(1 + n), n the whole multiples of `every` in its position.
@@ -377,6 +401,38 @@ class Recorder:
             causal=causal,
             bias=None if bias is None else bias.reshape(-1),
             sinks=sinks,
+        )
+        return Handle(self._own(number), 0, q.width)
+
+    def attention_to(
+        self,
+        q: Handle,
+        layer: int,
+        *,
+        head_dim: int,
+        kv_heads: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Handle:
+        """Causal attention of q to the keys and values of an earlier attention of the recording.
+
+        `layer` is the number of that one: 0, 1, ... in the order in which they were recorded. It
+        must have `kv_heads` heads of `head_dim` channels. Only q is rotated, nothing is appended,
+        so a layer without keys of its own takes no room in the cache.
+        """
+        number = self._recording.attention(
+            q.slice,
+            None,
+            None,
+            -1 if rope is None else rope.handle.slice[0],
+            heads=q.width // head_dim,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            rotary=0 if rope is None else rope.rotary,
+            scale=float(head_dim) ** -0.5 if scale is None else scale,
+            window=window,
+            shared=layer,
         )
         return Handle(self._own(number), 0, q.width)
 
@@ -446,7 +502,7 @@ class Recorder:
         return Handle(self._own(number), 0, v.width)
 
     def gate(self, x: Handle, gate: Handle, activation: str) -> Handle:
-        """f(gate) * x, f by its name: "silu", "gelu_tanh", "gelu" or "sigmoid"."""
+        """f(gate) * x, f by its name: "silu", "gelu_tanh", "gelu", "sigmoid" or "relu2"."""
         number = self._recording.gate(x.slice, gate.slice, activation)
         return Handle(self._own(number), 0, x.width)
 

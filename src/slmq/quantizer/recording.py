@@ -65,6 +65,9 @@ class _Ghost(Handle):
     def split(self) -> tuple[Handle, ...]:
         return self.parts
 
+    def columns(self, first: int, width: int) -> Handle:
+        return _Ghost()
+
     def __repr__(self) -> str:
         return f"_Ghost({len(self.parts)} parts)"
 
@@ -173,11 +176,11 @@ class StageRecording:
 
         return self._step(record, [x, add], norm=(weight,) if add is None else ())
 
-    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
+    def head_norm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         def record(recorder: Recorder) -> Handle:
-            return recorder.head_norm(self._in(x), self._vector(weight), eps)
+            return recorder.head_norm(self._in(x), self._vector(weight), eps, self._maybe(add))
 
-        return self._step(record, [x])
+        return self._step(record, [x, add])
 
     def layernorm(
         self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
@@ -226,6 +229,12 @@ class StageRecording:
 
         return self._step(record, [x])
 
+    def scaled(self, x: Handle, factor: float) -> Handle:
+        def record(recorder: Recorder) -> Handle:
+            return recorder.scaled(self._in(x), factor)
+
+        return self._step(record, [x])
+
     def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
         def record(recorder: Recorder) -> Handle:
             return recorder.scale_by_position(self._in(x), growth, every)
@@ -271,6 +280,25 @@ class StageRecording:
             )
 
         return self._step(record, [q, k, v])
+
+    def attention_to(
+        self,
+        q: Handle,
+        layer: int,
+        *,
+        head_dim: int,
+        kv_heads: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Handle:
+        def record(_recorder: Recorder) -> Handle:
+            raise UnsupportedModelError(
+                f"calibration takes layers apart, and a layer of this model sees the keys of layer "
+                f"{layer}; use --method rtn without calibration"
+            )
+
+        return self._step(record, [q])
 
     def convolution(
         self,

@@ -139,6 +139,26 @@ def lfm2(*sizes: int) -> Config:
     )
 
 
+def gemma4(*sizes: int, every: int, shared: int, wide: bool) -> Config:
+    """Gemma 4's small ones: 256 channels a layer from a table of tokens, keys of earlier layers."""
+    kinds = ["sliding_attention"] * (every - 1) + ["full_attention"]
+    layers = sizes[2]
+    return gemma(
+        262144,
+        *sizes,
+        131072,
+        model_type="gemma4_text",
+        global_head_dim=512,
+        layer_types=kinds * (layers // every),
+        sliding_window=512,
+        num_kv_shared_layers=shared,
+        use_double_wide_mlp=wide,
+        hidden_size_per_layer_input=256,
+        final_logit_softcapping=30.0,
+        hidden_activation="gelu_pytorch_tanh",
+    )
+
+
 def qwen3_5(*sizes: int, value_heads: int, tied: bool) -> Config:
     """Qwen3.5: three of four layers have a gated delta net with 16 key heads."""
     return decoder(
@@ -276,6 +296,21 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "lfm2-350m": lfm2(1024, 6656, 16, 16),
         "lfm2-700m": lfm2(1536, 10240, 16, 24),
         "lfm2-1.2b": lfm2(2048, 12288, 16, 32),
+        "bitnet-b1.58-2b-4t": decoder(
+            128256,
+            2560,
+            6912,
+            30,
+            20,
+            5,
+            4096,
+            model_type="bitnet",
+            hidden_act="relu2",
+            tie_word_embeddings=True,
+            rope_theta=5e5,
+        ),
+        "gemma-4-e2b-it": gemma4(1536, 6144, 35, 8, 1, every=5, shared=20, wide=True),
+        "gemma-4-e4b-it": gemma4(2560, 10240, 42, 8, 2, every=6, shared=18, wide=False),
         "qwen3.5-0.8b": qwen3_5(1024, 3584, 24, 8, 2, value_heads=16, tied=True),
         "qwen3.5-9b": qwen3_5(4096, 12288, 32, 16, 4, value_heads=32, tied=False),
         "qwen3-30b-a3b": mixture(

@@ -226,6 +226,12 @@ class _RandomReader(Survey):
         matrix = self._matrix(self.wish(noted.name).tensor.format, n, k)
         return Linear(matrix, values, name=noted.name)
 
+    def table(self, name: str, n: int, k: int) -> Linear:
+        """A table of zeros, which takes no memory until rows of it are read."""
+        noted = super().table(name, n, k)
+        rows = np.zeros(n * k * 2, np.uint8)
+        return Linear(_native.RowTable("bf16", rows, n, k, "f16"), name=noted.name)
+
     def _matrix(self, fmt: str, n: int, k: int) -> _native.Matrix:
         # Where a row's scale stands depends on its columns only if the whole row shares it.
         key = fmt if FORMATS[fmt].run else f"{fmt} {k}"

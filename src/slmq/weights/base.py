@@ -79,3 +79,15 @@ class Reader(Protocol):
         CheckpointError
             If it is missing, has another shape or type, or holds NaN or infinity.
         """
+
+    def table(self, name: str, n: int, k: int) -> Linear:
+        """A table [n, k] of which a run reads the rows of its tokens.
+
+        Where it can, it stays in its file, mapped, whatever other weights become: only `embed`
+        takes it. What it holds is first looked at when it is used.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, or has another shape or type.
+        """

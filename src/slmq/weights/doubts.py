@@ -19,6 +19,7 @@ log = logging.getLogger("slmq")
 NO_WEIGHTS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn_rot_embd|(attn|attention)\.(masked_)?bias)(\.weight)?$"
     r"|(^|\.)(vision_tower|vision_model|visual|multi_modal_projector)\."
+    r"|(^|\.)(audio_tower|embed_vision|embed_audio)\."
 )
 SHOWN = 4
 

@@ -18,6 +18,7 @@ from slmq.checkpoint.foreign.weight import (
     BLOCK_FORMATS,
     WIDENED,
     ForeignWeight,
+    GgufTensor,
     decode,
     foreign_weights,
 )
@@ -45,6 +46,8 @@ KEPT = {
     **BLOCK_FORMATS,
     **{kind: kept for kind, (kept, _) in WIDENED.items()},
 }
+# What rows are packed from one at a time, beside GGUF's blocks.
+ROW_BY_ROW = ("f32", "f16", "bf16", "q4_0", "q4_1", "q8_0")
 FLOATS = ("f64", "f32", "f16", "bf16")
 INTEGERS = {"i32": "<i4", "i64": "<i8"}
 LARGEST_EXACT = 1 << 24  # integers up to here are themselves in float32
@@ -280,6 +283,20 @@ class WeightReader:
             if order is not None:
                 bias_values = bias_values[order]
         return Linear(matrix, bias_values, columns, name if rows is None else rows.name(name, n))
+
+    def table(self, name: str, n: int, k: int) -> Linear:
+        """A table that stays in its file where its rows can be packed one at a time."""
+        info = self._part(name, n, k, None)
+        weight, fmt = self._foreign.get(info.name), self._format(info, floats=True)
+        alone = info.dtype in ROW_BY_ROW if weight is None else type(weight) is GgufTensor
+        if self._packed is not None or not alone:
+            return self.linear(name, n, k, floats=True)
+        try:
+            held = _native.RowTable(info.dtype, self.checkpoint.raw(info.name), n, k, fmt)
+        except ValueError as error:
+            raise self._error(info, str(error)) from None
+        self._finish(info, n * k)
+        return Linear(held, name=name)
 
     def format_of(
         self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False

@@ -181,5 +181,9 @@ class Survey:
             self._note(Wish(PackedTensor(part, "f32", (n,)), order, rows, bias))
         return Linear(Unread(n, k), name=written)
 
+    def table(self, name: str, n: int, k: int) -> Linear:
+        """Note a table, which is never rounded."""
+        return self.linear(name, n, k, floats=True)
+
     def _note(self, wish: Wish) -> None:
         self._wishes[wish.name] = wish

@@ -135,6 +135,8 @@ class Tape:
     ) -> Handle:
         if types is not None:
             raise _missing("embeddings of token types")
+        if isinstance(weight.held, _native.RowTable):
+            raise _missing("tables that stay in their file")
         self._in_order(weight)
         out = self._value(weight.k)
         learned = None if positions is None else positions.matrix
@@ -144,8 +146,8 @@ class Tape:
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
         return self._norm(x, _native.Norm(weight, None, 1, eps, False), add)
 
-    def head_norm(self, x: Handle, weight: F32, eps: float) -> Handle:
-        return self._norm(x, _native.Norm(weight, None, x.width // len(weight), eps, False))
+    def head_norm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
+        return self._norm(x, _native.Norm(weight, None, x.width // len(weight), eps, False), add)
 
     def layernorm(
         self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
@@ -212,6 +214,9 @@ class Tape:
         self._note(TurnStep(_number(x), out.number, rope.handle.angles, heads, head_dim))
         return out
 
+    def scaled(self, x: Handle, factor: float) -> Handle:
+        raise _missing("scaled sums")
+
     def scale_by_position(self, x: Handle, growth: float, every: int) -> Handle:
         raise _missing("queries that grow with their position")
 
@@ -242,6 +247,19 @@ class Tape:
         out = self._value(q.width)
         self._note(AttentionStep(_number(q), _number(k), _number(v), out.number, attention))
         return out
+
+    def attention_to(
+        self,
+        q: Handle,
+        layer: int,
+        *,
+        head_dim: int,
+        kv_heads: int,
+        rope: Rope | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Handle:
+        raise _missing("keys of an earlier layer")
 
     def convolution(
         self,

@@ -161,6 +161,8 @@ class _HeadlessRecording:
         self.xielu = p.xielu
         self.rope = p.rope
         self.rotate = p.rotate
+        self.scaled = p.scaled
+        self.attention_to = p.attention_to
         self.scale_by_position = p.scale_by_position
         self.convolution = p.convolution
         self.decays = p.decays

@@ -34,7 +34,8 @@ SHARES = (1e-6, 1.0)  # of a head's channels
 STORED_DIVISORS = (1e-3, 1e30)  # a divisor of 1e30 switches a channel off
 LONGROPE = ("longrope", "su")
 MULTIPLIER = "attention_multiplier"  # our word for llama.cpp's attn_factor, which any kind may have
-KINDS = ("default", "linear", "dynamic", "llama3", "yarn", *LONGROPE)
+PROPORTIONAL = "proportional"
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", PROPORTIONAL, *LONGROPE)
 
 
 class RopeFrequencies(NamedTuple):
@@ -93,10 +94,14 @@ class Rope:
             scaled, factor = _yarn(self, plain)
         elif self.kind in LONGROPE:
             scaled, factor = _longrope(self, plain, n_ctx)
+        elif self.kind == PROPORTIONAL:
+            scaled = _proportional(self, plain)
         factor *= _factor(self.scaling, MULTIPLIER, 1.0)
         frequencies = np.array(scaled, dtype=np.float32)
         if self.divisors is not None:
-            frequencies = frequencies / self.divisors[n_ctx > self.original]
+            divisors = self.divisors[n_ctx > self.original]
+            still = divisors >= np.float32(STORED_DIVISORS[1])
+            frequencies = np.where(still, np.float32(0), frequencies / divisors)
         return RopeFrequencies(frequencies, factor)
 
     def divided(self, near: F32, far: F32) -> Rope:
@@ -124,7 +129,7 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     transformers 5), and takes what they lack, `rope_theta` and `partial_rotary_factor`, from the
     configuration around them: see `merged_rope`. Types: default, linear (Chen et al., 2023),
     dynamic (NTK-aware, by u/emozilla), llama3 (Llama 3.1), yarn (Peng et al., 2023), longrope, once
-    named su (Ding et al., 2024).
+    named su (Ding et al., 2024), proportional (Gemma 4).
 
     Raises
     ------
@@ -147,6 +152,8 @@ def rope_of(config: Mapping[str, Any], head_dim: int) -> Rope:
     base = _either(config, scaling, "rope_theta", *BASES, PLAIN_BASE)
     share = _either(config, scaling, "partial_rotary_factor", *SHARES, 1.0)
     rotary = int(head_dim * share)
+    if kind == PROPORTIONAL:  # all turn, most of them by nothing
+        rotary, scaling = head_dim, scaling | {"partial_rotary_factor": share}
     if not 2 <= rotary <= LARGEST_HEAD or rotary % 2 != 0:
         raise CheckpointError(
             f"expected an even number of rotated channels up to {LARGEST_HEAD}, found {rotary} of "
@@ -275,6 +282,13 @@ def _llama3(plain: list[float], scaling: Mapping[str, Any], original: int) -> li
             smooth = (turns - low) / (high - low)
             scaled.append((1 - smooth) * frequency / factor + smooth * frequency)
     return scaled
+
+
+def _proportional(rope: Rope, plain: list[float]) -> list[float]:
+    """The first pairs of channels turn as they would in a whole head, the others not at all."""
+    turning = int(rope.scaling["partial_rotary_factor"] * rope.rotary // 2)
+    divisor = _factor(rope.scaling, "factor", 1.0)
+    return [f / divisor if i < turning else 0.0 for i, f in enumerate(plain)]
 
 
 def _yarn(rope: Rope, plain: list[float]) -> tuple[list[float], float]:
