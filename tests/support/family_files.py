@@ -148,14 +148,8 @@ def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
         return delta_laid_out(config, weights)
     if any(".experts." in k for k in weights):
         return stacked_experts(weights)
-    if config["model_type"].startswith("gemma4"):
-        return {f"{k}.weight" if k.endswith("layer_scalar") else k: w for k, w in weights.items()}
-    if config["model_type"] == "bitnet":  # the first models' names of norms, which the package has
-        first = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln"}
-        first |= {"mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
-        for name, other in first.items():
-            weights = {k.replace(name, other): w for k, w in weights.items()}
-        return weights
+    if config["model_type"].startswith(("gemma4", "bitnet")):
+        return renamed(weights)
     if config["model_type"] == "apertus":  # parameters of xIELU are metadata
         return {k: w for k, w in weights.items() if "act_fn" not in k}
     stacked = {k for k in weights if ".norms." in k}
@@ -217,6 +211,18 @@ def parted_experts(weights: Weights) -> Weights:
             plain = name.replace("down_proj_bias", "down_proj.bias")
             found[plain.replace("sinks", "sinks.weight")] = w
     return {name: np.ascontiguousarray(w) for name, w in found.items()}
+
+
+def renamed(weights: Weights) -> Weights:
+    """Gemma 4's and BitNet's tensors under the names that the package has."""
+    others = {
+        "layer_scalar": "layer_scalar.weight",
+        "self_attn.attn_sub_norm": "self_attn.inner_attn_ln",
+        "mlp.ffn_sub_norm": "mlp.ffn_layernorm",
+    }
+    for name, other in others.items():
+        weights = {k.replace(name, other): w for k, w in weights.items()}
+    return weights
 
 
 def delta_laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
@@ -338,10 +344,8 @@ def gguf_keys(config: Mapping[str, Any], arch: str) -> tuple[dict[str, Any], dic
         keys[model.EXPERT_WEIGHTS_SCALE] = config.get("routed_scaling_factor")
         if arch == "lfm2moe":
             keys[model.EXPERT_GATING_FUNC] = int(gguf.ExpertGatingFuncType.SIGMOID)
-    if arch == "qwen35":
-        keys |= delta_keys(config)
-    if arch == "gemma4":
-        keys |= gemma4_keys(config)
+    if arch in ("qwen35", "gemma4"):
+        keys |= (delta_keys if arch == "qwen35" else gemma4_keys)(config)
     scalings, tensors = rope_keys(config, arch, head_dim)
     keys |= scalings
     named = {key.format(arch=arch): value for key, value in keys.items() if value is not None}
