@@ -141,10 +141,14 @@ def main() -> None:
         most = max(found["bytes"] for found in rounds)
         print(f"{name:8} {speed:9.1f} {most / 1e6:7.0f} {rounds[-1]['loss']:8.4f}")
     for found in results["slmq"]:
-        print(
-            f"forecast {found['forecast_s']:.1f} s, {found['forecast_bytes'] / 1e6:.0f} MB; "
-            f"it took {found['seconds']:.1f} s, {found['bytes'] / 1e6:.0f} MB"
-        )
+        parts = []
+        for unit, kind, size in (("s", "s", 1.0), ("MB", "bytes", 1e6)):
+            said, took = found[f"forecast_{kind}"], found["seconds" if kind == "s" else kind]
+            parts.append(
+                f"forecast {said / size:.1f} {unit}, it took {took / size:.1f} "
+                f"({100 * (said / took - 1):+.0f}%)"
+            )
+        print("; ".join(parts))
 
 
 if __name__ == "__main__":

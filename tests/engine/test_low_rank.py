@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from golden import GOLDENS, golden_names, read_golden
-from kernel_cases import ISAS
+from kernel_cases import ISAS, normal
 from llama_files import gguf_name, logits_of, permute_rope, relative_error
 from lora_files import (
     ALPHA,
@@ -90,7 +90,7 @@ def test_an_adapter_is_what_merging_it_gives(family: str, rank: int, tmp_path: P
     assert relative_error(base, want) > 1e-2  # it does something
 
 
-@pytest.mark.parametrize("format", ["f32", "int8", "int4"])
+@pytest.mark.parametrize("format", ["f32", "int8", "q8rs", "int4"])
 def test_rows_with_and_without_adapters(format: str, tmp_path: Path) -> None:
     """The same bits alone and among others, in any chunks, on every CPU and number of threads."""
     golden = read_golden("llama", "odd_sizes")
@@ -116,6 +116,44 @@ def test_rows_with_and_without_adapters(format: str, tmp_path: Path) -> None:
     assert want is not None
     assert (want[1] == base).all()
     assert not (want[2] == want[3]).all()
+
+
+@pytest.mark.parametrize("format", ["int8", "q8rs", "int4"])
+def test_an_adapter_over_integers(format: str, tmp_path: Path) -> None:
+    """It adds what it adds to floats, to what the integers lose."""
+    golden = read_golden("llama", "odd_sizes")
+    weights = read_safetensors(golden.folder / "model.safetensors")
+    pairs = random_pairs(weights, layer_modules(weights), rank=5)
+    folder = peft_folder(tmp_path / "adapter", pairs)
+    merged = merged_folder(golden.folder, tmp_path / "merged", pairs, ALPHA / 5)
+    loaded = loaded_from(golden.folder, format)
+    plan = plan_of(loaded)
+    tokens = golden.tokens[0][:40]
+    (got,) = answer(plan, [(tokens, fit(plan, loaded, read_lora(folder)))])
+    lost = relative_error(
+        logits_of(golden.folder, tokens, format=format), logits_of(golden.folder, tokens)
+    )
+    assert relative_error(got, logits_of(merged, tokens)) < 2 * lost
+
+
+def test_what_an_adapter_is_kept_in() -> None:
+    """Eight bits lose less than a hundredth of what is added, and rows have scales of their own."""
+    plan = plan_of(loaded_from(LLAMA))
+    tokens = read_golden("llama", "odd_sizes").tokens[0][:20]
+    rng = np.random.default_rng(3)
+    parts = []
+    for slot, (n, k) in enumerate(plan.native.slots[:7]):
+        b = rng.normal(0, 0.1, (n, 5)) * 10.0 ** rng.uniform(-6, 0, (n, 1))
+        parts.append((slot, normal(5, k, seed=slot), b.astype(np.float32)))
+    (base,) = answer(plan, [(tokens, None)])
+    added = {}
+    for kind in ("f32", "f16", "i8"):
+        adapter = Adapter(plan.native.adapter(parts, kind), kind)
+        added[kind] = answer(plan, [(tokens, adapter)])[0] - base
+    assert relative_error(added["f16"], added["f32"]) < 1e-3
+    assert 1e-4 < relative_error(added["i8"], added["f32"]) < 1e-2
+    with pytest.raises(ValueError, match="type of an adapter: expected 'f16', 'f32' or 'i8'"):
+        plan.native.adapter(parts, "i4")
 
 
 def test_the_files_of_peft_mlx_and_llama_cpp_are_one(tmp_path: Path) -> None:
@@ -246,7 +284,7 @@ def test_an_adapter_belongs_to_its_plan(tmp_path: Path) -> None:
         )
     plain = record_plan(loaded, LoadOptions(n_threads=1))
     with pytest.raises(ValueError, match="takes no adapters"):
-        plain.native.adapter([], False)
+        plain.native.adapter([], "f32")
     shutil.rmtree(folder)
     assert answer(plan, [([1, 2], adapter)])[0].shape == (2, plan.vocabulary)
 
@@ -265,8 +303,8 @@ def test_native_adapters_check_their_parts(part: Any, message: str) -> None:
     plan = plan_of(loaded_from(LLAMA))
     slot, a, b = part
     with pytest.raises(ValueError, match=message):
-        plan.native.adapter([(slot, np.ones(a, np.float32), np.ones(b, np.float32))], False)
+        plan.native.adapter([(slot, np.ones(a, np.float32), np.ones(b, np.float32))], "f32")
     n, k = plan.native.slots[0]
     twice = (0, np.ones((1, k), np.float32), np.ones((n, 1), np.float32))
     with pytest.raises(ValueError, match="slot 0 comes twice"):
-        plan.native.adapter([twice, twice], True)
+        plan.native.adapter([twice, twice], "i8")

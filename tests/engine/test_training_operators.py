@@ -93,6 +93,29 @@ def test_gradients_flow_back_through_packed_weights(name: str) -> None:
     near(added[:, :k], wanted + before)
 
 
+@pytest.mark.parametrize("m", [3, 37])
+@pytest.mark.parametrize("name", [*FORMATS, *FROM_PARTS])
+def test_products_with_packed_weights(name: str, m: int) -> None:
+    """Inputs of integers are rounded to sixteen bits, in panels of the format's kind."""
+    n, k = 70, 256
+    if name in FORMATS:
+        matrix = pack(normal(n, k, seed=1, scale=0.2), name)
+    else:
+        p = random_parts(name, n, k)
+        matrix = _native.Matrix.from_parts(name, n, k, p.codes, p.scales, p.mins, p.d, p.dmin)
+    other = pack(normal(33, k, seed=4, scale=0.2), "q8rs")
+    x = normal(m, k, seed=2)
+
+    def both(o: _native.Operators) -> Iterable[F32]:
+        y, z = like(np.zeros((m, n))), like(np.zeros((m, 33)))
+        o.linear(rows(x), [(matrix, None, None, y), (other, None, None, z)], "a16g32")
+        return y, z
+
+    for got, used in zip(everywhere(both), (matrix, other), strict=True):
+        wanted = x.astype(np.float64) @ used.dequantize(0, used.n).astype(np.float64).T
+        near(got[:, : used.n], wanted, 1e-3 if used is other or name == "q8rs" else 1e-4)
+
+
 def test_several_weights_of_one_input() -> None:
     x, add = normal(37, 100, seed=1), normal(37, 70, seed=2)
     weights = [normal(n, 100, seed=n, scale=0.3) for n in (70, 33, 64)]

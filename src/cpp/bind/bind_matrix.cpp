@@ -368,6 +368,10 @@ Format format_named(const std::string& name) {
   throw py::value_error("expected a format " + known + ", got '" + name + "'");
 }
 
+LowRankType low_rank_type_named(const std::string& name) {
+  return static_cast<LowRankType>(place_of(name, kLowRankNames, "type of an adapter"));
+}
+
 Activations activations_named(const std::string& name) {
   return static_cast<Activations>(place_of(name, kActivationNames, "activations"));
 }

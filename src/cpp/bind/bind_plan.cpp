@@ -42,7 +42,9 @@ std::vector<float> thin_matrix(const py::object& object, const char* what, int* 
   return std::vector<float>(array.data(), array.data() + array.size());
 }
 
-AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& parts, bool half) {
+AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& parts,
+                            const std::string& type_name) {
+  const LowRankType type = low_rank_type_named(type_name);
   std::vector<LowRankSource> sources;
   for (const auto& [slot, down, up] : parts) {
     LowRankSource source{};
@@ -55,7 +57,7 @@ AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& p
   const std::shared_ptr<const Slots> slots = self->slots();
   if (slots == nullptr) throw py::value_error("this plan takes no adapters");
   Released release;
-  return std::make_shared<Adapter>(slots, sources, half);
+  return std::make_shared<Adapter>(slots, sources, type);
 }
 
 std::vector<std::pair<int, int>> slot_sizes(GuardedPlan& self) {
@@ -235,7 +237,7 @@ void bind_plan(py::module_& m) {
            py::arg("stop") = -1, py::arg("profile") = false, py::arg("cancel") = py::none(),
            py::arg("columns") = py::none(), py::arg("types") = py::none(),
            py::arg("spans") = py::none(), py::arg("adapters") = py::none())
-      .def("adapter", &make_adapter, py::arg("parts"), py::arg("half"))
+      .def("adapter", &make_adapter, py::arg("parts"), py::arg("type"))
       .def_property_readonly("slots", &slot_sizes)
       .def(
           "run_outputs",

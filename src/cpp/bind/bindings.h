@@ -17,6 +17,7 @@ struct Kernels;
 struct Matrix;
 enum class Gate : int;
 enum class KvType : int;
+enum class LowRankType : int;
 enum class Pool : int;
 enum class Scores : int;
 enum class Unary : int;
@@ -34,12 +35,13 @@ int place_of(const std::string& name, const char* const (&names)[count], const c
 
 Format format_named(const std::string& name);  // throws ValueError
 inline constexpr const char* kDefaultActivations = "a8o16g32";
-Activations activations_named(const std::string& name);  // throws ValueError
-KvType kv_type_named(const std::string& name);           // throws ValueError
-Unary unary_named(const std::string& name);              // throws ValueError
-Gate gate_named(const std::string& name);                // throws ValueError
-Pool pool_named(const std::string& name);                // throws ValueError
-Scores scores_named(const std::string& name);            // throws ValueError
+LowRankType low_rank_type_named(const std::string& name);  // throws ValueError
+Activations activations_named(const std::string& name);    // throws ValueError
+KvType kv_type_named(const std::string& name);             // throws ValueError
+Unary unary_named(const std::string& name);                // throws ValueError
+Gate gate_named(const std::string& name);                  // throws ValueError
+Pool pool_named(const std::string& name);                  // throws ValueError
+Scores scores_named(const std::string& name);              // throws ValueError
 py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::object& x, int threads,
                           Activations activations);
 

@@ -37,16 +37,21 @@ struct LinearArgs {
   Ahead ahead;
 };
 
+// What an adapter's matrices are kept in.
+enum class LowRankType : int { f16 = 0, f32 = 1, i8 = 2 };
+inline constexpr int kLowRanks = 3;
+inline constexpr const char* kLowRankNames[kLowRanks] = {"f16", "f32", "i8"};
+
 // y[m, n] += x[m, k] @ w[n, k].T, for adapters: one of n and k is their rank.
 struct LowRankArgs {
-  const void* weight;  // [n / 16][k][16], of f16 or f32
+  const void* weight;  // [n / 16][k][16]
+  const float* scale;  // of i8: of each of the n rows
   int m, n, k;         // n: a multiple of 16
   const float* x;
   int x_stride;
   float* y;
   int y_stride;
 };
-inline constexpr int kLowRanks = 2;  // with weights of f16, of f32
 
 // y[i, j] (+)= the sum over c = 0..k-1, in order, of x[i, c] * w[c, j]: training's products. Steps
 // count elements: x[i, c] is at x[i * x_row + c * x_step], and w[c, 16 t + l] at
@@ -152,7 +157,8 @@ struct Kernels {
   // float32, times scale_w * scale_a.
   void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
 
-  // Sums of even and of odd columns, each in order, are added to each other and then to y.
+  // Sums of even and of odd columns, each in order, are added to each other, scaled if there are
+  // scales, and then added to y.
   void (*low_rank[kLowRanks])(const LowRankArgs&);
 
   void (*product)(const ProductArgs&);
@@ -164,6 +170,13 @@ struct Kernels {
   // windows, or those that the rows end with.
   void (*quantize_rows[kActivations])(const float* x, int x_stride, int groups, int m,
                                       int row_begin, int row_end, void* panel);
+
+  // out[i, 0..groups * 32) = row row_begin + i of a panel of m rows as the numbers that it stands
+  // for; of one whose rows have one scale.
+  void (*widen_activations)(const void* panel, int groups, int m, int row_begin, int row_end,
+                            float* out, int out_stride);
+  void (*widen_row_activations)(const void* panel, int groups, int m, int row_begin, int row_end,
+                                float* out, int out_stride);
 
   // out[i, 0..k) = row row_begin + i of the matrix, in float32.
   void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
@@ -289,16 +302,16 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, product, quantize, quantize_rows, dequantize, widen, rmsnorm,
-         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
-         rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots,
-         read_memory] = table;
-  for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, dequantize, widen,
-                   rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule,
-                   convolution, rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back,
-                   softmax_back, cross_entropy, kv_append, attend, pack_text, attend_text, merge,
-                   attend_finish, peak_dots, read_memory);
+  auto& [name, linear, low_rank, product, quantize, quantize_rows, widen_activations,
+         widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary, softcap,
+         xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back,
+         unary_back, softcap_back, softmax_back, cross_entropy, kv_append, attend, pack_text,
+         attend_text, merge, attend_finish, peak_dots, read_memory] = table;
+  for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, widen_activations,
+                   widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary,
+                   softcap, xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back,
+                   gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append,
+                   attend, pack_text, attend_text, merge, attend_finish, peak_dots, read_memory);
 }
 
 }  // namespace slmq

@@ -319,10 +319,27 @@ static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
     pair_times_tokens<Weight, M>(args, args.weight + pair * bytes, pair, low);
 }
 
-// sums[token][32 rows] += a pair-group times the high planes of a panel block
-template <class Weight, bool Packed>
+// sums[token][32 rows] += a pair-group times the high, or low, planes of a panel block
+template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums);
+
+// The same as add_low_planes() where all of them are there: an unpacked weight meets all tokens.
+template <class Weight, bool Packed>
+[[gnu::noinline]] static void add_all_low_planes(const LinearArgs& args, const uint8_t* weight,
+                                                 int row, float* sums) {
+  const int rows = panel_rows(args.m, row);
+  PanelTokens a(args, row);
+  for (int g = 0; g < args.groups; g += Weight::run) {
+    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
+    for (int i = 0; i < Weight::run; ++i) {
+      group_times_block<Weight, Packed, true>(weight, shared, a, rows, sums);
+      weight += Weight::pair_group_bytes;
+      a.next_group();
+    }
+    weight += Weight::shared_bytes;
+  }
+}
 
 template <class Weight, bool Packed>
 [[gnu::noinline]] static void pair_times_block(const LinearArgs& args, const uint8_t* weight,
@@ -339,13 +356,17 @@ template <class Weight, bool Packed>
 #pragma GCC unroll 1
     for (int i = 0; i < Weight::run; ++i) {
       fetch_ahead(weight, Weight::pair_group_bytes, ahead);
-      group_times_block<Weight, Packed>(weight, shared, a, rows, sums);
+      group_times_block<Weight, Packed, false>(weight, shared, a, rows, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
     }
     weight += Weight::shared_bytes;
   }
-  add_low_planes<Weight>(args, begin, row, low, sums);
+  if (low.count == rows * groups) {
+    add_all_low_planes<Weight, Packed>(args, begin, row, sums);
+  } else {
+    add_low_planes<Weight>(args, begin, row, low, sums);
+  }
   for (int t = 0; t < rows; ++t) {
     write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
     write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + 16));

@@ -66,66 +66,67 @@ struct PairScales {
   }
 };
 
-// The high planes of M tokens, the `t`th and those behind it, meet both tiles.
-template <class Weight, int Part, int M, class Pair>
+// A plane of M tokens, the `t`th and those behind it, meets both tiles.
+template <class Weight, int Part, bool Low, int M, class Pair>
 SLMQ_INLINE void pair_times_few(const Pair& pair, const PairScales<Weight, Part>& w,
                                 const PanelTokens& a, int t, float* sums) {
-  const int8_t* plane = a.high + t * kGroup;
+  const int8_t* plane = (Low ? a.low : a.high) + t * kGroup;
   const ActivationInfo* info = a.info + t;
   sums += t * kPairRows;
   for (int tile = 0; tile < 2; ++tile, sums += kLanes) {
     forget_loads();
     i32x16 dots[M];
-    tile_dots<typename Pair::Dots, Part, false, M>(pair.tile(tile), plane, info, dots);
+    tile_dots<typename Pair::Dots, Part, Low, M>(pair.tile(tile), plane, info, dots);
 #pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
       const f32x16 scale = load(w.scale[tile]), min = Weight::has_min ? load(w.min[tile]) : scale;
       float* sum = sums + i * kPairRows;
-      store(sum, accumulate<Weight, Part, false>(load(sum), dots[i], scale, min, info[i]));
+      store(sum, accumulate<Weight, Part, Low>(load(sum), dots[i], scale, min, info[i]));
     }
   }
 }
 
 // The next tokens of at most `left`: as many as M, but eight are four and four. Returns how many.
-template <class Weight, int Part, int M, class Pair>
+template <class Weight, int Part, bool Low, int M, class Pair>
 SLMQ_INLINE int pair_times_next(const Pair& pair, const PairScales<Weight, Part>& w,
                                 const PanelTokens& a, int t, int left, float* sums) {
   if constexpr (M > 1) {
     constexpr int kFewer = M > 4 ? 4 : M / 2;
     if (left < M || (M > 4 && left % M == 2))
-      return pair_times_next<Weight, Part, kFewer>(pair, w, a, t, left, sums);
+      return pair_times_next<Weight, Part, Low, kFewer>(pair, w, a, t, left, sums);
   }
-  pair_times_few<Weight, Part, M>(pair, w, a, t, sums);
+  pair_times_few<Weight, Part, Low, M>(pair, w, a, t, sums);
   return M;
 }
 
-template <class Weight, int Part, int M, class Pair>
+template <class Weight, int Part, bool Low, int M, class Pair>
 SLMQ_INLINE void part_times_block(const Pair& pair, const PairScales<Weight, Part>& w,
                                   const PanelTokens& a, int rows, float* sums) {
-  for (int t = 0; t < rows;) t += pair_times_next<Weight, Part, M>(pair, w, a, t, rows - t, sums);
+  for (int t = 0; t < rows;)
+    t += pair_times_next<Weight, Part, Low, M>(pair, w, a, t, rows - t, sums);
 }
 
-template <class Weight, int M, class Pair>
+template <class Weight, bool Low, int M, class Pair>
 SLMQ_INLINE void group_times_rows(const Pair& pair, const uint8_t* weight, const uint8_t* shared,
                                   const PanelTokens& a, int rows, float* sums) {
   forget_loads();  // the scales come behind the lines
   const PairScales<Weight, 0> first(weight, shared);
-  part_times_block<Weight, 0, M>(pair, first, a, rows, sums);
+  part_times_block<Weight, 0, Low, M>(pair, first, a, rows, sums);
   if constexpr (Weight::parts == 2) {
     const PairScales<Weight, 1> second(weight, shared);
-    part_times_block<Weight, 1, M>(pair, second, a, rows, sums);
+    part_times_block<Weight, 1, Low, M>(pair, second, a, rows, sums);
   }
 }
 
-template <class Weight, bool Packed>
+template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* weight, const uint8_t* shared,
                                    const PanelTokens& a, int rows, float* sums) {
   if constexpr (Packed) {
     const PackedPair<Weight> pair{weight};
-    group_times_rows<Weight, kTokens>(pair, weight, shared, a, rows, sums);
+    group_times_rows<Weight, Low, kTokens>(pair, weight, shared, a, rows, sums);
   } else {
     const UnpackedPair<Weight> pair(weight);
-    group_times_rows<Weight, kBlockTokens>(pair, weight, shared, a, rows, sums);
+    group_times_rows<Weight, Low, kBlockTokens>(pair, weight, shared, a, rows, sums);
   }
 }
 

@@ -42,41 +42,43 @@ struct PairScales {
       : tile{{pair, shared, 0}, {pair, shared, 1}} {}
 };
 
-// The high planes of M tokens of the block against a part of both tiles.
-template <class Weight, int Part, int M>
+// A plane of M tokens of the block against a part of both tiles.
+template <class Weight, int Part, bool Low, int M>
 SLMQ_INLINE void tokens_times_part(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
-                                   const PairScales<Weight, Part>& w, const int8_t* high,
+                                   const PairScales<Weight, Part>& w, const int8_t* plane,
                                    const ActivationInfo* info, float* sums) {
   constexpr int first = 4 * Part, last = Weight::parts == 1 ? 8 : first + 4;
   i32x16 dots[2][M];
+  int32_t total[M];
 #pragma GCC unroll 8
-  for (int t = 0; t < M; ++t)
+  for (int t = 0; t < M; ++t) {
+    total[t] = Low ? part_low<Weight, Part>(info[t]) : part_high<Weight, Part>(info[t]);
     dots[0][t].v = dots[1][t].v =
-        Weight::start(info[t].eights_high, part_high<Weight, Part>(info[t]));
-  dot_two_tiles<first, last>(w_a, w_b, high, dots);
+        Weight::start(Low ? info[t].eights_low : info[t].eights_high, total[t]);
+  }
+  dot_two_tiles<first, last>(w_a, w_b, plane, dots);
 #pragma GCC unroll 8
   for (int t = 0; t < M; ++t) {
 #pragma GCC unroll 2
     for (int tile = 0; tile < 2; ++tile) {
       i32x16 dot = dots[tile][t];
-      if (Weight::zero != 0)
-        dot = sub(dot, splat_i32(Weight::zero * part_high<Weight, Part>(info[t])));
+      if (Weight::zero != 0) dot = sub(dot, splat_i32(Weight::zero * total[t]));
       float* to = sums + t * kPairRows + tile * kLanes;
-      store(to, accumulate<Weight, Part, false>(load(to), dot, w.tile[tile].scale, w.tile[tile].min,
-                                                info[t]));
+      store(to, accumulate<Weight, Part, Low>(load(to), dot, w.tile[tile].scale, w.tile[tile].min,
+                                              info[t]));
     }
   }
 }
 
 // The first tokens of the block M at a time; those that are left fewer at a time.
-template <class Weight, int Part, int M = 4>
+template <class Weight, int Part, bool Low, int M = 4>
 SLMQ_INLINE void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[8],
                                   const PairScales<Weight, Part>& w, const PanelTokens& a, int rows,
                                   float* sums, int t = 0) {
   for (; t + M <= rows; t += M)
-    tokens_times_part<Weight, Part, M>(w_a, w_b, w, a.high + t * kGroup, a.info + t,
-                                       sums + t * kPairRows);
-  if constexpr (M > 1) part_times_block<Weight, Part, M / 2>(w_a, w_b, w, a, rows, sums, t);
+    tokens_times_part<Weight, Part, Low, M>(w_a, w_b, w, (Low ? a.low : a.high) + t * kGroup,
+                                            a.info + t, sums + t * kPairRows);
+  if constexpr (M > 1) part_times_block<Weight, Part, Low, M / 2>(w_a, w_b, w, a, rows, sums, t);
 }
 
 // Of linear_rows.inl.h: sixteen sums, two lines of codes and a broadcast are 19 registers; a step of four
@@ -101,16 +103,16 @@ SLMQ_INLINE void add_group(const uint8_t* tiles, const int8_t* plane,
   }
 }
 
-template <class Weight, bool Packed>
+template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {
   __m512i w_a[8], w_b[8];
   unpack<Weight::bits>(pair, w_a);
   unpack<Weight::bits>(pair + Weight::tile_bytes, w_b);
   forget_loads();  // the scales come behind
-  part_times_block<Weight, 0>(w_a, w_b, {pair, shared}, a, rows, sums);
+  part_times_block<Weight, 0, Low>(w_a, w_b, {pair, shared}, a, rows, sums);
   if constexpr (Weight::parts == 2)
-    part_times_block<Weight, 1>(w_a, w_b, {pair, shared}, a, rows, sums);
+    part_times_block<Weight, 1, Low>(w_a, w_b, {pair, shared}, a, rows, sums);
 }
 
 }  // namespace

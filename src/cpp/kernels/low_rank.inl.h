@@ -2,56 +2,80 @@
 
 namespace slmq::SLMQ_ISA {
 
-template <class Weight, int M>
-static inline void low_rank_rows(const typename Weight::Element* weight, int k, const float* x,
-                                 int x_stride, float* y, int y_stride) {
-  f32x16 even[M], odd[M];
+// Rows that share a weight's conversion: two sums each stay in registers. Of fewer rows several tiles
+// grow side by side: a sum waits four cycles for its next step.
+static constexpr int kLowRankRows = kSums / 2;
+static constexpr int kLowRankTiles = kFactorsStay ? 4 : 2;
+
+struct WeightI8 {
+  using Element = int8_t;
+  static inline f32x16 column(const Element* p) { return to_f32(load_i8(p)); }
+};
+
+template <class Weight, int M, int N>
+SLMQ_INLINE void low_rank_block(const LowRankArgs& args, const typename Weight::Element* weight,
+                                int first, const float* x, float* y) {
+  const size_t tile = static_cast<size_t>(args.k) * kLanes;
+  const auto x_stride = static_cast<size_t>(args.x_stride);
+  f32x16 even[N][M], odd[N][M];
 #pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) even[t] = odd[t] = splat(0.0f);
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t) even[i][t] = odd[i][t] = splat(0.0f);
+  }
   int c = 0;
-  for (; c + 1 < k; c += 2) {
-    const f32x16 first = Weight::column(weight + static_cast<size_t>(c) * kLanes);
-    const f32x16 second = Weight::column(weight + static_cast<size_t>(c + 1) * kLanes);
+  for (; c + 1 < args.k; c += 2) {
 #pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      const auto* columns = weight + i * tile;
+      const f32x16 first = Weight::column(columns), second = Weight::column(columns + kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < M; ++t) {
+        even[i][t] = fma(first, splat(x[t * x_stride + c]), even[i][t]);
+        odd[i][t] = fma(second, splat(x[t * x_stride + c + 1]), odd[i][t]);
+      }
+    }
+    weight += 2 * kLanes;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    if (c < args.k) {
+      const f32x16 last = Weight::column(weight + i * tile);
+#pragma GCC unroll 8
+      for (int t = 0; t < M; ++t) even[i][t] = fma(last, splat(x[t * x_stride + c]), even[i][t]);
+    }
+#pragma GCC unroll 8
     for (int t = 0; t < M; ++t) {
-      const float* row = x + static_cast<size_t>(t) * x_stride;
-      even[t] = fma(first, splat(row[c]), even[t]);
-      odd[t] = fma(second, splat(row[c + 1]), odd[t]);
+      float* to = y + static_cast<size_t>(t) * args.y_stride + i * kLanes;
+      f32x16 sum = add(even[i][t], odd[i][t]);
+      if constexpr (std::is_same_v<Weight, WeightI8>)
+        sum = mul(sum, load(args.scale + first + i * kLanes));
+      store(to, add(load(to), sum));
     }
   }
-  if (c < k) {
-    const f32x16 last = Weight::column(weight + static_cast<size_t>(c) * kLanes);
-#pragma GCC unroll 4
-    for (int t = 0; t < M; ++t)
-      even[t] = fma(last, splat(x[static_cast<size_t>(t) * x_stride + c]), even[t]);
-  }
-#pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) {
-    float* to = y + static_cast<size_t>(t) * y_stride;
-    store(to, add(load(to), add(even[t], odd[t])));
-  }
+}
+
+// M rows of all tiles from `tile` on, N tiles at once; those that are left fewer at once.
+template <class Weight, int M, int N>
+[[gnu::noinline]] static void low_rank_tiles(const LowRankArgs& args, int row, int tile = 0) {
+  const auto* weight = static_cast<const typename Weight::Element*>(args.weight);
+  const float* x = args.x + static_cast<size_t>(row) * args.x_stride;
+  float* y = args.y + static_cast<size_t>(row) * args.y_stride;
+  for (; (tile + N) * kLanes <= args.n; tile += N)
+    low_rank_block<Weight, M, N>(args, weight + static_cast<size_t>(tile) * args.k * kLanes,
+                                 tile * kLanes, x, y + tile * kLanes);
+  if constexpr (N > 1) low_rank_tiles<Weight, M, N / 2>(args, row, tile);
 }
 
 template <class Weight>
 static void low_rank(const LowRankArgs& args) {
-  constexpr int kRows = 4;
-  const auto* weight = static_cast<const typename Weight::Element*>(args.weight);
-  for (int i = 0; i < args.n; i += kLanes) {
-    const float* x = args.x;
-    float* y = args.y + i;
-    int left = args.m;
-    for (; left >= kRows; left -= kRows) {
-      low_rank_rows<Weight, kRows>(weight, args.k, x, args.x_stride, y, args.y_stride);
-      x += static_cast<size_t>(kRows) * args.x_stride;
-      y += static_cast<size_t>(kRows) * args.y_stride;
-    }
-    for (; left > 0; --left) {
-      low_rank_rows<Weight, 1>(weight, args.k, x, args.x_stride, y, args.y_stride);
-      x += args.x_stride;
-      y += args.y_stride;
-    }
-    weight += static_cast<size_t>(args.k) * kLanes;
-  }
+  constexpr int kFew = kLowRankRows / 2;
+  int row = 0;
+  for (; row + kLowRankRows <= args.m; row += kLowRankRows)
+    low_rank_tiles<Weight, kLowRankRows, 1>(args, row);
+  for (; row + kFew <= args.m && kFew > 1; row += kFew)
+    low_rank_tiles<Weight, kFew, kLowRankTiles / 2>(args, row);
+  for (; row < args.m; ++row) low_rank_tiles<Weight, 1, kLowRankTiles>(args, row);
 }
 
 }  // namespace slmq::SLMQ_ISA

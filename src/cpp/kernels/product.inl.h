@@ -85,34 +85,51 @@ static inline void code_bytes(const uint8_t* tile, uint8_t* bytes) {
   }
 }
 
-// Row `row` (0..31) of a pair-group from its codes, which a kernel has as bytes.
+// What rows of a tile are scaled with and what is added to them, for each half of a group's columns.
 template <Format Name>
-static inline void widen_row(const uint8_t* bytes, const uint8_t* own, const uint8_t* shared,
-                             int row, float* out) {
+struct RowScales {
+  alignas(64) float scale[2][kLanes], offset[2][kLanes];
+  SLMQ_INLINE_MEMBER RowScales(const uint8_t* own, const uint8_t* shared, int tile) {
+    constexpr FormatInfo layout = info(Name);
+    const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
+    const auto* factors = reinterpret_cast<const int8_t*>(own) + kLanes * tile;
+    for (int half = 0; half < 2; ++half) {
+      const int part = half * layout.parts / 2;
+      f32x16 scales = load_f16(halves + kLanes * tile), offsets = splat(0.0f);
+      if constexpr (layout.has_offset) offsets = load_f16(halves + kPairRows + kLanes * tile);
+      if constexpr (layout.two_level) {
+        scales = mul(scales, to_f32(load_i8(factors + kPairRows * part)));
+        if constexpr (layout.has_offset)
+          offsets = mul(offsets, to_f32(load_i8(factors + kPairRows * (layout.parts + part))));
+      }
+      store(scale[half], scales);
+      store(offset[half], offsets);
+    }
+  }
+};
+
+template <Format Name>
+static inline void widen_tile(const uint8_t* tile, const RowScales<Name>& scales, float* out,
+                              int out_stride) {
   constexpr FormatInfo layout = info(Name);
   constexpr int signs = layout.bits == 8 ? 128 : 0;  // bytes that are read as signed ones
-  const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
-  const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
-  alignas(16) int8_t codes[kGroup];
-  for (int i = 0; i < 8; ++i) {
-    uint32_t four;
-    __builtin_memcpy(&four, bytes + 64 * i + 4 * (row % kLanes), 4);
-    if constexpr (signs != 0) four ^= 0x80808080u;
-    __builtin_memcpy(codes + 4 * i, &four, 4);
-  }
-  for (int half = 0; half < 2; ++half) {
-    const int part = half * layout.parts / 2;
-    float scale = half_to_float(halves[row]), min = 0.0f;
-    if constexpr (layout.has_offset) min = half_to_float(halves[kPairRows + row]);
-    if constexpr (layout.two_level) {
-      scale *= static_cast<float>(factors[kPairRows * part]);
-      min *= layout.has_offset ? factors[kPairRows * (layout.parts + part)] : 0;
+  alignas(64) uint8_t lines[kLanes * kGroup], codes[kLanes * kGroup];
+  code_bytes<Name>(tile, lines);
+  for (int i = 0; i < kLanes * kGroup && signs != 0; ++i) lines[i] ^= signs;
+  // All rows first: what is stored in fours cannot be loaded at once in sixteens.
+  for (int row = 0; row < kLanes; ++row)
+    for (int i = 0; i < 8; ++i)
+      __builtin_memcpy(codes + kGroup * row + 4 * i, lines + 64 * i + 4 * row, 4);
+  for (int row = 0; row < kLanes; ++row) {
+    for (int half = 0; half < 2; ++half) {
+      const auto* from = reinterpret_cast<const int8_t*>(codes + kGroup * row + 16 * half);
+      const f32x16 offset = splat(scales.offset[half][row]);
+      f32x16 q = add(to_f32(load_i8(from)), splat(float{signs - layout.zero}));
+      if constexpr (layout.offset == Offset::zero) q = add(q, offset);
+      f32x16 values = mul(splat(scales.scale[half][row]), q);
+      if constexpr (layout.offset == Offset::min) values = add(values, offset);
+      store(out + static_cast<size_t>(row) * out_stride + 16 * half, values);
     }
-    f32x16 q = add(to_f32(load_i8(codes + 16 * half)), splat(float{signs - layout.zero}));
-    if constexpr (layout.offset == Offset::zero) q = add(q, splat(min));
-    f32x16 values = mul(splat(scale), q);
-    if constexpr (layout.offset == Offset::min) values = add(values, splat(min));
-    store(out + 16 * half, values);
   }
 }
 
@@ -130,14 +147,10 @@ static void widen(const uint8_t* weight, int groups, int pair, int group, float*
       dequantize_group<Name>(codes, shared, row, kGroup,
                              out + static_cast<size_t>(row) * out_stride);
   } else {
-    alignas(64) uint8_t bytes[kLanes * kGroup];
     for (int tile = 0; tile < 2; ++tile) {
-      code_bytes<Name>(codes + tile * layout.tile_bytes, bytes);
-      for (int r = 0; r < kLanes; ++r) {
-        const int row = tile * kLanes + r;
-        widen_row<Name>(bytes, codes + 2 * layout.tile_bytes, shared, row,
-                        out + static_cast<size_t>(row) * out_stride);
-      }
+      const RowScales<Name> scales(codes + 2 * layout.tile_bytes, shared, tile);
+      widen_tile<Name>(codes + tile * layout.tile_bytes, scales,
+                       out + static_cast<size_t>(tile) * kLanes * out_stride, out_stride);
     }
   }
 }

@@ -175,5 +175,20 @@ static void quantize_rows(const float* x, int x_stride, int groups, int m, int r
   }
 }
 
+static void widen_row_activations(const void* panel, int groups, int m, int row_begin, int row_end,
+                                  float* out, int out_stride) {
+  constexpr int8_t nothing[kGroup] = {};
+  for (int row = row_begin; row < row_end; ++row) {
+    const RowPanel from = row_panel(const_cast<void*>(panel), groups, m, row);
+    const int t = row % kPanelRows;
+    float* to = out + static_cast<size_t>(row - row_begin) * out_stride;
+    for (int g = 0; g < groups; ++g) {
+      const int at = g * from.rows + t;
+      const int8_t* coarse = from.wide[at] != 0 ? from.coarse + at * kGroup : nothing;
+      widen_group(coarse, from.fine + at * kGroup, from.info[t].scale, to + g * kGroup);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace slmq::SLMQ_ISA

@@ -190,6 +190,29 @@ static void quantize_activations(const float* x, int x_stride, int groups, int m
   }
 }
 
+// scale * (256 * upper + lower) of a group's planes
+static inline void widen_group(const int8_t* upper, const int8_t* lower, float scale, float* out) {
+  for (int c = 0; c < kGroup; c += 16) {
+    const f32x16 high = to_f32(load_i8(upper + c)), low = to_f32(load_i8(lower + c));
+    store(out + c, mul(splat(scale), fma(high, splat(256.0f), low)));  // the sum is exact
+  }
+}
+
+static void widen_activations(const void* panel, int groups, int m, int row_begin, int row_end,
+                              float* out, int out_stride) {
+  for (int row = row_begin; row < row_end; ++row) {
+    ActivationGroup a = activation_group(const_cast<void*>(panel), groups, m, row, 0);
+    const auto stride = static_cast<size_t>(panel_rows(m, row)) * kActivationBytes;
+    float* to = out + static_cast<size_t>(row - row_begin) * out_stride;
+    for (int g = 0; g < groups; ++g) {
+      const size_t at = static_cast<size_t>(g) * stride;
+      const auto* info =
+          reinterpret_cast<const ActivationInfo*>(reinterpret_cast<const int8_t*>(a.info) + at);
+      widen_group(a.high + at, a.low + at, info->scale, to + g * kGroup);
+    }
+  }
+}
+
 static void rmsnorm(const float* x, const float* weight, int k, float eps, float* y) {
   f32x16 squares = splat(0.0f);
   for (int c = 0; c < k; c += 16) {

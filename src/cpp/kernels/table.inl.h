@@ -69,12 +69,14 @@ static constexpr Kernels shared_table(const char* name) {
   Kernels table = {
       .name = name,
       .linear = {},  // by put_formats()
-      .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>},
+      .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>, low_rank<WeightI8>},
       .product = product,
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},
       .quantize_rows = {quantize_rows<Activations::a8>, quantize_rows<Activations::a16>,
                         quantize_rows<Activations::a8o16>},
+      .widen_activations = widen_activations,
+      .widen_row_activations = widen_row_activations,
       .dequantize = {},  // by put_formats()
       .widen = {},       // by put_formats()
       .rmsnorm = rmsnorm,

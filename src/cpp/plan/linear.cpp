@@ -171,9 +171,10 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange row
     args.add = add.floats(n, thread) + static_cast<size_t>(rows.begin) * add.width + add_.offset;
     args.add_stride = add.width;
   }
-  multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
   const int first = chunk.pair_begin * kPairRows;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
+  if (part.adds.slot >= 0) fetch_low_rank(run, part.adds, 0, first, columns);
+  multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
   if (part.adds.slot >= 0)
     add_low_rank(run, part.adds, thread, rows.begin, rows.count(), first, columns, args.y + first,
                  args.y_stride);
@@ -232,6 +233,8 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
+    if (parts[i]->adds.slot >= 0)
+      fetch_low_rank(run, parts[i]->adds, row, pair_begin * kPairRows, columns);
     multiply(run, m, args, pair_begin, pair_end);
     if (parts[i]->adds.slot >= 0)
       add_low_rank(run, parts[i]->adds, thread, rows.begin, rows.count(), pair_begin * kPairRows,
@@ -299,17 +302,27 @@ LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) cons
 // -1 for a plan that takes no adapters.
 int Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
   if (slots_ == nullptr) return -1;
+  constexpr int kApart = kGroup;  // columns, so that rows do not meet in the same cache sets
   std::vector<LowRankInput> inputs;
   std::vector<int> in;
+  int width = 0;
   for (LinearPart* part : parts) {
     const Matrix& m = *part->matrix;
-    inputs.push_back({static_cast<int>(slots_->size()), part->x, m.k});
-    slots_->push_back({m.n, m.k});
-    if (std::find(in.begin(), in.end(), part->x) == in.end()) in.push_back(part->x);
+    const int slot = static_cast<int>(slots_->size());
+    auto input = std::find_if(inputs.begin(), inputs.end(),
+                              [&](const LowRankInput& i) { return i.x == part->x; });
+    if (input == inputs.end()) {
+      const auto sharing = [&](const LinearPart* other) { return other->x == part->x; };
+      inputs.push_back({slot, part->x, m.k, width});
+      input = inputs.end() - 1;
+      width += kMaxRank * static_cast<int>(std::count_if(parts.begin(), parts.end(), sharing));
+      in.push_back(part->x);
+    }
+    slots_->push_back({m.n, m.k, input->first});
+    part->adds = {domain, slot, -1, input->column};
   }
-  const int count = static_cast<int>(parts.size());
-  const int out = new_buffer(BufferType::f32, domain, count * kMaxRank, true);
-  for (int i = 0; i < count; ++i) parts[i]->adds = {domain, inputs[i].slot, out, i};
+  const int out = new_buffer(BufferType::f32, domain, width + kApart, true);
+  for (LinearPart* part : parts) part->adds.products = out;
   return add_step(low_rank_step(domain, std::move(inputs), out), out, std::move(in), "adapters", "",
                   "");
 }

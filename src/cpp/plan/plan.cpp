@@ -23,15 +23,6 @@ size_t scratch_of(const std::vector<std::unique_ptr<Step>>& steps) {
   return static_cast<size_t>(round_up(static_cast<int64_t>(most), 4096));
 }
 
-void read_row(const RowPanel& block, int t, int columns, float* y) {
-  for (int c = 0; c < columns; ++c) {
-    const int at = c / kGroup * block.rows + t, coarse = block.wide[at] != 0 ? 256 : 0;
-    const int place = at * kGroup + c % kGroup;
-    y[c] =
-        block.info[t].scale * static_cast<float>(coarse * block.coarse[place] + block.fine[place]);
-  }
-}
-
 }  // namespace
 
 Plan::Plan(Recorded recorded)
@@ -240,6 +231,7 @@ void Plan::read_buffer(int id, float* out) const {
          std::to_string(writer) + " to read it");
   if (writer == made_.head_step && !frame_.columns.empty())
     fail("buffer " + std::to_string(id) + ": only some of its columns were wanted");
+  std::vector<float> values(static_cast<size_t>(b.width));
   for (int row = 0; row < rows; ++row) {
     float* y = out + static_cast<size_t>(row) * b.logical;
     if (b.type == BufferType::f32) {
@@ -247,17 +239,10 @@ void Plan::read_buffer(int id, float* out) const {
       std::copy(x, x + b.logical, y);
       continue;
     }
-    if (b.type == BufferType::row_panel) {
-      read_row(row_panel(b.panel(rows, 0), b.width / kGroup, rows, row), row % kPanelRows,
-               b.logical, y);
-      continue;
-    }
-    for (int c = 0; c < b.logical; ++c) {
-      const ActivationGroup group =
-          activation_group(b.panel(rows, 0), b.width / kGroup, rows, row, c / kGroup);
-      const int q = 256 * group.high[c % kGroup] + group.low[c % kGroup];
-      y[c] = group.info->scale * static_cast<float>(q);
-    }
+    const auto widen =
+        b.type == BufferType::panel ? kernels().widen_activations : kernels().widen_row_activations;
+    widen(b.panel(rows, 0), b.width / kGroup, rows, row, row + 1, values.data(), b.width);
+    std::copy_n(values.data(), b.logical, y);
   }
 }
 

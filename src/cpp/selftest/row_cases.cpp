@@ -29,6 +29,25 @@ std::vector<float> rows_of(Inputs* inputs, int m, int k, int kind) {
   return x;
 }
 
+// Whether the second half of a panel's rows, widened, are `wanted`.
+bool widens_to(decltype(Kernels::widen_activations) widen, Memory& panel, int groups, int m,
+               const std::vector<float>& wanted) {
+  const int stride = groups * kGroup + 16;
+  std::vector<float> rows(static_cast<size_t>(m) * stride);
+  widen(panel.data(), groups, m, m / 2, m, rows.data(), stride);
+  for (int row = m / 2; row < m; ++row) {
+    const auto width = static_cast<size_t>(groups) * kGroup;
+    if (hash_of(rows.data() + static_cast<ptrdiff_t>(row - m / 2) * stride, width) !=
+        hash_of(wanted.data() + static_cast<size_t>(row) * width, width))
+      return false;
+  }
+  return true;
+}
+
+float widened(float scale, int upper, int lower) {
+  return scale * static_cast<float>(256 * upper + lower);
+}
+
 void run_quantize(const Kernels& kernels, Activations activations, const char* name,
                   Results* results) {
   Inputs inputs(301);
@@ -42,6 +61,7 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
         const auto quantize = kernels.quantize[static_cast<int>(activations)];
         quantize(x.data(), groups * kGroup, groups, m, m / 2, m, panel.data());
         quantize(x.data(), groups * kGroup, groups, m, 0, m / 2, panel.data());
+        std::vector<float> numbers;
         for (int i = 0; i < m * groups; ++i) {
           const ActivationGroup group =
               activation_group(panel.data(), groups, m, i / groups, i % groups);
@@ -53,7 +73,11 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
                                   int32_t{a.first_high}, int32_t{a.first_low}})
             hash.bytes(&v, sizeof v);
           hash.bytes(a.eights_high, sizeof a.eights_high + sizeof a.eights_low);
+          for (int c = 0; c < kGroup; ++c)
+            numbers.push_back(widened(a.scale, group.high[c], group.low[c]));
         }
+        results->expect(widens_to(kernels.widen_activations, panel, groups, m, numbers),
+                        std::string("widen_activations: not what ") + name + " stands for");
       }
     }
   }
@@ -73,6 +97,19 @@ void run_quantize_rows(const Kernels& kernels, Activations activations, Results*
         const int middle = m / 2 / kPanelWindow * kPanelWindow;
         quantize(x.data(), groups * kGroup, groups, m, middle, m, panel.data());
         quantize(x.data(), groups * kGroup, groups, m, 0, middle, panel.data());
+        std::vector<float> numbers;
+        for (int row = 0; row < m; ++row) {
+          const RowPanel block = row_panel(panel.data(), groups, m, row);
+          for (int c = 0; c < groups * kGroup; ++c) {
+            const int at = c / kGroup * block.rows + row % kPanelRows;
+            const int place = at * kGroup + c % kGroup;
+            numbers.push_back(widened(block.info[row % kPanelRows].scale,
+                                      block.wide[at] != 0 ? block.coarse[place] : 0,
+                                      block.fine[place]));
+          }
+        }
+        results->expect(widens_to(kernels.widen_row_activations, panel, groups, m, numbers),
+                        "widen_row_activations: not what its panel stands for");
         for (int row = 0; row < m; row += kPanelRows) {
           const RowPanel block = row_panel(panel.data(), groups, m, row);
           const auto places = static_cast<size_t>(groups) * static_cast<size_t>(block.rows);
@@ -217,7 +254,7 @@ void run_xielu(const Kernels& kernels, Results* results) {
   results->add("xielu", hash);
 }
 
-void run_low_rank(const Kernels& kernels, int type, const char* name, Results* results) {
+void run_low_rank(const Kernels& kernels, LowRankType type, Results* results) {
   Inputs inputs(308);
   Hash hash;
   for (const int k : {1, 2, 3, 16, 33, 100}) {
@@ -226,22 +263,27 @@ void run_low_rank(const Kernels& kernels, int type, const char* name, Results* r
         const std::vector<float> w = inputs.values(static_cast<size_t>(n) * k);
         std::vector<uint16_t> halves(w.size());
         std::transform(w.begin(), w.end(), halves.begin(), float_to_half);
+        std::vector<int8_t> codes(w.size());
+        std::transform(w.begin(), w.end(), codes.begin(),
+                       [](float v) { return static_cast<int8_t>(24.0f * v); });
+        const void* weights[kLowRanks] = {halves.data(), w.data(), codes.data()};
         const std::vector<float> x = inputs.values(static_cast<size_t>(m) * k);
         std::vector<float> y = inputs.values(static_cast<size_t>(m) * (n + 16));
         LowRankArgs args{};
-        args.weight = type == 0 ? static_cast<const void*>(halves.data()) : w.data();
+        args.weight = weights[static_cast<int>(type)];
+        args.scale = w.data();
         args.m = m;
         args.n = n;
         args.k = args.x_stride = k;
         args.x = x.data();
         args.y = y.data();
         args.y_stride = n + 16;  // the last sixteen stay as they are
-        kernels.low_rank[type](args);
+        kernels.low_rank[static_cast<int>(type)](args);
         hash.floats(y);
       }
     }
   }
-  results->add(name, hash);
+  results->add(std::string("low_rank.") + kLowRankNames[static_cast<int>(type)], hash);
 }
 
 void run_softmax(const Kernels& kernels, Results* results) {
@@ -327,8 +369,7 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_softmax(kernels, results);
   run_delta_rule(kernels, results);
   run_convolution(kernels, results);
-  run_low_rank(kernels, 0, "low_rank.f16", results);
-  run_low_rank(kernels, 1, "low_rank.f32", results);
+  for (int i = 0; i < kLowRanks; ++i) run_low_rank(kernels, static_cast<LowRankType>(i), results);
 }
 
 }  // namespace slmq::selftest

@@ -12,11 +12,13 @@ constexpr int kQueries = 48;  // of a block
 int up16(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // Where a head of a text is worked on: rows of `columns` = head_dim rounded up to 16, as many as the
-// text's length rounded up to 16; and the same transposed, [tile of 16 rows][columns][16].
+// text's length rounded up to 16; and the same transposed, [tile of 16 rows][columns][16]. Rows of scores
+// are sixteen longer than that: of 256 or 1024 they would meet in a few sets of a cache.
 struct Bench {
   int columns, length;
+  int scores_stride() const { return length + kLanes; }
   size_t rows_floats() const { return static_cast<size_t>(length) * columns; }
-  size_t scores_floats() const { return static_cast<size_t>(kQueries) * length; }
+  size_t scores_floats() const { return static_cast<size_t>(kQueries) * scores_stride(); }
 };
 
 Bench bench_for(const Attention& attention, const Texts& texts) {
@@ -76,7 +78,7 @@ class HeadOf {
     args.w_tile = static_cast<ptrdiff_t>(columns) * kLanes;
     args.w_step = kLanes;
     args.y = out;
-    args.y_row = bench_.length;
+    args.y_row = bench_.scores_stride();
     args.m = to - from;
     args.n = high - low;
     args.k = columns;
@@ -86,7 +88,7 @@ class HeadOf {
   // Scores to shares of attention; keys that a query does not see get 0. `capped`: the scores that a
   // soft cap gave, or null.
   void shares(int from, int to, int low, int high, float* scores, float* capped) const {
-    for (int i = from; i < to; ++i, scores += bench_.length) {
+    for (int i = from; i < to; ++i, scores += bench_.scores_stride()) {
       const int first = begin(i) - low, seen = i + 1 - low, all = high - low;
       float scale = attention_.scale;
       if (attention_.softcap != 0.0f) {
@@ -96,7 +98,7 @@ class HeadOf {
       }
       if (capped != nullptr) {
         std::copy_n(scores, all, capped);
-        capped += bench_.length;
+        capped += bench_.scores_stride();
       }
       kernels_.softmax(scores + first, seen - first, scale, scores + first);
       std::fill(scores, scores + first, 0.0f);
@@ -108,7 +110,8 @@ class HeadOf {
   void shares_back(int from, int to, int low, int high, const float* shares, const float* capped,
                    float* slopes) const {
     const bool cap = attention_.softcap != 0.0f;
-    for (int i = from; i < to; ++i, slopes += bench_.length, shares += bench_.length) {
+    for (int i = from; i < to;
+         ++i, slopes += bench_.scores_stride(), shares += bench_.scores_stride()) {
       const int first = begin(i) - low, seen = i + 1 - low, all = high - low;
       const float scale = cap ? 1.0f : attention_.scale;
       kernels_.softmax_back(shares + first, slopes + first, seen - first, scale, slopes + first);
@@ -117,7 +120,7 @@ class HeadOf {
       if (!cap) continue;
       kernels_.softcap_back(capped, slopes, all, attention_.softcap, slopes);
       for (int t = 0; t < all; ++t) slopes[t] = slopes[t] * attention_.scale;
-      capped += bench_.length;
+      capped += bench_.scores_stride();
     }
   }
 
@@ -127,7 +130,7 @@ class HeadOf {
     const int columns = bench_.columns;
     ProductArgs args{};
     args.x = weights;
-    args.x_row = bench_.length;
+    args.x_row = bench_.scores_stride();
     args.x_step = 1;
     args.w = rows + static_cast<ptrdiff_t>(low) * columns;
     args.w_tile = kLanes;
@@ -147,7 +150,7 @@ class HeadOf {
     ProductArgs args{};
     args.x = weights;
     args.x_row = 1;
-    args.x_step = bench_.length;
+    args.x_step = bench_.scores_stride();
     args.w = rows + static_cast<ptrdiff_t>(from) * columns;
     args.w_tile = kLanes;
     args.w_step = columns;

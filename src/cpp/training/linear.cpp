@@ -6,9 +6,11 @@
 namespace slmq {
 namespace {
 
-constexpr int kBlockPairs =
-    8;  // of a weight that are widened at once: 32 columns of them fit a first
-        // cache, and the product's sums go on from block to block
+// Of a weight, widened at once: 32 columns of them fit a first cache, and the product's sums go on from
+// block to block.
+constexpr int kBlockPairs = 8;
+
+int whole_rows(const LinearUse& use) { return info(use.matrix->format).run == kWholeRow ? 1 : 0; }
 
 }  // namespace
 
@@ -16,17 +18,21 @@ void linear(Workers& workers, const Rows& x, Activations activations,
             const std::vector<LinearUse>& uses) {
   const Kernels& kernels = workers.kernels;
   const int groups = uses.front().matrix->groups();
-  uint8_t* panel = nullptr;
-  for (const LinearUse& use : uses) {
-    if (panel != nullptr || !info(use.matrix->format).quantized) continue;
-    panel = workers.panel(static_cast<size_t>(x.m) * groups * kActivationBytes);
-    const auto quantize = kernels.quantize[static_cast<int>(activations)];
+  const LinearUse* panels[2] = {nullptr, nullptr};  // who needs one: by group; by row
+  for (const LinearUse& use : uses)
+    if (info(use.matrix->format).quantized) panels[whole_rows(use)] = &use;
+  const size_t panel_bytes = static_cast<size_t>(x.m) * groups * kActivationBytes;
+  uint8_t* panel = workers.panel(2 * panel_bytes);
+  for (int kind = 0; kind < 2; ++kind) {
+    if (panels[kind] == nullptr) continue;
+    const auto quantize = quantizer(kernels, panels[kind]->matrix->format, activations);
     workers.each((x.m + kPanelRows - 1) / kPanelRows, [&](int item, int) {
       const int begin = item * kPanelRows;
-      quantize(x.data, x.stride, groups, x.m, begin, std::min(x.m, begin + kPanelRows), panel);
+      quantize(x.data, x.stride, groups, x.m, begin, std::min(x.m, begin + kPanelRows),
+               panel + kind * panel_bytes);
     });
   }
-  constexpr int kPairs = 2;  // a thread takes at once
+  constexpr int kPairs = 4;  // a thread takes at once
   std::vector<int> first{0};
   for (const LinearUse& use : uses)
     first.push_back(first.back() + (use.matrix->pairs() + kPairs - 1) / kPairs);
@@ -38,7 +44,7 @@ void linear(Workers& workers, const Rows& x, Activations activations,
     args.weight = use.matrix->data;
     args.groups = groups;
     args.m = x.m;
-    args.panel = panel;
+    args.panel = panel + whole_rows(use) * panel_bytes;
     args.x = x.data;
     args.x_stride = x.stride;
     args.y = use.y.data;
@@ -52,39 +58,58 @@ void linear(Workers& workers, const Rows& x, Activations activations,
   });
 }
 
-void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx) {
-  const Kernels& kernels = workers.kernels;
-  const int groups = uses.front().matrix->groups(), k = uses.front().matrix->k;
-  constexpr int kBlockRows = kBlockPairs * kPairRows;
-  workers.reserve(size_t{kBlockRows} * kGroup);
-  workers.each(groups, [&](int group, int thread) {
-    float* block = workers.own(thread);
-    ProductArgs args{};
-    args.m = dx.m;
-    args.n = kGroup;
-    args.x_step = 1;
-    args.w = block;
-    args.w_tile = kLanes;
-    args.w_step = kGroup;
-    args.y = dx.data + static_cast<ptrdiff_t>(group) * kGroup;
-    args.y_row = dx.stride;
-    args.add = add;
-    for (const LinearUse& use : uses) {
-      const Matrix& w = *use.matrix;
-      const auto widen = kernels.widen[static_cast<int>(w.format)];
-      args.x_row = use.y.stride;
-      for (int pair = 0; pair < w.pairs(); pair += kBlockPairs) {
-        const int pairs = std::min(kBlockPairs, w.pairs() - pair);
+namespace {
+
+// dx of columns [begin, end) of groups: blocks outside, groups inside, so that the rows of y that meet a
+// block stay in the second-level cache for all of these groups.
+void groups_back(const Kernels& kernels, const std::vector<LinearUse>& uses, bool add,
+                 const Rows& dx, int begin, int end, float* block) {
+  ProductArgs args{};
+  args.m = dx.m;
+  args.n = kGroup;
+  args.x_step = 1;
+  args.w = block;
+  args.w_tile = kLanes;
+  args.w_step = kGroup;
+  args.y_row = dx.stride;
+  args.add = add;
+  for (const LinearUse& use : uses) {
+    const Matrix& w = *use.matrix;
+    const auto widen = kernels.widen[static_cast<int>(w.format)];
+    args.x_row = use.y.stride;
+    for (int pair = 0; pair < w.pairs(); pair += kBlockPairs) {
+      const int pairs = std::min(kBlockPairs, w.pairs() - pair);
+      args.x = use.y.data + static_cast<ptrdiff_t>(pair) * kPairRows;
+      args.k = std::min(pairs * kPairRows, w.n - pair * kPairRows);
+      for (int group = begin; group < end; ++group) {
         for (int p = 0; p < pairs; ++p)
-          widen(w.data, groups, pair + p, group, block + p * kPairRows * kGroup, kGroup);
-        args.x = use.y.data + static_cast<ptrdiff_t>(pair) * kPairRows;
-        args.k = std::min(pairs * kPairRows, w.n - pair * kPairRows);
+          widen(w.data, w.groups(), pair + p, group, block + p * kPairRows * kGroup, kGroup);
+        args.y = dx.data + static_cast<ptrdiff_t>(group) * kGroup;
         kernels.product(args);
-        args.add = true;
       }
+      args.add = true;
     }
+  }
+}
+
+// Groups that a thread takes at once: about so many, and as many for all threads.
+int groups_at_once(int groups, int threads) {
+  constexpr int kMost = 9;
+  const int turns = (groups + kMost * threads - 1) / (kMost * threads);
+  return (groups + turns * threads - 1) / (turns * threads);
+}
+
+}  // namespace
+
+void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx) {
+  const int groups = uses.front().matrix->groups(), k = uses.front().matrix->k;
+  const int span = groups_at_once(groups, workers.threads());
+  workers.reserve(size_t{kBlockPairs} * kPairRows * kGroup);
+  workers.each((groups + span - 1) / span, [&](int item, int thread) {
+    const int begin = item * span, end = std::min(groups, begin + span);
+    groups_back(workers.kernels, uses, add, dx, begin, end, workers.own(thread));
     // What a format has behind its last column need not be zero.
-    for (int c = std::max(group * kGroup, k); c < (group + 1) * kGroup; ++c)
+    for (int c = std::max(begin * kGroup, k); c < end * kGroup; ++c)
       for (int row = 0; row < dx.m; ++row) dx.row(row)[c] = 0.0f;
   });
 }

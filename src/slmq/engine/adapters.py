@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -112,8 +112,15 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
             + (", ..." if len(unused) > 4 else ""),
             file=lora.path,
         )
-    half = any(FORMATS[name].quantized or name == "f16" for name in loaded.formats)
-    return Adapter(plan.native.adapter(parts, half), digest.hexdigest())
+    return Adapter(plan.native.adapter(parts, _type_beside(loaded.formats)), digest.hexdigest())
+
+
+def _type_beside(formats: Iterable[str]) -> str:
+    """What an adapter is kept in: no coarser than weights of these formats, and as few bytes."""
+    found = [FORMATS[name] for name in formats]
+    if any(f.quantized and f.bits < 8 for f in found):
+        return "i8"
+    return "f16" if any(f.quantized or f.name == "f16" for f in found) else "f32"
 
 
 def wishes_of(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:

@@ -7,7 +7,7 @@ therefore whole; the adapter is written before it, and anew from it when the run
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,33 +109,34 @@ def read_state(folder: Path, count: int) -> tuple[dict[str, F32], dict[str, Any]
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of text; errors as `write_adapter`."""
-    _write(path, text.encode("utf-8"))
+    _write(path, [text.encode("utf-8")])
 
 
-def _safetensors(tensors: Mapping[str, F32], metadata: Mapping[str, str]) -> bytes:
+def _safetensors(
+    tensors: Mapping[str, F32], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """A file in parts: a copy of all parameters would be the most memory that a run takes."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    data, at = [], 0
+    at = 0
     for name, tensor in tensors.items():
-        raw = np.ascontiguousarray(tensor, "<f4").tobytes()
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [at, at + len(raw)],
-        }
-        at += len(raw)
-        data.append(raw)
+        end = at + 4 * tensor.size
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        yield np.ascontiguousarray(tensor, "<f4").reshape(-1).view(np.uint8).data
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = create(part, path.parent)
         try:
-            file.write(data)
+            for data in parts:
+                file.write(data)
             publish(file, part, path, path.parent)
         except BaseException:
             file.close()

@@ -69,8 +69,9 @@ class AdamW:
     def __init__(
         self, count: int, *, betas: tuple[float, float], eps: float, weight_decay: float
     ) -> None:
-        self.mean = np.zeros(count, np.float32)
-        self.square = np.zeros(count, np.float32)
+        # Written, not only promised by the system: a forecast looks at the memory that is held.
+        self.mean = np.full(count, 0.0, np.float32)
+        self.square = np.full(count, 0.0, np.float32)
         self.step = 0
         self._betas = betas
         self._eps = eps
