@@ -112,13 +112,14 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
             + (", ..." if len(unused) > 4 else ""),
             file=lora.path,
         )
-    return Adapter(plan.native.adapter(parts, _type_beside(loaded.formats)), digest.hexdigest())
+    kept = _type_beside(loaded.formats, plan.activations)
+    return Adapter(plan.native.adapter(parts, kept), digest.hexdigest())
 
 
-def _type_beside(formats: Iterable[str]) -> str:
-    """What an adapter is kept in: no coarser than weights of these formats, and as few bytes."""
+def _type_beside(formats: Iterable[str], activations: str) -> str:
+    """What an adapter is kept in: no coarser than weights of these formats and their inputs."""
     found = [FORMATS[name] for name in formats]
-    if any(f.quantized and f.bits < 8 for f in found):
+    if any(f.quantized and f.bits < 8 for f in found) and activations != "a16g32":
         return "i8"
     return "f16" if any(f.quantized or f.name == "f16" for f in found) else "f32"
 

@@ -62,6 +62,7 @@ class RecordedPlan:
 
     Attributes
     ----------
+    activations : str
     slots : list of Linear
         The weights that adapters may add to, by slot; empty for a plan that takes none.
     """
@@ -83,6 +84,7 @@ class RecordedPlan:
     ) -> None:
         self.vocabulary = vocabulary
         self.cache_type = kv_dtype
+        self.activations = activations
         recording = _native.Recording(threads, max_rows, max_outputs, vocabulary, kv_dtype, isa)
         recorder = Recorder(recording, activations, n_ctx, adapters=adapters)
         self.native = recorder.finish(record(recorder), -1 if columns is None else columns)
