@@ -173,7 +173,7 @@ void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange row
   }
   const int first = chunk.pair_begin * kPairRows;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
-  if (part.adds.slot >= 0) fetch_low_rank(run, part.adds, 0, first, columns);
+  if (part.adds.slot >= 0) fetch_low_rank(run, part.adds, rows.begin, first, columns);
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
   if (part.adds.slot >= 0)
     add_low_rank(run, part.adds, thread, rows.begin, rows.count(), first, columns, args.y + first,
@@ -234,7 +234,7 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     if (parts[i]->adds.slot >= 0)
-      fetch_low_rank(run, parts[i]->adds, row, pair_begin * kPairRows, columns);
+      fetch_low_rank(run, parts[i]->adds, rows.begin, pair_begin * kPairRows, columns);
     multiply(run, m, args, pair_begin, pair_end);
     if (parts[i]->adds.slot >= 0)
       add_low_rank(run, parts[i]->adds, thread, rows.begin, rows.count(), pair_begin * kPairRows,
