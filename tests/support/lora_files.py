@@ -28,14 +28,18 @@ ALPHA = 12.0
 
 
 def layer_modules(weights: Weights) -> list[str]:
-    """The linear layers within the layers of a decoder, by the names of their modules."""
+    """The linear layers within the layers of a decoder, by the names of their modules.
+
+    Those of experts are left out: they take no adapters.
+    """
     return [
         name.removesuffix(".weight")
         for name, w in weights.items()
         if name.endswith(".weight")
         and w.ndim == 2
         and any(p.isdigit() for p in name.split("."))
-        and "vision_tower" not in name
+        and "_tower" not in name
+        and ".experts." not in name
     ]
 
 
