@@ -264,7 +264,7 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
     [
         (tagged("2", "slmq"), "packed weights of version '1', found '2'"),
         (lambda h: h["__metadata__"].pop(Q), "expected a tag 'FORMAT N K'.*got None"),
-        (tagged("q5g32s 60 60"), "expected a tag"),
+        (tagged("q3g32s 60 60"), "expected a tag"),
         (tagged("q4g32a 60"), "expected a tag"),
         (tagged("q4g32a -60 60"), "expected a tag"),
         (tagged("q4g32a ６０ 60"), "expected a tag"),
