@@ -110,6 +110,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
         "\x00" * 100,
         "[" * 100_000,
     ],
+    ids=["empty", "a list", "nothing in it", "no settings", "a number", "zeros", "nested"],
 )
 def test_a_damaged_file_is_measured_again(tmp_path: Path, text: str) -> None:
     tuning.ensure_tuned(tmp_path)

@@ -1,6 +1,7 @@
 // Routes of a mixture: which experts a row goes to, and which rows go to an expert.
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "plan/checks.h"
@@ -9,6 +10,13 @@
 
 namespace slmq {
 namespace {
+
+// By its name: a gate's entry stands in the table of names alone.
+constexpr int kSigmoid = [] {
+  int place = 0;
+  while (std::string_view(kGateNames[place]) != "sigmoid") ++place;
+  return place;
+}();
 
 constexpr int kMostExperts = 4096;
 constexpr float kLargest = 1e6f;  // of what a configuration may say
@@ -58,7 +66,7 @@ void RouteStep::score(const Run& run, const float* logits, float* scores, float*
     std::fill_n(ones, all, 1.0f);
     std::copy_n(logits, experts, scores);
     std::fill(scores + experts, scores + all, 0.0f);
-    run.kernels->gated[static_cast<int>(Gate::sigmoid)](scores, ones, all, scores);
+    run.kernels->gated[kSigmoid](scores, ones, all, scores);
   } else {
     std::copy_n(logits, experts, scores);
   }
