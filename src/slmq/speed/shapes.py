@@ -278,7 +278,7 @@ def random_blocks(fmt: Format, width: int, rng: np.random.Generator) -> npt.NDAr
 
 def _random_parts(fmt: Format, n: int, k: int, rng: np.random.Generator) -> Parts:
     """Codes of one size are as frequent as others, and stand for weights around 0."""
-    levels = 1 << fmt.bits
+    levels = 3 if fmt.zero == 1 else 1 << fmt.bits  # two bits hold -1, 0 and 1
     # An int8 weight is stored plus 128 and is never -128.
     codes = rng.integers(1 if fmt.zero == 128 else 0, levels, (n, k), np.uint8)
     step = WEIGHT_STD * np.sqrt(12) / levels
