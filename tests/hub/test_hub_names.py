@@ -22,14 +22,16 @@ from slmq.hub.names import parse_hub_id
 from slmq.hub.store import Store
 
 NAMED = """
-all-minilm-l6-v2 all-mpnet-base-v2 bitnet-b1.58-2b-4t distilgpt2 exaone-4.0-1.2b gemma-2-2b-it
-gemma-2b-it gemma-3-1b-it gemma-3-270m-it gemma-3-4b-it gemma-4-e2b-it gemma-4-e4b-it gemma-7b-it
-granite-3.3-2b-instruct lfm2-1.2b lfm2-350m lfm2-700m mistral-7b-instruct-v0.3 olmo-2-1b-instruct
-orca-2-7b phi-3-mini-4k-instruct phi-3.5-mini-instruct phi-4 phi-4-mini-instruct
-qwen2.5-0.5b-instruct qwen2.5-1.5b-instruct qwen2.5-3b-instruct qwen3-0.6b qwen3-1.7b qwen3-30b-a3b
-qwen3-4b qwen3.5-0.8b qwen3.5-9b rakutenai-2.0-mini-instruct smollm2-1.7b-instruct
-smollm2-135m-instruct smollm2-360m-instruct smollm3-3b stablelm-2-1.6b-chat stablelm-2-zephyr-1.6b
-tinyllama-1.1b-chat tinyswallow-1.5b-instruct
+afm-4.5b all-minilm-l6-v2 all-mpnet-base-v2 apertus-8b-instruct bitnet-b1.58-2b-4t distilgpt2
+exaone-4.0-1.2b gemma-2-2b-it gemma-2b-it gemma-3-1b-it gemma-3-270m-it gemma-3-4b-it gemma-4-e2b-it
+gemma-4-e4b-it gemma-7b-it gpt-oss-20b granite-3.1-1b-a400m-instruct granite-3.1-3b-a800m-instruct
+granite-3.3-2b-instruct granite-4.0-micro helium-1-preview-2b hunyuan-1.8b-instruct lfm2-1.2b
+lfm2-350m lfm2-700m lfm2-8b-a1b ministral-3-3b-instruct mistral-7b-instruct-v0.3 nanochat-d32
+olmo-2-1b-instruct olmo-3-7b-instruct olmoe-1b-7b-instruct orca-2-7b phi-3-mini-4k-instruct
+phi-3.5-mini-instruct phi-4 phi-4-mini-instruct qwen2.5-0.5b-instruct qwen2.5-1.5b-instruct
+qwen2.5-3b-instruct qwen3-0.6b qwen3-1.7b qwen3-30b-a3b qwen3-4b qwen3.5-0.8b qwen3.5-9b
+rakutenai-2.0-mini-instruct smollm2-1.7b-instruct smollm2-135m-instruct smollm2-360m-instruct
+smollm3-3b stablelm-2-1.6b-chat stablelm-2-zephyr-1.6b tinyllama-1.1b-chat tinyswallow-1.5b-instruct
 """.split()  # noqa: SIM905 - easier to read and to add to
 
 

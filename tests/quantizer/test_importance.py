@@ -118,6 +118,75 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
             slmq.quantize(SOURCE, tmp_path / "a", imatrix=file)
 
 
+def stack_file(path: Path, golden: Path, stack: str, **changes: Any) -> Path:
+    """Of the experts of layer 1; no token went to the last one."""
+    with open_checkpoint(golden) as checkpoint:
+        config = checkpoint.metadata
+    experts = config.get("num_local_experts") or config["num_experts"]
+    k = config["hidden_size"] if stack != "down" else config["moe_intermediate_size"]
+    sums = np.stack([sums_of(k, i) for i in range(experts)])
+    counts = np.arange(experts, 0, -1, dtype=np.float32)[:, None] - 1
+    name = f"blk.1.ffn_{stack}_exps.weight"
+    tensors = {f"{name}.in_sum2": sums * (counts > 0), f"{name}.counts": counts}
+    return write_gguf(path, KIND, tensors | changes)
+
+
+@pytest.mark.parametrize(
+    ("golden", "stack", "name"),
+    [
+        ("qwen3_moe/two_of_eight", "down", "model.layers.1.mlp.experts.{}.down_proj.weight"),
+        ("olmoe/two_of_eight", "up", "model.layers.1.mlp.experts.{}.up_proj.weight"),
+        (
+            "granitemoe/factors",
+            "up",
+            "model.layers.1.block_sparse_moe.input_linear.weight[{}][24:48]",
+        ),
+        ("gpt_oss/sinks_and_windows", "gate", "model.layers.1.mlp.experts.gate_up_proj[{}][0:24]"),
+    ],
+)
+def test_experts_are_rounded_by_their_own(
+    golden: str, stack: str, name: str, tmp_path: Path
+) -> None:
+    """One that no token went to by what all the others have seen."""
+    folder = GOLDENS / golden
+    file = stack_file(tmp_path / "imatrix.gguf", folder, stack)
+    made = slmq.quantize(folder, tmp_path / "a", format="q4g32s", imatrix=file)
+    weighted = [report.name for report in made.tensors if report.method == "weighted"]
+    assert weighted == [name.format(i) for i in range(8)]
+    plain = slmq.convert(folder, tmp_path / "plain")
+    with open_checkpoint(file) as checkpoint:
+        sums, counts = (
+            np.float64(checkpoint.read(t).view("<f4").reshape(8, -1))
+            for t in sorted(checkpoint.tensors, reverse=True)
+        )
+    for expert in (0, 3, 7):
+        with open_checkpoint(plain) as checkpoint:
+            info = checkpoint.tensors[name.format(expert)]
+            raw = checkpoint.read(info.name)
+        w = unpack(raw, *info.shape, FORMATS[info.dtype])
+        mean = sums[expert] / counts[expert] if expert < 7 else sums.sum(0) / counts.sum()
+        importance = (mean + 0.01 * mean.sum() / len(mean)).astype(np.float32)
+        want = pack_rounded(round_searched(w, "q4g32s", importance), 1).packed
+        assert np.array_equal(stored(made.path, info.name), want), expert
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("in_sum2", np.ones((7, 24), np.float32), "24 sums of squares and one count an expert"),
+        ("counts", np.ones((9, 1), np.float32), "one count an expert, found 192 and 9"),
+        ("counts", np.zeros((8, 1), np.float32), "at least one token"),
+        ("counts", -np.ones((8, 1), np.float32), "at least one token"),
+    ],
+    ids=["fewer", "counts", "nobody", "negative"],
+)
+def test_stacks_that_are_none(part: str, value: Any, message: str, tmp_path: Path) -> None:
+    folder, name = GOLDENS / "qwen3_moe" / "two_of_eight", "blk.1.ffn_down_exps.weight"
+    file = stack_file(tmp_path / "imatrix.gguf", folder, "down", **{f"{name}.{part}": value})
+    with pytest.raises(slmq.DataError, match=message):
+        slmq.quantize(folder, tmp_path / "a", imatrix=file)
+
+
 def test_settings_that_do_not_go_with_it(tmp_path: Path) -> None:
     file = importance_file(tmp_path / "imatrix.gguf")
     with pytest.raises(ValueError, match="got both; a text says more"):

@@ -206,7 +206,8 @@ def test_every_model_of_the_catalogue_has_a_shape() -> None:
     """Those that generate fit into 20 GB at int4, and are of the family that the catalogue says."""
     found = {name: shape.config["model_type"] for name, shape in shapes.SHAPES.items()}
     # Of those that also see pictures the text model runs.
-    text = {"gemma3": "gemma3_text", "gemma4": "gemma4_text", "qwen3_5": "qwen3_5_text"}
+    text = {"gemma3": "gemma3_text", "gemma4": "gemma4_text", "mistral3": "ministral3"}
+    text["qwen3_5"] = "qwen3_5_text"
     assert found == {
         name: text.get(entry.architecture, entry.architecture)
         for name, entry in catalogue().items()

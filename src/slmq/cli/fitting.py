@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["better_model", "download_bytes", "fits", "memory_bytes", "readable_count"]
 
-BITS = {"safetensors": 16, "GGUF Q4_K_M": 4.85}  # per weight, as publishers store them
+# Per weight, as publishers store them: of gpt-oss and BitNet the sizes of their files are known.
+BITS = {
+    "safetensors": 16,
+    "safetensors, MXFP4": 5.26,
+    "safetensors, ternary": 3.91,
+    "GGUF Q4_K_M": 4.85,
+}
 INT4_BITS = 5.0
 # Beside the weights: code and buffers, and a cache of keys and values for some thousand tokens.
 BESIDE_BYTES, BESIDE_SHARE = 150e6, 0.15

@@ -3,10 +3,14 @@
 A GGUF file of the type "imatrix" has, for a tensor NAME of the model, NAME.in_sum2, the sum of the
 squares of every input, and NAME.counts, over how many tokens (llama.cpp's tools/imatrix). They say
 which columns count; how inputs go together, which `calibrate` finds out, they do not say.
+
+Of a stack of experts it has a row and a count for each. An expert that no token went to takes the
+mean over all tokens of the stack's others.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from slmq.weights.survey import Wish
 __all__ = ["Importance", "read_importance"]
 
 SUMS, COUNTS = ".in_sum2", ".counts"
+EXPERT = re.compile(r"(.+)\[(\d+)\]")
 DAMPING = 0.01  # of the mean, added to all: what the text did not show may come, too
 
 F32 = npt.NDArray[np.float32]
@@ -71,32 +76,49 @@ def read_importance(path: Path, source: FloatSource) -> Importance:
         family, _ = family_of(source.checkpoint)
         found: dict[str, F32] = {}
         for wish in source.wishes:
-            name = _gguf_name(family, wish)
-            if wish.rounds and f"{name}{SUMS}" in file.tensors:
-                found[wish.name] = _mean_squares(file, name, wish.k)
+            for stored in (wish.stored, wish.name) if wish.rounds else ():
+                name, expert = _gguf_name(family, stored)
+                if f"{name}{SUMS}" in file.tensors:
+                    found[wish.name] = _mean_squares(file, name, wish.k, expert)
+                    break
     if not found:
         raise DataError(f"{path}: it speaks of no matrix of {source.checkpoint.path}")
     return Importance(found, sha256_of(path))
 
 
-def _gguf_name(family: Family[Any], wish: Wish) -> str:
+def _gguf_name(family: Family[Any], stored: str) -> tuple[str, int | None]:
+    """The name of a matrix in GGUF files, or of its stack, and its number there."""
     try:
-        return family.GGUF.name(wish.stored)
+        name = family.GGUF.name(stored)
     except KeyError:  # a name that GGUF files do not have
-        return wish.stored
+        name = stored
+    expert = EXPERT.fullmatch(name)
+    return (name, None) if expert is None else (expert[1], int(expert[2]))
 
 
-def _mean_squares(file: GgufCheckpoint, name: str, k: int) -> F32:
+def _mean_squares(file: GgufCheckpoint, name: str, k: int, expert: int | None) -> F32:
     sums, counts = (_floats(file, f"{name}{part}") for part in (SUMS, COUNTS))
-    if len(counts) != 1 or len(sums) != k:
+    number = len(counts)
+    if len(sums) != k * number or (number != 1 if expert is None else number <= expert):
+        wanted = f"{k} sums of squares and one count"
         raise DataError(
-            f"{file.path}: {name}: expected {k} sums of squares and one count, found "
-            f"{len(sums)} and {len(counts)}: is it of another model?"
+            f"{file.path}: {name}: expected {wanted}{'' if expert is None else ' an expert'}, "
+            f"found {len(sums)} and {number}: is it of another model?"
         )
-    if not (np.isfinite(sums).all() and (sums >= 0).all() and counts[0] > 0):
+    if not (
+        np.isfinite(sums).all()
+        and (sums >= 0).all()
+        and (counts >= 0).all()
+        and np.isfinite(counts).all()
+        and counts.any()
+    ):
         raise DataError(f"{file.path}: {name}: expected sums of squares of at least one token")
-    mean = np.float64(sums) / np.float64(counts[0])
-    total = float(np.add.accumulate(mean)[-1])  # in order: a library's sum would follow the CPU
+    # In order: a library's sum would follow the CPU.
+    each, seen = np.float64(sums).reshape(number, k), np.float64(counts)
+    if expert is not None and seen[expert] > 0:
+        each, seen = each[expert : expert + 1], seen[expert : expert + 1]
+    mean = np.add.accumulate(each)[-1] / np.add.accumulate(seen)[-1]
+    total = float(np.add.accumulate(mean)[-1])
     damped: F32 = (mean + (DAMPING * total / k if total > 0 else 1.0)).astype(np.float32)
     return damped
 

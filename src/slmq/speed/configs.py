@@ -2,6 +2,7 @@
 
 Dimensions, windows, biases and ties are those of the published files, and so is what else decides
 which steps a family records. Left out is what only changes numbers: longrope's divisors are ones.
+The numbers are those of config.json on the hub, of the repositories that the catalogue names.
 """
 
 from __future__ import annotations
@@ -180,6 +181,34 @@ def mixture(model_type: str, *sizes: int, experts: int, top_k: int, **more: Any)
     return decoder(*sizes, model_type=model_type, **counts, **more)
 
 
+def granite_mixture(hidden: int, layers: int, heads: int, *, experts: int, theta: float) -> Config:
+    """Granite 3.1's mixtures: a row goes to 8 experts of 512 values."""
+    return mixture(
+        "granitemoe",
+        *(49155, hidden, 512, layers, heads, 8, 131072),
+        experts=experts,
+        top_k=8,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        rope_theta=theta,
+        embedding_multiplier=12.0,
+        residual_multiplier=0.22,
+        attention_multiplier=0.015625,
+        logits_scaling=6.0,
+    )
+
+
+def yarn(factor: float, original: int) -> Config:
+    """A context that is `factor` times as long as the `original` one."""
+    return {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": original,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+    }
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "smollm2-135m-instruct": llama(
@@ -323,6 +352,119 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             norm_topk_prob=True,
             rope_theta=1e6,
             rms_norm_eps=1e-6,
+        ),
+        "olmoe-1b-7b-instruct": mixture(
+            "olmoe", *(50304, 2048, 1024, 16, 16, 16, 4096), experts=64, top_k=8
+        ),
+        "granite-3.1-1b-a400m-instruct": granite_mixture(1024, 24, 16, experts=32, theta=1.5e6),
+        "granite-3.1-3b-a800m-instruct": granite_mixture(1536, 32, 24, experts=40, theta=1e7),
+        "lfm2-8b-a1b": mixture(
+            "lfm2_moe",
+            *(65536, 2048, 7168, 24, 32, 8, 128000),
+            experts=32,
+            top_k=4,
+            moe_intermediate_size=1792,
+            num_dense_layers=2,
+            norm_topk_prob=True,
+            use_expert_bias=True,
+            layer_types=[
+                "full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)
+            ],
+            conv_L_cache=3,
+            tie_word_embeddings=True,
+            rope_theta=1e6,
+        ),
+        "gpt-oss-20b": mixture(
+            "gpt_oss",
+            *(201088, 2880, 2880, 24, 64, 8, 131072),
+            experts=32,
+            top_k=4,
+            head_dim=64,
+            attention_bias=True,
+            sliding_window=128,
+            layer_types=["sliding_attention", "full_attention"] * 12,
+            rope_theta=150000.0,
+            rope_scaling=yarn(32.0, 4096) | {"truncate": False},
+        ),
+        "ministral-3-3b-instruct": decoder(
+            *(131072, 3072, 9216, 26, 32, 8, 262144),
+            model_type="ministral3",
+            head_dim=128,
+            tie_word_embeddings=True,
+            rope_parameters={
+                **yarn(16.0, 16384),
+                "rope_theta": 1e6,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        ),
+        "olmo-3-7b-instruct": decoder(
+            *(100278, 4096, 11008, 32, 32, 32, 65536),
+            model_type="olmo3",
+            rms_norm_eps=1e-6,
+            sliding_window=4096,
+            layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 8,
+            rope_theta=5e5,
+            rope_scaling=yarn(8.0, 8192) | {"attention_factor": 1.2079441541679836},
+        ),
+        "granite-4.0-micro": decoder(
+            *(100352, 2560, 8192, 40, 40, 8, 131072),
+            model_type="granitemoehybrid",
+            num_local_experts=0,
+            shared_intermediate_size=8192,
+            layer_types=["attention"] * 40,
+            position_embedding_type="rope",
+            tie_word_embeddings=True,
+            rope_theta=1e7,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.22,
+            attention_multiplier=0.015625,
+            logits_scaling=10.0,
+        ),
+        "afm-4.5b": decoder(
+            *(128005, 2560, 18432, 36, 20, 4, 65536),
+            model_type="arcee",
+            head_dim=128,
+            hidden_act="relu2",
+            rope_theta=10000.0,
+            rope_scaling=yarn(20.0, 4096),
+        ),
+        "apertus-8b-instruct": decoder(
+            *(131072, 4096, 21504, 32, 32, 8, 65536),
+            model_type="apertus",
+            hidden_act="xielu",
+            rope_theta=1.2e7,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        ),
+        "helium-1-preview-2b": decoder(
+            *(48000, 2560, 7040, 24, 20, 20, 4096),
+            model_type="helium",
+            head_dim=128,
+            rms_norm_eps=1e-8,
+            rope_theta=1e5,
+        ),
+        "hunyuan-1.8b-instruct": decoder(
+            *(120818, 2048, 6144, 32, 16, 4, 262144),
+            model_type="hunyuan_v1_dense",
+            head_dim=128,
+            tie_word_embeddings=True,
+            rope_theta=10000.0,
+            rope_scaling={"type": "dynamic", "factor": 1.0, "alpha": 1000.0},
+        ),
+        "nanochat-d32": decoder(
+            *(65536, 2048, 8192, 32, 16, 16, 2048),
+            model_type="nanochat",
+            hidden_act="relu2",
+            rms_norm_eps=1e-6,
+            final_logit_softcapping=15.0,
+            rope_theta=10000.0,
         ),
         "distilgpt2": {
             "model_type": "gpt2",

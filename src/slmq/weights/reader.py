@@ -385,9 +385,10 @@ class WeightReader:
 
     def _say_change(self, info: TensorInfo, weight: ForeignWeight, fmt: str) -> None:
         """Tells once of every type that takes more bits here than in the file."""
-        if weight.change is None or info.dtype in self._rounded:
+        said = f"{info.dtype} as {fmt}"
+        if weight.change is None or said in self._rounded:
             return
-        self._rounded.add(info.dtype)
+        self._rounded.add(said)
         log.warning(
             "%s: weights of type %s take %.1f bits each here (%s), as they have no kernel of their "
             "own; %s",

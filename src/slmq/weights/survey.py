@@ -176,8 +176,9 @@ class Survey:
         if columns is not None:
             self._note(Wish(PackedTensor(written + COLUMNS, "i32", (k,)), known=columns))
         if bias is not None:
-            self._stock.note(bias)
             part = bias if rows is None else rows.name(bias, n)
+            self._stock.note(bias)
+            self._stock.note(part)  # as packed folders call it
             self._note(Wish(PackedTensor(part, "f32", (n,)), order, rows, bias))
         return Linear(Unread(n, k), name=written)
 

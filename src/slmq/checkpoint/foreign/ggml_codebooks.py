@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CODEBOOKS", "IQ4_VALUES"]
+__all__ = ["CODEBOOKS", "E2M1_DOUBLED", "IQ4_VALUES"]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -114,8 +114,8 @@ def _mxfp4(b: U8) -> dict[str, Any]:
     bits = np.where(exponent < 2, small, (exponent.clip(min=1) - 1) << 23)
     return {
         "d": bits.astype(np.uint32).view(np.float32),
-        "codes": _plus(E2M1_DOUBLED[_nibbles(b[:, 1:], 16)], 128),
-        "zero": 128,
+        "codes": _plus(E2M1_DOUBLED[_nibbles(b[:, 1:], 16)], 16),
+        "zero": 16,
     }
 
 

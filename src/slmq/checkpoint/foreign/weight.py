@@ -7,6 +7,7 @@ be decoded to float32, by row ranges, in threads.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from slmq.checkpoint.foreign.chunks import in_chunks
 from slmq.checkpoint.foreign.config import BITNET, read_quant_config
 from slmq.checkpoint.foreign.ggml_blocks import BlockIntegers, block_integers, dequantize
 from slmq.checkpoint.foreign.layouts import foreign_linears
-from slmq.checkpoint.foreign.mxfp4 import MXFP4, mxfp4_matrices
+from slmq.checkpoint.foreign.mxfp4 import BIAS, FIRST, LAST, MXFP4, held_mxfp4, mxfp4_matrices
 from slmq.checkpoint.foreign.ternary import ternary_linears
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS, GROUP
@@ -63,7 +64,7 @@ WIDENED: dict[str, tuple[str, str | None]] = {
     "iq3_xxs": ("q6k", ALL_VALUES),
     "iq3_s": ("q6k", ALL_VALUES),
     "iq4_xs": ("q8g32s", SCALES_ROUND),
-    "mxfp4": ("q8g32s", ALL_VALUES),
+    "mxfp4": ("q5g32s", ALL_VALUES),
 }
 
 
@@ -202,6 +203,32 @@ class CodebookTensor(GgufTensor):
         return block_integers(self.info.dtype, raw, (end - begin, self.info.shape[1]))
 
 
+class Mxfp4Tensor(CodebookTensor):
+    """A tensor of MXFP4, whose scales float16 may not hold; see `ForeignWeight`."""
+
+    def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
+        super().__init__(checkpoint, info)
+        blocks = checkpoint.read(info.name).reshape(-1, 17)
+        self.kept, self.change = held_mxfp4(
+            checkpoint, info.name, blocks[:, 0], lambda: blocks[:, 1:]
+        )
+        checkpoint.release(info.name)
+
+    def pack(
+        self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
+    ) -> _native.Matrix:
+        """Pack neighbouring rows in the format `kept`."""
+        if self.kept != "f32":
+            return super().pack(rows, order, arena, threads)
+        first, n, k = int(rows[0]), len(rows), self.info.shape[1]
+        values = decode(self, threads, (first, first + n)).reshape(-1).view(np.uint8)
+        return _native.Matrix.pack("f32", values, n, k, "f32", order, arena, threads)
+
+    def _integers(self, begin: int, end: int) -> BlockIntegers:
+        found = super()._integers(begin, end)
+        return replace(found, d=found.d.clip(2.0 ** (FIRST - BIAS), 2.0 ** (LAST - BIAS)))
+
+
 def _number(checkpoint: Checkpoint, name: str) -> float:
     """A tensor of one float32; raises CheckpointError if it is anything else."""
     info = checkpoint.tensors[name]
@@ -252,7 +279,8 @@ def foreign_weights(checkpoint: Checkpoint) -> dict[str, ForeignWeight]:
         if len(info.shape) == 2 and info.dtype in BLOCK_FORMATS:
             found[name] = GgufTensor(checkpoint, info, BLOCK_FORMATS[info.dtype])
         elif len(info.shape) == 2 and info.dtype in WIDENED:
-            found[name] = CodebookTensor(checkpoint, info)
+            kind = Mxfp4Tensor if info.dtype == MXFP4 else CodebookTensor
+            found[name] = kind(checkpoint, info)
     return found
 
 
