@@ -153,11 +153,12 @@ def llama_shape(name: str) -> Shape:
     Raises
     ------
     ValueError
-        For an unknown name, or a model whose MLP has no gate.
+        For an unknown name, a mixture of experts, or a model whose MLP has no gate.
     """
     shape = shape_named(name)
     config = shape.config
-    if "num_key_value_heads" not in config:
+    ungated = config.get("hidden_act") in ("relu2", "xielu") and config["model_type"] != "bitnet"
+    if "num_key_value_heads" not in config or config.get("num_experts_per_tok") or ungated:
         raise ValueError(f"{shape.name} has no sizes of a Llama; its family is its own")
     heads = config["num_attention_heads"]
     return Shape(

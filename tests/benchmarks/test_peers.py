@@ -20,6 +20,7 @@ from small_shapes import small_shape
 import slmq
 from slmq import _native
 from slmq.formats import format_named
+from slmq.speed.shapes import SHAPES
 
 if not BENCHMARKS.is_dir():
     pytest.skip("reads the source tree, which is not here", allow_module_level=True)
@@ -146,9 +147,38 @@ def test_random_files_of_models_with_states(config: dict[str, Any], tmp_path: Pa
     assert logits.shape[1] == shape.vocab
     assert np.isfinite(logits).all()
     assert logits.std() > 0
+    weights = [t for t in gguf.GGUFReader(path).tensors if t.tensor_type.name == "Q4_0"]
+    assert sum(t.n_bytes for t in weights) == random_gguf.file_bytes(shape, "q4_0")
+
+
+@pytest.mark.parametrize("name", ["lfm2-350m", "lfm2-1.2b", "qwen3.5-0.8b", "qwen3.5-9b"])
+def test_published_models_with_states_have_all_their_weights(name: str) -> None:
+    shape = random_gguf.own_shape(name)
+    assert isinstance(shape, random_stateful.StatefulShape)
+    vectors = sum(values.size for _, values in shape.vectors())
+    matrices = sum(n * k for _, (n, k) in shape.matrices())
+    assert matrices + vectors == SHAPES[name].parameters()
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "gpt-oss-20b", "afm-4.5b", "distilgpt2"])
+def test_shapes_that_are_no_llama_of_some_size(name: str) -> None:
+    with pytest.raises(ValueError, match="no sizes of a Llama; its family is its own"):
+        random_gguf.own_shape(name)
 
 
 # ------------------------------------------------------------------ a whole comparison
+
+
+@pytest.mark.parametrize("config", [LFM2, QWEN3_5], ids=["lfm2", "qwen35"])
+def test_models_with_states_are_compared(config: dict[str, Any], tmp_path: Path) -> None:
+    shape = random_stateful.StatefulShape(config)
+    path = random_gguf.write_random_gguf(tmp_path / "m.gguf", shape, "q4_0")
+    options = ["--model", str(path), "--peer", "slmq", "--threads", "1", "--rounds", "1"]
+    options += ["--prompt", "40", "--gen", "4", "--batch", "1,3"]
+    assert peers.main([*options, "--json", str(tmp_path / "found.json")]) == 0
+    rows = json.loads((tmp_path / "found.json").read_text("utf-8"))["rows"]
+    assert [row["test"] for row in rows] == ["pp40", "tg4", "tg4x3"]
+    assert all(row["slmq"]["read_fraction"] > 0 for row in rows)
 
 
 def test_slmq_beside_itself(

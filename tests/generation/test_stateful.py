@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from answers import N_CTX, Alone, open_tiny, random_request, request, said
-from stateful_files import lfm2_folder, qwen3_5_folder
+from stateful_files import lfm2_folder, lfm2_moe_folder, qwen3_5_folder
 
 import slmq
 from slmq.engine.engine import Engine
@@ -23,7 +23,10 @@ from slmq.generation.stream import TokenStream
 COPIED = [5, 17, 3, 60, 21, 9, 44] * 20
 
 
-@pytest.fixture(scope="module", params=[lfm2_folder, qwen3_5_folder], ids=["lfm2", "qwen3_5"])
+FOLDERS = {"lfm2": lfm2_folder, "lfm2_moe": lfm2_moe_folder, "qwen3_5": qwen3_5_folder}
+
+
+@pytest.fixture(scope="module", params=FOLDERS.values(), ids=FOLDERS)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = request.param(tmp_path_factory.mktemp("stateful") / "tiny")
     return folder

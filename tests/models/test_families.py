@@ -42,6 +42,20 @@ def test_every_family_has_cases() -> None:
     assert min(counts.values()) >= 3, counts
 
 
+@pytest.mark.parametrize("family", NAMES)
+def test_each_kind_of_layer_is_there_twice(family: str) -> None:
+    """In one of its cases at least, where layers differ by more than their number."""
+    configs = [language_model(read_golden(family, name).folder)[0] for name in golden_names(family)]
+    kinds = {kind for config in configs for kind in config.get("layer_types") or ()}
+    most = {
+        kind: max((config.get("layer_types") or []).count(kind) for config in configs)
+        for kind in kinds
+    }
+    assert all(count >= 2 for count in most.values()), most
+    dense = [config for config in configs if config.get("num_dense_layers")]
+    assert not dense or max(config["num_dense_layers"] for config in dense) >= 2
+
+
 @cases
 def test_float32_agrees_with_transformers(family: str, name: str) -> None:
     golden = read_golden(family, name)

@@ -139,6 +139,14 @@ QWEN2 = [
         (40, 75),
         "float16",
     ),
+    Case(
+        "windows_in_two_of_four",
+        sizes(32, 2, 1, 48, vocab=48)
+        | {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2}
+        | {"num_hidden_layers": 4},
+        (40, 75),
+        "float16",
+    ),
 ]
 
 QWEN3 = [
@@ -155,6 +163,14 @@ QWEN3 = [
         sizes(32, 2, 1, 48, vocab=48)
         | {"head_dim": 24, "attention_bias": True, "use_sliding_window": True}
         | {"sliding_window": 11, "max_window_layers": 1},
+        (40, 75),
+        "float16",
+    ),
+    Case(
+        "windows_in_two_of_four",
+        sizes(32, 2, 1, 48, vocab=48)
+        | {"head_dim": 24, "use_sliding_window": True, "sliding_window": 11}
+        | {"max_window_layers": 2, "num_hidden_layers": 4},
         (40, 75),
         "float16",
     ),
@@ -266,6 +282,15 @@ GEMMA2 = [
         (20, 90),
         "float16",
     ),
+    Case(
+        "windows_in_two_of_four",
+        sizes(32, 4, 2, 48, vocab=48)
+        | {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 9}
+        | {"num_hidden_layers": 4}
+        | CAPS,
+        (40, 75),
+        "float16",
+    ),
 ]
 
 
@@ -305,6 +330,14 @@ GEMMA3 = [
         | {"tie_word_embeddings": False, "attention_bias": True},
         (66, 150),
         "bfloat16",
+    ),
+    Case(
+        "windows_in_two_of_four",
+        sizes(24, 2, 1, 32, vocab=48)
+        | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 9}
+        | {"sliding_window_pattern": 2, "num_hidden_layers": 4},
+        (40, 75),
+        "float16",
     ),
 ]
 

@@ -97,6 +97,13 @@ OLMO2 = [
         v4={"rope_theta": 100.0, "rope_scaling": {"rope_type": "yarn"} | YARN},
         model_type="olmo3",
     ),
+    Case(
+        "windows_in_six_of_eight",
+        small_ids(32, 2, 1, sliding_window=9, num_hidden_layers=8),
+        (40, 75),
+        "float16",
+        model_type="olmo3",
+    ),
 ]
 
 EXAONE4 = [

@@ -15,6 +15,7 @@ VOCABULARY = 259
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, TAPS = 48, 64, 4, 2, 12, 3
 KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM = 2, 4, 8, 12
 WIDE_HEAD = 16
+EXPERTS, EXPERT_INNER = 5, 24
 KINDS = ("conv", "conv", "full_attention", "conv", "full_attention", "conv")
 
 
@@ -34,6 +35,44 @@ def lfm2_folder(folder: Path, seed: int = 0) -> Path:
         "max_position_embeddings": 1024,
     }
     return _written(folder, config, _lfm2_weights(_Random(seed)))
+
+
+def lfm2_moe_folder(folder: Path, seed: int = 0) -> Path:
+    """Write an LFM2 whose layers but the first have experts."""
+    config: dict[str, Any] = {
+        "model_type": "lfm2_moe",
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "moe_intermediate_size": EXPERT_INNER,
+        "num_dense_layers": 1,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "use_expert_bias": True,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "num_hidden_layers": len(KINDS),
+        "layer_types": KINDS,
+        "conv_L_cache": TAPS,
+        "max_position_embeddings": 1024,
+    }
+    random = _Random(seed)
+    tensors = _lfm2_weights(random)
+    for i in range(1, len(KINDS)):
+        prefix = f"model.layers.{i}.feed_forward"
+        for part in ("w1", "w2", "w3"):
+            del tensors[f"{prefix}.{part}.weight"]
+        tensors[f"{prefix}.gate.weight"] = random.matrix(EXPERTS, HIDDEN)
+        tensors[f"{prefix}.expert_bias"] = random.norm(EXPERTS, 1.0)
+        for expert in range(EXPERTS):
+            name = f"{prefix}.experts.{expert}"
+            tensors |= {
+                f"{name}.w1.weight": random.matrix(EXPERT_INNER, HIDDEN),
+                f"{name}.w3.weight": random.matrix(EXPERT_INNER, HIDDEN),
+                f"{name}.w2.weight": random.matrix(HIDDEN, EXPERT_INNER),
+            }
+    return _written(folder, config, tensors)
 
 
 def qwen3_5_folder(folder: Path, seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint
-from slmq.models.loading import open_weights
+from slmq.models.loading import open_weights, tensors_of
 from slmq.plan.linear import Linear
 from slmq.weights.survey import Survey, Wish
 
@@ -49,7 +49,8 @@ class Source(Survey):
         self.config["model_type"] = checkpoint.metadata[checkpoint.architecture_key]
         if isinstance(licence := checkpoint.metadata.get(checkpoint.licence_key), str):
             self.config["license"] = licence
-        self.weights = opened.family.load(self, opened.config)
+        with tensors_of(checkpoint):
+            self.weights = opened.family.load(self, opened.config)
         opened.reader.tell()
 
     def read(self, wish: Wish) -> npt.NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from slmq.embedding.verdict import verdict_rows, words_of
 from slmq.engine.opening import ACTIVATIONS
 from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models import static
-from slmq.models.loading import open_weights
+from slmq.models.loading import open_weights, tensors_of
 from slmq.models.parts.encoder_gguf import pooling_of
 from slmq.models.parts.headless import Headless
 from slmq.models.parts.values import config_value
@@ -143,7 +143,8 @@ def load_body(
         memory=options.memory,
         found=(family, raw),
     )
-    weights = family.load(opened.reader, opened.config)
+    with tensors_of(checkpoint):
+        weights = family.load(opened.reader, opened.config)
     for tensor in checkpoint.tensors:
         if tensor.endswith(UNREAD):
             opened.reader.note(tensor)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from slmq.checkpoint import Checkpoint
+from slmq.errors import CheckpointError
 from slmq.models.family import Family, ModelConfig
 from slmq.models.parts.gguf import Weights
 from slmq.models.registry import errors_of, family_of
@@ -86,7 +88,8 @@ def load_weights(
     """
     opened = open_weights(checkpoint, threads=threads, format=format, memory=memory)
     reader = opened.reader
-    weights = opened.family.load(reader, opened.config)
+    with tensors_of(checkpoint):
+        weights = opened.family.load(reader, opened.config)
     reader.tell()
     return LoadedWeights(
         opened.family,
@@ -97,6 +100,17 @@ def load_weights(
         dict(reader.packed_formats),
         reader.memory,
     )
+
+
+@contextmanager
+def tensors_of(checkpoint: Checkpoint) -> Iterator[None]:
+    """Names the checkpoint in errors of a family that found no tensors to read."""
+    try:
+        yield
+    except CheckpointError as error:
+        if error.file is not None:
+            raise
+        raise CheckpointError(error.message, file=checkpoint.path, tensor=error.tensor) from None
 
 
 def _names(family: Family[Any], checkpoint: Checkpoint) -> Callable[[str], str]:

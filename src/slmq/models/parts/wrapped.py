@@ -19,6 +19,8 @@ PLACES = (
     ("language_model", "lm_head"),
 )
 
+OTHER_PARTS = ("vision_config", "audio_config", "speech_config")
+
 
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a configuration that is about text: `text_config`, or all of it.
@@ -26,9 +28,15 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises
     ------
     CheckpointError
-        If that part is no object.
+        If that part is no object, or missing beside others.
     """
     text = config.get("text_config", config)
+    others = [part for part in OTHER_PARTS if part in config]
+    if text is config and others and "hidden_size" not in config:
+        raise CheckpointError(
+            f"expected text_config, the part of the language model, beside {', '.join(others)}; "
+            f"found none: there is no model of text in it"
+        )
     if not isinstance(text, Mapping):
         raise CheckpointError(f"expected text_config to be an object, found {text!r:.80}")
     return text
