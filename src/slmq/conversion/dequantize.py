@@ -7,6 +7,8 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ import slmq.hub as hub
 from slmq.checkpoint import PACKED, open_checkpoint
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder
+from slmq.conversion.published import SCALARS, Edit, Published, published
 from slmq.conversion.source import Source
 from slmq.errors import CheckpointError
 from slmq.tokenizer.save import save_tokenizer
+from slmq.weights.rows import Rows
 from slmq.weights.survey import Wish
 
 __all__ = ["DTYPES", "dequantize", "write_floats"]
@@ -109,27 +113,25 @@ def write_floats(
     tag, kind = DTYPES[dtype]
     with open_checkpoint(path) as checkpoint:
         source = Source(checkpoint, None, threads)
-        stored = _whole_tensors(source)
+        becomes = published(source)
+        stored = _whole_tensors(source, becomes)
         changed = {} if changes is None else changes(_sizes(stored))
-        header = _header(stored, tag, kind.itemsize)
-        total = sum(
-            kind.itemsize * wish.n * _width(wish)
-            for stack in stored.values()
-            for parts in stack
-            for wish in parts
-        )
+        outputs = list(_outputs(source, stored, becomes, changed))
+        header, total = _header(outputs, tag, kind.itemsize)
         done = 0
-        config = {k: v for k, v in source.config.items() if k != PACKED}
+        config = {k: v for k, v in becomes.config.items() if k != PACKED}
         # transformers reads "dtype" since its version 5, and "torch_dtype" before.
         config["dtype"] = config["torch_dtype"] = kind.name
         with new_folder(target, len(header) + total, force) as folder:
             with (folder / SINGLE).open("wb") as file:
                 file.write(header)
-                for values in _values(source, stored, kind, changed):
-                    file.write(values.data)
-                    done += values.nbytes
-                    if progress is not None:
-                        progress(done, total)
+                for output in outputs:
+                    for floats in output.values():
+                        values = _fitting(source, output.name, floats, kind)
+                        file.write(values.data)
+                        done += values.nbytes
+                        if progress is not None:
+                            progress(done, total)
             save_tokenizer(checkpoint, folder)
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "ascii")
 
@@ -147,18 +149,15 @@ def _stacked(stack: list[list[Wish]]) -> bool:
     return EXPERT.fullmatch(PART.sub(r"\1", stack[0][0].name)) is not None
 
 
-def _width(wish: Wish) -> int:
-    return wish.k if wish.is_matrix else 1
-
-
-def _whole_tensors(source: Source) -> Stored:
+def _whole_tensors(source: Source, becomes: Published) -> Stored:
     """What is written, in the order in which it was asked for."""
     found: dict[str, dict[int, list[tuple[int, Wish]]]] = {}
     for wish in source.wishes:
-        if wish.known is not None:
+        name = becomes.renamed.get(wish.name, wish.name)
+        if wish.known is not None or name in becomes.dropped:
             continue
-        part = PART.fullmatch(wish.name)
-        name, first = (wish.name, 0) if part is None else (part[1], int(part[2]))
+        part = PART.fullmatch(name)
+        name, first = (name, 0) if part is None else (part[1], int(part[2]))
         expert = EXPERT.fullmatch(name)
         name, number = (name, 0) if expert is None else (expert[1], int(expert[2]))
         found.setdefault(name, {}).setdefault(number, []).append((first, wish))
@@ -171,38 +170,97 @@ def _whole_tensors(source: Source) -> Stored:
     }
 
 
-def _header(stored: Stored, tag: str, itemsize: int) -> bytes:
+@dataclass(frozen=True)
+class Output:
+    """A tensor to be written, and what gives its values, first ones first."""
+
+    name: str
+    shape: list[int]
+    values: Callable[[], Iterator[F32]]
+
+
+def _outputs(
+    source: Source, stored: Stored, becomes: Published, changes: Mapping[str, Change]
+) -> Iterator[Output]:
+    for name, stack in stored.items():
+        layout = becomes.layouts.get(name, stack[0][0].rows)
+        values = _values_of(source, stack, layout, becomes.edits.get(name), changes.get(name))
+        if (heads := becomes.split.get(name)) is not None:
+            yield from _norms_of_heads(name, heads, stack[0][0].n // heads, values)
+        else:
+            yield Output(name, _shape(name, stack, layout), values)
+    for name, added in becomes.added.items():
+        shape = [] if name.endswith(SCALARS) else list(added.shape)
+        yield Output(name, shape, partial(_one, added))
+
+
+def _one(values: F32) -> Iterator[F32]:
+    yield values
+
+
+def _norms_of_heads(
+    name: str, heads: int, size: int, values: Callable[[], Iterator[F32]]
+) -> Iterator[Output]:
+    stem, _, kind = name.rpartition(".")
+
+    def head(first: int) -> Iterator[F32]:
+        yield np.concatenate(list(values()))[first : first + size]
+
+    for i in range(heads):
+        yield Output(f"{stem}.norms.{i}.{kind}", [size], partial(head, i * size))
+
+
+def _shape(name: str, stack: list[list[Wish]], layout: Rows | None) -> list[int]:
+    """As transformers has it."""
+    parts = stack[0]
+    if name.endswith(SCALARS):
+        return []
+    shape = [sum(wish.n for wish in parts), *parts[0].tensor.shape[1:]]
+    if columns := parts[0].columns:  # taps of channels, as torch stores convolutions
+        shape = [shape[0] // columns, 1, columns]
+    if layout is not None and layout.transposed:
+        shape.reverse()
+    return [len(stack), *shape] if _stacked(stack) else shape
+
+
+def _header(outputs: list[Output], tag: str, itemsize: int) -> tuple[bytes, int]:
+    """The file's header, and the bytes of all tensors."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, stack in stored.items():
-        parts = stack[0]
-        shape = [sum(wish.n for wish in parts), *parts[0].tensor.shape[1:]]
-        if columns := parts[0].columns:  # taps of channels, as torch stores convolutions
-            shape = [shape[0] // columns, 1, columns]
-        layout = parts[0].rows
-        if layout is not None and layout.transposed:
-            shape.reverse()
-        if _stacked(stack):
-            shape.insert(0, len(stack))
-        end = position + itemsize * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": tag, "shape": shape, "data_offsets": [position, end]}
+    for output in outputs:
+        end = position + itemsize * int(np.prod(output.shape, dtype=np.int64))
+        header[output.name] = {
+            "dtype": tag,
+            "shape": output.shape,
+            "data_offsets": [position, end],
+        }
         position = end
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
-    return struct.pack("<Q", len(text)) + text
+    return struct.pack("<Q", len(text)) + text, position
 
 
-def _values(
-    source: Source, stored: Stored, kind: Float, changes: Mapping[str, Change]
-) -> Iterator[npt.NDArray[np.float16 | np.float32]]:
-    for name, stack in stored.items():
+def _values_of(
+    source: Source,
+    stack: list[list[Wish]],
+    layout: Rows | None,
+    edit: Edit | None,
+    change: Change | None,
+) -> Callable[[], Iterator[F32]]:
+    def values() -> Iterator[F32]:
         for parts in stack:
-            for values in _matrix_values(source, parts, changes.get(name)):
-                yield _fitting(source, name, values, kind)
+            pieces = _matrix_values(source, parts, layout, change)
+            if edit is None:
+                yield from pieces
+            else:
+                yield edit(np.concatenate(list(pieces)))
+
+    return values
 
 
-def _matrix_values(source: Source, parts: list[Wish], change: Change | None) -> Iterator[F32]:
-    layout = parts[0].rows
+def _matrix_values(
+    source: Source, parts: list[Wish], layout: Rows | None, change: Change | None
+) -> Iterator[F32]:
     if layout is not None and (layout.transposed or layout.heads):
         values = layout.whole([np.concatenate(list(source.pieces(w))) for w in parts])
         if change is not None:

@@ -20,10 +20,12 @@ from slmq.models.parts.config import (
 )
 from slmq.models.parts.decoder import load_attention, load_decoder, load_norms, logits
 from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
     DECODER_NAMES,
     LAYER_NAMES,
     GgufMap,
     Weights,
+    any_bias,
     decoder_from_gguf,
 )
 from slmq.models.parts.mixture import (
@@ -191,6 +193,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
         config
         | windows_from_gguf(metadata, a)
         | {
+            "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
             "num_local_experts": config["num_experts"],
             "intermediate_size": config["moe_intermediate_size"],
         }

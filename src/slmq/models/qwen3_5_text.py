@@ -19,10 +19,12 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.parts.config import DecoderConfig, decoder_values, layer_kinds
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_gated_mlp, logits
 from slmq.models.parts.gguf import (
+    ATTENTION_PARTS,
     DECODER_NAMES,
     LAYER_NAMES,
     GgufMap,
     Weights,
+    any_bias,
     decoder_from_gguf,
 )
 from slmq.models.parts.values import config_count, config_layers, config_value
@@ -250,6 +252,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) ->
         "linear_num_key_heads": config_count(metadata, f"{a}.ssm.group_count"),
         "linear_num_value_heads": heads,
         "linear_value_head_dim": config_count(metadata, f"{a}.ssm.inner_size") // heads,
+        "attention_bias": any_bias(tensors, *ATTENTION_PARTS),
         "llama_cpp_layout": True,
     }
 
