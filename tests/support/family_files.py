@@ -417,7 +417,8 @@ def gemma4_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         attention.SLIDING_WINDOW: config["sliding_window"],
         attention.SLIDING_WINDOW_PATTERN: slides,
         model.EMBD_LENGTH_PER_LAYER_INP: config["hidden_size_per_layer_input"],
-        model.FINAL_LOGIT_SOFTCAPPING: config["final_logit_softcapping"],
+        # Without the key llama.cpp takes 30.
+        model.FINAL_LOGIT_SOFTCAPPING: config["final_logit_softcapping"] or 0.0,
         rope.DIMENSION_COUNT: dim,
         rope.DIMENSION_COUNT_SWA: config["head_dim"],
         rope.FREQ_BASE_SWA: config["rope_parameters"]["sliding_attention"]["rope_theta"],

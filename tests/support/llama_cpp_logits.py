@@ -6,7 +6,8 @@ Run by hand, in an environment with llama-cpp-python; without names it takes all
 
 The files are those of test_families.py, in float32, and so is llama.cpp's cache. It prints the
 largest difference over the largest logit: about 1e-6, and 1e-3 where llama.cpp looks gelu up in a
-table of float16. llama.cpp does not apply the windows of Phi-3 ("Phi SWA is currently disabled").
+table of float16. llama.cpp does not apply the windows of Phi-3 ("Phi SWA is currently disabled"),
+and those of EXAONE 4, whose other layers have no rope, only to models of 64 layers.
 
 gpt-oss is compared as llama.cpp has it. It rounds the bounds of yarn's channels, which the model's
 authors do not ("truncate": false), reads no other beta than 32 and 1, knows one limit and alpha of

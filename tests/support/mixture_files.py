@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from byte_tokenizer import byte_tokenizer
 from safetensors.numpy import save_file
+from tokenizers import AddedToken
 
 VOCABULARY, HIDDEN, INNER, EXPERTS = 259, 64, 32, 6
 
 
-def mixture_folder(folder: Path) -> Path:
-    """Write a Qwen3 of two layers of six experts, of which a row goes to two."""
+def mixture_folder(folder: Path, marks: Sequence[str] = ()) -> Path:
+    """Write a Qwen3 of two layers of six experts, of which a row goes to two.
+
+    `marks` are further special tokens of its tokenizer.
+    """
+    vocabulary = VOCABULARY + len(marks)
     config: dict[str, Any] = {
         "model_type": "qwen3_moe",
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": HIDDEN,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -37,7 +43,7 @@ def mixture_folder(folder: Path) -> Path:
 
     ones = np.ones
     tensors = {
-        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
+        "model.embed_tokens.weight": matrix(vocabulary, HIDDEN),
         "model.norm.weight": ones(HIDDEN, np.float16),
     }
     for i in range(2):
@@ -57,5 +63,7 @@ def mixture_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     save_file(tensors, folder / "model.safetensors")
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder

@@ -27,7 +27,7 @@ from slmq.tokenizer.sentencepiece import (
     build_unigram,
     space_steps,
 )
-from slmq.tokenizer.special import END_OF_TURN
+from slmq.tokenizer.special import END_OF_TURN, answer_ends
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 from slmq.tokenizer.vocabulary import Kind, Vocabulary
 from slmq.tokenizer.wordpiece import PREFIX, build_wordpiece, knows_capitals
@@ -243,6 +243,7 @@ def _assemble(fields: Fields, vocabulary: Vocabulary, model: Model) -> Tokenizer
     ends = {i for i in (eos, *others) if i is not None}
     special = vocabulary.special(ends | {i for i in (bos, unk, pad) if i is not None})
     ends |= {i for i in special if tokens[i] in END_OF_TURN}
+    ends = answer_ends(ends, {tokens[i]: i for i in special}.get)
     user_defined = set(vocabulary.of_kind(Kind.USER_DEFINED)) - special
 
     backend = model.backend

@@ -31,7 +31,7 @@ from slmq.tokenizer.pieces import (
     sentencepiece_bytes,
     wordpiece_speller,
 )
-from slmq.tokenizer.special import END_OF_TURN, usable_ids
+from slmq.tokenizer.special import END_OF_TURN, answer_ends, usable_ids
 from slmq.tokenizer.tokenizer import Tokenizer, TokenizerParts
 
 __all__ = ["EXACT", "TEMPLATES", "load_folder"]
@@ -79,6 +79,7 @@ def load_folder(checkpoint: Checkpoint) -> Tokenizer:
         ends |= set(usable_ids(source.get("eos_token_id"), n_vocab, f"{name}: eos_token_id"))
     if "eos_token" in texts and (eos := backend.token_to_id(texts["eos_token"])) is not None:
         ends.add(eos)
+    ends = answer_ends(ends, {added[i].content: i for i in special}.get)
 
     pieces = Pieces(
         n_vocab=n_vocab,

@@ -8,10 +8,11 @@ finished.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 
 from slmq.tokenizer.pieces import SPACE_MARK
 
-__all__ = ["END_OF_TURN", "usable_ids"]
+__all__ = ["END_OF_TURN", "answer_ends", "usable_ids"]
 
 log = logging.getLogger("slmq")
 
@@ -33,6 +34,20 @@ END_OF_TURN = frozenset(
         "<EOT>",
     }
 )
+
+# gpt-oss answers with several messages, and ends them all with a token that ends turns elsewhere.
+MESSAGES = ("<|channel|>", "<|message|>", "<|return|>")
+END_OF_MESSAGE = "<|end|>"
+END_OF_MESSAGES = ("<|return|>", "<|call|>")
+
+
+def answer_ends(ends: Iterable[int], id_of: Callable[[str], int | None]) -> set[int]:
+    """The ids of these that end an answer, and others that do; `id_of` finds a special token."""
+    found = set(ends)
+    if all(id_of(token) is not None for token in MESSAGES):
+        found -= {id_of(END_OF_MESSAGE)}
+        found |= {i for i in map(id_of, END_OF_MESSAGES) if i is not None}
+    return found
 
 
 def usable_ids(value: object, n_vocab: int, where: str) -> list[int]:

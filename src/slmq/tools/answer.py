@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from slmq.tools.channels import channels_of, thought_in_channels
 from slmq.tools.dialects import Dialect
 from slmq.tools.grammar import ANY, EMPTY, Grammar, any_text
 from slmq.tools.tool import Tool
@@ -94,6 +95,8 @@ def thought(tokens: Mapping[str, int], pairs: Mapping[str, str], within: str | N
     tokens, pairs, within
         See `answer_grammar`.
     """
+    if channels_of(tokens):
+        return thought_in_channels(tokens)
     grammar = Grammar(tokens)
     if within is not None:
         return f"TEXT {grammar.mark(within)} {LINES}"

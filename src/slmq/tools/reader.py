@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slmq.tools.calls import Mark, Said, ToolCall
+from slmq.tools.channels import ChannelReader
 from slmq.tools.spans import SPACE, MalformedError, Span
 
 if TYPE_CHECKING:
@@ -218,11 +219,13 @@ class Reader:
 
     Parameters
     ----------
-    reasoning : ReasoningReader or None
+    reasoning : ReasoningReader, ChannelReader or None
     calls : CallReader or None
     """
 
-    def __init__(self, reasoning: ReasoningReader | None, calls: CallReader | None) -> None:
+    def __init__(
+        self, reasoning: ReasoningReader | ChannelReader | None, calls: CallReader | None
+    ) -> None:
         self._reasoning = reasoning
         self._calls = calls
 

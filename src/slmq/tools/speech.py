@@ -13,6 +13,7 @@ from slmq.chat.messages import checked_messages
 from slmq.errors import TemplateError
 from slmq.tools.answer import answer_grammar, silent_grammar, thought
 from slmq.tools.calls import call_id
+from slmq.tools.channels import ChannelReader, channels_of
 from slmq.tools.dialects import Dialect, dialect_named, dialect_of
 from slmq.tools.dialects.base import MOST_CALLS
 from slmq.tools.reader import CallReader, Reader, ReasoningReader
@@ -70,16 +71,19 @@ class Speech:
     _names: frozenset[str]
     _pairs: dict[str, str]
     _within: str | None
+    _channels: bool
 
     def reader(self, ids: Sequence[int]) -> Reader | None:
         """A reader for the answer to the prompt of these tokens; None if all of it is text."""
-        if self._dialect is None and not self._pairs:
+        if self._dialect is None and not self._pairs and not self._channels:
             return None
         salt = hashlib.sha256(array("q", ids).tobytes()).digest()
         marks = frozenset(self.marks.values())
         calls = None
         if self._dialect is not None:
             calls = CallReader(self._dialect, self._names, partial(call_id, salt), marks)
+        if self._channels:
+            return Reader(ChannelReader(), calls)
         reasoning = ReasoningReader(self._pairs, self._within) if self._pairs else None
         return Reader(reasoning, calls)
 
@@ -123,7 +127,8 @@ def prepare(
         prompt = speaker.render_chat(messages, **variables)
     within = begun(prompt, _last_words(messages), pairs)
     known = {mark: tokens[mark] for mark in dialect.all_marks if mark in tokens} if dialect else {}
-    marks = {**known, **{mark: tokens[mark] for pair in pairs.items() for mark in pair}}
+    channels = channels_of(tokens)
+    marks = {**known, **{mark: tokens[mark] for pair in pairs.items() for mark in pair}, **channels}
     grammar = None
     if dialect is not None and tools:
         most = MOST_CALLS if wish.several and dialect.several else 1
@@ -141,6 +146,7 @@ def prepare(
         frozenset(tool.name for tool in tools),
         pairs,
         within,
+        bool(channels),
     )
 
 
