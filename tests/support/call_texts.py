@@ -22,6 +22,8 @@ MARKS = {
     "mistral-args": ("[TOOL_CALLS]", "[ARGS]"),
     "phi4-mini": ("<|tool_call|>", "<|/tool_call|>"),
     "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>"),
+    "gemma4": ("<|tool_call>", "<tool_call|>", '<|"|>'),
+    "apertus": ("<|tools_prefix|>", "<|tools_suffix|>"),
     "pythonic": (),
     "olmo3": ("<function_calls>", "</function_calls>"),
     "lfm2": ("<|tool_call_start|>", "<|tool_call_end|>"),
@@ -86,6 +88,15 @@ WRITERS: dict[str, Callable[[list[Call]], str]] = {
     "functiongemma": lambda calls: "".join(
         f"<start_function_call>call:{name}{as_gemma(arguments)}<end_function_call>"
         for name, arguments in calls
+    ),
+    "gemma4": lambda calls: "".join(
+        f"<|tool_call>call:{name}{as_gemma(arguments)}<tool_call|>".replace("<escape>", '<|"|>')
+        for name, arguments in calls
+    ),
+    "apertus": lambda calls: (
+        "<|tools_prefix|>["
+        + ", ".join(json.dumps({name: arguments}, ensure_ascii=False) for name, arguments in calls)
+        + "]<|tools_suffix|>"
     ),
     "pythonic": lambda calls: f"[{', '.join(map(as_python, calls))}]",
     "olmo3": lambda calls: (

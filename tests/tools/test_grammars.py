@@ -126,7 +126,8 @@ def test_families_may_write_calls_as_they_do(dialect: str, tokens: bool) -> None
     grammar = answer_grammar(
         dialect_named(dialect, TOOLS), TOOLS, letters.ids, {}, None, most=2, free=True
     )
-    arguments = dict(sorted(WORTH.items())) if dialect == "functiongemma" else WORTH
+    by_name = dialect in ("functiongemma", "gemma4")
+    arguments = dict(sorted(WORTH.items())) if by_name else WORTH
     text = WRITERS[dialect]([("f", arguments)])
     if dialect in ("pythonic", "lfm2", "olmo3"):
         text = text.replace("'", '"')
@@ -171,6 +172,7 @@ def test_strings_without_quotes_are_bounded_or_refused() -> None:
     for name, text in [
         ("qwen3-coder", "<tool_call>\n<function=f>\n<parameter=s>\n{}\n</parameter>\n</function>"),
         ("functiongemma", "<start_function_call>call:f{{s:<escape>{}<escape>}}"),
+        ("gemma4", '<|tool_call>call:f{{s:<|"|>{}<|"|>}}'),
     ]:
         dialect = dialect_named(name, [limited])
         grammar = answer_grammar(dialect, [limited], {}, {}, None, most=1, free=False)

@@ -30,6 +30,7 @@ END_OF_TURN = frozenset(
         "<|im_end|>",  # ChatML: SmolLM2, Qwen, StableLM
         "<|end|>",  # Phi-3
         "<end_of_turn>",  # Gemma
+        "<turn|>",  # Gemma 4
         f"<{BAR}end{SPACE_MARK}of{SPACE_MARK}sentence{BAR}>",  # DeepSeek
         "<EOT>",
     }

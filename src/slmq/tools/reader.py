@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmq.tools.calls import Mark, Said, ToolCall
 from slmq.tools.channels import ChannelReader
+from slmq.tools.reasoning import HEADS
 from slmq.tools.spans import SPACE, MalformedError, Span
 
 if TYPE_CHECKING:
@@ -185,12 +186,15 @@ class ReasoningReader:
         self._held = ""  # line ends within reasoning, which count if more follows
         self._fresh = within is not None  # no character since the marker
         self._stripping = False  # line ends behind reasoning
+        self._opening = ""
+        self._head = ""  # what may stand here and is no reasoning
 
     def push(self, piece: str) -> tuple[str, str]:
         """Take a piece of text, or a `Mark`; return what is answer and what is reasoning."""
         if isinstance(piece, Mark):
             if self._end is None and piece in self._pairs:
                 self._end, self._fresh, self._held = self._pairs[piece], True, ""
+                self._opening, self._head = piece, HEADS.get(piece, "")
                 return "", ""
             if piece == self._end:
                 self._end, self._stripping = None, True
@@ -199,12 +203,24 @@ class ReasoningReader:
                 return "", ""  # one that begins or ends nothing
         if self._end is None:
             return self._answer(piece), ""
+        piece = self._behind_head(piece)
         text = piece.lstrip("\n") if self._fresh else piece
         self._fresh = self._fresh and not text
         text = self._held + text
         spoken = text.rstrip("\n")
         self._held = text[len(spoken) :]
         return "", spoken
+
+    def _behind_head(self, piece: str) -> str:
+        """What is left of a piece; a beginning that is another than the head is reasoning."""
+        while self._head and piece:
+            if piece[0] != self._head[0]:
+                whole = HEADS[self._opening]
+                piece = whole[: len(whole) - len(self._head)] + piece
+                self._head = ""
+                return piece
+            piece, self._head = piece[1:], self._head[1:]
+        return piece
 
     def _answer(self, piece: str) -> str:
         if not self._stripping:

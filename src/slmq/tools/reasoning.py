@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["begun", "pairs_of", "switch"]
+__all__ = ["HEADS", "begun", "pairs_of", "switch"]
 
 PAIRS = {
     "<think>": "</think>",
@@ -17,7 +17,10 @@ PAIRS = {
     "<|START_THINKING|>": "<|END_THINKING|>",
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<seed:think>": "</seed:think>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|channel>": "<channel|>",
 }
+HEADS = {"<|channel>": "thought\n"}  # what stands behind a marker, before the reasoning
 SWITCHES = (("enable_thinking", r"\benable_thinking\b"), ("thinking", r"\bif (?:not )?thinking\b"))
 
 

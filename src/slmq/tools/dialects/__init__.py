@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from slmq.tools.dialects.apertus import Apertus
 from slmq.tools.dialects.base import Dialect
 from slmq.tools.dialects.function_gemma import FunctionGemma
+from slmq.tools.dialects.gemma4 import Gemma4
 from slmq.tools.dialects.generic import Generic
 from slmq.tools.dialects.hermes import Hermes
 from slmq.tools.dialects.llama3 import Llama3
@@ -25,6 +27,8 @@ _ALL: tuple[type[Dialect], ...] = (
     MistralNamed,
     Phi4,
     FunctionGemma,
+    Gemma4,
+    Apertus,
     Pythonic,
     Olmo3,
     Lfm2,
@@ -35,6 +39,8 @@ DIALECTS: dict[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 # What stands in the templates of a family, all of it, and not in those of a family before it.
 SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<start_function_call>",), "functiongemma"),
+    (("<|tool_call>", "<tool_call|>"), "gemma4"),
+    (("<|tools_prefix|>",), "apertus"),
     (("[TOOL_CALLS]", "[ARGS]"), "mistral-args"),
     (("[TOOL_CALLS]",), "mistral"),
     (("<tool_call>", "<function="), "qwen3-coder"),
@@ -44,6 +50,7 @@ SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<function_calls>",), "olmo3"),
     (("<|tool_list_start|>",), "lfm2"),
     (("<|tool_call_start|>",), "lfm2"),
+    (("List of tools: [", "keep_past_thinking"), "lfm2"),
     (("[func_name1(",), "pythonic"),
     (("<|start_header_id|>", '"parameters": '), "llama3"),
 )

@@ -15,7 +15,6 @@ from slmq.tools.tool import Tool
 
 __all__ = ["FunctionGemma"]
 
-QUOTE = "<escape>"
 ANYTHING = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
 ANY_KEY = "/[A-Za-z_][A-Za-z0-9_]*/"
 CALL = re.compile(r"\s*call:([^{\s]+)\s*(\{.*\})\s*", re.DOTALL)
@@ -33,18 +32,19 @@ class FunctionGemma(Dialect):
     openings = ("<start_function_call>",)
     closing = "<end_function_call>"
     separator = ""
-    marks = (QUOTE,)
+    quote = "<escape>"
+    marks = (quote,)
 
     def span(self, opening: str) -> Span:
         """See `Dialect`."""
-        return Tagged(self.closing, [(QUOTE, QUOTE)])
+        return Tagged(self.closing, [(self.quote, self.quote)])
 
     def decode(self, opening: str, body: str) -> list[Call]:
         """See `Dialect`."""
         found = CALL.fullmatch(body.removesuffix(self.closing))
         if found is None:
             raise ValueError("expected call:name{...}")
-        values = _Values(found[2])
+        values = _Values(found[2], self.quote)
         arguments = values.value()
         if values.rest.strip() or not isinstance(arguments, dict):
             raise ValueError("expected an object of arguments")
@@ -111,32 +111,32 @@ class FunctionGemma(Dialect):
         if kind is None and not schema:
             return self._value(ANYTHING, where, grammar)
         raise ValueError(
-            f"{where}: expected a type that FunctionGemma can write (string, number, integer, "
+            f"{where}: expected a type that {self.name} can write (string, number, integer, "
             f"boolean, null, an array of these, an object of named values), got "
             f"{dict(schema)!r:.80}"
         )
 
-    @staticmethod
-    def _string(schema: Mapping[str, Any], where: str, grammar: Grammar) -> str:
-        quote = grammar.mark(QUOTE)
+    def _string(self, schema: Mapping[str, Any], where: str, grammar: Grammar) -> str:
+        quote = grammar.mark(self.quote)
         known = known_values(schema)
         if known is None:
-            return f"{quote} {grammar.until(QUOTE, *string_limits(schema, where))}"
+            return f"{quote} {grammar.until(self.quote, *string_limits(schema, where))}"
         return f"{quote} {grammar.one_of(grammar.text(value) for value in known)} {quote}"
 
 
 class _Values:
     """Reads values from the left; raises ValueError where none stands."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, quote: str) -> None:
         self.rest = text
+        self._quote = quote
 
     def value(self) -> Any:
         self.rest = self.rest.lstrip()
-        if self.rest.startswith(QUOTE):
-            text, quote, self.rest = self.rest[len(QUOTE) :].partition(QUOTE)
+        if self.rest.startswith(self._quote):
+            text, quote, self.rest = self.rest[len(self._quote) :].partition(self._quote)
             if not quote:
-                raise ValueError(f"expected {QUOTE} at the end of a string")
+                raise ValueError(f"expected {self._quote} at the end of a string")
             return text
         if self._took("{"):
             return dict(self._items("}", self._entry))
@@ -156,7 +156,7 @@ class _Values:
         if found is None:
             raise ValueError("expected key:value")
         self.rest = self.rest[found.end() :]
-        return found[1].replace(QUOTE, ""), self.value()
+        return found[1].replace(self._quote, ""), self.value()
 
     def _items(self, end: str, item: Any) -> list[Any]:
         found: list[Any] = []
