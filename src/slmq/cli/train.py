@@ -11,6 +11,7 @@ import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Downloads, note, print_json, spinner
+from slmq.cli.train_config import TrainConfig, read_config
 from slmq.engine.training.options import TrainOptions
 from slmq.machine.disk import readable_bytes
 from slmq.settings import WeightFormat
@@ -22,25 +23,39 @@ if TYPE_CHECKING:
 __all__ = ["train_adapter"]
 
 TRAINING = o.Bundle("training", TrainOptions, "Training")
-PAGE = "training.html"
+PAGE, ADAPTERS = "training.html", "adapters"
+NOTHING = TrainConfig(None, None, None, {})
 CURVE = 24  # reports whose losses are drawn on the line
 
 
 @TRAINING
 def train_adapter(
-    model: o.ModelName,
+    model: o.MaybeModel = None,
     *,
     data: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="DIR",
             help="Folder with train.jsonl, and valid.jsonl and test.jsonl if there are such.",
             show_default=False,
         ),
-    ],
+    ] = None,
     adapter_path: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write the adapter to.")
-    ] = Path("adapters"),
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder to write the adapter to.", show_default="adapters"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="YAML or JSON with the keys of mlx-lm; what is given here goes before.",
+            show_default=False,
+        ),
+    ] = None,
     fine_tune_type: Annotated[
         Literal["lora"],
         typer.Option("--fine-tune-type", "--type", metavar="TYPE", help="What is trained."),
@@ -68,9 +83,17 @@ def train_adapter(
     """
     import slmq.hub as hub
 
-    options = TrainOptions(**training)
+    said = NOTHING if config is None else read_config(config)
+    options = TrainOptions(**(said.options | training))
+    source = model or said.model
+    if source is None:
+        raise typer.BadParameter("expected a model, here or in --config", param_hint="MODEL")
+    texts = data or (None if said.data is None else Path(said.data))
+    if texts is None:
+        raise typer.BadParameter("expected a folder, here or in --config", param_hint="--data")
+    target = adapter_path or Path(said.adapter_path or ADAPTERS)
     with Downloads() as progress:
-        found = hub.resolve(model, revision=revision, local_files_only=offline, progress=progress)
+        found = hub.resolve(source, revision=revision, local_files_only=offline, progress=progress)
     from slmq.engine.training.files import STATE, write_text
     from slmq.engine.training.page import loss_page
     from slmq.engine.training.run import Run
@@ -79,8 +102,8 @@ def train_adapter(
     with spinner(f"loading {found.name}"):
         run = Run(
             found.path,
-            data,
-            adapter_path,
+            texts,
+            target,
             options,
             name=found.name,
             format=format,
@@ -93,18 +116,18 @@ def train_adapter(
         done = run.finish()
     except KeyboardInterrupt:
         told.end_line()
-        whole = (adapter_path / STATE).exists()
+        whole = (target / STATE).exists()
         cure = "the same command with --resume goes on" if whole else "nothing was saved yet"
-        note(f"{adapter_path}: interrupted after batch {run.iteration}; {cure}")
+        note(f"{target}: interrupted after batch {run.iteration}; {cure}")
         raise
     told.end_line()
-    write_text(adapter_path / PAGE, loss_page(found.name, done))
+    write_text(target / PAGE, loss_page(found.name, done))
     if as_json:
         print_json({**asdict(done), "path": str(done.path)})
         return
     note(
-        f"{adapter_path}: {done.iterations} batches, {done.tokens:,} tokens, "
-        f"{minutes(done.seconds)}; loss over time: {adapter_path / PAGE}"
+        f"{target}: {done.iterations} batches, {done.tokens:,} tokens, "
+        f"{minutes(done.seconds)}; loss over time: {target / PAGE}"
     )
 
 

@@ -17,9 +17,10 @@ from slmq.settings import (
     truth,
 )
 
-__all__ = ["Schedules", "TrainArgs", "TrainOptions"]
+__all__ = ["Optimizers", "Schedules", "TrainArgs", "TrainOptions"]
 
 Schedules = Literal["constant", "linear", "cosine"]
+Optimizers = Literal["adamw", "adam"]
 MOST_RANK = 256  # as the native code
 # What changes no bit of the result, only when it is looked at and written, and how fast it comes.
 ASIDE = (
@@ -75,6 +76,7 @@ class TrainArgs(TypedDict, total=False):
     learning_rate: float
     schedule: Schedules
     warmup: int
+    optimizer: Optimizers
     weight_decay: float
     max_grad_norm: float
     seed: int
@@ -121,6 +123,8 @@ class TrainOptions:
         Behind the warm-up it stays, or falls to 0 along a line or half a wave.
     warmup : int
         Updates in which the learning rate rises from 0.
+    optimizer : {"adamw", "adam"}
+        Adam (Kingma and Ba, 2015) is AdamW without weight decay.
     weight_decay : float
         Of AdamW.
     max_grad_norm : float
@@ -195,6 +199,9 @@ class TrainOptions:
         0,
         "Updates in which the learning rate rises from 0.",
         integer("an int >= 0", low=0, high=10**9),
+    )
+    optimizer: Optimizers = option(
+        "adamw", "adamw, or adam, which has no weight decay.", one_of(Optimizers)
     )
     weight_decay: float = option(
         0.01, "Weight decay of AdamW.", number("a number in 0..1", low=0.0, high=1.0)

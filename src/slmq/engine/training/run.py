@@ -100,7 +100,7 @@ class Run:
             len(low_ranks.values),
             betas=BETAS,
             eps=EPS,
-            weight_decay=options.weight_decay,
+            weight_decay=options.weight_decay if options.optimizer == "adamw" else 0.0,
         )
         self._order = Order(self.train.samples, options.batch_size, options.seed)
         self.iters = options.iters
