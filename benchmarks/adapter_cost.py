@@ -31,6 +31,7 @@ from slmq.engine.opening import record_plan
 from slmq.engine.options import LoadOptions
 from slmq.hub import resolve
 from slmq.models.loading import LoadedWeights, load_weights
+from slmq.models.registry import FAMILIES
 from slmq.plan.plan import RecordedPlan
 from slmq.weights.lora import read_lora
 
@@ -52,7 +53,8 @@ def write_adapter(path: Path, loaded: LoadedWeights, rank: int) -> None:
     import gguf
 
     rng = np.random.default_rng(1)
-    writer = gguf.GGUFWriter(path, "llama")
+    family = loaded.family.__name__.rpartition(".")[2]
+    writer = gguf.GGUFWriter(path, next(k for k, v in FAMILIES.items() if v == family))
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(rank))

@@ -120,6 +120,29 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     return write_gguf(path, keys | tokenizer_keys(config["vocab_size"]), tensors | divisors)
 
 
+def gguf_pairs(source: Path, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Pairs of an adapter, A [rank, k] and B [n, rank] by module, as a GGUF file has them.
+
+    B lies as rows of the weight do, so it is laid out as one; both parts of a matrix that is split
+    keep all of A.
+    """
+    config, _ = language_model(source)
+    config = {GPT2_KEYS.get(k, k): v for k, v in config.items()}
+    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
+    found: dict[str, tuple[Any, Any]] = {}
+    for module, (a, b) in pairs.items():
+        stored = b.T if config["model_type"] == "gpt2" else b
+        for name, w in laid_out(config, {f"{module}.weight": stored}).items():
+            part = name.split(".")[-2]
+            rows = permute_rope(w, heads[part]) if architecture in PERMUTED and part in heads else w
+            written = names.get_name(name, try_suffixes=(".weight",))
+            found[written.removesuffix(".weight")] = a, np.ascontiguousarray(rows)
+    return found
+
+
 def laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
     """Weights in the layout of llama.cpp's converter, where that is not the model's own.
 

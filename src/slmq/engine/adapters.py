@@ -16,6 +16,7 @@ from slmq.checkpoint import Layout
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS
 from slmq.models.parts.wrapped import names_elsewhere
+from slmq.models.registry import FAMILIES
 from slmq.weights.survey import Survey, Wish
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = ["Adapter", "fit", "wishes_of"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+IN_GGUF = {"mistral": "llama", "granitemoehybrid": "granite"}  # families by another's name there
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
         If it does more than add products of two matrices.
     """
     lora.require_plain()
+    _require_base(loaded, lora)
     slots: dict[str, list[int]] = {}
     for number, linear in enumerate(plan.slots):
         slots.setdefault(linear.name, []).append(number)
@@ -114,6 +117,18 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
         )
     kept = _type_beside(loaded.formats, plan.activations)
     return Adapter(plan.native.adapter(parts, kept), digest.hexdigest())
+
+
+def _require_base(loaded: LoadedWeights, lora: Lora) -> None:
+    """Rows lie in the order of an architecture: those of another may fit, and say nothing."""
+    own = loaded.family.__name__.rpartition(".")[2]
+    said = lora.architecture
+    if said is not None and FAMILIES.get(said) not in (own, IN_GGUF.get(own)):
+        raise CheckpointError(
+            f"general.architecture: expected an adapter of {IN_GGUF.get(own, own)}, got one of "
+            f"{said!r:.80}: is it for another model?",
+            file=lora.path,
+        )
 
 
 def _type_beside(formats: Iterable[str], activations: str) -> str:

@@ -20,6 +20,7 @@ from slmq.models.parts.decoder import (
     load_gated_mlp,
     load_norms,
     logits,
+    rope_orders,
 )
 from slmq.models.parts.gguf import Weights
 from slmq.weights.base import Reader
@@ -53,10 +54,11 @@ class Config(DecoderConfig):
 
 def load(r: Reader, cfg: Config) -> Weights:
     """Reads the tensors that `forward` uses."""
+    orders = rope_orders(cfg, r.layout.interleaved_rows)  # of adapters in GGUF files
 
     def load_layer(prefix: str, layer: Weights) -> None:
         load_norms(r, cfg, prefix, layer)
-        load_attention(r, cfg, prefix, layer)
+        load_attention(r, cfg, prefix, layer, orders=orders)
         load_gated_mlp(r, cfg, prefix, layer)
 
     return load_decoder(r, cfg, load_layer)

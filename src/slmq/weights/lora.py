@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ class Lora:
         The model that it says it was made for.
     replaced : dict of str to float32
         Biases, and heads, that take the place of the model's, by the names of their tensors.
+    architecture : str, optional
+        What a GGUF file says that its base is.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class Lora:
     pairs: dict[str, LowRank]
     base: str | None
     replaced: dict[str, F32]
+    architecture: str | None = None
 
     def require_plain(self) -> None:
         """Refuse what cannot be added while a model runs.
@@ -131,7 +134,13 @@ def read_lora(path: Path) -> Lora:
         with open_gguf(path) as stored:
             if role_in(stored.metadata) != "adapter":
                 raise CheckpointError("expected an adapter, got a model", file=path)
-            return _finish(path, stored.layout, _gguf_pairs(stored), {}, None)
+            said = stored.metadata.get("general.architecture")
+            if not isinstance(said, str):
+                raise CheckpointError(
+                    f"general.architecture: expected a name, got {said!r:.80}", file=path
+                )
+            found = _finish(path, stored.layout, _gguf_pairs(stored), {}, None)
+            return replace(found, architecture=said)
     config_path = path / CONFIG
     if not path.is_dir() or not config_path.exists():
         raise CheckpointError(

@@ -58,7 +58,8 @@ class GgufMap:
         if expert is not None:  # a stack has the matrices of all experts
             stack = self.layer_names[f"{expert[1]}.{expert[3]}"]
             return f"blk.{layer[1]}.{stack}.{kind}[{expert[2]}]"
-        return f"blk.{layer[1]}.{self.layer_names[layer[2]]}.{kind}"
+        own = self.layer_names.get(layer[2])
+        return name if own is None else f"blk.{layer[1]}.{own}.{kind}"
 
 
 def interleaved_to_halves(heads: int, head_dim: int) -> npt.NDArray[np.int32]:
