@@ -31,6 +31,7 @@ from slmq.errors import CheckpointError, UnsupportedModelError
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.models.registry import FAMILIES
 from slmq.plan.plan import RecordedPlan
+from slmq.settings import Activations
 from slmq.weights.lora import read_lora
 
 F32 = npt.NDArray[np.float32]
@@ -43,8 +44,14 @@ def loaded_from(folder: Path, format: str = "f32") -> LoadedWeights:
         return load_weights(checkpoint, threads=1, format=format, memory="small")
 
 
-def plan_of(loaded: LoadedWeights, *, isa: str | None = None, threads: int = 1) -> RecordedPlan:
-    options = LoadOptions(n_threads=threads, kv_dtype="f32")
+def plan_of(
+    loaded: LoadedWeights,
+    *,
+    isa: str | None = None,
+    threads: int = 1,
+    activations: Activations = "mixed",
+) -> RecordedPlan:
+    options = LoadOptions(n_threads=threads, kv_dtype="f32", activations=activations)
     return record_plan(loaded, options, isa=isa, adapters=True)
 
 
@@ -138,7 +145,7 @@ def test_an_adapter_over_integers(format: str, tmp_path: Path) -> None:
 
 def test_what_an_adapter_is_kept_in() -> None:
     """Eight bits lose about a hundredth of what is added; rows have scales of their own."""
-    plan = plan_of(loaded_from(LLAMA))
+    plan = plan_of(loaded_from(LLAMA, "int4"), activations="exact")
     tokens = read_golden("llama", "odd_sizes").tokens[0][:20]
     rng = np.random.default_rng(3)
     parts = []
@@ -152,6 +159,11 @@ def test_what_an_adapter_is_kept_in() -> None:
         added[kind] = answer(plan, [(tokens, adapter)])[0] - base
     assert relative_error(added["f16"], added["f32"]) < 1e-3
     assert 1e-3 < relative_error(added["i8"], added["f32"]) < 2e-2
+    floats = plan_of(loaded_from(LLAMA))  # nothing is rounded there
+    for kind in ("f16", "i8"):
+        adapter = Adapter(floats.native.adapter(parts, kind), kind)
+        added[kind] = answer(floats, [(tokens, adapter)])[0]
+    assert (added["i8"] == added["f16"]).all()
     with pytest.raises(ValueError, match="type of an adapter: expected 'f16', 'f32' or 'i8'"):
         plan.native.adapter(parts, "i4")
 

@@ -39,16 +39,43 @@ struct LinearArgs {
 
 // What an adapter's matrices are kept in.
 enum class LowRankType : int { f16 = 0, f32 = 1, i8 = 2 };
-inline constexpr int kLowRanks = 3;
+inline constexpr int kLowRanks = 3, kFloatLowRanks = 2;
+inline constexpr int kMaxRank = 256;
 inline constexpr const char* kLowRankNames[kLowRanks] = {"f16", "f32", "i8"};
 
 // y[m, n] += x[m, k] @ w[n, k].T, for adapters: one of n and k is their rank.
 struct LowRankArgs {
   const void* weight;  // [n / 16][k][16]
-  const float* scale;  // of i8: of each of the n rows
   int m, n, k;         // n: a multiple of 16
   const float* x;
   int x_stride;
+  float* y;
+  int y_stride;
+};
+
+// The same where weights and what they meet are integers: tiles of sixteen rows are codes less 128 in
+// lines [16 rows][4 columns], and behind them a scale a row. First y[row, 16 * tiles] = x @ w.T, rows
+// [row_begin, row_end) of a panel of m.
+struct LowRankDownArgs {
+  const uint8_t* weight;  // [tiles] of [groups][8 lines]
+  int tiles, groups;
+  const void* panel;
+  int m, row_begin, row_end;
+  float* y;  // of row_begin
+  int y_stride;
+  Ahead ahead;
+};
+
+// Those products, rounded in their place: int8 codes first, in the last eight bytes a scale and -128
+// times the codes' sum.
+inline constexpr int kRoundedTail = 8;
+
+// Then y[m, n] += x @ w.T, x being rounded products of k columns.
+struct LowRankUpArgs {
+  const uint8_t* weight;  // [n / 16] of [k / 4 lines]
+  int m, n, k;            // n and k: multiples of 16
+  const float* x;         // `place` floats a row
+  int place, x_stride;
   float* y;
   int y_stride;
 };
@@ -157,9 +184,16 @@ struct Kernels {
   // float32, times scale_w * scale_a.
   void (*linear[kFormats])(const LinearArgs&, int pair_begin, int pair_end);
 
-  // Sums of even and of odd columns, each in order, are added to each other, scaled if there are
-  // scales, and then added to y.
-  void (*low_rank[kLowRanks])(const LowRankArgs&);
+  // Sums of even and of odd columns, each in order, are added to each other and then to y.
+  void (*low_rank[kFloatLowRanks])(const LowRankArgs&);
+  // Dots of the high planes and then of the low ones, scaled and added group by group, times the row's
+  // scale.
+  void (*low_rank_down)(const LowRankDownArgs&);
+  // n products (a multiple of 16) in their place; the largest becomes 127. If one is not finite the
+  // scale is NaN.
+  void (*low_rank_round)(float* y, int n);
+  // fma(dot, scale of the row * scale of the products, y).
+  void (*low_rank_up)(const LowRankUpArgs&);
 
   void (*product)(const ProductArgs&);
 
@@ -302,16 +336,18 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, product, quantize, quantize_rows, widen_activations,
-         widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary, softcap,
-         xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back,
-         unary_back, softcap_back, softmax_back, cross_entropy, kv_append, attend, pack_text,
-         attend_text, merge, attend_finish, peak_dots, read_memory] = table;
-  for_each_pointer(each, linear, low_rank, product, quantize, quantize_rows, widen_activations,
-                   widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary,
-                   softcap, xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back,
-                   gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append,
-                   attend, pack_text, attend_text, merge, attend_finish, peak_dots, read_memory);
+  auto& [name, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product, quantize,
+         quantize_rows, widen_activations, widen_row_activations, dequantize, widen, rmsnorm,
+         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
+         rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
+         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots,
+         read_memory] = table;
+  for_each_pointer(each, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
+                   quantize, quantize_rows, widen_activations, widen_row_activations, dequantize,
+                   widen, rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax,
+                   delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back, unary_back,
+                   softcap_back, softmax_back, cross_entropy, kv_append, attend, pack_text,
+                   attend_text, merge, attend_finish, peak_dots, read_memory);
 }
 
 }  // namespace slmq

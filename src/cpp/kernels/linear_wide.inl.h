@@ -103,6 +103,23 @@ SLMQ_INLINE void add_group(const uint8_t* tiles, const int8_t* plane,
   }
 }
 
+// Of low_rank_int8.inl.h: sums[token] += dots of M tokens with columns of a tile, sixteen at a time.
+static constexpr int kThinTokens = 8;
+template <int M>
+SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_stride, int halves,
+                            i32x16 (&sums)[M]) {
+  for (int half = 0; half < halves; ++half, tile += 256, x += 16) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512i w = _mm512_load_si512(tile + 64 * j);
+#pragma GCC unroll 8
+      for (int t = 0; t < M; ++t)
+        sums[t] =
+            pinned({_mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(x + t * x_stride + 4 * j))});
+    }
+  }
+}
+
 template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {

@@ -7,14 +7,9 @@ namespace slmq::SLMQ_ISA {
 static constexpr int kLowRankRows = kSums / 2;
 static constexpr int kLowRankTiles = kFactorsStay ? 4 : 2;
 
-struct WeightI8 {
-  using Element = int8_t;
-  static inline f32x16 column(const Element* p) { return to_f32(load_i8(p)); }
-};
-
 template <class Weight, int M, int N>
 SLMQ_INLINE void low_rank_block(const LowRankArgs& args, const typename Weight::Element* weight,
-                                int first, const float* x, float* y) {
+                                const float* x, float* y) {
   const size_t tile = static_cast<size_t>(args.k) * kLanes;
   const auto x_stride = static_cast<size_t>(args.x_stride);
   f32x16 even[N][M], odd[N][M];
@@ -47,10 +42,7 @@ SLMQ_INLINE void low_rank_block(const LowRankArgs& args, const typename Weight::
 #pragma GCC unroll 8
     for (int t = 0; t < M; ++t) {
       float* to = y + static_cast<size_t>(t) * args.y_stride + i * kLanes;
-      f32x16 sum = add(even[i][t], odd[i][t]);
-      if constexpr (std::is_same_v<Weight, WeightI8>)
-        sum = mul(sum, load(args.scale + first + i * kLanes));
-      store(to, add(load(to), sum));
+      store(to, add(load(to), add(even[i][t], odd[i][t])));
     }
   }
 }
@@ -62,8 +54,8 @@ template <class Weight, int M, int N>
   const float* x = args.x + static_cast<size_t>(row) * args.x_stride;
   float* y = args.y + static_cast<size_t>(row) * args.y_stride;
   for (; (tile + N) * kLanes <= args.n; tile += N)
-    low_rank_block<Weight, M, N>(args, weight + static_cast<size_t>(tile) * args.k * kLanes,
-                                 tile * kLanes, x, y + tile * kLanes);
+    low_rank_block<Weight, M, N>(args, weight + static_cast<size_t>(tile) * args.k * kLanes, x,
+                                 y + tile * kLanes);
   if constexpr (N > 1) low_rank_tiles<Weight, M, N / 2>(args, row, tile);
 }
 

@@ -11,6 +11,8 @@
 
 #include "kernels/linear_rows.inl.h"
 
+#include "kernels/low_rank_int8.inl.h"
+
 namespace slmq::SLMQ_ISA {
 
 template <int... Names>
@@ -30,6 +32,8 @@ static constexpr Kernels own_products(const char* name) {
   Kernels table = {};
   table.name = name;
   table.peak_dots = peak_dots;
+  table.low_rank_down = low_rank_down;
+  table.low_rank_up = low_rank_up;
   put_products(&table, std::make_integer_sequence<int, kFormats>());
   return table;
 }

@@ -21,6 +21,8 @@
 
 #include "kernels/low_rank.inl.h"
 
+#include "kernels/low_rank_int8.inl.h"
+
 #include "kernels/rows.inl.h"
 
 #include "kernels/convolution.inl.h"
@@ -69,7 +71,10 @@ static constexpr Kernels shared_table(const char* name) {
   Kernels table = {
       .name = name,
       .linear = {},  // by put_formats()
-      .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>, low_rank<WeightI8>},
+      .low_rank = {low_rank<WeightF16>, low_rank<WeightF32>},
+      .low_rank_down = low_rank_down,
+      .low_rank_round = low_rank_round,
+      .low_rank_up = low_rank_up,
       .product = product,
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},

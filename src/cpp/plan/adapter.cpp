@@ -10,6 +10,8 @@
 namespace slmq {
 namespace {
 
+constexpr int kZeroCode = 128;
+
 // A row's numbers as int8 with one scale, which is returned: the largest becomes 127.
 float round_row(const float* values, int columns, std::vector<int8_t>* codes) {
   constexpr float kSmallest = 1e-30f;  // of what is told from zero
@@ -21,34 +23,60 @@ float round_row(const float* values, int columns, std::vector<int8_t>* codes) {
   return most / 127.0f;
 }
 
-// rows x columns as tiles of 16 rows, [tiles][columns][16]; rows that are missing are zeros already.
-void put_tiles(const std::vector<float>& values, int rows, int columns, LowRankType type,
-               uint8_t* tiles, float* scales) {
+// Where a number stands in its tile.
+size_t place_of(LowRankType type, int row, int column) {
+  const int lane = row % kLanes;
+  if (type != LowRankType::i8) return static_cast<size_t>(column) * kLanes + lane;
+  return static_cast<size_t>(column / 4) * 4 * kLanes + 4 * lane + column % 4;
+}
+
+// rows x columns into tiles of `padded` columns; what is missing there stays as it is.
+void put_tiles(const std::vector<float>& values, int rows, int columns, int padded,
+               LowRankType type, uint8_t* tiles) {
   std::vector<int8_t> codes(static_cast<size_t>(columns));
   for (int row = 0; row < rows; ++row) {
     const float* from = values.data() + static_cast<size_t>(row) * columns;
-    if (type == LowRankType::i8) scales[row] = round_row(from, columns, &codes);
+    const size_t bytes = low_rank_tile_bytes(type, padded);
+    uint8_t* tile = tiles + static_cast<size_t>(row / kLanes) * bytes;
+    if (type == LowRankType::i8) {
+      auto* scales = reinterpret_cast<float*>(tile + bytes) - kLanes;
+      scales[row % kLanes] = round_row(from, columns, &codes);
+    }
     for (int column = 0; column < columns; ++column) {
-      const size_t at = (static_cast<size_t>(row / kLanes) * columns + column) * kLanes +
-                        static_cast<size_t>(row % kLanes);
+      const size_t at = place_of(type, row, column);
       switch (type) {
         case LowRankType::f16:
-          reinterpret_cast<uint16_t*>(tiles)[at] = float_to_half(from[column]);
+          reinterpret_cast<uint16_t*>(tile)[at] = float_to_half(from[column]);
           break;
-        case LowRankType::f32: reinterpret_cast<float*>(tiles)[at] = from[column]; break;
+        case LowRankType::f32: reinterpret_cast<float*>(tile)[at] = from[column]; break;
         case LowRankType::i8:
-          reinterpret_cast<int8_t*>(tiles)[at] = codes[static_cast<size_t>(column)];
+          tile[at] = static_cast<uint8_t>(codes[static_cast<size_t>(column)] + kZeroCode);
           break;
       }
     }
   }
 }
 
-float* scales_from(std::vector<float>& scales, int row) {
-  return scales.empty() ? nullptr : scales.data() + row;
+// Zeros, which of i8 are codes of their own.
+void clear_tiles(LowRankType type, int columns, int tiles, uint8_t* to) {
+  const size_t bytes = low_rank_tile_bytes(type, columns);
+  const size_t codes = type == LowRankType::i8 ? bytes - kLanes * sizeof(float) : 0;
+  for (int tile = 0; tile < tiles; ++tile, to += bytes)
+    std::fill_n(to, codes, static_cast<uint8_t>(kZeroCode));
 }
 
-int tiles_of(int rows) { return (rows + kLanes - 1) / kLanes; }
+int columns_of(LowRankType type, int columns, int unit) {
+  return type == LowRankType::i8 ? static_cast<int>(round_up(columns, unit)) : columns;
+}
+
+int tiles_of(int rows) { return padded(rows) / kLanes; }
+
+// Bytes of tiles, in whole cache lines.
+size_t lines(LowRankType type, int columns, int tiles) {
+  constexpr size_t kLine = 64;
+  const size_t bytes = static_cast<size_t>(tiles) * low_rank_tile_bytes(type, columns);
+  return (bytes + kLine - 1) / kLine * kLine;
+}
 
 void check(const LowRankSource& source, const Slots& slots) {
   if (source.slot < 0 || source.slot >= static_cast<int>(slots.size())) {
@@ -72,48 +100,56 @@ void check(const LowRankSource& source, const Slots& slots) {
 
 Adapter::Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSource>& sources,
                  LowRankType type)
-    : slots_(std::move(slots)), type_(type), parts_(slots_->size()), stacks_(slots_->size()) {
+    : slots_(std::move(slots)), parts_(slots_->size()), stacks_(slots_->size()) {
   for (const LowRankSource& source : sources) {
     check(source, *slots_);
     std::optional<LowRank>& part = parts_[source.slot];
     if (part) fail("adapter: slot " + std::to_string(source.slot) + " comes twice");
     const SlotSize size = (*slots_)[source.slot];
-    const auto rows = static_cast<size_t>(padded(size.n));
-    part.emplace();
-    part->rank = source.rank;
-    part->up = Memory(rows * source.rank * element_bytes());
-    if (type == LowRankType::i8) part->scales.resize(rows);
-    put_tiles(source.up, size.n, source.rank, type, part->up.data(), scales_from(part->scales, 0));
     LowRankStack& stack = stacks_[size.first];
+    part.emplace();
+    part->type = stack.type = type == LowRankType::i8 && !size.rounded ? LowRankType::f16 : type;
+    part->rank = columns_of(part->type, source.rank, kLanes);
     part->column = stack.tiles * kLanes;
-    stack.tiles += tiles_of(source.rank);
+    stack.columns = columns_of(stack.type, size.k, kGroup);
+    stack.tiles += part->place() / kLanes;
+    stack.parts.push_back(&*part);
   }
+  place();
   for (const LowRankSource& source : sources) {
     const SlotSize size = (*slots_)[source.slot];
-    const int column = parts_[source.slot]->column;
-    LowRankStack& stack = stacks_[size.first];
-    const size_t column_bytes = static_cast<size_t>(size.k) * element_bytes();
-    if (stack.down.size() == 0) {
-      const auto rows = static_cast<size_t>(stack.tiles) * kLanes;
-      stack.down = Memory(rows * column_bytes);
-      if (type == LowRankType::i8) stack.scales.resize(rows);
-    }
-    put_tiles(source.down, source.rank, size.k, type, stack.down.data() + column * column_bytes,
-              scales_from(stack.scales, column));
+    const LowRank& part = *parts_[source.slot];
+    const LowRankStack& stack = stacks_[size.first];
+    const size_t tile_bytes = low_rank_tile_bytes(stack.type, stack.columns);
+    put_tiles(source.down, source.rank, size.k, stack.columns, stack.type,
+              stack.down + static_cast<size_t>(part.column / kLanes) * tile_bytes);
+    put_tiles(source.up, size.n, source.rank, part.rank, part.type, part.up);
   }
 }
 
-size_t Adapter::element_bytes() const {
-  return type_ == LowRankType::i8 ? 1 : type_ == LowRankType::f16 ? 2 : 4;
-}
-
-size_t Adapter::bytes() const {
+// Gives every matrix its memory, A of neighbours before their B.
+void Adapter::place() {
+  constexpr size_t kHuge = size_t{4} << 20;  // from which on large pages pay
+  constexpr size_t kBehind = 512;            // what kernels read there
   size_t bytes = 0;
-  for (const auto& part : parts_)
-    if (part) bytes += part->up.size() + part->scales.size() * sizeof(float);
-  for (const LowRankStack& stack : stacks_)
-    bytes += stack.down.size() + stack.scales.size() * sizeof(float);
-  return bytes;
+  const auto each = [&](const auto& take) {
+    for (size_t slot = 0; slot < slots_->size(); ++slot) {
+      LowRankStack& stack = stacks_[slot];
+      if (stack.tiles != 0) take(&stack.down, stack.type, stack.columns, stack.tiles);
+      if (std::optional<LowRank>& part = parts_[slot])
+        take(&part->up, part->type, part->rank, tiles_of((*slots_)[slot].n));
+    }
+  };
+  each([&](uint8_t**, LowRankType type, int columns, int tiles) {
+    bytes += lines(type, columns, tiles);
+  });
+  memory_ = Memory(bytes + kBehind, bytes >= kHuge);
+  uint8_t* next = memory_.data();
+  each([&](uint8_t** where, LowRankType type, int columns, int tiles) {
+    *where = next;
+    clear_tiles(type, columns, tiles, next);
+    next += lines(type, columns, tiles);
+  });
 }
 
 }  // namespace slmq

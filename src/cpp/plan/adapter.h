@@ -12,28 +12,39 @@
 
 namespace slmq {
 
-inline constexpr int kMaxRank = 256;  // of one matrix; every matrix has room for as many products
-
 // The size of a matrix that can be added to; its number is its slot. Matrices that multiply the same
-// rows in one step are neighbours: `first` is the slot of the first of them.
+// rows in one step are neighbours: `first` is the slot of the first of them. `rounded`: it multiplies
+// activations with a scale a group.
 struct SlotSize {
   int n, k, first;
+  bool rounded;
 };
 using Slots = std::vector<SlotSize>;
 
+// Bytes of sixteen rows: [columns][16], of i8 codes less 128 as [columns / 4][16][4] and a scale a row.
+constexpr size_t low_rank_tile_bytes(LowRankType type, int columns) {
+  const size_t numbers = static_cast<size_t>(columns) * kLanes;
+  if (type == LowRankType::i8) return numbers + kLanes * sizeof(float);
+  return numbers * (type == LowRankType::f16 ? 2 : 4);
+}
+
 // One matrix's addition, as kernels take it.
 struct LowRank {
-  int rank = 0;
-  int column = 0;             // of its products among those of its neighbours
-  Memory up;                  // B: [n / 32, rounded up, times 2][rank][16]
-  std::vector<float> scales;  // of its rows, if they are of i8
+  LowRankType type;
+  int rank = 0;           // columns of B: of i8 rounded up to 16
+  int column = 0;         // of its products among those of its neighbours
+  uint8_t* up = nullptr;  // B: tiles of its rows, an even number
+  int place() const { return static_cast<int>(round_up(rank, kLanes)); }  // of its products
+  size_t tile_bytes() const { return low_rank_tile_bytes(type, rank); }
 };
 
 // A of neighbours, behind each other: one product serves them all.
 struct LowRankStack {
-  int tiles = 0;
-  Memory down;  // [tiles][k][16], a matrix taking rank / 16 of them, rounded up
-  std::vector<float> scales;
+  LowRankType type;
+  int tiles = 0, columns = 0;  // of i8 rounded up to groups
+  uint8_t* down = nullptr;     // a matrix takes rank / 16 tiles, rounded up
+  std::vector<const LowRank*> parts;
+  size_t bytes() const { return static_cast<size_t>(tiles) * low_rank_tile_bytes(type, columns); }
 };
 
 struct LowRankSource {
@@ -43,7 +54,8 @@ struct LowRankSource {
 
 class Adapter {
  public:
-  // Throws std::invalid_argument if a slot or a size is wrong or a slot comes twice.
+  // Matrices that meet no rounded activations are of f16 where the others are of i8. Throws
+  // std::invalid_argument if a slot or a size is wrong or a slot comes twice.
   Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSource>& sources,
           LowRankType type);
 
@@ -53,16 +65,16 @@ class Adapter {
   }
   // Of neighbours, by the first's slot; without tiles if nothing is added to any of them.
   const LowRankStack& stack(int first) const { return stacks_[first]; }
-  int type() const { return static_cast<int>(type_); }  // of Kernels::low_rank
-  size_t element_bytes() const;
-  size_t bytes() const;
+  size_t bytes() const { return memory_.size(); }
   const Slots* slots() const { return slots_.get(); }
 
  private:
+  void place();
+
   const std::shared_ptr<const Slots> slots_;
-  const LowRankType type_;
   std::vector<std::optional<LowRank>> parts_;  // by slot
   std::vector<LowRankStack> stacks_;           // by the first slot of neighbours
+  Memory memory_;  // all matrices, in the order in which steps read them
 };
 
 }  // namespace slmq

@@ -110,6 +110,7 @@ class LinearStep final : public Step {
 
   const std::vector<Chunk>& chunks() const { return wanted_.empty() ? chunks_ : wanted_; }
   void multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
+  void multiply_rows(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
 };
 
 LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
@@ -157,8 +158,17 @@ void LinearStep::narrow(const std::vector<int32_t>& columns) {
   wanted_.erase(std::unique(wanted_.begin(), wanted_.end(), same), wanted_.end());
 }
 
+// What is done to products is done while they are in cache.
 void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows,
                                 int thread) const {
+  constexpr int kRows = 2 * kPanelRows;
+  if (run.frame->adapters.empty()) return multiply_rows(run, chunk, rows, thread);
+  for (int row = rows.begin; row < rows.end; row += kRows)
+    multiply_rows(run, chunk, {row, std::min(row + kRows, rows.end)}, thread);
+}
+
+void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows,
+                               int thread) const {
   const int n = run.frame->rows(domain_);
   const Buffer& out = run.buffer(out_);
   const LinearPart& part = parts_[chunk.part];
@@ -318,7 +328,7 @@ int Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
       width += kMaxRank * static_cast<int>(std::count_if(parts.begin(), parts.end(), sharing));
       in.push_back(part->x);
     }
-    slots_->push_back({m.n, m.k, input->first});
+    slots_->push_back({m.n, m.k, input->first, buffer(part->x).type == BufferType::panel});
     part->adds = {domain, slot, -1, input->column};
   }
   const int out = new_buffer(BufferType::f32, domain, width + kApart, true);

@@ -103,6 +103,8 @@ void Plan::set_adapters(const RunRequest& request, Frame* frame) {
     for (size_t i = 0; i < given.size(); ++i)
       frame->adapters.insert(frame->adapters.end(), static_cast<size_t>(frame->segments[i].count),
                              given[i].get());
+  frame->one_adapter =
+      std::all_of(given.begin(), given.end(), [&](const auto& a) { return a == given.front(); });
   adapters_ = given;  // they live as long as the frame, whose outputs may be asked for again
 }
 

@@ -32,6 +32,7 @@ struct Frame {
   std::vector<int32_t> columns;  // the logits that are wanted of them; none: all
   std::vector<Segment> segments;
   std::vector<const Adapter*> adapters;  // of the tokens, null for those without; none: nobody's
+  bool one_adapter = false;              // all rows have the same
   bool one_row_each = false;             // no sequence has two rows
 
   int rows(Domain domain) const {

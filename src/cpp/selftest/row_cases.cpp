@@ -263,15 +263,11 @@ void run_low_rank(const Kernels& kernels, LowRankType type, Results* results) {
         const std::vector<float> w = inputs.values(static_cast<size_t>(n) * k);
         std::vector<uint16_t> halves(w.size());
         std::transform(w.begin(), w.end(), halves.begin(), float_to_half);
-        std::vector<int8_t> codes(w.size());
-        std::transform(w.begin(), w.end(), codes.begin(),
-                       [](float v) { return static_cast<int8_t>(24.0f * v); });
-        const void* weights[kLowRanks] = {halves.data(), w.data(), codes.data()};
+        const void* weights[kFloatLowRanks] = {halves.data(), w.data()};
         const std::vector<float> x = inputs.values(static_cast<size_t>(m) * k);
         std::vector<float> y = inputs.values(static_cast<size_t>(m) * (n + 16));
         LowRankArgs args{};
         args.weight = weights[static_cast<int>(type)];
-        args.scale = w.data();
         args.m = m;
         args.n = n;
         args.k = args.x_stride = k;
@@ -284,6 +280,63 @@ void run_low_rank(const Kernels& kernels, LowRankType type, Results* results) {
     }
   }
   results->add(std::string("low_rank.") + kLowRankNames[static_cast<int>(type)], hash);
+}
+
+// Tiles of codes with their scales.
+Memory thin_tiles(Inputs* inputs, int tiles, int columns) {
+  const size_t codes = static_cast<size_t>(columns) * kLanes;
+  const size_t bytes = codes + kLanes * sizeof(float);
+  Memory memory(static_cast<size_t>(tiles) * bytes + 512);
+  for (int tile = 0; tile < tiles; ++tile) {
+    uint8_t* to = memory.data() + static_cast<size_t>(tile) * bytes;
+    std::generate_n(to, codes, [&] { return static_cast<uint8_t>(inputs->bits()); });
+    const std::vector<float> scales = inputs->values(kLanes);
+    std::copy_n(scales.data(), kLanes, reinterpret_cast<float*>(to + codes));
+  }
+  return memory;
+}
+
+// From activations to what is added, for rows [m / 3, m), in whose place other numbers were.
+void run_low_rank_int8(const Kernels& kernels, Results* results) {
+  constexpr int kColumns = 48, kStride = kColumns + 16;
+  Inputs inputs(313);
+  Hash hash;
+  for (const int rank : {16, 32, 48, 112, 256}) {
+    for (const int k : {32, 100, 416}) {
+      const int groups = static_cast<int>(round_up(k, kGroup)) / kGroup;
+      const Memory down = thin_tiles(&inputs, rank / kLanes, groups * kGroup);
+      const Memory up = thin_tiles(&inputs, kColumns / kLanes, rank);
+      for (int kind = 0; kind < 4; ++kind) {
+        for (const int m : {1, 2, 5, 16, 33}) {
+          const std::vector<float> x = rows_of(&inputs, m, k, kind);
+          Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
+          kernels.quantize[static_cast<int>(Activations::a8o16)](x.data(), groups * kGroup, groups,
+                                                                 m, 0, m, panel.data());
+          const int begin = m / 3, stride = rank + 16;
+          std::vector<float> t = inputs.values(static_cast<size_t>(m) * stride);
+          kernels.low_rank_down({down.data(),
+                                 rank / kLanes,
+                                 groups,
+                                 panel.data(),
+                                 m,
+                                 begin,
+                                 m,
+                                 t.data() + static_cast<ptrdiff_t>(begin) * stride,
+                                 stride,
+                                 {}});
+          hash.floats(t);
+          for (int row = begin; row < m; ++row)
+            kernels.low_rank_round(t.data() + static_cast<ptrdiff_t>(row) * stride, rank);
+          std::vector<float> y = inputs.values(static_cast<size_t>(m - begin) * kStride);
+          kernels.low_rank_up({up.data(), m - begin, kColumns, rank,
+                               t.data() + static_cast<ptrdiff_t>(begin) * stride, rank, stride,
+                               y.data(), kStride});
+          hash.floats(y);
+        }
+      }
+    }
+  }
+  results->add("low_rank.int8", hash);
 }
 
 void run_softmax(const Kernels& kernels, Results* results) {
@@ -369,7 +422,9 @@ void run_rows(const Kernels& kernels, Results* results) {
   run_softmax(kernels, results);
   run_delta_rule(kernels, results);
   run_convolution(kernels, results);
-  for (int i = 0; i < kLowRanks; ++i) run_low_rank(kernels, static_cast<LowRankType>(i), results);
+  for (int i = 0; i < kFloatLowRanks; ++i)
+    run_low_rank(kernels, static_cast<LowRankType>(i), results);
+  run_low_rank_int8(kernels, results);
 }
 
 }  // namespace slmq::selftest
