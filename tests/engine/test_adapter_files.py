@@ -71,3 +71,12 @@ def test_the_base_of_a_gguf_adapter(tmp_path: Path) -> None:
         path = gguf_file(tmp_path / f"{family}.gguf", pairs, **{"general.architecture": said})
         with pytest.raises(CheckpointError, match=message):
             answer_with(golden.folder, path, golden.tokens[0][:4])
+
+
+def test_experts_take_no_adapters(tmp_path: Path) -> None:
+    golden = read_golden("qwen3_moe", case_of("qwen3_moe"))
+    weights = read_safetensors(golden.folder / "model.safetensors")
+    experts = [k.removesuffix(".weight") for k in weights if ".experts." in k and k.endswith("t")]
+    path = peft_folder(tmp_path / "adapter", random_pairs(weights, experts[:1], rank=2))
+    with pytest.raises(CheckpointError, match=rf"fit no weight of this model.*{experts[0]}"):
+        answer_with(golden.folder, path, golden.tokens[0][:4])
