@@ -21,6 +21,19 @@ static inline int stored_code(const uint8_t* tile, int row, int c) {
   }
 }
 
+// A row (0..15) of a tile whose codes are signed bytes plus 128.
+static inline void dequantize_bytes(const uint8_t* tile, int row, float row_scale, float* out) {
+  int8_t codes[kGroup];
+  for (int j = 0; j < kGroup / 4; ++j) {
+    uint32_t four;
+    __builtin_memcpy(&four, tile + 64 * j + 4 * row, 4);
+    four ^= 0x80808080u;
+    __builtin_memcpy(codes + 4 * j, &four, 4);
+  }
+  const f32x16 scale = splat(row_scale);
+  for (int c = 0; c < kGroup; c += 16) store(out + c, mul(scale, to_f32(load_i8(codes + c))));
+}
+
 // Row `row` (0..31) of a pair-group.
 template <Format Name>
 static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, int row,
@@ -31,6 +44,9 @@ static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, 
   const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
   const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
   [[maybe_unused]] const float row_scale = layout.quantized ? half_to_float(halves[row]) : 1.0f;
+  if constexpr (layout.bits == 8 && layout.zero == 128 && !layout.two_level) {
+    if (columns == kGroup) return dequantize_bytes(tile, row % 16, row_scale, out);
+  }
   for (int c = 0; c < columns; ++c) {
     const int at = c * kLanes + row % 16, part = c * layout.parts / kGroup;
     if constexpr (Name == Format::f32) {

@@ -35,6 +35,8 @@ struct LinearArgs {
   const float* add;   // rows like y, may be y itself, or null
   int add_stride;
   Ahead ahead;
+  // Null, or what y becomes by unary(), while it is in cache; only where a row has one scale.
+  void (*activate)(const float* x, int n, float* y) = nullptr;
 };
 
 // What an adapter's matrices are kept in.

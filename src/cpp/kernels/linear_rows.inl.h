@@ -145,13 +145,15 @@ SLMQ_INLINE void write_rows(const LinearArgs& args, int row, int half_pair, f32x
     for (int i = 0; i < M; ++i) values[i] = add(values[i], bias);
   }
   if (args.add != nullptr) {
-    const float* from = args.add + static_cast<size_t>(row) * args.add_stride + column;
+    const auto stride = static_cast<size_t>(args.add_stride);
+    const float* from = args.add + static_cast<size_t>(row) * stride + column;
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i, from += args.add_stride) values[i] = add(values[i], load(from));
+    for (int i = 0; i < M; ++i) values[i] = add(values[i], load(from + i * stride));
   }
-  float* to = args.y + static_cast<size_t>(row) * args.y_stride + column;
+  const auto stride = static_cast<size_t>(args.y_stride);  // a store could change args
+  float* to = args.y + static_cast<size_t>(row) * stride + column;
 #pragma GCC unroll 8
-  for (int i = 0; i < M; ++i, to += args.y_stride) store(to, values[i]);
+  for (int i = 0; i < M; ++i) store(to + i * stride, values[i]);
 }
 
 // A pair times M tokens of a block. Apart: the loops have the registers for themselves.
@@ -176,6 +178,9 @@ template <int M>
       write_rows<M>(args, row + t, 2 * pair + first + tile, sums[tile]);
     }
   }
+  if (args.activate == nullptr) return;
+  float* y = args.y + static_cast<size_t>(row + t) * args.y_stride + pair * kPairRows;
+  for (int i = 0; i < M; ++i, y += args.y_stride) args.activate(y, kPairRows, y);
 }
 
 // Tokens [t, last) of a block, as many as kRowTokens of them at most.

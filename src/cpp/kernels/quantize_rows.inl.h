@@ -15,6 +15,19 @@ static inline float row_cut(Largest& largest, int groups) {
 static inline void store_maxima(float* p, const f32x16 (&of)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) p[i] = reduce_max(of[i]);
 }
+
+// Stores groups of two neighbouring rows, and adds up each row's.
+struct TwoGroups {
+  i32x16 sums[2] = {splat_i32(0), splat_i32(0)};
+  SLMQ_INLINE_MEMBER void put(int8_t* plane, const i32x16 (&q)[4]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      store_i8(plane + 16 * i, q[i]);
+      sums[i / 2] = add(sums[i / 2], q[i]);
+    }
+  }
+  int32_t sum(int row) const { return reduce_add(sums[row]); }
+};
 #endif
 
 // The largest magnitudes of all groups, zeros up to a multiple of sixteen, and whether all values are
@@ -39,9 +52,11 @@ static inline bool measure_groups(const float* values, int groups, Largest& larg
   return reduce_add(add(add(spoiled[0], spoiled[1]), add(spoiled[2], spoiled[3]))) == 0.0f;
 }
 
-// What a row is rounded by: its info but for the sums, and which of its groups stand out.
+// What a row is rounded by: its info but for the sums, and which of its groups stand out. Clears
+// `*all_finite` if a value is not.
 template <Activations Kind>
-static float measure_row(const float* values, int groups, const RowPanel& to, int t) {
+static float measure_row(const float* values, int groups, const RowPanel& to, int t,
+                         bool* all_finite) {
   Largest largest;
   const bool finite = measure_groups(values, groups, largest);
   const float cut = row_cut<Kind>(largest, groups);
@@ -57,12 +72,16 @@ static float measure_row(const float* values, int groups, const RowPanel& to, in
   const float by_fine = most_fine / 127.0f, by_all = most / 32512.0f;
   const float unit = zero ? 0.0f : by_fine > by_all ? by_fine : by_all;
   RowInfo info = {unit, 0, 0, 0};
-  for (int g = 0; g < groups; ++g) {
+  uint8_t* flag = to.wide + t;
+  for (int g = 0, rows = to.rows; g < groups; ++g, flag += rows) {
     const int wide = largest.values[g] > cut ? 1 : 0;
-    to.wide[g * to.rows + t] = static_cast<uint8_t>(wide);
+    *flag = static_cast<uint8_t>(wide);
     info.wide += wide;
   }
-  if (!finite) info.scale = __builtin_nanf("");  // such a row must surface
+  if (!finite) {
+    info.scale = __builtin_nanf("");  // such a row must surface
+    *all_finite = false;
+  }
   to.info[t] = info;
   return zero ? 0.0f : 1.0f / unit;
 }
@@ -74,7 +93,8 @@ struct RoundedRows {
   int stride, t;
   const RowPanel& to;
   f32x16 inverse[M];
-  i32x16 fine[M], coarse[M];  // sums
+  TwoGroups narrow[(M + 1) / 2];
+  i32x16 fine[M], coarse[M];  // sums of groups that stand out, or lie beside one that does
 
   RoundedRows(const float* values, int stride, const float* inverses, const RowPanel& to, int t)
       : values(values), stride(stride), t(t), to(to) {
@@ -85,17 +105,33 @@ struct RoundedRows {
     }
   }
 
-  // One in which no row of the window stands out: nothing reads its coarse plane.
+  SLMQ_INLINE_MEMBER f32x16 scaled(int row, int g, int c) const {
+    return mul(load(values + row * stride + g * kGroup + c), inverse[row]);
+  }
+  SLMQ_INLINE_MEMBER static i32x16 rounded(f32x16 x) {
+    return round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
+  }
+
+  // One in which no row of the window stands out: nothing reads its coarse plane. Of finite rows it is
+  // within 127 by itself.
+  template <bool Finite>
   SLMQ_INLINE_MEMBER void put_narrow(int g) {
     int8_t* plane = to.fine + (g * to.rows + t) * kGroup;
-#pragma GCC unroll 4
-    for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
+    for (int i = 0; i + 2 <= M; i += 2) {
+      i32x16 q[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const f32x16 x = scaled(i + j / 2, g, j % 2 * 16);
+        q[j] = Finite ? round_to_i32(x) : rounded(x);
+      }
+      narrow[i / 2].put(plane + i * kGroup, q);
+    }
+    if constexpr (M == 1) {
       for (int c = 0; c < kGroup; c += 16) {
-        const f32x16 x = mul(load(values + i * stride + g * kGroup + c), inverse[i]);
-        const i32x16 q = round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
-        store_i8(plane + i * kGroup + c, q);
-        fine[i] = add(fine[i], q);
+        const i32x16 q = rounded(scaled(0, g, c));
+        store_i8(plane + c, q);
+        fine[0] = add(fine[0], q);
       }
     }
   }
@@ -104,12 +140,12 @@ struct RoundedRows {
     for (int i = 0; i < M; ++i) {
       const int at = g * to.rows + t + i;
       for (int c = 0; c < kGroup; c += 16) {
-        const f32x16 x = mul(load(values + i * stride + g * kGroup + c), inverse[i]);
+        const f32x16 x = scaled(i, g, c);
         Planes16 q = {splat_i32(0), splat_i32(0)};
         if (to.wide[at] != 0) {
           q = split(x);
         } else {
-          q.low = round_to_i32(clamp(x, splat(-127.0f), splat(127.0f)));
+          q.low = rounded(x);
         }
         store_i8(to.fine + at * kGroup + c, q.low);
         store_i8(to.coarse + at * kGroup + c, q.high);
@@ -121,19 +157,19 @@ struct RoundedRows {
 
   void put_sums() {
     for (int i = 0; i < M; ++i) {
-      to.info[t + i].sum_fine = reduce_add(fine[i]);
+      to.info[t + i].sum_fine = reduce_add(fine[i]) + narrow[i / 2].sum(i % 2);
       to.info[t + i].sum_coarse = reduce_add(coarse[i]);
     }
   }
 };
 
-template <int M>
+template <int M, bool Finite>
 static void put_rows(const float* values, int stride, int groups, const float* inverses,
                      const uint8_t* mixed, const RowPanel& to, int t) {
   RoundedRows<M> rows(values, stride, inverses, to, t);
   for (int g = 0; g < groups; ++g) {
     if (mixed[g] == 0) {
-      rows.put_narrow(g);
+      rows.template put_narrow<Finite>(g);
     } else {
       rows.put_mixed(g);
     }
@@ -146,21 +182,29 @@ template <Activations Kind>
 static void quantize_window(const float* values, int stride, int groups, const RowPanel& to, int t,
                             int count) {
   float inverses[kPanelWindow];
+  bool finite = true;
   for (int i = 0; i < count; ++i)
-    inverses[i] = measure_row<Kind>(values + static_cast<size_t>(i) * stride, groups, to, t + i);
+    inverses[i] =
+        measure_row<Kind>(values + static_cast<size_t>(i) * stride, groups, to, t + i, &finite);
   uint8_t mixed[kMaxGroups];
-  for (int g = 0; g < groups; ++g) {
-    int any = 0;
-    for (int i = 0; i < count; ++i) any |= to.wide[g * to.rows + t + i];
-    mixed[g] = static_cast<uint8_t>(any);
+  const uint8_t* flags = to.wide + t;
+  for (int g = 0, rows = to.rows; g < groups; ++g, flags += rows) {
+    uint64_t any = 0;
+    if (count == kPanelWindow) {
+      __builtin_memcpy(&any, flags, kPanelWindow);
+    } else {
+      for (int i = 0; i < count; ++i) any |= flags[i];
+    }
+    mixed[g] = any != 0 ? 1 : 0;
   }
+  const auto put_four = finite ? put_rows<4, true> : put_rows<4, false>;
   int i = 0;
   for (; i + 4 <= count; i += 4)
-    put_rows<4>(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i, mixed, to,
-                t + i);
+    put_four(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i, mixed, to,
+             t + i);
   for (; i < count; ++i)
-    put_rows<1>(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i, mixed, to,
-                t + i);
+    put_rows<1, false>(values + static_cast<size_t>(i) * stride, stride, groups, inverses + i,
+                       mixed, to, t + i);
 }
 
 template <Activations Kind>

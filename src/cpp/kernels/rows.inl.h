@@ -91,6 +91,12 @@ struct Largest {
 };
 
 static constexpr int kKeyStep = 32;  // keys that are counted at once
+// keys[0] becomes the least of twice Half: halves meet, which vectors do at once.
+template <int Half>
+SLMQ_INLINE void take_least(int16_t* keys) {
+  for (int i = 0; i < Half; ++i) keys[i] = keys[i + Half] < keys[i] ? keys[i + Half] : keys[i];
+  if constexpr (Half > 1) take_least<Half / 2>(keys);
+}
 // The least key that more than half of the groups are within; the keys are padded to kKeyStep.
 // Of few groups by the rank of each: no step waits for the one before.
 template <int Padded>
@@ -99,13 +105,11 @@ static inline int32_t median_by_rank(const int16_t* keys, int groups) {
   for (int other = 0; other < groups; ++other)
     for (int g = 0; g < Padded; ++g)
       within[g] = static_cast<int16_t>(within[g] + (keys[other] <= keys[g] ? 1 : 0));
-  int16_t median = 0x7fff;
+  alignas(64) int16_t candidates[Padded];
   const auto half = static_cast<int16_t>(groups / 2);
-  for (int g = 0; g < Padded; ++g) {
-    const int16_t key = within[g] > half ? keys[g] : int16_t{0x7fff};
-    median = key < median ? key : median;
-  }
-  return median;
+  for (int g = 0; g < Padded; ++g) candidates[g] = within[g] > half ? keys[g] : int16_t{0x7fff};
+  take_least<Padded / 2>(candidates);
+  return candidates[0];
 }
 // Of many by bisection.
 static inline int32_t median_by_halves(const int16_t* keys, int groups, int padded) {
@@ -132,10 +136,10 @@ static inline int32_t median_by_halves(const int16_t* keys, int groups, int padd
 static constexpr float kOutlierTimes = 1.875f;
 static inline float outlier_cut(Largest& largest, int groups, float times) {
   int16_t* keys = largest.keys;
-  for (int g = 0; g < groups; ++g) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, largest.values + g, 4);
-    keys[g] = static_cast<int16_t>(bits >> 16);
+  for (int first = 0; first < groups; first += kLanes) {
+    uint32_t bits[kLanes];
+    __builtin_memcpy(bits, largest.values + first, sizeof bits);
+    for (int i = 0; i < kLanes; ++i) keys[first + i] = static_cast<int16_t>(bits[i] >> 16);
   }
   const int padded = (groups + kKeyStep - 1) / kKeyStep * kKeyStep;
   for (int g = groups; g < padded; ++g) keys[g] = 0x7fff;
@@ -233,8 +237,13 @@ static void layernorm(const float* x, const float* weight, const float* bias, in
   for (int c = 0; c < k; c += 16) sums = add(sums, load(x + c));
   const f32x16 mean = splat(reduce_add(sums) / static_cast<float>(k));
   f32x16 squares = nothing;
-  for (int c = 0; c < k; c += 16) {
-    const f32x16 d = keep_range(sub(load(x + c), mean), 0, smaller(k - c, 16), 0.0f);
+  const int whole = k / 16 * 16;
+  for (int c = 0; c < whole; c += 16) {
+    const f32x16 d = sub(load(x + c), mean);
+    squares = fma(d, d, squares);
+  }
+  if (whole < k) {
+    const f32x16 d = keep_range(sub(load(x + whole), mean), 0, k - whole, 0.0f);
     squares = fma(d, d, squares);
   }
   const float variance = reduce_add(squares) / static_cast<float>(k);

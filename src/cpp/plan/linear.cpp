@@ -183,15 +183,19 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
   }
   const int first = chunk.pair_begin * kPairRows;
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
-  if (part.adds.slot >= 0) fetch_low_rank(run, part.adds, rows.begin, first, columns);
+  const auto activate = activation_ ? run.kernels->unary[static_cast<int>(*activation_)] : nullptr;
+  const bool adapts = part.adds.slot >= 0;
+  if (slmq::info(part.matrix->format).run == kWholeRow && !adapts) args.activate = activate;
+  if (adapts) fetch_low_rank(run, part.adds, rows.begin, first, columns);
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
-  if (part.adds.slot >= 0)
+  if (adapts)
     add_low_rank(run, part.adds, thread, rows.begin, rows.count(), first, columns, args.y + first,
                  args.y_stride);
-  if (!activation_ && softcap_ == 0.0f) return;
+  const bool activates = activate != nullptr && args.activate == nullptr;
+  if (!activates && softcap_ == 0.0f) return;
   for (int row = 0; row < rows.count(); ++row) {
     float* y = args.y + static_cast<size_t>(row) * args.y_stride + first;
-    if (activation_) run.kernels->unary[static_cast<int>(*activation_)](y, columns, y);
+    if (activates) activate(y, columns, y);
     if (softcap_ != 0.0f) run.kernels->softcap(y, columns, softcap_, y);
   }
 }

@@ -5,6 +5,7 @@
 
 #include "layout/matrix.h"
 #include "machine/math64.h"
+#include "machine/prefetch.h"
 #include "plan/checks.h"
 #include "plan/recording.h"
 
@@ -37,12 +38,27 @@ class EmbedStep final : public RowStep {
   int out_;
 };
 
+// A row of a table has a few bytes in each of many lines, and the next token's is anywhere: it is
+// fetched while the one before it is decoded.
+void fetch_row(const Matrix& m, int row) {
+  const FormatInfo& layout = info(m.format);
+  const int in_run = run_groups(m.format, m.groups()), tile = row % kPairRows / kLanes;
+  const size_t of_run = run_bytes(m.format, m.groups());
+  const uint8_t* pair = m.data + row / kPairRows * pair_bytes(m.format, m.groups());
+  for (int g = 0; g < m.groups(); ++g)
+    fetch_lines(pair + g / in_run * of_run +
+                    static_cast<size_t>(g % in_run) * layout.pair_group_bytes +
+                    static_cast<size_t>(tile) * layout.tile_bytes,
+                layout.tile_bytes);
+}
+
 void EmbedStep::rows(const Run& run, int thread, int begin, int end) {
   const Buffer& out = run.buffer(out_);
   const Matrix& m = *matrix_;
   for (int row = begin; row < end; ++row) {
     float* y = out.floats(run.frame->rows(domain_), thread) + static_cast<size_t>(row) * out.width;
     const int token = run.frame->tokens[row];
+    if (row + 1 < end) fetch_row(m, run.frame->tokens[row + 1]);
     run.kernels->dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, token, token + 1,
                                                         y, out.width);
     if (scale_ != 1.0f)

@@ -128,6 +128,21 @@ static inline void store_i8(int8_t* p, i32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
 static inline int32_t reduce_add(i32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+// Of quantize_rows.inl.h: what the four store_i8() and sums would be.
+struct TwoGroups {
+  __m512i sums = _mm512_setzero_si512();
+  void put(int8_t* plane, const i32x16 (&q)[4]) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_permutexvar_epi32(
+        order,
+        _mm512_packs_epi16(_mm512_packs_epi32(q[0].v, q[1].v), _mm512_packs_epi32(q[2].v, q[3].v)));
+    _mm512_storeu_si512(plane, bytes);
+    sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+  }
+  int32_t sum(int row) const {
+    return _mm512_mask_reduce_add_epi32(static_cast<__mmask16>(row == 0 ? 0x00ff : 0xff00), sums);
+  }
+};
 static inline f32x16 pow2(i32x16 n) {
   const __m512i biased = _mm512_add_epi32(n.v, _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
