@@ -12,7 +12,7 @@ import pytest
 import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import ISAS, SCALAR, assert_within, normal, recorded_rows, same_bits
+from kernel_cases import ISAS, SCALAR, assert_within, normal, pack, recorded_rows, same_bits
 
 from slmq import _native
 from slmq.machine import exact
@@ -225,6 +225,22 @@ def test_unary_over_the_whole_range(name: str) -> None:
     assert ends[0] == (1 if name == "tanh" else INF)
     assert ends[1] == -1 if name == "tanh" else abs(ends[1]) < 1e-30
     assert np.isnan(ends[2])
+
+
+@pytest.mark.parametrize("name", UNARIES)
+@pytest.mark.parametrize("fmt", ["f32", "q8g32s", "q8rs"])
+def test_an_activation_behind_a_product(fmt: str, name: str) -> None:
+    """Whether the product's kernel computes it or the step: the bits of the kernel by itself."""
+    x, bias = normal(21, 70, seed=1), normal(70, seed=3)
+    matrix = pack(normal(70, 70, seed=2), fmt)
+
+    def product(r: Any, rows: Any, activation: str | None = None) -> int:
+        inputs = rows[0] if fmt == "f32" else r.quantize(rows, "a8g32", fmt == "q8rs")
+        step: int = r.linear(inputs, [(matrix, bias)], None, activation)
+        return step
+
+    got = on_every_plan(x, lambda r, rows: product(r, rows, name))
+    assert same_bits(got.ravel(), SCALAR.unary(name, on_every_plan(x, product).ravel()))
 
 
 # --- xielu ----------------------------------------------------------------------------------
