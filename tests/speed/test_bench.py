@@ -256,6 +256,13 @@ def test_a_shape_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -
         shapes.random_weights("phi-4", "q8g32s")
 
 
+def test_a_shape_whose_activation_has_parameters_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**SMALL.config, "model_type": "apertus", "hidden_act": "xielu"}
+    monkeypatch.setattr(shapes, "SHAPES", {"small": shapes.Shape("small", config)})
+    found = bench(b.load_shape("small", "int4"), prompt=8, gen=2, repeat=1)
+    assert [row.test for row in found.rows] == ["pp8", "tg2"]
+
+
 def test_a_shape_is_benched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "SHAPES", {"small": SMALL})
     found = bench(b.load_shape("small", "int4"), prompt=8, gen=2, repeat=1)

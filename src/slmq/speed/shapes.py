@@ -226,6 +226,13 @@ class _RandomReader(Survey):
         matrix = self._matrix(self.wish(noted.name).tensor.format, n, k)
         return Linear(matrix, values, name=noted.name)
 
+    def vector(
+        self, name: str, size: int, *, columns: int = 0, whole: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Ones; xIELU's eps is just below 0."""
+        ones = super().vector(name, size, columns=columns, whole=whole)
+        return ones * np.float32(-1e-6) if name.endswith("act_fn.eps") else ones
+
     def table(self, name: str, n: int, k: int) -> Linear:
         """A table of zeros, which takes no memory until rows of it are read."""
         noted = super().table(name, n, k)
