@@ -25,7 +25,7 @@ from slmq.checkpoint import open_checkpoint
 from slmq.formats import ROUNDED
 from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits
-from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error, round_with
+from slmq.quantizer.methods import METHODS, Inputs, OutputErrors, relative_error, round_with
 from slmq.quantizer.runner import Runner, StageWeights, floats_of
 from slmq.quantizer.source import FloatSource
 from slmq.weights.survey import Wish
@@ -70,10 +70,9 @@ def errors(w: F32, fmt: str, inputs: Inputs, threads: int) -> dict[str, Errors]:
     values = {"plain": plain(w, fmt, threads)} if fmt in ROUNDED else {}
     for method in METHODS:
         values[method] = round_with(method, w, fmt, inputs, threads=threads).values()
-    test = inputs.moments.test
+    outputs = OutputErrors(w, inputs)
     return {
-        way: Errors(relative_error(w, found), output_error(w, found, test, threads))
-        for way, found in values.items()
+        way: Errors(relative_error(w, found), outputs.of(found)) for way, found in values.items()
     }
 
 

@@ -21,6 +21,7 @@ import safetensors.numpy
 from golden import GOLDENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import ISAS
 from llama_files import build, logits_of, relative_error
 
 import slmq
@@ -29,7 +30,7 @@ from slmq.checkpoint import open_checkpoint
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Moments, collect, read_calibration
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
-from slmq.quantizer.methods import METHODS, Inputs, output_error, round_with
+from slmq.quantizer.methods import METHODS, Inputs, OutputErrors, round_with
 from slmq.quantizer.mix import Choice, choose_formats
 from slmq.quantizer.source import FloatSource, name_of
 from slmq.quantizer.stages import StageRun, survey
@@ -130,13 +131,32 @@ def test_feedback_cuts_the_output_error(fmt: str) -> None:
     x, test = x[:2000], x[2000:]
     inputs = Inputs(Moments((), x.T.astype(np.float64) @ x / len(x), test), 2)
     rounded = {method: round_with(method, w, fmt, inputs) for method in METHODS}
-    errors = {method: output_error(w, found.values(), test, 1) for method, found in rounded.items()}
+    outputs = OutputErrors(w, inputs)
+    errors = {method: outputs.of(found.values()) for method, found in rounded.items()}
     assert errors["weighted"] < errors["rtn"] * 1.02
     assert errors["feedback"] < 0.6 * errors["rtn"]
     for found in rounded.values():
         assert (pack_rounded(found).dequantize(0, 50) == found.values()).all()
     again = round_with("feedback", w, fmt, inputs, threads=2)
     assert (again.values() == rounded["feedback"].values()).all()
+
+
+@pytest.mark.parametrize("fmt", ["q4g32a", "q4g32s", "q4g64z", "q2k", "q6k", "q8g32s"])
+def test_every_isa_rounds_alike(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search, feedback and refinement; rows and columns that fill no block."""
+    k = 172 if fits(fmt, 172) else 256
+    w = np.random.default_rng(0).standard_t(4, (37, k)).astype(np.float32)
+    x = correlated(k, 600)
+    inputs = Inputs(Moments((), x.T.astype(np.float64) @ x / len(x), x[:20]), 1)
+    found = []
+    for isa in ISAS:
+        monkeypatch.setenv("SLMQ_ISA", isa)
+        found.append([round_with(method, w, fmt, inputs) for method in METHODS])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.codes.tobytes() == b.codes.tobytes()
+            assert a.scales.tobytes() == b.scales.tobytes()
+            assert a.mins.tobytes() == b.mins.tobytes()
 
 
 def test_factors_are_those_of_the_matrix() -> None:

@@ -5,12 +5,14 @@
 #include <atomic>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
+#include "kernels/dispatch.h"
 #include "threads/pool.h"
-#include "quantizer/feedback.h"
-#include "quantizer/search.h"
+#include "quantizer/factor.h"
+#include "quantizer/rounding.h"
 
 namespace slmq {
 namespace {
@@ -49,7 +51,7 @@ struct Rounding {
   py::array_t<float> scales, mins;
 };
 
-// H as feedback.h takes it: float32[k, k] and float32[k].
+// H as FeedbackArgs takes it: float32[k, k] and float32[k].
 struct Factors {
   py::array_t<float> coupling, weight;
 };
@@ -109,6 +111,16 @@ Work work_of(const py::object& object, const Groups& groups, const std::optional
   return work;
 }
 
+// Calls body(block, scratch) for all blocks of rows.
+template <class Body>
+void for_each_block(int threads, const RoundArgs& args, Body body) {
+  const int blocks = (args.n + kRoundedRows - 1) / kRoundedRows;
+  for_each_item(threads, blocks, [&](int block) {
+    std::vector<float> scratch(rounding_scratch(args));
+    body(block, scratch.data());
+  });
+}
+
 Rounding search(const py::object& w, const py::object& importance, const Groups& groups,
                 const std::optional<Units>& units, int threads) {
   Work r = work_of(w, groups, units);
@@ -116,11 +128,12 @@ Rounding search(const py::object& w, const py::object& importance, const Groups&
     r.importance = checked_array<float>(importance, {r.w.shape(1)}, "importance");
     r.args.importance = r.importance.data();
   }
+  const Kernels& kernels = active_kernels();
   std::atomic<bool> fits{true};
   {
     Released release;
     for_each_item(threads, r.args.n, [&](int row) {
-      if (!search_rows(r.args, row, row + 1)) fits.store(false);
+      if (!kernels.search_rows(r.args, row, row + 1)) fits.store(false);
     });
   }
   if (!fits.load()) throw py::value_error(kTooLarge);
@@ -134,12 +147,12 @@ Rounding feedback(const py::object& w, const Factors& factors, const Groups& gro
   const auto u = checked_array<float>(factors.coupling, {k, k}, "coupling");
   const auto d = checked_array<float>(factors.weight, {k}, "weight");
   const FeedbackArgs args{r.args, u.data(), d.data()};
+  const Kernels& kernels = active_kernels();
   std::atomic<bool> fits{true};
   {
     Released release;
-    const int blocks = (r.args.n + kFeedbackRows - 1) / kFeedbackRows;
-    for_each_item(threads, blocks, [&](int block) {
-      if (!feedback_block(args, block)) fits.store(false);
+    for_each_block(threads, r.args, [&](int block, float* scratch) {
+      if (!kernels.feedback_block(args, block, scratch)) fits.store(false);
     });
   }
   if (!fits.load()) throw py::value_error(kTooLarge);
@@ -157,11 +170,12 @@ Rounding refine(const py::object& w, const Rounding& rounding, const py::object&
   std::copy(scales.data(), scales.data() + scales.size(), r.args.scales);
   std::copy(mins.data(), mins.data() + mins.size(), r.args.mins);
   const auto gram = checked_array<float>(h, {k, k}, "h");
+  const Kernels& kernels = active_kernels();
   {
     Released release;
-    const int blocks = (r.args.n + kFeedbackRows - 1) / kFeedbackRows;
-    for_each_item(threads, blocks,
-                  [&](int block) { refine_block(r.args, gram.data(), sweeps, block); });
+    for_each_block(threads, r.args, [&](int block, float* scratch) {
+      kernels.refine_block(r.args, gram.data(), sweeps, block, scratch);
+    });
   }
   return r.result;
 }

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "layout/formats.h"
+#include "quantizer/rounding.h"
 
 namespace slmq {
 
@@ -306,6 +307,12 @@ struct Kernels {
   // out[0..head_dim) = values / sum of one query's state.
   void (*attend_finish)(const AttentionShape&, const float* state, float* out);
 
+  // Quantizing. Rows [row_begin, row_end) with scales by search; a block of 16 rows with feedback;
+  // the same improved. False if some scale does not fit. `scratch` has rounding_scratch() floats.
+  bool (*search_rows)(const RoundArgs&, int row_begin, int row_end);
+  bool (*feedback_block)(const FeedbackArgs&, int block, float* scratch);
+  void (*refine_block)(const RoundArgs&, const float* h, int sweeps, int block, float* scratch);
+
   // Runs nothing but integer dots, to find the machine's peak: returns how many products. sink
   // holds 16 values.
   int64_t (*peak_dots)(int rounds, int32_t* sink);
@@ -342,14 +349,15 @@ constexpr void for_each_kernel(Table& table, const Each& each) {
          quantize_rows, widen_activations, widen_row_activations, dequantize, widen, rmsnorm,
          layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
          rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish, peak_dots,
-         read_memory] = table;
+         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish,
+         search_rows, feedback_block, refine_block, peak_dots, read_memory] = table;
   for_each_pointer(each, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
                    quantize, quantize_rows, widen_activations, widen_row_activations, dequantize,
                    widen, rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax,
                    delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back, unary_back,
                    softcap_back, softmax_back, cross_entropy, kv_append, attend, pack_text,
-                   attend_text, merge, attend_finish, peak_dots, read_memory);
+                   attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
+                   peak_dots, read_memory);
 }
 
 }  // namespace slmq

@@ -37,6 +37,12 @@
 
 #include "kernels/gradients.inl.h"
 
+#include "kernels/round_search.inl.h"
+
+#include "kernels/round_feedback.inl.h"
+
+#include "kernels/round_refine.inl.h"
+
 #include "kernels/attention.inl.h"
 
 #include "kernels/attention_float.inl.h"
@@ -110,6 +116,9 @@ static constexpr Kernels shared_table(const char* name) {
       .attend_text = attend_text,
       .merge = merge,
       .attend_finish = attend_finish,
+      .search_rows = search_rows,
+      .feedback_block = feedback_block,
+      .refine_block = refine_block,
       .peak_dots = peak_dots,
       .read_memory = read_memory,
   };

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.quantizer.calibration import collect, test_windows
 from slmq.quantizer.grids import fits, pack_rounded
-from slmq.quantizer.methods import Inputs, ordered_sum, output_error, relative_error
+from slmq.quantizer.methods import Inputs, OutputErrors, ordered_sum, relative_error
 from slmq.quantizer.recording import Stage
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.weights.survey import Wish
@@ -80,6 +80,7 @@ def _errors(
     w = floats_of(runner.source, wish)
     step = max(1, len(w) // FEWEST_ROWS)
     some = np.ascontiguousarray(w[::step])
+    outputs = None if inputs is None else OutputErrors(some, inputs)
     errors, lowest = {}, None
     for fmt in formats:
         given = w if lowest is None else some
@@ -88,11 +89,7 @@ def _errors(
         if lowest is None:
             lowest = pack_rounded(rounded)
             values = np.ascontiguousarray(values[::step])
-        errors[fmt] = (
-            relative_error(some, values)
-            if inputs is None
-            else output_error(some, values, inputs.moments.test, runner.threads)
-        )
+        errors[fmt] = relative_error(some, values) if outputs is None else outputs.of(values)
     assert lowest is not None
     return errors, lowest
 

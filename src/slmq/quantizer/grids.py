@@ -16,7 +16,7 @@ __all__ = ["GRIDS", "MIXED", "Grid", "Rounded", "fits", "pack_rounded"]
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
-HALVES, MULTIPLES, ZERO_POINT = "halves", "multiples", "zero_point"  # as in quantizer/search.h
+HALVES, MULTIPLES, ZERO_POINT = "halves", "multiples", "zero_point"  # as in quantizer/rounding.h
 LARGEST_ZERO = 15
 LARGEST_SCALE = 127  # of two-level scales and mins, in units of d and dmin
 

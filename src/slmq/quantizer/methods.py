@@ -1,7 +1,7 @@
 """Ways to round one matrix.
 
-All that decides a stored byte is computed by our own code in one fixed order (`quantizer/search.h`,
-`quantizer/feedback.h`, kernels), or element by element: never by a library's matrix product.
+All that decides a stored byte is computed by our own kernels in one fixed order
+(`kernels/round_*.inl.h`), or element by element: never by a library's matrix product.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from slmq.quantizer.grids import GRIDS, LARGEST_SCALE, MULTIPLES, Grid, Rounded
 __all__ = [
     "METHODS",
     "Inputs",
+    "OutputErrors",
     "ordered_sum",
-    "output_error",
     "relative_error",
     "round_searched",
     "round_with",
@@ -48,9 +48,10 @@ class Inputs:
         self._threads = threads
         self._factors: _native.Factors | None = None
         self._gram: F32 | None = None
+        self._test: _native.Matrix | None = None
 
     def factors(self) -> _native.Factors:
-        """The coupling float32[k, k] and weight float32[k] of `feedback.h`."""
+        """The coupling float32[k, k] and weight float32[k] of `rounding.h`."""
         if self._factors is None:
             gram = self.moments.gram.copy()
             gram[np.diag_indices_from(gram)] = self._diagonal()
@@ -63,6 +64,15 @@ class Inputs:
             self._gram = self.moments.gram.astype(np.float32)
             self._gram[np.diag_indices_from(self._gram)] = self._diagonal()
         return self._gram
+
+    def outputs(self, w: F32) -> F32:
+        """What a matrix [n, k] makes of the rows that errors are measured on: float32[n, rows]."""
+        if self._test is None:
+            x = self.moments.test
+            raw = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+            shape = (len(x), x.shape[1])
+            self._test = _native.Matrix.pack("f32", raw, *shape, "f32", None, None, self._threads)
+        return self._test.matmul(w, self._threads)
 
     def _diagonal(self) -> npt.NDArray[np.float64]:
         diagonal = np.diagonal(self.moments.gram)
@@ -147,13 +157,24 @@ def _units(grid: Grid, found: _native.Rounding) -> _native.Units:
     return _native.Units(d=np.maximum(d, SMALLEST_HALF), dmin=dmin)
 
 
-def output_error(w: F32, rounded: F32, x: F32, threads: int) -> float:
-    """Squared error of the outputs over their squares, for inputs x: float32[m, k]."""
-    k = x.shape[1]
-    raw = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-    packed = _native.Matrix.pack("f32", raw, len(x), k, "f32", None, None, threads)
-    exact = _squares(packed.matmul(w, threads))
-    return _squares(packed.matmul(w - rounded, threads)) / exact if exact > 0 else 0.0
+class OutputErrors:
+    """How far roundings of one matrix change its outputs.
+
+    Parameters
+    ----------
+    w : float32[n, k]
+    inputs : Inputs
+    """
+
+    def __init__(self, w: F32, inputs: Inputs) -> None:
+        self._w, self._inputs = w, inputs
+        self._exact = _squares(inputs.outputs(w))
+
+    def of(self, rounded: F32) -> float:
+        """Squared error of the outputs over their squares."""
+        if self._exact <= 0:
+            return 0.0
+        return _squares(self._inputs.outputs(self._w - rounded)) / self._exact
 
 
 def relative_error(w: F32, rounded: F32, importance: F32 | None = None) -> float:

@@ -19,7 +19,7 @@ from slmq.quantizer.calibration import Calibration, Moments, collect
 from slmq.quantizer.damage import HeadDamage, head_damage, stage_damage
 from slmq.quantizer.grids import Rounded, fits, pack_rounded
 from slmq.quantizer.importance import Importance
-from slmq.quantizer.methods import METHODS, Inputs, output_error, relative_error
+from slmq.quantizer.methods import METHODS, Inputs, OutputErrors, relative_error
 from slmq.quantizer.recording import Stage
 from slmq.quantizer.reports import TensorReport
 from slmq.quantizer.rescale import channel_scales
@@ -196,8 +196,7 @@ class Pipeline:
                 w = w if scales is None else w * scales
                 fmt = formats[wish.name]
                 rounded = round_wish(self.source, wish, w, fmt, "weighted", scaled, self.threads)
-                test = scaled.moments.test
-                error += output_error(w, rounded.values(), test, self.threads)
+                error += OutputErrors(w, scaled).of(rounded.values())
             if least is None or error < least:
                 best, least = scales, error
         return best
@@ -274,12 +273,12 @@ class Pipeline:
         w = w if scales is None else w * scales
         if inputs is None:
             return self._round_alone(wish, w, fmt)
+        outputs = OutputErrors(w, inputs)
         tried: dict[str, Rounded] = {}
         errors: dict[str, float] = {}
         for name in METHODS if method == "auto" else (method,):
             tried[name] = round_wish(self.source, wish, w, fmt, name, inputs, self.threads)
-            values = tried[name].values()
-            errors[name] = output_error(w, values, inputs.moments.test, self.threads)
+            errors[name] = outputs.of(tried[name].values())
         best = min(tried, key=lambda name: errors[name])
         weight_error = relative_error(w, tried[best].values())
         report = TensorReport(wish.name, fmt, best, wish.n, wish.k, weight_error, errors)

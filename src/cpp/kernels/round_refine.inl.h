@@ -1,49 +1,47 @@
-#include <cmath>
-#include <vector>
+// A rounded matrix improved against the errors of its outputs.
 
-#include "quantizer/feedback.h"
-
-namespace slmq {
+namespace slmq::SLMQ_ISA {
 namespace {
-
-constexpr int R = kFeedbackRows;
 
 // Sixteen rows at a time: lanes are rows. With gradient = H e, changing the rounded weights by c
 // changes a row's error by -2 c . gradient + c H c.
 class Refinement {
  public:
-  Refinement(const RoundArgs& args, const float* h, int block)
+  Refinement(const RoundArgs& args, const float* h, int block, float* scratch)
       : a_(args),
         h_(h),
-        first_(block * R),
-        rows_(args.n - first_ < R ? args.n - first_ : R),
+        first_(block * kLanes),
+        rows_(args.n - first_ < kLanes ? args.n - first_ : kLanes),
         groups_(args.groups()),
-        level_(static_cast<size_t>(args.k) * R),
-        gradient_(level_.size()),
-        change_(static_cast<size_t>(args.columns) * R) {
-    std::vector<float> error(level_.size());
+        level_(scratch),
+        gradient_(level_ + static_cast<size_t>(args.k) * kLanes),
+        change_(gradient_ + static_cast<size_t>(args.k) * kLanes) {
+    float* error = change_ + static_cast<size_t>(args.columns) * kLanes;
+    for (size_t i = 0; i < static_cast<size_t>(args.k) * kLanes; ++i)
+      level_[i] = gradient_[i] = error[i] = 0.0f;
     for (int r = 0; r < rows_; ++r) {
       const size_t row = static_cast<size_t>(first_) + r;
       for (int j = 0; j < a_.k; ++j) {
-        const size_t at = row * groups_ + j / a_.columns, lane = static_cast<size_t>(j) * R + r;
+        const size_t at = row * groups_ + j / a_.columns,
+                     lane = static_cast<size_t>(j) * kLanes + r;
         level_[lane] =
             static_cast<float>(static_cast<int>(a_.codes[row * a_.k + j]) - a_.grid.zero);
         error[lane] = a_.w[row * a_.k + j] - (a_.scales[at] * level_[lane] + a_.mins[at]);
       }
     }
-    for (int j = 0; j < a_.k; ++j) add_products(j, 0, a_.k, error.data(), 1.0f);
+    add_products(0, a_.k, 0, a_.k, error, false);
   }
 
   void sweep() {
     for (int g = 0; g < groups_; ++g) {
       begin_ = g * a_.columns;
       count_ = a_.k - begin_ < a_.columns ? a_.k - begin_ : a_.columns;
-      for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < kLanes; ++r) {
         const size_t at = static_cast<size_t>(first_ + r) * groups_ + g;
         scale_[r] = r < rows_ ? a_.scales[at] : 0.0f;
         min_[r] = r < rows_ ? a_.mins[at] : 0.0f;
       }
-      for (float& c : change_) c = 0.0f;
+      for (int i = 0; i < a_.columns * kLanes; ++i) change_[i] = 0.0f;
       round_again();
       fit_again(g);
       round_again();
@@ -56,31 +54,48 @@ class Refinement {
     }
   }
 
-  void store() const {
+  void keep() const {
     for (int r = 0; r < rows_; ++r)
       for (int j = 0; j < a_.k; ++j)
         a_.codes[static_cast<size_t>(first_ + r) * a_.k + j] = static_cast<uint8_t>(
-            static_cast<int>(level_[static_cast<size_t>(j) * R + r]) + a_.grid.zero);
+            static_cast<int>(level_[static_cast<size_t>(j) * kLanes + r]) + a_.grid.zero);
   }
 
  private:
-  // gradient[j] += sign * sum over i in begin..begin + count of H[j][i] * values[i].
-  void add_products(int j, int begin, int count, const float* values, float sign) {
+  // Of columns [j, end): gradient[j] +- the sum over i in begin..begin + count of H[j][i] * values[i].
+  // Four columns share what they load of the values.
+  void add_products(int j, int end, int begin, int count, const float* values, bool minus) {
+    for (; j + 4 <= end; j += 4) add_products<4>(j, begin, count, values, minus);
+    for (; j < end; ++j) add_products<1>(j, begin, count, values, minus);
+  }
+
+  template <int N>
+  SLMQ_INLINE_MEMBER void add_products(int j, int begin, int count, const float* values,
+                                       bool minus) {
     const float* h = h_ + static_cast<size_t>(j) * a_.k + begin;
-    float sum[R] = {};
-    for (int i = 0; i < count; ++i)
-      for (int r = 0; r < R; ++r) sum[r] += h[i] * values[static_cast<size_t>(i) * R + r];
-    float* gradient = gradient_.data() + static_cast<size_t>(j) * R;
-    for (int r = 0; r < R; ++r) gradient[r] += sign * sum[r];
+    f32x16 sum[N];
+    for (int n = 0; n < N; ++n) sum[n] = splat(0.0f);
+    for (int i = 0; i < count; ++i) {
+      const f32x16 value = load(values + static_cast<size_t>(i) * kLanes);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n)
+        sum[n] = add(sum[n], mul(splat(h[static_cast<size_t>(n) * a_.k + i]), value));
+    }
+    for (int n = 0; n < N; ++n) {
+      float* gradient = gradient_ + static_cast<size_t>(j + n) * kLanes;
+      store(gradient, minus ? sub(load(gradient), sum[n]) : add(load(gradient), sum[n]));
+    }
   }
 
   // Notes that column c of the group changes, and what that does to gradients within the group.
   void apply(int c, const float* change) {
-    for (int r = 0; r < R; ++r) change_[static_cast<size_t>(c) * R + r] += change[r];
+    const f32x16 more = load(change);
+    float* sum = change_ + static_cast<size_t>(c) * kLanes;
+    store(sum, add(load(sum), more));
     const float* h = h_ + static_cast<size_t>(begin_ + c) * a_.k + begin_;
     for (int i = 0; i < count_; ++i) {
-      float* gradient = gradient_.data() + static_cast<size_t>(begin_ + i) * R;
-      for (int r = 0; r < R; ++r) gradient[r] -= h[i] * change[r];
+      float* gradient = gradient_ + static_cast<size_t>(begin_ + i) * kLanes;
+      store(gradient, sub(load(gradient), mul(splat(h[i]), more)));
     }
   }
 
@@ -88,10 +103,10 @@ class Refinement {
   void round_again() {
     const auto low = static_cast<float>(a_.grid.low), high = static_cast<float>(a_.grid.high);
     for (int c = 0; c < count_; ++c) {
-      const size_t at = static_cast<size_t>(begin_ + c) * R;
+      const size_t at = static_cast<size_t>(begin_ + c) * kLanes;
       const float diagonal = h_[static_cast<size_t>(begin_ + c) * a_.k + begin_ + c];
-      float change[R];
-      for (int r = 0; r < R; ++r) {
+      float change[kLanes];
+      for (int r = 0; r < kLanes; ++r) {
         const float inverse = scale_[r] != 0.0f ? 1.0f / scale_[r] : 0.0f;
         const float gradient = gradient_[at + r];
         float x = level_[at + r] + gradient / diagonal * inverse;
@@ -109,26 +124,24 @@ class Refinement {
 
   // Scale and min of the group by least squares, if what is stored of them is better.
   void fit_again(int g) {
-    float lg[R] = {}, og[R] = {}, lhl[R] = {}, ohl[R] = {}, oho = 0.0f;
+    float lg[kLanes] = {}, og[kLanes] = {}, lhl[kLanes] = {}, ohl[kLanes] = {}, oho = 0.0f;
     for (int c = 0; c < count_; ++c) {
       const float* h = h_ + static_cast<size_t>(begin_ + c) * a_.k + begin_;
-      float hl[R] = {}, ho = 0.0f;
-      for (int i = 0; i < count_; ++i) {
-        ho += h[i];
-        const float* level = level_.data() + static_cast<size_t>(begin_ + i) * R;
-        for (int r = 0; r < R; ++r) hl[r] += h[i] * level[r];
-      }
+      float hl[kLanes], ho = 0.0f;
+      for (int i = 0; i < count_; ++i) ho += h[i];
+      const float* levels = level_ + static_cast<size_t>(begin_) * kLanes;
+      store(hl, plus_products(splat(0.0f), levels, h, count_));
       oho += ho;
-      const size_t at = static_cast<size_t>(begin_ + c) * R;
-      for (int r = 0; r < R; ++r) {
+      const size_t at = static_cast<size_t>(begin_ + c) * kLanes;
+      for (int r = 0; r < kLanes; ++r) {
         lg[r] += level_[at + r] * gradient_[at + r];
         og[r] += gradient_[at + r];
         lhl[r] += level_[at + r] * hl[r];
         ohl[r] += hl[r];
       }
     }
-    float more[R], above[R];  // of scale and of min
-    for (int r = 0; r < R; ++r) {
+    float more[kLanes], above[kLanes];  // of scale and of min
+    for (int r = 0; r < kLanes; ++r) {
       more[r] = above[r] = 0.0f;
       if (r >= rows_) continue;
       float scale = scale_[r] + lg[r] / lhl[r], min = min_[r];
@@ -137,7 +150,7 @@ class Refinement {
         scale = scale_[r] + (lg[r] * oho - og[r] * ohl[r]) / determinant;
         min = min_[r] + (lhl[r] * og[r] - ohl[r] * lg[r]) / determinant;
       }
-      if (!std::isfinite(scale) || !std::isfinite(min)) continue;
+      if (!finite(scale) || !finite(min)) continue;
       if (!store_scale(a_.scales_of(first_ + r, g), &scale, &min)) continue;
       const float s = scale - scale_[r], m = min - min_[r];
       const float gain =
@@ -147,34 +160,36 @@ class Refinement {
       scale_[r] = scale, min_[r] = min;
     }
     for (int c = 0; c < count_; ++c) {
-      float change[R];
-      for (int r = 0; r < R; ++r)
-        change[r] = more[r] * level_[static_cast<size_t>(begin_ + c) * R + r] + above[r];
+      float change[kLanes];
+      for (int r = 0; r < kLanes; ++r)
+        change[r] = more[r] * level_[static_cast<size_t>(begin_ + c) * kLanes + r] + above[r];
       apply(c, change);
     }
   }
 
   // What the group's changes do to the gradients of all other columns.
   void spread() {
-    for (int j = 0; j < a_.k; ++j)
-      if (j < begin_ || j >= begin_ + count_)
-        add_products(j, begin_, count_, change_.data(), -1.0f);
+    add_products(0, begin_, begin_, count_, change_, true);
+    add_products(begin_ + count_, a_.k, begin_, count_, change_, true);
   }
 
   const RoundArgs& a_;
   const float* h_;
   const int first_, rows_, groups_;
-  int begin_ = 0, count_ = 0;                     // columns of the group
-  float scale_[R] = {}, min_[R] = {};             // of the group
-  std::vector<float> level_, gradient_, change_;  // [column][16 rows]
+  int begin_ = 0, count_ = 0;                    // columns of the group
+  float scale_[kLanes] = {}, min_[kLanes] = {};  // of the group
+  float *level_, *gradient_, *change_;           // [column][16 rows]
 };
 
 }  // namespace
 
-void refine_block(const RoundArgs& args, const float* h, int sweeps, int block) {
-  Refinement refinement(args, h, block);
+// Improves a rounded matrix, 16 rows at a time: group by group, codes and then scale and min take
+// the values that lower the output error e H e^T, all else as it stands. H [k][k] is symmetric.
+static void refine_block(const RoundArgs& args, const float* h, int sweeps, int block,
+                         float* scratch) {
+  Refinement refinement(args, h, block, scratch);
   for (int i = 0; i < sweeps; ++i) refinement.sweep();
-  refinement.store();
+  refinement.keep();
 }
 
-}  // namespace slmq
+}  // namespace slmq::SLMQ_ISA

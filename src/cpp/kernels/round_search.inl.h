@@ -1,30 +1,86 @@
-#include "quantizer/search.h"
-
-#include <cmath>
-#include <limits>
+// Scales of groups of weights, by search against the weighted squared error.
 
 #include "layout/half.h"
 
-namespace slmq {
-namespace {
+namespace slmq::SLMQ_ISA {
 
-constexpr int kLanes8 = 8;  // partial sums of a group, added up as a tree
+// A group to be rounded; columns from count on up to a multiple of 8 weigh nothing.
+struct Group {
+  alignas(64) float w[kMaxGroup];
+  alignas(64) float weight[kMaxGroup];  // of the squared error of a column, >= 0
+  int count;                            // a multiple of 8
+};
+
+// Scale and min are values that the format stores.
+struct Fit {
+  float scale, min;
+  float error;  // weighted and squared; infinite if no scale will do
+};
+
+static constexpr int kLanes8 = 8;  // partial sums of a group, added up as a tree
+
+static float half_rounded(float x) { return half_to_float(float_to_half(x)); }
+
+// The nearest whole number, of two the even one, for |x| < 2^22.
+static float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+static float magnitude(float x) { return x < 0.0f ? -x : x; }
+
+// Neither infinite nor no number.
+static bool finite(float x) { return x - x == 0.0f; }
+
+// The levels of a group under a scale and min.
+static void round_levels(const Grid& grid, const float* w, int count, float scale, float min,
+                         float* levels) {
+  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+  const float low = static_cast<float>(grid.low), high = static_cast<float>(grid.high);
+  for (int c = 0; c < count; ++c) {
+    float x = (w[c] - min) * inverse;
+    x = x > low ? x : low;  // also what is not a number
+    x = x < high ? x : high;
+    levels[c] = nearest(x);
+  }
+}
+
+// The scale and min that are stored for these; false if float16 cannot hold them.
+static bool store_scale(const Scales& scales, float* scale, float* min) {
+  if (scales.stored == Stored::multiples && scales.d != 0.0f) {
+    // Products of float16 and seven bits are exact.
+    const auto low = static_cast<float>(scales.low), high = static_cast<float>(scales.high);
+    float times = *scale / scales.d;
+    times = times > low ? times : low;
+    times = times < high ? times : high;
+    *scale = scales.d * nearest(times);
+    times = scales.dmin != 0.0f ? -*min / scales.dmin : 0.0f;
+    times = times > 0.0f ? times : 0.0f;
+    times = times < high ? times : high;
+    *min = 0.0f - scales.dmin * nearest(times);
+    return true;
+  }
+  *scale = half_rounded(*scale);
+  if (scales.stored == Stored::zero_point) {
+    const auto high = static_cast<float>(scales.high);
+    float zero = *scale != 0.0f ? -*min / *scale : 0.0f;
+    zero = zero > 0.0f ? zero : 0.0f;
+    zero = zero < high ? zero : high;
+    *min = 0.0f - *scale * nearest(zero);
+  } else {
+    if (scales.stored == Stored::multiples && *min > 0.0f) *min = 0.0f;
+    *min = half_rounded(*min);
+  }
+  return finite(*scale) && finite(*min);
+}
 
 struct Sums {  // over the columns of a group, weighted
   float level_level, level_w, level, w, one;
 };
 
-float half_rounded(float x) { return half_to_float(float_to_half(x)); }
-
-// The nearest whole number, of two the even one, for |x| < 2^22.
-inline float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
-
-float tree(const float* lanes) {
+static float tree(const float* lanes) {
   return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
          ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-Sums sums_of(const Group& g, const float* levels) {
+static Sums sums_of(const Group& g, const float* levels) {
   float ll[kLanes8] = {}, lw[kLanes8] = {}, l[kLanes8] = {}, w[kLanes8] = {}, one[kLanes8] = {};
   for (int c = 0; c < g.count; c += kLanes8)
     for (int i = 0; i < kLanes8; ++i) {
@@ -38,7 +94,7 @@ Sums sums_of(const Group& g, const float* levels) {
   return {tree(ll), tree(lw), tree(l), tree(w), tree(one)};
 }
 
-float error_of(const Group& g, const float* levels, float scale, float min) {
+static float error_of(const Group& g, const float* levels, float scale, float min) {
   float sum[kLanes8] = {};
   for (int c = 0; c < g.count; c += kLanes8)
     for (int i = 0; i < kLanes8; ++i) {
@@ -53,11 +109,11 @@ struct Search {
   const Grid& grid;
   const Scales& scales;
   const Group& group;
-  Fit best = {0.0f, 0.0f, std::numeric_limits<float>::infinity()};
+  Fit best = {0.0f, 0.0f, __builtin_inff()};
 };
 
 // Keeps the better of the best and this scale and min, as they are stored.
-void consider(Search* search, float scale, float min, float* levels) {
+static void consider(Search* search, float scale, float min, float* levels) {
   const Grid& grid = search->grid;
   const Group& g = search->group;
   if (!store_scale(search->scales, &scale, &min)) return;
@@ -67,8 +123,8 @@ void consider(Search* search, float scale, float min, float* levels) {
 }
 
 // The scale (and min) of least squared error for levels that stand.
-bool least_squares(const Grid& grid, const Group& g, const float* levels, float* scale,
-                   float* min) {
+static bool least_squares(const Grid& grid, const Group& g, const float* levels, float* scale,
+                          float* min) {
   const Sums s = sums_of(g, levels);
   if (!grid.has_min) {
     *min = 0.0f;
@@ -82,7 +138,7 @@ bool least_squares(const Grid& grid, const Group& g, const float* levels, float*
 }
 
 // A first guess, as it is and refined.
-void try_from(Search* search, float scale, float min, int rounds) {
+static void try_from(Search* search, float scale, float min, int rounds) {
   alignas(64) float levels[kMaxGroup];
   const Group& g = search->group;
   consider(search, scale, min, levels);
@@ -93,11 +149,11 @@ void try_from(Search* search, float scale, float min, int rounds) {
   }
 }
 
-void search_symmetric(Search* search) {
+static void search_symmetric(Search* search) {
   const Group& g = search->group;
   float extreme = 0.0f;
   for (int c = 0; c < g.count; ++c)
-    if (std::fabs(g.w[c]) > std::fabs(extreme)) extreme = g.w[c];
+    if (magnitude(g.w[c]) > magnitude(extreme)) extreme = g.w[c];
   if (extreme == 0.0f) {
     search->best = {0.0f, 0.0f, 0.0f};
     return;
@@ -114,7 +170,7 @@ void search_symmetric(Search* search) {
   try_from(search, search->best.scale, 0.0f, 2);
 }
 
-void search_with_min(Search* search, int columns) {
+static void search_with_min(Search* search, int columns) {
   const Group& g = search->group;
   float low = g.w[0], high = g.w[0];
   for (int c = 1; c < columns; ++c) {
@@ -140,49 +196,8 @@ void search_with_min(Search* search, int columns) {
   try_from(search, search->best.scale, search->best.min, 3);
 }
 
-}  // namespace
-
-void round_levels(const Grid& grid, const float* w, int count, float scale, float min,
-                  float* levels) {
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  const float low = static_cast<float>(grid.low), high = static_cast<float>(grid.high);
-  for (int c = 0; c < count; ++c) {
-    float x = (w[c] - min) * inverse;
-    x = x > low ? x : low;  // also what is not a number
-    x = x < high ? x : high;
-    levels[c] = nearest(x);
-  }
-}
-
-bool store_scale(const Scales& scales, float* scale, float* min) {
-  if (scales.stored == Stored::multiples && scales.d != 0.0f) {
-    // Products of float16 and seven bits are exact.
-    const auto low = static_cast<float>(scales.low), high = static_cast<float>(scales.high);
-    float times = *scale / scales.d;
-    times = times > low ? times : low;
-    times = times < high ? times : high;
-    *scale = scales.d * nearest(times);
-    times = scales.dmin != 0.0f ? -*min / scales.dmin : 0.0f;
-    times = times > 0.0f ? times : 0.0f;
-    times = times < high ? times : high;
-    *min = 0.0f - scales.dmin * nearest(times);
-    return true;
-  }
-  *scale = half_rounded(*scale);
-  if (scales.stored == Stored::zero_point) {
-    const auto high = static_cast<float>(scales.high);
-    float zero = *scale != 0.0f ? -*min / *scale : 0.0f;
-    zero = zero > 0.0f ? zero : 0.0f;
-    zero = zero < high ? zero : high;
-    *min = 0.0f - *scale * nearest(zero);
-  } else {
-    if (scales.stored == Stored::multiples && *min > 0.0f) *min = 0.0f;
-    *min = half_rounded(*min);
-  }
-  return std::isfinite(*scale) && std::isfinite(*min);
-}
-
-Fit search_group(const Grid& grid, const Scales& scales, const Group& group) {
+// The best of a fixed list of scales (and mins), each refined by least squares.
+static Fit search_group(const Grid& grid, const Scales& scales, const Group& group) {
   Search search{grid, scales, group};
   if (!grid.has_min) {
     search_symmetric(&search);
@@ -195,7 +210,8 @@ Fit search_group(const Grid& grid, const Scales& scales, const Group& group) {
   return search.best;
 }
 
-bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
+// Rows [row_begin, row_end); false if some scale does not fit.
+static bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
   const int groups = args.groups();
   Group g;
   alignas(64) float levels[kMaxGroup];
@@ -212,7 +228,7 @@ bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
         g.weight[c] = c < columns ? weight : 0.0f;
       }
       const Fit fit = search_group(args.grid, args.scales_of(row, i), g);
-      if (!std::isfinite(fit.error)) return false;
+      if (!finite(fit.error)) return false;
       const size_t at = static_cast<size_t>(row) * groups + i;
       args.scales[at] = fit.scale;
       args.mins[at] = fit.min;
@@ -225,4 +241,4 @@ bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
   return true;
 }
 
-}  // namespace slmq
+}  // namespace slmq::SLMQ_ISA
