@@ -24,6 +24,7 @@ MARKS = {
     "functiongemma": ("<start_function_call>", "<end_function_call>", "<escape>"),
     "gemma4": ("<|tool_call>", "<tool_call|>", '<|"|>'),
     "apertus": ("<|tools_prefix|>", "<|tools_suffix|>"),
+    "harmony": ("<|channel|>", "<|constrain|>", "<|message|>"),
     "pythonic": (),
     "olmo3": ("<function_calls>", "</function_calls>"),
     "lfm2": ("<|tool_call_start|>", "<|tool_call_end|>"),
@@ -97,6 +98,11 @@ WRITERS: dict[str, Callable[[list[Call]], str]] = {
         "<|tools_prefix|>["
         + ", ".join(json.dumps({name: arguments}, ensure_ascii=False) for name, arguments in calls)
         + "]<|tools_suffix|>"
+    ),
+    "harmony": lambda calls: "".join(
+        f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"
+        f"{json.dumps(arguments, ensure_ascii=False)}"
+        for name, arguments in calls
     ),
     "pythonic": lambda calls: f"[{', '.join(map(as_python, calls))}]",
     "olmo3": lambda calls: (

@@ -17,11 +17,14 @@ from tokenizers import AddedToken
 import slmq
 from slmq import Model
 from slmq.checkpoint import open_checkpoint
+from slmq.generation.constraints.grammar import made_grammar
+from slmq.generation.constraints.vocabulary import Vocabulary
 from slmq.generation.hearing import Hearing
 from slmq.tokenizer import Tokenizer, load_tokenizer
 from slmq.tools.calls import Mark, Said
 from slmq.tools.channels import ChannelReader
 from slmq.tools.speech import prepare
+from slmq.tools.tool import tools_of
 from slmq.tools.wish import Wish
 
 MARKS = (
@@ -87,6 +90,71 @@ def test_what_is_heard(said: str, text: str, reasoning: str, tokenizer: Tokenize
         heard.add(hearing.push(token))
     heard.add(hearing.flush())
     assert (heard.text, heard.reasoning, heard.calls) == (text, reasoning, [])
+
+
+TOOLED = TEMPLATE + "{%- if tools %}{# <|channel|>commentary functions. tool_calls #}{% endif %}"
+CALL = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"n": 3}'
+THOUGHT = "<|channel|>analysis<|message|>Add.<|end|><|start|>assistant"
+FINAL = "<|channel|>final<|message|>Three"
+
+
+def f(n: int) -> None:
+    """Do."""
+
+
+@pytest.fixture(scope="module")
+def tooled(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """With a template that speaks of tools."""
+    folder = mixture_folder(tmp_path_factory.mktemp("tooled") / "tiny", MARKS)
+    config = {"eos_token": "<|return|>", "chat_template": TOOLED}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    with open_checkpoint(folder) as found:
+        return load_tokenizer(found)
+
+
+def hear(tokenizer: Tokenizer, said: str, **wish: Any) -> tuple[Said, bool, bool]:
+    """What is heard of an answer, and whether its grammar allows it, and lets it end."""
+    speech = prepare(tokenizer, USER, Wish(tools=tools_of([f]), **wish))
+    ids = tokenizer.encode(said, add_special=False, parse_special=True)
+    assert speech.grammar is not None
+    assert not set(speech.banned) & set(ids)
+    grammar = made_grammar(speech.grammar, "an answer")
+    matcher = Vocabulary(tokenizer).compile(grammar).matcher()
+    fits = True
+    for token in ids:
+        fits = fits and matcher.fitting([token]) == [token]
+        if fits:
+            matcher.accept(token)
+    ends = fits and matcher.accepting
+    hearing, heard = Hearing(tokenizer, [], speech, continues=True), Said()
+    for token in ids:
+        heard.add(hearing.push(token))
+    heard.add(hearing.flush())
+    return heard, fits, ends
+
+
+@pytest.mark.parametrize("before", ["", THOUGHT])
+def test_a_message_to_a_tool_is_a_call(before: str, tooled: Tokenizer) -> None:
+    heard, fits, ends = hear(tooled, before + CALL)
+    assert (fits, ends) == (True, True)
+    assert [(call.name, call.arguments) for call in heard.calls] == [("f", {"n": 3})]
+    assert (heard.text, heard.reasoning) == ("", "Add." if before else "")
+    heard, fits, ends = hear(tooled, before + FINAL)
+    assert (heard.text, heard.calls, fits, ends) == ("Three", [], True, True)
+
+
+def test_calls_that_must_or_must_not_be(tooled: Tokenizer) -> None:
+    assert hear(tooled, THOUGHT + CALL, choice="required")[1:] == (True, True)
+    assert not hear(tooled, FINAL, choice="required")[1]
+    assert hear(tooled, THOUGHT + FINAL, choice="none")[1:] == (True, True)
+    assert not hear(tooled, CALL, choice="none")[1]
+    assert not hear(tooled, CALL.replace("3", '"x"'))[1]
+    assert not hear(tooled, CALL.replace(".f ", ".g "))[1]
+
+
+def test_a_message_to_nobody_that_is_known_is_text(tooled: Tokenizer) -> None:
+    said = CALL.replace(".f ", ".g ")
+    assert hear(tooled, said)[0].text == said
 
 
 def test_markers_that_are_spelled_are_text() -> None:

@@ -15,12 +15,14 @@ from slmq.tools.tool import Tool
 
 GEMMA4 = "{% if tools %}<|tool>..<tool|>{% endif %}'<|tool_call>call:' + name + '}<tool_call|>'"
 APERTUS = "{% set tool_calls_token = '<|tools_prefix|>' %}{{ tool_calls }}"
+HARMONY = "{% if tools %}'functions'{% endif %}to=functions.' + name + '<|channel|>commentary json"
 LFM2_5 = """{%- set keep_past_thinking = false -%}{% if tools %}List of tools: [{% endif %}"""
 TOOLS = (Tool("f", "", {"type": "object", "properties": {"s": {"type": "string"}}}),)
 
 
 @pytest.mark.parametrize(
-    ("template", "name"), [(GEMMA4, "gemma4"), (APERTUS, "apertus"), (LFM2_5, "lfm2")]
+    ("template", "name"),
+    [(GEMMA4, "gemma4"), (APERTUS, "apertus"), (LFM2_5, "lfm2"), (HARMONY, "harmony")],
 )
 def test_families_are_known_by_their_templates(template: str, name: str) -> None:
     assert dialect_of(template) == name

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from slmq.tools.channels import channels_of, thought_in_channels
+from slmq.tools.channels import (
+    CHANNEL,
+    answer_in_channels,
+    channels_of,
+    thought_in_channels,
+)
 from slmq.tools.dialects import Dialect
 from slmq.tools.grammar import ANY, EMPTY, Grammar, any_text
 from slmq.tools.tool import Tool
@@ -49,6 +54,9 @@ def answer_grammar(
         The schema of a tool cannot be enforced in this dialect.
     """
     grammar = Grammar(tokens)
+    if _in_channels(dialect, tokens):
+        body = grammar.rule(dialect.body(tools, grammar, most))
+        return grammar.source(answer_in_channels(body, tokens, free=free))
     words = _words(dialect.bare)
     ways: list[str] = []
     if dialect.bare:
@@ -73,6 +81,8 @@ def answer_grammar(
 
 def silent_grammar(dialect: Dialect, tokens: Mapping[str, int]) -> str | None:
     """Any text without a marker; None where all markers are tokens, which can be banned."""
+    if _in_channels(dialect, tokens):
+        return Grammar(tokens).source(answer_in_channels(None, tokens, free=True))
     # Without the end of a tag: models that may not write one write its relatives.
     spelled = [mark.rstrip(">") for mark in dialect.openings if mark not in tokens]
     if not spelled:
@@ -80,6 +90,11 @@ def silent_grammar(dialect: Dialect, tokens: Mapping[str, int]) -> str | None:
     grammar = Grammar(tokens)
     banned = " ".join(f"& ~/{ANY}*{re.escape(mark)}{ANY}*/" for mark in spelled)
     return grammar.source("WORDS") + f"WORDS: /{ANY}*/ {banned}\n"
+
+
+def _in_channels(dialect: Dialect, tokens: Mapping[str, int]) -> bool:
+    """Whether calls are messages of a channel, as answers are."""
+    return CHANNEL in dialect.openings and bool(channels_of(tokens))
 
 
 def _words(bare: str) -> str:

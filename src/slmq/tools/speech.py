@@ -13,7 +13,7 @@ from slmq.chat.messages import checked_messages
 from slmq.errors import TemplateError
 from slmq.tools.answer import answer_grammar, silent_grammar, thought
 from slmq.tools.calls import call_id
-from slmq.tools.channels import ChannelReader, channels_of
+from slmq.tools.channels import CHANNEL, ChannelReader, channels_of
 from slmq.tools.dialects import Dialect, dialect_named, dialect_of
 from slmq.tools.dialects.base import MOST_CALLS
 from slmq.tools.reader import CallReader, Reader, ReasoningReader
@@ -83,7 +83,8 @@ class Speech:
         if self._dialect is not None:
             calls = CallReader(self._dialect, self._names, partial(call_id, salt), marks)
         if self._channels:
-            return Reader(ChannelReader(), calls)
+            addressed = self._dialect is not None and CHANNEL in self._dialect.openings
+            return Reader(ChannelReader(addressed), calls)
         reasoning = ReasoningReader(self._pairs, self._within) if self._pairs else None
         return Reader(reasoning, calls)
 
@@ -136,11 +137,13 @@ def prepare(
         grammar = answer_grammar(dialect, tools, marks, pairs, within, most=most, free=free)
     elif dialect is not None and wish.tools:
         grammar = silent_grammar(dialect, marks)
+    # The markers of channels are those of all answers: their grammar knows what may follow.
+    banned = [token for mark, token in known.items() if mark not in channels]
     return Speech(
         prompt,
         grammar,
         thought(marks, pairs, within) if wish.thinking is not False else "",
-        tuple(known.values()) if wish.choice == "none" else (),
+        tuple(banned) if wish.choice == "none" else (),
         {token: mark for mark, token in marks.items()},
         dialect if tools else None,
         frozenset(tool.name for tool in tools),

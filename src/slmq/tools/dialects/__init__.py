@@ -9,6 +9,7 @@ from slmq.tools.dialects.base import Dialect
 from slmq.tools.dialects.function_gemma import FunctionGemma
 from slmq.tools.dialects.gemma4 import Gemma4
 from slmq.tools.dialects.generic import Generic
+from slmq.tools.dialects.harmony import Harmony
 from slmq.tools.dialects.hermes import Hermes
 from slmq.tools.dialects.llama3 import Llama3
 from slmq.tools.dialects.mistral import Mistral, MistralNamed
@@ -29,6 +30,7 @@ _ALL: tuple[type[Dialect], ...] = (
     FunctionGemma,
     Gemma4,
     Apertus,
+    Harmony,
     Pythonic,
     Olmo3,
     Lfm2,
@@ -41,6 +43,7 @@ SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<start_function_call>",), "functiongemma"),
     (("<|tool_call>", "<tool_call|>"), "gemma4"),
     (("<|tools_prefix|>",), "apertus"),
+    (("<|channel|>commentary", "functions."), "harmony"),
     (("[TOOL_CALLS]", "[ARGS]"), "mistral-args"),
     (("[TOOL_CALLS]",), "mistral"),
     (("<tool_call>", "<function="), "qwen3-coder"),
