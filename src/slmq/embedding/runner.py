@@ -35,7 +35,7 @@ __all__ = ["EncodedText", "EncoderBody", "Runner"]
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
-ROWS = 512  # of a run, unless a text has more tokens
+ROWS = 2048  # of a run, unless a text has more tokens
 OUTPUTS = 64  # pooled texts, or masks, of a run
 ONE_EACH = ("pooled", "classify", "verdict")  # what has one row for a text
 
