@@ -90,6 +90,16 @@ def rewritten(
     return folder
 
 
+def gguf_terms(config: Mapping[str, Any]) -> tuple[dict[str, Any], str, Any, dict[str, Any]]:
+    """A configuration by one set of keys; architecture, names of tensors, heads of q and k."""
+    config = {GPT2_KEYS.get(k, k): v for k, v in config.items()}
+    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
+    return config, architecture, names, heads
+
+
 def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     """A golden's model under the `gguf` package's names of keys and tensors.
 
@@ -97,11 +107,7 @@ def to_gguf(source: Path, path: Path, stored: str = "f32") -> Path:
     the factor of sines and cosines, yarn metadata.
     """
     config, weights = language_model(source)
-    config = {GPT2_KEYS.get(k, k): v for k, v in config.items()}
-    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
-    number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
-    names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
+    config, architecture, names, heads = gguf_terms(config)
     tensors: dict[str, Any] = {}
     for name, w in laid_out(config, weights).items():
         part = name.split(".")[-2]
@@ -127,11 +133,7 @@ def gguf_pairs(source: Path, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, 
     keep all of A.
     """
     config, _ = language_model(source)
-    config = {GPT2_KEYS.get(k, k): v for k, v in config.items()}
-    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
-    number = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture]
-    names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
+    config, architecture, names, heads = gguf_terms(config)
     found: dict[str, tuple[Any, Any]] = {}
     for module, (a, b) in pairs.items():
         stored = b.T if config["model_type"] == "gpt2" else b
