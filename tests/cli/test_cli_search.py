@@ -88,6 +88,8 @@ def test_there_is_no_index(notes: Path, tmp_path: Path) -> None:
     assert "there is no index; `slmq index` makes one" in done.stderr
     done = invoke("index", tmp_path / "none")
     assert done.exit_code == 1
+    assert "expected a folder or a file, there is none" in done.stderr
+    assert not (tmp_path / "none.index").exists()
 
 
 def labelled(path: Path, rows: list[tuple[str, str]]) -> Path:

@@ -59,6 +59,9 @@ def index(
     Run it again after documents have changed: only those are read. What an interrupted run has
     indexed stays.
     """
+    from slmq.search.documents import expect_documents
+
+    expect_documents(folder)  # before an index is made of nothing
     target = index_of(folder) if out is None else out
     began_s = time.monotonic()
     with opened(target, encoder, offline=offline, create=True, passage_tokens=passage_tokens) as ix:

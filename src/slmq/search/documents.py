@@ -11,7 +11,7 @@ from pathlib import Path
 from slmq.errors import DataError
 from slmq.machine.disk import read_regular
 
-__all__ = ["LARGEST_BYTES", "SUFFIXES", "digest_of", "files_below", "text_of"]
+__all__ = ["LARGEST_BYTES", "SUFFIXES", "digest_of", "expect_documents", "files_below", "text_of"]
 
 LARGEST_BYTES = 256 << 20
 PLAIN = (".txt", ".md", ".markdown", ".rst")
@@ -27,6 +27,12 @@ BLOCKS = {
 HEADING = re.compile(r"h([1-6])")
 
 
+def expect_documents(folder: Path) -> None:
+    """Raise DataError if there is neither a folder nor a file of that name."""
+    if not folder.is_file() and not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder or a file, there is none")
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Files that can be indexed, in the order of their names; none that begin with a dot.
 
@@ -37,11 +43,10 @@ def files_below(folder: Path) -> Iterator[Path]:
     DataError
         If there is nothing of that name.
     """
+    expect_documents(folder)
     if folder.is_file():
         yield folder
         return
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder or a file, there is none")
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
