@@ -102,3 +102,16 @@ def test_a_pair_that_a_row_lacks(job: EncodeJob, tmp_path: Path) -> None:
     model = slmq.load_encoder(encoder_folder(tmp_path / "m", "pairs_one_score"))
     with pytest.raises(DataError, match="expected a text in 'b' of every row"):
         classify_file(model, job, ignore, pair="b")
+
+
+@pytest.mark.parametrize("column", ["label", "score", "vector"])
+def test_columns_are_not_written_over(encoder: Encoder, tmp_path: Path, column: str) -> None:
+    """Labels to compare with would be lost without a word."""
+    source = tmp_path / "t.csv"
+    source.write_text(f"text,{column}\nthe cat eats,mine\n", "utf-8")
+    job = EncodeJob(source, tmp_path / "o.csv", TextOptions(), labels=column != "vector")
+    with pytest.raises(DataError, match=f"row 1: has a column '{column}', which would be written"):
+        job.check()
+    array = EncodeJob(source, tmp_path / "o.npy", TextOptions())  # has no other columns
+    embed_file(encoder, array, ignore)
+    assert np.load(array.out).shape == (1, encoder.dimensions)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EncodeJob", "Encoded", "classify_file", "embed_file", "examples_of", "texts_of"]
 
 VECTORS, TEXT = ".npy", ".txt"
+LABEL, SCORE, VECTOR = "label", "score", "vector"  # columns that results are written to
 WRITTEN_S = 0.5  # between two writes to the disk
 PROBE = "a"  # a text by whose results a model is known
 Report = Callable[[int, int | None], None]
@@ -42,11 +43,14 @@ class EncodeJob:
     out : Path
         .csv, .tsv or lines of JSON; of vectors also .npy.
     options : TextOptions
+    labels : bool
+        Whether labels come of them; else vectors.
     """
 
     source: Path
     out: Path
     options: TextOptions
+    labels: bool = False
 
     def check(self) -> int:
         """Count the texts, and look for what would stop the job.
@@ -65,8 +69,20 @@ class EncodeJob:
         return sum(1 for _ in self.rows())
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of the file, whose texts are there."""
-        return texts_of(self.source, self.options)
+        """The rows of the file, whose texts are there; none has a column of the results' names."""
+        for number, row in enumerate(texts_of(self.source, self.options), 1):
+            for name in self._added():
+                if name in row:
+                    raise DataError(
+                        f"{self.source}: row {number}: has a column {name!r}, which would be "
+                        f"written over; give it another name"
+                    )
+            yield row
+
+    def _added(self) -> tuple[str, ...]:
+        if self.labels:
+            return (LABEL, SCORE)
+        return () if self.out.suffix.lower() == VECTORS else (VECTOR,)
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,7 @@ def classify_file(
     own head, and reads single texts. Errors as `embed_file`, and UnsupportedModelError if the model
     has no head for it.
     """
+    job = replace(job, labels=True)
     labeller: Any = encoder if head is None else head
     names: list[str] = labeller.labels
     numbers = {name: i for i, name in enumerate(names)}
@@ -162,15 +179,15 @@ def classify_file(
         scored = labeller.classify_stream(inputs, truncate=job.options.truncate, first=done)
         return ((numbers[best.label], best.score) for best, *_ in scored)
 
-    with _records(encoder, job, [("label", "<i4"), ("score", "<f8")], options) as found:
+    with _records(encoder, job, [(LABEL, "<i4"), (SCORE, "<f8")], options) as found:
         total, resumed = _fill(found, job, report, labels)
         counts = dict.fromkeys(names, 0)
 
         def rows() -> Iterator[dict[str, Any]]:
             for row, one in zip(job.rows(), found, strict=True):
-                name = names[one["label"]]
+                name = names[one[LABEL]]
                 counts[name] += 1
-                yield {**row, "label": name, "score": float(one["score"])}
+                yield {**row, LABEL: name, SCORE: float(one[SCORE])}
 
         _write(job.out, written_rows(rows(), job.out.suffix))
         found.remove()
@@ -221,7 +238,7 @@ def _input(job: EncodeJob, row: dict[str, Any], pair: str | None) -> Any:
 
 def _beside(job: EncodeJob, vectors: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for row, vector in zip(job.rows(), vectors, strict=True):
-        yield {**row, "vector": _written(vector.tolist(), job.out)}
+        yield {**row, VECTOR: _written(vector.tolist(), job.out)}
 
 
 def examples_of(source: Path, options: TextOptions, label: str) -> tuple[list[str], list[str]]:

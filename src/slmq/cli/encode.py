@@ -130,7 +130,7 @@ def classify(
         raise ValueError("expected --model, --head, or both")
     if pair is not None and head is not None:
         raise ValueError("--pair: a head reads single texts")
-    job = EncodeJob(source, out, TextOptions(**reading))
+    job = EncodeJob(source, out, TextOptions(**reading), labels=True)
     job.check()
     named = Head.encoder_name(head) if model is None and head is not None else model
     assert named is not None
