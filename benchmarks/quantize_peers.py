@@ -1,13 +1,15 @@
 """KL divergence from the float model: folders of slmq quantize beside llama.cpp's files.
 
-FLOATS is a folder of floats of the Llama family whose tokenizer and sizes are those of BASE, a GGUF
-file: tools/continue_training.py makes one. Its weights go into a GGUF file of floats, from which
-llama.cpp makes its types, without and with an importance matrix: the mean squares of inputs on the
-same text that slmq calibrates with. Every file runs in slmq, which keeps these types without loss,
-so the differences are those of the weights.
+FLOATS is a GGUF file of floats (tools/off_grid.py makes one), or a folder of floats of the Llama
+family whose tokenizer and sizes are those of BASE, a GGUF file: tools/continue_training.py makes
+one. llama.cpp makes its types of it, without and with an importance matrix: the mean squares of
+inputs on the same text that slmq calibrates with, embedding included. Every file runs in slmq,
+which keeps these types without loss, so the differences are those of the weights.
 
-    python benchmarks/quantize_peers.py FLOATS --base BASE.gguf --text CALIBRATION --test TEXT \
-        --llama PYTHON [--chunks 16]
+    python benchmarks/quantize_peers.py FLOATS [--base BASE.gguf] --text CALIBRATION --test TEXT \
+        --llama PYTHON [--chunks 16] [--types Q4_K_M Q4_K_M:Q5_0]
+
+KIND:TYPE is a mix of llama.cpp whose embedding and head have that type.
 
 PYTHON is an interpreter that has llama-cpp-python, as benchmarks/peers.py installs it.
 """
@@ -46,17 +48,26 @@ gguf_writer: Any = importlib.import_module("gguf_writer")
 
 F32 = npt.NDArray[np.float32]
 CTX = 512  # tokens of a window; those of its second half are scored, as in `slmq compare`
-TYPES = {"Q4_0": 2, "Q4_1": 3, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "Q8_0": 7}
+TYPES = {
+    "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16,
+    "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
+}  # fmt: skip
+TENSOR_TYPES = {
+    "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
+    "IQ4_NL": 20, "IQ4_XS": 23,
+}  # fmt: skip
 
 WORKER = """
 import ctypes, sys
 import numpy as np
 import llama_cpp
-source, target, ftype, matrix = sys.argv[1:]
+source, target, ftype, matrix, embedding = sys.argv[1:]
 quiet = llama_cpp.llama_log_callback(lambda *_: None)  # kept: it is called to the end
 llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
 params = llama_cpp.llama_model_quantize_default_params()
 params.nthread, params.ftype = 2, int(ftype)
+if embedding:
+    params.token_embedding_type = params.output_tensor_type = int(embedding)
 if matrix:
     found = np.load(matrix)
     entry = llama_cpp.llama_cpp.llama_model_imatrix_data
@@ -94,6 +105,7 @@ def write_importance(floats: Path, text: Path, path: Path) -> None:
     """The mean square of every input channel of every matrix, by GGUF names."""
     found: dict[str, F32] = {}
     with open_checkpoint(floats) as checkpoint:
+        names = None if floats.is_file() else llama.GGUF
         source = FloatSource(checkpoint, "f32", 2)
         calibration = read_calibration(text, checkpoint, source.opened.config.max_positions)
         runner = Runner(source, calibration, 2)
@@ -103,7 +115,8 @@ def write_importance(floats: Path, text: Path, path: Path) -> None:
             moments, hidden = collect(run, len(calibration.tokens), 2)
             for some in moments:
                 for wish in some.wishes:
-                    found[llama.GGUF.name(wish.tensor.name)] = some.importance
+                    name = wish.stored if names is None else names.name(wish.tensor.name)
+                    found[name] = some.importance
     np.savez(path, **found)  # type: ignore[arg-type]
 
 
@@ -162,18 +175,23 @@ class Reference:
 
 def peer_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
     """llama.cpp's files, with what they are called."""
-    floats, matrix = folder / "f32.gguf", folder / "importance.npz"
-    for kind in options.types:
-        for importance in (None, matrix):
+    matrix = folder / "importance.npz"
+    floats = options.floats if options.floats.is_file() else folder / "f32.gguf"
+    for wanted in options.types:
+        kind, _, embedding = wanted.partition(":")
+        for importance in (matrix,) if options.importance else (None, matrix):
             if not floats.exists():
                 write_floats(options.floats, options.base, floats)
             if importance is not None and not importance.exists():
                 write_importance(options.floats, options.text, importance)
-            made = folder / f"{kind}{'-importance' if importance else ''}.gguf"
+            name = wanted.replace(":", "-embedding-")
+            made = folder / f"{name}{'-importance' if importance else ''}.gguf"
             arguments = [str(floats), str(made), str(TYPES[kind]), str(importance or "")]
+            arguments.append(str(TENSOR_TYPES[embedding]) if embedding else "")
             if not made.exists():
                 subprocess.run([options.llama, "-c", WORKER, *arguments], check=True)
-            yield f"llama.cpp {kind}" + (", importance matrix" if importance else ""), made
+            label = f"{kind}, embedding {embedding}" if embedding else kind
+            yield f"llama.cpp {label}" + (", importance matrix" if importance else ""), made
 
 
 def our_models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -194,11 +212,12 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("floats", type=Path)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="needed where FLOATS is a folder")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--llama", required=True)
-    parser.add_argument("--types", nargs="*", default=["Q4_0", "Q4_K_M"], choices=list(TYPES))
+    parser.add_argument("--types", nargs="*", default=["Q4_0", "Q4_K_M"], help=", ".join(TYPES))
+    parser.add_argument("--importance", action="store_true", help="no llama.cpp files without it")
     parser.add_argument("--formats", nargs="*", default=["q4g32s", "q4g32a"])
     parser.add_argument("--bits", type=float, nargs="*", default=[])
     parser.add_argument("--method", default="auto", help="of those that are calibrated")

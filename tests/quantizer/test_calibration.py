@@ -25,7 +25,7 @@ from kernel_cases import ISAS
 from llama_files import build, logits_of, relative_error
 
 import slmq
-from slmq import _native
+from slmq import _native, hub
 from slmq.checkpoint import open_checkpoint
 from slmq.formats import FORMATS
 from slmq.quantizer.calibration import Moments, collect, read_calibration
@@ -177,7 +177,7 @@ def test_factors_are_those_of_the_matrix() -> None:
 
 
 def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
-    tiny_model_path: Path, text_path: Path, tmp_path: Path
+    tiny_model_path: Path, text_path: Path, tmp_path: Path, empty_cache: Callable[[], None]
 ) -> None:
     def run(name: str, threads: int, progress: Callable[[str, int, int], None] | None) -> Any:
         return slmq.quantize(
@@ -186,6 +186,7 @@ def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
         )  # fmt: skip
 
     one = run("one", 1, None)
+    empty_cache()
     for limit in itertools.count(1):
         calls = itertools.count(1)
 
@@ -209,7 +210,7 @@ def test_calibrated_bytes_do_not_depend_on_threads_or_interruptions(
 
 
 def test_the_command_makes_the_same_bytes_with_other_kernels(
-    tiny_model_path: Path, text_path: Path, tmp_path: Path
+    tiny_model_path: Path, text_path: Path, tmp_path: Path, empty_cache: Callable[[], None]
 ) -> None:
     options = ["--bits", "5", "--calibrate", str(text_path), "--threads", "1", "--json"]
     command = [sys.executable, "-m", "slmq.cli", "quantize", str(tiny_model_path)]
@@ -220,6 +221,7 @@ def test_the_command_makes_the_same_bytes_with_other_kernels(
         text=True,
         check=True,
     )
+    empty_cache()
     made = slmq.quantize(
         tiny_model_path, tmp_path / "best", bits=5, calibrate=text_path, n_threads=3
     )
@@ -228,6 +230,38 @@ def test_the_command_makes_the_same_bytes_with_other_kernels(
     said = json.loads(done.stdout)
     assert said["bits_per_weight"] == made.bits_per_weight
     assert [tensor["name"] for tensor in said["tensors"]] == [t.name for t in made.tensors]
+
+
+def test_damages_are_measured_once(
+    tiny_model_path: Path, text_path: Path, tmp_path: Path, empty_cache: Callable[[], None]
+) -> None:
+    """Another number of bits finds them; a damaged file is as good as none."""
+
+    def run(name: str, bits: float) -> tuple[set[str], dict[str, bytes]]:
+        tasks = set[str]()
+        made = slmq.quantize(
+            tiny_model_path, tmp_path / name, bits=bits, calibrate=text_path,
+            progress=lambda task, *_: tasks.add(task),
+        )  # fmt: skip
+        return tasks, {path.name: path.read_bytes() for path in made.path.iterdir()}
+
+    tasks, first = run("first", 5)
+    assert tasks == {"measuring", "quantizing"}
+    tasks, _ = run("more", 6)
+    assert tasks == {"quantizing"}
+    assert run("again", 5) == ({"quantizing"}, first)
+    [file] = (hub.cache_dir() / "damage").iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"[]", b'{"model.norm.weight": 3}', b"\xff", b"[" * 200_000):
+        file.write_bytes(damaged)
+        tasks, files = run(f"damaged{len(damaged)}", 5)
+        assert "measuring" in tasks
+        assert files == first
+        assert file.read_bytes() == whole
+    empty_cache()
+    hub.cache_dir().rmdir()
+    hub.cache_dir().write_text("not a folder", "utf-8")
+    assert run("nowhere", 5)[1] == first
 
 
 def test_the_page_shows_what_was_measured(

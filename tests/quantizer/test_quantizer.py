@@ -263,7 +263,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         ({"method": "magic"}, "method: expected one of auto, rtn"),
         ({"method": "feedback"}, "needs a calibration text"),
         ({"format": "int4", "bits": 5}, "format or bits, got both"),
-        ({"bits": 4}, "expected at least 4.5, got 4"),
+        ({"bits": 4}, "expected 4.5 to 8.5 for this model, got 4"),
+        ({"bits": 9}, "expected 4.5 to 8.5 for this model, got 9"),
     ],
 )
 def test_unknown_settings_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:

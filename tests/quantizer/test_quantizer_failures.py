@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ print(seen)
 
 @POSIX
 def test_a_run_that_is_killed_at_any_moment_can_go_on(
-    tiny_model_path: Path, tmp_path: Path
+    tiny_model_path: Path, tmp_path: Path, empty_cache: Callable[[], None]
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT, "utf-8")
@@ -68,6 +69,7 @@ def test_a_run_that_is_killed_at_any_moment_can_go_on(
     # Some at random; one among the last, when the folder has its name and the work is deleted.
     for at in (*random.Random(0).sample(range(1, moments - 20), 4), moments - 12):
         shutil.rmtree(target)
+        empty_cache()
         killed = run(KILLED, tiny_model_path, target, text, at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         if target.exists():

@@ -26,12 +26,15 @@ class Mix:
     Attributes
     ----------
     formats : dict of str to str
+    bits : float
+        Per weight; 0 where nothing was chosen.
     front : tuple of (float, float)
         Bits per weight and damage of every mix on the way from the fewest bits to the most.
     """
 
     formats: dict[str, str]
-    front: tuple[tuple[float, float], ...]
+    bits: float = 0.0
+    front: tuple[tuple[float, float], ...] = ()
 
 
 def choose_formats(choices: Sequence[Choice], bits: float) -> Mix:
@@ -68,9 +71,8 @@ def choose_formats(choices: Sequence[Choice], bits: float) -> Mix:
             continue
         chosen[i] = step.format
         spent += cost
-    return Mix(
-        {choice.name: fmt for choice, fmt in zip(choices, chosen, strict=True)}, tuple(front)
-    )
+    formats_of = {choice.name: fmt for choice, fmt in zip(choices, chosen, strict=True)}
+    return Mix(formats_of, spent / total, tuple(front))
 
 
 @dataclass(frozen=True)

@@ -71,24 +71,27 @@ class Pipeline:
             return self._weight_errors(formats)
         runner = Runner(self.source, self.text, self.threads)
         stages = runner.stages[:-1]
-        done, hidden = self._passed_on("exact", len(stages))
+        done, both = self._passed_on("exact", len(stages))
+        rows = self.text.tokens.size
+        hidden, changed = (None, None) if both is None else (both[:rows], both[rows:])
         for i, stage in enumerate(stages):
             if i >= done:
-                damage, hidden = stage_damage(runner, stage, hidden, formats)
+                damage, hidden, changed = stage_damage(runner, stage, hidden, changed, formats)
                 self.work.save_value(f"damage-{i}", damage)
-                self._pass_on("exact", i, hidden)
+                self._pass_on("exact", i, np.concatenate([hidden, changed]))
             self._tell("measuring", i + 1, len(stages) + 1)
         assert hidden is not None
+        assert changed is not None
         if self.work.value("head") is None:
-            self.work.save_value("head", head_damage(runner, hidden, formats))
+            self.work.save_value("head", head_damage(runner, hidden, changed, formats))
         self._tell("measuring", len(stages) + 1, len(stages) + 1)
         head = HeadDamage(*self.work.value("head"))
         found = head.damage
-        for i in range(len(stages)):
+        for i, nats in enumerate(head.nats):
             for name, damage in self.work.value(f"damage-{i}").items():
                 before = found.get(name, {})
                 found[name] = {
-                    fmt: before.get(fmt, 0.0) + value * head.nats for fmt, value in damage.items()
+                    fmt: before.get(fmt, 0.0) + value * nats for fmt, value in damage.items()
                 }
         return {str(name): damage for name, damage in found.items()}
 
@@ -168,7 +171,8 @@ class Pipeline:
         if method != "rescaled":
             made = [self._round_matrix(wish, formats[wish.name], inputs, method) for wish in group]
         if method in ("auto", "rescaled") and foldable and moments.norm:
-            scales = self._best_scales(group, inputs, formats)
+            known = [matrix.report.output_errors.get("weighted") for matrix in made]
+            scales = self._best_scales(group, inputs, formats, known)
             if scales is not None:
                 rescaled = self._round_rescaled(group, moments, scales, formats, made)
                 if not made or _total(rescaled) < _total(made):
@@ -182,24 +186,36 @@ class Pipeline:
             self._keep(matrix)
 
     def _best_scales(
-        self, group: list[Wish], inputs: Inputs, formats: Mapping[str, str]
+        self,
+        group: list[Wish],
+        inputs: Inputs,
+        formats: Mapping[str, str],
+        known: list[float | None],
     ) -> F32 | None:
-        """The channel scales of least output error when rounding by weights; None: no scales."""
+        """The channel scales of least output error when rounding by weights; None: no scales.
+
+        `known` are the errors without scales, where they were measured.
+        """
         best, least = None, None
         for scales in [None, *channel_scales(inputs.moments)]:
             scaled = inputs
             if scales is not None:
                 scaled = Inputs(inputs.moments.scaled(scales), self.threads)
             error = 0.0
-            for wish in group:
-                w = floats_of(self.source, wish)
-                w = w if scales is None else w * scales
-                fmt = formats[wish.name]
-                rounded = round_wish(self.source, wish, w, fmt, "weighted", scaled, self.threads)
-                error += OutputErrors(w, scaled).of(rounded.values())
+            for i, wish in enumerate(group):
+                found = known[i] if scales is None and known else None
+                if found is None:
+                    found = self._weighted_error(wish, formats[wish.name], scaled, scales)
+                error += found
             if least is None or error < least:
                 best, least = scales, error
         return best
+
+    def _weighted_error(self, wish: Wish, fmt: str, inputs: Inputs, scales: F32 | None) -> float:
+        w = floats_of(self.source, wish)
+        w = w if scales is None else w * scales
+        rounded = round_wish(self.source, wish, w, fmt, "weighted", inputs, self.threads)
+        return OutputErrors(w, inputs).of(rounded.values())
 
     def _round_rescaled(
         self,

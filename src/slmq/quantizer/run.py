@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from slmq.models.registry import family_of, refuse_encoder
 from slmq.quantizer.calibration import Calibration, read_calibration
 from slmq.quantizer.grids import GRIDS, MIXED, fits
 from slmq.quantizer.importance import Importance, read_importance
+from slmq.quantizer.kept import KeptDamage
 from slmq.quantizer.methods import METHODS
 from slmq.quantizer.mix import Choice, Mix, choose_formats
 from slmq.quantizer.page import write_report
@@ -47,6 +49,7 @@ DEFAULT = "int4"
 # For rows that a format with longer runs does not fit: as many bits, in groups of 32 columns.
 SHORTER = {"q5k": "q5g32s", "q6k": "q6g32s", "q4g128s": "q4g32s", "q4g64s": "q4g32s"}
 SHORTEST = "q4g32a"
+CLOSE = 0.05  # bits: a mix that has fewer by more is said
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def quantize(
         made_of = _provenance(settings, source_files(checkpoint), text, importance)
         with open_work(target, made_of) as work:
             pipeline = Pipeline(source, text, work, threads, progress, importance)
-            mix, damage = _formats(settings, source, pipeline)
+            mix, damage = _formats(settings, source, pipeline, _kept(made_of, source))
             wishes = [wish for wish in source.wishes if wish.known is None]
             tensors = [_stored(wish, mix) for wish in wishes]
             nbytes = sum(tensor.nbytes for tensor in tensors)
@@ -188,17 +191,20 @@ def _doubt_source(checkpoint: Checkpoint, source: FloatSource) -> None:
 
 
 def _require_bits(settings: _Settings, source: Source) -> None:
-    """Refuse fewer bits than any mix has, before anything is measured or left on the disk."""
+    """Refuse bits that no mix has, before anything is measured or left on the disk."""
     if settings.bits is None:
         return
     wishes = [wish for wish in source.wishes if wish.rounds]
-    least = sum(
-        wish.n * wish.k * min(FORMATS[fmt].bits_per_weight for fmt in MIXED if fits(fmt, wish.k))
-        for wish in wishes
-    )
     total = sum(wish.n * wish.k for wish in wishes)
-    if least > settings.bits * total:
-        raise ValueError(f"bits: expected at least {least / total:.4g}, got {settings.bits:g}")
+    least = most = 0.0
+    for wish in wishes:
+        bits = [FORMATS[fmt].bits_per_weight for fmt in MIXED if fits(fmt, wish.k)]
+        least += wish.n * wish.k * min(bits) / total
+        most += wish.n * wish.k * max(bits) / total
+    if not least <= settings.bits <= most:
+        raise ValueError(
+            f"bits: expected {least:.4g} to {most:.4g} for this model, got {settings.bits:g}"
+        )
 
 
 def _settings(
@@ -229,17 +235,34 @@ def _settings(
     return _Settings(stored, None if bits is None else float(bits), method)
 
 
+def _kept(made_of: Mapping[str, Any], source: Source) -> KeptDamage:
+    """Where the damages of this source and text are kept; bits and method do not change them."""
+    says = ("source", "calibration", "imatrix_sha256", "slmq_version")
+    key = {name: made_of.get(name) for name in says} | {"formats": list(MIXED)}
+    return KeptDamage(hub.cache_dir(), key, [wish.name for wish in source.wishes if wish.rounds])
+
+
 def _formats(
-    settings: _Settings, source: Source, pipeline: Pipeline
+    settings: _Settings, source: Source, pipeline: Pipeline, kept: KeptDamage
 ) -> tuple[Mix, dict[str, dict[str, float]]]:
     """The format of every matrix, and the damage that each would do."""
     sizes = {w.name: w.n * w.k for w in source.wishes if w.rounds}
     if settings.format is not None:
-        return Mix(_one_format(settings.format, source), ()), {}
+        return Mix(_one_format(settings.format, source)), {}
     assert settings.bits is not None
-    damage = pipeline.measure(MIXED)
+    damage = kept.read()
+    if damage is None:
+        damage = pipeline.measure(MIXED)
+        kept.write(damage)
     choices = [Choice(name, size, damage[name]) for name, size in sizes.items()]
-    return choose_formats(choices, settings.bits), damage
+    mix = choose_formats(choices, settings.bits)
+    if mix.bits < settings.bits - CLOSE:
+        log.warning(
+            "%.3f bits per weight, not %g: more would save nothing, or not fit any matrix",
+            mix.bits,
+            settings.bits,
+        )
+    return mix, damage
 
 
 def _one_format(wanted: str, source: Source) -> dict[str, str]:
