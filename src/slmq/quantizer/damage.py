@@ -100,7 +100,8 @@ def _small(exact: F32, change: F32) -> F32:
     """What a stage passes on, changed so little that its relative squared error is `ERROR`."""
     error = _row_error(exact, exact + change)
     scale = np.float32(np.sqrt(ERROR / error)) if error > 0 else np.float32(0)
-    return exact + scale * change
+    small: F32 = exact + scale * change
+    return small
 
 
 def _follow(runner: Runner, stage: Stage, earlier: F32, weights: StageWeights) -> list[F32]:
