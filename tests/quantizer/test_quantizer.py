@@ -313,6 +313,12 @@ def test_the_command_ends_with_what_was_made_and_stops_with_what_was_done(
     done = CliRunner().invoke(app, ["quantize", str(SOURCE), str(tmp_path / "q")])
     assert done.stdout == f"{tmp_path / 'q'}\n"
     assert "bits per weight, from " in done.stderr
+    assert "share of the weights" not in done.stderr
+    mixed = CliRunner().invoke(app, ["quantize", str(SOURCE), str(tmp_path / "m"), "--bits", "6"])
+    [line] = [line for line in mixed.stderr.splitlines() if "share of the weights: " in line]
+    said = dict(part.split(" ") for part in line.partition(": ")[2].split(", "))
+    assert len(said) >= 2
+    assert abs(sum(float(share.rstrip("%")) for share in said.values()) - 100) < 0.5
     assert f"slmq compare {SOURCE} {tmp_path / 'q'} --file TEXT" in done.stderr
     bar = Bar()
     bar.update("layer", 3, 32)

@@ -97,6 +97,9 @@ def quantize(
         )
     if not as_json:
         write(f"{made.path}\n")
+        if len(made.shares) > 1:
+            shares = ", ".join(f"{fmt} {share:.1%}" for fmt, share in made.shares.items())
+            note(f"formats, by their share of the weights: {shares}")
         size, before = stored_bytes(made.path), stored_bytes(found.path)
         note(
             f"{readable_bytes(size)}, {made.bits_per_weight:.2f} bits per weight, from "

@@ -61,6 +61,16 @@ class QuantizedFolder:
     tensors: tuple[TensorReport, ...]
     front: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """By format: its share of the weights of all matrices, the largest first."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors:
+            counts[tensor.format] = counts.get(tensor.format, 0) + tensor.n * tensor.k
+        total = sum(counts.values())
+        ordered = sorted(counts.items(), key=lambda item: -item[1])
+        return {fmt: count / total for fmt, count in ordered}
+
     def __fspath__(self) -> str:
         """Return the path."""
         return str(self.path)
