@@ -111,8 +111,11 @@ def test_a_head_is_trained_and_used(model: Path, tmp_path: Path) -> None:
     done = invoke("classify", "train", source, "--model", model, "--out", head)
     assert done.exit_code == 0, done.output
     assert "36 texts, 2 labels, " in done.stderr
-    out = tmp_path / "out.csv"
-    done = invoke("classify", source, "--head", head, "--out", out, "--json")
+    out, new = tmp_path / "out.csv", tmp_path / "new.txt"
+    done = invoke("classify", source, "--head", head, "--out", out)
+    assert "has a column 'label', which would be written over" in done.stderr
+    new.write_text("\n".join(text for text, _ in ROWS), "utf-8")
+    done = invoke("classify", new, "--head", head, "--out", out, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rows"] == 36
     with out.open(encoding="utf-8", newline="") as file:

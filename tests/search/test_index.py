@@ -220,6 +220,25 @@ def test_only_what_changes_is_read_again(index: Index, notes: Path) -> None:
     index.check()
 
 
+def test_a_folder_has_one_name(
+    index: Index, notes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Called otherwise, its documents would be there twice."""
+    before = index.sources()
+    monkeypatch.chdir(notes)
+    assert index.add(".") == Indexed(0, 0, 0, 4, 0, {})
+    monkeypatch.chdir(notes.parent)
+    assert index.add(notes.name) == Indexed(0, 0, 0, 4, 0, {})
+    assert index.add(f"{notes.name}/cat.txt") == Indexed(0, 0, 0, 1, 0, {})
+    (tmp_path / "link").symlink_to(notes)
+    assert index.add(tmp_path / "link") == Indexed(0, 0, 0, 4, 0, {})
+    assert index.sources() == before
+    (notes / "cat.txt").unlink()
+    assert index.add(f"{notes.name}/../{notes.name}").removed == 1
+    moved = notes.rename(notes.with_name("moved"))
+    assert index.add(moved).added == 3  # another folder
+
+
 def test_a_file_that_becomes_unreadable_stays_as_it_was(index: Index, notes: Path) -> None:
     (notes / "cat.txt").write_bytes(b"\xff")
     done = index.add(notes)

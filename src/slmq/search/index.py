@@ -20,6 +20,7 @@ from slmq.embedding.loading import load_encoder
 from slmq.errors import BusyError, ClosedError, ContextOverflowError, DataError, WriteError
 from slmq.machine.disk import lock_file
 from slmq.search.background import UNRELATED, needed_fit
+from slmq.search.documents import expect_documents
 from slmq.search.finding import CANDIDATES, Found, View
 from slmq.search.reading import read_folder, read_texts
 from slmq.search.results import Answered, Hit, Indexed, Source
@@ -150,7 +151,8 @@ class Index:
         """Index a file, or all files below a folder: those that are new or have changed.
 
         Documents of an earlier call with the same path whose files are gone are removed. Files that
-        cannot be read are named in what is returned, and stay as they were.
+        cannot be read are named in what is returned, and stay as they were. A folder keeps the name
+        by which it was first indexed, from wherever it is called later.
 
         Parameters
         ----------
@@ -167,14 +169,15 @@ class Index:
         WriteError
             If the disk is full; what was committed stays, and the same call goes on from there.
         """
-        root = Path(path).as_posix()
+        expect_documents(Path(path))
         with self._writing() as store:
+            root = _root_of(store, Path(path))
             known = store.digests()
             refused: dict[str, str] = {}
-            documents = read_folder(Path(path), known, refused, report)
+            documents = read_folder(Path(path), root, known, refused, report)
             writer = self._writer(store)
-            done = writer.write(root, documents, known)
-            gone = store.digests(root).keys() - done.seen - refused.keys()
+            done = writer.write(root.as_posix(), documents, known)
+            gone = store.digests(root.as_posix()).keys() - done.seen - refused.keys()
             writer.forget(sorted(gone))
         return Indexed(
             done.added,
@@ -487,6 +490,18 @@ class Index:
                 list(UNRELATED), prompt=self._prompts()[0], normalize=True
             )
         return self._apart
+
+
+def _root_of(store: Store, path: Path) -> Path:
+    """What names of documents below a path begin with: else another spelling would double them."""
+    place = Path(os.path.realpath(path))
+    known = store.places()
+    for folder in (place, *place.parents):
+        if (name := known.get(folder.as_uri())) is not None:
+            return Path(name) / place.relative_to(folder)
+    with store.writing():
+        store.set_place(path.as_posix(), place.as_uri())
+    return path
 
 
 def _check(query: object) -> None:

@@ -36,11 +36,12 @@ class Document:
 
 def read_folder(
     path: Path,
+    root: Path,
     known: Mapping[str, str],
     refused: dict[str, str],
     report: Callable[[int, int], None] | None,
 ) -> Iterator[Document]:
-    """Files below a folder; what cannot be read is noted in `refused`.
+    """Files below a folder, named as if it were `root`; what cannot be read is noted in `refused`.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def read_folder(
     for done, file in enumerate(files):
         if report is not None:
             report(done, len(files))
-        name = file.as_posix()
+        name = (root / file.relative_to(path)).as_posix()
         try:
             data = read_regular(file, LARGEST_BYTES)
             digest = digest_of(data)

@@ -21,6 +21,7 @@ __all__ = ["Matched", "NewDocument", "Store", "Stored"]
 
 DATABASE = "index.sqlite"
 MARK, VERSION = 0x736C6D71, 1  # "slmq"
+PLACE = "place of "  # how facts are called that say where a folder is
 WAIT_S = 30.0  # for another process to end its commit
 SQLITE = (3, 34, 0)  # the first with a trigram tokenizer
 FEW = 20  # passages
@@ -168,6 +169,12 @@ class Store:
         with self._errors():
             found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if found is None else str(found[0])
+
+    def places(self) -> dict[str, str]:
+        """Folders and files that were indexed, by where they are; how they were called."""
+        query = "SELECT value, substr(name, ?) FROM facts WHERE substr(name, 1, ?) = ?"
+        with self._errors():
+            return dict(self._db.execute(query, (len(PLACE) + 1, len(PLACE), PLACE)).fetchall())
 
     def version(self) -> int:
         """A count of all changes."""
@@ -342,6 +349,10 @@ class Store:
     def set_fact(self, name: str, value: str) -> None:
         """Write something down."""
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def set_place(self, name: str, place: str) -> None:
+        """Write down where something is that is called so."""
+        self.set_fact(PLACE + name, place)
 
     def add_part(self, size: int, checksum: int) -> None:
         """Count bytes at the end of the vectors."""
