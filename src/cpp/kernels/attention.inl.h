@@ -166,28 +166,49 @@ static inline void soften(float softcap, const Sight& sight, int part, float* sc
   if (softcap > 0.0f) cap_scores(softcap, seen, scores);
   if (sight.bias != nullptr) add_bias(sight.bias + part * kPartPositions, seen, scores);
   constexpr float kLowest = -3.4e38f;
+  constexpr int kTogether = 4;  // maxima that grow side by side: none waits for the one before
   const f32x16 nothing = splat(0.0f);
   const int first = seen.begin / 16 * 16, whole = (seen.begin + 15) / 16 * 16;
-  f32x16 largest = splat(kLowest), spoiled = nothing;
-  for (int t = first; t < seen.end; t += 16) {
-    f32x16 s = load(scores + t);
-    if (t < whole || t + 16 > seen.end) {
-      s = keep_range(s, seen.begin - t, seen.end - t, kLowest);
-      store(scores + t, s);
-    }
-    spoiled = fma(s, nothing, spoiled);  // 0 * s is 0, but for an infinity or a NaN
-    largest = max(largest, s);
+  f32x16 largest[kTogether], spoiled[kTogether];
+#pragma GCC unroll 4
+  for (int i = 0; i < kTogether; ++i) {
+    largest[i] = splat(kLowest);
+    spoiled[i] = nothing;
   }
-  const float top = reduce_max(largest);
+  const auto look = [&](int i, f32x16 s) {
+    spoiled[i] = fma(s, nothing, spoiled[i]);  // 0 * s is 0, but for an infinity or a NaN
+    largest[i] = max(largest[i], s);
+  };
+  const auto look_at_edge = [&](int t) {
+    const f32x16 s = keep_range(load(scores + t), seen.begin - t, seen.end - t, kLowest);
+    store(scores + t, s);
+    look(0, s);
+  };
+  int t = first;
+  if (t < whole) {
+    look_at_edge(t);
+    t += 16;
+  }
+  for (; t + 16 * kTogether <= seen.end; t += 16 * kTogether)
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) look(i, load(scores + t + 16 * i));
+  for (; t + 16 <= seen.end; t += 16) look(0, load(scores + t));
+  if (t < seen.end) look_at_edge(t);
+#pragma GCC unroll 4
+  for (int i = 1; i < kTogether; ++i) {
+    largest[0] = max(largest[0], largest[i]);
+    spoiled[0] = add(spoiled[0], spoiled[i]);
+  }
+  const float top = reduce_max(largest[0]);
   f32x16 sums = nothing;
-  for (int t = first; t < seen.end; t += 16) {
+  for (t = first; t < seen.end; t += 16) {
     f32x16 p = exp2(sub(load(scores + t), splat(top)));
     if (t < whole || t + 16 > seen.end) p = keep_range(p, seen.begin - t, seen.end - t, 0.0f);
     sums = add(sums, p);
     store(scores + t, p);
   }
   state[0] = top;
-  state[1] = reduce_add(spoiled) == 0.0f ? reduce_add(sums) : __builtin_nanf("");
+  state[1] = reduce_add(spoiled[0]) == 0.0f ? reduce_add(sums) : __builtin_nanf("");
 }
 
 static void merge(const AttentionShape& shape, const float* part, float* total) {

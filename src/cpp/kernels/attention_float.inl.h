@@ -174,13 +174,13 @@ static void add_piece(const Piece<Kv>& piece, int row_step, const Rows& rows) {
     const int n = smaller(Kv::kTileQueries, rows.count - q);
     Range common = within_page(rows.common(q, n), piece.page);
     if (empty(common)) common = {start, start};
-    for (int i = q; i < q + n; ++i) {
+    for (int i = q; i < q + n && common.begin > start; ++i) {
       const Range before = intersect(within_page(rows.seen[i], piece.page), {start, common.begin});
       if (!empty(before)) add(Count<1>{}, i, before, nullptr);
     }
     if (!empty(common))
       with_count(n, [&](auto count) { add(count, q, common, q == 0 ? piece.ahead : nullptr); });
-    for (int i = q; i < q + n; ++i) {
+    for (int i = q; i < q + n && common.end < start + kPagePositions; ++i) {
       const Range behind =
           intersect(within_page(rows.seen[i], piece.page), {common.end, start + kPagePositions});
       if (!empty(behind)) add(Count<1>{}, i, behind, nullptr);

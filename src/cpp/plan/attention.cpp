@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "machine/prefetch.h"
 #include "plan/checks.h"
 #include "plan/recording.h"
 
@@ -251,6 +252,24 @@ const float* AttentionStep::text_keys(const Run& run, int thread, const Segment&
   return scratch.rotated;
 }
 
+// Asks for rows [row, end) of the KV head that this thread is likely to attend next: a head's channels
+// are a line or two of each row, which no hardware foresees.
+void AttentionStep::fetch_next_head(const Run& run, int thread, int kv_head, int row,
+                                    int end) const {
+  const int next = kv_head - threads_, n = run.frame->rows(Domain::tokens);
+  if (next < 0) return;
+  const auto fetch = [&](Slice slice, int heads) {
+    const Buffer& buffer = run.buffer(slice.buffer);
+    const size_t channels = static_cast<size_t>(heads) * config_.head_dim;
+    const float* first = buffer.floats(n, thread) + slice.offset + next * channels;
+    for (int i = row; i < end; ++i)
+      fetch_lines(first + static_cast<size_t>(i) * buffer.width, channels * sizeof(float));
+  };
+  fetch(q_, group());
+  fetch(k_, 1);
+  fetch(v_, 1);
+}
+
 // Some rows of a text and one KV head.
 void AttentionStep::attend_text(const Run& run, int thread, const Block& block, int kv_head) const {
   Scratch scratch(*this, run.scratch_of(thread));
@@ -266,6 +285,7 @@ void AttentionStep::attend_text(const Run& run, int thread, const Block& block, 
   const int most = std::max(1, kMaxQueries / group()), end = block.row + block.count;
   for (int row = block.row; row < end; row += most) {
     const Block part = {block.segment, row, std::min(most, end - row)};
+    fetch_next_head(run, thread, kv_head, row, row + part.count);
     load_queries(run, thread, part, kv_head, scratch);
     const int queries = part.count * group();
     run.kernels->attend_text(shape_, segment.count, scratch.text, scratch.queries, scratch.sights,

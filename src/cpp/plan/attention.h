@@ -58,6 +58,7 @@ class AttentionStep final : public Step {
                     Scratch& scratch) const;
   bool takes_texts(const Frame& frame) const;
   void attend_text(const Run& run, int thread, const Block& block, int kv_head) const;
+  void fetch_next_head(const Run& run, int thread, int kv_head, int row, int end) const;
   const float* text_keys(const Run& run, int thread, const Segment& segment, int kv_head,
                          Scratch& scratch, int* stride) const;
   void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;

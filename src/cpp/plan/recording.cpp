@@ -7,6 +7,13 @@
 #include "plan/experts.h"
 
 namespace slmq {
+namespace {
+
+// From which on a buffer has large pages: attention takes a head's few channels of every row, and each
+// row would be another page to look up.
+constexpr size_t kLarge = size_t{2} << 20;
+
+}  // namespace
 
 Recording::Recording(const Kernels& kernels, const PlanSizes& sizes, KvType kv_type)
     : kv_type_(kv_type) {
@@ -100,7 +107,8 @@ int Recording::new_buffer(BufferType type, Domain domain, int width, bool replic
   buffer->logical = width;
   buffer->replicated = replicated;
   buffer->row_bytes = buffer_row_bytes(type, buffer->width);
-  buffer->shared = Memory(buffer->row_bytes * rows);
+  const size_t bytes = buffer->row_bytes * rows;
+  buffer->shared = Memory(bytes, bytes >= kLarge);
   if (replicated) buffer->replicas = Memory(buffer->replica_bytes() * made_.sizes.threads);
   made_.buffers.push_back(std::move(buffer));
   uses_.emplace_back(width);
