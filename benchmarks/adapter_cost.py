@@ -26,10 +26,11 @@ import numpy.typing as npt
 from peer_process import Worker
 
 from slmq.checkpoint import Layout, open_checkpoint
-from slmq.engine.adapters import Adapter, fit, wishes_of
+from slmq.engine.adapters import Adapter, fit
 from slmq.engine.opening import record_plan
 from slmq.engine.options import LoadOptions
 from slmq.hub import resolve
+from slmq.models.adapted import wishes_of
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.models.registry import FAMILIES
 from slmq.plan.plan import RecordedPlan

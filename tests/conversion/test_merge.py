@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import slmq
 from slmq.cli.app import app
+from slmq.conversion.merge import Merged
 from slmq.errors import CheckpointError, UnsupportedModelError, WriteError
 
 LLAMA = GOLDENS / "llama" / "odd_sizes"
@@ -102,10 +103,57 @@ def test_what_cannot_be_merged(tiny_model_path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the model has no weight of that name"):
         slmq.merge(tiny_model_path, unknown, tmp_path / "made")
     gguf = gguf_file(tmp_path / "lora.gguf", {"blk.0.attn_q": (a, b)})
-    with pytest.raises(UnsupportedModelError, match="merging takes adapters of PEFT and mlx-lm"):
+    with pytest.raises(UnsupportedModelError, match="takes adapters of PEFT and mlx-lm"):
         slmq.merge(tiny_model_path, gguf, tmp_path / "made")
     with pytest.raises(ValueError, match="dtype: expected one of f16, f32"):
         slmq.merge(tiny_model_path, other, tmp_path / "made", dtype="bf16")
     with pytest.raises(WriteError, match="does not exist"):
         slmq.merge(tiny_model_path, other, tmp_path / "nowhere" / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_a_packed_base(tiny_model_path: Path, tmp_path: Path) -> None:
+    """Only by request: the sum is rounded as the base was, and what that takes is told."""
+    weights = read_safetensors(LLAMA / "model.safetensors")
+    modules = layer_modules(weights)
+    packed = slmq.quantize(tiny_model_path, tmp_path / "packed", format="int4", method="rtn").path
+    floats = slmq.dequantize(packed, tmp_path / "floats", dtype="f32")
+    shares = []
+    for i, size in enumerate((1.0, 0.01)):
+        pairs = random_pairs(weights, modules, rank=5)
+        pairs = {module: (a, size * b) for module, (a, b) in pairs.items()}
+        adapter = peft_folder(tmp_path / f"adapter{i}", pairs)
+        told: list[Merged] = []
+        made = slmq.merge(
+            packed, adapter, tmp_path / f"merged{i}", packed=True, on_merged=told.append
+        )
+        (merged,) = told
+        shares.append(merged.lost)
+        base, sums = read_safetensors(floats / "model.safetensors"), {}
+        for module, (a, b) in pairs.items():
+            sums[module] = ALPHA / 5 * (b @ a)
+        again = slmq.dequantize(made, tmp_path / f"again{i}", dtype="f32")
+        lost = added = 0.0
+        for module, wanted in sums.items():
+            name = f"{module}.weight"
+            got = read_safetensors(again / "model.safetensors")[name] - base[name]
+            lost += float(np.square(got - wanted).sum())
+            added += float(np.square(wanted).sum())
+        assert merged.lost == pytest.approx((lost / added) ** 0.5, rel=1e-3)
+        assert merged.worst[1] >= merged.lost
+        files = [folder / "model.safetensors" for folder in (made, packed)]
+        assert files[0].stat().st_size == files[1].stat().st_size
+    assert shares[0] < 1 < shares[1]  # what is smaller than the steps is lost
+
+
+def test_the_command_says_what_is_lost(tiny_model_path: Path, tmp_path: Path) -> None:
+    weights = read_safetensors(LLAMA / "model.safetensors")
+    adapter = peft_folder(
+        tmp_path / "adapter", random_pairs(weights, layer_modules(weights), rank=5)
+    )
+    packed = slmq.quantize(tiny_model_path, tmp_path / "packed", format="int4", method="rtn").path
+    words = ["merge", str(packed), str(adapter), str(tmp_path / "out"), "--packed"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "of what the adapter adds, at most" in done.stderr
+    assert (tmp_path / "out" / "config.json").exists()

@@ -21,12 +21,12 @@ from lora_files import (
 from numpy_weights import read_safetensors
 from training_cases import case_of
 
-from slmq.errors import CheckpointError
+from slmq.errors import CheckpointError, UnsupportedModelError
 
 F32 = npt.NDArray[np.float32]
 FAMILIES = (
     "arcee", "exaone4", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite",
-    "hunyuan_v1_dense", "lfm2", "llama", "ministral3", "mistral", "olmo2",
+    "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "llama", "ministral3", "mistral", "olmo2",
     "phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
 )  # fmt: skip
 
@@ -58,11 +58,11 @@ def test_files_of_peft_mlx_and_llama_cpp_are_one(family: str, format: str, tmp_p
 
 
 def test_the_base_of_a_gguf_adapter(tmp_path: Path) -> None:
-    """Named by its architecture; what is split there and whole in the folder has no place."""
+    """Named by its architecture."""
     for family, said, message in (
         ("qwen3", "llama", "expected an adapter of qwen3, got one of 'llama'"),
         ("mistral", "mistral3", "expected an adapter of llama, got one of 'mistral3'"),
-        ("granitemoehybrid", "granite", "fit no weight of this model"),
+        ("granitemoehybrid", "llama", "expected an adapter of granite, got one of 'llama'"),
     ):
         golden = read_golden(family, case_of(family))
         weights = read_safetensors(golden.folder / "model.safetensors")
@@ -79,4 +79,8 @@ def test_experts_take_no_adapters(tmp_path: Path) -> None:
     experts = [k.removesuffix(".weight") for k in weights if ".experts." in k and k.endswith("t")]
     path = peft_folder(tmp_path / "adapter", random_pairs(weights, experts[:1], rank=2))
     with pytest.raises(CheckpointError, match=rf"fit no weight of this model.*{experts[0]}"):
+        answer_with(golden.folder, path, golden.tokens[0][:4])
+    a, b = np.ones((4, 2, 8), np.float32), np.ones((4, 8, 2), np.float32)
+    path = gguf_file(tmp_path / "lora.gguf", {"blk.0.ffn_gate_exps": (a, b)})
+    with pytest.raises(UnsupportedModelError, match=r"ffn_gate_exps.*experts take no adapters"):
         answer_with(golden.folder, path, golden.tokens[0][:4])

@@ -151,7 +151,7 @@ def test_what_an_adapter_is_kept_in() -> None:
     parts = []
     for slot, (n, k) in enumerate(plan.native.slots[:7]):
         b = rng.normal(0, 0.1, (n, 5)) * 10.0 ** rng.uniform(-6, 0, (n, 1))
-        parts.append((slot, normal(5, k, seed=slot), b.astype(np.float32)))
+        parts.append((slot, normal(5, k, seed=slot), b.astype(np.float32), None, None))
     (base,) = answer(plan, [(tokens, None)])
     added = {}
     for kind in ("f32", "f16", "i8"):
@@ -263,7 +263,7 @@ def test_what_is_refused_of_values(tmp_path: Path) -> None:
     vocabulary = weights["model.embed_tokens.weight"].shape[0]  # which is the head, too
     embedding = np.ones((4, 60), np.float32), np.ones((vocabulary, 4), np.float32)
     for name in ("model.embed_tokens", "lm_head"):
-        refused(name, {name: embedding}, "embeddings, and heads that are")
+        refused(name, {name: embedding}, "embeddings, heads that are")
     whole = peft_folder(tmp_path / "cut", pairs)
     stored = whole / "adapter_model.safetensors"
     stored.write_bytes(stored.read_bytes()[:-8])
@@ -314,9 +314,12 @@ def test_an_adapter_belongs_to_its_plan(tmp_path: Path) -> None:
 def test_native_adapters_check_their_parts(part: Any, message: str) -> None:
     plan = plan_of(loaded_from(LLAMA))
     slot, a, b = part
+    ones = np.ones(a, np.float32), np.ones(b, np.float32)
     with pytest.raises(ValueError, match=message):
-        plan.native.adapter([(slot, np.ones(a, np.float32), np.ones(b, np.float32))], "f32")
+        plan.native.adapter([(slot, *ones, None, None)], "f32")
     n, k = plan.native.slots[0]
-    twice = (0, np.ones((1, k), np.float32), np.ones((n, 1), np.float32))
+    twice = (0, np.ones((1, k), np.float32), np.ones((n, 1), np.float32), None, None)
     with pytest.raises(ValueError, match="slot 0 comes twice"):
         plan.native.adapter([twice, twice], "i8")
+    with pytest.raises(ValueError, match=f"factors and biases of {n} values, got 3"):
+        plan.native.adapter([(*twice[:3], np.ones(3, np.float32), None)], "f32")

@@ -90,38 +90,66 @@ def test_answers_of_peft_on_integers(
     assert relative_error(rounded, want) < 1.2 * lost < 4e-2
 
 
-# What is put into the weights ----------------------------------------------------------------
+# More than sums ------------------------------------------------------------------------------
 
+MORE = {
+    "dora": (LLAMA, "biases", {"use_dora": True, "target_modules": "all-linear"}),
+    "dora, turned": ("gpt2", "untied", {"use_dora": True, "target_modules": ["c_attn"]}),
+    "dora and biases": (LLAMA, "biases", {"use_dora": True, "bias": "lora_only"}),
+    "biases of layers": (LLAMA, "biases", {"bias": "lora_only"}),
+    "all biases": (LLAMA, "biases", {"bias": "all"}),
+    "biases of its own": (LLAMA, "biases", {"lora_bias": True}),
+}
 WHOLE = {
-    "dora": (LLAMA, "biases", {"use_dora": True, "target_modules": "all-linear"}, "DoRA"),
-    "dora, turned": ("gpt2", "untied", {"use_dora": True, "target_modules": ["c_attn"]}, "DoRA"),
-    "biases of layers": (LLAMA, "biases", {"bias": "lora_only"}, "replaces .*bias"),
-    "all biases": (
-        "gpt2",
-        "untied",
-        {"bias": "all", "target_modules": ["c_fc"]},
-        "replaces .*bias",
-    ),
-    "biases of its own": (LLAMA, "biases", {"lora_bias": True}, "adds a bias"),
+    "biases of norms": ("gpt2", "untied", {"bias": "all", "target_modules": ["c_fc"]}, "replaces"),
     "a head": (LLAMA, "gqa_untied", {"modules_to_save": ["lm_head"]}, r"replaces lm_head\.weight"),
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_what_is_merged_only(name: str, tiny_model_path: Path, tmp_path: Path) -> None:
-    """DoRA, biases and a head: refused beside a running model, put into the weights by merging."""
-    family, case, config, message = WHOLE[name]
+def saved(
+    family: str, case: str, config: dict[str, Any], tokens_of: Path, folder: Path
+) -> tuple[Path, list[int], F32, Path]:
+    """A model, some tokens, the logits of PEFT, and the adapter."""
     golden = read_golden(family, case)
     ids = golden.tokens[0][:TOKENS]
-    base = model_of(golden.folder, tmp_path / "base", tiny_model_path)
+    base = model_of(golden.folder, folder / "base", tokens_of)
     config = {"r": 4, "target_modules": ["q_proj", "v_proj"], **config}
-    want, folder = saved_by_peft(base, tmp_path / "adapter", ids, config)
-    with pytest.raises(UnsupportedModelError, match=f"{message}.*slmq merge"):
-        answer_with(base, folder, ids)
-    made = slmq.merge(base, folder, tmp_path / "merged", local_files_only=True)
-    got = answer_with(made, None, ids)
-    assert relative_error(got, want) < 3e-5
+    want, adapter = saved_by_peft(base, folder / "adapter", ids, config)
     assert relative_error(golden.logits[0][:TOKENS], want) > 1e-3
+    return base, ids, want, adapter
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_lengths_and_biases(name: str, tiny_model_path: Path, tmp_path: Path) -> None:
+    """DoRA and biases, beside a running model and merged."""
+    base, ids, want, adapter = saved(*MORE[name], tiny_model_path, tmp_path)
+    assert relative_error(answer_with(base, adapter, ids), want) < 3e-5
+    made = slmq.merge(base, adapter, tmp_path / "merged", local_files_only=True)
+    assert relative_error(answer_with(made, None, ids), want) < 3e-5
+
+
+@pytest.mark.parametrize("name", ["dora", "biases of layers"])
+def test_lengths_and_biases_on_integers(name: str, tiny_model_path: Path, tmp_path: Path) -> None:
+    family, case, config = MORE[name]
+    base = model_of(read_golden(family, case).folder, tmp_path / "base", tiny_model_path)
+    packed = slmq.quantize(base, tmp_path / "packed", format="int4", method="rtn").path
+    floats = slmq.dequantize(packed, tmp_path / "floats", dtype="f32")
+    ids = read_golden(family, case).tokens[0][:TOKENS]
+    config = {"r": 4, "target_modules": ["q_proj", "v_proj"], **config}
+    want, adapter = saved_by_peft(floats, tmp_path / "adapter", ids, config)
+    exact = answer_with(packed, adapter, ids, None, activations="exact")
+    assert relative_error(exact, want) < 1e-3
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_merged_only(name: str, tiny_model_path: Path, tmp_path: Path) -> None:
+    """Norms and a head: refused beside a running model, put into the weights by merging."""
+    *model, message = WHOLE[name]
+    base, ids, want, adapter = saved(*model, tiny_model_path, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=f"{message}.*slmq merge"):
+        answer_with(base, adapter, ids)
+    made = slmq.merge(base, adapter, tmp_path / "merged", local_files_only=True)
+    assert relative_error(answer_with(made, None, ids), want) < 3e-5
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ std::vector<int32_t> optional_ids(const py::object& ids, const char* what) {
 }
 
 using AdapterPointer = std::shared_ptr<Adapter>;
-// Slot, A [rank, k] and B [n, rank].
-using AdapterPart = std::tuple<int, py::object, py::object>;
+// Slot, A [rank, k], B [n, rank], factors [n] or None, biases [n] or None.
+using AdapterPart = std::tuple<int, py::object, py::object, py::object, py::object>;
 
 std::vector<float> thin_matrix(const py::object& object, const char* what, int* rows) {
   const auto array = py::array_t<float, py::array::c_style>::ensure(object);
@@ -42,16 +42,26 @@ std::vector<float> thin_matrix(const py::object& object, const char* what, int* 
   return std::vector<float>(array.data(), array.data() + array.size());
 }
 
+std::vector<float> thin_vector(const py::object& object, const char* what) {
+  if (object.is_none()) return {};
+  const auto array = py::array_t<float, py::array::c_style>::ensure(object);
+  if (!array || array.ndim() != 1 || array.size() == 0)
+    throw py::value_error(std::string(what) + ": expected float32[outputs]");
+  return std::vector<float>(array.data(), array.data() + array.size());
+}
+
 AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& parts,
                             const std::string& type_name) {
   const LowRankType type = low_rank_type_named(type_name);
   std::vector<LowRankSource> sources;
-  for (const auto& [slot, down, up] : parts) {
+  for (const auto& [slot, down, up, factor, bias] : parts) {
     LowRankSource source{};
     int outputs = 0;
     source.slot = slot;
     source.down = thin_matrix(down, "A", &source.rank);
     source.up = thin_matrix(up, "B", &outputs);
+    source.factor = thin_vector(factor, "factors");
+    source.bias = thin_vector(bias, "biases");
     sources.push_back(std::move(source));
   }
   const std::shared_ptr<const Slots> slots = self->slots();

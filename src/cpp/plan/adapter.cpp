@@ -94,6 +94,15 @@ void check(const LowRankSource& source, const Slots& slots) {
          dims(size.n, source.rank) + ", got " + std::to_string(source.down.size()) + " and " +
          std::to_string(source.up.size()) + " values");
   }
+  for (const std::vector<float>* values : {&source.factor, &source.bias})
+    if (!values->empty() && values->size() != static_cast<size_t>(size.n))
+      fail("adapter: expected factors and biases of " + std::to_string(size.n) + " values, got " +
+           std::to_string(values->size()));
+}
+
+std::vector<float> padded_values(std::vector<float> values) {
+  if (!values.empty()) values.resize(padded(static_cast<int>(values.size())), 0.0f);
+  return values;
 }
 
 }  // namespace
@@ -111,6 +120,8 @@ Adapter::Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSo
     part->type = stack.type = type == LowRankType::i8 && !size.rounded ? LowRankType::f16 : type;
     part->rank = columns_of(part->type, source.rank, kLanes);
     part->column = stack.tiles * kLanes;
+    part->factor = padded_values(source.factor);
+    part->bias = padded_values(source.bias);
     stack.columns = columns_of(stack.type, size.k, kGroup);
     stack.tiles += part->place() / kLanes;
     stack.parts.push_back(&*part);

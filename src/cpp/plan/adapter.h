@@ -1,5 +1,6 @@
 // Low-rank additions to the linear layers of a plan (Hu et al., "LoRA", 2021): y += B (A x), for the
-// rows of a run that ask for them.
+// rows of a run that ask for them; and, times a factor each (Liu et al., "DoRA", 2024) or with another
+// bias, y = factor (W x + B (A x)) + bias.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +35,9 @@ struct LowRank {
   int rank = 0;           // columns of B: of i8 rounded up to 16
   int column = 0;         // of its products among those of its neighbours
   uint8_t* up = nullptr;  // B: tiles of its rows, an even number
+  std::vector<float> factor,
+      bias;  // of the outputs, padded to pairs; empty: 1, and the matrix's own
+  bool changes() const { return !factor.empty() || !bias.empty(); }       // more than the sum
   int place() const { return static_cast<int>(round_up(rank, kLanes)); }  // of its products
   size_t tile_bytes() const { return low_rank_tile_bytes(type, rank); }
 };
@@ -49,7 +53,8 @@ struct LowRankStack {
 
 struct LowRankSource {
   int slot, rank;
-  std::vector<float> down, up;  // A [rank][k], B [n][rank]
+  std::vector<float> down, up;      // A [rank][k], B [n][rank]
+  std::vector<float> factor, bias;  // n each, or empty
 };
 
 class Adapter {

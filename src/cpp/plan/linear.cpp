@@ -16,7 +16,7 @@ struct LinearPart {
   std::vector<float> bias;  // padded to the pairs, or empty
   int offset;               // first column in the output buffer
   int x;                    // buffer that it reads
-  LowRankUse adds;          // of adapters; slot -1: they cannot add to it
+  LowRankUse adds;          // of adapters
 };
 
 namespace {
@@ -89,8 +89,10 @@ void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_
 // softcap * tanh(y / softcap).
 class LinearStep final : public Step {
  public:
-  LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
+  LinearStep(Domain domain, std::vector<LinearPart> parts, LowRankAdditions adds, Slice add,
              std::optional<Unary> activation, float softcap, int out, int threads);
+  void prepare(const Frame& frame) override { adds_.prepare(frame); }
+  size_t scratch_bytes() const override { return adds_.scratch_bytes(); }
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   void narrow(const std::vector<int32_t>& columns) override;
@@ -100,6 +102,7 @@ class LinearStep final : public Step {
  private:
   const Domain domain_;
   const std::vector<LinearPart> parts_;
+  LowRankAdditions adds_;
   const Slice add_;
   const std::optional<Unary> activation_;
   const float softcap_;
@@ -113,10 +116,12 @@ class LinearStep final : public Step {
   void multiply_rows(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
 };
 
-LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
-                       std::optional<Unary> activation, float softcap, int out, int threads)
+LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, LowRankAdditions adds,
+                       Slice add, std::optional<Unary> activation, float softcap, int out,
+                       int threads)
     : domain_(domain),
       parts_(std::move(parts)),
+      adds_(std::move(adds)),
       add_(add),
       activation_(activation),
       softcap_(softcap),
@@ -130,15 +135,21 @@ LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, Slice add,
 }
 
 int LinearStep::items(const Frame& frame, int) const {
-  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks().size());
+  if (frame.rows(domain_) == 0) return 0;
+  return adds_.items(frame) + static_cast<int>(chunks().size());
 }
 
 void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
   const RowRange all = {0, run.frame->rows(domain_)};
+  adds_.take(run, first, last, thread);
+  const int before = adds_.items(*run.frame);
+  first = std::max(first - before, 0);
+  last -= before;
   while (first < last) multiply_pairs(run, joined(chunks(), &first, last), all, thread);
 }
 
 void LinearStep::run_rows(const Run& run, int begin, int end, int thread) {
+  adds_.multiply(run, begin, end, thread);
   for (const Chunk& chunk : block_chunks_) multiply_pairs(run, chunk, {begin, end}, thread);
 }
 
@@ -162,7 +173,7 @@ void LinearStep::narrow(const std::vector<int32_t>& columns) {
 void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows,
                                 int thread) const {
   constexpr int kRows = 2 * kPanelRows;
-  if (run.frame->adapters.empty()) return multiply_rows(run, chunk, rows, thread);
+  if (!adds_.in(*run.frame)) return multiply_rows(run, chunk, rows, thread);
   for (int row = rows.begin; row < rows.end; row += kRows)
     multiply_rows(run, chunk, {row, std::min(row + kRows, rows.end)}, thread);
 }
@@ -186,11 +197,12 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
   const auto activate = activation_ ? run.kernels->unary[static_cast<int>(*activation_)] : nullptr;
   const bool adapts = part.adds.slot >= 0;
   if (slmq::info(part.matrix->format).run == kWholeRow && !adapts) args.activate = activate;
-  if (adapts) fetch_low_rank(run, part.adds, rows.begin, first, columns);
+  Behind behind;
+  adds_.defer(run, part.adds, rows.begin, rows.count(), &args, &behind);
+  adds_.fetch(run, part.adds, rows.begin, first, columns);
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
-  if (adapts)
-    add_low_rank(run, part.adds, thread, rows.begin, rows.count(), first, columns, args.y + first,
-                 args.y_stride);
+  adds_.add(run, part.adds, behind, rows.begin, rows.count(), first, columns, args.y + first,
+            args.y_stride);
   const bool activates = activate != nullptr && args.activate == nullptr;
   if (!activates && softcap_ == 0.0f) return;
   for (int row = 0; row < rows.count(); ++row) {
@@ -203,10 +215,14 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
 // out = f(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): f happens while the products are in cache.
 class GatedStep final : public Step {
  public:
-  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out, int threads);
+  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, LowRankAdditions adds,
+            int out, int threads);
+  void prepare(const Frame& frame) override { adds_.prepare(frame); }
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
-  size_t scratch_bytes() const override { return 2 * kTileFloats * sizeof(float); }
+  size_t scratch_bytes() const override {
+    return std::max(2 * kTileFloats * sizeof(float), adds_.scratch_bytes());
+  }
   bool takes_rows() const override { return domain_ == Domain::tokens; }
   void run_rows(const Run& run, int begin, int end, int thread) override;
 
@@ -218,16 +234,18 @@ class GatedStep final : public Step {
   const Domain domain_;
   const Gate activation_;
   const LinearPart gate_, up_;
+  LowRankAdditions adds_;
   const int out_;
   std::vector<Chunk> chunks_;
 };
 
-GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, int out,
-                     int threads)
+GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up,
+                     LowRankAdditions adds, int out, int threads)
     : domain_(domain),
       activation_(activation),
       gate_(std::move(gate)),
       up_(std::move(up)),
+      adds_(std::move(adds)),
       out_(out) {
   const Matrix& m = *gate_.matrix;
   add_chunks(m, 0, chunk_bytes_for(m.bytes(), threads), &chunks_);
@@ -247,12 +265,12 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
-    if (parts[i]->adds.slot >= 0)
-      fetch_low_rank(run, parts[i]->adds, rows.begin, pair_begin * kPairRows, columns);
+    Behind behind;
+    adds_.defer(run, parts[i]->adds, rows.begin, rows.count(), &args, &behind);
+    adds_.fetch(run, parts[i]->adds, rows.begin, pair_begin * kPairRows, columns);
     multiply(run, m, args, pair_begin, pair_end);
-    if (parts[i]->adds.slot >= 0)
-      add_low_rank(run, parts[i]->adds, thread, rows.begin, rows.count(), pair_begin * kPairRows,
-                   columns, results[i], columns);
+    adds_.add(run, parts[i]->adds, behind, rows.begin, rows.count(), pair_begin * kPairRows,
+              columns, results[i], columns);
   }
   const auto activate = run.kernels->gated[static_cast<int>(activation_)];
   for (int r = 0; r < rows.count(); ++r) {
@@ -264,14 +282,21 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
 }
 
 int GatedStep::items(const Frame& frame, int) const {
-  return frame.rows(domain_) == 0 ? 0 : static_cast<int>(chunks_.size());
+  if (frame.rows(domain_) == 0) return 0;
+  return adds_.items(frame) + static_cast<int>(chunks_.size());
 }
 
 void GatedStep::run_items(const Run& run, int, int first, int last, int thread) {
-  tiles(run, joined(chunks_, &first, last), {0, run.frame->rows(domain_)}, thread);
+  adds_.take(run, first, last, thread);
+  const int before = adds_.items(*run.frame);
+  first = std::max(first - before, 0);
+  last -= before;
+  if (first < last)
+    tiles(run, joined(chunks_, &first, last), {0, run.frame->rows(domain_)}, thread);
 }
 
 void GatedStep::run_rows(const Run& run, int begin, int end, int thread) {
+  adds_.multiply(run, begin, end, thread);
   for (const Chunk& chunk : chunks_) tiles(run, chunk, {begin, end}, thread);
 }
 
@@ -309,16 +334,14 @@ LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) cons
     }
     weight.bias.resize(padded(m.n), 0.0f);
   }
-  return {std::move(weight.matrix), std::move(weight.bias), offset, x, {domain, -1, -1, -1}};
+  return {std::move(weight.matrix), std::move(weight.bias), offset, x, {-1, 0}};
 }
 
-// Gives matrices slots, and records what multiplies their inputs with A; the buffer of the products, or
-// -1 for a plan that takes no adapters.
-int Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
-  if (slots_ == nullptr) return -1;
+// Gives matrices slots, and a buffer to what multiplies their inputs with A.
+LowRankAdditions Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
+  if (slots_ == nullptr) return {domain, {}, -1};
   constexpr int kApart = kGroup;  // columns, so that rows do not meet in the same cache sets
   std::vector<LowRankInput> inputs;
-  std::vector<int> in;
   int width = 0;
   for (LinearPart* part : parts) {
     const Matrix& m = *part->matrix;
@@ -327,18 +350,15 @@ int Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
                               [&](const LowRankInput& i) { return i.x == part->x; });
     if (input == inputs.end()) {
       const auto sharing = [&](const LinearPart* other) { return other->x == part->x; };
-      inputs.push_back({slot, part->x, m.k, width});
+      inputs.push_back({{}, part->x, m.k, width});
       input = inputs.end() - 1;
       width += kMaxRank * static_cast<int>(std::count_if(parts.begin(), parts.end(), sharing));
-      in.push_back(part->x);
     }
-    slots_->push_back({m.n, m.k, input->first, buffer(part->x).type == BufferType::panel});
-    part->adds = {domain, slot, -1, input->column};
+    input->slots.push_back(slot);
+    slots_->push_back({m.n, m.k, input->slots.front(), buffer(part->x).type == BufferType::panel});
+    part->adds = {slot, input->column};
   }
-  const int out = new_buffer(BufferType::f32, domain, width + kApart, true);
-  for (LinearPart* part : parts) part->adds.products = out;
-  return add_step(low_rank_step(domain, std::move(inputs), out), out, std::move(in), "adapters", "",
-                  "");
+  return {domain, std::move(inputs), new_buffer(BufferType::f32, domain, width + kApart, false)};
 }
 
 int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation,
@@ -373,15 +393,15 @@ int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional
   }
   std::vector<LinearPart*> added;
   for (LinearPart& one : recorded) added.push_back(&one);
-  const int products = low_rank(added, domain);
+  LowRankAdditions adds = low_rank(added, domain);
+  const int products = adds.products();
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   uses_[out].ends = std::move(ends);
-  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), add, activation, softcap,
-                                           out, made_.sizes.threads);
+  auto step = std::make_unique<LinearStep>(domain, std::move(recorded), std::move(adds), add,
+                                           activation, softcap, out, made_.sizes.threads);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   if (add.buffer >= 0) in.push_back(add.buffer);
-  if (products >= 0) in.push_back(products);
   std::string op = add.buffer >= 0 ? "linear+add" : "linear";
   if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
   if (softcap > 0.0f) op += "+softcap";
@@ -405,11 +425,12 @@ int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
   LinearPart up_part = part(x, std::move(up), 0, domain);
   std::vector<int> in = {gate_part.x};
   if (up_part.x != gate_part.x) in.push_back(up_part.x);
-  const int products = low_rank({&gate_part, &up_part}, domain);
-  if (products >= 0) in.push_back(products);
+  LowRankAdditions adds = low_rank({&gate_part, &up_part}, domain);
+  const int products = adds.products();
   const int out = new_buffer(BufferType::f32, domain, g.n, false);
-  auto step = std::make_unique<GatedStep>(domain, activation, std::move(gate_part),
-                                          std::move(up_part), out, made_.sizes.threads);
+  auto step =
+      std::make_unique<GatedStep>(domain, activation, std::move(gate_part), std::move(up_part),
+                                  std::move(adds), out, made_.sizes.threads);
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));

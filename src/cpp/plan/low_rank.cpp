@@ -1,59 +1,86 @@
 #include "plan/low_rank.h"
 
 #include <algorithm>
-#include <utility>
+#include <thread>
 
 #include "machine/prefetch.h"
 #include "plan/adapter.h"
+#include "threads/barrier.h"
 
 namespace slmq {
 namespace {
 
+constexpr int kEverySlot = -1;
+
+int blocks_of(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+
+// Tiles of A that are multiplied together, and the column of their first product.
+struct Tiles {
+  const uint8_t* weight;
+  int count, column;
+};
+
+Tiles tiles_of(const Adapter& adapter, const LowRankInput& input, int slot) {
+  const LowRankStack& stack = adapter.stack(input.slots.front());
+  if (slot == kEverySlot) return {stack.down, stack.tiles, 0};
+  const LowRank* low = adapter.find(slot);
+  if (low == nullptr) return {nullptr, 0, 0};
+  const size_t bytes = low_rank_tile_bytes(stack.type, stack.columns);
+  return {stack.down + static_cast<size_t>(low->column / kLanes) * bytes, low->place() / kLanes,
+          low->column};
+}
+
+}  // namespace
+
+LowRankAdditions::LowRankAdditions(Domain domain, std::vector<LowRankInput> inputs, int products)
+    : domain_(domain), inputs_(std::move(inputs)), products_(products) {
+  for (size_t i = 0; i < inputs_.size(); ++i)
+    for (const int slot : inputs_[i].slots) slots_.emplace_back(static_cast<int>(i), slot);
+}
+
+size_t LowRankAdditions::scratch_bytes() const {
+  int widest = 0;
+  for (const LowRankInput& input : inputs_) widest = std::max(widest, input.k);
+  return static_cast<size_t>(round_up(widest, kGroup)) * kPanelRows * sizeof(float);
+}
+
+int LowRankAdditions::items(const Frame& frame) const {
+  return in(frame) ? blocks_of(frame.rows(domain_)) * static_cast<int>(slots_.size()) : 0;
+}
+
+void LowRankAdditions::take(const Run& run, int first, int last, int thread) {
+  last = std::min(last, items(*run.frame));
+  if (first >= last) return;
+  const int rows = run.frame->rows(domain_), slots = static_cast<int>(slots_.size());
+  for (int item = first; item < last; ++item) {
+    const auto [input, slot] = slots_[static_cast<size_t>(item % slots)];
+    const int begin = item / slots * kPanelRows;
+    products(run, inputs_[static_cast<size_t>(input)], slot, begin,
+             std::min(begin + kPanelRows, rows), thread);
+  }
+  left_.fetch_sub(last - first, std::memory_order_release);
+}
+
+void LowRankAdditions::multiply(const Run& run, int begin, int end, int thread) {
+  left_.store(0, std::memory_order_relaxed);  // of others, whose products are of other rows
+  if (!in(*run.frame)) return;
+  for (int row = begin; row < end; row += kPanelRows)
+    for (const LowRankInput& input : inputs_)
+      products(run, input, kEverySlot, row, std::min(row + kPanelRows, end), thread);
+}
+
 // Rows of one adapter that follow each other, from `row` on: the row behind them.
-int end_of_run(const Frame& frame, Domain domain, int row, int end) {
+int LowRankAdditions::end_of_run(const Frame& frame, int row, int end) const {
   if (frame.one_adapter) return end;
-  const Adapter* adapter = frame.adapter(domain, row);
+  const Adapter* adapter = frame.adapter(domain_, row);
   int next = row + 1;
-  while (next < end && frame.adapter(domain, next) == adapter) ++next;
+  while (next < end && frame.adapter(domain_, next) == adapter) ++next;
   return next;
 }
 
-class LowRankStep final : public RowStep {
- public:
-  LowRankStep(Domain domain, std::vector<LowRankInput> inputs, int out)
-      : RowStep(domain, true), inputs_(std::move(inputs)), out_(out) {
-    for (const LowRankInput& input : inputs_) widest_ = std::max(widest_, input.k);
-  }
-  size_t scratch_bytes() const override {
-    return static_cast<size_t>(round_up(widest_, kGroup)) * kPanelRows * sizeof(float);
-  }
-
- private:
-  bool idle(const Frame& frame) const override { return frame.adapters.empty(); }
-  void rows(const Run& run, int thread, int begin, int end) override;
-  void multiply(const Run& run, int thread, const Adapter& adapter, int begin, int end) const;
-  void multiply_rounded(const Run& run, int thread, const LowRankStack& stack,
-                        const LowRankInput& input, int begin, int end, float* y) const;
-  const float* floats(const Run& run, const Buffer& x, int thread, int begin, int end) const;
-
-  const std::vector<LowRankInput> inputs_;
-  const int out_;
-  int widest_ = 0;
-};
-
-void LowRankStep::rows(const Run& run, int thread, int begin, int end) {
-  const Frame& frame = *run.frame;
-  for (int row = begin; row < end;) {
-    const int next = end_of_run(frame, domain_, row, end);
-    const Adapter* adapter = frame.adapter(domain_, row);
-    if (adapter != nullptr) multiply(run, thread, *adapter, row, next);
-    row = next;
-  }
-}
-
 // Integer matrices multiply rounded activations: so does A.
-const float* LowRankStep::floats(const Run& run, const Buffer& x, int thread, int begin,
-                                 int end) const {
+const float* LowRankAdditions::floats(const Run& run, const Buffer& x, int thread, int begin,
+                                      int end) const {
   const int n = run.frame->rows(domain_);
   if (x.type == BufferType::f32) return x.floats(n, thread) + static_cast<size_t>(begin) * x.width;
   auto* values = reinterpret_cast<float*>(run.scratch_of(thread));
@@ -63,103 +90,146 @@ const float* LowRankStep::floats(const Run& run, const Buffer& x, int thread, in
   return values;
 }
 
-void LowRankStep::multiply(const Run& run, int thread, const Adapter& adapter, int begin,
-                           int end) const {
-  const Buffer& out = run.buffer(out_);
-  const int n = run.frame->rows(domain_);
-  for (const LowRankInput& input : inputs_) {
-    const LowRankStack& stack = adapter.stack(input.first);
-    if (stack.tiles == 0) continue;
-    float* y = out.floats(n, thread) + static_cast<size_t>(begin) * out.width + input.column;
+// t = A x of a block's rows: of one slot or of all that share the input.
+void LowRankAdditions::products(const Run& run, const LowRankInput& input, int slot, int begin,
+                                int end, int thread) const {
+  const Frame& frame = *run.frame;
+  const Buffer &x = run.buffer(input.x), &out = run.buffer(products_);
+  const int n = frame.rows(domain_);
+  for (int row = begin, next; row < end; row = next) {
+    next = end_of_run(frame, row, end);
+    const Adapter* adapter = frame.adapter(domain_, row);
+    if (adapter == nullptr) continue;
+    const LowRankStack& stack = adapter->stack(input.slots.front());
+    const Tiles tiles = tiles_of(*adapter, input, slot);
+    if (tiles.count == 0) continue;
+    float* y =
+        out.floats(n, thread) + static_cast<size_t>(row) * out.width + input.column + tiles.column;
     if (stack.type == LowRankType::i8) {
-      multiply_rounded(run, thread, stack, input, begin, end, y);
+      LowRankDownArgs args{};
+      args.weight = tiles.weight;
+      args.tiles = tiles.count;
+      args.groups = x.width / kGroup;
+      args.m = n;
+      args.panel = x.panel(n, thread);
+      args.row_begin = row;
+      args.row_end = next;
+      args.ahead = run.tuning->ahead(Format::q8g32s, n);
+      args.y = y;
+      args.y_stride = out.width;
+      run.kernels->low_rank_down(args);
+      for (const LowRank* part : stack.parts) {
+        const int at = part->column - tiles.column;
+        if (at < 0 || at >= tiles.count * kLanes) continue;
+        for (int i = 0; i < next - row; ++i)
+          run.kernels->low_rank_round(y + static_cast<size_t>(i) * out.width + at, part->place());
+      }
       continue;
     }
-    const Buffer& x = run.buffer(input.x);
     LowRankArgs args{};
-    args.weight = stack.down;
-    args.m = end - begin;
-    args.n = stack.tiles * kLanes;
+    args.weight = tiles.weight;
+    args.m = next - row;
+    args.n = tiles.count * kLanes;
     args.k = input.k;
-    args.x = floats(run, x, thread, begin, end);
+    args.x = floats(run, x, thread, row, next);
     args.x_stride = x.width;
     args.y = y;
     args.y_stride = out.width;
-    for (int row = 0; row < args.m; ++row)
-      std::fill_n(args.y + static_cast<size_t>(row) * args.y_stride, args.n, 0.0f);
+    for (int i = 0; i < args.m; ++i)
+      std::fill_n(y + static_cast<size_t>(i) * out.width, args.n, 0.0f);
     run.kernels->low_rank[static_cast<int>(stack.type)](args);
   }
 }
 
-void LowRankStep::multiply_rounded(const Run& run, int thread, const LowRankStack& stack,
-                                   const LowRankInput& input, int begin, int end, float* y) const {
-  const Buffer &x = run.buffer(input.x), &out = run.buffer(out_);
-  LowRankDownArgs args{};
-  args.weight = stack.down;
-  args.tiles = stack.tiles;
-  args.groups = x.width / kGroup;
-  args.m = run.frame->rows(domain_);
-  args.panel = x.panel(args.m, thread);
-  args.row_begin = begin;
-  args.row_end = end;
-  args.ahead = run.tuning->ahead(Format::q8g32s, args.m);
-  args.y = y;
-  args.y_stride = out.width;
-  run.kernels->low_rank_down(args);
-  for (int row = begin; row < end; ++row, y += out.width)
-    for (const LowRank* part : stack.parts)
-      run.kernels->low_rank_round(y + part->column, part->place());
+const LowRank* LowRankAdditions::found(const Frame& frame, const LowRankUse& use, int row) const {
+  const Adapter* adapter = frame.adapter(domain_, row);
+  return adapter == nullptr ? nullptr : adapter->find(use.slot);
 }
 
-}  // namespace
-
-std::unique_ptr<Step> low_rank_step(Domain domain, std::vector<LowRankInput> inputs, int out) {
-  return std::make_unique<LowRankStep>(domain, std::move(inputs), out);
-}
-
-void fetch_low_rank(const Run& run, const LowRankUse& use, int row, int column, int count) {
+void LowRankAdditions::fetch(const Run& run, const LowRankUse& use, int row, int column,
+                             int count) const {
   const Frame& frame = *run.frame;
-  if (frame.adapters.empty() || frame.rows(use.domain) > kReplicaRows) return;
-  const Adapter* adapter = frame.adapter(use.domain, row);
-  const LowRank* low = adapter == nullptr ? nullptr : adapter->find(use.slot);
+  if (use.slot < 0 || !in(frame) || frame.rows(domain_) > kReplicaRows) return;
+  const LowRank* low = found(frame, use, row);
   if (low == nullptr) return;
   const size_t bytes = low->tile_bytes();
   fetch_lines(low->up + static_cast<size_t>(column / kLanes) * bytes,
               static_cast<size_t>(count / kLanes) * bytes);
 }
 
+// Products are made while the weights are multiplied: as a rule they are there.
+void LowRankAdditions::wait() const {
+  constexpr int kLooks = 256;
+  for (int look = 0; left_.load(std::memory_order_acquire) > 0; ++look) {
+    if (look < kLooks) {
+      relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void LowRankAdditions::defer(const Run& run, const LowRankUse& use, int row, int rows,
+                             LinearArgs* args, Behind* behind) const {
+  const Frame& frame = *run.frame;
+  if (use.slot < 0 || !in(frame)) return;
+  bool changed = false;
+  for (int at = row; at < row + rows && !changed; at = end_of_run(frame, at, row + rows)) {
+    const LowRank* low = found(frame, use, at);
+    changed = low != nullptr && low->changes();
+  }
+  if (!changed) return;
+  *behind = {args->bias, args->add, args->add_stride};
+  args->bias = args->add = nullptr;
+}
+
 namespace {
 
-// y += B t for `rows` rows of products t, and columns from `column` on.
-void multiply_up(const Kernels& kernels, const LowRank& low, const float* t, int t_stride, int rows,
-                 int column, int count, float* y, int y_stride) {
-  const uint8_t* weight = low.up + static_cast<size_t>(column / kLanes) * low.tile_bytes();
-  if (low.type == LowRankType::i8) {
-    kernels.low_rank_up({weight, rows, count, low.rank, t, low.place(), t_stride, y, y_stride});
-  } else {
-    kernels.low_rank[static_cast<int>(low.type)](
-        {weight, rows, count, low.rank, t, t_stride, y, y_stride});
+// y = factor y + bias (+ add) of rows of one adapter, or of none: each product and sum is rounded by
+// itself, as kernels do it.
+void finish(const LowRank* low, const Behind& behind, int row, int rows, int column, int count,
+            float* y, int y_stride) {
+  const bool own = low != nullptr && !low->bias.empty();
+  const float* factor =
+      low == nullptr || low->factor.empty() ? nullptr : low->factor.data() + column;
+  const float* bias = own ? low->bias.data() : behind.bias;
+  for (int i = 0; i < rows; ++i, y += y_stride) {
+    if (factor != nullptr)
+      for (int c = 0; c < count; ++c) y[c] = y[c] * factor[c];
+    if (bias != nullptr)
+      for (int c = 0; c < count; ++c) y[c] = y[c] + bias[column + c];
+    if (behind.add == nullptr) continue;
+    const float* add = behind.add + static_cast<size_t>(row + i) * behind.add_stride + column;
+    for (int c = 0; c < count; ++c) y[c] = y[c] + add[c];
   }
 }
 
 }  // namespace
 
-void add_low_rank(const Run& run, const LowRankUse& use, int thread, int row, int rows, int column,
-                  int count, float* y, int y_stride) {
+void LowRankAdditions::add(const Run& run, const LowRankUse& use, const Behind& behind, int row,
+                           int rows, int column, int count, float* y, int y_stride) const {
   const Frame& frame = *run.frame;
-  if (frame.adapters.empty()) return;
-  const Buffer& products = run.buffer(use.products);
-  const float* t = products.floats(frame.rows(use.domain), thread) + use.products_at;
-  for (int at = row; at < row + rows;) {
-    const int next = end_of_run(frame, use.domain, at, row + rows);
-    const Adapter* adapter = frame.adapter(use.domain, at);
-    const LowRank* low = adapter == nullptr ? nullptr : adapter->find(use.slot);
-    if (low != nullptr) {
-      multiply_up(*run.kernels, *low, t + static_cast<size_t>(at) * products.width + low->column,
-                  products.width, next - at, column, count,
-                  y + static_cast<size_t>(at - row) * y_stride, y_stride);
+  if (use.slot < 0 || !in(frame)) return;
+  wait();
+  const Buffer& products = run.buffer(products_);
+  const float* t = products.floats(frame.rows(domain_), 0) + use.products_at;
+  for (int at = row, next; at < row + rows; at = next) {
+    next = end_of_run(frame, at, row + rows);
+    const LowRank* low = found(frame, use, at);
+    float* to = y + static_cast<size_t>(at - row) * y_stride;
+    const bool changes = low != nullptr && low->changes();
+    if (!changes) finish(nullptr, behind, at - row, next - at, column, count, to, y_stride);
+    if (low == nullptr) continue;
+    const uint8_t* weight = low->up + static_cast<size_t>(column / kLanes) * low->tile_bytes();
+    const float* own = t + static_cast<size_t>(at) * products.width + low->column;
+    if (low->type == LowRankType::i8) {
+      run.kernels->low_rank_up(
+          {weight, next - at, count, low->rank, own, low->place(), products.width, to, y_stride});
+    } else {
+      run.kernels->low_rank[static_cast<int>(low->type)](
+          {weight, next - at, count, low->rank, own, products.width, to, y_stride});
     }
-    at = next;
+    if (changes) finish(low, behind, at - row, next - at, column, count, to, y_stride);
   }
 }
 

@@ -14,6 +14,7 @@
 #include "layout/matrix.h"
 #include "plan/adapter.h"
 #include "plan/attention.h"
+#include "plan/low_rank.h"
 #include "plan/plan.h"
 #include "plan/step.h"
 
@@ -164,7 +165,7 @@ class Recording {
   size_t new_state(size_t floats);  // the first of so many floats of the states
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
-  int low_rank(const std::vector<LinearPart*>& parts, Domain domain);
+  LowRankAdditions low_rank(const std::vector<LinearPart*>& parts, Domain domain);
 
   // Rows of x as a mixture's experts take them, sorted by `routes`; or of slots, if that is -1. `by` has
   // the table.

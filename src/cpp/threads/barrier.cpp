@@ -34,14 +34,6 @@ constexpr int kLastYields = 4;
 
 thread_local int this_seat = -1;
 
-void relax() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("isb");  // the yield instruction does nothing on most cores
-#endif
-}
-
 uint32_t current_cpu() {
 #if defined(__linux__)
   return static_cast<uint32_t>(sched_getcpu());
@@ -80,6 +72,14 @@ void wake_all(std::atomic<uint64_t>& word) {
 }
 
 }  // namespace
+
+void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");  // the yield instruction does nothing on most cores
+#endif
+}
 
 void PhaseWord::next(uint32_t payload) {
   const uint64_t phase = (word_.load(std::memory_order_relaxed) >> 33) + 1;

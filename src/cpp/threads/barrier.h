@@ -8,6 +8,9 @@
 
 namespace slmq {
 
+// What a thread does between looks at a word that others write.
+void relax();
+
 // Things that different threads write lie this far apart: neighbouring 64-byte lines are fetched in
 // pairs.
 inline constexpr int kLineBytes = 128;

@@ -168,6 +168,13 @@ def merge(
     dst: Target,
     *,
     dtype: Annotated[str, typer.Option(help="f32, or f16 (half of the size).")] = "f32",
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed",
+            help="Round to the base's own formats again, and say how much of the adapter is lost.",
+        ),
+    ] = False,
     force: Force = False,
     threads: o.Given,
     revision: o.Revision = None,
@@ -178,13 +185,29 @@ def merge(
 
     `slmq quantize` rounds it to fewer bits.
     """
+    from slmq.conversion.merge import Merged
     from slmq.conversion.merge import merge as write_folder
+
+    def tell(merged: Merged) -> None:
+        name, share = merged.worst
+        note(
+            f"{merged.path}: rounding lost {merged.lost:.0%} of what the adapter adds, at most "
+            f"{share:.0%} ({name}); without --packed nothing is lost"
+        )
 
     make_folder(
         base,
         "merging",
         lambda source, progress: write_folder(
-            source, adapter, Path(dst), dtype=dtype, force=force, progress=progress, **threads
+            source,
+            adapter,
+            Path(dst),
+            dtype=dtype,
+            packed=packed,
+            force=force,
+            progress=progress,
+            on_merged=tell,
+            **threads,
         ),
         revision=revision,
         offline=offline,

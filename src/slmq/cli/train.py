@@ -70,6 +70,14 @@ def train_adapter(
             help="Format of the weights that are trained on. Default: as stored.",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Learn what this model expects of every next token, not what the texts have.",
+            show_default=False,
+        ),
+    ] = None,
     training: o.Given,
     revision: o.Revision = None,
     offline: o.Offline = False,
@@ -94,6 +102,8 @@ def train_adapter(
     target = adapter_path or Path(said.adapter_path or ADAPTERS)
     with Downloads() as progress:
         found = hub.resolve(source, revision=revision, local_files_only=offline, progress=progress)
+        if teacher is not None:
+            theirs = hub.resolve(teacher, local_files_only=offline, progress=progress).path
     from slmq.engine.training.files import STATE, write_text
     from slmq.engine.training.page import loss_page
     from slmq.engine.training.run import Run
@@ -109,6 +119,7 @@ def train_adapter(
             format=format,
             resume=resume,
             listener=told,
+            teacher=None if teacher is None else theirs,
         )
     for split in (run.train, run.valid, run.test):
         say_samples(split, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,13 @@ import slmq._native as _native
 import slmq.hub as hub
 from slmq.conversion.dequantize import DTYPES, Change, Progress, write_floats
 from slmq.conversion.folder import check_target
+from slmq.conversion.merge_packed import Merged, merge_packed
 from slmq.errors import CheckpointError, UnsupportedModelError
-from slmq.formats import padded
 from slmq.models.parts.wrapped import names_elsewhere
+from slmq.weights.dora import ProductSum, row_factors
 from slmq.weights.lora import Lora, LowRank, read_lora
 
-__all__ = ["merge"]
+__all__ = ["Merged", "merge"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -30,11 +31,13 @@ def merge(
     dst: str | os.PathLike[str],
     *,
     dtype: str = "f32",
+    packed: bool = False,
     force: bool = False,
     n_threads: int | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     progress: Progress | None = None,
+    on_merged: Callable[[Merged], None] | None = None,
 ) -> Path:
     """Write a model whose weights hold an adapter: ``W + scale * B @ A``, in floats.
 
@@ -54,12 +57,17 @@ def merge(
         The folder to make. It must not exist unless `force` is given.
     dtype : {"f32", "f16"}
         What weights become.
+    packed : bool
+        Round the sum again, to the formats that the base's weights have, into a folder of packed
+        weights. Most of what the adapter adds may be lost: `on_merged` tells the share.
     force : bool
         Whether a folder that slmq wrote may be replaced.
     n_threads, revision, local_files_only
         As in `slmq.load`.
     progress : callable, optional
         Called with the bytes written and their total.
+    on_merged : callable, optional
+        With `packed`, called with a `Merged`: how much of the adapter rounding took.
 
     Raises
     ------
@@ -79,12 +87,20 @@ def merge(
     target = Path(os.path.abspath(dst))  # noqa: PTH100 (keeps links, drops "..")
     check_target(target, force)
     lora = read_lora(Path(adapter))
+    threads = int(_native.resolve_threads(n_threads)["threads"])
+    if packed:
+        found = hub.resolve(os.fspath(base), revision=revision, local_files_only=local_files_only)
+        merged = merge_packed(
+            found.path, lora, target, force=force, threads=threads, progress=progress
+        )
+        if on_merged is not None:
+            on_merged(merged)
+        return target
     if lora.layout.gguf_terms:
         raise UnsupportedModelError(
-            f"{lora.path}: merging takes adapters of PEFT and mlx-lm; a GGUF adapter can be loaded "
-            f"beside the model"
+            f"{lora.path}: merging into floats takes adapters of PEFT and mlx-lm; a GGUF adapter "
+            f"can be loaded beside the model"
         )
-    threads = int(_native.resolve_threads(n_threads)["threads"])
     found = hub.resolve(os.fspath(base), revision=revision, local_files_only=local_files_only)
 
     def changes(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Change]:
@@ -152,23 +168,14 @@ def _plus(more: F32, before: Change | None, first: int, rows: F32) -> F32:
 
 
 def _sum(pair: LowRank, operators: _native.Operators) -> Change:
-    """Rows of W + B @ A, sums over the rank in order; of the lengths that DoRA gives them."""
-    rank, k = pair.a.shape
-    a = _native.zero_rows(rank, k)
-    a[:, :k] = pair.a
+    """Rows of W + B @ A; of the lengths that DoRA gives them."""
+    total = ProductSum(pair.a, pair.b, operators)
 
     def change(first: int, rows: F32) -> F32:
-        last = first + len(rows)
-        b = _native.zero_rows(len(rows), rank)
-        b[:, :rank] = pair.b[first:last]
-        product = _native.zero_rows(len(rows), k)
-        operators.multiply(b, a, product, padded(k, 32), rank)
-        found = rows + product[:, :k]
+        found = total.rows(first, rows)
         if pair.lengths is None:
             return found
-        squares = [_native.sum_of_squares(np.ascontiguousarray(row)) for row in found]
-        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros has no direction
-            factors = pair.lengths[first:last] / np.sqrt(squares)
-            return (found * factors[:, None]).astype(np.float32)
+        factors = row_factors(found, pair.lengths[first : first + len(rows)])
+        return (found * factors[:, None]).astype(np.float32)
 
     return change

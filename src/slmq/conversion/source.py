@@ -63,11 +63,11 @@ class Source(Survey):
 
     def matrix(self, wish: Wish) -> _native.Matrix:
         """A matrix, packed in its format; its columns may be in the order of another wish."""
-        return self._linear(wish).matrix
+        return self.held(wish).matrix
 
     def floats(self, wish: Wish) -> Iterator[npt.NDArray[np.float32]]:
         """The rows of a matrix, some at a time, columns in order: float32[rows, k]."""
-        linear = self._linear(wish)
+        linear = self.held(wish)
         for begin in range(0, wish.n, ROWS):
             rows = linear.matrix.dequantize(begin, min(begin + ROWS, wish.n))
             yield rows if linear.columns is None else rows[:, np.argsort(linear.columns)]
@@ -79,7 +79,8 @@ class Source(Survey):
         else:
             yield self.values(wish)
 
-    def _linear(self, wish: Wish) -> Linear:
+    def held(self, wish: Wish) -> Linear:
+        """A matrix with the order of its columns."""
         n, k = wish.tensor.shape
         return self._reader.linear(
             wish.stored, n, k, order=wish.order, rows=wish.rows, floats=wish.floats

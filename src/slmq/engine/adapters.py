@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.checkpoint import Layout
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS
-from slmq.models.parts.wrapped import names_elsewhere
-from slmq.models.registry import FAMILIES
-from slmq.weights.survey import Survey, Wish
+from slmq.models.adapted import fitted
+from slmq.weights.dora import ProductSum, row_factors
 
 if TYPE_CHECKING:
     from slmq.models.loading import LoadedWeights
     from slmq.plan.plan import RecordedPlan
-    from slmq.weights.lora import Lora, LowRank
-    from slmq.weights.rows import Rows
+    from slmq.weights.lora import Lora
 
-__all__ = ["Adapter", "fit", "wishes_of"]
+__all__ = ["Adapter", "fit"]
 
 F32 = npt.NDArray[np.float32]
-I32 = npt.NDArray[np.int32]
-IN_GGUF = {"mistral": "llama", "granitemoehybrid": "granite"}  # families by another's name there
+ROWS = 1024  # of a weight that are widened at a time
 
 
 @dataclass(frozen=True)
@@ -48,37 +44,6 @@ class Adapter:
     digest: str
 
 
-class _Nothing:
-    """The stock of a checkpoint of this layout that holds nothing: a family says what it wants.
-
-    It only knows the name of the embedding, by which some families tell where their tensors lie.
-    """
-
-    def __init__(self, layout: Layout, embed: str) -> None:
-        self.layout = layout
-        self._embed = embed
-
-    def has(self, name: str) -> bool:
-        return name == self._embed
-
-    def bias(self, name: str, announced: bool) -> str | None:
-        return None
-
-    def own_head(self, name: str, embed: str, tied: bool) -> bool:
-        return not tied
-
-    def note(self, name: str) -> None:
-        pass
-
-    def format_of(
-        self, name: str, n: int, k: int, rows: Rows | None = None, floats: bool = False
-    ) -> str:
-        return "f32"
-
-    def columns_of(self, name: str, n: int, k: int, rows: Rows | None = None) -> I32 | None:
-        return None
-
-
 def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
     """Bring an adapter into the order of a plan's weights.
 
@@ -87,48 +52,49 @@ def fit(plan: RecordedPlan, loaded: LoadedWeights, lora: Lora) -> Adapter:
     CheckpointError
         If it has pairs that no weight of the model takes, or of another size.
     UnsupportedModelError
-        If it does more than add products of two matrices.
+        If it does more than change what its linear layers give.
     """
-    lora.require_plain()
-    _require_base(loaded, lora)
     slots: dict[str, list[int]] = {}
     for number, linear in enumerate(plan.slots):
         slots.setdefault(linear.name, []).append(number)
-    parts, used, digest = [], set[str](), hashlib.sha256()
-    for own, wish in wishes_of(loaded, lora.layout):
-        module = next((name for name in names_elsewhere(own) if name in lora.pairs), None)
-        if module is None or wish.name not in slots:
-            continue
-        pair = lora.pairs[module]
-        used.add(module)
-        b = _rows(wish, pair, lora, module)
-        digest.update(f"{wish.name}\0{pair.a.shape}".encode() + pair.a.tobytes() + b.tobytes())
-        for slot in slots[wish.name]:
-            columns = plan.slots[slot].columns
-            a = pair.a if columns is None else np.ascontiguousarray(pair.a[:, columns])
-            parts.append((slot, *_balanced(a, b)))
-    if unused := sorted(lora.pairs.keys() - used):
-        raise CheckpointError(
-            f"{len(unused)} of {len(lora.pairs)} pairs of matrices fit no weight of this model "
-            f"(embeddings, and heads that are the embedding, take none): "
-            + ", ".join(unused[:4])
-            + (", ..." if len(unused) > 4 else ""),
-            file=lora.path,
-        )
+    parts, digest = [], hashlib.sha256()
+    operators = _native.Operators(1)
+    for part in fitted(loaded, lora, slots):
+        digest.update(f"{part.name}\0{part.a.shape}".encode() + part.a.tobytes() + part.b.tobytes())
+        for more in (part.lengths, part.bias):
+            digest.update(b"" if more is None else more.tobytes())
+        for slot in slots[part.name]:
+            linear = plan.slots[slot]
+            a = part.a
+            if linear.columns is not None:
+                a = np.ascontiguousarray(a[:, linear.columns])
+            factors = None
+            if part.lengths is not None:
+                factors = _factors(linear.matrix, a, part.b, part.lengths, operators)
+                if not np.isfinite(factors).all():
+                    raise CheckpointError(
+                        f"{part.name}: a row of zeros has no direction (DoRA)", file=lora.path
+                    )
+            bias = None
+            if part.bias is not None:
+                bias = part.bias
+                if not part.replaces_bias and linear.bias is not None:
+                    bias = linear.bias + bias
+            parts.append((slot, *_balanced(a, part.b), factors, bias))
     kept = _type_beside(loaded.formats, plan.activations)
     return Adapter(plan.native.adapter(parts, kept), digest.hexdigest())
 
 
-def _require_base(loaded: LoadedWeights, lora: Lora) -> None:
-    """Rows lie in the order of an architecture: those of another may fit, and say nothing."""
-    own = loaded.family.__name__.rpartition(".")[2]
-    said = lora.architecture
-    if said is not None and FAMILIES.get(said) not in (own, IN_GGUF.get(own)):
-        raise CheckpointError(
-            f"general.architecture: expected an adapter of {IN_GGUF.get(own, own)}, got one of "
-            f"{said!r:.80}: is it for another model?",
-            file=lora.path,
-        )
+def _factors(
+    matrix: _native.Matrix, a: F32, b: F32, lengths: F32, operators: _native.Operators
+) -> F32:
+    """What DoRA multiplies rows with: their lengths over those of the sums."""
+    total, found = ProductSum(a, b, operators), []
+    for first in range(0, matrix.n, ROWS):
+        last = min(first + ROWS, matrix.n)
+        rows = total.rows(first, matrix.dequantize(first, last))
+        found.append(row_factors(rows, lengths[first:last]))
+    return np.concatenate(found).astype(np.float32)
 
 
 def _type_beside(formats: Iterable[str], activations: str) -> str:
@@ -137,38 +103,6 @@ def _type_beside(formats: Iterable[str], activations: str) -> str:
     if any(f.quantized and f.bits < 8 for f in found) and activations != "a16g32":
         return "i8"
     return "f16" if any(f.quantized or f.name == "f16" for f in found) else "f32"
-
-
-def wishes_of(loaded: LoadedWeights, layout: Layout) -> Iterator[tuple[str, Wish]]:
-    """The matrices that the family reads, with what an adapter of this layout calls each."""
-    survey = Survey(_Nothing(layout, loaded.weights.embed.name))
-    loaded.family.load(survey, loaded.config)
-    named = loaded.family.GGUF.names.items()
-    embed = next(name for name, gguf in named if gguf == "token_embd")
-    for wish in survey.wishes:
-        # Where the head is the embedding, what is added to one would be missing from the other.
-        if not wish.is_matrix or wish.stored == f"{embed}.weight":
-            continue
-        name = wish.stored
-        if layout.gguf_terms:
-            name = loaded.family.GGUF.name(name)
-        yield name.removesuffix(".weight"), wish
-
-
-def _rows(wish: Wish, pair: LowRank, lora: Lora, module: str) -> F32:
-    """B with the rows of the weight, in their order."""
-    stored = wish.n if wish.rows is None else wish.rows.stored
-    if pair.a.shape[1] != wish.k or pair.b.shape[0] != stored:
-        raise CheckpointError(
-            f"{module}: expected A [rank, {wish.k}] and B [{stored}, rank], got "
-            f"{list(pair.a.shape)} and {list(pair.b.shape)}: is it for another model?",
-            file=lora.path,
-        )
-    b = pair.b
-    if wish.rows is not None:
-        rows = wish.rows if lora.layout.own_rows else replace(wish.rows, heads=0)
-        b = rows.of(b, wish.n)
-    return np.ascontiguousarray(b if wish.order is None else b[wish.order])
 
 
 def _balanced(a: F32, b: F32) -> tuple[F32, F32]:

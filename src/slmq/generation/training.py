@@ -24,6 +24,7 @@ def train(
     adapter_path: str | os.PathLike[str] = "adapters",
     *,
     format: WeightFormat | None = None,
+    teacher: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_event: Listener | None = None,
     revision: str | None = None,
@@ -47,6 +48,9 @@ def train(
         the run.
     format : str, optional
         What weights become while they are trained on; None keeps them as they are stored.
+    teacher : str or path, optional
+        A model of the same tokens. What it expects of every next token is learned, instead of the
+        tokens that the texts have; losses are divergences from it.
     resume : bool
         Go on with the run in `adapter_path`.
     on_event : callable, optional
@@ -78,6 +82,8 @@ def train(
     """
     checked = from_keywords(TrainOptions, options)
     found = hub.resolve(model, revision=revision, local_files_only=local_files_only)
+    if teacher is not None:
+        teacher = hub.resolve(teacher, local_files_only=local_files_only).path
     from slmq.engine.training.run import Run
 
     run = Run(
@@ -89,5 +95,6 @@ def train(
         format=format,
         resume=resume,
         listener=on_event,
+        teacher=teacher,
     )
     return run.finish()

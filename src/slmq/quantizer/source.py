@@ -56,7 +56,7 @@ class FloatSource(Source):
 
     def linear_of(self, wish: Wish, matrix: _native.Matrix | None = None) -> Linear:
         """A matrix as `forward` takes it, as it is or as `matrix`, with its bias."""
-        found = self._linear(wish) if matrix is None else Linear(matrix)
+        found = self.held(wish) if matrix is None else Linear(matrix)
         bias = None
         if wish.bias is not None:
             bias = self._reader.vector(wish.bias, wish.n, wish.rows)

@@ -97,27 +97,6 @@ class Lora:
     replaced: dict[str, F32]
     architecture: str | None = None
 
-    def require_plain(self) -> None:
-        """Refuse what cannot be added while a model runs.
-
-        Raises
-        ------
-        UnsupportedModelError
-        """
-        found = None
-        if self.replaced:
-            found = f"replaces {next(iter(self.replaced))}"
-        for module, pair in self.pairs.items():
-            if pair.lengths is not None:
-                found = f"scales the rows of {module} (DoRA)"
-            elif pair.bias is not None:
-                found = f"adds a bias to {module}"
-        if found is not None:
-            raise UnsupportedModelError(
-                f"{self.path}: the adapter {found}, which is not done beside a running model; "
-                f"`slmq merge` puts it into the weights"
-            )
-
 
 def read_lora(path: Path) -> Lora:
     """Read an adapter: a folder of PEFT or mlx-lm, or a GGUF file.
@@ -343,6 +322,8 @@ def _both(stored: Checkpoint, module: str, a: str | None, b: str | None) -> tupl
     for half, name in (("A", a), ("B", b)):
         if name is None or name not in stored.tensors:
             raise CheckpointError(f"{module}: its {half} is missing", file=stored.path)
+        if len(stored.tensors[name].shape) == 3 and "exps" in module:  # of all experts, in GGUF
+            raise UnsupportedModelError(f"{stored.path}: {module}: experts take no adapters")
         if len(stored.tensors[name].shape) != 2:
             shape = list(stored.tensors[name].shape)
             raise CheckpointError(

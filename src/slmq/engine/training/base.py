@@ -10,7 +10,6 @@ from typing import Any
 
 import slmq._native as _native
 from slmq.checkpoint import Layout, open_checkpoint
-from slmq.engine.adapters import wishes_of
 from slmq.engine.options import MAX_CONTEXT
 from slmq.engine.training.low_rank import LowRanks, LowRankSize
 from slmq.engine.training.network import Network
@@ -18,6 +17,7 @@ from slmq.engine.training.options import TrainOptions
 from slmq.engine.training.steps import LinearPart
 from slmq.engine.training.tape import Tape
 from slmq.errors import UnsupportedModelError
+from slmq.models.adapted import wishes_of
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.models.registry import family_of, refuse_encoder
 from slmq.tokenizer import Tokenizer, load_tokenizer
@@ -68,8 +68,10 @@ def open_base(
     return Base(name, weights, tokenizer, files, threads)
 
 
-def network_of(base: Base, options: TrainOptions, *, rows: int, isa: str | None = None) -> Network:
-    """The model's steps with a pair for every weight that is adapted.
+def network_of(
+    base: Base, options: TrainOptions, *, rows: int, isa: str | None = None, adapted: bool = True
+) -> Network:
+    """The model's steps with a pair for every weight that is adapted; or with none.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def network_of(base: Base, options: TrainOptions, *, rows: int, isa: str | None 
     own = {wish.stored: wish.order for _, wish in wishes_of(loaded, Layout())}
     sizes = [
         size._replace(order=own.get(f"{size.module}.weight"))
-        for size in _adapted(tape.linears, options)
+        for size in (_adapted(tape.linears, options) if adapted else ())
     ]
     low_ranks = LowRanks(sizes, options.rank, options.alpha, options.seed)
     operators = _native.Operators(base.threads, isa)

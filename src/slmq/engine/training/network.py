@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,20 @@ from slmq.engine.training.passes import Arena, Pass, Piece
 from slmq.engine.training.steps import LinearStep
 from slmq.engine.training.tape import Segment, Tape
 
-__all__ = ["Network"]
+__all__ = ["Loss", "Network"]
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+
+
+class Loss(Protocol):
+    """What a model is to make small."""
+
+    def losses(self, piece: Piece, x: F32, weight: float, dx: F32 | None) -> F64:
+        """The loss of every target, from what the head reads.
+
+        `weight` times the gradient of their sum goes into `dx`, if there is one.
+        """
 
 
 class Network:
@@ -31,6 +44,11 @@ class Network:
         Most rows of a piece.
     recompute : bool
         Whether layers are computed anew on the way back: less memory, more time, the same bits.
+
+    Attributes
+    ----------
+    loss : Loss
+        By default that of the tokens that a text has.
     """
 
     def __init__(
@@ -44,7 +62,8 @@ class Network:
     ) -> None:
         self.low_ranks = low_ranks
         self.operators = operators
-        self._tape = tape
+        self.tape = tape
+        self.loss: Loss = _NextTokens(operators, tape.head)
         self._arena = Arena(rows)
         tape.scale = low_ranks.scale
         for part in tape.linears:
@@ -66,34 +85,36 @@ class Network:
 
     def losses(self, piece: Piece) -> F64:
         """The loss of every target."""
-        p = self._pass(piece)
-        try:
-            self._forward(p, learning=False)
-            return self.operators.loss(
-                self._tape.head, p.value(self._tape.hidden), piece.targets, 1.0, None
-            )
-        finally:
-            p.close()
+        with self._forward(piece, learning=False) as p:
+            return self.loss.losses(piece, p.value(self.tape.hidden), 1.0, None)
 
     def learn(self, piece: Piece, weight: float) -> F64:
         """The loss of every target; `weight` times the gradient of their sum is added up."""
-        p = self._pass(piece)
-        try:
-            self._forward(p, learning=True)
-            x = p.value(self._tape.hidden)
-            dx, _ = p.slope(self._tape.hidden, len(x))
-            losses = self.operators.loss(self._tape.head, x, piece.targets, weight, dx)
+        with self._forward(piece, learning=True) as p:
+            x = p.value(self.tape.hidden)
+            dx, _ = p.slope(self.tape.hidden, len(x))
+            losses = self.loss.losses(piece, x, weight, dx)
             self._backward(p)
             return losses
+
+    def hidden(self, piece: Piece) -> F32:
+        """What the head reads of the rows that count."""
+        with self._forward(piece, learning=False) as p:
+            found: F32 = p.value(self.tape.hidden).copy()
+            return found
+
+    @contextmanager
+    def _forward(self, piece: Piece, *, learning: bool) -> Iterator[Pass]:
+        p = Pass(self.operators, self._arena, piece, self.tape.widths)
+        try:
+            self._run(p, learning=learning)
+            yield p
         finally:
             p.close()
 
-    def _pass(self, piece: Piece) -> Pass:
-        return Pass(self.operators, self._arena, piece, self._tape.widths)
-
-    def _forward(self, p: Pass, *, learning: bool) -> None:
+    def _run(self, p: Pass, *, learning: bool) -> None:
         last = len(self._made) - 1
-        for i, segment in enumerate(self._tape.segments):
+        for i, segment in enumerate(self.tape.segments):
             for step in segment.steps:
                 step.run(p)
             if i == last:
@@ -105,7 +126,7 @@ class Network:
 
     def _backward(self, p: Pass) -> None:
         for i in range(len(self._made) - 1, self._first - 1, -1):
-            segment = self._tape.segments[i]
+            segment = self.tape.segments[i]
             needed = {n for step in segment.steps for n in step.needs}
             self._make_again(p, segment, needed)
             for step in reversed(segment.steps):
@@ -126,12 +147,23 @@ class Network:
         """What of a segment stays until its way back: all that is needed, or what took long."""
         if i < self._first or recompute:
             return set()
-        steps = self._tape.segments[i].steps
+        steps = self.tape.segments[i].steps
         cheap = {n for step in steps if step.cheap for n in step.makes}
         needed = {n for step in steps for n in step.needs}
         # What a cheap step reads must be there to run it again.
         needed |= {n for step in steps if step.cheap for n in step.reads}
         return needed - cheap
+
+
+class _NextTokens:
+    """The cross-entropy of the tokens that a text has."""
+
+    def __init__(self, operators: _native.Operators, head: _native.Head) -> None:
+        self._operators = operators
+        self._head = head
+
+    def losses(self, piece: Piece, x: F32, weight: float, dx: F32 | None) -> F64:
+        return self._operators.loss(self._head, x, piece.targets, weight, dx)
 
 
 def _learns(segment: Segment) -> bool:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from slmq.engine.training.base import Base, network_of, open_base
 from slmq.engine.training.batches import Order, batches_in_turn, largest_rows, pieces_of
 from slmq.engine.training.data import Sample, Samples, read_samples
+from slmq.engine.training.distill import distillation, open_teacher
 from slmq.engine.training.events import (
     Evaluation,
     Event,
@@ -60,6 +61,8 @@ class Run:
         Go on from the state in `out`; with another state of things that is an error.
     listener : callable, optional
     isa : str, optional
+    teacher : path, optional
+        A model whose distributions are learned instead of the texts' own next tokens.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class Run:
         resume: bool = False,
         listener: Listener | None = None,
         isa: str | None = None,
+        teacher: str | os.PathLike[str] | None = None,
     ) -> None:
         self.out = Path(out)
         self.options = options
@@ -95,6 +99,11 @@ class Run:
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
         rows = largest_rows([sample for split in splits for sample in split.samples])
         self.network: Network = network_of(self.base, options, rows=rows, isa=isa)
+        self._teacher = None if teacher is None else open_teacher(teacher, options)
+        if self._teacher is not None:
+            self.network.loss = distillation(
+                self.network, self.base, self._teacher, options, rows=rows, isa=isa
+            )
         low_ranks = self.network.low_ranks
         self._optimizer = AdamW(
             len(low_ranks.values),
@@ -275,6 +284,7 @@ class Run:
             "formats": sorted(self.base.weights.formats),
             "modules": list(self.network.low_ranks.pairs),
             "samples": digest.hexdigest(),
+            "teacher": None if self._teacher is None else self._teacher.files,
         }
 
     def _chosen(self) -> F32:
@@ -360,4 +370,5 @@ def _difference(name: str, found: Any, wanted: Any) -> str:
         "formats": "weights of another format",
         "modules": "other modules",
         "samples": "other samples",
+        "teacher": "another teacher",
     }.get(name, f"other {name}")

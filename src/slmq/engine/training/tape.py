@@ -91,6 +91,9 @@ class Tape:
         Every multiplication with a weight, in order, but for the head's.
     head : _native.Head
         What makes losses of the last value; set by `finish`.
+    head_part : LinearPart
+    head_softcap : float
+        Its matrix, and the soft cap of logits; 0: none.
     hidden : int
         That value.
     scale : float32
@@ -98,6 +101,8 @@ class Tape:
     """
 
     head: _native.Head
+    head_part: LinearPart
+    head_softcap: float
     hidden: int
 
     def __init__(self, n_ctx: int) -> None:
@@ -325,8 +330,8 @@ class Tape:
             raise _missing("a head that is no matrix")
         (part,) = last.parts
         bias = None if part.bias is None else part.bias[: part.matrix.n]
-        softcap = self._capped.pop(part.out, 0.0)
-        self.head = _native.Head(part.matrix, bias, ACTIVATIONS, softcap)
+        self.head_part, self.head_softcap = part, self._capped.pop(part.out, 0.0)
+        self.head = _native.Head(part.matrix, bias, ACTIVATIONS, self.head_softcap)
         self.hidden = last.x
         if self._capped or last.add is not None or not self._selected:
             raise _missing("a soft cap within layers")
