@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from golden import GOLDENS, read_golden
 from kernel_cases import ISAS
 from llama_files import logits_of, relative_error
-from lora_files import layer_modules, model_of, peft_folder, random_pairs
+from lora_files import ALPHA, layer_modules, mlx_folder, model_of, peft_folder, random_pairs
 from numpy_weights import Weights, read_safetensors
 from safetensors.numpy import load_file, save_file
 from test_low_rank import answer, loaded_from, plan_of
@@ -99,3 +100,25 @@ def test_lengths_that_do_not_fit(tmp_path: Path) -> None:
     save_file(tensors | {"base_model.model.model.norm.bias": np.zeros(4, np.float32)}, file)
     with pytest.raises(UnsupportedModelError, match=r"replaces model\.norm\.bias.*slmq merge"):
         fit(plan, loaded, read_lora(folder))
+
+
+def test_mlx_has_the_same_bits(tmp_path: Path) -> None:
+    weights = read_safetensors(BIASES / "model.safetensors")
+    loaded = loaded_from(BIASES, "int4")
+    plan = plan_of(loaded)
+    peft = changed_folder(tmp_path / "peft", weights, rank=4, seed=1, bias=False)
+    pairs = random_pairs(weights, layer_modules(weights), rank=4, seed=1)
+    mlx = mlx_folder(tmp_path / "mlx", pairs, ALPHA / 4)
+    config = json.loads((mlx / "adapter_config.json").read_text("utf-8"))
+    (mlx / "adapter_config.json").write_text(json.dumps(config | {"fine_tune_type": "dora"}))
+    tensors = load_file(mlx / "adapters.safetensors")
+    for name, values in load_file(peft / "adapter_model.safetensors").items():
+        module, _, kind = name.removeprefix("base_model.model.").rpartition(".")
+        if kind == "lora_magnitude_vector":
+            tensors[f"{module}.m"] = values
+    save_file(tensors, mlx / "adapters.safetensors")
+    tokens = read_golden("llama", "biases").tokens[0][:20]
+    answers = [
+        answer(plan, [(tokens, fit(plan, loaded, read_lora(folder)))])[0] for folder in (peft, mlx)
+    ]
+    assert (answers[0] == answers[1]).all()
