@@ -10,7 +10,7 @@ import numpy as np
 from .common import ISAS, need, need_isa, need_threads, once_for_all_isas, random_rows
 from .limits import fraction, integer_macs_per_s, read_fraction
 
-INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s", "q4k", "q5k", "q6k", "q4g128z"]
+INTEGER_FORMATS = ["q4g32s", "q4g32a", "q8g32s", "q4k", "q5k", "q6k", "q4g128z", "n4g32"]
 FORMATS = [*INTEGER_FORMATS, "f16"]
 ACTIVATIONS = ["a8g32", "a16g32", "a8o16g32"]
 # Outputs x inputs: SmolLM2-135M's gate and down, TinyLlama-1.1B's gate.

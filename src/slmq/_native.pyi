@@ -347,6 +347,8 @@ class Groups:
         scale_low: int,
         scale_high: int,
         per_unit: int,
+        values: Sequence[int] = (),
+        lift: int = 0,
     ) -> None: ...
 
 class Units:

@@ -20,6 +20,11 @@ LANES = 16
 PAIR_ROWS = 32
 GROUP = 32
 
+# What codes of four bits stand for in formats with a table: places of a normal distribution (as in
+# GGUF's IQ4_NL), and twice the values of four-bit floats, E2M1.
+NORMAL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -30,7 +35,8 @@ class Format:
     name : str
         `<kind><bits>g<group><s|a|z>`: s is symmetric (a scale), a is asymmetric (scale and min), z
         has scale and zero point; r instead of g<group>: the whole row. `q<bits>k`: what GGUF's
-        K-quants hold.
+        K-quants hold. Kinds: q, codes are numbers; n, they are places in a table that suits normal
+        distributions; f, they are floats.
     bits : int
         Of a code; 16 and 32 are floats.
     zero : int
@@ -43,6 +49,11 @@ class Format:
         Scales are integers times `d`, mins integers times `dmin`, both shared by a run.
     parts : int
         Of a group with scales of their own, in two-level formats.
+    values : tuple of int
+        What codes stand for; empty: themselves.
+    lift : int
+        What all values gain where a bit is set that is stored beside the scale, as 2 * scale + bit:
+        a second table. 0: there is no such bit.
     """
 
     name: str
@@ -52,6 +63,8 @@ class Format:
     run: int = 1
     two_level: bool = False
     parts: int = 1
+    values: tuple[int, ...] = ()
+    lift: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -71,6 +84,13 @@ class Format:
         return 2 * self.tile_bytes + (2 * PAIR_ROWS * self._lines if self.run == 1 else 0)
 
     @property
+    def half_line(self) -> int:
+        """Bytes of factors, if they are half a line: every second pair-group of a run has them in
+        front of its tiles.
+        """
+        return self.pair_group_bytes % 64
+
+    @property
     def shared_bytes(self) -> int:
         """Bytes that the groups of a run share."""
         return 2 * PAIR_ROWS * self._lines if self.two_level or self.run != 1 else 0
@@ -86,15 +106,26 @@ class Format:
     @property
     def columns(self) -> int:
         """What the columns of a matrix are a multiple of."""
-        return self.run * GROUP if self.run > 1 else 1
+        if self.run > 1:
+            return self.run * GROUP
+        return 2 * GROUP if self.two_level else 1  # whole lines of factors
 
     @property
     def bits_per_weight(self) -> float:
         """Stored bits of one weight, scales and mins included; of an endless row of one scale."""
         if self.run == 0:
-            return float(self.bits)
+            return self.pair_group_bytes * 8 / (PAIR_ROWS * GROUP)
         columns = GROUP * self.run
         return self.run_bytes(columns) * 8 / (PAIR_ROWS * columns)
+
+    def bits_in_rows(self, k: int) -> float:
+        """The same in rows of `k` columns, of which a whole one may share a scale."""
+        return self.bits_per_weight + (16 * self._lines / k if self.run == 0 else 0)
+
+    @property
+    def row_panels(self) -> bool:
+        """Whether activations that it meets have one scale a row."""
+        return self.run == 0 and not self.two_level
 
     @property
     def _lines(self) -> int:
@@ -127,6 +158,10 @@ FORMATS = {
         Format("q2g128s", 2, zero=1, run=4),
         Format("q2g256s", 2, zero=1, run=8),
         Format("q1g128a", 1, offset="min", run=4),
+        Format("n4g32", 4, zero=8, run=0, two_level=True, values=NORMAL4, lift=4),
+        Format("n4k", 4, zero=8, run=8, two_level=True, values=NORMAL4, lift=4),
+        Format("n4g32s", 4, zero=8, values=NORMAL4),
+        Format("f4g32s", 4, values=FLOAT4),
     )
 }
 
@@ -182,15 +217,18 @@ class Parts:
         w = scale * (code - zero)                     q4g*z
         w = (d * scale) * code - dmin * min           q4k, q5k, q2k
         w = (d * scale) * (code - 32)                 q6k
+        w = scale * values[code]                      n4g32s, f4g32s
+        w = (d * scale) * (values[code] + lift)       n4g32, n4k
 
     Products are exact in float32; only the addition of a min rounds.
 
     Attributes
     ----------
     codes : uint8[n, k]
-    scales : float16[n, ceil(k / G)], or int8 if two-level
+    scales : float16[n, ceil(k / G)], or int8 if two-level: in formats with a lift twice the scale,
+        plus 1 where values are lifted
     mins : float16 or uint8 (zero points) or int8 (two-level), shape of scales, optional
-    d, dmin : float16[n, k / 256], optional
+    d, dmin : float16[n, k / 256], optional; float16[n, 1] of whole rows
     """
 
     codes: U8
@@ -203,9 +241,16 @@ class Parts:
         """The weights: float32[n, k]."""
         k = self.codes.shape[1]
         q = self.codes.astype(np.float32) - np.float32(fmt.zero)
+        if fmt.values:
+            q = np.array(fmt.values, np.float32)[self.codes]
         group = GROUP // fmt.parts if fmt.two_level else GROUP * fmt.run_groups(k)
-        times = _spread(self.d, GROUP * fmt.run, k) if fmt.two_level else np.float32(1)
-        scale = times * _spread(self.scales, group, k)
+        unit = GROUP * fmt.run_groups(k)
+        times = _spread(self.d, unit, k) if fmt.two_level else np.float32(1)
+        factors = self.scales
+        if fmt.lift:
+            q += np.float32(fmt.lift) * _spread(factors & 1, group, k)
+            factors = factors >> 1
+        scale = times * _spread(factors, group, k)
         w: F32 = scale * q
         if not fmt.offset:
             return w
@@ -213,7 +258,7 @@ class Parts:
         if fmt.offset == "zero":
             w = scale * (q - mins)
         elif fmt.two_level:
-            w -= _spread(self.dmin, GROUP * fmt.run, k) * mins
+            w -= _spread(self.dmin, unit, k) * mins
         else:
             w += mins
         return w
@@ -241,6 +286,8 @@ def pack_parts(parts: Parts, fmt: Format) -> U8:
         own[..., 2 * fmt.tile_bytes :] = (
             np.concatenate(split, 3).reshape(*own.shape[:3], -1).view(np.uint8)
         )
+        if fmt.half_line:
+            own[..., 1::2, :] = np.roll(own[..., 1::2, :], fmt.half_line, axis=-1)
     else:
         shared = [parts.scales]
         if parts.mins is not None:
@@ -257,6 +304,9 @@ def unpack_parts(packed: U8, n: int, k: int, fmt: Format) -> Parts:
     groups, run = padded(k, GROUP) // GROUP, fmt.run_groups(k)
     runs = packed.reshape(-1, groups // run, fmt.run_bytes(k))
     own = runs[..., : run * fmt.pair_group_bytes].reshape(len(runs), groups, fmt.pair_group_bytes)
+    if fmt.half_line:
+        own = own.copy()
+        own[:, 1::2] = np.roll(own[:, 1::2], -fmt.half_line, axis=-1)
     codes = _codes(np.ascontiguousarray(own[..., : 2 * fmt.tile_bytes]), fmt)[:n, :k]
     lines = np.ascontiguousarray(runs[..., -2 * PAIR_ROWS * (1 + bool(fmt.offset)) :])
     halves = _rows_first(lines.view(np.float16).reshape(*runs.shape[:2], -1, PAIR_ROWS), n)

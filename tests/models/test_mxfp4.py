@@ -70,7 +70,7 @@ def test_experts_are_their_values(tmp_path: Path) -> None:
     assert np.array_equal(logits_of(stored, tokens), want)
     kept = build(stored, format=None, activations="exact")
     assert typical_error(feed(kept, kept.cache.sequence(), tokens), want) < 2e-3
-    assert {step.format for step in kept.steps if step.op.startswith("experts.")} == {"q5g32s"}
+    assert {step.format for step in kept.steps if step.op.startswith("experts.")} == {"f4g32s"}
     folder = convert(stored, tmp_path / "packed")
     again = build(folder, format=None, activations="exact")
     assert np.array_equal(
@@ -84,7 +84,7 @@ def test_experts_are_their_values(tmp_path: Path) -> None:
 
 
 def test_a_step_reads_the_bytes_of_its_experts(tmp_path: Path) -> None:
-    """5.5 bits a weight of every expert that it touches, as `bench` counts them."""
+    """4.5 bits a weight of every expert that it touches, as `bench` counts them."""
     plan = build(mxfp4_folder(tmp_path)[0], format=None)
     tokens = list(read_golden("gpt_oss", "full_first_no_scaling").tokens[0])
     sequence = plan.cache.sequence()
@@ -93,18 +93,19 @@ def test_a_step_reads_the_bytes_of_its_experts(tmp_path: Path) -> None:
     read = plan.native.bytes_read - before
     others = sum(step.weight_bytes for step in plan.steps if not step.op.startswith("experts."))
     # Three layers of three experts, all touched, of three matrices of 64 x 32, padded to nothing.
-    assert read - others == 3 * 3 * 3 * 64 * 32 * 5.5 / 8
+    assert read - others == 3 * 3 * 3 * 64 * 32 * 4.5 / 8
 
 
 @pytest.mark.parametrize(("n", "k"), [(32, 64), (70, 96), (96, 2880)])
 def test_products_have_the_bits_of_int8(n: int, k: int) -> None:
     """As these weights were kept before: the integers are the same, and so are all sums."""
     rng = np.random.default_rng(0)
-    integers = np.array([2 * x for x in FP4], np.int16)[rng.integers(0, 16, (n, k))]
+    codes = rng.integers(0, 16, (n, k), np.uint8)
+    integers = np.array([2 * x for x in FP4], np.int16)[codes]
     scales = np.ldexp(np.float32(1), rng.integers(-24, 16, (n, k // 32))).astype(np.float16)
     packed = {
-        name: _native.Matrix.from_parts(name, n, k, (integers + zero).astype(np.uint8), scales)
-        for name, zero in (("q8g32s", 128), ("q5g32s", 16))
+        name: _native.Matrix.from_parts(name, n, k, stored, scales)
+        for name, stored in (("q8g32s", (integers + 128).astype(np.uint8)), ("f4g32s", codes))
     }
     assert np.array_equal(*(m.dequantize(0, n) for m in packed.values()))
     for activations in ("a8g32", "a16g32", "a8o16g32"):
@@ -112,7 +113,7 @@ def test_products_have_the_bits_of_int8(n: int, k: int) -> None:
             x = normal(rows, k, seed=rows)
             want = ISAS["scalar"].linear(packed["q8g32s"], x, 1, activations)
             for isa, table in ISAS.items():
-                got = table.linear(packed["q5g32s"], x, 2, activations)
+                got = table.linear(packed["f4g32s"], x, 2, activations)
                 assert np.array_equal(got, want), (isa, activations, rows)
 
 
@@ -175,8 +176,8 @@ kinds = pytest.mark.parametrize("kind", ["folder", "gguf"])
 @pytest.mark.parametrize(
     ("change", "format"),
     [
-        (nothing, "q5g32s"),
-        (zeros_of_any_scale, "q5g32s"),
+        (nothing, "f4g32s"),
+        (zeros_of_any_scale, "f4g32s"),
         (too_small, "f32"),
         (smallest_of_all, "f32"),
         (too_large, "f32"),
@@ -240,7 +241,7 @@ def test_one_such_expert_among_others(tmp_path: Path) -> None:
     with open_checkpoint(packed) as checkpoint:
         name = "model.layers.1.mlp.experts.down_proj[{}]"
         found = [checkpoint.tensors[name.format(i)].dtype for i in range(3)]
-    assert found == ["q5g32s", "f32", "q5g32s"]
+    assert found == ["f4g32s", "f32", "f4g32s"]
     again = build(packed, format=None, activations="exact")
     assert np.array_equal(
         feed(again, again.cache.sequence(), tokens), feed(kept, kept.cache.sequence(), tokens)

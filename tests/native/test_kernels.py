@@ -50,7 +50,7 @@ def test_this_machine_runs_more_than_one_isa() -> None:
 
 def seen_activations(x: F32, act: str, fmt: str = "q8g32s") -> npt.NDArray[np.float64]:
     """What the products of a format see of x: dequantized codes, float64[m, k]."""
-    if formats.FORMATS[fmt].run == 0:
+    if formats.FORMATS[fmt].row_panels:
         q, scale = SCALAR.quantize_rows(x, act)
         return np.asarray((q * scale.astype(np.float64)[:, None])[:, : x.shape[1]])
     q, scale, _ = SCALAR.quantize(x, act)
@@ -207,7 +207,7 @@ def has_sixteen_bits(
 
 def activation_bound(x: F32, act: str, fmt: str = "q8g32s") -> npt.NDArray[np.float64]:
     """Largest error of a quantized activation: half a step, and float32 in the division."""
-    if formats.FORMATS[fmt].run == 0:
+    if formats.FORMATS[fmt].row_panels:
         return row_bound(x, act)
     steps = np.where(has_sixteen_bits(x, act), 127 * 256, 127)
     largest = np.abs(ref.groups_of(x)).max(axis=2)

@@ -46,6 +46,10 @@ BITS = {
     "q2g128s": 2.125,
     "q2g256s": 2.0625,
     "q1g128a": 1.25,
+    "n4g32": 4.25,
+    "n4k": 4.3125,
+    "n4g32s": 4.5,
+    "f4g32s": 4.5,
 }
 K_QUANTS = {"q2_k": "q2k", "q3_k": "q6k", "q4_k": "q4k", "q5_k": "q5k", "q6_k": "q6k"}
 
@@ -74,8 +78,10 @@ def only(bytes_: npt.NDArray[np.uint8]) -> tuple[list[int], int]:
 @pytest.mark.parametrize("fmt", FROM_PARTS)
 def test_bits_per_weight(fmt: str) -> None:
     n, k = 64, 4 * formats.FORMATS[fmt].columns if formats.FORMATS[fmt].run > 1 else 128
-    assert formats.FORMATS[fmt].bits_per_weight == BITS[fmt]
-    assert _native.packed_bytes(fmt, n, k) == BITS[fmt] * n * k / 8
+    layout = formats.FORMATS[fmt]
+    assert layout.bits_per_weight == BITS[fmt]
+    assert layout.bits_in_rows(k) == BITS[fmt] + (16 / k if layout.run == 0 else 0)
+    assert _native.packed_bytes(fmt, n, k) == layout.bits_in_rows(k) * n * k / 8
 
 
 @pytest.mark.parametrize("fmt", [*QUANTIZED, *FROM_PARTS])
@@ -113,6 +119,56 @@ def test_the_diagram_of_the_upper_planes() -> None:
     sixteen = np.ones((32, 16), np.int8)
     two = from_parts(formats.Parts(codes, sixteen, sixteen, halves, halves), "q2k").packed
     assert only(two[:256].reshape(2, 2, 16, 4)) == ([0, 1, 3, 2], 2 << 2)
+
+
+def test_the_bytes_of_codes_with_a_table() -> None:
+    """Codes lie as those of int4; a group's byte is twice its scale plus the bit of its table."""
+    codes = np.full((32, 256), 8, np.uint8)
+    codes[3, 6], codes[3, 22] = 15, 1  # nibbles of byte 2 of lane 3 in line 1
+    scales = np.full((32, 8), 2, np.int8)
+    scales[3, 0], scales[3, 1] = 2 * -5 + 1, 2 * 63
+    d = np.full((32, 1), 0.5, np.float16)
+    d[3] = 2
+    packed = from_parts(formats.Parts(codes, scales, None, d), "n4k").packed
+    assert packed[64 * 1 + 4 * 3 + 2] == 15 | 1 << 4
+    assert packed[512:544].view(np.int8).tolist() == [2, 2, 2, -9, *[2] * 28]
+    assert packed[544 + 3] == 126  # of the second group, in front of its tiles
+    assert packed[576] == 8 | 8 << 4
+    matrix = from_parts(formats.Parts(codes, scales, None, d), "n4g32")
+    assert np.array_equal(matrix.packed, packed)  # a row of 256 columns
+    row = matrix.dequantize(3, 4)[0]
+    assert (row[6], row[22], row[0]) == (2 * -5 * (113 + 4), 2 * -5 * (-104 + 4), 2 * -5 * (1 + 4))
+    assert row[32] == 2 * 63 * 1
+    assert_values(
+        matrix, formats.Parts(codes, scales, None, d).dequantize(formats.FORMATS["n4g32"])
+    )
+
+
+@pytest.mark.parametrize("fmt", ["n4g32", "n4k", "n4g32s", "f4g32s"])
+def test_products_by_a_table_have_the_bits_of_int8(fmt: str) -> None:
+    """Where float16 holds the products of scales: integers are the same, and so are all sums."""
+    layout, (n, k), rng = formats.FORMATS[fmt], (70, 512), np.random.default_rng(2)
+    codes = rng.integers(0, 16, (n, k), np.uint8)
+    values = np.array(layout.values, np.int16)[codes]
+    if layout.two_level:
+        scales = rng.integers(-128, 128, (n, k // 32)).astype(np.int8)
+        d = np.ldexp(1.0, rng.integers(-9, 3, (n, 16 // layout.run_groups(k)))).astype(np.float16)
+        parts = formats.Parts(codes, scales, None, d)
+        values += layout.lift * np.repeat(scales & 1, 32, axis=1)
+        wide = np.repeat(d, layout.run_groups(k), axis=1) * (scales >> 1).astype(np.float16)
+    else:
+        wide = (rng.standard_normal((n, k // 32)) * 0.1).astype(np.float16)
+        parts = formats.Parts(codes, wide)
+    matrix = from_parts(parts, fmt)
+    int8 = from_parts(formats.Parts((values + 128).astype(np.uint8), wide), "q8g32s")
+    assert np.array_equal(matrix.dequantize(0, n), int8.dequantize(0, n))
+    for act in ACTIVATIONS:
+        for m in (1, 2, 3, 4, 7, 20):
+            x = normal(m, k, seed=m)
+            x[:, 40:50] *= 50  # groups with low planes
+            want = SCALAR.linear(int8, x, 1, act)
+            for name, table in ISAS.items():
+                assert same_bits(table.linear(matrix, x, 2, act), want), (name, act, m)
 
 
 @pytest.mark.parametrize("kind", K_QUANTS)
@@ -182,7 +238,8 @@ def test_linear_of_extreme_integers(fmt: str, act: str, largest: bool) -> None:
     codes[::3, ::2] ^= (1 << layout.bits) - 1
     parts = replace(parts, codes=codes)
     if layout.two_level:
-        scales = np.full_like(parts.scales, 127 if largest else -128 if fmt == "q6k" else 0)
+        signed = fmt == "q6k" or layout.lift
+        scales = np.full_like(parts.scales, 127 if largest else -128 if signed else 0)
         mins = None if parts.mins is None else np.full_like(parts.mins, 127 * largest)
         parts = replace(parts, scales=scales, mins=mins)
     assert_linear(from_parts(parts, fmt), extreme_activations(k), act)

@@ -141,7 +141,9 @@ def test_feedback_cuts_the_output_error(fmt: str) -> None:
     assert (again.values() == rounded["feedback"].values()).all()
 
 
-@pytest.mark.parametrize("fmt", ["q4g32a", "q4g32s", "q4g64z", "q2k", "q6k", "q8g32s"])
+@pytest.mark.parametrize(
+    "fmt", ["q4g32a", "q4g32s", "q4g64z", "q2k", "q6k", "q8g32s", "n4g32", "n4k"]
+)
 def test_every_isa_rounds_alike(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search, feedback and refinement; rows and columns that fill no block."""
     k = 172 if fits(fmt, 172) else 256

@@ -22,7 +22,7 @@ from slmq.checkpoint import open_checkpoint
 from slmq.cli.app import app
 from slmq.cli.output import Bar
 from slmq.cli.quantize import saying_where
-from slmq.formats import FORMATS, unpack
+from slmq.formats import FORMATS, NORMAL4, unpack
 from slmq.quantizer.grids import GRIDS, fits, pack_rounded
 from slmq.quantizer.methods import round_searched
 
@@ -49,7 +49,7 @@ def test_help_and_docstring_name_every_format() -> None:
     options = {p.name: p.help for p in get_command(app).commands["quantize"].params}  # type: ignore[attr-defined]
     docstring = (slmq.quantize.__doc__ or "").partition("format : str")[2].partition("bits :")[0]
     for text in (options["format"], docstring):
-        assert set(re.findall(r"\bq\d\w+", text)) == set(GRIDS)
+        assert set(re.findall(r"\b[qn]\d\w+", text)) == set(GRIDS)
 
 
 # --- one matrix -----------------------------------------------------------------------------
@@ -117,6 +117,9 @@ def test_odd_groups_are_rounded(fmt: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("fmt", "other"),
     [
+        ("n4g32", "q4g32s"),
+        ("n4k", "q4g32s"),
+        ("n4g32s", "q4g32s"),
         ("q4k", "q4g32s"),
         ("q5k", "q4g32a"),
         ("q6k", "q5k"),
@@ -131,6 +134,20 @@ def test_more_bits_make_less_error(fmt: str, other: str) -> None:
     w = heavy_tailed(64, 512)
     mine, theirs = (np.square(w - round_searched(w, f).values()).sum() for f in (fmt, other))
     assert mine < 0.95 * theirs
+
+
+@pytest.mark.parametrize("fmt", ["n4g32", "n4k", "n4g32s"])
+def test_what_a_table_holds_is_kept(fmt: str) -> None:
+    """Codes of both ends in every group, both tables, scales of both signs."""
+    grid, rng = GRIDS[fmt], np.random.default_rng(4)
+    codes = rng.integers(0, 16, (40, 256), np.uint8)
+    codes[:, ::32], codes[:, 7::32] = 0, 15
+    scales = rng.integers(24, 64, (40, 8)) * rng.choice([-1, 1], (40, 8))
+    scales[:, 5] = 63  # units are 1/63 of the largest
+    lifts = rng.choice([0, grid.lift], (40, 8))
+    values = np.array(NORMAL4)[codes] + np.repeat(lifts, 32, axis=1)
+    w = (np.repeat(scales, 32, axis=1) * values * 2.0**-12).astype(np.float32)
+    assert (round_searched(w, fmt).values() == w).all()
 
 
 def test_what_float16_cannot_scale_is_refused() -> None:
@@ -158,6 +175,10 @@ def groups(**changes: Any) -> _native.Groups:
         ({"low": 0, "zero": 0}, "levels low <= 0 < high"),  # without a min nothing is below zero
         ({"stored": "tenths"}, "expected 'halves', 'multiples' or 'zero_point', got 'tenths'"),
         ({"per_unit": 0}, "at least one group per d"),
+        ({"values": range(-8, 9), "high": 8}, "a table of at most 16 values, got 17"),
+        ({"values": [-8, 3, 3, 7]}, "expected values that ascend"),
+        ({"values": [-8, 3, 6]}, "a table from low to high, and no min"),
+        ({"values": [-8, 3, 7], "has_min": True}, "a table from low to high, and no min"),
     ],
     ids=str,
 )
@@ -350,7 +371,13 @@ def test_dequantized_to_float32_nothing_is_rounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "given"),
-    [("q6k", "q6g32s"), ("q5k", "q5g32s"), ("q4g64s", "q4g32s"), ("q4k", "q4g32a")],
+    [
+        ("q6k", "q6g32s"),
+        ("q5k", "q5g32s"),
+        ("q4g64s", "q4g32s"),
+        ("q4k", "q4g32a"),
+        ("n4k", "n4g32s"),
+    ],
 )
 def test_short_rows_get_as_many_bits_and_it_is_said(
     asked: str,

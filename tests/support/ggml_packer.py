@@ -19,13 +19,14 @@ SIZES = {
     "q5_1": (32, 24, 5, 1, 0, 0),
     "q8_0": (32, 34, 8, 1, 0, 0),
     "iq4_nl": (32, 18, 4, 1, 0, 0),
+    "iq4_xs": (256, 136, 4, 8, 31, 0),
     "q2_k": (256, 84, 2, 16, 15, 15),
     "q3_k": (256, 110, 3, 16, 31, 0),
     "q4_k": (256, 144, 4, 8, 63, 63),
     "q5_k": (256, 176, 5, 8, 63, 63),
     "q6_k": (256, 210, 6, 16, 127, 0),
 }
-SIGNED_SCALES = {"q3_k": (-32, 31), "q6_k": (-128, 127)}
+SIGNED_SCALES = {"iq4_xs": (-32, 31), "q3_k": (-32, 31), "q6_k": (-128, 127)}
 WITH_MIN = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
 
 
@@ -98,6 +99,15 @@ def _q3_scales(scales: list[int]) -> list[int]:
     return out + [sum((plus[4 * i + j] >> 4) << 2 * i for i in range(4)) for j in range(4)]
 
 
+def _iq4_scales(scales: list[int]) -> list[int]:
+    """Eight scales, plus 32, of six bits: the upper two of all, then the lower four."""
+    plus = [s + 32 for s in scales]
+    upper = sum((s >> 4) << 2 * j for j, s in enumerate(plus))
+    return [upper & 255, upper >> 8] + [
+        plus[j] & 15 | (plus[j + 1] & 15) << 4 for j in range(0, 8, 2)
+    ]
+
+
 def block_bytes(kind: str, b: Block) -> bytes:
     """One block as ggml stores it."""
     c, d, dmin = b.codes, _half(b.d), _half(b.dmin)
@@ -105,6 +115,7 @@ def block_bytes(kind: str, b: Block) -> bytes:
     layouts: dict[str, Any] = {
         "q4_0": lambda: d + _nibbles(c, 16),
         "iq4_nl": lambda: d + _nibbles(c, 16),
+        "iq4_xs": lambda: d + _iq4_scales(b.scales) + _nibbles(c, 16),
         "q4_1": lambda: d + dmin + _nibbles(c, 16),
         "q5_0": lambda: d + fifth + _nibbles(c, 16),
         "q5_1": lambda: d + dmin + fifth + _nibbles(c, 16),

@@ -50,11 +50,13 @@ def random_parts(fmt: str, n: int, k: int, seed: int = 0) -> formats.Parts:
         return values
 
     if layout.two_level:
-        low, high = (-128, 128) if fmt == "q6k" else (0, 16 if fmt == "q2k" else 64)
+        signed = fmt == "q6k" or layout.lift
+        low, high = (-128, 128) if signed else (0, 16 if fmt == "q2k" else 64)
         shape = (n, groups * layout.parts)
         scales = rng.integers(low, high, shape).astype(np.int8)
         mins = rng.integers(low, high, shape).astype(np.int8)
-        d, dmin = halves(groups // 8), halves(groups // 8)
+        units = groups // layout.run_groups(k)
+        d, dmin = halves(units), halves(units)
         if not layout.offset:
             return formats.Parts(codes, scales, None, d)
         return formats.Parts(codes, scales, mins, d, dmin)

@@ -58,16 +58,36 @@ struct Factors {
 
 constexpr const char* kTooLarge = "a weight or its scale is too large for float16";
 
+Table table_of(const std::vector<int>& values, int lift) {
+  Table table{};
+  if (values.size() > Table::kMost)
+    throw py::value_error("expected a table of at most 16 values, got " +
+                          std::to_string(values.size()));
+  table.count = static_cast<int>(values.size());
+  table.lift = static_cast<float>(lift);
+  for (size_t i = 0; i < values.size(); ++i) {
+    table.values[i] = static_cast<float>(values[i]);
+    if (i == 0) continue;
+    if (values[i] <= values[i - 1]) throw py::value_error("expected values that ascend");
+    table.steps[i - 1] = table.values[i] - table.values[i - 1];
+    table.middles[i - 1] = 0.5f * (table.values[i] + table.values[i - 1]);
+  }
+  return table;
+}
+
 Groups groups_of(int columns, int low, int high, int zero, bool has_min, const std::string& stored,
-                 int scale_low, int scale_high, int per_unit) {
+                 int scale_low, int scale_high, int per_unit, const std::vector<int>& values,
+                 int lift) {
   if (columns < 8 || columns > kMaxGroup || columns % 8 != 0)
     throw py::value_error("expected groups of 8..128 columns, a multiple of 8, got " +
                           std::to_string(columns));
   if (low > 0 || high < 1 || zero + low < 0 || zero + high > 255 || (!has_min && low == 0))
     throw py::value_error("expected levels low <= 0 < high whose codes fit a byte");
+  if (!values.empty() && (has_min || low != values.front() || high != values.back()))
+    throw py::value_error("expected a table from low to high, and no min");
   if (per_unit < 1) throw py::value_error("expected at least one group per d");
   return {columns,
-          {low, high, zero, has_min},
+          {low, high, zero, has_min, table_of(values, lift)},
           {static_cast<Stored>(place_of(stored, kStoredNames, "stored")), scale_low, scale_high,
            0.0f, 0.0f},
           per_unit};
@@ -212,7 +232,7 @@ void bind_quantizer(py::module_& m) {
   py::class_<Groups>(m, "Groups")
       .def(py::init(&groups_of), py::kw_only(), arg("columns"), arg("low"), arg("high"),
            arg("zero"), arg("has_min"), arg("stored"), arg("scale_low"), arg("scale_high"),
-           arg("per_unit"));
+           arg("per_unit"), arg("values") = std::vector<int>(), arg("lift") = 0);
   py::class_<Units>(m, "Units")
       .def(py::init([](const py::object& d, const py::object& dmin) {
              return Units{checked_array<float>(d, {-1, -1}, "d"),

@@ -1,5 +1,5 @@
 // Packed rows back to float32; also the embedding lookup. Products of a code and its scales are exact
-// in float32 (at most 11 + 7 + 6 bits), so a min's addition is the only rounding there is.
+// in float32 (at most 11 + 7 + 6 bits, or 11 + 6 + 7), so a min's addition is the only rounding there is.
 
 namespace slmq::SLMQ_ISA {
 
@@ -34,13 +34,25 @@ static inline void dequantize_bytes(const uint8_t* tile, int row, float row_scal
   for (int c = 0; c < kGroup; c += 16) store(out + c, mul(scale, to_f32(load_i8(codes + c))));
 }
 
+// A pair-group's tiles, and what is its own. Half a line of factors lies in front of the tiles in every
+// second group of a run.
+struct PairGroup {
+  const uint8_t *tiles, *own;
+};
+template <Format Name>
+static inline PairGroup pair_group(const uint8_t* run, int group) {
+  const uint8_t* pair = run + group * info(Name).pair_group_bytes;
+  const int half = group % 2 * (info(Name).pair_group_bytes % 64);
+  return {pair + half, half != 0 ? pair : pair + 2 * info(Name).tile_bytes};
+}
+
 // Row `row` (0..31) of a pair-group.
 template <Format Name>
-static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, int row,
+static inline void dequantize_group(const PairGroup& pair, const uint8_t* shared, int row,
                                     int columns, float* out) {
-  constexpr FormatInfo layout = info(Name);
-  const uint8_t* tile = pair + row / 16 * layout.tile_bytes;
-  const uint8_t* own = pair + 2 * layout.tile_bytes;
+  static constexpr FormatInfo layout = info(Name);
+  const uint8_t* tile = pair.tiles + row / 16 * layout.tile_bytes;
+  const uint8_t* own = pair.own;
   const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
   const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
   [[maybe_unused]] const float row_scale = layout.quantized ? half_to_float(halves[row]) : 1.0f;
@@ -54,11 +66,14 @@ static inline void dequantize_group(const uint8_t* pair, const uint8_t* shared, 
     } else if constexpr (Name == Format::f16) {
       out[c] = half_to_float(reinterpret_cast<const uint16_t*>(tile)[at]);
     } else {
-      float q = static_cast<float>(stored_code<Name>(tile, row % 16, c) - layout.zero);
+      const int code = stored_code<Name>(tile, row % 16, c);
+      float q = static_cast<float>(layout.table ? layout.values.at[code] : code - layout.zero);
       float scale = row_scale, min = 0.0f;
       if constexpr (layout.has_offset) min = half_to_float(halves[kPairRows + row]);
       if constexpr (layout.two_level) {
-        scale *= static_cast<float>(factors[kPairRows * part]);
+        const int factor = factors[kPairRows * part];
+        scale *= static_cast<float>(layout.lift != 0 ? factor >> 1 : factor);
+        if (layout.lift != 0) q += static_cast<float>(layout.lift * (factor & 1));
         min *= layout.has_offset ? factors[kPairRows * (layout.parts + part)] : 0;
       }
       if constexpr (layout.offset == Offset::zero) q += min;
@@ -78,7 +93,7 @@ static void dequantize(const uint8_t* weight, int groups, int k, int row_begin, 
     const uint8_t* pair = weight + static_cast<size_t>(row / kPairRows) * bytes;
     for (int g = 0; g < groups; ++g) {
       const uint8_t* run = pair + static_cast<size_t>(g / in_run) * of_run;
-      dequantize_group<Name>(run + g % in_run * layout.pair_group_bytes,
+      dequantize_group<Name>(pair_group<Name>(run, g % in_run),
                              run + in_run * layout.pair_group_bytes, row % kPairRows,
                              smaller(kGroup, k - g * kGroup), out + g * kGroup);
     }

@@ -325,7 +325,7 @@ struct Kernels {
 // What rounds the activations that weights of a format meet.
 inline auto quantizer(const Kernels& kernels, Format format, Activations activations) {
   const int kind = static_cast<int>(activations);
-  return info(format).run == kWholeRow ? kernels.quantize_rows[kind] : kernels.quantize[kind];
+  return info(format).row_panels ? kernels.quantize_rows[kind] : kernels.quantize[kind];
 }
 
 // Calls each(pointer) for all pointers of these members, which are pointers or arrays of them.

@@ -18,9 +18,28 @@ struct Weight {
   static constexpr int shared_bytes = layout.shared_bytes;
   static constexpr int run_bytes = layout.run_bytes;
   static constexpr bool has_min = layout.has_offset;
+  // Codes that are places in a table: dots are of what it holds, plus 128. With a lift, rows differ in
+  // what must be taken off: a vector of its own says so, where others have mins.
+  static constexpr bool looks_up = layout.table, lifted = layout.lift != 0;
+  static constexpr LookupTable table = lookup_table(layout.values);
+  static constexpr bool has_second = has_min || lifted;
   // int4's zero point is paid where its sums start; others are subtracted from the dots.
-  static constexpr bool starts_low = bits == 4 && layout.zero == 8;
-  static constexpr int zero = starts_low ? 0 : layout.zero;
+  static constexpr bool starts_low = bits == 4 && layout.zero == 8 && !looks_up;
+  static constexpr int zero = starts_low || lifted ? 0 : looks_up ? 128 : layout.zero;
+
+  // Where the tiles of a pair-group begin, and what is its own. Of formats with half a line of factors
+  // every second one, which begins within a line, has them in front.
+  static constexpr bool halves_lines = pair_group_bytes % 64 != 0;
+  SLMQ_INLINE_MEMBER static const uint8_t* tiles(const uint8_t* pair) {
+    return halves_lines ? pair + reinterpret_cast<uintptr_t>(pair) % 64 : pair;
+  }
+  SLMQ_INLINE_MEMBER static const uint8_t* own(const uint8_t* pair) {
+    const bool in_front = halves_lines && reinterpret_cast<uintptr_t>(pair) % 64 != 0;
+    return in_front ? pair : pair + 2 * tile_bytes;
+  }
+
+  // Groups that share scales, in rows of so many.
+  static constexpr int run_groups(int groups) { return run == kWholeRow ? groups : run; }
 
   static inline DotStart start(const int16_t* eights, int32_t sum) {
     return starts_low ? start_eights(eights, sum) : start_zero();
@@ -28,7 +47,9 @@ struct Weight {
   template <int Part, int M>
   SLMQ_INLINE void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
                        i32x16 (&sums)[M]) {
-    if constexpr (bits == 4) {
+    if constexpr (looks_up) {
+      dot_lookup<M>(tile, table, a, sums);
+    } else if constexpr (bits == 4) {
       dot_u4<M>(tile, a, from, sums);
     } else if constexpr (bits == 8) {
       dot_u8<M>(tile, a, sums);
@@ -110,29 +131,43 @@ SLMQ_INLINE float scaled_sum(const ActivationInfo& a) {
 }
 
 // sum += float(dot) * (scale_w * scale_a) (+ min_w * (scale_a * sum_a)): the one epilogue of a part, for
-// the high plane and, where a token has one, again for the low plane; the min counts once.
+// the high plane and, where a token has one, again for the low plane; the min counts once. Of formats
+// with a lift min_w is the lift less 128, and goes to the dot.
 template <class Weight, int Part, bool Low>
 SLMQ_INLINE f32x16 accumulate(f32x16 sum, i32x16 dot, f32x16 scale, f32x16 min_w,
                               const ActivationInfo& a) {
-  sum = fma(to_f32(dot), mul(scale, splat(Low ? a.scale : a.scale_high)), sum);
+  f32x16 exact = to_f32(dot);
+  if constexpr (Weight::lifted) {  // integers below 2^24 still
+    const int32_t of = Low ? part_low<Weight, Part>(a) : part_high<Weight, Part>(a);
+    exact = fma(min_w, splat(static_cast<float>(of)), exact);
+  }
+  sum = fma(exact, mul(scale, splat(Low ? a.scale : a.scale_high)), sum);
   if (Weight::has_min && !Low) sum = fma(min_w, splat(scaled_sum<Weight, Part>(a)), sum);
   return sum;
 }
 
-// Scales and mins of a part of a tile: exact products in the formats that multiply them.
+// Scales and mins of a part of a tile: exact products in the formats that multiply them. In place of
+// mins: what accumulate() takes.
 template <class Weight, int Part>
 struct TileScales {
   f32x16 scale, min;
   // `shared`: what the run of this pair-group shares
   SLMQ_INLINE_MEMBER TileScales(const uint8_t* pair, const uint8_t* shared, int tile) {
-    const uint8_t* own = pair + 2 * Weight::tile_bytes;
+    const uint8_t* own = Weight::own(pair);
     const auto* halves =
         reinterpret_cast<const uint16_t*>(Weight::shared_bytes == 0 ? own : shared) + 16 * tile;
     scale = load_f16(halves);
     min = Weight::has_min ? load_f16(halves + kPairRows) : scale;
     if constexpr (Weight::layout.two_level) {
       const auto* factors = reinterpret_cast<const int8_t*>(own) + kPairRows * Part + 16 * tile;
-      scale = mul(scale, to_f32(load_i8(factors)));
+      i32x16 factor = load_i8(factors);
+      if constexpr (Weight::lifted) {
+        const i32x16 half = halved(factor);
+        const f32x16 bit = to_f32(sub(factor, add(half, half)));
+        min = fma(bit, splat(static_cast<float>(Weight::layout.lift)), splat(-128.0f));
+        factor = half;
+      }
+      scale = mul(scale, to_f32(factor));
       if (Weight::has_min) min = mul(min, to_f32(load_i8(factors + kPairRows * Weight::parts)));
     } else if (Weight::layout.offset == Offset::zero) {
       min = mul(scale, min);
@@ -163,7 +198,7 @@ SLMQ_INLINE void group_times_tokens(const uint8_t* pair, const uint8_t* shared, 
   i32x16 dots[Weight::parts][2][M];
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
-    const uint8_t* lines = pair + tile * Weight::tile_bytes;
+    const uint8_t* lines = Weight::tiles(pair) + tile * Weight::tile_bytes;
     tile_dots<Weight, 0, Low, M>(lines, plane, info, dots[0][tile]);
     if constexpr (Weight::parts == 2)
       tile_dots<Weight, 1, Low, M>(lines, plane, info, dots[1][tile]);
@@ -219,9 +254,11 @@ template <class Weight>
   const PanelTokens first(args, row);
   for (int i = 0; i < low.count;) {
     const int group = low.at[i] / 16, t = low.at[i] % 16;
-    const uint8_t* run = weight + static_cast<size_t>(group / Weight::run) * Weight::run_bytes;
-    const uint8_t* pair = run + group % Weight::run * Weight::pair_group_bytes;
-    const uint8_t* shared = run + Weight::run * Weight::pair_group_bytes;
+    const int in_run = Weight::run_groups(args.groups);
+    const uint8_t* run = weight + static_cast<size_t>(group / in_run) *
+                                      (in_run * Weight::pair_group_bytes + Weight::shared_bytes);
+    const uint8_t* pair = run + group % in_run * Weight::pair_group_bytes;
+    const uint8_t* shared = run + in_run * Weight::pair_group_bytes;
     const PanelTokens a = first.token(group, t);
     float* to = sums + t * kPairRows;
     const int last = i + kTokens - 1;  // it is the last of as many neighbours if none is left out
@@ -258,8 +295,9 @@ static inline void fetch_ahead(const void* p, int bytes, Ahead ahead) {
 // Scales that a run shares lie behind it and are needed with its first group: they must be fetched a
 // run earlier, whatever else is.
 template <class Weight>
-static inline void fetch_shared(const uint8_t* shared, Ahead ahead) {
-  if (ahead.bytes < Weight::run_bytes) ahead = {Weight::run_bytes, false};
+static inline void fetch_shared(const uint8_t* shared, int in_run, Ahead ahead) {
+  const int run_bytes = in_run * Weight::pair_group_bytes + Weight::shared_bytes;
+  if (ahead.bytes < run_bytes) ahead = {run_bytes, false};
   fetch_ahead(shared, Weight::shared_bytes, ahead);
 }
 
@@ -271,14 +309,14 @@ template <class Weight, int M>
   PanelTokens a(args, 0);
   const uint8_t* begin = weight;
   const Ahead ahead = args.ahead;
-  const int groups = args.groups;
+  const int groups = args.groups, in_run = Weight::run_groups(groups);
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
-  for (int g = 0; g < groups; g += Weight::run) {
-    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
-    if constexpr (Weight::shared_bytes != 0) fetch_shared<Weight>(shared, ahead);
+  for (int g = 0; g < groups; g += in_run) {
+    const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
+    if constexpr (Weight::shared_bytes != 0) fetch_shared<Weight>(shared, in_run, ahead);
 #pragma GCC unroll 1
-    for (int i = 0; i < Weight::run; ++i) {
+    for (int i = 0; i < in_run; ++i) {
       fetch_ahead(weight, Weight::pair_group_bytes, ahead);
       group_times_tokens<Weight, false, M>(weight, shared, a.high, a.info, sums);
       weight += Weight::pair_group_bytes;
@@ -329,10 +367,11 @@ template <class Weight, bool Packed>
 [[gnu::noinline]] static void add_all_low_planes(const LinearArgs& args, const uint8_t* weight,
                                                  int row, float* sums) {
   const int rows = panel_rows(args.m, row);
+  const int in_run = Weight::run_groups(args.groups);
   PanelTokens a(args, row);
-  for (int g = 0; g < args.groups; g += Weight::run) {
-    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
-    for (int i = 0; i < Weight::run; ++i) {
+  for (int g = 0; g < args.groups; g += in_run) {
+    const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
+    for (int i = 0; i < in_run; ++i) {
       group_times_block<Weight, Packed, true>(weight, shared, a, rows, sums);
       weight += Weight::pair_group_bytes;
       a.next_group();
@@ -348,13 +387,13 @@ template <class Weight, bool Packed>
   const int rows = panel_rows(args.m, row);
   const uint8_t* begin = weight;
   const Ahead ahead = args.ahead;
-  const int groups = args.groups;
+  const int groups = args.groups, in_run = Weight::run_groups(groups);
   PanelTokens a(args, row);
   for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
-  for (int g = 0; g < groups; g += Weight::run) {
-    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
+  for (int g = 0; g < groups; g += in_run) {
+    const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
 #pragma GCC unroll 1
-    for (int i = 0; i < Weight::run; ++i) {
+    for (int i = 0; i < in_run; ++i) {
       fetch_ahead(weight, Weight::pair_group_bytes, ahead);
       group_times_block<Weight, Packed, false>(weight, shared, a, rows, sums);
       weight += Weight::pair_group_bytes;

@@ -10,7 +10,9 @@ struct Unpacked : Weight {
   template <int Part, int M>
   SLMQ_INLINE void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
                        i32x16 (&sums)[M]) {
-    if constexpr (Weight::bits == 4) {
+    if constexpr (Weight::looks_up) {
+      dot_u8<M>(tile, a, sums);
+    } else if constexpr (Weight::bits == 4) {
       dot_bytes_u4<M>(tile, a, from, sums);
     } else if constexpr (Weight::bits == 8) {
       dot_u8<M>(tile, a, sums);
@@ -26,8 +28,11 @@ template <class Weight, bool Stored = Weight::bits == 8>
 struct UnpackedPair {
   alignas(64) uint8_t bytes[2][512];
   SLMQ_INLINE_MEMBER explicit UnpackedPair(const uint8_t* pair) {
+    pair = Weight::tiles(pair);
     for (int i = 0; i < 2; ++i, pair += Weight::tile_bytes) {
-      if constexpr (Weight::bits == 4) {
+      if constexpr (Weight::looks_up) {
+        unpack_lookup(pair, Weight::table.bytes, bytes[i]);
+      } else if constexpr (Weight::bits == 4) {
         unpack_u4(pair, bytes[i]);
       } else {
         unpack_planes<Weight::bits>(pair, bytes[i]);
@@ -61,7 +66,7 @@ struct PairScales {
     for (int tile = 0; tile < 2; ++tile) {
       const TileScales<Weight, Part> w(pair, shared, tile);
       store(scale[tile], w.scale);
-      if (Weight::has_min) store(min[tile], w.min);
+      if (Weight::has_second) store(min[tile], w.min);
     }
   }
 };
@@ -79,7 +84,8 @@ SLMQ_INLINE void pair_times_few(const Pair& pair, const PairScales<Weight, Part>
     tile_dots<typename Pair::Dots, Part, Low, M>(pair.tile(tile), plane, info, dots);
 #pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
-      const f32x16 scale = load(w.scale[tile]), min = Weight::has_min ? load(w.min[tile]) : scale;
+      const f32x16 scale = load(w.scale[tile]),
+                   min = Weight::has_second ? load(w.min[tile]) : scale;
       float* sum = sums + i * kPairRows;
       store(sum, accumulate<Weight, Part, Low>(load(sum), dots[i], scale, min, info[i]));
     }
@@ -122,7 +128,7 @@ template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* weight, const uint8_t* shared,
                                    const PanelTokens& a, int rows, float* sums) {
   if constexpr (Packed) {
-    const PackedPair<Weight> pair{weight};
+    const PackedPair<Weight> pair{Weight::tiles(weight)};
     group_times_rows<Weight, Low, kTokens>(pair, weight, shared, a, rows, sums);
   } else {
     const UnpackedPair<Weight> pair(weight);

@@ -24,13 +24,28 @@ static constexpr TileConfig tile_shapes() {
 // The groups must be one part, and the codes less the zero point signed bytes.
 template <Format Name>
 static constexpr bool fits_tiles =
-    info(Name).quantized && info(Name).parts == 1 && info(Name).run != kWholeRow &&
+    info(Name).quantized && info(Name).parts == 1 && !info(Name).row_panels &&
     (info(Name).bits < 8 || info(Name).zero == 128);
 
-// The codes of a tile less the zero point, in the order of an int8 tile.
+// What a table holds, as bytes that are read as signed ones.
+struct SignedValues {
+  alignas(16) uint8_t at[16];
+};
+template <class Weight>
+static consteval SignedValues signed_values() {
+  SignedValues bytes{};
+  for (int i = 0; i < 16; ++i) bytes.at[i] = static_cast<uint8_t>(Weight::layout.values.at[i]);
+  return bytes;
+}
+
+// The codes of a tile less the zero point, or what they stand for, in the order of an int8 tile.
 template <class Weight>
 static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restrict codes) {
   constexpr int zero = Weight::layout.zero;
+  if constexpr (Weight::looks_up) {
+    static constexpr SignedValues values = signed_values<Weight>();
+    return unpack_lookup(tile, values.at, reinterpret_cast<uint8_t*>(codes));
+  }
   for (int j = 0; j < 8; ++j) {
     const int half = j / 4;  // whose columns are in the upper nibbles
     for (int b = 0; b < 64; ++b) {
@@ -62,8 +77,9 @@ template <class Weight, class Tiles>
 static inline void dot_tiles(Tiles& tiles, const uint8_t* pair, const PanelTokens& a,
                              TileBuffers* buffers) {
   constexpr int64_t kLine = 4 * kLanes;
-  signed_codes<Weight>(pair, buffers->codes[0]);
-  signed_codes<Weight>(pair + Weight::tile_bytes, buffers->codes[1]);
+  const uint8_t* codes = Weight::tiles(pair);
+  signed_codes<Weight>(codes, buffers->codes[0]);
+  signed_codes<Weight>(codes + Weight::tile_bytes, buffers->codes[1]);
   tiles.template load<kCodesA>(buffers->codes[0], kLine);
   tiles.template load<kCodesB>(buffers->codes[1], kLine);
   tiles.template load<kPlane>(a.high, kGroup);
@@ -80,7 +96,8 @@ template <class Weight>
 static inline void add_dots(const TileBuffers& buffers, const uint8_t* pair, const uint8_t* shared,
                             const ActivationInfo* info, float* sums) {
   for (int tile = 0; tile < 2; ++tile) {
-    const TileScales<Weight, 0> w(pair, shared, tile);
+    TileScales<Weight, 0> w(pair, shared, tile);
+    if (Weight::lifted) w.min = add(w.min, splat(128.0f));  // the table's bytes are signed here
     for (int t = 0; t < kPanelRows; ++t) {
       float* to = sums + t * kPairRows + tile * kLanes;
       const i32x16 dot = load_i32(buffers.dots[tile] + t * kLanes);
@@ -97,9 +114,10 @@ static void pair_times_tiles(Tiles& tiles, const LinearArgs& args, const uint8_t
   TileBuffers buffers;
   PanelTokens a(args, row);
   for (int i = 0; i < kPanelRows * kPairRows; i += kLanes) store(sums + i, splat(0.0f));
-  for (int g = 0; g < args.groups; g += Weight::run) {
-    const uint8_t* shared = weight + Weight::run * Weight::pair_group_bytes;
-    for (int i = 0; i < Weight::run; ++i) {
+  const int in_run = Weight::run_groups(args.groups);
+  for (int g = 0; g < args.groups; g += in_run) {
+    const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
+    for (int i = 0; i < in_run; ++i) {
       dot_tiles<Weight>(tiles, weight, a, &buffers);
       add_dots<Weight>(buffers, weight, shared, a.info, sums);
       weight += Weight::pair_group_bytes;

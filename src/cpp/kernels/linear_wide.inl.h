@@ -5,14 +5,16 @@ namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
 // One tile's 32 columns as eight u8 operands, in the panel's column order.
-template <int Bits>
+template <class Weight>
 SLMQ_INLINE void unpack(const uint8_t* tile, __m512i (&columns)[8]) {
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
-    if constexpr (Bits == 8) {
+    if constexpr (Weight::looks_up) {
+      columns[j] = lookup_columns(tile, Weight::table.bytes, j / 4, j % 4);
+    } else if constexpr (Weight::bits == 8) {
       columns[j] = _mm512_load_si512(tile + 64 * j);
     } else {
-      columns[j] = plane_columns<Bits>(tile, j / 4, j % 4);
+      columns[j] = plane_columns<Weight::bits>(tile, j / 4, j % 4);
     }
   }
 }
@@ -124,8 +126,8 @@ template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {
   __m512i w_a[8], w_b[8];
-  unpack<Weight::bits>(pair, w_a);
-  unpack<Weight::bits>(pair + Weight::tile_bytes, w_b);
+  unpack<Weight>(Weight::tiles(pair), w_a);
+  unpack<Weight>(Weight::tiles(pair) + Weight::tile_bytes, w_b);
   forget_loads();  // the scales come behind
   part_times_block<Weight, 0, Low>(w_a, w_b, {pair, shared}, a, rows, sums);
   if constexpr (Weight::parts == 2)

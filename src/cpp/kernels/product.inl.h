@@ -59,10 +59,14 @@ static void product(const ProductArgs& args) {
   for (; tile < tiles; ++tile) product_tiles<1>(args, tile);
 }
 
-// The codes of a tile as bytes in the order of an int8 tile.
+// The codes of a tile as bytes in the order of an int8 tile; of a table what they find, plus 128.
 template <Format Name>
 static inline void code_bytes(const uint8_t* tile, uint8_t* bytes) {
   constexpr int bits = info(Name).bits;
+  if constexpr (info(Name).table) {
+    static constexpr LookupTable table = lookup_table(info(Name).values);
+    return unpack_lookup(tile, table.bytes, bytes);
+  }
   for (int half = 0; half < 2; ++half) {
     for (int j = 0; j < 4; ++j) {
       const uint8_t* codes = tile + 64 * j;
@@ -98,7 +102,14 @@ struct RowScales {
       f32x16 scales = load_f16(halves + kLanes * tile), offsets = splat(0.0f);
       if constexpr (layout.has_offset) offsets = load_f16(halves + kPairRows + kLanes * tile);
       if constexpr (layout.two_level) {
-        scales = mul(scales, to_f32(load_i8(factors + kPairRows * part)));
+        i32x16 factor = load_i8(factors + kPairRows * part);
+        if constexpr (layout.lift != 0) {
+          const i32x16 half_factor = halved(factor);
+          const i32x16 bit = sub(factor, add(half_factor, half_factor));
+          offsets = mul(to_f32(bit), splat(static_cast<float>(layout.lift)));
+          factor = half_factor;
+        }
+        scales = mul(scales, to_f32(factor));
         if constexpr (layout.has_offset)
           offsets = mul(offsets, to_f32(load_i8(factors + kPairRows * (layout.parts + part))));
       }
@@ -112,7 +123,8 @@ template <Format Name>
 static inline void widen_tile(const uint8_t* tile, const RowScales<Name>& scales, float* out,
                               int out_stride) {
   constexpr FormatInfo layout = info(Name);
-  constexpr int signs = layout.bits == 8 ? 128 : 0;  // bytes that are read as signed ones
+  constexpr int signs = layout.bits == 8 || layout.table ? 128 : 0;  // read as signed bytes
+  constexpr int zero = layout.table ? 128 : layout.zero;
   alignas(64) uint8_t lines[kLanes * kGroup], codes[kLanes * kGroup];
   code_bytes<Name>(tile, lines);
   for (int i = 0; i < kLanes * kGroup && signs != 0; ++i) lines[i] ^= signs;
@@ -124,8 +136,8 @@ static inline void widen_tile(const uint8_t* tile, const RowScales<Name>& scales
     for (int half = 0; half < 2; ++half) {
       const auto* from = reinterpret_cast<const int8_t*>(codes + kGroup * row + 16 * half);
       const f32x16 offset = splat(scales.offset[half][row]);
-      f32x16 q = add(to_f32(load_i8(from)), splat(float{signs - layout.zero}));
-      if constexpr (layout.offset == Offset::zero) q = add(q, offset);
+      f32x16 q = add(to_f32(load_i8(from)), splat(float{signs - zero}));
+      if constexpr (layout.offset == Offset::zero || layout.lift != 0) q = add(q, offset);
       f32x16 values = mul(splat(scales.scale[half][row]), q);
       if constexpr (layout.offset == Offset::min) values = add(values, offset);
       store(out + static_cast<size_t>(row) * out_stride + 16 * half, values);
@@ -140,7 +152,7 @@ static void widen(const uint8_t* weight, int groups, int pair, int group, float*
   const int in_run = run_groups(Name, groups);
   const uint8_t* run = weight + static_cast<size_t>(pair) * pair_bytes(Name, groups) +
                        static_cast<size_t>(group / in_run) * run_bytes(Name, groups);
-  const uint8_t* codes = run + group % in_run * layout.pair_group_bytes;
+  const PairGroup codes = pair_group<Name>(run, group % in_run);
   const uint8_t* shared = run + in_run * layout.pair_group_bytes;
   if constexpr (!layout.quantized) {
     for (int row = 0; row < kPairRows; ++row)
@@ -148,8 +160,8 @@ static void widen(const uint8_t* weight, int groups, int pair, int group, float*
                              out + static_cast<size_t>(row) * out_stride);
   } else {
     for (int tile = 0; tile < 2; ++tile) {
-      const RowScales<Name> scales(codes + 2 * layout.tile_bytes, shared, tile);
-      widen_tile<Name>(codes + tile * layout.tile_bytes, scales,
+      const RowScales<Name> scales(codes.own, shared, tile);
+      widen_tile<Name>(codes.tiles + tile * layout.tile_bytes, scales,
                        out + static_cast<size_t>(tile) * kLanes * out_stride, out_stride);
     }
   }

@@ -19,7 +19,7 @@ template <int... Names>
 static constexpr void put_products(Kernels* table, std::integer_sequence<int, Names...>) {
   const auto put = [table]<int Name>() {
     constexpr auto format = static_cast<Format>(Name);
-    if constexpr (info(format).run == kWholeRow) {
+    if constexpr (info(format).row_panels) {
       table->linear[Name] = linear_rows<format>;
     } else if constexpr (info(format).quantized) {
       table->linear[Name] = linear<Weight<format>>;

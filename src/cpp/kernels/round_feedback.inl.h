@@ -54,13 +54,13 @@ class FeedbackBlock {
 
   // Scales of the group for the targets as they stand.
   bool guess(int g) {
-    Group group;
+    Group group{};
     const int columns = end_ - begin_;
     group.count = (columns + 7) / 8 * 8;
     for (int c = 0; c < group.count; ++c)
       group.weight[c] = c < columns ? f_.weight[begin_ + c] : 0.0f;
     for (int r = 0; r < kLanes; ++r) {
-      guess_[r] = {0.0f, 0.0f, 0.0f};
+      guess_[r] = {0.0f, 0.0f, 0.0f, 0.0f};
       if (r >= rows_) continue;
       for (int c = 0; c < group.count; ++c)
         group.w[c] = c < columns ? target_[static_cast<size_t>(begin_ + c) * kLanes + r] : 0.0f;
@@ -70,23 +70,27 @@ class FeedbackBlock {
     return true;
   }
 
-  // The best of a few scales around the guess, each tried with its feedback within the group.
+  // The best of a few scales around the guess, each tried with its feedback within the group, and of the
+  // other table.
   void choose(int g) {
     constexpr float kFactors[] = {1.0f, 0.97f, 1.03f, 0.94f, 0.9f, 1.06f};
+    constexpr int kCount = sizeof(kFactors) / sizeof(kFactors[0]);
+    const float other = a_.grid.table.lift;
     const float middle = 0.5f * static_cast<float>(a_.grid.low + a_.grid.high);
-    for (int t = 0; t < static_cast<int>(sizeof(kFactors) / sizeof(kFactors[0])); ++t) {
-      float scale[kLanes], min[kLanes], loss[kLanes];
+    for (int t = 0; t < kCount + (other != 0.0f ? 1 : 0); ++t) {
+      float scale[kLanes], min[kLanes], lift[kLanes], loss[kLanes];
       for (int r = 0; r < kLanes; ++r) {
-        scale[r] = guess_[r].scale * kFactors[t];
+        scale[r] = guess_[r].scale * kFactors[t < kCount ? t : 0];
+        lift[r] = t < kCount ? guess_[r].lift : other - guess_[r].lift;
         min[r] = a_.grid.has_min ? guess_[r].min + (guess_[r].scale - scale[r]) * middle : 0.0f;
         const int row = first_ + (r < rows_ ? r : 0);
         if (!store_scale(a_.scales_of(row, g), &scale[r], &min[r]))
           scale[r] = guess_[r].scale, min[r] = guess_[r].min;
       }
-      attempt(scale, min, loss);
+      attempt(scale, min, lift, loss);
       for (int r = 0; r < kLanes; ++r) {
         if (t > 0 && !(loss[r] < best_[r].error)) continue;
-        best_[r] = {scale[r], min[r], loss[r]};
+        best_[r] = {scale[r], min[r], loss[r], lift[r]};
         for (int c = 0; c < end_ - begin_; ++c) {
           error_[static_cast<size_t>(c) * kLanes + r] = trial_[static_cast<size_t>(c) * kLanes + r];
           levels_[static_cast<size_t>(c) * kLanes + r] =
@@ -97,7 +101,7 @@ class FeedbackBlock {
   }
 
   // Rounds the columns of the group one after another.
-  void attempt(const float* scale, const float* min, float* loss) {
+  void attempt(const float* scale, const float* min, const float* lift, float* loss) {
     const auto low = static_cast<float>(a_.grid.low), high = static_cast<float>(a_.grid.high);
     float inverse[kLanes];
     for (int r = 0; r < kLanes; ++r) {
@@ -110,15 +114,21 @@ class FeedbackBlock {
       store(t,
             plus_products(load(target_ + static_cast<size_t>(j) * kLanes), trial_, u, j - begin_));
       const size_t at = static_cast<size_t>(j - begin_) * kLanes;
+      float* levels = trial_levels_ + at;
+      if (a_.grid.table.count != 0) {
+        store(levels, table_levels(a_.grid.table, mul(load(t), load(inverse)), load(lift)));
+      } else {
+        for (int r = 0; r < kLanes; ++r) {
+          float x = (t[r] - min[r]) * inverse[r];
+          x = x > low ? x : low;
+          x = x < high ? x : high;
+          levels[r] = (x + 12582912.0f) - 12582912.0f;
+        }
+      }
       for (int r = 0; r < kLanes; ++r) {
-        float x = (t[r] - min[r]) * inverse[r];
-        x = x > low ? x : low;
-        x = x < high ? x : high;
-        const float level = (x + 12582912.0f) - 12582912.0f;
-        const float rounded = scale[r] * level + min[r];
+        const float rounded = scale[r] * levels[r] + min[r];
         const float miss = t[r] - rounded;
         loss[r] += f_.weight[j] * (miss * miss);
-        trial_levels_[at + r] = level;
         trial_[at + r] = (r < rows_ ? w(r, j) : 0.0f) - rounded;
       }
     }
@@ -128,11 +138,12 @@ class FeedbackBlock {
     for (int r = 0; r < rows_; ++r) {
       const size_t row = static_cast<size_t>(first_) + r;
       a_.scales[row * groups_ + g] = best_[r].scale;
-      a_.mins[row * groups_ + g] = best_[r].min;
+      const float lift = best_[r].lift;
+      a_.mins[row * groups_ + g] = a_.grid.table.count != 0 ? lift : best_[r].min;
       uint8_t* codes = a_.codes + row * a_.k + begin_;
       for (int c = 0; c < end_ - begin_; ++c)
         codes[c] = static_cast<uint8_t>(
-            static_cast<int>(levels_[static_cast<size_t>(c) * kLanes + r]) + a_.grid.zero);
+            code_of(a_.grid, levels_[static_cast<size_t>(c) * kLanes + r], lift));
     }
   }
 

@@ -13,6 +13,7 @@ class Refinement {
         first_(block * kLanes),
         rows_(args.n - first_ < kLanes ? args.n - first_ : kLanes),
         groups_(args.groups()),
+        table_(args.grid.table.count != 0),
         level_(scratch),
         gradient_(level_ + static_cast<size_t>(args.k) * kLanes),
         change_(gradient_ + static_cast<size_t>(args.k) * kLanes) {
@@ -24,9 +25,9 @@ class Refinement {
       for (int j = 0; j < a_.k; ++j) {
         const size_t at = row * groups_ + j / a_.columns,
                      lane = static_cast<size_t>(j) * kLanes + r;
-        level_[lane] =
-            static_cast<float>(static_cast<int>(a_.codes[row * a_.k + j]) - a_.grid.zero);
-        error[lane] = a_.w[row * a_.k + j] - (a_.scales[at] * level_[lane] + a_.mins[at]);
+        level_[lane] = level_of(a_.grid, a_.codes[row * a_.k + j], a_.mins[at]);
+        const float min = table_ ? 0.0f : a_.mins[at];
+        error[lane] = a_.w[row * a_.k + j] - (a_.scales[at] * level_[lane] + min);
       }
     }
     add_products(0, a_.k, 0, a_.k, error, false);
@@ -39,7 +40,9 @@ class Refinement {
       for (int r = 0; r < kLanes; ++r) {
         const size_t at = static_cast<size_t>(first_ + r) * groups_ + g;
         scale_[r] = r < rows_ ? a_.scales[at] : 0.0f;
-        min_[r] = r < rows_ ? a_.mins[at] : 0.0f;
+        const float min = r < rows_ ? a_.mins[at] : 0.0f;
+        min_[r] = table_ ? 0.0f : min;
+        lift_[r] = table_ ? min : 0.0f;
       }
       for (int i = 0; i < a_.columns * kLanes; ++i) change_[i] = 0.0f;
       round_again();
@@ -49,7 +52,7 @@ class Refinement {
       for (int r = 0; r < rows_; ++r) {
         const size_t at = static_cast<size_t>(first_ + r) * groups_ + g;
         a_.scales[at] = scale_[r];
-        a_.mins[at] = min_[r];
+        if (!table_) a_.mins[at] = min_[r];
       }
     }
   }
@@ -58,7 +61,8 @@ class Refinement {
     for (int r = 0; r < rows_; ++r)
       for (int j = 0; j < a_.k; ++j)
         a_.codes[static_cast<size_t>(first_ + r) * a_.k + j] = static_cast<uint8_t>(
-            static_cast<int>(level_[static_cast<size_t>(j) * kLanes + r]) + a_.grid.zero);
+            code_of(a_.grid, level_[static_cast<size_t>(j) * kLanes + r],
+                    a_.mins[static_cast<size_t>(first_ + r) * groups_ + j / a_.columns]));
   }
 
  private:
@@ -105,18 +109,25 @@ class Refinement {
     for (int c = 0; c < count_; ++c) {
       const size_t at = static_cast<size_t>(begin_ + c) * kLanes;
       const float diagonal = h_[static_cast<size_t>(begin_ + c) * a_.k + begin_ + c];
-      float change[kLanes];
+      float change[kLanes], x[kLanes], level[kLanes];
       for (int r = 0; r < kLanes; ++r) {
         const float inverse = scale_[r] != 0.0f ? 1.0f / scale_[r] : 0.0f;
+        x[r] = level_[at + r] + gradient_[at + r] / diagonal * inverse;
+      }
+      if (table_) {
+        store(level, table_levels(a_.grid.table, load(x), load(lift_)));
+      } else {
+        for (int r = 0; r < kLanes; ++r) {
+          const float most = x[r] > low ? x[r] : low;
+          level[r] = ((most < high ? most : high) + 12582912.0f) - 12582912.0f;
+        }
+      }
+      for (int r = 0; r < kLanes; ++r) {
         const float gradient = gradient_[at + r];
-        float x = level_[at + r] + gradient / diagonal * inverse;
-        x = x > low ? x : low;
-        x = x < high ? x : high;
-        const float level = (x + 12582912.0f) - 12582912.0f;
-        const float step = scale_[r] * (level - level_[at + r]);
+        const float step = scale_[r] * (level[r] - level_[at + r]);
         const bool better = step * (step * diagonal - 2.0f * gradient) < 0.0f;
         change[r] = better ? step : 0.0f;
-        level_[at + r] = better ? level : level_[at + r];
+        level_[at + r] = better ? level[r] : level_[at + r];
       }
       apply(c, change);
     }
@@ -176,9 +187,11 @@ class Refinement {
   const RoundArgs& a_;
   const float* h_;
   const int first_, rows_, groups_;
+  const bool table_;
   int begin_ = 0, count_ = 0;                    // columns of the group
   float scale_[kLanes] = {}, min_[kLanes] = {};  // of the group
-  float *level_, *gradient_, *change_;           // [column][16 rows]
+  float lift_[kLanes] = {};
+  float *level_, *gradient_, *change_;  // [column][16 rows]
 };
 
 }  // namespace

@@ -4,7 +4,8 @@
 
 namespace slmq::SLMQ_ISA {
 
-// A group to be rounded; columns from count on up to a multiple of 8 weigh nothing.
+// A group to be rounded; columns from count on up to a multiple of 8 weigh nothing. What lies behind may be
+// read, too, sixteen at a time.
 struct Group {
   alignas(64) float w[kMaxGroup];
   alignas(64) float weight[kMaxGroup];  // of the squared error of a column, >= 0
@@ -15,6 +16,7 @@ struct Group {
 struct Fit {
   float scale, min;
   float error;  // weighted and squared; infinite if no scale will do
+  float lift;   // of the levels
 };
 
 static constexpr int kLanes8 = 8;  // partial sums of a group, added up as a tree
@@ -29,10 +31,37 @@ static float magnitude(float x) { return x < 0.0f ? -x : x; }
 // Neither infinite nor no number.
 static bool finite(float x) { return x - x == 0.0f; }
 
+// The nearest values of a table, lifted; between two the lower one.
+SLMQ_INLINE f32x16 table_levels(const Table& table, f32x16 x, f32x16 lift) {
+  const f32x16 zero = splat(0.0f);
+  f32x16 levels = splat(table.values[0]);
+  x = sub(x, lift);
+  for (int i = 0; i + 1 < table.count; ++i)
+    levels = add(levels, select_lt(splat(table.middles[i]), x, splat(table.steps[i]), zero));
+  return add(levels, lift);
+}
+
+// A level's code, and the other way round.
+static int code_of(const Grid& grid, float level, float lift) {
+  if (grid.table.count == 0) return static_cast<int>(level) + grid.zero;
+  int code = 0;
+  while (code + 1 < grid.table.count && level - lift > grid.table.middles[code]) ++code;
+  return code;
+}
+static float level_of(const Grid& grid, int code, float lift) {
+  if (grid.table.count == 0) return static_cast<float>(code - grid.zero);
+  return grid.table.values[code] + lift;
+}
+
 // The levels of a group under a scale and min.
 static void round_levels(const Grid& grid, const float* w, int count, float scale, float min,
-                         float* levels) {
+                         float lift, float* levels) {
   const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+  if (grid.table.count != 0) {
+    for (int c = 0; c < count; c += kLanes)
+      store(levels + c, table_levels(grid.table, mul(load(w + c), splat(inverse)), splat(lift)));
+    return;
+  }
   const float low = static_cast<float>(grid.low), high = static_cast<float>(grid.high);
   for (int c = 0; c < count; ++c) {
     float x = (w[c] - min) * inverse;
@@ -109,7 +138,8 @@ struct Search {
   const Grid& grid;
   const Scales& scales;
   const Group& group;
-  Fit best = {0.0f, 0.0f, __builtin_inff()};
+  float lift = 0.0f;  // of the table that is tried
+  Fit best = {0.0f, 0.0f, __builtin_inff(), 0.0f};
 };
 
 // Keeps the better of the best and this scale and min, as they are stored.
@@ -117,9 +147,9 @@ static void consider(Search* search, float scale, float min, float* levels) {
   const Grid& grid = search->grid;
   const Group& g = search->group;
   if (!store_scale(search->scales, &scale, &min)) return;
-  round_levels(grid, g.w, g.count, scale, min, levels);
+  round_levels(grid, g.w, g.count, scale, min, search->lift, levels);
   const float error = error_of(g, levels, scale, min);
-  if (error < search->best.error) search->best = {scale, min, error};
+  if (error < search->best.error) search->best = {scale, min, error, search->lift};
 }
 
 // The scale (and min) of least squared error for levels that stand.
@@ -142,7 +172,7 @@ static void try_from(Search* search, float scale, float min, int rounds) {
   alignas(64) float levels[kMaxGroup];
   const Group& g = search->group;
   consider(search, scale, min, levels);
-  round_levels(search->grid, g.w, g.count, scale, min, levels);
+  round_levels(search->grid, g.w, g.count, scale, min, search->lift, levels);
   for (int round = 0; round < rounds; ++round) {
     if (!least_squares(search->grid, g, levels, &scale, &min)) return;
     consider(search, scale, min, levels);
@@ -155,19 +185,20 @@ static void search_symmetric(Search* search) {
   for (int c = 0; c < g.count; ++c)
     if (magnitude(g.w[c]) > magnitude(extreme)) extreme = g.w[c];
   if (extreme == 0.0f) {
-    search->best = {0.0f, 0.0f, 0.0f};
+    search->best = {0.0f, 0.0f, 0.0f, 0.0f};
     return;
   }
   // The largest weight becomes the lowest level, or a little more: then it is cut. As the highest
   // level, which may be one less, it leaves the lowest to nobody.
-  const auto low = static_cast<float>(search->grid.low);
-  const auto high = static_cast<float>(search->grid.high);
+  const float low = static_cast<float>(search->grid.low) + search->lift;
+  const float high = static_cast<float>(search->grid.high) + search->lift;
   const float step = low / 32.0f;
-  for (int i = -3; i <= 10; ++i)
+  const int next = search->grid.table.count != 0 ? 2 : 1;  // a table costs more and minds less
+  for (int i = -3; i <= 10; i += next)
     try_from(search, extreme / (low + static_cast<float>(i) * step), 0.0f, 1);
-  for (int i = -1; i <= 6; ++i)
+  for (int i = -1; i <= 6; i += next)
     try_from(search, extreme / (high - static_cast<float>(i) * step), 0.0f, 1);
-  try_from(search, search->best.scale, 0.0f, 2);
+  if (search->best.lift == search->lift) try_from(search, search->best.scale, 0.0f, 2);
 }
 
 static void search_with_min(Search* search, int columns) {
@@ -201,6 +232,10 @@ static Fit search_group(const Grid& grid, const Scales& scales, const Group& gro
   Search search{grid, scales, group};
   if (!grid.has_min) {
     search_symmetric(&search);
+    if (grid.table.lift != 0.0f) {
+      search.lift = grid.table.lift;
+      search_symmetric(&search);
+    }
     return search.best;
   }
   int columns = group.count;
@@ -213,7 +248,7 @@ static Fit search_group(const Grid& grid, const Scales& scales, const Group& gro
 // Rows [row_begin, row_end); false if some scale does not fit.
 static bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
   const int groups = args.groups();
-  Group g;
+  Group g{};
   alignas(64) float levels[kMaxGroup];
   for (int row = row_begin; row < row_end; ++row) {
     const float* w = args.w + static_cast<size_t>(row) * args.k;
@@ -231,11 +266,11 @@ static bool search_rows(const RoundArgs& args, int row_begin, int row_end) {
       if (!finite(fit.error)) return false;
       const size_t at = static_cast<size_t>(row) * groups + i;
       args.scales[at] = fit.scale;
-      args.mins[at] = fit.min;
-      round_levels(args.grid, g.w, g.count, fit.scale, fit.min, levels);
+      args.mins[at] = args.grid.table.count != 0 ? fit.lift : fit.min;
+      round_levels(args.grid, g.w, g.count, fit.scale, fit.min, fit.lift, levels);
       uint8_t* codes = args.codes + static_cast<size_t>(row) * args.k + first;
       for (int c = 0; c < columns; ++c)
-        codes[c] = static_cast<uint8_t>(static_cast<int>(levels[c]) + args.grid.zero);
+        codes[c] = static_cast<uint8_t>(code_of(args.grid, levels[c], fit.lift));
     }
   }
   return true;

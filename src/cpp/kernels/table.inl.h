@@ -60,7 +60,7 @@ static constexpr void put_format(Kernels* table) {
     table->linear[static_cast<int>(Name)] = linear_float<WeightF16>;
   } else if constexpr (Name == Format::f32) {
     table->linear[static_cast<int>(Name)] = linear_float<WeightF32>;
-  } else if constexpr (info(Name).run == kWholeRow) {
+  } else if constexpr (info(Name).row_panels) {
     table->linear[static_cast<int>(Name)] = linear_rows<Name>;
   } else {
     table->linear[static_cast<int>(Name)] = linear<Weight<Name>>;

@@ -22,10 +22,14 @@
 //
 // Scales are float16[32], one per row of the pair, and so are mins and zeros (stored as -zero). They
 // are the pair-group's own if the run is one group, else shared. Two-level formats share float16[32]
-// d (and -dmin) in a run of 256 columns; a pair-group's own are int8[parts][32] factors of d (and as
-// many of dmin), where a part is 32 columns, or 16.
+// d (and -dmin) in a run of 256 columns, or of a row; a pair-group's own are int8[parts][32] factors of
+// d (and as many of dmin), where a part is 32 columns, or 16.
 //
-// Every piece is a multiple of 64 bytes, so a matrix that starts aligned stays aligned.
+// Codes of some formats are places in a table of sixteen integers. Where a format has a lift, its factors
+// are 2 * factor + bit, and the bit adds the lift to all that the table holds: that is a second table.
+//
+// All tiles begin at multiples of 64 bytes if a matrix does. Where a pair-group has half a line of factors,
+// every second one of a run has them in front of its tiles: 512 | 32, 32 | 512, 512 | 32 bytes, and so on.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +40,7 @@ namespace slmq {
 inline constexpr int kLanes = 16;     // rows of a tile; also the width of the vector layer
 inline constexpr int kPairRows = 32;  // rows of a tile pair
 inline constexpr int kGroup = 32;     // columns that share an activation's scale
+inline constexpr int kWholeRow = 0;   // a run that is as long as its row
 
 enum class Format : int {
   q4g32s = 0,
@@ -60,12 +65,27 @@ enum class Format : int {
   q2g64s = 19,
   q2g128s = 20,
   q2g256s = 21,
-  q1g128a = 22
+  q1g128a = 22,
+  n4g32 = 23,
+  n4k = 24,
+  n4g32s = 25,
+  f4g32s = 26
 };
-inline constexpr int kFormats = 23;
+inline constexpr int kFormats = 27;
 
 // What is added to scale * (q - zero): nothing, a min, or scale times a stored -zero.
 enum class Offset : int { none, min, zero };
+
+// What codes of four bits stand for, if not for themselves: int8, ascending or not.
+struct Values {
+  int8_t at[16];
+};
+// Places of a normal distribution, as in GGUF's IQ4_NL and IQ4_XS: dense around zero.
+inline constexpr Values kNormal4 = {
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}};
+// Twice the values of four-bit floats, E2M1.
+inline constexpr Values kFloat4 = {{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}};
+inline constexpr Values kCodes = {};  // codes stand for themselves
 
 struct FormatInfo {
   const char* name;
@@ -78,6 +98,10 @@ struct FormatInfo {
   bool quantized;  // activations are panels of integers; else float32 rows
   bool has_offset;
   int columns;  // k is a multiple of it
+  bool table;   // codes are places in `values`
+  Values values;
+  int lift;         // what a bit beside the factor adds to all values; 0: there is none
+  bool row_panels;  // activations have one scale a row, too
 
   int tile_bytes;        // 16 rows x 32 columns, without scales
   int pair_group_bytes;  // two tiles and what is the group's own
@@ -85,10 +109,9 @@ struct FormatInfo {
   int run_bytes;         // 0 if a run is as long as its row
 };
 
-inline constexpr int kWholeRow = 0;
-
 consteval FormatInfo make_format(const char* name, int bits, int zero, Offset offset, int run = 1,
-                                 bool two_level = false, int parts = 1) {
+                                 bool two_level = false, int parts = 1,
+                                 const Values& values = kCodes, int lift = 0) {
   FormatInfo f{name,
                bits,
                zero,
@@ -98,7 +121,13 @@ consteval FormatInfo make_format(const char* name, int bits, int zero, Offset of
                parts,
                bits < 16,
                offset != Offset::none,
-               run > 1 ? run * kGroup : 1,
+               run > 1     ? run * kGroup
+               : two_level ? 2 * kGroup  // whole lines of factors
+                           : 1,
+               values.at[7] != 0,
+               values,
+               lift,
+               run == kWholeRow && !two_level,
                0,
                0,
                0,
@@ -138,13 +167,38 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
     make_format("q2g128s", 2, 1, Offset::none, 4),
     make_format("q2g256s", 2, 1, Offset::none, 8),
     make_format("q1g128a", 1, 0, Offset::min, 4),  // w = scale * q + min
+    // w = d * factor * (values[q] + lift * bit)
+    make_format("n4g32", 4, 8, Offset::none, kWholeRow, true, 1, kNormal4, 4),
+    make_format("n4k", 4, 8, Offset::none, 8, true, 1, kNormal4, 4),
+    make_format("n4g32s", 4, 8, Offset::none, 1, false, 1, kNormal4),  // w = scale * values[q]
+    make_format("f4g32s", 4, 0, Offset::none, 1, false, 1, kFloat4),
 };
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
 
+// The values of a format with a table as kernels look them up: plus 128, and the nibbles of that.
+struct LookupTable {
+  alignas(16) uint8_t bytes[16];
+  alignas(16) uint8_t low[16];
+  alignas(16) uint8_t high[16];
+};
+consteval LookupTable lookup_table(const Values& values) {
+  LookupTable table{};
+  for (int i = 0; i < 16; ++i) {
+    const int byte = values.at[i] + 128;
+    table.bytes[i] = static_cast<uint8_t>(byte);
+    table.low[i] = static_cast<uint8_t>(byte % 16);
+    table.high[i] = static_cast<uint8_t>(byte / 16);
+  }
+  return table;
+}
+
 constexpr bool stays_aligned() {
-  for (const FormatInfo& f : kFormatInfo)
-    if (f.pair_group_bytes % 64 != 0 || f.shared_bytes % 64 != 0) return false;
+  for (const FormatInfo& f : kFormatInfo) {
+    const int groups = f.run == kWholeRow ? f.columns / kGroup : f.run;  // at the least
+    if (f.pair_group_bytes % 32 != 0 || f.shared_bytes % 64 != 0) return false;
+    if (groups * f.pair_group_bytes % 64 != 0) return false;
+  }
   return true;
 }
 static_assert(stays_aligned());
@@ -155,6 +209,8 @@ static_assert(info(Format::q6k).run_bytes == 8 * 832 + 64);
 static_assert(info(Format::q5g32s).run_bytes == 704 && info(Format::q6g32s).run_bytes == 832);
 static_assert(info(Format::q2g256s).run_bytes == 8 * 256 + 64);
 static_assert(info(Format::q1g128a).run_bytes == 4 * 128 + 128);
+static_assert(info(Format::n4k).run_bytes == 8 * 544 + 64);
+static_assert(info(Format::n4g32).pair_group_bytes == 544 && info(Format::n4g32s).run_bytes == 576);
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 

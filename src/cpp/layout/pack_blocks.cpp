@@ -40,15 +40,28 @@ void q5_1(In b, const Integers& out) {
   five_bits(b + 4, b + 8, out.codes);
 }
 
-constexpr int kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                1,    13,   25,  38,  53,  69,  89,  113};
+// Nibbles of 32 columns: low ones first.
+void four_bits(In low, Out codes) {
+  for (int j = 0; j < 16; ++j) {
+    codes[j] = low[j] & 15;
+    codes[16 + j] = low[j] >> 4;
+  }
+}
 
 void iq4_nl(In b, const Integers& out) {
-  const Out codes = out.codes;
   copy_half(b, out.d);
-  for (int j = 0; j < 16; ++j) {
-    codes[j] = static_cast<uint8_t>(kIq4Values[b[2 + j] & 15] + 128);
-    codes[16 + j] = static_cast<uint8_t>(kIq4Values[b[2 + j] >> 4] + 128);
+  four_bits(b + 2, out.codes);
+}
+
+// d, then the upper two bits of eight scales, their lower four, and the codes. A scale is 32 less; its
+// bit for another table, which is the lowest, stays 0.
+void iq4_xs(In b, const Integers& out) {
+  copy_half(b, out.d);
+  for (int j = 0; j < 8; ++j) {
+    const int low = j % 2 == 0 ? b[4 + j / 2] & 15 : b[4 + j / 2] >> 4;
+    const int high = b[2 + j / 4] >> (2 * (j % 4)) & 3;
+    out.scales[j] = static_cast<uint8_t>(2 * ((low | high << 4) - 32));
+    four_bits(b + 8 + 16 * j, out.codes + 32 * j);
   }
 }
 
@@ -136,8 +149,8 @@ void q6_k(In b, const Integers& out) {
   copy_half(b + 208, out.d);
 }
 
-constexpr void (*kDecode[kBlocks])(const uint8_t*, const Integers&) = {q5_0, q5_1, iq4_nl, q2_k,
-                                                                       q3_k, q4_k, q5_k,   q6_k};
+constexpr void (*kDecode[kBlocks])(const uint8_t*, const Integers&) = {
+    q5_0, q5_1, iq4_nl, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_xs};
 
 }  // namespace
 

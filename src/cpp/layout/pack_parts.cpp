@@ -46,6 +46,12 @@ bool put_codes(const FormatInfo& layout, const uint8_t* codes, int count, uint8_
   return true;
 }
 
+// Bytes of half a line in front of a group's tiles: its factors, in every second group of formats that
+// have so few.
+int in_front(const FormatInfo& layout, int group) {
+  return group % 2 * (layout.pair_group_bytes % 64);
+}
+
 bool finite_half(uint16_t h) { return (h & 0x7c00u) != 0x7c00u; }
 
 constexpr uint16_t kSign = 0x8000u;  // of a float16
@@ -78,7 +84,8 @@ bool put_scales(const PartsArgs& args, size_t source, int r, uint8_t* run, int r
   const auto* scales = static_cast<const uint8_t*>(args.scales) + at * count;
   const auto* mins = static_cast<const uint8_t*>(args.mins);
   for (int i = 0; i < count; ++i) {
-    uint8_t* own = run + i / layout.parts * group_bytes + tiles + row;
+    const int group = i / layout.parts;
+    uint8_t* own = run + group * group_bytes + (in_front(layout, group) != 0 ? 0 : tiles) + row;
     const int part = i % layout.parts;
     own[kPairRows * part] = scales[i];
     if (mins != nullptr) own[kPairRows * (layout.parts + part)] = mins[at * count + i];
@@ -92,7 +99,8 @@ PackStatus pack_row(const PartsArgs& args, size_t source, uint8_t* pair, int row
   const int groups = matrix_groups(args.k), in_run = run_groups(args.format, groups);
   for (int g = 0; g < groups; ++g) {
     uint8_t* run = pair + static_cast<size_t>(g / in_run) * run_bytes(args.format, groups);
-    uint8_t* tile = run + g % in_run * layout.pair_group_bytes + row / kLanes * layout.tile_bytes;
+    uint8_t* tile = run + g % in_run * layout.pair_group_bytes + in_front(layout, g % in_run) +
+                    row / kLanes * layout.tile_bytes;
     const int count = args.k - g * kGroup < kGroup ? args.k - g * kGroup : kGroup;
     const uint8_t* codes = args.codes + source * static_cast<size_t>(args.k) + g * kGroup;
     if (!put_codes(layout, codes, count, tile, row % kLanes)) return PackStatus::beyond_bits;

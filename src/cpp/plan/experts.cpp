@@ -340,7 +340,7 @@ std::vector<ExpertMatrix> checked_experts(std::vector<Weight> weights, int exper
     const Matrix& m = *weights[i].matrix;
     const std::string name = "mixture: " + what + " of expert " + std::to_string(i);
     if (m.n != n || m.k != k) fail(name + ": expected " + dims(n, k) + ", got " + dims(m.n, m.k));
-    if (info(m.format).run == kWholeRow)
+    if (info(m.format).row_panels)
       fail(name + ": expected a format whose scales are shared by groups, got " +
            info(m.format).name);
     if (info(m.format).quantized) check_quantized_width(k);

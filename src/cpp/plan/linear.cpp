@@ -26,7 +26,7 @@ constexpr const char* kBufferTypeNames[] = {"float32 rows", "quantized activatio
 
 BufferType input_type(Format format) {
   if (!info(format).quantized) return BufferType::f32;
-  return info(format).run == kWholeRow ? BufferType::row_panel : BufferType::panel;
+  return info(format).row_panels ? BufferType::row_panel : BufferType::panel;
 }
 
 // Weights that a block of rows meets at a time, in the second-level cache with them.
@@ -196,7 +196,7 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
   const int columns = (chunk.pair_end - chunk.pair_begin) * kPairRows;
   const auto activate = activation_ ? run.kernels->unary[static_cast<int>(*activation_)] : nullptr;
   const bool adapts = part.adds.slot >= 0;
-  if (slmq::info(part.matrix->format).run == kWholeRow && !adapts) args.activate = activate;
+  if (slmq::info(part.matrix->format).row_panels && !adapts) args.activate = activate;
   Behind behind;
   adds_.defer(run, part.adds, rows.begin, rows.count(), &args, &behind);
   adds_.fetch(run, part.adds, rows.begin, first, columns);

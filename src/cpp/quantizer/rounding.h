@@ -10,11 +10,20 @@
 
 namespace slmq {
 
-// Codes of a group: w ~ scale * level + min, level = code - zero within low..high.
+// Levels that are not all the integers of a range: values that ascend. A code is a place among them.
+struct Table {
+  static constexpr int kMost = 16;
+  int count;                                          // 0: there is no table
+  float values[kMost], steps[kMost], middles[kMost];  // to the next value
+  float lift;  // of the second table: all its values are so much more; 0: there is one table
+};
+
+// Codes of a group: w ~ scale * level + min, level = code - zero within low..high, or of a table.
 struct Grid {
   int low, high;  // levels
   int zero;       // code of level 0
   bool has_min;   // else min is 0
+  Table table;
 };
 
 // Which scales and mins a format can store.
@@ -44,7 +53,7 @@ struct RoundArgs {
   const float *d, *dmin;  // [n][units] of `stored`, or null
   int groups_per_unit;
   uint8_t* codes;        // [n][k]
-  float *scales, *mins;  // [n][groups]
+  float *scales, *mins;  // [n][groups]; with a table mins are what a group's levels are lifted by
 
   SLMQ_INLINE_MEMBER int groups() const { return (k + columns - 1) / columns; }
   SLMQ_INLINE_MEMBER int units() const {

@@ -25,8 +25,17 @@ const std::vector<Shape>& run_shapes() {
   return list;
 }
 
+// Of formats with whole lines of factors.
+const std::vector<Shape>& line_shapes() {
+  static const std::vector<Shape> list = {{49, 320, false, {33, 17, 16, 5, 4, 3, 2, 1}},
+                                          {40, 64, false, {17, 5, 4, 1}},
+                                          {64, 128, true, {17, 6, 5, 3, 1}}};
+  return list;
+}
+
 const std::vector<Shape>& shapes(Format format) {
   if (info(format).run > 1) return run_shapes();
+  if (info(format).columns > 1) return line_shapes();
   static const std::vector<Shape> list = {{32, 32, false, {33, 17, 16, 5, 4, 3, 2, 1}},
                                           {49, 100, false, {33, 17, 16, 5, 4, 3, 2, 1}},
                                           {40, 416, false, {17, 5, 4, 1}},
@@ -219,7 +228,7 @@ void run_linear(const Kernels& kernels, Results* results) {
       run_format(kernels.linear[f], name, format, Activations::a8, results);
       continue;
     }
-    const auto& names = info(format).run == kWholeRow ? kRowActivationNames : kActivationNames;
+    const auto& names = info(format).row_panels ? kRowActivationNames : kActivationNames;
     for (int i = 0; i < kActivations; ++i)
       run_format(kernels.linear[f], name + "." + names[i], format, static_cast<Activations>(i),
                  results);

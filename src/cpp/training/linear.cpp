@@ -10,7 +10,7 @@ namespace {
 // block to block.
 constexpr int kBlockPairs = 8;
 
-int whole_rows(const LinearUse& use) { return info(use.matrix->format).run == kWholeRow ? 1 : 0; }
+int whole_rows(const LinearUse& use) { return info(use.matrix->format).row_panels ? 1 : 0; }
 
 }  // namespace
 

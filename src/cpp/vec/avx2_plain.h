@@ -3,6 +3,7 @@
 //   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*128*16 = 30720)
 //                  vpmaddwd             pairs of 16-bit sums to 32 bits
 //   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
+//   dot_lookup     the same, on nibbles that vpshufb finds
 //   dot_planes     codes of 5 and 6 bits, widened to 32 bits before the 16-bit sums are full
 #pragma once
 
@@ -78,19 +79,43 @@ SLMQ_INLINE void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotSt
   growing.finish(sums);
 }
 
-// Eight rows of an int8 tile: the byte is 16 * high + low, and both nibbles are safe for maddubs.
-template <int M>
-SLMQ_INLINE void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&sums)[M]) {
+namespace {  // members, too, stay in this object
+
+// The nibbles of a byte, which is 16 * high + low: of four columns of eight rows, as they are stored.
+struct ByteNibbles {
+  const uint8_t* rows;
+  SLMQ_INLINE_MEMBER void get(int j, __m256i* low, __m256i* high) const {
+    const __m256i nibble = _mm256_set1_epi8(15), w = load_i8x32(rows + 64 * j);
+    *low = _mm256_and_si256(w, nibble);
+    *high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
+  }
+};
+// The same, of bytes that codes of four bits find in a table.
+struct LookupNibbles {
+  const uint8_t* rows;
+  const LookupTable& table;
+  SLMQ_INLINE_MEMBER void get(int j, __m256i* low, __m256i* high) const {
+    __m256i code = load_i8x32(rows + 64 * (j % 4));
+    if (j >= 4) code = _mm256_srli_epi16(code, 4);
+    code = _mm256_and_si256(code, _mm256_set1_epi8(15));
+    *low = _mm256_shuffle_epi8(load_table(table.low), code);
+    *high = _mm256_shuffle_epi8(load_table(table.high), code);
+  }
+};
+
+}  // namespace
+
+// Eight rows of bytes: both nibbles are safe for maddubs.
+template <class Nibbles, int M>
+SLMQ_INLINE void dot_nibbles_rows8(const Nibbles& nibbles, const int8_t* a, __m256i (&sums)[M]) {
   a = reread(a);
-  const __m256i nibble = _mm256_set1_epi8(15);
   __m256i low_i16[M], high_i16[M];
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
-    const __m256i w = load_i8x32(rows + 64 * j);
-    const __m256i w_low = _mm256_and_si256(w, nibble);
-    const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
+    __m256i w_low, w_high;
+    nibbles.get(j, &w_low, &w_high);
 #pragma GCC unroll 6
     for (int t = 0; t < M; ++t) {
       const __m256i activations = broadcast_i8x4(a + t * kGroup + 4 * j);
@@ -110,8 +135,17 @@ SLMQ_INLINE void dot_u8_rows8(const uint8_t* rows, const int8_t* a, __m256i (&su
 template <int M>
 SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   __m256i low[M], high[M];
-  dot_u8_rows8<M>(tile, a, low);
-  dot_u8_rows8<M>(tile + 32, a, high);
+  dot_nibbles_rows8(ByteNibbles{tile}, a, low);
+  dot_nibbles_rows8(ByteNibbles{tile + 32}, a, high);
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
+}
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            i32x16 (&sums)[M]) {
+  __m256i low[M], high[M];
+  dot_nibbles_rows8(LookupNibbles{tile, table}, a, low);
+  dot_nibbles_rows8(LookupNibbles{tile + 32, table}, a, high);
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }

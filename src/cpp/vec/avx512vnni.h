@@ -122,6 +122,7 @@ static inline i32x16 load_i8(const int8_t* p) {
 static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline i32x16 halved(i32x16 a) { return {_mm512_srai_epi32(a.v, 1)}; }
 static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_i8(int8_t* p, i32x16 a) {
@@ -202,6 +203,41 @@ SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M])
 #pragma GCC unroll 4
     for (int t = 0; t < M; ++t) {
       sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(a + t * kGroup + 4 * j));
+    }
+  }
+}
+
+// What the nibbles of a line find in a table of bytes: its low ones (half 0), or its high ones. A line
+// may begin where half of one ends.
+SLMQ_INLINE __m512i lookup_columns(const uint8_t* tile, const uint8_t (&values)[16], int half,
+                                   int j) {
+  const __m512i line = _mm512_loadu_si512(tile + 64 * j);
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(values)));
+  const __m512i code = half == 0 ? line : _mm512_srli_epi16(line, 4);
+  return _mm512_shuffle_epi8(table, _mm512_and_si512(code, _mm512_set1_epi8(15)));
+}
+// A tile of such codes as bytes, in the order of an int8 tile.
+SLMQ_INLINE void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16], uint8_t* bytes) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    _mm512_storeu_si512(bytes + 64 * i, lookup_columns(tile, values, i / 4, i % 4));
+}
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            i32x16 (&sums)[M]) {
+  a = reread(a);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i w_low = lookup_columns(tile, table.bytes, 0, j);
+    const __m512i w_high = lookup_columns(tile, table.bytes, 1, j);
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) {
+      const int8_t* four = a + t * kGroup + 4 * j;
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_low, broadcast_i8x4(four));
+      sums[t].v = _mm512_dpbusd_epi32(sums[t].v, w_high, broadcast_i8x4(four + 16));
     }
   }
 }

@@ -28,6 +28,15 @@ struct Planes<4> {
   }
 };
 
+// The same four columns of eight rows, of bytes that codes of four bits find in a table.
+struct Lookup {
+  const uint8_t* tile;
+  const LookupTable& table;
+  SLMQ_INLINE_MEMBER __m256i columns(int rows, int half, int j) const {
+    return _mm256_shuffle_epi8(load_table(table.bytes), Planes<4>{tile}.columns(rows, half, j));
+  }
+};
+
 }  // namespace
 
 // sums += columns [16 * First, 16 * Last) of sixteen rows.
@@ -75,6 +84,11 @@ SLMQ_INLINE void dot_bytes_u4(const uint8_t* bytes, const int8_t* a, const DotSt
 template <int M>
 SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   dot_tile<0, 2>(Bytes{tile}, a, sums);
+}
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            i32x16 (&sums)[M]) {
+  dot_tile<0, 2>(Lookup{tile, table}, a, sums);
 }
 template <int M>
 SLMQ_INLINE void add_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {

@@ -126,6 +126,9 @@ static inline i32x16 add(i32x16 a, i32x16 b) {
 static inline i32x16 sub(i32x16 a, i32x16 b) {
   return ints([&](int i) { return vsubq_s32(a.v[i], b.v[i]); });
 }
+static inline i32x16 halved(i32x16 a) {
+  return ints([&](int i) { return vshrq_n_s32(a.v[i], 1); });
+}
 static inline f32x16 to_f32(i32x16 a) {
   return floats([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }
@@ -259,12 +262,24 @@ struct Bytes {
   }
 };
 
+// Bytes that codes of four bits find in a table.
+struct Lookup {
+  static constexpr int bits = 8;
+  const uint8_t* tile;
+  uint8x16_t table;
+  SLMQ_INLINE_MEMBER Lookup(const uint8_t* of, const uint8_t (&values)[16])
+      : tile(of), table(vld1q_u8(values)) {}
+  template <int Half, int J>
+  SLMQ_INLINE_MEMBER uint8x16_t columns(int i) const {
+    return vqtbl1q_u8(table, Planes<4>{tile}.columns<Half, J>(i));
+  }
+};
+
 }  // namespace
 
 // A tile as bytes, in the order of an int8 tile.
-template <int Bits>
-SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
-  const Planes<Bits> planes{tile};
+template <class Tile>
+SLMQ_INLINE void store_bytes(const Tile& planes, uint8_t* bytes) {
   for (int i = 0; i < 4; ++i, bytes += 16) {
     vst1q_u8(bytes, (planes.template columns<0, 0>(i)));
     vst1q_u8(bytes + 64, (planes.template columns<0, 1>(i)));
@@ -276,7 +291,15 @@ SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
     vst1q_u8(bytes + 448, (planes.template columns<1, 3>(i)));
   }
 }
+template <int Bits>
+SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
+  store_bytes(Planes<Bits>{tile}, bytes);
+}
 SLMQ_INLINE void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
+// The same of what its codes find in a table.
+SLMQ_INLINE void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16], uint8_t* bytes) {
+  store_bytes(Lookup(tile, values), bytes);
+}
 
 // sums[t] = from[t] + the dots of columns [16 * First, 16 * Last) with token t: the table's own
 template <int First, int Last, class Tile, int M>
@@ -300,6 +323,19 @@ static inline int32_t sum_32(const int8_t* p) {
 }
 static inline int8x16_t less_128(uint8x16_t u) {
   return vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(128)));
+}
+
+// Dots of bytes, each table's own way; of stored ones, and of those that a table gives.
+template <class Tile, int M>
+SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]);
+template <int M>
+SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  dot_bytes_u8(Bytes<8>{tile}, a, sums);
+}
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            i32x16 (&sums)[M]) {
+  dot_bytes_u8(Lookup(tile, table.bytes), a, sums);
 }
 
 template <int M>

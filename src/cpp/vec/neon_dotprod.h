@@ -54,12 +54,12 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
   lines.template operator()<3>();
 }
 
-template <int M>
-SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+template <class Tile, int M>
+SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) from[t] = vdupq_n_s32(128 * sum_32(a + t * kGroup));
-  dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
+  dot_tile<0, 2>(tile, a, from, sums);
 }
 
 static inline int64_t peak_dots(int rounds, int32_t* sink) {

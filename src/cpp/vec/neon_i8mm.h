@@ -114,11 +114,11 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
   }
 }
 
-template <int M>
-SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+template <class Tile, int M>
+SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
   start_at_zero(from);
-  dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
+  dot_tile<0, 2>(tile, a, from, sums);
 }
 
 static inline int64_t peak_dots(int rounds, int32_t* sink) {

@@ -86,12 +86,12 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
   dot_rows8<1, First, Last>(tile, a, from, sums);
 }
 
-template <int M>
-SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+template <class Tile, int M>
+SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) from[t] = vdupq_n_s32(128 * sum_32(a + t * kGroup));
-  dot_tile<0, 2>(Bytes<8>{tile}, a, from, sums);
+  dot_tile<0, 2>(tile, a, from, sums);
 }
 
 // As many int4 dots as the ports take: 8 chains of smlal, 8 products each.

@@ -133,6 +133,12 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
   SLMQ_EACH(a.lane[i] - b.lane[i]);
   return r;
 }
+// Half of it, rounded down.
+static inline i32x16 halved(i32x16 a) {
+  i32x16 r;
+  SLMQ_EACH(a.lane[i] >> 1);
+  return r;
+}
 static inline f32x16 to_f32(i32x16 a) {
   f32x16 r;
   SLMQ_EACH(static_cast<float>(a.lane[i]));
@@ -210,6 +216,22 @@ template <int M>
 static inline void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart zeros[M] = {};
   dot_bytes_u4<M>(tile, a, zeros, sums);
+}
+
+// An int4 tile whose codes are places in a table: what they find, in the order of an int8 tile.
+static inline void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16], uint8_t* bytes) {
+  for (int i = 0; i < 256; ++i) {
+    bytes[i] = values[tile[i] & 15];
+    bytes[256 + i] = values[tile[i] >> 4];
+  }
+}
+// Dots of the table's bytes.
+template <int M>
+static inline void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                              i32x16 (&sums)[M]) {
+  uint8_t bytes[512];
+  unpack_lookup(tile, table.bytes, bytes);
+  dot_u8<M>(bytes, a, sums);
 }
 
 // A code of 1, 2, 5 or 6 bits in its planes (see formats.h).

@@ -28,8 +28,8 @@ def quantize(
         str | None,
         typer.Option(
             help="Weight format: int4 (q4g32a, the default), int8 (q8g32s), or one of q2k, "
-            "q4g128s, q4g64s, q4g128z, q4g32s, q4g64z, q4k, q4g32a, q5g32s, q5k, q5g32a, "
-            "q6g32s, q6k, q8g32s."
+            "q4g128s, q4g64s, q4g128z, n4g32, n4k, q4g32s, n4g32s, q4g64z, q4k, q4g32a, q5g32s, "
+            "q5k, q5g32a, q6g32s, q6k, q8g32s."
         ),
     ] = None,
     bits: Annotated[

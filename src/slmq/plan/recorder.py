@@ -585,7 +585,7 @@ class Recorder:
             if x.offset != 0:
                 raise ValueError("float weights need all columns of a buffer")
             return x.slice[0]
-        whole_rows = fmt.run == 0
+        whole_rows = fmt.row_panels
         if whole_rows not in x._quantized:
             number = self._recording.quantize(x.slice, self._activations, whole_rows)
             x._quantized[whole_rows] = self._own(number)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.quantizer.calibration import Moments
-from slmq.quantizer.grids import GRIDS, LARGEST_SCALE, MULTIPLES, Grid, Rounded
+from slmq.quantizer.grids import GRIDS, MULTIPLES, Grid, Rounded
 
 __all__ = [
     "METHODS",
@@ -146,12 +146,13 @@ def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Roun
 
 
 def _units(grid: Grid, found: _native.Rounding) -> _native.Units:
-    """d and dmin of every 256 columns: float32[n, k / 256], values that float16 holds."""
-    n = len(found.scales)
-    largest = np.abs(found.scales).reshape(n, -1, grid.per_unit).max(-1)
-    lowest = (-found.mins).reshape(n, -1, grid.per_unit).max(-1)
+    """d and dmin of every 256 columns, or of rows: float32[n, units], values that float16 holds."""
+    n, groups = found.scales.shape
+    lows = np.zeros_like(found.mins) if grid.values else -found.mins
+    largest = np.abs(found.scales).reshape(n, -1, grid.per_unit(groups)).max(-1)
+    lowest = lows.reshape(n, -1, grid.per_unit(groups)).max(-1)
     d, dmin = (
-        (value / np.float32(LARGEST_SCALE)).astype(np.float16).astype(np.float32)
+        (value / np.float32(grid.largest_scale)).astype(np.float16).astype(np.float32)
         for value in (largest, lowest)
     )
     return _native.Units(d=np.maximum(d, SMALLEST_HALF), dmin=dmin)

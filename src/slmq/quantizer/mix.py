@@ -12,11 +12,16 @@ __all__ = ["Choice", "Mix", "choose_formats"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A matrix of `size` weights and the damage that each format does."""
+    """A matrix of `size` weights in rows of `columns`, and the damage that each format does."""
 
     name: str
     size: int
     damage: Mapping[str, float]
+    columns: int = 256
+
+    def bits(self, fmt: str) -> float:
+        """Bits per weight in a format."""
+        return FORMATS[fmt].bits_in_rows(self.columns)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,9 @@ def choose_formats(choices: Sequence[Choice], bits: float) -> Mix:
     steps = [(i, step) for i, choice in enumerate(choices) for step in _hull(choice)]
     formats = [_options(choice)[0] for choice in choices]
     total = sum(choice.size for choice in choices)
-    stored = sum(_bits(fmt) * choice.size for fmt, choice in zip(formats, choices, strict=True))
+    stored = sum(
+        choice.bits(fmt) * choice.size for fmt, choice in zip(formats, choices, strict=True)
+    )
     damage = sum(choice.damage[fmt] for fmt, choice in zip(formats, choices, strict=True))
     if stored > bits * total:
         raise ValueError(f"bits: expected at least {stored / total:.4g}, got {bits:g}")
@@ -83,14 +90,10 @@ class _Step:
     gain: float  # saved damage per stored bit
 
 
-def _bits(fmt: str) -> float:
-    return FORMATS[fmt].bits_per_weight
-
-
 def _options(choice: Choice) -> list[str]:
     """Formats by bits, without those that cost more and damage as much."""
     found: list[str] = []
-    for fmt in sorted(choice.damage, key=lambda fmt: (_bits(fmt), choice.damage[fmt])):
+    for fmt in sorted(choice.damage, key=lambda fmt: (choice.bits(fmt), choice.damage[fmt])):
         if not found or choice.damage[fmt] < choice.damage[found[-1]]:
             found.append(fmt)
     return found
@@ -113,6 +116,6 @@ def _hull(choice: Choice) -> list[_Step]:
 
 
 def _step(choice: Choice, old: str, new: str) -> _Step:
-    bits = _bits(new) - _bits(old)
+    bits = choice.bits(new) - choice.bits(old)
     saved = choice.damage[old] - choice.damage[new]
     return _Step(new, bits, saved, saved / (bits * choice.size))

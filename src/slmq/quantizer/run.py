@@ -47,7 +47,10 @@ log = logging.getLogger("slmq")
 
 DEFAULT = "int4"
 # For rows that a format with longer runs does not fit: as many bits, in groups of 32 columns.
-SHORTER = {"q5k": "q5g32s", "q6k": "q6g32s", "q4g128s": "q4g32s", "q4g64s": "q4g32s"}
+SHORTER = {
+    **{"q5k": "q5g32s", "q6k": "q6g32s", "q4g128s": "q4g32s", "q4g64s": "q4g32s"},
+    **{"n4k": "n4g32s", "n4g32": "n4g32s"},
+}
 SHORTEST = "q4g32a"
 CLOSE = 0.05  # bits: a mix that has fewer by more is said
 
@@ -90,7 +93,7 @@ def quantize(
         The folder to write. It must not exist unless `force` is given.
     format : str, optional
         "int4" (q4g32a, the default), "int8" (q8g32s), or one of q2k, q4g128s, q4g64s, q4g128z,
-        q4g32s, q4g64z, q4k, q4g32a, q5g32s, q5k, q5g32a, q6g32s, q6k, q8g32s.
+        n4g32, n4k, q4g32s, n4g32s, q4g64z, q4k, q4g32a, q5g32s, q5k, q5g32a, q6g32s, q6k, q8g32s.
     bits : float, optional
         Instead of `format`: average bits per weight. Each matrix, including embedding and head,
         gets the format that its measured sensitivity calls for.
@@ -198,7 +201,7 @@ def _require_bits(settings: _Settings, source: Source) -> None:
     total = sum(wish.n * wish.k for wish in wishes)
     least = most = 0.0
     for wish in wishes:
-        bits = [FORMATS[fmt].bits_per_weight for fmt in MIXED if fits(fmt, wish.k)]
+        bits = [FORMATS[fmt].bits_in_rows(wish.k) for fmt in MIXED if fits(fmt, wish.k)]
         least += wish.n * wish.k * min(bits) / total
         most += wish.n * wish.k * max(bits) / total
     if not least <= settings.bits <= most:
@@ -246,7 +249,6 @@ def _formats(
     settings: _Settings, source: Source, pipeline: Pipeline, kept: KeptDamage
 ) -> tuple[Mix, dict[str, dict[str, float]]]:
     """The format of every matrix, and the damage that each would do."""
-    sizes = {w.name: w.n * w.k for w in source.wishes if w.rounds}
     if settings.format is not None:
         return Mix(_one_format(settings.format, source)), {}
     assert settings.bits is not None
@@ -254,7 +256,8 @@ def _formats(
     if damage is None:
         damage = pipeline.measure(MIXED)
         kept.write(damage)
-    choices = [Choice(name, size, damage[name]) for name, size in sizes.items()]
+    wishes = [wish for wish in source.wishes if wish.rounds]
+    choices = [Choice(w.name, w.n * w.k, damage[w.name], w.k) for w in wishes]
     mix = choose_formats(choices, settings.bits)
     if mix.bits < settings.bits - CLOSE:
         log.warning(
@@ -312,7 +315,7 @@ def _bits_per_weight(tensors: list[PackedTensor]) -> float:
     for tensor in tensors:
         if len(tensor.shape) == 2 and FORMATS[tensor.format].quantized:
             size = tensor.shape[0] * tensor.shape[1]
-            bits += FORMATS[tensor.format].bits_per_weight * size
+            bits += FORMATS[tensor.format].bits_in_rows(tensor.shape[1]) * size
             weights += size
     return bits / max(1.0, weights)
 

@@ -288,13 +288,13 @@ def _random_parts(fmt: Format, n: int, k: int, rng: np.random.Generator) -> Part
     levels = 3 if fmt.zero == 1 else 1 << fmt.bits  # two bits hold -1, 0 and 1
     # An int8 weight is stored plus 128 and is never -128.
     codes = rng.integers(1 if fmt.zero == 128 else 0, levels, (n, k), np.uint8)
-    step = WEIGHT_STD * np.sqrt(12) / levels
+    step = WEIGHT_STD / (np.std(fmt.values) if fmt.values else levels / np.sqrt(12))
     shared = (n, k // (fmt.run_groups(k) * GROUP))
     sizes = rng.uniform(0.5, 1.5, shared) * step
     middle = (levels - 1) / 2
     if fmt.two_level:
         factors = rng.integers(8, 16, (n, k // GROUP * fmt.parts)).astype(np.int8)
-        d = (sizes / 12).astype(np.float16)
+        d = (sizes / (6 if fmt.lift else 12)).astype(np.float16)
         if not fmt.offset:
             return Parts(codes, factors, None, d)
         return Parts(codes, factors, factors, d, (sizes / 12 * middle).astype(np.float16))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slmq.checkpoint.foreign.ggml_codebooks import CODEBOOKS, IQ4_VALUES
+from slmq.checkpoint.foreign.ggml_codebooks import CODEBOOKS, E2M1_DOUBLED, IQ4_VALUES
 
 __all__ = ["FLOAT_TYPES", "QUANTIZED_TYPES", "BlockIntegers", "block_integers", "dequantize"]
 
@@ -101,6 +101,10 @@ class BlockIntegers:
         return (wide[..., None] * per_block).reshape(factors.shape)
 
 
+# What codes are places of, in types that keep them so.
+CODES_OF = {"iq4_nl": IQ4_VALUES, "iq4_xs": IQ4_VALUES, "mxfp4": E2M1_DOUBLED}
+
+
 class BlockType(NamedTuple):
     """A type: its columns and bytes a block, and what turns uint8[n, bytes] into its integers."""
 
@@ -142,7 +146,7 @@ def block_integers(
         name: value.reshape(len(rows), -1) if isinstance(value, np.ndarray) else value
         for name, value in fields.items()
     }
-    codebook = IQ4_VALUES if kind == "iq4_nl" else None
+    codebook = CODES_OF.get(kind)
     group = k // per_row["scales"].shape[1] if "scales" in per_row else block.size
     return BlockIntegers(group=group, superblock=block.size, codebook=codebook, **per_row)
 

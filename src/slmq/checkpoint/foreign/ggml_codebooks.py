@@ -5,7 +5,8 @@ IQ1, IQ2 and IQ3 number the rows of a grid: four or eight small integers at once
 constants of the format, found by its author's search, and lie in grids.npz.
 
 Each decoder takes uint8[blocks, bytes] and returns the fields of `BlockIntegers`, [blocks, ...].
-Codes are stored plus `zero`; where a type's own scales are fractions, `d` holds the unit.
+Codes are stored plus `zero`, or as places of a table that one of our formats has, too; where a
+type's own scales are fractions, `d` holds the unit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slmq.formats import FLOAT4, NORMAL4
+
 __all__ = ["CODEBOOKS", "E2M1_DOUBLED", "IQ4_VALUES"]
 
 F32 = npt.NDArray[np.float32]
@@ -24,11 +27,9 @@ U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 I8 = npt.NDArray[np.int8]
 
-IQ4_VALUES = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
-)
+IQ4_VALUES = np.array(NORMAL4, np.int8)
 # Twice the values of four-bit floats, E2M1 (OCP Microscaling Formats 1.0).
-E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+E2M1_DOUBLED = np.array(FLOAT4, np.int8)
 
 
 @cache
@@ -102,8 +103,7 @@ def _iq4_xs(b: U8) -> dict[str, Any]:
     return {
         "d": _unit(b, 0, 1.0),
         "scales": (scales - np.uint8(32)).view(np.int8),
-        "codes": _plus(IQ4_VALUES[_nibbles(b[:, 8:], 16)], 128),
-        "zero": 128,
+        "codes": _nibbles(b[:, 8:], 16),
     }
 
 
@@ -114,8 +114,7 @@ def _mxfp4(b: U8) -> dict[str, Any]:
     bits = np.where(exponent < 2, small, (exponent.clip(min=1) - 1) << 23)
     return {
         "d": bits.astype(np.uint32).view(np.float32),
-        "codes": _plus(E2M1_DOUBLED[_nibbles(b[:, 1:], 16)], 16),
-        "zero": 16,
+        "codes": _nibbles(b[:, 1:], 16),
     }
 
 

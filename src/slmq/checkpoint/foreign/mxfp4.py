@@ -5,8 +5,8 @@ A stack "NAME" of matrices [n, k] is two tensors, which are cut by expert when a
     NAME_blocks[i]  uint8[n, k / 32, 16]   two codes a byte, the lower bits first
     NAME_scales[i]  uint8[n, k / 32]       powers of two, plus 127
 
-A code is a number of E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. Twice a code is an integer
-of five bits, and half a scale is a float16 if it is 2^-24 to 2^15, so q5g32s holds every value.
+A code is a number of E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. The table of f4g32s holds
+twice these, and half a scale is a float16 if it is 2^-24 to 2^15, so f4g32s holds every value.
 Matrices with other scales become float32.
 """
 
@@ -29,12 +29,11 @@ __all__ = ["MXFP4", "Mxfp4Matrix", "held_mxfp4", "mxfp4_matrices"]
 
 MXFP4 = "mxfp4"
 BLOCKS, SCALES = "_blocks", "_scales"
-CODES = (E2M1_DOUBLED + np.int8(16)).view(np.uint8)  # of q5g32s
 BIAS = 128  # of the exponents of scales that are half as large
 FIRST, LAST = BIAS - 24, BIAS + 15  # exponents whose scales are float16
 NAN = 255  # of E8M0
 
-HELD = ("q5g32s", "no value changes")
+HELD = ("f4g32s", "no value changes")
 WIDE = ("f32", "no value changes, but some of their scales are no float16")
 
 F32 = npt.NDArray[np.float32]
@@ -81,7 +80,7 @@ class Mxfp4Matrix:
     def pack(
         self, rows: Indices, order: I32 | None, arena: _native.Arena | None, threads: int
     ) -> _native.Matrix:
-        """Pack these rows in the format `kept`: every code is an integer of it."""
+        """Pack these rows in the format `kept`: codes change places."""
         n, k = len(rows), self.info.shape[1]
         if self.kept == "f32":
             whole = np.empty(self.info.shape, np.float32)
@@ -106,7 +105,7 @@ class Mxfp4Matrix:
         stored = self._checkpoint.read(self.parts[0], begin, end).reshape(end - begin, -1)
         codes = np.empty(out.shape, np.uint8)
         _decode(stored, codes)
-        values = codes.astype(np.float32) - np.float32(16)
+        values = E2M1_DOUBLED[codes].astype(np.float32)
         exponents = np.repeat(self._exponents()[begin:end], GROUP, axis=1)
         with np.errstate(over="ignore"):  # infinities are refused when it is packed
             np.ldexp(values, exponents, out=out)
@@ -152,8 +151,8 @@ def held_mxfp4(
 
 
 def _decode(stored: U8, codes: U8) -> None:
-    codes[:, 0::2] = CODES[stored & np.uint8(15)]
-    codes[:, 1::2] = CODES[stored >> 4]
+    codes[:, 0::2] = stored & np.uint8(15)
+    codes[:, 1::2] = stored >> 4
 
 
 def mxfp4_matrices(checkpoint: Checkpoint) -> dict[str, Mxfp4Matrix]:

@@ -36,7 +36,8 @@ U8 = npt.NDArray[np.uint8]
 BLOCK_FORMATS = {
     "q5_0": "q5g32s",
     "q5_1": "q5g32a",
-    "iq4_nl": "q8g32s",
+    "iq4_nl": "n4g32s",
+    "iq4_xs": "n4k",
     "q2_k": "q2k",
     "q3_k": "q6k",
     "q4_k": "q4k",
@@ -63,8 +64,7 @@ WIDENED: dict[str, tuple[str, str | None]] = {
     "iq2_s": ("q8g32s", VALUES_ROUND),
     "iq3_xxs": ("q6k", ALL_VALUES),
     "iq3_s": ("q6k", ALL_VALUES),
-    "iq4_xs": ("q8g32s", SCALES_ROUND),
-    "mxfp4": ("q5g32s", ALL_VALUES),
+    "mxfp4": ("f4g32s", ALL_VALUES),
 }
 
 
