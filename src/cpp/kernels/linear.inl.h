@@ -38,9 +38,6 @@ struct Weight {
     return in_front ? pair : pair + 2 * tile_bytes;
   }
 
-  // Groups that share scales, in rows of so many.
-  static constexpr int run_groups(int groups) { return run == kWholeRow ? groups : run; }
-
   static inline DotStart start(const int16_t* eights, int32_t sum) {
     return starts_low ? start_eights(eights, sum) : start_zero();
   }
@@ -254,7 +251,7 @@ template <class Weight>
   const PanelTokens first(args, row);
   for (int i = 0; i < low.count;) {
     const int group = low.at[i] / 16, t = low.at[i] % 16;
-    const int in_run = Weight::run_groups(args.groups);
+    const int in_run = Weight::run == kWholeRow ? args.groups : Weight::run;
     const uint8_t* run = weight + static_cast<size_t>(group / in_run) *
                                       (in_run * Weight::pair_group_bytes + Weight::shared_bytes);
     const uint8_t* pair = run + group % in_run * Weight::pair_group_bytes;
@@ -309,7 +306,10 @@ template <class Weight, int M>
   PanelTokens a(args, 0);
   const uint8_t* begin = weight;
   const Ahead ahead = args.ahead;
-  const int groups = args.groups, in_run = Weight::run_groups(groups);
+  const int groups = args.groups;
+  // Spelled out, not asked of a function: only a literal keeps a compiler for ARM from loading shared
+  // scales before the lines.
+  const int in_run = Weight::run == kWholeRow ? groups : Weight::run;
 #pragma GCC unroll 6  // every loop over sums, or they live in memory
   for (int t = 0; t < M; ++t) sums[0][t] = sums[1][t] = splat(0.0f);
   for (int g = 0; g < groups; g += in_run) {
@@ -367,7 +367,7 @@ template <class Weight, bool Packed>
 [[gnu::noinline]] static void add_all_low_planes(const LinearArgs& args, const uint8_t* weight,
                                                  int row, float* sums) {
   const int rows = panel_rows(args.m, row);
-  const int in_run = Weight::run_groups(args.groups);
+  const int in_run = Weight::run == kWholeRow ? args.groups : Weight::run;
   PanelTokens a(args, row);
   for (int g = 0; g < args.groups; g += in_run) {
     const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
@@ -387,7 +387,7 @@ template <class Weight, bool Packed>
   const int rows = panel_rows(args.m, row);
   const uint8_t* begin = weight;
   const Ahead ahead = args.ahead;
-  const int groups = args.groups, in_run = Weight::run_groups(groups);
+  const int groups = args.groups, in_run = Weight::run == kWholeRow ? groups : Weight::run;
   PanelTokens a(args, row);
   for (int i = 0; i < rows * kPairRows; i += 16) store(sums + i, splat(0.0f));
   for (int g = 0; g < groups; g += in_run) {

@@ -114,7 +114,7 @@ static void pair_times_tiles(Tiles& tiles, const LinearArgs& args, const uint8_t
   TileBuffers buffers;
   PanelTokens a(args, row);
   for (int i = 0; i < kPanelRows * kPairRows; i += kLanes) store(sums + i, splat(0.0f));
-  const int in_run = Weight::run_groups(args.groups);
+  const int in_run = Weight::run == kWholeRow ? args.groups : Weight::run;
   for (int g = 0; g < args.groups; g += in_run) {
     const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
     for (int i = 0; i < in_run; ++i) {
