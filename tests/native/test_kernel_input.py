@@ -235,7 +235,7 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
     "rows of a matrix": (lambda: float_matrix().dequantize(0, 41), "within 0..40"),
     "rows backwards": (lambda: float_matrix().dequantize(3, 2), "within 0..40"),
     "negative rows": (lambda: float_matrix().dequantize(-1, 2), "within 0..40"),
-    "source type": (lambda: pack(normal(1, 1), "f32", "q9_k"), "q6_k, got 'q9_k'"),
+    "source type": (lambda: pack(normal(1, 1), "f32", "q9_k"), "q6_k, iq4_xs, got 'q9_k'"),
     "format of blocks": (lambda: pack(normal(1, 1), "f32", "q4_k"), "format q4k for q4_k, got f32"),
     "format": (lambda: pack(normal(1, 1), "int4"), "got 'int4'"),
     "no rows": (lambda: _native.packed_bytes("f32", 0, 5), "1..2^28 rows and columns, got 0 x 5"),
