@@ -24,8 +24,10 @@ ARM64_TABLES = {
     "neon_dotprod": "-march=armv8.2-a+dotprod",
     "neon_i8mm": "-march=armv8.2-a+dotprod+i8mm",
 }
-# Whole rows have their scales behind all groups.
-QUANTIZED = {i: fmt for i, fmt in enumerate(FORMATS.values()) if fmt.quantized and fmt.run}
+# Where a row has one scale and nothing else, it stands behind all groups.
+QUANTIZED = {
+    i: fmt for i, fmt in enumerate(FORMATS.values()) if fmt.quantized and (fmt.run or fmt.two_level)
+}
 
 
 def late_lines(path: Path, code: Code, expected: set[int]) -> dict[str, list[str]]:
