@@ -146,6 +146,17 @@ def test_a_packed_base(tiny_model_path: Path, tmp_path: Path) -> None:
     assert shares[0] < 1 < shares[1]  # what is smaller than the steps is lost
 
 
+def test_a_packed_base_whose_format_needs_a_search(tiny_model_path: Path, tmp_path: Path) -> None:
+    """The quantizer's: the sum is not rounded to it without one."""
+    weights = read_safetensors(LLAMA / "model.safetensors")
+    pairs = random_pairs(weights, layer_modules(weights), rank=5)
+    adapter = peft_folder(tmp_path / "adapter", pairs)
+    packed = slmq.quantize(tiny_model_path, tmp_path / "packed", format="q5g32s", method="rtn").path
+    with pytest.raises(slmq.UnsupportedModelError, match=r"is q5g32s, .* merge it into floats"):
+        slmq.merge(packed, adapter, tmp_path / "out", packed=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_says_what_is_lost(tiny_model_path: Path, tmp_path: Path) -> None:
     weights = read_safetensors(LLAMA / "model.safetensors")
     adapter = peft_folder(

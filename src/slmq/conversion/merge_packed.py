@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from slmq.conversion.folder import new_folder, source_files
 from slmq.conversion.sentences import copy_sentences, write_sentences
 from slmq.conversion.source import Source
 from slmq.errors import UnsupportedModelError
+from slmq.formats import ROUNDED
 from slmq.models.adapted import Part, fitted
 from slmq.models.family import Family
 from slmq.tokenizer.save import save_tokenizer
@@ -79,6 +80,7 @@ def merge_packed(
                 f"{lora.path}: the adapter has a bias for {biases[0]}: merge it into floats, and "
                 f"quantize the folder"
             )
+        _require_rounding(source, parts, lora)
         total = sum(wish.tensor.nbytes for wish in source.wishes)
         provenance = {
             "format_version": int(VERSION),
@@ -109,6 +111,17 @@ def merge_packed(
     worst = max(shares, key=lambda name: shares[name])
     lost, added = (sum(values) for values in zip(*losses.values(), strict=True))
     return Merged(target, _share(lost, added), (worst, shares[worst]))
+
+
+def _require_rounding(source: Source, parts: Mapping[str, Part], lora: Lora) -> None:
+    """Refuse formats that need the quantizer's search, before anything is written."""
+    for wish in source.wishes:
+        fmt = wish.tensor.format
+        if wish.is_matrix and wish.name in parts and fmt not in ROUNDED:
+            raise UnsupportedModelError(
+                f"{lora.path}: {wish.name} of the model is {fmt}, and a sum is rounded to "
+                f"{', '.join(ROUNDED)} only: merge it into floats, and quantize the folder"
+            )
 
 
 @dataclass(frozen=True)
