@@ -113,8 +113,11 @@ def refused(server: LiveServer) -> None:
 
 def crowd(server: LiveServer) -> None:
     """Some find no place, and some would have to wait longer than they want."""
-    clients = [server.send(CHAT, {**ENDLESS, "stream": True, "seed": i}) for i in range(5)]
-    wait_until(lambda: server.service.open_talks == 5)
+    clients = []
+    for i in range(5):
+        clients.append(server.send(CHAT, {**ENDLESS, "stream": True, "seed": i}))
+        wait_until(lambda: server.service.open_talks == len(clients))
+        wait_until(lambda: server.model.stats().running == min(len(clients), 2))  # others may wait
     for i in range(6):
         body = {**ASKED, "n": 2, "temperature": i % 2, "stream": i % 3 == 0}
         assert server.ask(CHAT, body).status == 429
