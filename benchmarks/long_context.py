@@ -4,7 +4,8 @@ The time that a long context adds to a step is attention reading the cached keys
 bytes over that time, against plain reading of memory in the same process. Long steps, short steps
 and the probe alternate, because a machine's speed drifts by more than the difference.
 
-    python benchmarks/long_context.py [MODEL] [--positions 8192] [--kv f16 int8] [--threads 1 2]
+    python benchmarks/long_context.py [MODEL] [--positions 8192] [--kv f16 int8 int4]
+                                      [--threads 1 2]
 
 Without MODEL: random weights with the dimensions of SmolLM2-135M (30 layers, 9 heads, 3 KV heads of
 64 channels) in q4g32a.
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", help="catalogue name, folder or .gguf file")
     parser.add_argument("--positions", type=int, default=8192)
     parser.add_argument("--short", type=int, default=128)
-    parser.add_argument("--kv", nargs="+", default=["f16", "int8"])
+    parser.add_argument("--kv", nargs="+", default=["f16", "int8", "int4"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)

@@ -228,7 +228,7 @@ def test_mypy_sees_wrong_words(tmp_path: Path) -> None:
         ("n_ctx", 0, "n_ctx: expected an int in 1..16777216, got 0"),
         ("n_ctx", 1 << 25, "n_ctx: expected"),
         ("n_threads", 0, "n_threads: expected an int in 1..1024, got 0"),
-        ("kv_dtype", "int4", "kv_dtype: expected one of 'f16', 'f32', 'int8'; got 'int4'"),
+        ("kv_dtype", "int2", "kv_dtype: expected one of 'f16', 'f32', 'int8', 'int4'; got 'int2'"),
         ("kv_dtype", None, "kv_dtype: expected one of"),
         ("memory", "disk", "memory: expected one of 'mmap', 'huge', 'small'; got 'disk'"),
         ("activations", "a16g32", "activations: expected one of 'mixed', 'exact'"),

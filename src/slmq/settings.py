@@ -67,7 +67,7 @@ PackedFormat = Literal[
     "q6k",
     "q8g32s",
 ]
-KvDtype = Literal["f16", "f32", "int8"]
+KvDtype = Literal["f16", "f32", "int8", "int4"]
 Memory = Literal["mmap", "huge", "small"]
 Activations = Literal["mixed", "exact"]
 EncoderActivations = Literal["fast", "mixed", "exact"]

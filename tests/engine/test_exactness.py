@@ -56,7 +56,8 @@ def test_rows_by_themselves(format: str, kv_dtype: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(1, len(TOKENS) - 1), max_size=6), st.sampled_from(["f16", "f32", "int8"])
+    st.lists(st.integers(1, len(TOKENS) - 1), max_size=6),
+    st.sampled_from(["f16", "f32", "int8", "int4"]),
 )
 def test_any_chunking(cuts: list[int], kv_dtype: str) -> None:
     """However a prompt is cut."""
@@ -65,7 +66,7 @@ def test_any_chunking(cuts: list[int], kv_dtype: str) -> None:
     assert np.array_equal(feed(plan, plan.cache.sequence(), TOKENS, cuts=cuts), want)
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8", "int4"])
 @pytest.mark.parametrize("keep", [1, 15, 16, 17, 31, 63, 64, 65])
 def test_cache_reuse(keep: int, kv_dtype: str) -> None:
     """A sequence that went another way, cut back and continued; and a fork of it."""
@@ -80,7 +81,7 @@ def test_cache_reuse(keep: int, kv_dtype: str) -> None:
     assert np.array_equal(feed(plan, fork, tokens[keep:]), want[keep:])
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8", "int4"])
 def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
     """Beyond 512 positions one row is attended in parts: by one thread or by several."""
     tokens = (TOKENS * 30)[:1100]

@@ -75,19 +75,23 @@ def test_a_table_that_holds_no_numbers_gives_none(tmp_path: Path) -> None:
 # --- shared keys ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "int8", "int4"])
 def test_layers_without_keys_take_no_room(kv_dtype: str) -> None:
     """Four of eight layers have keys: two of one head of 16 channels, two of one of 32."""
     made = build(TABLE.folder, kv_dtype=kv_dtype)
     plain = read_golden("gemma4_text", "keys_for_values")
     assert build(plain.folder, kv_dtype=kv_dtype).native.page_bytes > 0
     channels = 2 * 16 + 2 * 32
+    if kv_dtype == "int4":  # keys of 16 channels take a group of 32
+        keys, values = 4 * (16 + 2), 2 * (8 + 4) + 2 * (16 + 4)
+        assert made.native.page_bytes == 64 * (keys + values)
+        return
     element = {"f16": 2, "f32": 4, "int8": 1}[kv_dtype]
     scales = 2 * 4 * 4 if kv_dtype == "int8" else 0  # a float32 of every key and value
     assert made.native.page_bytes == 64 * (2 * channels * element + scales)
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8", "int4"])
 @pytest.mark.parametrize("length", [0, 9, 40, 64, 70])
 def test_forks_and_truncations_go_on_with_the_same_bits(length: int, kv_dtype: str) -> None:
     made = build(TABLE.folder, format=None, kv_dtype=kv_dtype, threads=2)

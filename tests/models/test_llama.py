@@ -363,9 +363,9 @@ def test_unknown_names_of_options(tmp_path: Path) -> None:
     ):
         logits_of(golden.folder, [1], format="q4_k_m")
     with pytest.raises(
-        ValueError, match="kv_dtype: expected one of 'f16', 'f32', 'int8'; got 'int4'"
+        ValueError, match="kv_dtype: expected one of 'f16', 'f32', 'int8', 'int4'; got 'int2'"
     ):
-        logits_of(golden.folder, [1], kv_dtype="int4")
+        logits_of(golden.folder, [1], kv_dtype="int2")
     with pytest.raises(ValueError, match="unknown ISA 'sse'"):
         logits_of(golden.folder, [1], isa="sse")
     with pytest.raises(ValueError, match="activations: expected one of 'mixed', 'exact'; got 'a4'"):

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference as ref
+import reference_int4 as ref4
 from kernel_cases import ISAS, SCALAR, assert_within, normal, pack, same_bits
 
 from slmq import _native
 
 F32 = npt.NDArray[np.float32]
 
-KV_TYPES = ("f16", "f32", "int8")
+KV_TYPES = ("f16", "f32", "int8", "int4")
 LENGTHS = (1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 700)
 HEAD_DIMS = (8, 12, 20, 64, 80, 128)
 
@@ -25,8 +26,10 @@ def problem(m: int, t: int, heads: int, kv_heads: int, head_dim: int) -> tuple[F
     return q, k, normal(t, kv_heads, head_dim, seed=2)
 
 
-def stored(x: F32, kv: str) -> Any:
+def stored(x: F32, kv: str, keys: bool = False) -> Any:
     """Keys or values [t, kv_heads, d] as the cache holds them."""
+    if kv == "int4":
+        return ref4.held(x, keys)
     if kv == "int8":
         codes, scale = ref.quantize_cached(x)
         return codes * scale.astype(np.float64)[..., None]
@@ -49,7 +52,9 @@ def assert_attention(
     scale = float(np.float32(q.shape[2] ** -0.5 if scale is None else scale))
     arguments: Any = (q, k, v, scale, window, kv, softcap, causal, bias)
     got: F32 = SCALAR.attention(*arguments)
-    stored_k, stored_v = stored(k, kv), stored(v, kv)
+    stored_k, stored_v = stored(k, kv, keys=True), stored(v, kv)
+    if kv == "int4":
+        q = ref4.asked(q)
     positions = np.arange(len(k) - len(q), len(k))
     options: Any = {"scale": scale, "window": window or None, "softcap": softcap or None}
     options |= {"causal": causal, "bias": bias}
@@ -57,6 +62,8 @@ def assert_attention(
     bound = ref.attention_bound(q, stored_k, stored_v, positions, **options)
     if kv == "int8":
         bound = bound + ref.attention_int8_bound(q, stored_k, stored_v, positions, **options)
+    if kv == "int4":
+        bound = bound + ref4.int4_bound(q, stored_k, stored_v, positions, **options)
     assert_within(got, want, bound)
     for name, table in ISAS.items():
         assert same_bits(table.attention(*arguments), got), name
@@ -100,7 +107,7 @@ def test_windows(window: int, kv: str) -> None:
         assert_within(
             got,
             ref.f64(np.repeat(stored(v[-3:], kv), 2, axis=1)),
-            np.full(got.shape, 1e-4 if kv == "int8" else 1e-6),
+            np.full(got.shape, 1e-4 if kv.startswith("int") else 1e-6),
         )
     if window >= 600:
         whole = SCALAR.attention(q, k, v, float(np.float32(12**-0.5)), 0, kv)
@@ -115,7 +122,7 @@ def test_scales(scale: float, kv: str) -> None:
     got = assert_attention(q, k, v, kv=kv, scale=scale)
     if scale == 0:
         mean = ref.f64(stored(v[:529], kv)).mean(axis=0)
-        assert_within(got[0], mean, np.full(mean.shape, 1e-4 if kv == "int8" else 1e-5))
+        assert_within(got[0], mean, np.full(mean.shape, 1e-4 if kv.startswith("int") else 1e-5))
 
 
 @pytest.mark.parametrize("kv", KV_TYPES)
@@ -259,11 +266,12 @@ def test_int8_keeps_the_extremes_of_a_head() -> None:
     assert not got[0, 1].any()
 
 
-def test_int8_takes_at_most_512_channels() -> None:
-    assert_attention(*problem(1, 20, 1, 1, 512), kv="int8")
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_integers_take_at_most_512_channels(kv: str) -> None:
+    assert_attention(*problem(1, 20, 1, 1, 512), kv=kv)
     with pytest.raises(ValueError, match="at most 512 channels, got 513"):
-        SCALAR.attention(*problem(1, 2, 1, 1, 513), 1.0, 0, "int8")
-    recording: Any = _native.Recording(1, 4, 4, 64, "int8")
+        SCALAR.attention(*problem(1, 2, 1, 1, 513), 1.0, 0, kv)
+    recording: Any = _native.Recording(1, 4, 4, 64, kv)
     x = recording.embed(pack(normal(64, 3 * 1024), "f32"))
     slices: Any = [(x, 1024 * i, 513) for i in range(3)]
     with pytest.raises(ValueError, match=r"at most 512 channels, got 513; use kv_dtype='f16'"):

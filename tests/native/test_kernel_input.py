@@ -210,7 +210,7 @@ BAD_VALUES: dict[str, tuple[Callable[[], Any], str]] = {
     "no channels": (lambda: attend((1, 1, 0), (2, 1, 0)), "head_dim >= 1"),
     "kv type": (
         lambda: attend((1, 1, 8), (2, 1, 8), kv_type="f64"),
-        "'f16', 'f32' or 'int8', got 'f64'",
+        "'f16', 'f32', 'int8' or 'int4', got 'f64'",
     ),
     "activations": (
         lambda: SCALAR.quantize(normal(1, 2), "a4"),

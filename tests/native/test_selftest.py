@@ -101,7 +101,7 @@ def test_no_kernel_is_left_out(selftest: Path) -> None:
     wanted |= {f"{verb}.{kv}" for verb in ("kv_append", "attend", "model") for kv in ("f16", "f32")}
     wanted |= {"rmsnorm", "layernorm", "rope", "swiglu", "geglu", "softcap", "softmax"}
     wanted |= {"gelu", "gelu_tanh", "relu", "relu2", "silu", "tanh", "xielu"}
-    wanted |= {f"attend_softcap.{kv}" for kv in ("f16", "f32", "int8")}
+    wanted |= {f"attend_softcap.{kv}" for kv in ("f16", "f32", "int8", "int4")}
     wanted |= {"merge", "attend_finish", "model.split"}
     assert wanted <= hashes(run(selftest).stdout)["scalar"].keys()
 

@@ -243,7 +243,7 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Recording], Any], str]] = {
     "no vocabulary": (lambda r: _native.Recording(1, 8, 8, 0), "a vocabulary of at least 1, got 0"),
     "a cache of float8": (
         lambda r: _native.Recording(1, 8, 8, 8, "f8"),
-        "'f16', 'f32' or 'int8', got 'f8'",
+        "'f16', 'f32', 'int8' or 'int4', got 'f8'",
     ),
 }
 

@@ -204,8 +204,8 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   if (hd < 1) throw py::value_error("attention: expected head_dim >= 1");
   if (!(softcap >= 0.0f)) throw py::value_error("attention: expected softcap >= 0");
   const KvType type = kv_type_named(kv_type);
-  if (type == KvType::int8 && hd > kMaxInt8HeadDim)
-    throw py::value_error("attention: int8 takes heads of at most 512 channels, got " +
+  if ((type == KvType::int8 || type == KvType::int4) && hd > kMaxInt8HeadDim)
+    throw py::value_error("attention: " + kv_type + " takes heads of at most 512 channels, got " +
                           std::to_string(hd));
   AttentionConfig config{heads, kv_heads, hd, 0, window, scale, type, 0, softcap, causal};
   AttentionShape shape = attention_shape(config);

@@ -393,9 +393,7 @@ Scores scores_named(const std::string& name) {
 }
 
 KvType kv_type_named(const std::string& name) {
-  for (const KvType type : {KvType::f16, KvType::f32, KvType::int8})
-    if (name == kv_type_name(type)) return type;
-  throw py::value_error("kv_type: expected 'f16', 'f32' or 'int8', got '" + name + "'");
+  return static_cast<KvType>(place_of(name, kKvTypeNames, "kv_type"));
 }
 
 // x @ m.T with one ISA's kernels: rows are quantized once, pairs are handed out by a counter.

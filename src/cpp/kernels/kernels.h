@@ -108,12 +108,21 @@ struct ProductArgs {
 //
 // int8: key = scale * q with scale = max |key| / 127 over the head's channels, rounded to nearest
 // even; the scale of a key or value with an infinity or a NaN is NaN.
-enum class KvType : int { f16 = 0, f32 = 1, int8 = 2 };
-inline constexpr int kKvTypes = 3;
+//
+//   int4       tiles of q4g32s without scales: keys [4 tiles of positions][groups of channels][256
+//              bytes], scales float16[4 tiles][groups][16]; values [value_stride / 16][2 groups of
+//              positions][256 bytes], scales float32[64]
+//
+// int4: key and value turned by a Hadamard matrix (attention_int4.inl.h); scale * (code - 8), where
+// the largest magnitude of 32 channels of a key, and of all of a value, has the code 0.
+enum class KvType : int { f16 = 0, f32 = 1, int8 = 2, int4 = 3 };
+inline constexpr int kKvTypes = 4;
+inline constexpr const char* kKvTypeNames[kKvTypes] = {"f16", "f32", "int8", "int4"};
 inline constexpr int kPagePositions = 64;
-inline constexpr int kPartPositions = 512;   // attention splits here, whatever the thread count
-inline constexpr int kMaxQueries = 64;       // of one attend() call
-inline constexpr int kMaxInt8HeadDim = 512;  // sums of 127 * 32767 stay within 32 bits
+inline constexpr int kPartPositions = 512;  // attention splits here, whatever the thread count
+inline constexpr int kMaxQueries = 64;      // of one attend() call
+inline constexpr int kMaxInt8HeadDim =
+    512;  // of int4, too: sums of 127 * 32767 stay within 32 bits
 
 struct AttentionShape {
   int head_dim;

@@ -169,5 +169,21 @@ SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_st
   }
 }
 
+// Of attention_int4.inl.h.
+static constexpr int kCacheRows = kTokens > 1 ? kTokens : 2, kCacheTiles = 1;
+
+// sums[0][row] += dots of M rows of 32 with an int4 tile, whose zero points are not paid
+template <int Tiles, int M>
+SLMQ_INLINE void add_u4(const uint8_t* tile, int, const int8_t* rows, i32x16 (&sums)[Tiles][M]) {
+  static_assert(Tiles == 1);
+  DotStart from[M];
+  i32x16 dots[M];
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) from[t] = start_zero();
+  dot_u4<M>(tile, rows, from, dots);
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t) sums[0][t] = add(sums[0][t], dots[t]);
+}
+
 }  // namespace
 }  // namespace slmq::SLMQ_ISA

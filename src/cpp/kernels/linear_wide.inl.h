@@ -122,6 +122,38 @@ SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_st
   }
 }
 
+// Of attention_int4.inl.h: sixteen sums, four lines of codes and two broadcasts are 22 registers.
+static constexpr int kCacheRows = 8, kCacheTiles = 2;
+
+// sums[tile][row] += dots of M rows of 32 with int4 tiles, whose zero points are not paid
+template <int Tiles, int M>
+SLMQ_INLINE void add_u4(const uint8_t* tiles, int tile_step, const int8_t* rows,
+                        i32x16 (&sums)[Tiles][M]) {
+  rows = reread(rows);
+  const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    __m512i low[Tiles], high[Tiles];
+#pragma GCC unroll 4
+    for (int i = 0; i < Tiles; ++i) {
+      const __m512i line = _mm512_load_si512(tiles + i * tile_step + 64 * j);
+      low[i] = _mm512_and_si512(line, nibble);
+      high[i] = _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t) {
+      const __m512i first = broadcast_i8x4(rows + t * kGroup + 4 * j);
+      const __m512i second = broadcast_i8x4(rows + t * kGroup + 4 * j + 16);
+#pragma GCC unroll 4
+      for (int i = 0; i < Tiles; ++i)
+        sums[i][t].v = _mm512_dpbusd_epi32(sums[i][t].v, low[i], first);
+#pragma GCC unroll 4
+      for (int i = 0; i < Tiles; ++i)
+        sums[i][t] = pinned({_mm512_dpbusd_epi32(sums[i][t].v, high[i], second)});
+    }
+  }
+}
+
 template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {

@@ -51,6 +51,8 @@
 
 #include "kernels/attention_int8.inl.h"
 
+#include "kernels/attention_int4.inl.h"
+
 namespace slmq::SLMQ_ISA {
 
 // The product and the dequantizer of a format, which stand at its place in the table.
@@ -110,8 +112,8 @@ static constexpr Kernels shared_table(const char* name) {
       .softcap_back = softcap_back,
       .softmax_back = softmax_back,
       .cross_entropy = cross_entropy,
-      .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8},
-      .attend = {attend<KvF16>, attend<KvF32>, attend_int8},
+      .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8, kv_append_int4},
+      .attend = {attend<KvF16>, attend<KvF32>, attend_int8, attend_int4},
       .pack_text = pack_text,
       .attend_text = attend_text,
       .merge = merge,

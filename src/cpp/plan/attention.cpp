@@ -56,10 +56,7 @@ size_t kv_layer_bytes(const AttentionConfig& config) {
   return attention_shape(config).head_bytes * static_cast<size_t>(config.kv_heads);
 }
 
-const char* kv_type_name(KvType type) {
-  constexpr const char* kNames[kKvTypes] = {"f16", "f32", "int8"};
-  return kNames[static_cast<int>(type)];
-}
+const char* kv_type_name(KvType type) { return kKvTypeNames[static_cast<int>(type)]; }
 
 AttentionShape attention_shape(const AttentionConfig& config) {
   AttentionShape shape;
@@ -68,6 +65,13 @@ AttentionShape attention_shape(const AttentionConfig& config) {
   shape.scale = config.scale;
   shape.softcap = config.softcap;
   shape.layer_offset = config.layer_offset;
+  if (config.kv_type == KvType::int4) {
+    const auto groups = static_cast<size_t>((config.head_dim + kGroup - 1) / kGroup);
+    shape.value_offset = kPagePositions * groups * (kGroup / 2 + sizeof(uint16_t));
+    shape.head_bytes =
+        shape.value_offset + kPagePositions * (shape.value_stride / 2 + sizeof(float));
+    return shape;
+  }
   const bool int8 = config.kv_type == KvType::int8;
   const size_t element = int8 ? 1 : config.kv_type == KvType::f16 ? 2 : 4;
   const size_t scale = int8 ? sizeof(float) : 0;
@@ -193,6 +197,13 @@ void AttentionStep::append_block(const Run& run, int thread, const Block& block)
   for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
     for (int row = block.row; row < block.row + block.count; ++row)
       append(run, thread, run.frame->segments[block.segment], row, kv_head, scratch);
+}
+
+void AttentionStep::append_head(const Run& run, int thread, const Segment& segment,
+                                int kv_head) const {
+  Scratch scratch(*this, run.scratch_of(thread));
+  for (int row = segment.row; row < segment.row + segment.count; ++row)
+    append(run, thread, segment, row, kv_head, scratch);
 }
 
 // Queries of a block, rotated and zero-padded: [row][head of the group][value_stride].
@@ -359,11 +370,16 @@ void AttentionStep::finish_split(const Run& run, int thread, const Block& block,
 
 int AttentionStep::items(const Frame& frame, int phase) const {
   const int blocks = static_cast<int>(blocks_.size());
-  return appending(frame, phase) ? blocks : blocks * config_.kv_heads * parts_;
+  if (!appending(frame, phase)) return blocks * config_.kv_heads * parts_;
+  return by_heads() ? static_cast<int>(frame.segments.size()) * config_.kv_heads : blocks;
 }
 
 void AttentionStep::item(const Run& run, int phase, int item, int thread) {
-  if (appending(*run.frame, phase)) return append_block(run, thread, blocks_[item]);
+  if (appending(*run.frame, phase)) {
+    if (!by_heads()) return append_block(run, thread, blocks_[item]);
+    const Segment& segment = run.frame->segments[item / config_.kv_heads];
+    return append_head(run, thread, segment, item % config_.kv_heads);
+  }
   if (parts_ > 1) return attend_split(run, thread, item);
   // Late blocks of a prompt see the most keys: they go first.
   const int task = static_cast<int>(blocks_.size()) * config_.kv_heads - 1 - item;
@@ -450,9 +466,11 @@ int Recording::attention(Slice q, Slice k, Slice v, int rope, AttentionConfig co
          " heads, got " + std::to_string(sinks.size()));
   for (const float value : sinks)
     if (!(std::fabs(value) <= 1e30f)) fail("attention sinks: expected finite values");
-  if (kv_type_ == KvType::int8 && config.head_dim > kMaxInt8HeadDim) {
-    fail("attention: an int8 cache takes heads of at most 512 channels, got " +
-         std::to_string(config.head_dim) + "; use kv_dtype='f16'");
+  const bool integers = kv_type_ == KvType::int8 || kv_type_ == KvType::int4;
+  if (integers && config.head_dim > kMaxInt8HeadDim) {
+    fail(std::string("attention: an ") + kv_type_name(kv_type_) +
+         " cache takes heads of at most 512 channels, got " + std::to_string(config.head_dim) +
+         "; use kv_dtype='f16'");
   }
   config.kv_type = kv_type_;
   if (made_.page_bytes > 0 && made_.causal != config.causal)

@@ -52,6 +52,7 @@ class AttentionStep final : public Step {
 
   bool appending(const Frame& frame, int phase) const { return phase + 1 < phases(frame); }
   void append_block(const Run& run, int thread, const Block& block) const;
+  void append_head(const Run& run, int thread, const Segment& segment, int kv_head) const;
   void append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
               Scratch& scratch) const;
   void load_queries(const Run& run, int thread, const Block& block, int kv_head,
@@ -66,6 +67,8 @@ class AttentionStep final : public Step {
   void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
   void write_out(const Run& run, int thread, int row, int head, float* state) const;
   bool appends() const { return k_.buffer >= 0; }
+  // Whether rows of a sequence share bytes, which one thread must write.
+  bool by_heads() const { return config_.kv_type == KvType::int4; }
   bool appends_itself(const Frame& frame) const { return appends() && frame.one_row_each; }
 
   int block_rows(int rows) const;

@@ -166,10 +166,11 @@ void run_cache(const Kernels& kernels, KvType type, const std::string& name, Res
 }
 
 // Values that overflow or vanish in float16.
-void run_append_extremes(const Kernels& kernels, Results* results) {
+void run_append_extremes(const Kernels& kernels, const std::vector<KvType>& types,
+                         const std::string& name, Results* results) {
   Inputs inputs(402);
   Hash hash;
-  for (const KvType type : {KvType::f16, KvType::f32, KvType::int8}) {
+  for (const KvType type : types) {
     const AttentionConfig config{1, 1, 50, 0, 0, 1.0f, type, 0};
     KvSequence sequence(std::make_shared<KvCache>(kv_layer_bytes(config)));
     sequence.reserve(3);
@@ -182,7 +183,7 @@ void run_append_extremes(const Kernels& kernels, Results* results) {
     }
     hash.bytes(sequence.pages()[0], sequence.cache()->page_bytes());
   }
-  results->add("kv_append.extremes", hash);
+  results->add(name, hash);
 }
 
 void run_states(const Kernels& kernels, Results* results) {
@@ -218,7 +219,10 @@ void run_attention(const Kernels& kernels, Results* results) {
   run_cache(kernels, KvType::f16, "f16", results);
   run_cache(kernels, KvType::f32, "f32", results);
   run_cache(kernels, KvType::int8, "int8", results);
-  run_append_extremes(kernels, results);
+  run_cache(kernels, KvType::int4, "int4", results);
+  run_append_extremes(kernels, {KvType::f16, KvType::f32, KvType::int8}, "kv_append.extremes",
+                      results);
+  run_append_extremes(kernels, {KvType::int4}, "kv_append.extremes.int4", results);
   run_states(kernels, results);
 }
 

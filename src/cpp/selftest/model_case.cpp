@@ -218,8 +218,10 @@ void run_model(const Kernels& kernels, int max_threads, Results* results) {
   run_ways(kernels, max_threads, KvType::f16, "model.f16", results);
   run_ways(kernels, max_threads, KvType::f32, "model.f32", results);
   run_ways(kernels, max_threads, KvType::int8, "model.int8", results);
+  run_ways(kernels, max_threads, KvType::int4, "model.int4", results);
   run_split(kernels, max_threads, KvType::f16, "model.split", results);
   run_split(kernels, max_threads, KvType::int8, "model.split.int8", results);
+  run_split(kernels, max_threads, KvType::int4, "model.split.int4", results);
 }
 
 }  // namespace slmq::selftest

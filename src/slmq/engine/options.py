@@ -86,7 +86,7 @@ class LoadOptions:
         Most tokens of prompt and answer together; None takes the length the model was made for.
     n_threads : int, optional
         Threads; None takes the physical cores that this process may use.
-    kv_dtype : {"f16", "f32", "int8"}
+    kv_dtype : {"f16", "f32", "int8", "int4"}
         Format of the cache of keys and values.
     memory : {"mmap", "huge", "small"}, optional
         Where weights are kept. "mmap" maps a folder that `slmq convert` wrote: ready at once,
@@ -131,7 +131,7 @@ class LoadOptions:
     n_threads: int | None = threads_option()
     kv_dtype: KvDtype = option(
         "f16",
-        "Type of the cached keys and values: f16, f32 or int8.",
+        "Type of the cached keys and values: f16, f32, int8 or int4.",
         one_of(KvDtype),
         group=PRECISION,
     )

@@ -47,7 +47,7 @@ class RecordedPlan:
         Takes a Recorder and returns the handle of the logits.
     threads, max_rows, max_outputs, vocabulary : int
         Threads; rows (tokens) of one run; logit rows of one run; token ids.
-    kv_dtype : {"f16", "f32", "int8"}
+    kv_dtype : {"f16", "f32", "int8", "int4"}
         What the cache stores; by default what is computed.
     activations : {"a8o16g32", "a16g32", "a8g32"}
         What inputs of integer weights are rounded to.

@@ -1,0 +1,409 @@
+// Attention over an int4 cache. Keys and values are turned by a Hadamard matrix, which leaves their
+// dots alone and spreads what stands out over all channels (Ashkboos et al., "QuaRot", 2024); then they
+// are tiles of int4 weights, whose dots with planes of int8 are exact: rows of a tile of keys are
+// positions, those of a tile of values channels. Queries have eight bits for each 32 channels, which
+// is far finer than keys; probabilities, of which many are small, fifteen.
+
+namespace slmq::SLMQ_ISA {
+
+static constexpr int kInt4Tile = 256;                         // bytes of 16 rows of 32 columns
+static constexpr int kPageGroups = kPagePositions / kGroup;   // of positions
+static constexpr int kPartGroups = kPartPositions / kGroup;   // the same of a part
+static constexpr int kMostGroups = kMaxInt8HeadDim / kGroup;  // of channels
+static constexpr int kScoredQueries = kCacheRows < 4 ? kCacheRows : 4;  // that share a read of keys
+static constexpr int kScoredTiles = kCacheTiles > 1 ? 4 : 1;
+static constexpr int kProbabilityQueries = kCacheRows / 2;  // of values: two planes each
+static constexpr int kZero = 8;                             // the code of zero
+static constexpr float kProbabilitySteps = 32512.0f;        // 127 * 256: two planes of int8
+
+// Sylvester's matrix of 16, divided by 4: its own inverse.
+struct Hadamard16 {
+  alignas(64) float rows[16][16];
+};
+static consteval Hadamard16 hadamard16() {
+  Hadamard16 matrix{};
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) {
+      int ones = 0;
+      for (int bit = 1; bit < 16; bit *= 2) ones += (i & j & bit) != 0 ? 1 : 0;
+      matrix.rows[i][j] = ones % 2 == 0 ? 0.25f : -0.25f;
+    }
+  return matrix;
+}
+static constexpr Hadamard16 kHadamard = hadamard16();
+
+// 1 / sqrt(n) of a power of two.
+static inline float root_of_inverse(int n) {
+  float root = 1.0f;
+  for (; n >= 4; n /= 4) root *= 0.5f;
+  return n == 2 ? root * 0x1.6a09e6p-1f : root;
+}
+
+// Sixteen channels at a time, then as many neighbours of those as a power of two allows. Heads of
+// channels that are no multiple of 16 stay as they are. Twice is once and back.
+static inline void turn(float* x, int head_dim) {
+  if (head_dim % 16 != 0) return;
+  const int vectors = head_dim / 16;
+  for (int v = 0; v < vectors; ++v) {
+    f32x16 sum = mul(splat(x[16 * v]), load(kHadamard.rows[0]));
+    for (int i = 1; i < 16; ++i) sum = fma(splat(x[16 * v + i]), load(kHadamard.rows[i]), sum);
+    store(x + 16 * v, sum);
+  }
+  int together = 1;
+  for (int step = 1; vectors % (2 * step) == 0; step *= 2) {
+    together = 2 * step;
+    for (int v = 0; v < vectors; ++v) {
+      if (v / step % 2 != 0) continue;
+      float *a = x + 16 * v, *b = a + 16 * step;
+      const f32x16 left = load(a), right = load(b);
+      store(a, add(left, right));
+      store(b, sub(left, right));
+    }
+  }
+  if (together == 1) return;
+  const f32x16 norm = splat(root_of_inverse(together));
+  for (int v = 0; v < vectors; ++v) store(x + 16 * v, mul(load(x + 16 * v), norm));
+}
+
+static inline int channel_groups(const AttentionShape& shape) {
+  return (shape.head_dim + kGroup - 1) / kGroup;
+}
+
+// Where the tiles of a page's keys and values end, and their scales begin: of keys float16 [tile of
+// positions][group of channels][16], of values float32 [position].
+static inline int int4_key_bytes(const AttentionShape& shape) {
+  return kPagePositions / 16 * channel_groups(shape) * kInt4Tile;
+}
+static inline int int4_value_bytes(const AttentionShape& shape) {
+  return shape.value_stride / 16 * kPageGroups * kInt4Tile;
+}
+
+// The scale that gives what is farthest from zero, of n values (a multiple of 16), the code -8; NaN if
+// one of them is not finite.
+static inline float scale_to_eight(const float* x, int n) {
+  f32x16 top = splat(0.0f), bottom = top, spoiled = top;
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 v = load(x + i);
+    top = max(top, v);
+    bottom = max(bottom, sub(splat(0.0f), v));
+    spoiled = fma(v, splat(0.0f), spoiled);
+  }
+  if (!(reduce_add(spoiled) == 0.0f)) return __builtin_nanf("");
+  const float above = reduce_max(top), below = reduce_max(bottom);
+  return (above > below ? -above : below) * 0.125f;
+}
+
+// Codes of n values, a multiple of 16; all 8, which is zero, under a scale that is none.
+static inline void int4_codes(const float* x, int n, float scale, uint8_t* codes) {
+  const bool some = scale - scale == 0.0f && (scale > kSmallestScaled || scale < -kSmallestScaled);
+  const f32x16 inverse = splat(some ? 1.0f / scale : 0.0f);
+  for (int i = 0; i < n; i += 16) {
+    const f32x16 steps = clamp(mul(load(x + i), inverse), splat(-8.0f), splat(7.0f));
+    store_i8(reinterpret_cast<int8_t*>(codes) + i,
+             add(some ? round_to_i32(steps) : splat_i32(0), splat_i32(8)));
+  }
+}
+
+static inline void put_int4_key(const AttentionShape& shape, const float* x, int slot,
+                                uint8_t* keys) {
+  const int groups = channel_groups(shape), tile = slot / 16, row = slot % 16;
+  auto* scales = reinterpret_cast<uint16_t*>(keys + int4_key_bytes(shape));
+  for (int g = 0; g < groups; ++g, x += kGroup) {
+    const uint16_t half = float_to_half(scale_to_eight(x, kGroup));
+    uint8_t codes[kGroup], pairs[kGroup / 2];
+    int4_codes(x, kGroup, half_to_float(half), codes);
+    for (int c = 0; c < kGroup / 2; ++c)
+      pairs[c] = static_cast<uint8_t>(codes[c] | codes[c + kGroup / 2] << 4);
+    uint8_t* to = keys + (tile * groups + g) * kInt4Tile + 4 * row;
+    for (int line = 0; line < 4; ++line) __builtin_memcpy(to + 64 * line, pairs + 4 * line, 4);
+    scales[(tile * groups + g) * 16 + row] = half;
+  }
+}
+
+// Positions that lie sixteen apart share bytes: those of a head are written by one thread at a time.
+static inline void put_int4_value(const AttentionShape& shape, const float* x, int slot,
+                                  uint8_t* values) {
+  const float scale = scale_to_eight(x, shape.value_stride);
+  uint8_t codes[kMaxInt8HeadDim];
+  int4_codes(x, shape.value_stride, scale, codes);
+  const int column = slot % kGroup, shift = column / 16 * 4;
+  uint8_t* to =
+      values + slot / kGroup * kInt4Tile + 64 * (column % 16 / 4) + column % 4;  // of channel 0
+  for (int c = 0; c < shape.value_stride; ++c) {
+    uint8_t& pair = to[c / 16 * kPageGroups * kInt4Tile + c % 16 * 4];
+    pair = static_cast<uint8_t>((pair & ~(15 << shift)) | codes[c] << shift);
+  }
+  reinterpret_cast<float*>(values + int4_value_bytes(shape))[slot] = scale;
+}
+
+// A head's channels, turned, with zeros behind them.
+struct Turned {
+  alignas(64) float x[kMaxInt8HeadDim];
+  SLMQ_INLINE_MEMBER Turned(const AttentionShape& shape, const float* from) {
+    for (int c = 0; c < channel_groups(shape) * kGroup; c += 16)
+      store(x + c, c < shape.head_dim ? load_some(from + c, shape.head_dim - c) : splat(0.0f));
+    turn(x, shape.head_dim);
+  }
+};
+
+static void kv_append_int4(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
+                           int position, const float* key, const float* value) {
+  uint8_t* head =
+      pages[position / kPagePositions] + shape.layer_offset + kv_head * shape.head_bytes;
+  const int slot = position % kPagePositions;
+  put_int4_key(shape, Turned(shape, key).x, slot, head);
+  put_int4_value(shape, Turned(shape, value).x, slot, head + shape.value_offset);
+}
+
+// The queries of a block in eight bits: planes [chunk][group][query of the chunk][32], so many in a
+// chunk as share a read of keys.
+struct Int4Queries {
+  int8_t* planes;
+  float scales[kMaxQueries][kMostGroups];    // with what scores are multiplied by
+  int32_t zeros[kMaxQueries * kMostGroups];  // where dots start, to pay for zero points
+
+  SLMQ_INLINE_MEMBER Int4Queries(const AttentionShape& shape, const float* queries, int n,
+                                 int8_t* to)
+      : planes(to) {
+    const int groups = channel_groups(shape);
+    for (int q = 0; q < n; ++q) {
+      const Turned turned(shape, queries + q * shape.value_stride);
+      const int chunk = q / kScoredQueries * kScoredQueries;
+      const int together = smaller(kScoredQueries, n - chunk);
+      for (int g = 0; g < groups; ++g) {
+        const float* x = turned.x + g * kGroup;
+        const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, kGroup));
+        const int at = chunk * groups + g * together + q - chunk;
+        for (int c = 0; c < kGroup; c += 16)
+          store_i8(planes + at * kGroup + c, round_steps(load(x + c), rounding.inverse, 127.0f));
+        scales[q][g] = rounding.scale * score_factor(shape);
+        zeros[at] = -kZero * PlaneSums(planes + at * kGroup).all;
+      }
+    }
+  }
+};
+
+// A tile of keys of a page that comes later, and its scales.
+static inline void fetch_tile(const uint8_t* keys, int place, int scales_at) {
+  prefetch_second_level(keys + scales_at + 32 * place);
+  for (int line = 0; line < kInt4Tile; line += 64)
+    prefetch_second_level(keys + place * kInt4Tile + line);
+}
+
+template <int M, int Tiles>
+static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
+                              const Int4Queries& queries, int first, int tile, int tile_end,
+                              const uint8_t* ahead, float* scores) {
+  const int groups = channel_groups(shape), scales_at = int4_key_bytes(shape);
+  const auto* key_scales = reinterpret_cast<const uint16_t*>(keys + scales_at);
+  for (; tile + Tiles <= tile_end; tile += Tiles) {
+    f32x16 sums[Tiles][M];
+#pragma GCC unroll 4
+    for (int i = 0; i < Tiles; ++i)
+#pragma GCC unroll 4
+      for (int q = 0; q < M; ++q) sums[i][q] = splat(0.0f);
+    for (int g = 0; g < groups; ++g) {
+      const int place = tile * groups + g, at = first * groups + g * M;
+      i32x16 dots[Tiles][M];
+#pragma GCC unroll 4
+      for (int i = 0; i < Tiles; ++i) {
+        if (ahead != nullptr) fetch_tile(ahead, place + i * groups, scales_at);
+#pragma GCC unroll 4
+        for (int q = 0; q < M; ++q) dots[i][q] = splat_i32(queries.zeros[at + q]);
+      }
+      add_u4<Tiles, M>(keys + place * kInt4Tile, groups * kInt4Tile, queries.planes + at * kGroup,
+                       dots);
+#pragma GCC unroll 4
+      for (int i = 0; i < Tiles; ++i) {
+        const f32x16 scale = load_f16(key_scales + 16 * (place + i * groups));
+#pragma GCC unroll 4
+        for (int q = 0; q < M; ++q)
+          sums[i][q] =
+              fma(to_f32(dots[i][q]), mul(scale, splat(queries.scales[first + q][g])), sums[i][q]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < Tiles; ++i)
+#pragma GCC unroll 4
+      for (int q = 0; q < M; ++q) store(scores + q * kScoreStride + 16 * (tile + i), sums[i][q]);
+  }
+  if constexpr (Tiles > 1)
+    score_int4<M, 1>(shape, keys, queries, first, tile, tile_end, ahead, scores);
+}
+
+static void score_page_int4(const PartView& view, int page, const Int4Queries& queries,
+                            const uint8_t* ahead, const Rows& rows) {
+  const int start = page * kPagePositions;
+  for (int q = 0; q < rows.count; q += kScoredQueries) {
+    const int n = smaller(kScoredQueries, rows.count - q);
+    const Range seen = within_page(rows.united(q, n), page);
+    if (empty(seen)) continue;
+    with_count(n, [&](auto count) {
+      constexpr int given = decltype(count)::value;
+      constexpr int M = given < kScoredQueries ? given : kScoredQueries;
+      score_int4<M, kScoredTiles>(view.shape, view.keys(page), queries, q,
+                                  (seen.begin - start) / 16, (seen.end - start + 15) / 16,
+                                  q == 0 ? ahead : nullptr, rows.scores_of(q) + start);
+    });
+  }
+}
+
+// Probabilities of a query times the values' scales, in place; returns their largest, NaN if a scale
+// that counts is.
+static inline float scale_probabilities(const PartView& view, float* scores, Range seen) {
+  f32x16 largest = splat(0.0f), spoiled = largest;
+  const int scales_at = int4_value_bytes(view.shape), last = (seen.end - 1) / kPagePositions;
+  for (int page = seen.begin / kPagePositions; page <= last && !empty(seen); ++page) {
+    const auto* scales = reinterpret_cast<const float*>(view.values(page) + scales_at);
+    const Range here = within_page(seen, page);
+    const int start = page * kPagePositions;
+    for (int t = here.begin / 16 * 16; t < here.end; t += 16) {
+      f32x16 w = mul(load(scores + t), load(scales + t - start));
+      if (t < here.begin || t + 16 > here.end)
+        w = keep_range(w, here.begin - t, here.end - t, 0.0f);
+      spoiled = fma(w, splat(0.0f), spoiled);
+      largest = max(largest, abs(w));
+      store(scores + t, w);
+    }
+  }
+  return reduce_add(spoiled) == 0.0f ? reduce_max(largest) : __builtin_nanf("");
+}
+
+// Those of a few queries as two planes each, [group of positions][query][plane][32], zero where a query
+// sees nothing.
+struct Int4Probabilities {
+  int8_t* planes;
+  float scales[kProbabilityQueries];
+  int32_t zeros[kProbabilityQueries];  // where sums start, to pay for zero points
+
+  SLMQ_INLINE_MEMBER Int4Probabilities(const PartView& view, const Rows& rows, int first, int n,
+                                       Range all, int8_t* to)
+      : planes(to) {
+    for (int i = 0; i < n; ++i) {
+      const Range seen = rows.seen[first + i];
+      float* scores = rows.scores_of(first + i);
+      const Rounding rounding =
+          rounding_to(kProbabilitySteps, scale_probabilities(view, scores, seen));
+      scales[i] = rounding.scale;
+      i32x16 sums = splat_i32(0);
+      for (int g = all.begin / kGroup; g * kGroup < all.end; ++g)
+        split_group(scores + g * kGroup, {seen.begin - g * kGroup, seen.end - g * kGroup},
+                    rounding.inverse, planes + (g * n + i) * 2 * kGroup, &sums);
+      int32_t lanes[16];
+      store_i32(lanes, sums);
+      zeros[i] = 0;
+      for (const int32_t lane : lanes) zeros[i] -= kZero * lane;
+    }
+  }
+
+ private:
+  // 32 values as planes of 256 * high + low; what they round to is added to lanes of the sums.
+  static void split_group(const float* from, Range seen, float inverse, int8_t* planes,
+                          i32x16* sums) {
+    alignas(64)
+        int16_t carried[kGroup];  // so that a low byte of 128 and more counts for the high one
+    const f32x16 most = splat(kProbabilitySteps), least = splat(-kProbabilitySteps);
+    for (int c = 0; c < kGroup; c += 16) {
+      const bool sees = c + 16 > seen.begin && c < seen.end;
+      const f32x16 w = sees ? load(from + c) : splat(0.0f);
+      const i32x16 rounded = round_to_i32(clamp(mul(w, splat(inverse)), least, most));
+      store_i16(carried + c, add(rounded, splat_i32(128)));
+      *sums = add(*sums, rounded);
+    }
+    for (int c = 0; c < kGroup; ++c) {
+      planes[c] = static_cast<int8_t>(carried[c] >> 8);
+      planes[kGroup + c] = static_cast<int8_t>((carried[c] & 255) - 128);
+    }
+  }
+};
+
+// sums[channel tile][plane of a query] += planes of positions that are seen times values of a page
+template <int M, int Tiles>
+static inline void add_int4(const PartView& view, int page, const Int4Probabilities& p, Range seen,
+                            const uint8_t* ahead, int tile, i32x16 (*sums)[M]) {
+  constexpr int kStep = kPageGroups * kInt4Tile;
+  const uint8_t* values = view.values(page);
+  for (; tile + Tiles <= view.shape.value_stride / 16; tile += Tiles) {
+    i32x16 dots[Tiles][M];
+#pragma GCC unroll 2
+    for (int i = 0; i < Tiles; ++i) {
+      if (ahead != nullptr) {
+        prefetch_second_level(ahead + int4_value_bytes(view.shape) + (tile + i) % 4 * 64);
+        for (int line = 0; line < kStep; line += 64)
+          prefetch_second_level(ahead + (tile + i) * kStep + line);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < M; ++t) dots[i][t] = sums[tile + i][t];
+    }
+    for (int g = seen.begin / kGroup; g * kGroup < seen.end; ++g)
+      add_u4<Tiles, M>(values + tile * kStep + g % kPageGroups * kInt4Tile, kStep,
+                       p.planes + g * M * kGroup, dots);
+#pragma GCC unroll 2
+    for (int i = 0; i < Tiles; ++i)
+#pragma GCC unroll 8
+      for (int t = 0; t < M; ++t) sums[tile + i][t] = dots[i][t];
+  }
+  if constexpr (Tiles > 1) add_int4<M, 1>(view, page, p, seen, ahead, tile, sums);
+}
+
+// Values of N queries, from all pages.
+template <int N>
+static void values_int4(const PartView& view, const Rows& rows, int first, int8_t* planes,
+                        FetchAhead* ahead) {
+  const Range all = rows.united(first, N);
+  if (empty(all)) return;
+  const Int4Probabilities p(view, rows, first, N, all, planes);
+  i32x16 sums[kMaxInt8HeadDim / 16][2 * N];
+  const int tiles = view.shape.value_stride / 16;
+  for (int tile = 0; tile < tiles; ++tile)
+    for (int q = 0; q < N; ++q) {
+      sums[tile][2 * q] = splat_i32(0);
+      sums[tile][2 * q + 1] = splat_i32(p.zeros[q]);
+    }
+  for (int page = all.begin / kPagePositions; page <= (all.end - 1) / kPagePositions; ++page)
+    add_int4<2 * N, kCacheTiles>(view, page, p, within_page(all, page),
+                                 ahead != nullptr ? ahead->next() : nullptr, 0, sums);
+  for (int q = 0; q < N; ++q) {
+    if (empty(rows.seen[first + q])) continue;
+    float* values = rows.values_of(first + q);
+    for (int tile = 0; tile < tiles; ++tile) {
+      i32x16 sum = sums[tile][2 * q];
+      for (int bit = 0; bit < 8; ++bit) sum = add(sum, sum);  // 256 times the high plane's
+      sum = add(sum, sums[tile][2 * q + 1]);
+      store(values + 16 * tile, mul(to_f32(sum), splat(p.scales[q])));
+    }
+    turn(values, view.shape.head_dim);
+  }
+}
+
+static void attend_int4(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
+                        const float* queries, const Sight* sights, int n_queries, int part,
+                        float* states, float* scratch) {
+  Range seen[kMaxQueries];
+  const Rows rows{seen, n_queries, scratch, states, kStateHeader + shape.value_stride};
+  for (int q = 0; q < n_queries; ++q) {
+    seen[q] = seen_range(sights[q], part);
+    for (int i = 0; i < rows.state_stride; i += 16) store(rows.state_of(q) + i, splat(0.0f));
+    if (empty(seen[q])) see_nothing(rows.state_of(q));
+  }
+  const Range all = rows.united();
+  if (empty(all)) return;
+  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
+  const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
+  FetchAhead ahead{view, first, last};
+  auto* planes = reinterpret_cast<int8_t*>(scratch + kMaxQueries * kScoreStride);
+  const Int4Queries rounded(shape, queries, n_queries, planes);
+  for (int page = first; page <= last; ++page)
+    score_page_int4(view, page, rounded, ahead.next(), rows);
+  for (int q = 0; q < n_queries; ++q)
+    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q));
+  auto* probabilities = planes + sizeof(float) * kMaxQueries * shape.value_stride;
+  for (int q = 0; q < n_queries; q += kProbabilityQueries)
+    with_count(smaller(kProbabilityQueries, n_queries - q), [&](auto count) {
+      constexpr int given = decltype(count)::value;
+      constexpr int N = given < kProbabilityQueries ? given : kProbabilityQueries;
+      values_int4<N>(view, rows, q, probabilities, q == 0 ? &ahead : nullptr);
+    });
+}
+
+}  // namespace slmq::SLMQ_ISA
