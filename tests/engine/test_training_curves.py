@@ -15,8 +15,10 @@ from slmq.engine.training.optimizer import AdamW, clip
 @pytest.mark.parametrize("case", CURVES, ids=lambda case: case.name)
 def test_losses_of_fifty_steps(case: Curve) -> None:
     network = network_for(folder_of(case.family), format=case.format, **case.options)
-    low_ranks = network.low_ranks
-    optimizer = AdamW(len(low_ranks.values), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    low_ranks = network.parameters
+    optimizer = AdamW(
+        network.operators, len(low_ranks.values), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
+    )
     losses = []
     for texts, firsts in batches(case):
         piece = piece_of(texts, firsts)

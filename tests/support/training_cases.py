@@ -70,10 +70,10 @@ def network_for(
 def randomize(network: Network, seed: int = 1) -> None:
     """Numbers for B, too, so that everything has a gradient."""
     rng = np.random.default_rng(seed)
-    for pair in network.low_ranks.pairs.values():
+    for pair in network.parameters.pairs.values():
         shape = (pair.rank, pair.size.n)
         pair.b_turned[:, : pair.size.n] = rng.normal(0, 0.1, shape).astype(np.float32)
-    network.low_ranks.turn()
+    network.parameters.turn()
 
 
 def piece_of(texts: list[list[int]], firsts: list[int]) -> Piece:
@@ -110,7 +110,7 @@ def peft_of(folder: Path, network: Network) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    low_ranks = network.low_ranks
+    low_ranks = network.parameters
     config = peft.LoraConfig(
         r=low_ranks.rank, lora_alpha=low_ranks.alpha, target_modules=sorted(low_ranks.pairs)
     )
