@@ -216,12 +216,32 @@ class FullWeights:
         self._turning.append(lambda: part.norm.set(_made(stored, divisor, offset), added))
 
 
+class Noted(Survey):
+    """What a family asks for, with the answers: what is in doubt is to be said once."""
+
+    def __init__(self, reader: WeightReader) -> None:
+        super().__init__(reader)
+        self.biases: dict[str, str | None] = {}
+        self.heads: dict[str, bool] = {}
+
+    def bias(self, name: str, announced: bool) -> str | None:
+        """As of `Reader`, and noted."""
+        self.biases[name] = super().bias(name, announced)
+        return self.biases[name]
+
+    def own_head(self, name: str, embed: str, tied: bool) -> bool:
+        """As of `Reader`, and noted."""
+        self.heads[name] = super().own_head(name, embed, tied)
+        return self.heads[name]
+
+
 class FullReader:
     """A `Reader` that puts what it reads into the places of all parameters."""
 
-    def __init__(self, reader: WeightReader, full: FullWeights) -> None:
+    def __init__(self, reader: WeightReader, full: FullWeights, noted: Noted) -> None:
         self._reader = reader
         self._full = full
+        self._noted = noted
 
     @property
     def layout(self) -> Layout:
@@ -231,10 +251,10 @@ class FullReader:
         return self._reader.has(name)
 
     def bias(self, name: str, announced: bool) -> str | None:
-        return self._reader.bias(name, announced)
+        return self._noted.biases[name]
 
     def own_head(self, name: str, embed: str, tied: bool) -> bool:
-        own = self._reader.own_head(name, embed, tied)
+        own = self._noted.heads[name]
         if not own and self._reader.has(name):
             stored = self._reader.stored_name
             self._full.copies[stored(name)] = stored(embed)
@@ -284,12 +304,12 @@ def open_full(checkpoint: Checkpoint, *, threads: int) -> tuple[LoadedWeights, F
     """
     opened = _opened(checkpoint, threads)
     with tensors_of(checkpoint):
-        survey = Survey(opened.reader)
-        opened.family.load(survey, opened.config)
-        places = _places(checkpoint, opened, survey)
+        noted = Noted(opened.reader)
+        opened.family.load(noted, opened.config)
+        places = _places(checkpoint, opened, noted)
         _require_memory(checkpoint, places)
         full = FullWeights(places)
-        weights = opened.family.load(FullReader(opened.reader, full), opened.config)
+        weights = opened.family.load(FullReader(opened.reader, full, noted), opened.config)
     opened.reader.tell()
     nbytes = full.values.nbytes
     memory = MemoryChoice("huge", "trained where they are")

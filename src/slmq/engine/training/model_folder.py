@@ -23,10 +23,11 @@ from slmq.engine.training.full import FullWeights, Place
 from slmq.errors import CheckpointError, WriteError
 from slmq.tokenizer.save import save_tokenizer
 
-__all__ = ["write_model"]
+__all__ = ["rounded", "stored_values", "write_model"]
 
 F32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
+ROWS = 4096  # of a matrix that are rounded at a time: a copy would be the most that a run holds
 
 
 def write_model(folder: Path, base: Path, full: FullWeights, values: F32) -> None:
@@ -81,16 +82,39 @@ def _file(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    parts: dict[str, list[Place]] = {}
-    for place in full.places.values():
-        parts.setdefault(place.stored, []).append(place)
+    parts = _parts(full)
     for name, info in checkpoint.tensors.items():
         found = parts.get(full.copies.get(name, name))
         if found is None:
             yield checkpoint.read(name).data
         else:
-            yield _stored(folder, info, _whole(found, values)).data
+            for piece in _pieces(found, values):
+                yield rounded(folder, info, piece).data
         checkpoint.release(name)
+
+
+def stored_values(full: FullWeights, values: F32) -> dict[str, F32]:
+    """Parameters, or their gradients, as the tensors that the base's files hold."""
+    return {name: _whole(places, values) for name, places in _parts(full).items()}
+
+
+def _parts(full: FullWeights) -> dict[str, list[Place]]:
+    """What every stored tensor is made of."""
+    parts: dict[str, list[Place]] = {}
+    for place in full.places.values():
+        parts.setdefault(place.stored, []).append(place)
+    return parts
+
+
+def _pieces(places: list[Place], values: F32) -> Iterator[F32]:
+    """A stored tensor, some rows at a time where it is a matrix by itself."""
+    wish = places[0].wish
+    if not wish.is_matrix or wish.rows is not None or wish.order is not None:
+        yield _whole(places, values)
+        return
+    matrix = places[0].matrix(values)
+    for first in range(0, wish.n, ROWS):
+        yield matrix.dequantize(first, min(first + ROWS, wish.n))
 
 
 def _whole(places: list[Place], values: F32) -> Array:
@@ -112,7 +136,7 @@ def _whole(places: list[Place], values: F32) -> Array:
     return parts[0] if rows is None else rows.whole(parts)
 
 
-def _stored(folder: Path, info: TensorInfo, values: Array) -> npt.NDArray[np.uint8]:
+def rounded(folder: Path, info: TensorInfo, values: Array) -> npt.NDArray[np.uint8]:
     """Values in the type that a tensor has, rounded to nearest even, as bytes."""
     values = np.ascontiguousarray(values, "<f4").reshape(-1)
     if info.dtype == "bf16":
@@ -123,7 +147,7 @@ def _stored(folder: Path, info: TensorInfo, values: Array) -> npt.NDArray[np.uin
         with np.errstate(over="ignore"):
             stored = values.astype("<f2" if info.dtype == "f16" else "<f4")
         fits = np.isfinite(stored)
-    if stored.nbytes != info.nbytes or not fits.all():
+    if not fits.all():
         raise CheckpointError(
             f"expected weights that fit {info.dtype}, as the base has them; what {folder} holds is "
             f"the last checkpoint. Lower the learning rate, or start from a base in f32",

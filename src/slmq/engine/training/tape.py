@@ -56,6 +56,10 @@ class Value(Handle):
         """The values of a step over several weights."""
         return self.parts
 
+    def columns(self, first: int, width: int) -> Handle:
+        """Refused: what reads a part of a value has no gradient here."""
+        raise _missing("columns of a value by themselves")
+
     def __repr__(self) -> str:
         return f"Value({self.number}, float32[rows, {self.width}])"
 
