@@ -223,6 +223,24 @@ def test_nothing_imports_torch_or_transformers() -> None:
     assert not found, listed(found)
 
 
+def test_no_library_computes_for_an_answer() -> None:
+    """The bits of its powers and products follow the CPU: ours are in `machine/exact.py` and the
+    native module. Reports of what was measured may take them."""
+    told = {"slmq/quantizer/page.py"}
+    functions = {"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "power", "pow", "tanh"}
+    functions |= {"sin", "cos", "tan", "matmul", "dot", "vdot", "inner", "einsum", "tensordot"}
+    found = []
+    for path in python_files():
+        if room_of(path) == "evaluation" or path.relative_to(PACKAGE.parent).as_posix() in told:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                library, _, name = ast.unparse(node.func).rpartition(".")
+                if (library in {"np", "math"} and name in functions) or library == "np.linalg":
+                    found.append(f"{named(path)}:{node.lineno} {library}.{name}")
+    assert not found, listed(found)
+
+
 def test_the_hub_writes_through_one_file() -> None:
     """What a hub may name is made, renamed and removed by `machine/disk.py`, which checks."""
     banned = {

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from slmq.embedding.logistic import (
 
 WORDS = TEXT.split()
 TEXTS = [f"the {a} {v} {h}" for a in WORDS[4:8] for v in WORDS[6:10] for h in WORDS[8:14]]
+FITTED = "3888bfb54f03d964cc3b73e3fa3649999f5f488032f44246033577169cb79b5c"
 LABELS = [WORDS[4 + i // 24] for i in range(len(TEXTS))]
 
 
@@ -52,6 +56,31 @@ def test_the_fit_is_at_its_minimum() -> None:
     for _ in range(50):
         step = rng.normal(size=(3, 8)) * 1e-3
         assert cost(found.weights + step[:, :7], found.bias + step[:, 7]) >= least - 1e-9
+
+
+def test_the_fit_has_the_same_bits_on_every_cpu() -> None:
+    """Whatever NumPy and its BLAS choose for a CPU, and what another one has found."""
+    code = """
+import hashlib, numpy as np
+from slmq.embedding.logistic import cross_validated, fit_logistic
+x = (np.arange(300 * 33) * 7919 % 1009 - 504).reshape(300, 33) / 512
+y = (np.arange(300) * 31 % 97 % 3).astype(np.int64)
+x[:, 0] += y
+found = cross_validated(x, y, 3)
+fitted = fit_logistic(x, y, 3, found.penalty)
+numbers = [found.temperature, found.log_loss, found.accuracy, found.calibration_error]
+whole = [fitted.weights, fitted.bias, found.probabilities, np.array(numbers)]
+print(hashlib.sha256(b"".join(a.tobytes() for a in whole)).hexdigest())
+"""
+    core = (getattr(np, "_core", None) or np.core)._multiarray_umath  # of NumPy 2, or 1
+    vectors = [name for name in core.__cpu_dispatch__ if core.__cpu_features__[name]]
+    plain = {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": " ".join(vectors)}
+    for changes in ({}, plain):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, **changes}
+        )
+        assert done.stdout.strip() == FITTED
 
 
 def test_probabilities_are_what_they_say() -> None:

@@ -48,6 +48,7 @@ py::array_t<float> matmul(const Kernels& kernels, const Matrix& m, const py::obj
 void bind_system(py::module_& m);
 void bind_matrix(py::module_& m);
 void bind_kernels(py::module_& m);
+void bind_logistic(py::module_& m);
 void bind_plan(py::module_& m);
 void bind_recording(py::module_& m);
 void bind_quantizer(py::module_& m);

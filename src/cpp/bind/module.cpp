@@ -8,6 +8,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   slmq::bind_system(m);
   slmq::bind_matrix(m);
   slmq::bind_kernels(m);
+  slmq::bind_logistic(m);
   slmq::bind_plan(m);
   slmq::bind_recording(m);
   slmq::bind_quantizer(m);

@@ -151,6 +151,5 @@ def _changed(
         "f32", rows, wish.n, wanted.shape[1], linear.matrix.format, None, None, threads
     )
     got = packed.dequantize(0, wish.n)
-    lost = np.square(got - wanted, dtype=np.float64).sum()
-    added = np.square(wanted - before, dtype=np.float64).sum()
-    return packed.packed, (float(lost), float(added))
+    lost, added = (_native.sum_of_squares((a - wanted).reshape(-1)) for a in (got, before))
+    return packed.packed, (lost, added)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from slmq.checkpoint import Checkpoint
 from slmq.conversion.source import Source
+from slmq.machine.exact import exact_each, exact_log
 from slmq.models.parts.gguf import interleaved_to_halves
 from slmq.models.parts.rope import LONGROPE, MULTIPLIER, PROPORTIONAL, STORED_DIVISORS
 from slmq.tokenizer import load_tokenizer
@@ -239,7 +240,7 @@ def _put_value_heads_together(found: Published, sizes: dict[str, int]) -> None:
         return np.concatenate([rows[:first], together(rows[first:])]).reshape(values.shape)
 
     edits: dict[str, Edit] = {
-        "A_log": lambda values: np.log(-together(values)),
+        "A_log": lambda values: exact_each(exact_log, -together(values)),
         "dt_bias": together,
         "in_proj_qkv.weight": behind_keys,
         "conv1d.weight": behind_keys,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.errors import CheckpointError
 from slmq.formats import FORMATS
+from slmq.machine.exact import exact_log
 from slmq.models.adapted import fitted
 from slmq.weights.dora import ProductSum, row_factors
 
@@ -110,5 +110,5 @@ def _balanced(a: F32, b: F32) -> tuple[F32, F32]:
     most_a, most_b = float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))
     if most_a == 0 or most_b == 0:
         return np.zeros_like(a), np.zeros_like(b)
-    shift = round((math.log2(most_a) - math.log2(most_b)) / 2)
+    shift = round(exact_log(most_a / most_b) / exact_log(4.0))
     return np.ldexp(a, -shift), np.ldexp(b, shift)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slmq.errors import CheckpointError, UnsupportedModelError
+from slmq.machine.exact import exact_each, exact_exp
 from slmq.models.parts.config import DecoderConfig, decoder_values, layer_kinds
 from slmq.models.parts.decoder import gated_mlp, load_decoder, load_gated_mlp, logits
 from slmq.models.parts.gguf import (
@@ -182,7 +183,7 @@ def load_delta_net(r: Reader, cfg: Config, name: str, layer: Weights) -> None:
     taps = r.vector(f"{name}.conv1d.weight", channels * cfg.taps, columns=cfg.taps)
     layer.taps = np.split(taps.reshape(channels, cfg.taps), [keys, 2 * keys])
     rate = r.vector(f"{name}.A_log", heads)
-    layer.rate = -rate if cfg.converted else np.exp(rate)
+    layer.rate = -rate if cfg.converted else exact_each(exact_exp, rate)
     layer.step = r.vector(f"{name}.dt_bias", heads)
     # Norms of length one as those of mean square one: x / |x| = x / (sqrt(n) rms(x)). Scores of
     # queries are divided by sqrt(n), as in attention.

@@ -19,7 +19,7 @@ __all__ = ["KeptDamage"]
 log = logging.getLogger("slmq")
 
 FOLDER = "damage"
-WAY = 2  # of measuring: another one gives other numbers
+WAY = 3  # of measuring: another one gives other numbers
 
 Damage = dict[str, dict[str, float]]
 

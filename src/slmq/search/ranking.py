@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from slmq.machine.exact import exact_log
+
 __all__ = ["fused", "share_of"]
 
 F32 = npt.NDArray[np.float32]
@@ -44,7 +46,7 @@ def fused(
     mean = float(np.cumsum(values)[-1]) / len(values)
     spread = math.sqrt(float(np.cumsum(np.square(values - mean))[-1]) / len(values))
     above = float(values.max()) - mean
-    chance = max(math.sqrt(2 * math.log(len(values))), LEAST)
+    chance = max(math.sqrt(2 * exact_log(len(values))), LEAST)
     sure = max(0.0, above / max(spread, LEAST) / chance - 1)
     first = max(range(len(shares)), key=lambda i: (shares[i], -i))
     others = [s for s, n in zip(shares, numbers, strict=True) if abs(n - numbers[first]) > 1]

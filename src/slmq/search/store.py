@@ -6,7 +6,6 @@ however full the disk is; the file of vectors is written before, behind what the
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmq.errors import BusyError, DataError, WriteError
+from slmq.machine.exact import exact_log
 from slmq.search.passages import Passage
 from slmq.search.words import any_of, gram_terms, has_runs, quoted, runs_of, word_terms
 
@@ -320,7 +320,7 @@ class Store:
         for term in terms:
             query = f"SELECT count(*) FROM {table} WHERE {table} MATCH ?"
             (having,) = self._db.execute(query, (quoted(term),)).fetchone()
-            weight = math.log((count - having + 0.5) / (having + 0.5))
+            weight = exact_log((count - having + 0.5) / (having + 0.5))
             found[term] = (max(LEAST, weight), having, count, few)
         return found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
 import numpy.typing as npt
+
+from slmq.machine.exact import exact_log
 
 __all__ = ["LOOKED_AT", "NAMES", "plain_features"]
 
@@ -37,25 +38,30 @@ def plain_features(text: str) -> F64:
     choices = text[first.start() :] if first else ""
     letters = max(sum(map(len, words)), 1)
     found = (
-        math.log1p(len(text)) / 5,
-        math.log1p(len(words)) / 4,
+        _log1p(len(text)) / 5,
+        _log1p(len(words)) / 4,
         letters / max(len(words), 1) / 5,
-        math.log1p(text.count("\n")) / 2,
+        _log1p(text.count("\n")) / 2,
         _many(NUMBER, text),
         _many(MATH, text),
         _many(CODE, text),
-        math.log1p(text.count("?") + text.count("？")),
-        math.log1p(len(CHOICES.findall(text))),
-        math.log1p(len(choices)) / 5,
+        _log1p(text.count("?") + text.count("？")),
+        _log1p(len(CHOICES.findall(text))),
+        _log1p(len(choices)) / 5,
         _many(ASKING, text),
         _many(NOT, text),
         _many(STATEMENTS, text),
         sum(sign.isupper() for sign in text) / letters * 5,
         sum(ord(sign) > 0x17F for sign in text) / size,
-        math.log1p(text.count('"') + text.count("“")) / 2,
+        _log1p(text.count('"') + text.count("“")) / 2,
     )
     return np.clip(np.array(found, np.float64), 0, LARGEST)
 
 
+def _log1p(count: int) -> float:
+    """The same bits everywhere; a C library's own follows the CPU."""
+    return exact_log(1.0 + count)
+
+
 def _many(pattern: re.Pattern[str], text: str) -> float:
-    return math.log1p(len(pattern.findall(text))) / 2
+    return _log1p(len(pattern.findall(text))) / 2

@@ -14,6 +14,7 @@ from slmq.embedding.logistic import ROUGH, cross_validated, fit_logistic
 from slmq.embedding.routing.features import LOOKED_AT, plain_features
 from slmq.embedding.routing.heads import RIGHT, RouterHeads
 from slmq.errors import DataError
+from slmq.machine.exact import exact_log
 
 if TYPE_CHECKING:
     from slmq.embedding.encoder import Encoder
@@ -71,7 +72,8 @@ def fitted_head(x: F64, y: npt.NDArray[np.int64], classes: int) -> tuple[F32, F3
     found = cross_validated(scaled[some], y[some], classes, penalties=PENALTIES)
     fitted = fit_logistic(scaled, y, classes, found.penalty, tolerance=ROUGH)
     weights = fitted.weights / spread / found.temperature
-    bias = fitted.bias / found.temperature - weights @ mean
+    shift = np.add.accumulate(weights * mean, axis=1)[:, -1]  # in order: the same bits everywhere
+    bias = fitted.bias / found.temperature - shift
     return weights.astype(np.float32), bias.astype(np.float32), found
 
 
@@ -128,7 +130,7 @@ def train_right(
         arrays[f"{RIGHT}{name}/weights"] = weights[1:] - weights[:1]
         arrays[f"{RIGHT}{name}/bias"] = bias[1:] - bias[:1]
         share = float(y.mean())
-        usual = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-        trained.append(TrainedModel(name, len(y), share, found.log_loss, float(usual)))
+        usual = -(share * exact_log(share) + (1 - share) * exact_log(1 - share))
+        trained.append(TrainedModel(name, len(y), share, found.log_loss, usual))
     listed = [*heads.names, *(RIGHT + n for n in names if RIGHT + n not in heads.names)]
     return RouterHeads({**heads.facts, "heads": listed}, arrays), trained
