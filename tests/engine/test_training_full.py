@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from family_files import to_gguf
 from kernel_cases import ISAS
 from training_cases import (
     FULL,
@@ -353,6 +354,9 @@ def test_bases_without_floats_are_refused(
     slmq.quantize(longer_model_path, packed, format="int8")
     with pytest.raises(UnsupportedModelError, match=r"starts from floats.*found packed weights"):
         run(packed, data, tmp_path / "out")
+    file = to_gguf(folder_of("llama"), tmp_path / "model.gguf")
+    with pytest.raises(UnsupportedModelError, match=r"`slmq dequantize` makes.*type 'lora'"):
+        network_for(file, type="full")
     with pytest.raises(ValueError, match="format: expected None where all weights are trained"):
         slmq.train(longer_model_path, data, tmp_path / "out", type="full", format="int8")
     config = json.loads((longer_model_path / "config.json").read_text("utf-8"))
