@@ -1,13 +1,14 @@
-"""Training beside PyTorch with PEFT: speed and memory of the same task, alternating in one run.
+"""Training beside PyTorch, with PEFT: speed and memory of the same task, alternating in one run.
 
     python benchmarks/train.py MODEL --text FILE [--float FOLDER --peer PYTHON] [--batch 4]
 
 MODEL is what slmq trains on, of any format; FOLDER the same model for transformers (`slmq
 dequantize` writes it), which trains in float32 with the PYTHON of an environment that has torch,
 transformers and peft. Samples have 256 tokens from different places of FILE; rank 8 on all linear
-layers. Every round runs each engine for some steps in a process of its own. Columns are tokens
-learned from per second (the median of steps), and the most memory that the process held while it
-trained; for slmq also what it said before: seconds and memory of its forecast beside what came.
+layers, or all weights with --type full (MODEL is FOLDER then). Every round runs each engine for
+some steps in a process of its own. Columns are tokens learned from per second (the median of
+steps), and the most memory that the process held while it trained; for slmq also what it said
+before: seconds and memory of its forecast beside what came.
 """
 
 from __future__ import annotations
@@ -58,8 +59,11 @@ def train_slmq(args: argparse.Namespace) -> dict[str, Any]:
         data = Path(folder) / "data"
         data.mkdir()
         (data / "train.txt").write_text(args.text.read_text("utf-8")[:2_000_000], "utf-8")
+        low_rank: dict[str, Any] = {}
+        if args.type == "lora":
+            low_rank = {"rank": RANK, "alpha": ALPHA}
         options = TrainOptions(
-            rank=RANK, alpha=ALPHA, iters=args.steps, batch_size=args.batch,
+            type=args.type, **low_rank, iters=args.steps, batch_size=args.batch,
             max_seq_length=LENGTH + 1, n_threads=args.threads, steps_per_report=1,
             grad_checkpoint=args.grad_checkpoint,
         )  # fmt: skip
@@ -86,8 +90,9 @@ def train_torch(args: argparse.Namespace) -> dict[str, Any]:
     if args.grad_checkpoint:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
-    model = peft.get_peft_model(model, config)
+    if args.type == "lora":
+        config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+        model = peft.get_peft_model(model, config)
     wanted = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(wanted, lr=1e-5)
     ids = tokenizer(args.text.read_text("utf-8")[:2_000_000], return_tensors="pt").input_ids[0]
@@ -116,6 +121,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--float", type=Path)
     parser.add_argument("--peer", type=Path, help="Python with torch, transformers and peft")
+    parser.add_argument("--type", choices=["lora", "full"], default="lora")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)

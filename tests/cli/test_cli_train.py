@@ -92,10 +92,29 @@ def test_bad_options(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_whole_model(longer_model_path: Path, texts: Path, tmp_path: Path) -> None:
+    out, runner = tmp_path / "out", CliRunner()
+    refused = train(longer_model_path, texts, out, "--type", "full")
+    assert refused.exit_code == 1
+    assert "rank: expected nothing where all weights are trained" in refused.stderr
+    without_rank = [*RUN[:4], *RUN[6:]]
+    arguments = ["train", str(longer_model_path), "--data", str(texts), "--adapter-path", str(out)]
+    done = runner.invoke(app, [*arguments, *without_rank, "--type", "full"])
+    assert done.exit_code == 0, done.output
+    answered = runner.invoke(app, ["run", str(out), "say 1", "--max-tokens", "3"])
+    assert answered.exit_code == 0, answered.output
+    packed = runner.invoke(app, ["quantize", str(out), str(tmp_path / "int8"), "--format", "int8"])
+    assert packed.exit_code == 0, packed.output
+    again = ["train", str(tmp_path / "int8"), "--data", str(texts), "--type", "full"]
+    packed = runner.invoke(app, [*again, "--adapter-path", str(tmp_path / "other")])
+    assert packed.exit_code == 1
+    assert "starts from floats" in " ".join(packed.stderr.split())
+
+
 def test_what_is_not_there_is_refused(longer_model_path: Path, texts: Path, tmp_path: Path) -> None:
-    done = train(longer_model_path, texts, tmp_path / "out", "--type", "full")
+    done = train(longer_model_path, texts, tmp_path / "out", "--type", "dora")
     assert done.exit_code == 2
-    assert "full" in done.stderr
+    assert "dora" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")

@@ -58,11 +58,11 @@ def test_the_example_of_mlx_lm(tmp_path: Path) -> None:
     found = read_config(path)
     assert found[:3] == ("some/model", "path/to/#1", "adapters")
     assert found.options == {
-        "optimizer": "adamw", "seed": 0, "num_layers": 16, "batch_size": 4, "iters": 1000,
-        "val_batches": 25, "learning_rate": 1e-4, "steps_per_report": 10, "steps_per_eval": 200,
-        "save_every": 100, "max_seq_length": 2048, "grad_checkpoint": False, "rank": 8,
-        "keys": ("self_attn.q_proj", "self_attn.v_proj"), "alpha": 160.0, "schedule": "cosine",
-        "warmup": 100,
+        "type": "lora", "optimizer": "adamw", "seed": 0, "num_layers": 16, "batch_size": 4,
+        "iters": 1000, "val_batches": 25, "learning_rate": 1e-4, "steps_per_report": 10,
+        "steps_per_eval": 200, "save_every": 100, "max_seq_length": 2048, "grad_checkpoint": False,
+        "rank": 8, "keys": ("self_attn.q_proj", "self_attn.v_proj"), "alpha": 160.0,
+        "schedule": "cosine", "warmup": 100,
     }  # fmt: skip
 
 
@@ -75,6 +75,9 @@ def test_lists_below_their_key_and_json(tmp_path: Path) -> None:
     ):
         path.write_text(text, "utf-8")
         assert read_config(path).options == {"keys": ("q_proj", "v_proj")}
+    full = "fine_tune_type: full\nlora_parameters:\n  rank: 4\n"  # which mlx-lm does not look at
+    path.write_text(full, "utf-8")
+    assert read_config(path).options == {"type": "full"}
     decay = "optimizer_config:\n  adam:\n  adamw:\n    weight_decay: 0.5\n"
     path.write_text(decay, "utf-8")
     assert read_config(path).options == {"weight_decay": 0.5}
@@ -94,7 +97,7 @@ def test_lists_below_their_key_and_json(tmp_path: Path) -> None:
         ("keys: 'a", "line 1: expected keys"),
         ("itres: 5", "itres: not known"),
         ("train: false", "train: expected true, got bool False"),
-        ("fine_tune_type: full", "fine_tune_type: expected 'lora', got str 'full'"),
+        ("fine_tune_type: dora", "fine_tune_type: expected 'lora' or 'full', got str 'dora'"),
         ("resume_adapter_file: x", "resume_adapter_file: expected nothing, got str 'x'"),
         ("model: 5", "model: expected a text, got int 5"),
         ("lora_parameters:\n  dropout: 0.1", "dropout is not done"),

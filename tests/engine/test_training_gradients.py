@@ -25,7 +25,7 @@ RANK = {"rank": 3, "alpha": 6.0}
 
 
 def loss(network: Network, family: str) -> float:
-    network.low_ranks.turn()
+    network.parameters.turn()
     return float(network.losses(piece_of(*golden_texts(family))).sum())
 
 
@@ -37,7 +37,7 @@ def test_the_loss_falls_as_its_gradient_says(family: str) -> None:
     piece = piece_of(*golden_texts(family))
     losses = network.learn(piece, 1.0)
     assert (losses == network.losses(piece)).all()
-    values, slopes = network.low_ranks.values, network.low_ranks.slopes.copy()
+    values, slopes = network.parameters.values, network.parameters.slopes.copy()
     before = values.copy()
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_peft(family: str) -> None:
     total = sum(torch_loss(model, text, first) for text, first in zip(texts, firsts, strict=True))
     assert abs(losses.sum() - float(total.detach())) < 1e-5 * losses.sum()
     (0.5 * total).backward()
-    for module, pair in network.low_ranks.pairs.items():
+    for module, pair in network.parameters.pairs.items():
         layer = model.base_model.model.get_submodule(module)
         for got, theirs in (
             (pair.a_slope[:, : pair.size.k], layer.lora_A["default"].weight.grad.numpy()),
@@ -86,7 +86,7 @@ def test_gradients_are_the_same_bits_everywhere(family: str, format: str) -> Non
             )  # fmt: skip
             randomize(network)
             piece = piece_of(*golden_texts(family))
-            found = [network.learn(piece, 1.0 / 3).tobytes(), network.low_ranks.slopes.tobytes()]
+            found = [network.learn(piece, 1.0 / 3).tobytes(), network.parameters.slopes.tobytes()]
             assert found == (wanted := wanted or found), (isa, threads)
 
 
@@ -104,15 +104,15 @@ def test_layers_below_the_trained_ones_are_left_alone() -> None:
     grads = []
     for layers in (-1, 1):
         network = network_for(folder_of("llama"), format="f32", num_layers=layers, **RANK)
-        for pair in network.low_ranks.pairs.values():
+        for pair in network.parameters.pairs.values():
             pair.a[:] = 0.01
             pair.b_turned[:, : pair.size.n] = 0.0
-        network.low_ranks.turn()
+        network.parameters.turn()
         network.learn(piece_of(*golden_texts("llama")), 1.0)
-        last = max(network.low_ranks.pairs, key=lambda m: int(m.split(".")[2]))
+        last = max(network.parameters.pairs, key=lambda m: int(m.split(".")[2]))
         layer = ".".join(last.split(".")[:3])
         grads.append(
-            [p.b_slope.copy() for m, p in network.low_ranks.pairs.items() if m.startswith(layer)]
+            [p.b_slope.copy() for m, p in network.parameters.pairs.items() if m.startswith(layer)]
         )
     assert len(grads[0]) == len(grads[1]) == 7
     assert all((a == b).all() for a, b in zip(*grads, strict=True))
@@ -126,12 +126,12 @@ def test_what_has_no_gradient_is_refused_by_name(family: str) -> None:
 
 def test_parts_of_a_fused_model_can_be_trained() -> None:
     network = network_for(folder_of("phi3"), keys=("o_proj", "down_proj"), **RANK)
-    assert {m.split(".")[-1] for m in network.low_ranks.pairs} == {"o_proj", "down_proj"}
+    assert {m.split(".")[-1] for m in network.parameters.pairs} == {"o_proj", "down_proj"}
 
 
 def test_modules_are_found_by_the_ends_of_their_names() -> None:
     network = network_for(folder_of("llama"), keys=("q_proj", "mlp.down_proj"), **RANK)
-    assert {m.split(".", 3)[3] for m in network.low_ranks.pairs} == {
+    assert {m.split(".", 3)[3] for m in network.parameters.pairs} == {
         "self_attn.q_proj",
         "mlp.down_proj",
     }

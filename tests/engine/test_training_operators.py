@@ -13,37 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_cases import FORMATS, FROM_PARTS, ISAS, normal, pack, random_parts
+from kernel_cases import FORMATS, FROM_PARTS, normal, pack, random_parts
+from training_cases import everywhere, rows
 
 import slmq._native as _native
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-WAYS = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
 GATES = ("silu", "gelu_tanh", "gelu", "sigmoid", "relu2")
 UNARIES = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "relu2")
 
 
-def rows(values: npt.NDArray[Any]) -> F32:
-    """Rows as operators take them, padded with zeros."""
-    made = _native.zero_rows(*values.shape)
-    made[:, : values.shape[1]] = values
-    return made
-
-
 def like(values: npt.NDArray[Any]) -> F32:
     return rows(np.zeros(values.shape))
-
-
-def everywhere(work: Callable[[_native.Operators], Iterable[F32]]) -> list[F32]:
-    """What every ISA and number of threads gives, which is one and the same."""
-    wanted: list[F32] = []
-    for isa, threads in WAYS:
-        got = list(work(_native.Operators(threads, isa)))
-        wanted = wanted or got
-        for one, other in zip(got, wanted, strict=True):
-            assert one.tobytes() == other.tobytes(), (isa, threads)
-    return wanted
 
 
 def differences(f: Callable[[F64], F64], x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> F64:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_cases import ISAS
-from training_cases import piece_of, torch_loss
+from training_cases import KILLED, lines, piece_of, torch_loss, write_lines
 
 import slmq
 from slmq.engine.training import files
@@ -31,24 +31,12 @@ from slmq.engine.training.run import Run
 from slmq.errors import CheckpointError, DataError, WriteError
 from slmq.tokenizer import Tokenizer
 
-WORDS = ("red", "blue", "green", "stone", "river", "cloud", "seven", "quiet")
 SMALL: dict[str, Any] = {
     "rank": 2, "iters": 6, "batch_size": 2, "learning_rate": 1e-2, "max_seq_length": 60,
     "steps_per_report": 2, "steps_per_eval": 4, "save_every": 2, "grad_accumulation_steps": 2,
     "warmup": 1, "schedule": "cosine", "n_threads": 1,
 }  # fmt: skip
 WEIGHTS = "adapter_model.safetensors"
-
-
-def lines(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Questions that all have answers of one kind."""
-    rng = np.random.default_rng(seed)
-    said = [" ".join(rng.choice(WORDS, int(rng.integers(1, 4)))) for _ in range(n)]
-    return [{"prompt": text, "completion": f"<{text}>"} for text in said]
-
-
-def write_lines(path: Path, records: list[Any]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
 
 @pytest.fixture
@@ -114,23 +102,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     again = run(longer_model_path, data, out, resume=True, **options)  # nothing is left to do
     assert again.iterations == SMALL["iters"]
     assert adapter_bytes(out) == adapter_bytes(tmp_path / "whole")
-
-
-KILLED = """
-    import json, sys
-    from pathlib import Path
-    from slmq.engine.training.events import Saved
-    from slmq.engine.training.options import TrainOptions
-    from slmq.engine.training.run import Run
-
-    model, data, out, options = map(str, sys.argv[1:])
-
-    def tell(event):
-        if isinstance(event, Saved):
-            print(event.iteration, flush=True)
-
-    Run(model, data, out, TrainOptions(**json.loads(options)), name="tiny", listener=tell).finish()
-"""
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(

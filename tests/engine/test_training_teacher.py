@@ -75,10 +75,10 @@ def test_the_gradient_is_that_of_the_loss(
             run = run_of(longer_model_path, data, out, isa=isa, n_threads=threads)
             assert run.train is not None
             (piece,) = pieces_of(run.train.samples[:2])
-            values, slopes = run.network.low_ranks.values, run.network.low_ranks.slopes
+            values, slopes = run.network.parameters.values, run.network.parameters.slopes
             rng = np.random.default_rng(5)
             values[:] = np.where(values == 0, 0, rng.normal(0, 0.05, len(values)))
-            run.network.low_ranks.turn()
+            run.network.parameters.turn()
             losses = run.network.learn(piece, 1.0)
             found.add(losses.tobytes() + slopes.tobytes())
     assert len(found) == 1
@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_the_loss(
     way = slopes / np.linalg.norm(slopes)
     for sign in (1, -1):
         values[:] = before + np.float32(sign * 2e-3) * way
-        run.network.low_ranks.turn()
+        run.network.parameters.turn()
         ends.append(float(run.network.losses(piece).sum()))
     wanted = float(slopes.astype(np.float64) @ way)
     assert (ends[0] - ends[1]) / 4e-3 == pytest.approx(wanted, rel=1e-2)

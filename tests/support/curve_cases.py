@@ -1,4 +1,4 @@
-"""The runs whose losses PyTorch with PEFT has computed: see make_training_goldens.py."""
+"""The runs whose losses PyTorch, with PEFT, has computed: see make_training_goldens.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ class Curve:
 
     @property
     def name(self) -> str:
-        return f"{self.family} {self.format}"
+        return f"{self.family} {'full' if self.full else self.format}"
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.options.get("type") == "full"
 
 
 CURVES = (
@@ -34,6 +39,9 @@ CURVES = (
     Curve("qwen3", "int8"),
     Curve("gemma2", "f32"),
     Curve("stablelm", "f32"),
+    Curve("llama", "f32", 1e-3, {"type": "full"}),
+    Curve("gemma2", "f32", 1e-3, {"type": "full"}),
+    Curve("gpt2", "f32", 1e-3, {"type": "full"}),
 )
 
 

@@ -1,4 +1,4 @@
-"""Make tests/goldens/training/curves.json: losses of 50 steps of PyTorch with PEFT.
+"""Make tests/goldens/training/curves.json: losses of 50 steps of PyTorch, with PEFT or in full.
 
 The bases are tiny models, as stored and as rounded to integers, dequantized for PyTorch. It needs
 torch, transformers and peft, which tests do not:
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from curve_cases import CURVES, FILE, Curve, batches
-from training_cases import folder_of, network_for, peft_of, torch_loss
+from training_cases import folder_of, network_for, peft_of, torch_loss, torch_of
 
 from slmq.checkpoint import open_checkpoint
 from slmq.models.loading import load_weights
@@ -34,9 +35,8 @@ def matrices(weights: Weights) -> Iterator[Linear]:
                 yield from matrices(one)
 
 
-def curve(case: Curve) -> list[float]:
-    """The mean loss of the targets of every batch, each before its update."""
-    folder = folder_of(case.family)
+def rounded(case: Curve, folder: Path) -> Any:
+    """A model with an adapter, whose own weights are those of a format."""
     model: Any = peft_of(folder, network_for(folder, format=case.format, **case.options))
     with open_checkpoint(folder) as checkpoint:
         packed = load_weights(checkpoint, threads=1, format=case.format).weights
@@ -44,6 +44,13 @@ def curve(case: Curve) -> list[float]:
         module = model.base_model.model.get_submodule(linear.name.removesuffix(".weight"))
         rows = torch.tensor(linear.matrix.dequantize(0, linear.n))
         getattr(module, "base_layer", module).weight.data.copy_(rows)
+    return model
+
+
+def curve(case: Curve) -> list[float]:
+    """The mean loss of the targets of every batch, each before its update."""
+    folder = folder_of(case.family)
+    model = torch_of(folder) if case.full else rounded(case, folder)
     wanted = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(wanted, lr=case.rate, weight_decay=0.01)
     losses = []

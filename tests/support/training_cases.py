@@ -1,16 +1,21 @@
-"""What tests of training share: networks of tiny models, pieces of text, and PEFT beside them."""
+"""What tests of training share: networks of tiny models, texts, and PyTorch beside them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from golden import GOLDENS, golden_names, read_golden
+from kernel_cases import ISAS
 
+import slmq._native as _native
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.training.base import Base, network_of
+from slmq.engine.training.full import open_full
 from slmq.engine.training.low_rank import LowRankPair
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
@@ -24,12 +29,40 @@ TRAINED = (
     "hunyuan_v1_dense", "llama", "mistral", "nanochat", "olmo2", "phi", "qwen2", "qwen3",
     "seed_oss", "smollm3", "stablelm",
 )  # fmt: skip
+FULL = (*TRAINED, "gpt2", "gpt_neox", "phi3")  # whose weights can all be trained
 REFUSED = {
     "apertus": "xIELU", "lfm2": "convolutions", "gpt2": "several matrices in one",
     "gpt_neox": "several matrices in one", "phi3": "several matrices in one",
     "ministral3": "grow with their position", "gemma4_text": "tables that stay in their file",
 }  # fmt: skip
 
+
+REFUSED_IN_FULL = {
+    "apertus": "xIELU", "lfm2": "convolutions", "ministral3": "grow with their position",
+    "gemma4_text": "columns of a value", "olmoe": "mixtures of experts",
+    "qwen3_moe": "mixtures of experts", "granitemoe": "mixtures of experts",
+    "qwen3_5_text": "gated delta nets|convolutions", "gpt_oss": "floats|sinks|experts",
+}  # fmt: skip
+
+
+WORDS = ("red", "blue", "green", "stone", "river", "cloud", "seven", "quiet")
+WAYS = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
+# A run in a process of its own, which tells when it has saved.
+KILLED = """
+    import json, sys
+    from pathlib import Path
+    from slmq.engine.training.events import Saved
+    from slmq.engine.training.options import TrainOptions
+    from slmq.engine.training.run import Run
+
+    model, data, out, options = map(str, sys.argv[1:])
+
+    def tell(event):
+        if isinstance(event, Saved):
+            print(event.iteration, flush=True)
+
+    Run(model, data, out, TrainOptions(**json.loads(options)), name="tiny", listener=tell).finish()
+"""
 
 # Cases that are not the first of their family: without norms of heads, without a vision tower.
 CASES = {
@@ -60,20 +93,24 @@ def network_for(
     **options: Any,
 ) -> Network:
     """The network of a model's folder, which needs no tokenizer here."""
+    full = None
     with open_checkpoint(folder) as checkpoint:
-        weights = load_weights(checkpoint, threads=1, format=format, memory="small")
+        if options.get("type") == "full":
+            weights, full = open_full(checkpoint, threads=1)
+        else:
+            weights = load_weights(checkpoint, threads=1, format=format, memory="small")
     tokenizer: Any = None
-    base = Base("tiny", weights, tokenizer, [], threads)
+    base = Base("tiny", weights, tokenizer, [], threads, folder, full)
     return network_of(base, TrainOptions(**options), rows=rows, isa=isa)
 
 
 def randomize(network: Network, seed: int = 1) -> None:
     """Numbers for B, too, so that everything has a gradient."""
     rng = np.random.default_rng(seed)
-    for pair in network.low_ranks.pairs.values():
+    for pair in network.parameters.pairs.values():
         shape = (pair.rank, pair.size.n)
         pair.b_turned[:, : pair.size.n] = rng.normal(0, 0.1, shape).astype(np.float32)
-    network.low_ranks.turn()
+    network.parameters.turn()
 
 
 def piece_of(texts: list[list[int]], firsts: list[int]) -> Piece:
@@ -101,16 +138,25 @@ def in_own_order(pair: LowRankPair, turned: F32) -> F32:
     return b
 
 
-def peft_of(folder: Path, network: Network) -> Any:
-    """The same model in transformers, with the same adapter by PEFT."""
-    import peft
+def torch_of(folder: Path) -> Any:
+    """The same model in transformers, where the gradient of every token counts."""
     import torch
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    low_ranks = network.low_ranks
+    model.get_input_embeddings().padding_idx = None
+    return model
+
+
+def peft_of(folder: Path, network: Network) -> Any:
+    """The same model in transformers, with the same adapter by PEFT."""
+    import peft
+    import torch
+
+    model = torch_of(folder)
+    low_ranks = network.parameters
     config = peft.LoraConfig(
         r=low_ranks.rank, lora_alpha=low_ranks.alpha, target_modules=sorted(low_ranks.pairs)
     )
@@ -132,3 +178,32 @@ def torch_loss(model: Any, text: list[int], first: int) -> Any:
     return torch.nn.functional.cross_entropy(
         logits[first - 1 :], targets[first - 1 :], reduction="sum"
     )
+
+
+def rows(values: npt.NDArray[Any]) -> F32:
+    """Rows as operators take them, padded with zeros."""
+    made = _native.zero_rows(*values.shape)
+    made[:, : values.shape[1]] = values
+    return made
+
+
+def everywhere(work: Callable[[_native.Operators], Iterable[F32]]) -> list[F32]:
+    """What every ISA and number of threads gives, which is one and the same."""
+    wanted: list[F32] = []
+    for isa, threads in WAYS:
+        got = list(work(_native.Operators(threads, isa)))
+        wanted = wanted or got
+        for one, other in zip(got, wanted, strict=True):
+            assert one.tobytes() == other.tobytes(), (isa, threads)
+    return wanted
+
+
+def lines(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """Questions that all have answers of one kind."""
+    rng = np.random.default_rng(seed)
+    said = [" ".join(rng.choice(WORDS, int(rng.integers(1, 4)))) for _ in range(n)]
+    return [{"prompt": text, "completion": f"<{text}>"} for text in said]
+
+
+def write_lines(path: Path, records: list[Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")

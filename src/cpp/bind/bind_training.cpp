@@ -39,6 +39,18 @@ const float* floats_or_null(const py::object& object, py::ssize_t size, const ch
   return object.is_none() ? nullptr : checked_array<float>(object, {size}, what).data();
 }
 
+// What is added to, or null.
+float* sums_or_null(const py::object& object, py::ssize_t size, const char* what) {
+  return object.is_none() ? nullptr : checked_array<float>(object, {size}, what).mutable_data();
+}
+
+// float32[as many as the format f32 has for a weight]
+float* weight_slope(const py::object& object, int n, int k) {
+  if (n < 1 || k < 1) throw py::value_error("expected a weight of at least one row and column");
+  const auto floats = static_cast<py::ssize_t>(matrix_bytes(Format::f32, n, k) / sizeof(float));
+  return sums_or_null(object, floats, "slope");
+}
+
 Texts texts_of(const py::object& object, int m) {
   const auto starts = checked_array<int32_t>(object, {-1}, "starts");
   const Texts texts{starts.data(), static_cast<int>(starts.size()) - 1};
@@ -99,6 +111,19 @@ void run_multiply(Operators& o, const py::object& x, const py::object& w, const 
   o.run([&](Workers& workers) { multiply(workers, product, to); });
 }
 
+// Gradients of a weight and of its bias, if that has one.
+void run_weight_back(Operators& o, const py::object& x, const py::object& dy, int n, int k,
+                     const py::object& slope, const py::object& bias) {
+  const Rows from = rows_of(x, -1, k, "x"), slopes = rows_of(dy, from.m, n, "dy");
+  const WeightSlope to{weight_slope(slope, n, k), n, k};
+  if (to.data == nullptr) throw py::value_error("slope: expected an array, got None");
+  float* added = sums_or_null(bias, n, "bias");
+  o.run([&](Workers& workers) {
+    weight_back(workers, from, slopes, to);
+    if (added != nullptr) bias_back(workers, slopes, n, added);
+  });
+}
+
 struct PyNorm {
   std::vector<float> weight, bias;
   Norm norm;
@@ -122,6 +147,17 @@ std::shared_ptr<PyNorm> make_norm(const py::object& weight, const py::object& bi
   return made;
 }
 
+// New values of a norm that was made with as many.
+void set_norm(PyNorm& n, const py::object& weight, const py::object& bias) {
+  const py::ssize_t width = n.norm.width;
+  const float* values = checked_array<float>(weight, {width}, "weight").data();
+  if (bias.is_none() != n.bias.empty())
+    throw py::value_error("bias: expected one where there was one, and else None");
+  const float* added = floats_or_null(bias, width, "bias");
+  std::copy_n(values, width, n.weight.data());
+  if (added != nullptr) std::copy_n(added, width, n.bias.data());
+}
+
 void run_norm(Operators& o, const PyNorm& n, const py::object& x, const py::object& y) {
   const Rows from = rows_of(x, -1, n.norm.width * n.norm.heads, "x");
   const Rows to = rows_of(y, from.m, n.norm.width * n.norm.heads, "y");
@@ -134,6 +170,16 @@ void run_norm_back(Operators& o, const PyNorm& n, const py::object& x, const py:
   const Rows from = rows_of(x, -1, width, "x"), slopes = rows_of(dy, from.m, width, "dy");
   const Rows to = rows_of(dx, from.m, width, "dx");
   o.run([&](Workers& workers) { norm_back(workers, n.norm, from, slopes, to); });
+}
+
+void run_norm_weight_back(Operators& o, const PyNorm& n, const py::object& x, const py::object& dy,
+                          float scale, const py::object& weight, const py::object& bias) {
+  const int width = n.norm.width * n.norm.heads;
+  const Rows from = rows_of(x, -1, width, "x"), slopes = rows_of(dy, from.m, width, "dy");
+  const NormSlope to{scale, sums_or_null(weight, n.norm.width, "weight"),
+                     sums_or_null(bias, n.norm.width, "bias")};
+  if (to.weight == nullptr) throw py::value_error("weight: expected an array, got None");
+  o.run([&](Workers& workers) { norm_weight_back(workers, n.norm, from, slopes, to); });
 }
 
 // Arrays of one size, as one row after the other.
@@ -263,8 +309,15 @@ std::shared_ptr<PyHead> make_head(const MatrixPointer& matrix, const py::object&
   return made;
 }
 
+void set_bias(PyHead& h, const py::object& bias) {
+  const float* values = checked_array<float>(bias, {h.matrix->n}, "bias").data();
+  if (h.bias.empty()) throw py::value_error("bias: expected a head that was made with one");
+  std::copy_n(values, h.matrix->n, h.bias.data());
+}
+
 py::array_t<double> run_loss(Operators& o, const PyHead& h, const py::object& x,
-                             const py::object& targets, float scale, const py::object& dx) {
+                             const py::object& targets, float scale, const py::object& dx,
+                             const py::object& slope, const py::object& bias_slope) {
   const Rows rows = rows_of(x, -1, h.matrix->k, "x");
   const auto wanted = checked_array<int32_t>(targets, {rows.m}, "targets");
   for (py::ssize_t i = 0; i < wanted.size(); ++i)
@@ -276,11 +329,19 @@ py::array_t<double> run_loss(Operators& o, const PyHead& h, const py::object& x,
   double* to = losses.mutable_data();
   const Head head{h.matrix.get(), h.bias.empty() ? nullptr : h.bias.data(), h.activations,
                   h.softcap, scale};
+  const HeadSlope sums{weight_slope(slope, h.matrix->n, h.matrix->k),
+                       sums_or_null(bias_slope, h.matrix->n, "bias_slope")};
   const int32_t* ids = wanted.data();
   o.run([&](Workers& workers) {
-    loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes);
+    loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes, sums);
   });
   return losses;
+}
+
+void check_ids(const py::array_t<int32_t>& tokens, int n) {
+  for (py::ssize_t i = 0; i < tokens.size(); ++i)
+    if (tokens.at(i) < 0 || tokens.at(i) >= n)
+      throw py::value_error("ids: expected tokens below " + std::to_string(n));
 }
 
 // Rows of the embedding, times scale.
@@ -288,9 +349,7 @@ void run_embed(Operators& o, const Matrix& m, const py::object& ids, float scale
                const py::object& y) {
   const auto tokens = checked_array<int32_t>(ids, {-1}, "ids");
   const Rows to = rows_of(y, tokens.shape(0), m.k, "y");
-  for (py::ssize_t i = 0; i < tokens.size(); ++i)
-    if (tokens.at(i) < 0 || tokens.at(i) >= m.n)
-      throw py::value_error("ids: expected tokens below " + std::to_string(m.n));
+  check_ids(tokens, m.n);
   const int32_t* wanted = tokens.data();
   o.run([&](Workers& workers) {
     each_row(workers, to.m, [&](int row) {
@@ -300,6 +359,35 @@ void run_embed(Operators& o, const Matrix& m, const py::object& ids, float scale
                                                              out, to.stride);
       for (int c = 0; c < m.k; ++c) out[c] = out[c] * scale;
     });
+  });
+}
+
+void run_embed_back(Operators& o, const py::object& ids, float scale, const py::object& dy, int n,
+                    int k, const py::object& slope) {
+  const Rows slopes = rows_of(dy, -1, k, "dy");
+  const auto tokens = checked_array<int32_t>(ids, {slopes.m}, "ids");
+  check_ids(tokens, n);
+  const WeightSlope to{weight_slope(slope, n, k), n, k};
+  if (to.data == nullptr) throw py::value_error("slope: expected an array, got None");
+  const int32_t* places = tokens.data();
+  o.run([&](Workers& workers) { embed_back(workers, places, scale, slopes, to); });
+}
+
+// kept, first, second, second_kept, step, root, eps: see AdamStep.
+using AdamNumbers = std::tuple<float, float, float, float, float, float, float>;
+
+void run_adam(Operators& o, const py::object& values, const py::object& slopes,
+              const py::object& mean, const py::object& square, const AdamNumbers& numbers) {
+  auto to = checked_array<float>(values, {-1}, "values");
+  const py::ssize_t count = to.size();
+  const float* from = checked_array<float>(slopes, {count}, "slopes").data();
+  const Moments moments{checked_array<float>(mean, {count}, "mean").mutable_data(),
+                        checked_array<float>(square, {count}, "square").mutable_data()};
+  const auto& [kept, first, second, second_kept, rate, root, eps] = numbers;
+  const AdamStep step{kept, first, second, second_kept, rate, root, eps};
+  float* data = to.mutable_data();
+  o.run([&](Workers& workers) {
+    adam(workers, step, data, from, moments, static_cast<size_t>(count));
   });
 }
 
@@ -329,10 +417,12 @@ double squares(const py::object& values) {
 
 void bind_training(py::module_& m) {
   using py::arg;
-  py::class_<PyNorm, std::shared_ptr<PyNorm>>(m, "Norm").def(
-      py::init(&make_norm), arg("weight"), arg("bias"), arg("heads"), arg("eps"), arg("layer"));
-  py::class_<PyHead, std::shared_ptr<PyHead>>(m, "Head").def(
-      py::init(&make_head), arg("matrix"), arg("bias"), arg("activations"), arg("softcap"));
+  py::class_<PyNorm, std::shared_ptr<PyNorm>>(m, "Norm")
+      .def(py::init(&make_norm), arg("weight"), arg("bias"), arg("heads"), arg("eps"), arg("layer"))
+      .def("set", &set_norm, arg("weight"), arg("bias"));
+  py::class_<PyHead, std::shared_ptr<PyHead>>(m, "Head")
+      .def(py::init(&make_head), arg("matrix"), arg("bias"), arg("activations"), arg("softcap"))
+      .def("set_bias", &set_bias, arg("bias"));
   py::class_<Attention>(m, "Attention")
       .def(py::init(&attention_of), arg("heads"), arg("kv_heads"), arg("head_dim"), arg("scale"),
            arg("window"), arg("softcap"));
@@ -342,8 +432,12 @@ void bind_training(py::module_& m) {
       .def("linear_back", &run_linear_back, arg("uses"), arg("add"), arg("dx"))
       .def("multiply", &run_multiply, arg("x"), arg("w"), arg("y"), arg("n"), arg("k"),
            arg("transposed") = false, arg("add") = false)
+      .def("weight_back", &run_weight_back, arg("x"), arg("dy"), arg("n"), arg("k"), arg("slope"),
+           arg("bias"))
       .def("norm", &run_norm, arg("norm"), arg("x"), arg("y"))
       .def("norm_back", &run_norm_back, arg("norm"), arg("x"), arg("dy"), arg("dx"))
+      .def("norm_weight_back", &run_norm_weight_back, arg("norm"), arg("x"), arg("dy"),
+           arg("scale"), arg("weight"), arg("bias"))
       .def("gated", &run_gated, arg("name"), arg("gate"), arg("up"), arg("y"))
       .def("gated_back", &run_gated_back, arg("name"), arg("gate"), arg("up"), arg("dy"),
            arg("d_gate"), arg("d_up"))
@@ -355,8 +449,13 @@ void bind_training(py::module_& m) {
            arg("out"))
       .def("attend_back", &run_attend_back, arg("attention"), arg("starts"), arg("qkv"),
            arg("d_out"), arg("slopes"))
-      .def("loss", &run_loss, arg("head"), arg("x"), arg("targets"), arg("scale"), arg("dx"))
+      .def("loss", &run_loss, arg("head"), arg("x"), arg("targets"), arg("scale"), arg("dx"),
+           arg("slope") = py::none(), arg("bias_slope") = py::none())
       .def("embed", &run_embed, arg("matrix"), arg("ids"), arg("scale"), arg("y"))
+      .def("embed_back", &run_embed_back, arg("ids"), arg("scale"), arg("dy"), arg("n"), arg("k"),
+           arg("slope"))
+      .def("adam", &run_adam, arg("values"), arg("slopes"), arg("mean"), arg("square"),
+           arg("numbers"))
       .def_property_readonly(
           "isa", [](const Operators& o) { return std::string(o.constants().kernels.name); })
       .def_property_readonly("scratch_bytes",

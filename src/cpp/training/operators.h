@@ -95,8 +95,33 @@ void attend_back(Workers& workers, const Attention& attention, const Texts& text
                  const Rows& k, const Rows& v, const Rows& d_out,
                  const AttentionGradients& gradients);
 
+// Where the gradient of a weight [n, k] is summed up: as the format f32 lays out the weight.
+struct WeightSlope {
+  float* data;
+  int n, k;
+};
+
+// The gradients of what is trained itself. Each is added to what is there: a sum over rows in their
+// order, whatever pieces the rows come in.
+
+// slope += dy.T @ x, of y = x @ weight.T
+void weight_back(Workers& workers, const Rows& x, const Rows& dy, const WeightSlope& slope);
+// slope[c] += dy[row, c], for n columns
+void bias_back(Workers& workers, const Rows& dy, int n, float* slope);
+// slope[ids[row], :] += scale * dy[row, :]
+void embed_back(Workers& workers, const int32_t* ids, float scale, const Rows& dy,
+                const WeightSlope& slope);
+// Of a norm's weight, float32[width], times `scale`; and of its bias, unless that is null.
+struct NormSlope {
+  float scale;
+  float *weight, *bias;
+};
+void norm_weight_back(Workers& workers, const Norm& norm, const Rows& x, const Rows& dy,
+                      const NormSlope& slope);
+
 // The head: losses[i] = -log softmax(x[i] @ matrix.T)[targets[i]], and scale times its gradient,
-// which becomes dx, unless that is null. Logits exist for a few rows at a time.
+// which becomes dx, unless that is null. Logits exist for a few rows at a time. What is trained of the
+// head has its gradient added, if there is a dx.
 struct Head {
   const Matrix* matrix;
   const float* bias;
@@ -104,8 +129,24 @@ struct Head {
   float softcap;  // 0: none
   float scale;
 };
+struct HeadSlope {
+  float *weight, *bias;  // null: not trained
+};
 void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targets, double* losses,
-          const Rows* dx);
+          const Rows* dx, const HeadSlope& slope);
+
+// A step of AdamW for `count` values, operation by operation as PyTorch has it.
+struct AdamStep {
+  float kept;           // of a value, after its decay
+  float first, second;  // the shares of what is new in the moments, and of what was in the second
+  float second_kept;
+  float step, root, eps;
+};
+struct Moments {
+  float *mean, *square;
+};
+void adam(Workers& workers, const AdamStep& step, float* values, const float* slopes,
+          const Moments& moments, size_t count);
 
 // The sum of squares in float64, in order.
 double sum_of_squares(const float* values, size_t count);

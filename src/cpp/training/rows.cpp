@@ -99,7 +99,7 @@ void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x)
 }
 
 void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targets, double* losses,
-          const Rows* dx) {
+          const Rows* dx, const HeadSlope& slope) {
   constexpr int kRows = 128;  // whose logits exist at once
   const Kernels& kernels = workers.kernels;
   const int n = head.matrix->n, width = static_cast<int>(round_up(n, kGroup));
@@ -109,7 +109,8 @@ void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targ
     const int rows = std::min(kRows, x.m - begin);
     const Rows chunk{logits, rows, width};
     const LinearUse use{head.matrix, head.bias, nullptr, chunk};
-    linear(workers, {x.row(begin), rows, x.stride}, head.activations, {use});
+    const Rows read{x.row(begin), rows, x.stride};
+    linear(workers, read, head.activations, {use});
     workers.reserve(capped == nullptr ? 0 : static_cast<size_t>(width));
     workers.each(rows, [&](int row, int thread) {
       float *values = chunk.row(row), parts[3];
@@ -125,6 +126,9 @@ void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targ
       std::fill(values + n, values + width, 0.0f);
     });
     if (dx == nullptr) continue;
+    if (slope.weight != nullptr)
+      weight_back(workers, read, chunk, {slope.weight, n, head.matrix->k});
+    if (slope.bias != nullptr) bias_back(workers, chunk, n, slope.bias);
     linear_back(workers, {use}, false, {dx->row(begin), rows, dx->stride});
   }
 }

@@ -1,18 +1,18 @@
-"""`slmq train`: an adapter, trained here."""
+"""`slmq train`: an adapter, or a whole model, trained here."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slmq.cli import options as o
 from slmq.cli.output import Downloads, note, print_json, spinner
 from slmq.cli.train_config import TrainConfig, read_config
-from slmq.engine.training.options import TrainOptions
+from slmq.engine.training.options import TrainOptions, Types
 from slmq.machine.disk import readable_bytes
 from slmq.settings import WeightFormat
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train_adapter"]
 
-TRAINING = o.Bundle("training", TrainOptions, "Training")
+TRAINING = o.Bundle("training", TrainOptions, "Training", without=("type",))
 PAGE, ADAPTERS = "training.html", "adapters"
 NOTHING = TrainConfig(None, None, None, {})
 CURVE = 24  # reports whose losses are drawn on the line
@@ -43,7 +43,9 @@ def train_adapter(
     adapter_path: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder to write the adapter to.", show_default="adapters"
+            metavar="DIR",
+            help="Folder to write the adapter, or the model, to.",
+            show_default="adapters",
         ),
     ] = None,
     config: Annotated[
@@ -57,9 +59,15 @@ def train_adapter(
         ),
     ] = None,
     fine_tune_type: Annotated[
-        Literal["lora"],
-        typer.Option("--fine-tune-type", "--type", metavar="TYPE", help="What is trained."),
-    ] = "lora",
+        Types | None,
+        typer.Option(
+            "--fine-tune-type",
+            "--type",
+            metavar="TYPE",
+            help="What is trained: lora (an adapter) or full (all weights, of floats).",
+            show_default="lora",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --adapter-path.")
     ] = False,
@@ -83,16 +91,17 @@ def train_adapter(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Train a low-rank adapter of a model on your own texts.
+    """Train a low-rank adapter of a model, or all of its weights, on your own texts.
 
     Lines of JSON are chats ("messages"), "prompt" and "completion", or "text". What is written is a
-    folder of PEFT: use it with --adapter. A run that was interrupted goes on with --resume, to the
-    same bytes as one that was not.
+    folder of PEFT: use it with --adapter. With --type full it is a model: use it as one. A run that
+    was interrupted goes on with --resume, to the same bytes as one that was not.
     """
     import slmq.hub as hub
 
     said = NOTHING if config is None else read_config(config)
-    options = TrainOptions(**(said.options | training))
+    kind = {} if fine_tune_type is None else {"type": fine_tune_type}
+    options = TrainOptions(**(said.options | kind | training))
     source = model or said.model
     if source is None:
         raise typer.BadParameter("expected a model, here or in --config", param_hint="MODEL")

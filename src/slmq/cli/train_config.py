@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from slmq.engine.training.options import TrainOptions
+from slmq.engine.training.options import TrainOptions, Types
 from slmq.errors import DataError
 from slmq.settings import shown
 
@@ -81,12 +81,18 @@ def _understood(path: Path, found: dict[str, Any]) -> TrainConfig:
                 raise DataError(SAID.format(path, key, "a text", shown(value)))
             places[key] = value
         elif key == "lora_parameters":
-            options |= _low_rank(path, value)
+            if found.get("fine_tune_type") != "full":  # as mlx-lm, which does not look at them
+                options |= _low_rank(path, value)
+        elif key == "fine_tune_type":
+            if value not in get_args(Types):
+                wanted = " or ".join(map(repr, get_args(Types)))
+                raise DataError(SAID.format(path, key, wanted, shown(value)))
+            options["type"] = value
         elif key == "lr_schedule":
             options |= _schedule(path, value)
         elif key == "optimizer_config":
             options |= _decay(path, value)
-        elif key in ("train", "fine_tune_type", "resume_adapter_file", "report_to"):
+        elif key in ("train", "resume_adapter_file", "report_to"):
             _require(path, key, value)
         elif key in OWN:
             options[key] = tuple(value) if isinstance(value, list) else value
@@ -96,7 +102,7 @@ def _understood(path: Path, found: dict[str, Any]) -> TrainConfig:
 
 
 def _require(path: Path, key: str, value: object) -> None:
-    wanted = {"train": True, "fine_tune_type": "lora"}.get(key)
+    wanted = {"train": True}.get(key)
     if value != wanted:
         said = "nothing" if wanted is None else f"{wanted!r}".lower()
         raise DataError(SAID.format(path, key, said, shown(value)))

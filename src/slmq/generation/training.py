@@ -1,4 +1,4 @@
-"""`slmq.train`: from the name of a model and a folder of texts to an adapter."""
+"""`slmq.train`: from the name of a model and a folder of texts to an adapter, or a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def train(
     local_files_only: bool = False,
     **options: Unpack[TrainArgs],
 ) -> Trained:
-    """Train a low-rank adapter (LoRA) of a model on this CPU.
+    """Train a low-rank adapter (LoRA) of a model, or all of its weights, on this CPU.
 
     The same options, data and model give the same bytes, on every CPU and with any number of
     threads, also when the run was killed and gone on with.
@@ -39,15 +39,17 @@ def train(
     Parameters
     ----------
     model : str or path
-        Name in the catalogue, hub id, folder or .gguf file; its weights stay as they are.
+        Name in the catalogue, hub id, folder or .gguf file; its own weights stay as they are. With
+        ``type="full"`` a folder of safetensors with floats.
     data : path
         A folder with ``train.jsonl``, and ``valid.jsonl`` and ``test.jsonl`` if there are such;
         ``.csv`` and ``.txt`` are read, too.
     adapter_path : path
-        The folder to write: an adapter that PEFT and `Model.load_adapter` load, and the state of
-        the run.
+        The folder to write: an adapter that PEFT and `Model.load_adapter` load, or with
+        ``type="full"`` a model as the one that was given; and the state of the run.
     format : str, optional
-        What weights become while they are trained on; None keeps them as they are stored.
+        What weights become while an adapter is trained on them; None keeps them as they are
+        stored.
     teacher : str or path, optional
         A model of the same tokens. What it expects of every next token is learned, instead of the
         tokens that the texts have; losses are divergences from it.
@@ -74,7 +76,8 @@ def train(
     CheckpointError
         The model is damaged, the loss is no number, or the state is of another run.
     UnsupportedModelError
-        A step of the model has no gradient here.
+        A step of the model has no gradient here, or all weights of one without floats are to be
+        trained.
     WriteError
         The folder is not empty, or the disk is full.
     TypeError, ValueError

@@ -149,6 +149,10 @@ class WeightReader:
         stored = self._names(name)
         return stored in self.checkpoint.tensors or stored in self._foreign or stored in self._cut
 
+    def stored_name(self, name: str) -> str:
+        """What the checkpoint calls a tensor."""
+        return self._names(name)
+
     def note(self, name: str) -> None:
         """A tensor of this name will be read."""
         self._asked.add(self._names(name))

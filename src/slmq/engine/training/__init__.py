@@ -1,1 +1,1 @@
-"""Training of adapters: texts, gradients, the run, and what it leaves on the disk."""
+"""Training: texts, gradients, the run, and what it leaves on the disk."""

@@ -1,4 +1,4 @@
-"""The model that an adapter is trained on: its steps, and which of its weights are adapted."""
+"""The model that is trained, or adapted: its steps, and which of its weights learn."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import slmq._native as _native
 from slmq.checkpoint import Layout, open_checkpoint
 from slmq.engine.options import MAX_CONTEXT
+from slmq.engine.training.full import FullWeights, open_full
 from slmq.engine.training.low_rank import LowRanks, LowRankSize
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
+from slmq.engine.training.parameters import Parameters
 from slmq.engine.training.steps import LinearPart
 from slmq.engine.training.tape import Tape
 from slmq.errors import UnsupportedModelError
@@ -40,6 +42,10 @@ class Base:
     files : list
         Names and sizes of its files: what a state is checked with.
     threads : int
+    path : Path
+        Its file or folder.
+    full : FullWeights, optional
+        All of its weights, if these are trained.
     """
 
     name: str
@@ -47,31 +53,41 @@ class Base:
     tokenizer: Tokenizer
     files: list[list[Any]]
     threads: int
+    path: Path = Path()
+    full: FullWeights | None = None
 
 
 def open_base(
     path: str | os.PathLike[str], options: TrainOptions, *, name: str, format: str | None = None
 ) -> Base:
-    """Open a model of any format for training.
+    """Open a model for training: of any format, or of floats if all weights are trained.
 
     Raises
     ------
     CheckpointError, UnsupportedModelError, TokenizerError
+    ValueError
+        `format` rounds weights that are to be trained.
     """
+    if options.type == "full" and format not in (None, "f32"):
+        raise ValueError(f"format: expected None where all weights are trained, got {format!r}")
     threads = int(_native.resolve_threads(options.n_threads)["threads"])
     with open_checkpoint(Path(path)) as checkpoint:
         family, _ = family_of(checkpoint)
         refuse_encoder(family, checkpoint.path, "training")
         tokenizer = load_tokenizer(checkpoint)
-        weights = load_weights(checkpoint, threads=threads, format=format)
+        full = None
+        if options.type == "full":
+            weights, full = open_full(checkpoint, threads=threads)
+        else:
+            weights = load_weights(checkpoint, threads=threads, format=format)
         files: list[list[Any]] = [[file.path.name, file.size] for file in checkpoint.files]
-    return Base(name, weights, tokenizer, files, threads)
+    return Base(name, weights, tokenizer, files, threads, Path(path), full)
 
 
 def network_of(
     base: Base, options: TrainOptions, *, rows: int, isa: str | None = None, adapted: bool = True
 ) -> Network:
-    """The model's steps with a pair for every weight that is adapted; or with none.
+    """The model's steps with what is trained of them: pairs, all weights, or nothing.
 
     Raises
     ------
@@ -83,14 +99,20 @@ def network_of(
     loaded = base.weights
     tape = Tape(min(loaded.config.max_positions, MAX_CONTEXT))
     tape.finish(loaded.family.forward(tape, loaded.weights, loaded.config))
+    parameters: Parameters = base.full or _low_ranks(base, tape, options, adapted=adapted)
+    operators = _native.Operators(base.threads, isa)
+    return Network(tape, parameters, operators, rows=rows, recompute=options.grad_checkpoint)
+
+
+def _low_ranks(base: Base, tape: Tape, options: TrainOptions, *, adapted: bool) -> LowRanks:
+    """A pair for every weight that is adapted."""
+    loaded = base.weights
     own = {wish.stored: wish.order for _, wish in wishes_of(loaded, Layout())}
     sizes = [
         size._replace(order=own.get(f"{size.module}.weight"))
         for size in (_adapted(tape.linears, options) if adapted else ())
     ]
-    low_ranks = LowRanks(sizes, options.rank, options.alpha, options.seed)
-    operators = _native.Operators(base.threads, isa)
-    return Network(tape, low_ranks, operators, rows=rows, recompute=options.grad_checkpoint)
+    return LowRanks(sizes, options.rank, options.alpha, options.seed)
 
 
 def _adapted(linears: list[LinearPart], options: TrainOptions) -> list[LowRankSize]:

@@ -9,6 +9,7 @@ rounding has lost.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,11 @@ class Distillation:
             p = np.stack([_native.softmax(row) for row in here])
             found.append(_divergences(there, here, q, p))
             if dx is not None:
-                matrix = _head(self._student).matrix
-                slope = _native.zero_rows(len(p), matrix.n)
-                slope[:, : matrix.n] = (p - q) * np.float32(weight)
-                use = (matrix, None, None, slope)
-                self._student.operators.linear_back([use], False, dx[rows])
+                head, operators = _head(self._student), self._student.operators
+                slope = _native.zero_rows(len(p), head.matrix.n)
+                slope[:, : head.matrix.n] = (p - q) * np.float32(weight)
+                head.add_slopes(operators, x[rows], slope)
+                operators.linear_back([(head.matrix, None, None, slope)], False, dx[rows])
         return np.concatenate(found)
 
 
@@ -105,7 +106,7 @@ def open_teacher(path: str | os.PathLike[str], options: TrainOptions) -> Base:
     ------
     CheckpointError, UnsupportedModelError, TokenizerError
     """
-    return open_base(path, options, name=os.fspath(path), format="f32")
+    return open_base(path, replace(options, type="lora"), name=os.fspath(path), format="f32")
 
 
 def _head(network: Network) -> LinearPart:

@@ -71,7 +71,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Saved:
-    """The adapter and the state were written."""
+    """The adapter or the model, and the state, were written."""
 
     iteration: int
     path: Path
@@ -89,9 +89,9 @@ class Trained:
     Attributes
     ----------
     path : Path
-        The adapter: a folder of PEFT.
+        The adapter, a folder of PEFT; or the model.
     iterations : int
-        Batches that were learned from; the adapter is that of `best` where patience chose.
+        Batches that were learned from; what is written is of `best` where patience chose.
     best : int
     reports : list of Report
     evaluations : list of Evaluation

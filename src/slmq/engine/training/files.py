@@ -19,7 +19,14 @@ from slmq.engine.training.low_rank import LowRankPair, LowRanks
 from slmq.errors import CheckpointError, WriteError
 from slmq.machine.disk import create, publish, remove
 
-__all__ = ["STATE", "read_state", "write_adapter", "write_state", "write_text"]
+__all__ = [
+    "STATE",
+    "read_state",
+    "write_adapter",
+    "write_parts",
+    "write_state",
+    "write_text",
+]
 
 F32 = npt.NDArray[np.float32]
 CONFIG, TENSORS, STATE = "adapter_config.json", "adapter_model.safetensors", "training.safetensors"
@@ -59,7 +66,7 @@ def write_adapter(folder: Path, low_ranks: LowRanks, values: F32, base: str) -> 
         "use_dora": False,
         "use_rslora": False,
     }
-    _write(folder / TENSORS, _safetensors(tensors, {"format": "pt"}))
+    write_parts(folder / TENSORS, _safetensors(tensors, {"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
@@ -73,11 +80,13 @@ def _b(pair: LowRankPair, turned: F32) -> F32:
 
 def write_state(folder: Path, tensors: Mapping[str, F32], facts: Mapping[str, Any]) -> None:
     """Write all that a run needs to go on with the same bits; errors as `write_adapter`."""
-    _write(folder / STATE, _safetensors(tensors, {"slmq": json.dumps(facts)}))
+    write_parts(folder / STATE, _safetensors(tensors, {"slmq": json.dumps(facts)}))
 
 
-def read_state(folder: Path, count: int) -> tuple[dict[str, F32], dict[str, Any]]:
-    """What `write_state` wrote, of `count` parameters.
+def read_state(folder: Path, into: Mapping[str, F32]) -> dict[str, Any]:
+    """Read what `write_state` wrote into these arrays, and return what it says of the run.
+
+    What the state lacks stays as it is; it has at least values, mean and square.
 
     Raises
     ------
@@ -88,28 +97,30 @@ def read_state(folder: Path, count: int) -> tuple[dict[str, F32], dict[str, Any]
     stored = open_single(path, {})
     with stored:
         text = stored.file_metadata.get("slmq", "")
-        tensors = {}
         for name, info in stored.tensors.items():
-            if info.dtype != "f32" or tuple(info.shape) != (count,):
+            if name not in into:
+                continue
+            if info.dtype != "f32" or tuple(info.shape) != into[name].shape:
                 raise CheckpointError(
-                    f"expected float32 [{count}], found {info.dtype} {list(info.shape)}: is it "
-                    f"the state of another model or rank?",
+                    f"expected float32 {list(into[name].shape)}, found {info.dtype} "
+                    f"{list(info.shape)}: is it the state of another model or rank?",
                     file=path,
                     tensor=name,
                 )
-            tensors[name] = stored.read(name).view("<f4").astype(np.float32)
+            into[name][:] = stored.read(name).view("<f4")
+            stored.release(name)
     try:
         facts = json.loads(text)
     except ValueError as error:
         raise CheckpointError("expected the state of a training run", file=path) from error
-    if not isinstance(facts, dict) or not {"values", "mean", "square"} <= tensors.keys():
+    if not isinstance(facts, dict) or not {"values", "mean", "square"} <= stored.tensors.keys():
         raise CheckpointError("expected the state of a training run", file=path)
-    return tensors, facts
+    return facts
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of text; errors as `write_adapter`."""
-    _write(path, [text.encode("utf-8")])
+    write_parts(path, [text.encode("utf-8")])
 
 
 def _safetensors(
@@ -129,7 +140,8 @@ def _safetensors(
         yield np.ascontiguousarray(tensor, "<f4").reshape(-1).view(np.uint8).data
 
 
-def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file of these parts; errors as `write_adapter`."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

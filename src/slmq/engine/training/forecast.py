@@ -9,13 +9,13 @@ from slmq.engine.training.batches import pieces_of
 from slmq.engine.training.data import Sample
 from slmq.engine.training.events import Forecast
 from slmq.engine.training.network import Network
-from slmq.engine.training.optimizer import AdamW
+from slmq.engine.training.optimizer import AdamW, clip
 from slmq.machine.memory import peak_memory_bytes
 
 __all__ = ["forecast"]
 
 TRIED = 3  # pieces that are timed, from short to long
-UPDATED = 1 << 18  # parameters of which the time of an update is taken
+UPDATED = 1 << 22  # parameters of which the time of an update is taken
 
 
 def forecast(
@@ -35,8 +35,8 @@ def forecast(
     iters, evaluations : int
         How many of them there will be.
     """
-    low_ranks = network.low_ranks
-    slopes = low_ranks.slopes.copy()  # of batches that share an update with the next ones
+    values, slopes = network.parameters.values, network.parameters.slopes
+    kept = slopes.copy() if slopes.any() else None  # of batches that share the next update
     pieces = sorted(
         (piece for batch in ahead for piece in pieces_of(batch)), key=lambda p: len(p.tokens)
     )
@@ -50,12 +50,15 @@ def forecast(
         network.losses(piece)
     looked_s = time.monotonic()
     count = min(len(slopes), UPDATED)
-    spare = AdamW(count, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    spare.update(low_ranks.values[:count].copy(), slopes[:count], 0.0)
+    spare = AdamW(network.operators, count, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    tried = values[:count].copy()
+    began_update_s = time.monotonic()
+    clip(slopes[:count], 1.0)
+    spare.update(tried, slopes[:count], 0.0)
     updated_s = time.monotonic()
-    low_ranks.turn()
-    update_s = (updated_s - looked_s) * len(slopes) / count + time.monotonic() - updated_s
-    low_ranks.slopes[:] = slopes
+    network.parameters.turn()
+    update_s = (updated_s - began_update_s) * len(slopes) / count + time.monotonic() - updated_s
+    slopes[:] = 0.0 if kept is None else kept
 
     rows = sum(len(piece.tokens) for piece in some)
     batch_rows = sum(len(piece.tokens) for piece in pieces) / len(ahead)
@@ -64,4 +67,4 @@ def forecast(
     seconds = iters * (learn_s + update_s) + evaluations * look_rows * (looked_s - learned_s) / rows
     tokens = round(iters * batch_rows) + evaluations * look_rows
     peak = peak_memory_bytes() or 0
-    return Forecast(iters, tokens, low_ranks.count, seconds, peak)
+    return Forecast(iters, tokens, network.parameters.count, seconds, peak)

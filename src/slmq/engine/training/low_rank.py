@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.formats import padded
+
+if TYPE_CHECKING:
+    from slmq.engine.training.tape import Tape
 
 __all__ = ["LowRankPair", "LowRankSize", "LowRanks"]
 
@@ -125,6 +128,19 @@ class LowRanks:
         """Bytes of parameters, gradients and copies."""
         copies = sum(pair.a_turned.nbytes + pair.b.nbytes for pair in self.pairs.values())
         return self.values.nbytes + self.slopes.nbytes + copies
+
+    @property
+    def modules(self) -> list[str]:
+        """What is trained, in order."""
+        return list(self.pairs)
+
+    def attach(self, tape: Tape) -> None:
+        """Give the steps of a model their pairs."""
+        tape.scale = self.scale
+        for part in tape.linears:
+            part.pair = self.pairs.get(part.name.removesuffix(".weight"))
+            if part.pair is not None:
+                tape.widths[part.products] = self.rank
 
     def turn(self) -> None:
         """Bring the copies up to date, after the parameters were changed."""

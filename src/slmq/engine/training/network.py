@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.engine.training.low_rank import LowRanks
+from slmq.engine.training.parameters import Parameters
 from slmq.engine.training.passes import Arena, Pass, Piece
-from slmq.engine.training.steps import LinearStep
+from slmq.engine.training.steps import LinearPart
 from slmq.engine.training.tape import Segment, Tape
 
 __all__ = ["Loss", "Network"]
@@ -32,13 +32,13 @@ class Loss(Protocol):
 
 
 class Network:
-    """The steps of a model with the pairs that are trained.
+    """The steps of a model with the parameters that are trained.
 
     Parameters
     ----------
     tape : Tape
         Finished.
-    low_ranks : LowRanks
+    parameters : Parameters
     operators : _native.Operators
     rows : int
         Most rows of a piece.
@@ -54,22 +54,18 @@ class Network:
     def __init__(
         self,
         tape: Tape,
-        low_ranks: LowRanks,
+        parameters: Parameters,
         operators: _native.Operators,
         *,
         rows: int,
         recompute: bool,
     ) -> None:
-        self.low_ranks = low_ranks
+        self.parameters = parameters
         self.operators = operators
         self.tape = tape
-        self.loss: Loss = _NextTokens(operators, tape.head)
+        self.loss: Loss = _NextTokens(operators, tape.head, tape.head_part)
         self._arena = Arena(rows)
-        tape.scale = low_ranks.scale
-        for part in tape.linears:
-            part.pair = low_ranks.pairs.get(part.name.removesuffix(".weight"))
-            if part.pair is not None:
-                tape.widths[part.products] = low_ranks.rank
+        parameters.attach(tape)
         segments = tape.segments
         self._made = [{n for step in segment.steps for n in step.makes} for segment in segments]
         self._read = [{n for step in segment.steps for n in step.reads} for segment in segments]
@@ -158,17 +154,20 @@ class Network:
 class _NextTokens:
     """The cross-entropy of the tokens that a text has."""
 
-    def __init__(self, operators: _native.Operators, head: _native.Head) -> None:
+    def __init__(self, operators: _native.Operators, head: _native.Head, part: LinearPart) -> None:
         self._operators = operators
         self._head = head
+        self._part = part
 
     def losses(self, piece: Piece, x: F32, weight: float, dx: F32 | None) -> F64:
-        return self._operators.loss(self._head, x, piece.targets, weight, dx)
+        part = self._part
+        return self._operators.loss(
+            self._head, x, piece.targets, weight, dx, part.slope, part.bias_slope
+        )
 
 
 def _learns(segment: Segment) -> bool:
-    linears = [step for step in segment.steps if isinstance(step, LinearStep)]
-    return any(part.pair is not None for step in linears for part in step.parts)
+    return any(step.learns for step in segment.steps)
 
 
 def _drop(p: Pass, numbers: Iterable[int]) -> None:

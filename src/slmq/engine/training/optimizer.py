@@ -1,8 +1,7 @@
 """AdamW with its schedule (Loshchilov and Hutter, 2019), in float32 and the same on every CPU.
 
-NumPy's float32 sums, products, quotients and roots are each rounded once, in whatever vectors they
-are computed; what is not (powers, cosines, a sum over many values) comes from native code that is
-the same everywhere.
+Its float32 sums, products, quotients and roots are each rounded once, in whatever vectors they are
+computed, and no sum is over many values but that of `clip`, whose order is fixed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ __all__ = ["AdamW", "Schedule", "clip"]
 
 F32 = npt.NDArray[np.float32]
 PI = 3.141592653589793
-BLOCK = 1 << 15  # values that are updated at once, within a cache
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,13 @@ class Schedule:
 class AdamW:
     """Moments of the gradients of one vector of parameters.
 
+    Parameters
+    ----------
+    operators : _native.Operators
+    count : int
+    betas, eps, weight_decay
+        As of PyTorch's, whose operations it has, one by one, in float32. All parameters decay.
+
     Attributes
     ----------
     mean, square : float32[parameters]
@@ -67,12 +72,19 @@ class AdamW:
     """
 
     def __init__(
-        self, count: int, *, betas: tuple[float, float], eps: float, weight_decay: float
+        self,
+        operators: _native.Operators,
+        count: int,
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
     ) -> None:
         # Written, not only promised by the system: a forecast looks at the memory that is held.
         self.mean = np.full(count, 0.0, np.float32)
         self.square = np.full(count, 0.0, np.float32)
         self.step = 0
+        self._operators = operators
         self._betas = betas
         self._eps = eps
         self._decay = weight_decay
@@ -82,28 +94,21 @@ class AdamW:
         self.step += 1
         first, second = self._betas
         corrections = [1.0 - _power(beta, self.step) for beta in self._betas]
-        f = np.float32
-        step_size, root = f(rate / corrections[0]), f(np.sqrt(corrections[1]))
-        kept = f(1.0 - rate * self._decay)
-        spare = np.empty(BLOCK, np.float32)
-        for begin in range(0, len(values), BLOCK):
-            part = slice(begin, min(begin + BLOCK, len(values)))
-            value, slope = values[part], slopes[part]
-            mean, square, work = self.mean[part], self.square[part], spare[: len(value)]
-            np.multiply(value, kept, out=value)
-            np.subtract(slope, mean, out=work)
-            np.multiply(work, f(1.0 - first), out=work)
-            np.add(mean, work, out=mean)
-            np.multiply(slope, slope, out=work)
-            np.multiply(work, f(1.0 - second), out=work)
-            np.multiply(square, f(second), out=square)
-            np.add(square, work, out=square)
-            np.sqrt(square, out=work)
-            np.divide(work, root, out=work)
-            np.add(work, f(self._eps), out=work)
-            np.divide(mean, work, out=work)
-            np.multiply(work, step_size, out=work)
-            np.subtract(value, work, out=value)
+        self._operators.adam(
+            values,
+            slopes,
+            self.mean,
+            self.square,
+            (
+                1.0 - rate * self._decay,
+                1.0 - first,
+                1.0 - second,
+                second,
+                rate / corrections[0],
+                float(np.sqrt(corrections[1])),
+                self._eps,
+            ),
+        )
 
 
 def clip(slopes: F32, most: float) -> float:

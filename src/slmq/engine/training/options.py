@@ -1,4 +1,4 @@
-"""How an adapter is trained: every option once, checked before anything is read."""
+"""How a model is trained: every option once, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from slmq.settings import (
     truth,
 )
 
-__all__ = ["Optimizers", "Schedules", "TrainArgs", "TrainOptions"]
+__all__ = ["Optimizers", "Schedules", "TrainArgs", "TrainOptions", "Types"]
 
 Schedules = Literal["constant", "linear", "cosine"]
 Optimizers = Literal["adamw", "adam"]
+Types = Literal["lora", "full"]
+ADAPTING = ("rank", "alpha", "keys", "num_layers")  # options of adapters alone
 MOST_RANK = 256  # as the native code
 # What changes no bit of the result, only when it is looked at and written, and how fast it comes.
 ASIDE = (
@@ -62,6 +64,7 @@ def _epochs(name: str, value: object) -> float | None:
 class TrainArgs(TypedDict, total=False):
     """The keyword arguments of `TrainOptions`, for type checkers."""
 
+    type: Types
     rank: int
     alpha: float
     keys: tuple[str, ...]
@@ -91,14 +94,17 @@ class TrainArgs(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How an adapter is trained. Names and defaults are mlx-lm's, where it has them.
+    """How a model is trained. Names and defaults are mlx-lm's, where it has them.
 
     Parameters
     ----------
+    type : {"lora", "full"}
+        What is trained: an adapter of low rank, beside weights of any format; or all weights of a
+        model of floats.
     rank : int
-        Rank of the two matrices that are added to a weight.
+        Of an adapter: rank of the two matrices that are added to a weight.
     alpha : float
-        Their product counts alpha / rank times.
+        Of an adapter: their product counts alpha / rank times.
     keys : sequence of str
         Modules to adapt, by the ends of their names ("q_proj"). Empty: all linear layers.
     num_layers : int
@@ -126,7 +132,7 @@ class TrainOptions:
     optimizer : {"adamw", "adam"}
         Adam (Kingma and Ba, 2015) is AdamW without weight decay.
     weight_decay : float
-        Of AdamW.
+        Of AdamW, for all that is trained.
     max_grad_norm : float
         Longer gradients are scaled to this norm; 0: never.
     seed : int
@@ -140,7 +146,7 @@ class TrainOptions:
     val_batches : int
         Batches of an evaluation; -1: all.
     patience : int
-        Stop after so many evaluations without a better loss, and keep the best adapter; 0: never.
+        Stop after so many evaluations without a better loss, and keep what was best; 0: never.
     grad_checkpoint : bool
         Compute every layer anew on the way back: less memory, more time, the same bits.
     n_threads : int, optional
@@ -154,6 +160,11 @@ class TrainOptions:
         If a value is out of range.
     """
 
+    type: Types = option(
+        "lora",
+        "What is trained: lora (an adapter of low rank) or full (all weights, of floats).",
+        one_of(Types),
+    )
     rank: int = option(
         8, "Rank of the matrices.", integer(f"an int in 1..{MOST_RANK}", low=1, high=MOST_RANK)
     )
@@ -230,6 +241,13 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for name in ADAPTING if self.type == "full" else ():
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}: expected nothing where all weights are trained (type 'full'), got "
+                    f"{getattr(self, name)!r}"
+                )
 
     def lasting(self) -> dict[str, Any]:
         """What the bits of the result depend on: a run is only gone on with by the same."""

@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from slmq.engine.training.events import (
 )
 from slmq.engine.training.files import STATE, read_state, write_adapter, write_state
 from slmq.engine.training.forecast import forecast
+from slmq.engine.training.low_rank import LowRanks
+from slmq.engine.training.model_folder import write_model
 from slmq.engine.training.network import Network
 from slmq.engine.training.optimizer import AdamW, Schedule, clip
 from slmq.engine.training.options import TrainOptions
@@ -51,7 +54,7 @@ class Run:
     data : path
         A folder with train.jsonl (or .csv, .txt), and valid and test if there are such.
     out : path
-        The folder that the adapter and the state are written to.
+        The folder that the adapter or the model, and the state, are written to.
     options : TrainOptions
     name : str
         What the model is called.
@@ -104,9 +107,10 @@ class Run:
             self.network.loss = distillation(
                 self.network, self.base, self._teacher, options, rows=rows, isa=isa
             )
-        low_ranks = self.network.low_ranks
+        parameters = self.network.parameters
         self._optimizer = AdamW(
-            len(low_ranks.values),
+            self.network.operators,
+            len(parameters.values),
             betas=BETAS,
             eps=EPS,
             weight_decay=options.weight_decay if options.optimizer == "adamw" else 0.0,
@@ -124,7 +128,7 @@ class Run:
         self._best = (math.inf, 0)
         self._best_values: F32 | None = None
         if options.patience:
-            self._best_values = low_ranks.values.copy()
+            self._best_values = parameters.values.copy()
         self._worse = 0
         self._stopped = False
         self._norm = 0.0
@@ -160,12 +164,12 @@ class Run:
 
     def _learn(self) -> tuple[float, int]:
         """One batch, and an update if it is the last of those that share one."""
-        options, low_ranks = self.options, self.network.low_ranks
+        options, parameters = self.options, self.network.parameters
         batch = self._order.batch(self.iteration)
         count = sum(len(sample.tokens) - sample.first for sample in batch)
         each = options.grad_accumulation_steps
         if self.iteration % each == 0:
-            low_ranks.slopes.fill(0.0)
+            parameters.slopes.fill(0.0)
         loss = 0.0
         for piece in pieces_of(batch):
             for value in self.network.learn(piece, 1.0 / (count * each)):
@@ -178,10 +182,10 @@ class Run:
             )
         self.iteration += 1
         if self.iteration % each == 0 or self.iteration == self.iters:
-            self._norm = clip(low_ranks.slopes, options.max_grad_norm)
+            self._norm = clip(parameters.slopes, options.max_grad_norm)
             rate = self._schedule.at(self._optimizer.step)
-            self._optimizer.update(low_ranks.values, low_ranks.slopes, rate)
-            low_ranks.turn()
+            self._optimizer.update(parameters.values, parameters.slopes, rate)
+            parameters.turn()
         return loss, count
 
     def loss_of(self, samples: Sequence[Sample], most: int) -> float:
@@ -203,7 +207,8 @@ class Run:
             return
         if loss < self._best[0]:
             self._best, self._worse = (loss, self.iteration), 0
-            self._best_values = self.network.low_ranks.values.copy()
+            assert self._best_values is not None
+            self._best_values[:] = self.network.parameters.values
         else:
             self._worse += 1
             self._stopped = self._stopped or self._worse >= self.options.patience
@@ -211,14 +216,23 @@ class Run:
     def _evaluate_test(self) -> None:
         if self.test is None or any(e.split == "test" for e in self._evaluations):
             return
-        values = self.network.low_ranks.values
-        last = values.copy()
-        values[:] = self._chosen()
-        self.network.low_ranks.turn()
-        loss = self.loss_of(self.test.samples, -1)
-        values[:] = last
-        self.network.low_ranks.turn()
+        with self._chosen_ones():
+            loss = self.loss_of(self.test.samples, -1)
         self._note_evaluation(Evaluation(self._chosen_iteration(), "test", loss))
+
+    @contextmanager
+    def _chosen_ones(self) -> Iterator[None]:
+        """The parameters to write, in the place of the last ones."""
+        parameters, chosen = self.network.parameters, self._chosen()
+        if chosen is parameters.values:
+            yield
+            return
+        last = parameters.values.copy()
+        parameters.values[:] = chosen
+        parameters.turn()
+        yield
+        parameters.values[:] = last
+        parameters.turn()
 
     def _note_evaluation(self, found: Evaluation) -> None:
         self._evaluations.append(found)
@@ -282,7 +296,7 @@ class Run:
             "options": self.options.lasting() | {"iters": self.iters},
             "files": self.base.files,
             "formats": sorted(self.base.weights.formats),
-            "modules": list(self.network.low_ranks.pairs),
+            "modules": self.network.parameters.modules,
             "samples": digest.hexdigest(),
             "teacher": None if self._teacher is None else self._teacher.files,
         }
@@ -291,21 +305,29 @@ class Run:
         """The parameters to write: the best ones, where patience looks for them."""
         if self._best_values is not None and self._best[1]:
             return self._best_values
-        return self.network.low_ranks.values
+        return self.network.parameters.values
 
     def _chosen_iteration(self) -> int:
         return self._best[1] or self.iteration
 
+    def _write(self) -> None:
+        """What is learned, as others load it."""
+        parameters, base = self.network.parameters, self.base
+        if base.full is not None:
+            write_model(self.out, base.path, base.full, self._chosen())
+        elif isinstance(parameters, LowRanks):
+            write_adapter(self.out, parameters, self._chosen(), base.name)
+
     def _save(self) -> None:
-        low_ranks = self.network.low_ranks
-        write_adapter(self.out, low_ranks, self._chosen(), self.base.name)
+        parameters = self.network.parameters
+        self._write()
         tensors = {
-            "values": low_ranks.values,
+            "values": parameters.values,
             "mean": self._optimizer.mean,
             "square": self._optimizer.square,
         }
         if self.iteration % self.options.grad_accumulation_steps and self.iteration < self.iters:
-            tensors["slopes"] = low_ranks.slopes
+            tensors["slopes"] = parameters.slopes
         if self._best_values is not None:
             tensors["best"] = self._best_values
         told = {
@@ -322,8 +344,13 @@ class Run:
         self._tell(Saved(self.iteration, self.out))
 
     def _resume(self) -> None:
-        low_ranks = self.network.low_ranks
-        tensors, facts = read_state(self.out, len(low_ranks.values))
+        parameters = self.network.parameters
+        optimizer = self._optimizer
+        into = {"values": parameters.values, "slopes": parameters.slopes}
+        into |= {"mean": optimizer.mean, "square": optimizer.square}
+        if self._best_values is not None:
+            into["best"] = self._best_values
+        facts = read_state(self.out, into)
         for name, wanted in self._facts().items():
             if facts.get(name) != wanted:
                 other = _difference(name, facts.get(name), wanted)
@@ -333,19 +360,14 @@ class Run:
                     file=self.out / STATE,
                 )
         told = facts["state"]
-        low_ranks.values[:] = tensors["values"]
-        low_ranks.slopes[:] = tensors.get("slopes", 0.0)
-        low_ranks.turn()
-        self._optimizer.mean[:], self._optimizer.square[:] = tensors["mean"], tensors["square"]
-        self._optimizer.step, self.iteration = told["step"], told["iteration"]
+        parameters.turn()
+        optimizer.step, self.iteration = told["step"], told["iteration"]
         self._tokens, self._worse, self._stopped = told["tokens"], told["worse"], told["stopped"]
         self._reports = [Report(**report) for report in told["reports"]]
         self._evaluations = [Evaluation(**found) for found in told["evaluations"]]
         if told["best"] is not None:
             self._best = (told["best"][0], told["best"][1])
-        if self._best_values is not None and "best" in tensors:
-            self._best_values[:] = tensors["best"]
-        write_adapter(self.out, low_ranks, self._chosen(), self.base.name)
+        self._write()
 
     def _result(self) -> Trained:
         return Trained(

@@ -27,14 +27,17 @@ __all__ = [
     "GatedStep",
     "LinearPart",
     "LinearStep",
+    "NormPart",
     "NormStep",
     "SelectStep",
     "Step",
+    "Table",
     "TurnStep",
     "UnaryStep",
 ]
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 ACTIVATIONS = "a16g32"  # what inputs of integer weights are rounded to: next to nothing is lost
 
 
@@ -57,6 +60,10 @@ class Step(Protocol):
     def cheap(self) -> bool:
         """Whether its results are soon computed again."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether something of it is trained."""
+
     def run(self, p: Pass) -> None:
         """Compute the values that it makes."""
 
@@ -64,14 +71,32 @@ class Step(Protocol):
         """End the gradients of what it makes, and add to those of what it reads."""
 
 
+@dataclass
+class Table:
+    """A matrix of which rows are taken.
+
+    Attributes
+    ----------
+    matrix : _native.Matrix
+    name : str
+        The tensor's.
+    slope : float32, optional
+        Its gradient, if it is trained: see `LinearPart`.
+    """
+
+    matrix: _native.Matrix
+    name: str
+    slope: F32 | None = None
+
+
 @dataclass(frozen=True)
 class EmbedStep:
-    """Rows of the embedding (and of learned positions). Nothing flows back: it is not trained."""
+    """Rows of the embedding (and of learned positions)."""
 
     out: int
-    matrix: _native.Matrix
+    tokens: Table
     scale: float
-    positions: _native.Matrix | None
+    positions: Table | None
 
     cheap = False
     reads: tuple[int, ...] = ()
@@ -84,18 +109,58 @@ class EmbedStep:
     def run(self, p: Pass) -> None:
         tokens = p.piece.tokens
         y = p.make(self.out, len(tokens))
-        p.operators.embed(self.matrix, tokens, self.scale, y)
+        p.operators.embed(self.tokens.matrix, tokens, self.scale, y)
         if self.positions is None:
             return
-        starts = p.piece.starts
-        places = np.concatenate([np.arange(n, dtype=np.int32) for n in np.diff(starts)])
-        learned, spare = p.spare(self.matrix.k, len(tokens))
-        p.operators.embed(self.positions, places, 1.0, learned)
+        width = self.tokens.matrix.k
+        learned, spare = p.spare(width, len(tokens))
+        p.operators.embed(self.positions.matrix, _places(p), 1.0, learned)
         np.add(y, learned, out=y)
-        p.give(self.matrix.k, spare)
+        p.give(width, spare)
 
     def back(self, p: Pass) -> None:
+        dy = p.final_slope(self.out)
+        self._add(p, self.tokens, p.piece.tokens, self.scale, dy)
+        if self.positions is not None:
+            self._add(p, self.positions, _places(p), 1.0, dy)
         p.end_slope(self.out)
+
+    def _add(self, p: Pass, table: Table, ids: I32, scale: float, dy: F32) -> None:
+        if table.slope is not None:
+            matrix = table.matrix
+            p.operators.embed_back(ids, scale, dy, matrix.n, matrix.k, table.slope)
+
+    @property
+    def learns(self) -> bool:
+        return self.tokens.slope is not None
+
+
+def _places(p: Pass) -> I32:
+    """Where every row stands in its text."""
+    return np.concatenate([np.arange(n, dtype=np.int32) for n in np.diff(p.piece.starts)])
+
+
+@dataclass
+class NormPart:
+    """Weight and bias of a norm.
+
+    Attributes
+    ----------
+    norm : _native.Norm
+    weight, bias : float32[width]
+        As the family gave them.
+    scale : float
+        What the stored weight counts, in the gradient of the norm's.
+    slope, bias_slope : float32[width], optional
+        Gradients of what is stored, if it is trained.
+    """
+
+    norm: _native.Norm
+    weight: F32
+    bias: F32 | None
+    scale: float = 1.0
+    slope: F32 | None = None
+    bias_slope: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +169,7 @@ class NormStep:
 
     x: int
     out: int
-    norm: _native.Norm
+    part: NormPart
     add: int | None
 
     cheap = True
@@ -124,15 +189,21 @@ class NormStep:
     def run(self, p: Pass) -> None:
         x = p.value(self.x)
         y = p.make(self.out, len(x))
-        p.operators.norm(self.norm, x, y)
+        p.operators.norm(self.part.norm, x, y)
         if self.add is not None:
             np.add(y, p.value(self.add), out=y)
 
     def back(self, p: Pass) -> None:
-        x = p.value(self.x)
-        dx = p.zeroed_slope(self.x, len(x))
-        p.operators.norm_back(self.norm, x, p.final_slope(self.out), dx)
+        x, part = p.value(self.x), self.part
+        dx, dy = p.zeroed_slope(self.x, len(x)), p.final_slope(self.out)
+        if part.slope is not None:
+            p.operators.norm_weight_back(part.norm, x, dy, part.scale, part.slope, part.bias_slope)
+        p.operators.norm_back(part.norm, x, dy, dx)
         p.end_slope(self.out, to=self.add)
+
+    @property
+    def learns(self) -> bool:
+        return self.part.slope is not None
 
 
 @dataclass
@@ -147,8 +218,13 @@ class LinearPart:
         The result, and the products with A, if a pair adds to it.
     name : str
         The tensor's.
+    own_bias : float32[n], optional
+        The bias as the family gave it.
     pair : LowRankPair, optional
-        What is trained; set when the model is known.
+        What is trained beside it; set when the model is known.
+    slope, bias_slope : float32, optional
+        The gradients of the matrix, as the format f32 lays it out, and of its bias, if they are
+        trained.
     """
 
     matrix: _native.Matrix
@@ -156,7 +232,21 @@ class LinearPart:
     out: int
     products: int
     name: str
+    own_bias: F32 | None = None
     pair: LowRankPair | None = None
+    slope: F32 | None = None
+    bias_slope: F32 | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether something of it is trained."""
+        return self.pair is not None or self.slope is not None
+
+    def add_slopes(self, operators: _native.Operators, x: F32, dy: F32) -> None:
+        """Add to its own gradients, if it is trained itself."""
+        if self.slope is not None:
+            n, k = self.matrix.n, self.matrix.k
+            operators.weight_back(x, dy, n, k, self.slope, self.bias_slope)
 
 
 @dataclass(frozen=True)
@@ -182,7 +272,11 @@ class LinearStep:
     @property
     def needs(self) -> tuple[int, ...]:
         pairs = tuple(part.products for part in self.parts if part.pair is not None)
-        return (self.x, *pairs) if pairs else ()
+        return (self.x, *pairs) if self.learns else ()
+
+    @property
+    def learns(self) -> bool:
+        return any(part.learns for part in self.parts)
 
     def run(self, p: Pass) -> None:
         x = p.value(self.x)
@@ -210,6 +304,8 @@ class LinearStep:
         uses = [(part.matrix, None, None, dy) for part, dy in zip(self.parts, slopes, strict=True)]
         p.operators.linear_back(uses, found, dx)
         for part, dy in zip(self.parts, slopes, strict=True):
+            if part.learns:
+                part.add_slopes(p.operators, p.value(self.x), dy)
             if part.pair is not None:
                 self._pair_back(p, part.pair, p.value(part.products), dy, dx)
         for part in self.parts:
@@ -238,6 +334,7 @@ class GatedStep:
     activation: str
 
     cheap = True
+    learns = False
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -274,6 +371,7 @@ class UnaryStep:
     activation: str
 
     cheap = True
+    learns = False
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -335,6 +433,7 @@ class TurnStep:
     head_dim: int
 
     cheap = False
+    learns = False
     needs: tuple[int, ...] = ()
 
     @property
@@ -372,6 +471,7 @@ class AttentionStep:
     attention: _native.Attention
 
     cheap = False
+    learns = False
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -405,6 +505,7 @@ class SelectStep:
     out: int
 
     cheap = False
+    learns = False
     needs: tuple[int, ...] = ()
 
     @property

@@ -23,9 +23,11 @@ from slmq.engine.training.steps import (
     GatedStep,
     LinearPart,
     LinearStep,
+    NormPart,
     NormStep,
     SelectStep,
     Step,
+    Table,
     TurnStep,
     UnaryStep,
 )
@@ -53,6 +55,10 @@ class Value(Handle):
     def split(self) -> tuple[Handle, ...]:
         """The values of a step over several weights."""
         return self.parts
+
+    def columns(self, first: int, width: int) -> Handle:
+        """Refused: what reads a part of a value has no gradient here."""
+        raise _missing("columns of a value by themselves")
 
     def __repr__(self) -> str:
         return f"Value({self.number}, float32[rows, {self.width}])"
@@ -144,27 +150,37 @@ class Tape:
             raise _missing("tables that stay in their file")
         self._in_order(weight)
         out = self._value(weight.k)
-        learned = None if positions is None else positions.matrix
-        self._note(EmbedStep(out.number, weight.matrix, scale, learned))
+        learned = None if positions is None else Table(positions.matrix, positions.name)
+        self._note(EmbedStep(out.number, Table(weight.matrix, weight.name), scale, learned))
         return out
 
     def rmsnorm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
-        return self._norm(x, _native.Norm(weight, None, 1, eps, False), add)
+        return self._norm(x, (weight, None), eps, 1, add)
 
     def head_norm(self, x: Handle, weight: F32, eps: float, add: Handle | None = None) -> Handle:
-        return self._norm(x, _native.Norm(weight, None, x.width // len(weight), eps, False), add)
+        return self._norm(x, (weight, None), eps, x.width // len(weight), add)
 
     def layernorm(
         self, x: Handle, norm: tuple[F32, F32 | None], eps: float, head_dim: int | None = None
     ) -> Handle:
-        weight, bias = norm
         if head_dim is not None and head_dim != x.width:
             raise _missing("layer norms of heads")
-        return self._norm(x, _native.Norm(weight, bias, 1, eps, True))
+        return self._norm(x, norm, eps, 1, None, layer=True)
 
-    def _norm(self, x: Handle, norm: _native.Norm, add: Handle | None = None) -> Handle:
+    def _norm(
+        self,
+        x: Handle,
+        values: tuple[F32, F32 | None],
+        eps: float,
+        heads: int,
+        add: Handle | None,
+        *,
+        layer: bool = False,
+    ) -> Handle:
+        weight, bias = values
         out = self._value(x.width)
-        self._note(NormStep(_number(x), out.number, norm, None if add is None else _number(add)))
+        part = NormPart(_native.Norm(weight, bias, heads, eps, layer), weight, bias)
+        self._note(NormStep(_number(x), out.number, part, None if add is None else _number(add)))
         return out
 
     def linear(
@@ -183,7 +199,11 @@ class Tape:
             if bias is not None:
                 bias = np.pad(bias, (0, padded(weight.n, 32) - weight.n))
             out, products = self._value(weight.n), self._value(0)
-            parts.append(LinearPart(weight.matrix, bias, out.number, products.number, weight.name))
+            parts.append(
+                LinearPart(
+                    weight.matrix, bias, out.number, products.number, weight.name, weight.bias
+                )
+            )
             outs.append(out)
         added = None if add is None else _number(add)
         self._note(LinearStep(_number(x), parts, added, lambda: self.scale))
