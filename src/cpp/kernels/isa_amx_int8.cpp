@@ -14,6 +14,8 @@
 
 #include "kernels/linear.inl.h"
 
+#include "kernels/linear_row_tiles.inl.h"
+
 #include "kernels/linear_tiles.inl.h"
 
 namespace slmq {

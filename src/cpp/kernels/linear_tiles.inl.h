@@ -187,7 +187,11 @@ template <class Tiles, const Kernels& below, int... Names>
 static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names...>) {
   const auto put = [table]<int Name>() {
     constexpr auto format = static_cast<Format>(Name);
-    if constexpr (fits_tiles<format>) table->linear[Name] = linear_tiles<format, Tiles, below>;
+    if constexpr (info(format).row_panels) {
+      table->linear[Name] = linear_row_tiles<Tiles, below>;
+    } else if constexpr (fits_tiles<format>) {
+      table->linear[Name] = linear_tiles<format, Tiles, below>;
+    }
   };
   (put.template operator()<Names>(), ...);
 }
