@@ -3,6 +3,7 @@
 #include "vec/avx512vnni.h"
 
 #define SLMQ_ISA avx512vnni
+#define SLMQ_WIDE_REGISTERS
 #include "vec/amx_tiles.h"
 
 #include "layout/half.h"
@@ -13,6 +14,10 @@
 #include "kernels/kernels.h"
 
 #include "kernels/linear.inl.h"
+
+#include "kernels/linear_wide.inl.h"
+
+#include "kernels/linear_row_tiles.inl.h"
 
 #include "kernels/linear_tiles.inl.h"
 

@@ -1,31 +1,29 @@
 // gemm with matrix registers, for blocks of sixteen tokens: `Tiles` is AMX's (vec/amx_tiles.h), or a
 // model of them. Sixteen tokens x 32 columns times 32 columns x sixteen rows of a weight are one
-// instruction; what is done to its sums is the same as elsewhere, in the same order.
+// instruction; what is done to its sums is the same as elsewhere, in the same order, and takes as long.
+// So work is cut into units, a few groups of a pair: codes are unpacked once for a few blocks of tokens,
+// then all products of a block are made and stored, then their sums are scaled and added, with those of
+// a tile in registers. Vectors run at half their speed close to instructions on tiles: these are kept
+// together.
 
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// The registers: int32 sums of tokens x rows, for tiles A and B; the high plane of activations, tokens x
-// 32 columns; codes of both tiles, eight lines as they are dotted.
-enum TileNames { kSumsA = 0, kSumsB = 1, kPlane = 2, kCodesA = 3, kCodesB = 4 };
+// The registers: int32 sums of tokens x rows, of each part for tiles A and B; tokens x columns of each
+// part of activations; codes of both tiles, lines as they are dotted.
+enum TileNames { kSums = 0, kPlanes = 4, kCodes = 6 };
 
-static constexpr TileConfig tile_shapes() {
+static constexpr TileConfig tile_shapes(int parts) {
   TileConfig config;
-  for (int tile = kSumsA; tile <= kPlane; ++tile) config.rows[tile] = kPanelRows;
-  for (int tile = kSumsA; tile <= kSumsB; ++tile) config.row_bytes[tile] = 4 * kLanes;
-  config.row_bytes[kPlane] = kGroup;
-  for (int tile = kCodesA; tile <= kCodesB; ++tile) {
-    config.rows[tile] = kGroup / 4;
+  for (int tile = 0; tile < kTileRegisters; ++tile) {
+    config.rows[tile] = tile < kCodes ? kPanelRows : kGroup / 4 / parts;
     config.row_bytes[tile] = 4 * kLanes;
   }
+  for (int tile = kPlanes; tile < kCodes; ++tile) config.row_bytes[tile] = kGroup / parts;
   return config;
 }
 
-// The groups must be one part, and the codes less the zero point signed bytes.
-template <Format Name>
-static constexpr bool fits_tiles =
-    info(Name).quantized && info(Name).parts == 1 && !info(Name).row_panels &&
-    (info(Name).bits < 8 || info(Name).zero == 128);
+static constexpr int kUnitBlocks = 4;
 
 // What a table holds, as bytes that are read as signed ones.
 struct SignedValues {
@@ -40,12 +38,19 @@ static consteval SignedValues signed_values() {
 
 // The codes of a tile less the zero point, or what they stand for, in the order of an int8 tile.
 template <class Weight>
-static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restrict codes) {
-  constexpr int zero = Weight::layout.zero;
+SLMQ_INLINE void unpack_codes(const uint8_t* __restrict tile, int8_t* __restrict codes) {
+  constexpr auto zero = static_cast<int8_t>(Weight::layout.zero);
   if constexpr (Weight::looks_up) {
     static constexpr SignedValues values = signed_values<Weight>();
     return unpack_lookup(tile, values.at, reinterpret_cast<uint8_t*>(codes));
   }
+#if defined(SLMQ_WIDE_REGISTERS)
+  __m512i columns[8];
+  unpack<Weight>(tile, columns);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j)
+    _mm512_store_si512(codes + 64 * j, _mm512_sub_epi8(columns[j], _mm512_set1_epi8(zero)));
+#else
   for (int j = 0; j < 8; ++j) {
     const int half = j / 4;  // whose columns are in the upper nibbles
     for (int b = 0; b < 64; ++b) {
@@ -65,72 +70,239 @@ static inline void signed_codes(const uint8_t* __restrict tile, int8_t* __restri
       codes[64 * j + b] = static_cast<int8_t>(code - zero);
     }
   }
+#endif
 }
 
-struct TileBuffers {
-  alignas(64) int8_t codes[2][kGroup * kLanes];
-  alignas(64) int32_t dots[2][kPanelRows * kLanes];
+// A pair-group and what its run shares.
+template <class Weight>
+struct PairGroup {
+  static constexpr int kUnitGroups = 4;
+  static constexpr bool kLongRuns = Weight::run == kWholeRow || Weight::run > kUnitGroups;
+  static_assert(kLongRuns ? Weight::run % kUnitGroups == 0 : kUnitGroups % Weight::run == 0);
+  const uint8_t *own, *shared;
+
+  SLMQ_INLINE_MEMBER static PairGroup of(const uint8_t* pair, int groups, int g) {
+    const int in_run = Weight::run == kWholeRow ? groups : Weight::run;
+    const size_t own_bytes = static_cast<size_t>(in_run) * Weight::pair_group_bytes;
+    const uint8_t* run =
+        pair + static_cast<size_t>(g / in_run) * (own_bytes + Weight::shared_bytes);
+    return {run + static_cast<size_t>(g % in_run) * Weight::pair_group_bytes, run + own_bytes};
+  }
+  // The gth one behind this, which begins a unit.
+  SLMQ_INLINE_MEMBER PairGroup behind(int g) const {
+    constexpr int in_run = kLongRuns ? kUnitGroups : Weight::run;
+    const int run = kLongRuns ? 0 : g / in_run * Weight::run_bytes;
+    return {own + run + g % in_run * Weight::pair_group_bytes, shared + run};
+  }
 };
 
-// Dots of both tiles with the high planes of a block of tokens.
-template <class Weight, class Tiles>
-static inline void dot_tiles(Tiles& tiles, const uint8_t* pair, const PanelTokens& a,
-                             TileBuffers* buffers) {
-  constexpr int64_t kLine = 4 * kLanes;
-  const uint8_t* codes = Weight::tiles(pair);
-  signed_codes<Weight>(codes, buffers->codes[0]);
-  signed_codes<Weight>(codes + Weight::tile_bytes, buffers->codes[1]);
-  tiles.template load<kCodesA>(buffers->codes[0], kLine);
-  tiles.template load<kCodesB>(buffers->codes[1], kLine);
-  tiles.template load<kPlane>(a.high, kGroup);
-  tiles.template zero<kSumsA>();
-  tiles.template zero<kSumsB>();
-  tiles.template dot<kSumsA, kPlane, kCodesA>();
-  tiles.template dot<kSumsB, kPlane, kCodesB>();
-  tiles.template store<kSumsA>(buffers->dots[0], kLine);
-  tiles.template store<kSumsB>(buffers->dots[1], kLine);
-}
-
-// sums[token][32 rows] += the dots, scaled
-template <class Weight>
-static inline void add_dots(const TileBuffers& buffers, const uint8_t* pair, const uint8_t* shared,
-                            const ActivationInfo* info, float* sums) {
-  for (int tile = 0; tile < 2; ++tile) {
-    TileScales<Weight, 0> w(pair, shared, tile);
-    if (Weight::lifted) w.min = add(w.min, splat(128.0f));  // the table's bytes are signed here
-    for (int t = 0; t < kPanelRows; ++t) {
-      float* to = sums + t * kPairRows + tile * kLanes;
-      const i32x16 dot = load_i32(buffers.dots[tile] + t * kLanes);
-      store(to, accumulate<Weight, 0, false>(load(to), dot, w.scale, w.min, info[t]));
-    }
-  }
-}
-
-template <class Weight, class Tiles>
-static void pair_times_tiles(Tiles& tiles, const LinearArgs& args, const uint8_t* weight, int pair,
-                             int row, const LowPlanes& low) {
-  alignas(64) float sums[kPanelRows * kPairRows];
-  const uint8_t* begin = weight;
-  TileBuffers buffers;
-  PanelTokens a(args, row);
-  for (int i = 0; i < kPanelRows * kPairRows; i += kLanes) store(sums + i, splat(0.0f));
-  const int in_run = Weight::run == kWholeRow ? args.groups : Weight::run;
-  for (int g = 0; g < args.groups; g += in_run) {
-    const uint8_t* shared = weight + in_run * Weight::pair_group_bytes;
-    for (int i = 0; i < in_run; ++i) {
-      dot_tiles<Weight>(tiles, weight, a, &buffers);
-      add_dots<Weight>(buffers, weight, shared, a.info, sums);
-      weight += Weight::pair_group_bytes;
+// Which tokens of a block have a low plane, a bit each, group by group.
+struct LowTokens {
+  int any;
+  uint16_t at[kMaxGroups];
+  void fill(const LinearArgs& args, int row) {
+    PanelTokens a(args, row);
+    any = 0;
+    for (int g = 0; g < args.groups; ++g) {
+      int mask = 0;
+#pragma GCC unroll 16
+      for (int t = 0; t < kPanelRows; ++t) mask |= (a.info[t].wide != 0 ? 1 : 0) << t;
+      at[g] = static_cast<uint16_t>(mask);
+      any |= mask;
       a.next_group();
     }
-    weight += Weight::shared_bytes;
   }
-  add_low_planes<Weight>(args, begin, row, low, sums);
-  for (int t = 0; t < kPanelRows; ++t) {
-    write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
-    write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + kLanes));
+};
+
+// Pairs times up to kUnitBlocks blocks of tokens, from `row` on.
+template <class Weight, class Tiles>
+struct TileBlocks {
+  static constexpr int64_t kLine = 4 * kLanes;
+  static constexpr int kParts = Weight::parts, kColumns = kGroup / kParts;
+  static constexpr int kUnitGroups = PairGroup<Weight>::kUnitGroups;
+  static constexpr int kPlaneBytes = kPanelRows * kGroup;
+  static constexpr int kPanelBytes = kPanelRows * static_cast<int>(kActivationBytes);  // of a group
+  static constexpr bool kUnsigned = Weight::bits == 8 && Weight::layout.zero == 0;
+  using Codes = int8_t[2][kGroup * kLanes];              // of both tiles
+  using Dots = int32_t[2][kParts][kPanelRows * kLanes];  // the same
+
+  Tiles& tiles;
+  const LinearArgs& args;
+  const int row, blocks;
+  alignas(64) Codes codes[kUnitGroups];
+  alignas(64) Dots dots[kUnitGroups];
+  alignas(64) float sums[kUnitBlocks][kPanelRows * kPairRows];
+  LowTokens low[kUnitBlocks];
+
+  TileBlocks(Tiles& tiles, const LinearArgs& args, int row, int blocks)
+      : tiles(tiles), args(args), row(row), blocks(blocks) {
+    for (int i = 0; i < blocks; ++i) low[i].fill(args, row + i * kPanelRows);
   }
-}
+
+  void times_pair(const uint8_t* weight, int pair) {
+    for (int g = 0; g < args.groups; g += kUnitGroups) {
+      const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
+      const auto first = PairGroup<Weight>::of(weight, args.groups, g);
+      for (int i = 0; i < count; ++i) {
+        const PairGroup<Weight> group = first.behind(i);
+        fetch_ahead(group.own, Weight::pair_group_bytes, args.ahead);
+        unpack_group(group, codes[i]);
+      }
+      for (int block = 0; block < blocks; ++block) {
+        multiply(planes(block, g), count);
+        const bool last = block + 1 == blocks;
+        const int8_t* next = last ? planes(0, (g + count) % args.groups) : planes(block + 1, g);
+        add_unit(first, planes(block, g), next, count, g == 0, sums[block]);
+      }
+    }
+    for (int block = 0; block < blocks; ++block) finish(weight, pair, block);
+  }
+
+ private:
+  // Of a block's group: high planes, low planes, and what is known of them.
+  const int8_t* planes(int block, int g) const {
+    const size_t at = static_cast<size_t>(row / kPanelRows + block) * args.groups + g;
+    return static_cast<const int8_t*>(args.panel) + at * kPanelBytes;
+  }
+  SLMQ_INLINE_MEMBER static const ActivationInfo* infos(const int8_t* planes) {
+    return reinterpret_cast<const ActivationInfo*>(planes + 2 * kPlaneBytes);
+  }
+
+  static void unpack_group(const PairGroup<Weight>& group, Codes& to) {
+    const uint8_t* lines = Weight::tiles(group.own);
+    unpack_codes<Weight>(lines, to[0]);
+    unpack_codes<Weight>(lines + Weight::tile_bytes, to[1]);
+  }
+
+  // Products of a group with a plane: both tiles, each part. Neighbouring groups have registers of their
+  // own if a group is one part.
+  template <int Turn, int Part = 0>
+  SLMQ_INLINE_MEMBER void dot(const Codes& of, const int8_t* plane) {
+    constexpr int kSum = kSums + 2 * Turn, kPlane = kPlanes + Turn;
+    tiles.template load<kPlane>(plane + Part * kColumns, kGroup);
+    dot_tile<kSum, kPlane, kCodes>(of[0] + Part * kColumns * kLanes);
+    dot_tile<kSum + 1, kPlane, kCodes + 1>(of[1] + Part * kColumns * kLanes);
+    if constexpr (Part + 1 < kParts) dot<Turn + 1, Part + 1>(of, plane);
+  }
+  template <int Sum, int Plane, int Code>
+  SLMQ_INLINE_MEMBER void dot_tile(const int8_t* of) {
+    tiles.template load<Code>(of, kLine);
+    tiles.template zero<Sum>();
+    if constexpr (kUnsigned) {
+      tiles.template dot_unsigned<Sum, Plane, Code>();
+    } else {
+      tiles.template dot<Sum, Plane, Code>();
+    }
+  }
+  template <int Turn, int Part = 0>
+  SLMQ_INLINE_MEMBER void store_dots(Dots& to) {
+    constexpr int kSum = kSums + 2 * Turn;
+    tiles.template store<kSum>(to[0][Part], kLine);
+    tiles.template store<kSum + 1>(to[1][Part], kLine);
+    if constexpr (Part + 1 < kParts) store_dots<Turn + 1, Part + 1>(to);
+  }
+  // A product takes long: the one before is stored meanwhile.
+  [[gnu::noinline]] void multiply(const int8_t* plane, int count) {
+    if constexpr (kParts == 2) {
+      for (int g = 0; g < count; ++g, plane += kPanelBytes) {
+        dot<0>(codes[g], plane);
+        store_dots<0>(dots[g]);
+      }
+    } else {
+      dot<0>(codes[0], plane);
+      for (int g = 1; g < count; g += 2) {
+        dot<1>(codes[g], plane + g * kPanelBytes);
+        store_dots<0>(dots[g - 1]);
+        if (g + 1 < count) dot<0>(codes[g + 1], plane + (g + 1) * kPanelBytes);
+        store_dots<1>(dots[g]);
+      }
+      if (count % 2 != 0) store_dots<0>(dots[count - 1]);
+    }
+  }
+
+  template <int Part>
+  static TileScales<Weight, Part> scales(const PairGroup<Weight>& group, int tile) {
+    TileScales<Weight, Part> w(group.own, group.shared, tile);
+    if (Weight::lifted) w.min = add(w.min, splat(128.0f));  // the table's bytes are signed here
+    return w;
+  }
+  template <int Part>
+  SLMQ_INLINE_MEMBER static void add_part(const PairGroup<Weight>& group, int tile, const Dots& of,
+                                          const ActivationInfo* info, f32x16 (&sum)[kPanelRows]) {
+    const TileScales<Weight, Part> w = scales<Part>(group, tile);
+#pragma GCC unroll 16
+    for (int t = 0; t < kPanelRows; ++t)
+      sum[t] = accumulate<Weight, Part, false>(sum[t], load_i32(of[tile][Part] + t * kLanes),
+                                               w.scale, w.min, info[t]);
+    if constexpr (Part + 1 < kParts) add_part<Part + 1>(group, tile, of, info, sum);
+  }
+  // to[token][32 rows] += what the unit's products gave. Asks for what comes next: a panel lies in the
+  // second-level cache, and no hardware guesses the order of its use.
+  [[gnu::noinline]] void add_unit(const PairGroup<Weight>& first, const int8_t* planes,
+                                  const int8_t* next, int count, bool begins, float* to) const {
+#pragma GCC unroll 1
+    for (int tile = 0; tile < 2; ++tile, to += kLanes) {
+      f32x16 sum[kPanelRows];
+#pragma GCC unroll 16
+      for (int t = 0; t < kPanelRows; ++t) sum[t] = begins ? splat(0.0f) : load(to + t * kPairRows);
+#pragma GCC unroll 1
+      for (int g = 0; g < count; ++g) {
+        const int8_t* lines = next + g * kPanelBytes + (tile == 0 ? 0 : 2 * kPlaneBytes);
+#pragma GCC unroll 8
+        for (int line = 0; line < kPlaneBytes; line += 64) prefetch(lines + line);
+        add_part<0>(first.behind(g), tile, dots[g], infos(planes + g * kPanelBytes), sum);
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kPanelRows; ++t) store(to + t * kPairRows, sum[t]);
+    }
+  }
+
+  // Sums of the tokens whose bits are set += the low planes' products.
+  template <int Part>
+  SLMQ_INLINE_MEMBER void add_low_part(const PairGroup<Weight>& group, int tile, int mask,
+                                       const ActivationInfo* info, float* to) const {
+    const TileScales<Weight, Part> w = scales<Part>(group, tile);
+    for (; mask != 0; mask &= mask - 1) {
+      const int t = __builtin_ctz(static_cast<unsigned>(mask));
+      float* sum = to + t * kPairRows + tile * kLanes;
+      store(sum,
+            accumulate<Weight, Part, true>(load(sum), load_i32(dots[0][tile][Part] + t * kLanes),
+                                           w.scale, w.min, info[t]));
+    }
+  }
+  // A single token is worth no product of sixteen.
+  [[gnu::noinline]] void add_low(const uint8_t* weight, int block) {
+    float* to = sums[block];
+    for (int g = 0; g < args.groups; ++g) {
+      const int mask = low[block].at[g];
+      if (mask == 0) continue;
+      const auto group = PairGroup<Weight>::of(weight, args.groups, g);
+      if ((mask & (mask - 1)) == 0) {
+        const int t = __builtin_ctz(static_cast<unsigned>(mask));
+        const PanelTokens a = PanelTokens(args, row + block * kPanelRows).token(g, t);
+        add_low_tokens<Weight, 1>(group.own, group.shared, a, to + t * kPairRows);
+        continue;
+      }
+      const int8_t* high = planes(block, g);
+      unpack_group(group, codes[0]);
+      dot<0>(codes[0], high + kPlaneBytes);
+      store_dots<0>(dots[0]);
+      for (int tile = 0; tile < 2; ++tile) {
+        add_low_part<0>(group, tile, mask, infos(high), to);
+        if constexpr (kParts == 2) add_low_part<1>(group, tile, mask, infos(high), to);
+      }
+    }
+  }
+
+  void finish(const uint8_t* weight, int pair, int block) {
+    if (low[block].any != 0) add_low(weight, block);
+    const float* from = sums[block];
+    for (int t = 0, at = row + block * kPanelRows; t < kPanelRows; ++t, from += kPairRows) {
+      write_outputs(args, at + t, 2 * pair, load(from));
+      write_outputs(args, at + t, 2 * pair + 1, load(from + kLanes));
+    }
+  }
+};
 
 // Whole blocks of sixteen tokens; the rest is the `below` table's.
 template <Format Name, class Tiles, const Kernels& below>
@@ -138,13 +310,14 @@ static void linear_tiles(const LinearArgs& args, int pair_begin, int pair_end) {
   const int blocks = args.m / kPanelRows, rows = blocks * kPanelRows;
   const size_t bytes = pair_bytes(Name, args.groups);
   if (blocks > 0) {
-    static constexpr TileConfig shapes = tile_shapes();
+    static constexpr TileConfig shapes = tile_shapes(info(Name).parts);
     Tiles tiles;
     tiles.configure(shapes);
-    for (int row = 0; row < rows; row += kPanelRows) {
-      const LowPlanes low(args, row);
+    for (int block = 0; block < blocks; block += kUnitBlocks) {
+      const int some = blocks - block < kUnitBlocks ? blocks - block : kUnitBlocks;
+      TileBlocks<Weight<Name>, Tiles> of(tiles, args, block * kPanelRows, some);
       for (int pair = pair_begin; pair < pair_end; ++pair)
-        pair_times_tiles<Weight<Name>>(tiles, args, args.weight + pair * bytes, pair, row, low);
+        of.times_pair(args.weight + pair * bytes, pair);
     }
     tiles.release();
   }
@@ -187,7 +360,11 @@ template <class Tiles, const Kernels& below, int... Names>
 static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names...>) {
   const auto put = [table]<int Name>() {
     constexpr auto format = static_cast<Format>(Name);
-    if constexpr (fits_tiles<format>) table->linear[Name] = linear_tiles<format, Tiles, below>;
+    if constexpr (info(format).row_panels) {
+      table->linear[Name] = linear_row_tiles<Tiles, below>;
+    } else if constexpr (info(format).quantized) {
+      table->linear[Name] = linear_tiles<format, Tiles, below>;
+    }
   };
   (put.template operator()<Names>(), ...);
 }

@@ -52,20 +52,11 @@ class ModelTiles {
   }
   template <int Sum, int A, int B>
   void dot() {
-    if (Sum == A || Sum == B || A == B) return note("a register twice in one product");
-    if (!readable(Sum) || !readable(A) || !readable(B)) return;
-    Tile& sum = tiles_[Sum];
-    const Tile &a = tiles_[A], &b = tiles_[B];
-    if (sum.rows != a.rows || sum.row_bytes != b.row_bytes || a.row_bytes != 4 * b.rows)
-      return note("shapes that do not multiply");
-    for (int i = 0; i < sum.rows; ++i)
-      for (int j = 0; j < sum.row_bytes / 4; ++j) {
-        int32_t total;
-        std::memcpy(&total, &sum.bytes[i][4 * j], 4);
-        for (int k = 0; k < a.row_bytes; ++k)
-          total += a.bytes[i][k] * b.bytes[k / 4][4 * j + k % 4];
-        std::memcpy(&sum.bytes[i][4 * j], &total, 4);
-      }
+    multiply<int8_t, Sum, A, B>();
+  }
+  template <int Sum, int A, int B>
+  void dot_unsigned() {
+    multiply<uint8_t, Sum, A, B>();
   }
 
   // The first mistake since the last call, or nothing.
@@ -81,6 +72,25 @@ class ModelTiles {
     bool written;
     int8_t bytes[kTileRows][kTileRowBytes];
   };
+
+  // ByteOfB: what the bytes of B are taken for.
+  template <class ByteOfB, int Sum, int A, int B>
+  void multiply() {
+    if (Sum == A || Sum == B || A == B) return note("a register twice in one product");
+    if (!readable(Sum) || !readable(A) || !readable(B)) return;
+    Tile& sum = tiles_[Sum];
+    const Tile &a = tiles_[A], &b = tiles_[B];
+    if (sum.rows != a.rows || sum.row_bytes != b.row_bytes || a.row_bytes != 4 * b.rows)
+      return note("shapes that do not multiply");
+    for (int i = 0; i < sum.rows; ++i)
+      for (int j = 0; j < sum.row_bytes / 4; ++j) {
+        int32_t total;
+        std::memcpy(&total, &sum.bytes[i][4 * j], 4);
+        for (int k = 0; k < a.row_bytes; ++k)
+          total += a.bytes[i][k] * static_cast<ByteOfB>(b.bytes[k / 4][4 * j + k % 4]);
+        std::memcpy(&sum.bytes[i][4 * j], &total, 4);
+      }
+  }
 
   static void note(const char* what) {
     if (*mistake_ == '\0') mistake_ = what;

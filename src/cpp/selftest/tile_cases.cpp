@@ -21,6 +21,8 @@
 #define SLMQ_ISA scalar
 #include "kernels/linear.inl.h"
 
+#include "kernels/linear_row_tiles.inl.h"
+
 #include "kernels/linear_tiles.inl.h"
 
 namespace slmq {
@@ -37,8 +39,8 @@ std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t
                             int groups, int pairs, int m, const std::vector<float>& x,
                             const std::vector<float>& bias, Activations activations) {
   Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
-  kKernelsScalar.quantize[static_cast<int>(activations)](x.data(), groups * kGroup, groups, m, 0, m,
-                                                         panel.data());
+  quantizer(kKernelsScalar, format, activations)(x.data(), groups * kGroup, groups, m, 0, m,
+                                                 panel.data());
   const int stride = pairs * kPairRows + 16;
   std::vector<float> y(static_cast<size_t>(m) * stride, 0.25f);
   LinearArgs args = {};
@@ -58,13 +60,16 @@ std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t
 
 void compare_products(Format format, Results* results) {
   constexpr int kGroups = 16, kPairs = 2, kMost = 50;
+  static_assert(kGroups * kGroup == 512);
   const std::string name = std::string("tiles ") + info(format).name;
   Inputs inputs(301 + static_cast<uint64_t>(format));
   Memory weight(kPairs * pair_bytes(format, kGroups));
   for (size_t i = 0; i < kPairs * pair_bytes(format, kGroups); ++i)  // float16 below 2
     weight.data()[i] = static_cast<uint8_t>(inputs.bits() & (i % 2 == 0 ? 0xff : 0xbf));
   std::vector<float> x = inputs.values(size_t{kMost} * kGroups * kGroup);
-  x[3] = 300.0f;  // stands out: two planes
+  // What stands out has two planes: of the first token, of two windows, of one of them.
+  for (const int at : {3, 7 * 512 + 40, 11 * 512 + 40, 10 * 512 + 70, 13 * 512 + 75, 30 * 512 + 75})
+    x[static_cast<size_t>(at)] = 300.0f;
   const std::vector<float> bias = inputs.values(size_t{kPairs} * kPairRows);
   for (const int m : {1, 15, 16, 17, 32, 50})
     for (int a = 0; a < kActivations; ++a) {

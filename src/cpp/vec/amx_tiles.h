@@ -3,6 +3,7 @@
 //   ldtilecfg      shapes of the registers, all zero after it
 //   tdpbssd        c[i][j] += dot of row i of a with column j of b, four products s8 * s8 at a time:
 //                  b has four columns of a weight in each 32-bit lane, as tiles of weights lie
+//   tdpbsud        the same with s8 * u8
 //   tilerelease    back to no state, which no context switch must save
 //
 // Written as assembly: GCC's intrinsics do not tell the compiler that they read and write memory.
@@ -52,6 +53,11 @@ struct AmxTiles {
   template <int Sum, int A, int B>
   static inline void dot() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(B));
+  }
+  // The bytes of B are unsigned.
+  template <int Sum, int A, int B>
+  static inline void dot_unsigned() {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(B));
   }
 };
 
