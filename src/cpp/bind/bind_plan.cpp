@@ -67,7 +67,7 @@ AdapterPointer make_adapter(GuardedPlan& self, const std::vector<AdapterPart>& p
   const std::shared_ptr<const Slots> slots = self->slots();
   if (slots == nullptr) throw py::value_error("this plan takes no adapters");
   Released release;
-  return std::make_shared<Adapter>(slots, sources, type);
+  return std::make_shared<Adapter>(slots, std::move(sources), type);
 }
 
 std::vector<std::pair<int, int>> slot_sizes(GuardedPlan& self) {

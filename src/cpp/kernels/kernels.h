@@ -36,6 +36,10 @@ struct LinearArgs {
   const float* add;   // rows like y, may be y itself, or null
   int add_stride;
   Ahead ahead;
+  // Null, or what else will be read once a pair was multiplied, so many bytes for each from the first
+  // on: fetched with its weights.
+  const uint8_t* beside = nullptr;
+  int beside_bytes = 0;
   // Null, or what y becomes by unary(), while it is in cache; only where a row has one scale.
   void (*activate)(const float* x, int n, float* y) = nullptr;
 };

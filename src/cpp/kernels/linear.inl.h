@@ -298,6 +298,12 @@ static inline void fetch_shared(const uint8_t* shared, int in_run, Ahead ahead) 
   fetch_ahead(shared, Weight::shared_bytes, ahead);
 }
 
+static inline void fetch_beside(const LinearArgs& args, int pair) {
+  if (args.beside == nullptr) return;
+  const uint8_t* lines = args.beside + static_cast<size_t>(pair) * args.beside_bytes;
+  for (int line = 0; line < args.beside_bytes; line += 64) prefetch(lines + line);
+}
+
 // A pair times all of M tokens. Apart, as pair_times_block below: each loop has the registers for itself.
 template <class Weight, int M>
 [[gnu::noinline]] static void pair_times_tokens(const LinearArgs& args, const uint8_t* weight,
@@ -353,8 +359,10 @@ static void linear_few(const LinearArgs& args, int pair_begin, int pair_end) {
   }
   const size_t bytes = pair_bytes(Weight::name, args.groups);
   const LowPlanes low(args, 0);
-  for (int pair = pair_begin; pair < pair_end; ++pair)
+  for (int pair = pair_begin; pair < pair_end; ++pair) {
+    fetch_beside(args, pair);
     pair_times_tokens<Weight, M>(args, args.weight + pair * bytes, pair, low);
+  }
 }
 
 // sums[token][32 rows] += a pair-group times the high, or low, planes of a panel block

@@ -48,6 +48,7 @@ static void linear_float(const LinearArgs& args, int pair_begin, int pair_end) {
   for (int pair = pair_begin; pair < pair_end; ++pair) {
     const auto* weight =
         reinterpret_cast<const typename Weight::Element*>(args.weight) + pair * pair_elements;
+    fetch_beside(args, pair);
     for (int row = 0; row < args.m;) {
       switch (smaller(args.m - row, 4)) {
         case 4:

@@ -205,10 +205,12 @@ static void linear_rows(const LinearArgs& args, int pair_begin, int pair_end) {
     WideGroups wide[kPanelRows / kRowTokens];
     for (int t = 0; t < block.rows; t += kRowTokens)
       wide[t / kRowTokens].fill(block, args.groups, t, window_end(block, t));
-    for (int pair = pair_begin; pair < pair_end; ++pair)
+    for (int pair = pair_begin; pair < pair_end; ++pair) {
+      fetch_beside(args, pair);
       for (int t = 0; t < block.rows; t += kRowTokens)
         pair_times_window<kRowTokens>(args, args.weight + pair * bytes, pair, row, block, t,
                                       window_end(block, t), wide[t / kRowTokens]);
+    }
   }
 }
 

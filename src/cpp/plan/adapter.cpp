@@ -107,9 +107,12 @@ std::vector<float> padded_values(std::vector<float> values) {
 
 }  // namespace
 
-Adapter::Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSource>& sources,
+Adapter::Adapter(std::shared_ptr<const Slots> slots, std::vector<LowRankSource> sources,
                  LowRankType type)
     : slots_(std::move(slots)), parts_(slots_->size()), stacks_(slots_->size()) {
+  // A of neighbours lie in the order of their slots, so that those of some are one matrix.
+  std::stable_sort(sources.begin(), sources.end(),
+                   [](const LowRankSource& a, const LowRankSource& b) { return a.slot < b.slot; });
   for (const LowRankSource& source : sources) {
     check(source, *slots_);
     std::optional<LowRank>& part = parts_[source.slot];
@@ -140,8 +143,8 @@ Adapter::Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSo
 
 // Gives every matrix its memory, A of neighbours before their B.
 void Adapter::place() {
-  constexpr size_t kHuge = size_t{4} << 20;  // from which on large pages pay
-  constexpr size_t kBehind = 512;            // what kernels read there
+  constexpr size_t kLarge = size_t{2} << 20;  // a large page
+  constexpr size_t kBehind = 512;             // what kernels read there
   size_t bytes = 0;
   const auto each = [&](const auto& take) {
     for (size_t slot = 0; slot < slots_->size(); ++slot) {
@@ -154,7 +157,11 @@ void Adapter::place() {
   each([&](uint8_t**, LowRankType type, int columns, int tiles) {
     bytes += lines(type, columns, tiles);
   });
-  memory_ = Memory(bytes + kBehind, bytes >= kHuge);
+  // Large pages pay from two of them on, and only if the last one is whole.
+  const bool large = bytes >= 2 * kLarge;
+  bytes += kBehind;
+  if (large) bytes = (bytes + kLarge - 1) / kLarge * kLarge;
+  memory_ = Memory(bytes, large);
   uint8_t* next = memory_.data();
   each([&](uint8_t** where, LowRankType type, int columns, int tiles) {
     *where = next;

@@ -61,8 +61,7 @@ class Adapter {
  public:
   // Matrices that meet no rounded activations are of f16 where the others are of i8. Throws
   // std::invalid_argument if a slot or a size is wrong or a slot comes twice.
-  Adapter(std::shared_ptr<const Slots> slots, const std::vector<LowRankSource>& sources,
-          LowRankType type);
+  Adapter(std::shared_ptr<const Slots> slots, std::vector<LowRankSource> sources, LowRankType type);
 
   const LowRank* find(int slot) const {
     const std::optional<LowRank>& found = parts_[slot];

@@ -172,7 +172,7 @@ void LinearStep::narrow(const std::vector<int32_t>& columns) {
 // What is done to products is done while they are in cache.
 void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows,
                                 int thread) const {
-  constexpr int kRows = 2 * kPanelRows;
+  constexpr int kRows = 4 * kPanelRows;
   if (!adds_.in(*run.frame)) return multiply_rows(run, chunk, rows, thread);
   for (int row = rows.begin; row < rows.end; row += kRows)
     multiply_rows(run, chunk, {row, std::min(row + kRows, rows.end)}, thread);
@@ -199,7 +199,7 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
   if (slmq::info(part.matrix->format).row_panels && !adapts) args.activate = activate;
   Behind behind;
   adds_.defer(run, part.adds, rows.begin, rows.count(), &args, &behind);
-  adds_.fetch(run, part.adds, rows.begin, first, columns);
+  adds_.fetch(run, part.adds, rows.begin, &args);
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
   adds_.add(run, part.adds, behind, rows.begin, rows.count(), first, columns, args.y + first,
             args.y_stride);
@@ -267,7 +267,7 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
     Behind behind;
     adds_.defer(run, parts[i]->adds, rows.begin, rows.count(), &args, &behind);
-    adds_.fetch(run, parts[i]->adds, rows.begin, pair_begin * kPairRows, columns);
+    adds_.fetch(run, parts[i]->adds, rows.begin, &args);
     multiply(run, m, args, pair_begin, pair_end);
     adds_.add(run, parts[i]->adds, behind, rows.begin, rows.count(), pair_begin * kPairRows,
               columns, results[i], columns);

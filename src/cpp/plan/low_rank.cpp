@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <thread>
 
-#include "machine/prefetch.h"
 #include "plan/adapter.h"
 #include "threads/barrier.h"
 
 namespace slmq {
 namespace {
-
-constexpr int kEverySlot = -1;
 
 int blocks_of(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
@@ -20,14 +17,19 @@ struct Tiles {
   int count, column;
 };
 
-Tiles tiles_of(const Adapter& adapter, const LowRankInput& input, int slot) {
+// Those of an input's slots [first, last): they lie behind each other.
+Tiles tiles_of(const Adapter& adapter, const LowRankInput& input, SlotRange slots) {
   const LowRankStack& stack = adapter.stack(input.slots.front());
-  if (slot == kEverySlot) return {stack.down, stack.tiles, 0};
-  const LowRank* low = adapter.find(slot);
-  if (low == nullptr) return {nullptr, 0, 0};
-  const size_t bytes = low_rank_tile_bytes(stack.type, stack.columns);
-  return {stack.down + static_cast<size_t>(low->column / kLanes) * bytes, low->place() / kLanes,
-          low->column};
+  Tiles tiles = {stack.down, 0, 0};
+  for (int i = slots.first; i < slots.last; ++i) {
+    const LowRank* low = adapter.find(input.slots[static_cast<size_t>(i)]);
+    if (low == nullptr) continue;
+    if (tiles.count == 0) tiles.column = low->column;
+    tiles.count += low->place() / kLanes;
+  }
+  tiles.weight +=
+      static_cast<size_t>(tiles.column / kLanes) * low_rank_tile_bytes(stack.type, stack.columns);
+  return tiles;
 }
 
 }  // namespace
@@ -35,7 +37,8 @@ Tiles tiles_of(const Adapter& adapter, const LowRankInput& input, int slot) {
 LowRankAdditions::LowRankAdditions(Domain domain, std::vector<LowRankInput> inputs, int products)
     : domain_(domain), inputs_(std::move(inputs)), products_(products) {
   for (size_t i = 0; i < inputs_.size(); ++i)
-    for (const int slot : inputs_[i].slots) slots_.emplace_back(static_cast<int>(i), slot);
+    for (size_t slot = 0; slot < inputs_[i].slots.size(); ++slot)
+      slots_.emplace_back(static_cast<int>(i), static_cast<int>(slot));
 }
 
 size_t LowRankAdditions::scratch_bytes() const {
@@ -52,11 +55,14 @@ void LowRankAdditions::take(const Run& run, int first, int last, int thread) {
   last = std::min(last, items(*run.frame));
   if (first >= last) return;
   const int rows = run.frame->rows(domain_), slots = static_cast<int>(slots_.size());
-  for (int item = first; item < last; ++item) {
+  for (int item = first, next; item < last; item = next) {
     const auto [input, slot] = slots_[static_cast<size_t>(item % slots)];
+    const LowRankInput& in = inputs_[static_cast<size_t>(input)];
+    const int count = static_cast<int>(in.slots.size());
+    next = std::min(item + count - slot, last);
     const int begin = item / slots * kPanelRows;
-    products(run, inputs_[static_cast<size_t>(input)], slot, begin,
-             std::min(begin + kPanelRows, rows), thread);
+    products(run, in, {slot, slot + next - item}, begin, std::min(begin + kPanelRows, rows),
+             thread);
   }
   left_.fetch_sub(last - first, std::memory_order_release);
 }
@@ -66,7 +72,8 @@ void LowRankAdditions::multiply(const Run& run, int begin, int end, int thread) 
   if (!in(*run.frame)) return;
   for (int row = begin; row < end; row += kPanelRows)
     for (const LowRankInput& input : inputs_)
-      products(run, input, kEverySlot, row, std::min(row + kPanelRows, end), thread);
+      products(run, input, {0, static_cast<int>(input.slots.size())}, row,
+               std::min(row + kPanelRows, end), thread);
 }
 
 // Rows of one adapter that follow each other, from `row` on: the row behind them.
@@ -90,9 +97,9 @@ const float* LowRankAdditions::floats(const Run& run, const Buffer& x, int threa
   return values;
 }
 
-// t = A x of a block's rows: of one slot or of all that share the input.
-void LowRankAdditions::products(const Run& run, const LowRankInput& input, int slot, int begin,
-                                int end, int thread) const {
+// t = A x of a block's rows, of neighbouring slots: what is read of the rows is the same.
+void LowRankAdditions::products(const Run& run, const LowRankInput& input, SlotRange slots,
+                                int begin, int end, int thread) const {
   const Frame& frame = *run.frame;
   const Buffer &x = run.buffer(input.x), &out = run.buffer(products_);
   const int n = frame.rows(domain_);
@@ -101,7 +108,7 @@ void LowRankAdditions::products(const Run& run, const LowRankInput& input, int s
     const Adapter* adapter = frame.adapter(domain_, row);
     if (adapter == nullptr) continue;
     const LowRankStack& stack = adapter->stack(input.slots.front());
-    const Tiles tiles = tiles_of(*adapter, input, slot);
+    const Tiles tiles = tiles_of(*adapter, input, slots);
     if (tiles.count == 0) continue;
     float* y =
         out.floats(n, thread) + static_cast<size_t>(row) * out.width + input.column + tiles.column;
@@ -146,15 +153,14 @@ const LowRank* LowRankAdditions::found(const Frame& frame, const LowRankUse& use
   return adapter == nullptr ? nullptr : adapter->find(use.slot);
 }
 
-void LowRankAdditions::fetch(const Run& run, const LowRankUse& use, int row, int column,
-                             int count) const {
+void LowRankAdditions::fetch(const Run& run, const LowRankUse& use, int row,
+                             LinearArgs* args) const {
   const Frame& frame = *run.frame;
   if (use.slot < 0 || !in(frame) || frame.rows(domain_) > kReplicaRows) return;
   const LowRank* low = found(frame, use, row);
   if (low == nullptr) return;
-  const size_t bytes = low->tile_bytes();
-  fetch_lines(low->up + static_cast<size_t>(column / kLanes) * bytes,
-              static_cast<size_t>(count / kLanes) * bytes);
+  args->beside = low->up;
+  args->beside_bytes = 2 * static_cast<int>(low->tile_bytes());
 }
 
 // Products are made while the weights are multiplied: as a rule they are there.

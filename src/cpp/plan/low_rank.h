@@ -20,6 +20,11 @@ struct LowRankInput {
   int x, k, column;
 };
 
+// Some of an input's slots, by their places.
+struct SlotRange {
+  int first, last;
+};
+
 // One of the matrices: its slot, or -1 if nothing can be added to it, and where the products of those that
 // share its input begin.
 struct LowRankUse {
@@ -61,11 +66,11 @@ class LowRankAdditions {
   // of the run, y being the first of them. Waits for t: who makes it took it before.
   void add(const Run& run, const LowRankUse& use, const Behind& behind, int row, int rows,
            int column, int count, float* y, int y_stride) const;
-  // Fetches what that reads of B into the first cache, if the rows are so few that they would wait.
-  void fetch(const Run& run, const LowRankUse& use, int row, int column, int count) const;
+  // Has the weights' kernel fetch what that reads of B, if the rows are so few that they would wait.
+  void fetch(const Run& run, const LowRankUse& use, int row, LinearArgs* args) const;
 
  private:
-  void products(const Run& run, const LowRankInput& input, int slot, int begin, int end,
+  void products(const Run& run, const LowRankInput& input, SlotRange slots, int begin, int end,
                 int thread) const;
   const float* floats(const Run& run, const Buffer& x, int thread, int begin, int end) const;
   int end_of_run(const Frame& frame, int row, int end) const;
@@ -76,7 +81,7 @@ class LowRankAdditions {
   const std::vector<LowRankInput> inputs_;
   const int products_;
   std::vector<std::pair<int, int>>
-      slots_;                 // of which input, and which slot: items of a block of rows
+      slots_;                 // which input, and which of its slots: items of a block of rows
   std::atomic<int> left_{0};  // items that are not done
 };
 
