@@ -77,36 +77,60 @@ static void low_rank_down(const LowRankDownArgs& args) {
   }
 }
 
+// Rounded products of M tokens, close together: how far apart is then known to a compiler.
 template <int M>
-[[gnu::noinline]] static void up_tokens(const LowRankUpArgs& args, int row) {
-  const size_t tail = static_cast<size_t>(args.place) * sizeof(float) - kRoundedTail;
-  const size_t codes = static_cast<size_t>(args.k) * kLanes;
-  const ptrdiff_t x_stride = static_cast<ptrdiff_t>(args.x_stride) * sizeof(float);
-  const auto* x = reinterpret_cast<const int8_t*>(args.x) + row * x_stride;
+struct ThinTokens {
+  alignas(64) int8_t codes[M][kMaxRank];
   float scales[M];
   int32_t starts[M];
-  for (int t = 0; t < M; ++t) {
-    __builtin_memcpy(&scales[t], x + t * x_stride + tail, sizeof(float));
-    __builtin_memcpy(&starts[t], x + t * x_stride + tail + sizeof(float), sizeof(int32_t));
-  }
-  const uint8_t* tile = args.weight;
-  float* y = args.y + static_cast<size_t>(row) * args.y_stride;
-  for (int n = 0; n < args.n; n += kLanes, y += kLanes, tile += codes + kThinScaleBytes) {
-    i32x16 sums[M];
-#pragma GCC unroll 8
-    for (int t = 0; t < M; ++t) sums[t] = splat_i32(starts[t]);
-    if (args.k == 16) {  // the most usual rank
-      add_halves<M>(tile, x, x_stride, 1, sums);
-    } else {
-      add_halves<M>(tile, x, x_stride, args.k / 16, sums);
-    }
-    const f32x16 scale = load(reinterpret_cast<const float*>(tile + codes));
-#pragma GCC unroll 8
+
+  ThinTokens(const LowRankUpArgs& args, int row) {
     for (int t = 0; t < M; ++t) {
-      float* to = y + static_cast<size_t>(t) * args.y_stride;
-      store(to, fma(to_f32(sums[t]), mul(scale, splat(scales[t])), load(to)));
+      const auto* x =
+          reinterpret_cast<const int8_t*>(args.x + static_cast<ptrdiff_t>(row + t) * args.x_stride);
+      const int8_t* tail = x + static_cast<size_t>(args.place) * sizeof(float) - kRoundedTail;
+      __builtin_memcpy(codes[t], x, static_cast<size_t>(args.k));
+      __builtin_memcpy(&scales[t], tail, sizeof(float));
+      __builtin_memcpy(&starts[t], tail + sizeof(float), sizeof(int32_t));
     }
   }
+};
+
+// N tiles, each so many bytes, times M tokens are added to y.
+template <int M, int N>
+SLMQ_INLINE void up_tiles(const uint8_t* tile, size_t bytes, int halves, const ThinTokens<M>& x,
+                          float* y, size_t y_stride) {
+  i32x16 sums[N][M];
+#pragma GCC unroll 2
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t) sums[i][t] = splat_i32(x.starts[t]);
+    add_halves<M>(tile + i * bytes, x.codes[0], kMaxRank, halves, sums[i]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < N; ++i) {
+    const f32x16 scale =
+        load(reinterpret_cast<const float*>(tile + (i + 1) * bytes - kThinScaleBytes));
+    float* to = y + i * kLanes;
+#pragma GCC unroll 8
+    for (int t = 0; t < M; ++t, to += y_stride)
+      store(to, fma(to_f32(sums[i][t]), mul(scale, splat(x.scales[t])), load(to)));
+  }
+}
+
+template <int M>
+[[gnu::noinline]] static void up_tokens(const LowRankUpArgs& args, int row) {
+  const ThinTokens<M> x(args, row);
+  const size_t bytes = static_cast<size_t>(args.k) * kLanes + kThinScaleBytes;
+  const auto y_stride = static_cast<size_t>(args.y_stride);
+  const uint8_t* tile = args.weight;
+  float* y = args.y + static_cast<size_t>(row) * y_stride;
+  int n = 0;
+  if (args.k == 16)  // the most usual rank
+    for (; n + 2 * kLanes <= args.n; n += 2 * kLanes, tile += 2 * bytes, y += 2 * kLanes)
+      up_tiles<M, 2>(tile, bytes, 1, x, y, y_stride);
+  for (; n < args.n; n += kLanes, tile += bytes, y += kLanes)
+    up_tiles<M, 1>(tile, bytes, args.k / 16, x, y, y_stride);
 }
 
 template <int M>
