@@ -420,6 +420,26 @@ class Operators:
     def multiply(
         self, x: F32, w: F32, y: F32, n: int, k: int, transposed: bool = ..., add: bool = ...
     ) -> None: ...
+    def low_rank(
+        self,
+        x: F32,
+        a: F32,
+        t: F32,
+        k: int,
+        rank: int,
+        scale: float,
+        uses: Sequence[tuple[F32, int, F32]],
+    ) -> None: ...
+    def low_rank_back(
+        self,
+        x: F32,
+        t: F32,
+        k: int,
+        rank: int,
+        scale: float,
+        uses: Sequence[tuple[F32, int, F32, F32, F32, F32]],
+        dx: F32,
+    ) -> None: ...
     def norm(self, norm: Norm, x: F32, y: F32) -> None: ...
     def norm_back(self, norm: Norm, x: F32, dy: F32, dx: F32) -> None: ...
     def gated(self, name: str, gate: F32, up: F32, y: F32) -> None: ...

@@ -68,9 +68,10 @@ class Network:
         tape.scale = low_ranks.scale
         for part in tape.linears:
             part.pair = low_ranks.pairs.get(part.name.removesuffix(".weight"))
-            if part.pair is not None:
-                tape.widths[part.products] = low_ranks.rank
         segments = tape.segments
+        for step in (step for segment in segments for step in segment.steps):
+            if isinstance(step, LinearStep):
+                tape.widths[step.products] = step.join()
         self._made = [{n for step in segment.steps for n in step.makes} for segment in segments]
         self._read = [{n for step in segment.steps for n in step.reads} for segment in segments]
         self._read[-1].add(tape.hidden)
