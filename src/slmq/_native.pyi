@@ -431,6 +431,26 @@ class Operators:
     def weight_back(
         self, x: F32, dy: F32, n: int, k: int, slope: F32, bias: F32 | None
     ) -> None: ...
+    def low_rank(
+        self,
+        x: F32,
+        a: F32,
+        t: F32,
+        k: int,
+        rank: int,
+        scale: float,
+        uses: Sequence[tuple[F32, int, F32]],
+    ) -> None: ...
+    def low_rank_back(
+        self,
+        x: F32,
+        t: F32,
+        k: int,
+        rank: int,
+        scale: float,
+        uses: Sequence[tuple[F32, int, F32, F32, F32, F32]],
+        dx: F32,
+    ) -> None: ...
     def norm(self, norm: Norm, x: F32, y: F32) -> None: ...
     def norm_back(self, norm: Norm, x: F32, dy: F32, dx: F32) -> None: ...
     def norm_weight_back(

@@ -151,6 +151,63 @@ def test_products(m: int, n: int, k: int, transposed: bool) -> None:
     assert added.tobytes() == halves.tobytes()
 
 
+@pytest.mark.parametrize(("m", "k", "rank"), [(1, 1, 1), (13, 48, 3), (97, 130, 8), (61, 70, 17)])
+@pytest.mark.parametrize("widths", [(48,), (272, 33, 150)])
+def test_pairs_of_low_rank(m: int, k: int, rank: int, widths: tuple[int, ...]) -> None:
+    x, scale, count = normal(m, k, seed=1), 1.5, len(widths)
+    a = [normal(rank, k, seed=2 + i, scale=0.3) for i in range(count)]
+    b = [normal(n, rank, seed=5 + i, scale=0.3) for i, n in enumerate(widths)]
+    y = [normal(m, n, seed=8 + i) for i, n in enumerate(widths)]
+    before = normal(m, k, seed=11)
+    joined = rows(np.concatenate(a).T)
+
+    def work(o: _native.Operators) -> Iterable[F32]:
+        t, dx, outs = like(np.zeros((m, count * rank))), rows(before), [rows(one) for one in y]
+        forward = [(rows(w.T), len(w), out) for w, out in zip(b, outs, strict=True)]
+        o.low_rank(rows(x), joined, t, k, rank, scale, forward)
+        slopes = [(like(one), rows(np.ones((rank, len(w))))) for one, w in zip(a, b, strict=True)]
+        back = [
+            (rows(dy), len(w), rows(one), rows(w), *slope)
+            for dy, one, w, slope in zip(y, a, b, slopes, strict=True)
+        ]
+        o.low_rank_back(rows(x), t, k, rank, scale, back, dx)
+        return (t, dx, *outs, *(slope for both in slopes for slope in both))
+
+    t, dx, *rest = everywhere(work)
+    outs, slopes = rest[:count], rest[count:]
+    x64, ds = (
+        x.astype(np.float64),
+        [scale * dy.astype(np.float64) @ w for dy, w in zip(y, b, strict=True)],
+    )
+    near(dx[:, :k], before + sum(d @ one for d, one in zip(ds, a, strict=True)))
+    for i, (one, w, dy) in enumerate(zip(a, b, y, strict=True)):
+        products = scale * x64 @ one.T
+        near(t[:, i * rank : (i + 1) * rank], products)
+        near(outs[i][:, : len(w)], dy + products @ w.T)
+        near(slopes[2 * i][:, :k], ds[i].T @ x64)
+        near(slopes[2 * i + 1][:, : len(w)], 1 + products.T @ dy)
+    assert not any(one[:, n:].any() for one, n in zip(outs, widths, strict=True))
+
+
+def test_gradients_of_pairs_go_on_from_piece_to_piece() -> None:
+    """Sums over rows in two pieces have the bits of those over all rows."""
+    m, n, k, rank = 61, 70, 100, 8
+    x, dy = normal(m, k, seed=1), normal(m, n, seed=2)
+    a, b, t = normal(rank, k, seed=3), normal(n, rank, seed=4), normal(m, rank, seed=5)
+
+    def work(o: _native.Operators, cuts: tuple[int, ...]) -> Iterable[F32]:
+        slopes = like(a), like(b.T)
+        for begin, end in itertools.pairwise((0, *cuts, m)):
+            part = slice(begin, end)
+            use = (rows(dy[part]), n, rows(a), rows(b), *slopes)
+            dx = like(x[part])
+            o.low_rank_back(rows(x[part]), rows(t[part]), k, rank, 2.0, [use], dx)
+        return slopes
+
+    whole, parts = (everywhere(lambda o, c=cuts: work(o, c)) for cuts in ((), (7, 40)))
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(whole, parts, strict=True))
+
+
 # ------------------------------------------------------------------ rows
 
 

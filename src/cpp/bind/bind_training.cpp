@@ -124,6 +124,42 @@ void run_weight_back(Operators& o, const py::object& x, const py::object& dy, in
   });
 }
 
+// What pairs of one input share: x, the products with every A, of `count` pairs.
+TrainedInput low_rank_input(const py::object& x, const py::object& t, int k, int rank, float scale,
+                            size_t count) {
+  if (k < 1 || rank < 1 || count < 1)
+    throw py::value_error("expected at least one column, one rank and one pair");
+  const Rows rows = rows_of(x, -1, k, "x");
+  return {rows, k, rows_of(t, rows.m, rank * static_cast<int>(count), "t"), rank, scale};
+}
+
+void run_low_rank(Operators& o, const py::object& x, const py::object& a, const py::object& t,
+                  int k, int rank, float scale,
+                  const std::vector<std::tuple<py::object, int, py::object>>& tuples) {
+  const TrainedInput in = low_rank_input(x, t, k, rank, scale, tuples.size());
+  const Rows joined = rows_of(a, k, rank * static_cast<int>(tuples.size()), "a");
+  std::vector<TrainedUse> uses;
+  for (const auto& [b, n, y] : tuples)
+    uses.push_back({rows_of(b, rank, n, "b"), n, rows_of(y, in.x.m, n, "y")});
+  o.run([&](Workers& workers) { low_rank(workers, in, joined, uses); });
+}
+
+// The gradient of a result and its columns; A and B, and their gradients.
+using LowRankTuple = std::tuple<py::object, int, py::object, py::object, py::object, py::object>;
+
+void run_low_rank_back(Operators& o, const py::object& x, const py::object& t, int k, int rank,
+                       float scale, const std::vector<LowRankTuple>& tuples, const py::object& dx) {
+  const TrainedInput in = low_rank_input(x, t, k, rank, scale, tuples.size());
+  std::vector<TrainedBack> uses;
+  for (const auto& [dy, n, a, b, a_slope, b_slope] : tuples) {
+    uses.push_back({rows_of(dy, in.x.m, n, "dy"), n, rows_of(a, rank, k, "a"),
+                    rows_of(b, n, rank, "b"), rows_of(a_slope, rank, k, "a_slope"),
+                    rows_of(b_slope, rank, n, "b_slope")});
+  }
+  const Rows to = rows_of(dx, in.x.m, k, "dx");
+  o.run([&](Workers& workers) { low_rank_back(workers, in, uses, to); });
+}
+
 struct PyNorm {
   std::vector<float> weight, bias;
   Norm norm;
@@ -197,7 +233,7 @@ template <class Call>
 void by_rows(Operators& o, const std::vector<py::object>& objects, const Call& call) {
   const std::vector<Rows> rows = alike(objects);
   o.run([&](Workers& workers) {
-    each_row(workers, rows[0].m, [&](int row) { call(workers.kernels, rows, row); });
+    each_row(workers, rows[0].m, [&](int row, int) { call(workers.kernels, rows, row); });
   });
 }
 
@@ -352,7 +388,7 @@ void run_embed(Operators& o, const Matrix& m, const py::object& ids, float scale
   check_ids(tokens, m.n);
   const int32_t* wanted = tokens.data();
   o.run([&](Workers& workers) {
-    each_row(workers, to.m, [&](int row) {
+    each_row(workers, to.m, [&](int row, int) {
       const int id = wanted[row];
       float* out = to.row(row);
       workers.kernels.dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, id, id + 1,
@@ -434,6 +470,10 @@ void bind_training(py::module_& m) {
            arg("transposed") = false, arg("add") = false)
       .def("weight_back", &run_weight_back, arg("x"), arg("dy"), arg("n"), arg("k"), arg("slope"),
            arg("bias"))
+      .def("low_rank", &run_low_rank, arg("x"), arg("a"), arg("t"), arg("k"), arg("rank"),
+           arg("scale"), arg("uses"))
+      .def("low_rank_back", &run_low_rank_back, arg("x"), arg("t"), arg("k"), arg("rank"),
+           arg("scale"), arg("uses"), arg("dx"))
       .def("norm", &run_norm, arg("norm"), arg("x"), arg("y"))
       .def("norm_back", &run_norm_back, arg("norm"), arg("x"), arg("dy"), arg("dx"))
       .def("norm_weight_back", &run_norm_weight_back, arg("norm"), arg("x"), arg("dy"),

@@ -45,6 +45,8 @@ static inline void product_tiles(const ProductArgs& args, int tile) {
   int row = 0;
   for (; row + kProductRows <= args.m; row += kProductRows)
     product_block<kProductRows, N>(args, args.x + row * args.x_row, w, y + row * args.y_row);
+  for (; row + 8 <= args.m; row += 8)
+    product_block<8, N>(args, args.x + row * args.x_row, w, y + row * args.y_row);
   for (; row + 4 <= args.m; row += 4)
     product_block<4, N>(args, args.x + row * args.x_row, w, y + row * args.y_row);
   for (; row < args.m; ++row)

@@ -54,11 +54,10 @@ class HeadOf {
       std::copy_n(from, wide, to.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide);
   }
   void transpose(const float* from, float* to) const {
-    const int columns = bench_.columns;
-    for (int i = 0; i < padded(); ++i)
-      for (int c = 0; c < columns; ++c)
-        to[(static_cast<size_t>(i / kLanes) * columns + c) * kLanes + i % kLanes] =
-            from[static_cast<size_t>(i) * columns + c];
+    const ptrdiff_t columns = bench_.columns;
+    for (int tile = 0; tile < padded() / kLanes; ++tile, from += kLanes * columns)
+      for (int c = 0; c < columns; ++c, to += kLanes)
+        for (int i = 0; i < kLanes; ++i) to[i] = from[i * columns + c];
   }
 
   // Keys that query i sees: [begin(i), i].
@@ -184,6 +183,15 @@ class Cut {
   float* next_;
 };
 
+// to = the sum of heads behind each other, in order
+void add_heads(const float* from, int heads, int wide, float* to) {
+  std::copy_n(from, wide, to);
+  for (int head = 1; head < heads; ++head) {
+    from += wide;
+    for (int c = 0; c < wide; ++c) to[c] = to[c] + from[c];
+  }
+}
+
 }  // namespace
 
 void attend(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
@@ -255,16 +263,12 @@ void attend_back(Workers& workers, const Attention& attention, const Texts& text
     one.give(d_keys, 0, one.rows(), key_parts, head);
     one.give(d_values, 0, one.rows(), value_parts, head);
   });
-  each_row(workers, q.m, [&](int row) {
-    for (int c = 0; c < attention.kv_heads * wide; ++c) {
-      const int first = c / wide * shared * wide + c % wide;
-      float dk = key_parts.row(row)[first], dv = value_parts.row(row)[first];
-      for (int i = 1; i < shared; ++i) {
-        dk = dk + key_parts.row(row)[first + i * wide];
-        dv = dv + value_parts.row(row)[first + i * wide];
-      }
-      gradients.dk.row(row)[c] = dk;
-      gradients.dv.row(row)[c] = dv;
+  each_row(workers, q.m, [&](int row, int) {
+    for (int head = 0; head < attention.kv_heads; ++head) {
+      const ptrdiff_t from = static_cast<ptrdiff_t>(head) * shared * wide,
+                      to = static_cast<ptrdiff_t>(head) * wide;
+      add_heads(key_parts.row(row) + from, shared, wide, gradients.dk.row(row) + to);
+      add_heads(value_parts.row(row) + from, shared, wide, gradients.dv.row(row) + to);
     }
   });
 }

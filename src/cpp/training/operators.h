@@ -35,6 +35,33 @@ struct Product {
 };
 void multiply(Workers& workers, const Product& product, const Rows& y);
 
+// Pairs of low rank, of weights that read the same rows: scale * (x @ A.T) @ B.T for each.
+struct TrainedInput {
+  Rows x;
+  int k;
+  Rows t;  // scale * x @ A.T of all pairs, behind each other
+  int rank;
+  float scale;
+};
+struct TrainedUse {
+  Rows b;  // B.T: [rank, n]
+  int n;
+  Rows y;
+};
+// Makes t, and adds to every y; a: A.T of all pairs, behind each other [k, ranks].
+void low_rank(Workers& workers, const TrainedInput& in, const Rows& a,
+              const std::vector<TrainedUse>& uses);
+
+struct TrainedBack {
+  Rows dy;
+  int n;
+  Rows a, b;              // A: [rank, k]; B: [n, rank]
+  Rows a_slope, b_slope;  // of A; of B.T
+};
+// Adds to dx, and to the gradients of A and B: sums over rows, in order.
+void low_rank_back(Workers& workers, const TrainedInput& in, const std::vector<TrainedBack>& uses,
+                   const Rows& dx);
+
 // Heads of `width` columns are normed each by itself, with one weight (padded to 32).
 struct Norm {
   const float* weight;
@@ -46,12 +73,12 @@ struct Norm {
 void norm(Workers& workers, const Norm& norm, const Rows& x, const Rows& y);
 void norm_back(Workers& workers, const Norm& norm, const Rows& x, const Rows& dy, const Rows& dx);
 
-// Calls work(row) for rows, on all threads.
+// Calls work(row, thread) for rows, on all threads.
 template <class Work>
 void each_row(Workers& workers, int rows, const Work& work) {
   constexpr int kRows = 16;
-  workers.each((rows + kRows - 1) / kRows, [&](int item, int) {
-    for (int row = item * kRows; row < rows && row < (item + 1) * kRows; ++row) work(row);
+  workers.each((rows + kRows - 1) / kRows, [&](int item, int thread) {
+    for (int row = item * kRows; row < rows && row < (item + 1) * kRows; ++row) work(row, thread);
   });
 }
 

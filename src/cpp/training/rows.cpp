@@ -39,7 +39,7 @@ void norm(Workers& workers, const Norm& norm, const Rows& x, const Rows& y) {
       kernels.rmsnorm(from, norm.weight, norm.width, norm.eps, to);
     }
   };
-  workers.each(x.m, [&](int row, int thread) {
+  each_row(workers, x.m, [&](int row, int thread) {
     for (int head = 0; head < norm.heads; ++head) {
       const float* from = x.row(row) + static_cast<ptrdiff_t>(head) * norm.width;
       float* to = y.row(row) + static_cast<ptrdiff_t>(head) * norm.width;
@@ -60,7 +60,7 @@ void norm_back(Workers& workers, const Norm& norm, const Rows& x, const Rows& dy
   const auto back = norm.layer ? kernels.layernorm_back : kernels.rmsnorm_back;
   const Heads heads(norm);
   workers.reserve(3 * heads.padded());
-  workers.each(x.m, [&](int row, int thread) {
+  each_row(workers, x.m, [&](int row, int thread) {
     for (int head = 0; head < norm.heads; ++head) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(head) * norm.width;
       const float *from = x.row(row) + at, *slopes = dy.row(row) + at;
@@ -89,7 +89,7 @@ void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x)
   const float* sines = turn.back ? negative : turn.sines;
   for (int text = 0; text < texts.count; ++text) {
     const int start = texts.starts[text];
-    each_row(workers, texts.length(text), [&](int place) {
+    each_row(workers, texts.length(text), [&](int place, int) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(place) * half;
       for (int head = 0; head < turn.heads; ++head)
         workers.kernels.rope(x.row(start + place) + static_cast<ptrdiff_t>(head) * turn.head_dim,
@@ -103,11 +103,13 @@ void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targ
   constexpr int kRows = 128;  // whose logits exist at once
   const Kernels& kernels = workers.kernels;
   const int n = head.matrix->n, width = static_cast<int>(round_up(n, kGroup));
-  float* logits = workers.shared(static_cast<size_t>(std::min(kRows, x.m)) * width);
+  // Rows that are a multiple of 4 KB apart would meet in a few sets of a cache.
+  const int stride = width % 1024 == 0 ? width + kGroup : width;
+  float* logits = workers.shared(static_cast<size_t>(std::min(kRows, x.m)) * stride);
   float* capped = head.softcap == 0.0f ? nullptr : logits;
   for (int begin = 0; begin < x.m; begin += kRows) {
     const int rows = std::min(kRows, x.m - begin);
-    const Rows chunk{logits, rows, width};
+    const Rows chunk{logits, rows, stride};
     const LinearUse use{head.matrix, head.bias, nullptr, chunk};
     const Rows read{x.row(begin), rows, x.stride};
     linear(workers, read, head.activations, {use});

@@ -8,7 +8,7 @@ to multiples of 32 columns, which stay zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,7 @@ from slmq.formats import padded
 if TYPE_CHECKING:
     from slmq.engine.training.tape import Tape
 
-__all__ = ["LowRankPair", "LowRankSize", "LowRanks"]
+__all__ = ["LowRankPair", "LowRankSize", "LowRanks", "joined"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -56,9 +56,10 @@ class LowRankPair:
         A, and B transposed: views of the vector of all parameters.
     a_slope, b_slope : like them
         Their gradients.
-    a_turned : float32[k, padded rank]
+    a_turned : list of float32[k, rank]
+        Copies of A, transposed, within what steps multiply with; see `joined` and `turn`.
     b : float32[n, padded rank]
-        Copies, as products want them; see `turn`.
+        A copy of B; see `turn`.
     """
 
     size: LowRankSize
@@ -67,16 +68,16 @@ class LowRankPair:
     b_turned: F32
     a_slope: F32
     b_slope: F32
-    a_turned: F32 = field(init=False)
+    a_turned: list[F32] = field(default_factory=list)
     b: F32 = field(init=False)
 
     def __post_init__(self) -> None:
-        self.a_turned = _native.zero_rows(self.size.k, self.rank)
         self.b = _native.zero_rows(self.size.n, self.rank)
 
     def turn(self) -> None:
         """Bring the copies up to date."""
-        self.a_turned[:, : self.rank] = self.a[:, : self.size.k].T
+        for copy in self.a_turned:
+            copy[:] = self.a[:, : self.size.k].T
         self.b[:, : self.rank] = self.b_turned[:, : self.size.n].T
 
 
@@ -126,7 +127,7 @@ class LowRanks:
     @property
     def nbytes(self) -> int:
         """Bytes of parameters, gradients and copies."""
-        copies = sum(pair.a_turned.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        copies = sum(copy.nbytes for p in self.pairs.values() for copy in (p.b, *p.a_turned))
         return self.values.nbytes + self.slopes.nbytes + copies
 
     @property
@@ -139,13 +140,22 @@ class LowRanks:
         tape.scale = self.scale
         for part in tape.linears:
             part.pair = self.pairs.get(part.name.removesuffix(".weight"))
-            if part.pair is not None:
-                tape.widths[part.products] = self.rank
 
     def turn(self) -> None:
         """Bring the copies up to date, after the parameters were changed."""
         for pair in self.pairs.values():
             pair.turn()
+
+
+def joined(pairs: Sequence[LowRankPair]) -> F32:
+    """A.T of pairs of one input, behind each other: float32[k, padded ranks], kept up to date."""
+    together = _native.zero_rows(pairs[0].size.k, sum(pair.rank for pair in pairs))
+    begin = 0
+    for pair in pairs:
+        pair.a_turned.append(together[:, begin : begin + pair.rank])
+        pair.turn()
+        begin += pair.rank
+    return together
 
 
 def uniform(seed: int, stream: int, shape: tuple[int, int], bound: float) -> F32:

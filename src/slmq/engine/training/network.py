@@ -12,7 +12,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.engine.training.parameters import Parameters
 from slmq.engine.training.passes import Arena, Pass, Piece
-from slmq.engine.training.steps import LinearPart
+from slmq.engine.training.steps import LinearPart, LinearStep
 from slmq.engine.training.tape import Segment, Tape
 
 __all__ = ["Loss", "Network"]
@@ -67,6 +67,9 @@ class Network:
         self._arena = Arena(rows)
         parameters.attach(tape)
         segments = tape.segments
+        for step in (step for segment in segments for step in segment.steps):
+            if isinstance(step, LinearStep):
+                tape.widths[step.products] = step.join()
         self._made = [{n for step in segment.steps for n in step.makes} for segment in segments]
         self._read = [{n for step in segment.steps for n in step.reads} for segment in segments]
         self._read[-1].add(tape.hidden)

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.engine.training.low_rank import LowRankPair
+from slmq.engine.training.low_rank import LowRankPair, joined
 from slmq.engine.training.passes import Pass
-from slmq.formats import padded
 from slmq.machine.exact import exact_sincos
 
 __all__ = [
@@ -214,8 +213,8 @@ class LinearPart:
     ----------
     matrix : _native.Matrix
     bias : float32[padded n], optional
-    out, products : int
-        The result, and the products with A, if a pair adds to it.
+    out : int
+        The result.
     name : str
         The tensor's.
     own_bias : float32[n], optional
@@ -230,7 +229,6 @@ class LinearPart:
     matrix: _native.Matrix
     bias: F32 | None
     out: int
-    products: int
     name: str
     own_bias: F32 | None = None
     pair: LowRankPair | None = None
@@ -251,14 +249,40 @@ class LinearPart:
 
 @dataclass(frozen=True)
 class LinearStep:
-    """x @ weight.T (+ bias) (+ add) (+ scale * (x @ A.T) @ B.T), of several weights at once."""
+    """x @ weight.T (+ bias) (+ add) (+ scale * (x @ A.T) @ B.T), of several weights at once.
+
+    Attributes
+    ----------
+    x : int
+    parts : list of LinearPart
+    add : int, optional
+    products : int
+        Products with A of all pairs, scaled: made if there are pairs.
+    joined : list of float32[k, ranks]
+        A.T of all pairs behind each other, once they are known (`join`).
+    scale : callable
+    """
 
     x: int
     parts: list[LinearPart]
     add: int | None
+    products: int
     scale: Callable[[], np.float32]
+    joined: list[F32] = field(default_factory=list)
 
     cheap = False
+
+    @property
+    def pairs(self) -> list[LowRankPair]:
+        """What adds to the parts."""
+        return [part.pair for part in self.parts if part.pair is not None]
+
+    def join(self) -> int:
+        """Have all A of the pairs together; returns their ranks' sum."""
+        pairs = self.pairs
+        if pairs:
+            self.joined.append(joined(pairs))
+        return sum(pair.rank for pair in pairs)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -266,13 +290,14 @@ class LinearStep:
 
     @property
     def makes(self) -> tuple[int, ...]:
-        pairs = [part.products for part in self.parts if part.pair is not None]
-        return (*(part.out for part in self.parts), *pairs)
+        outs = tuple(part.out for part in self.parts)
+        return (*outs, self.products) if self.joined else outs
 
     @property
     def needs(self) -> tuple[int, ...]:
-        pairs = tuple(part.products for part in self.parts if part.pair is not None)
-        return (self.x, *pairs) if self.learns else ()
+        if self.joined:
+            return (self.x, self.products)
+        return (self.x,) if self.learns else ()
 
     @property
     def learns(self) -> bool:
@@ -287,41 +312,37 @@ class LinearStep:
             [(part.matrix, part.bias, added, y) for part, y in zip(self.parts, outs, strict=True)],
             ACTIVATIONS,
         )
-        for part, y in zip(self.parts, outs, strict=True):
-            if part.pair is not None:
-                self._add_pair(p, part.pair, x, p.make(part.products, len(x)), y)
-
-    def _add_pair(self, p: Pass, pair: LowRankPair, x: F32, t: F32, y: F32) -> None:
-        multiply = p.operators.multiply
-        multiply(x, pair.a_turned, t, padded(pair.rank, 16), pair.size.k)
-        np.multiply(t, self.scale(), out=t)
-        multiply(t, pair.b_turned, y, padded(pair.size.n, 32), pair.rank, add=True)
+        for a in self.joined:
+            t, size = p.make(self.products, len(x)), self.pairs[0]
+            uses = [
+                (part.pair.b_turned, part.pair.size.n, y)
+                for part, y in zip(self.parts, outs, strict=True)
+                if part.pair is not None
+            ]
+            p.operators.low_rank(x, a, t, size.size.k, size.rank, float(self.scale()), uses)
 
     def back(self, p: Pass) -> None:
         slopes = [p.final_slope(part.out) for part in self.parts]
-        rows = len(slopes[0])
-        dx, found = p.slope(self.x, rows)
+        dx, found = p.slope(self.x, len(slopes[0]))
         uses = [(part.matrix, None, None, dy) for part, dy in zip(self.parts, slopes, strict=True)]
         p.operators.linear_back(uses, found, dx)
         for part, dy in zip(self.parts, slopes, strict=True):
             if part.learns:
                 part.add_slopes(p.operators, p.value(self.x), dy)
-            if part.pair is not None:
-                self._pair_back(p, part.pair, p.value(part.products), dy, dx)
+        if self.joined:
+            self._pairs_back(p, slopes, dx)
         for part in self.parts:
             p.end_slope(part.out, to=self.add)
 
-    def _pair_back(self, p: Pass, pair: LowRankPair, t: F32, dy: F32, dx: F32) -> None:
+    def _pairs_back(self, p: Pass, slopes: list[F32], dx: F32) -> None:
         """Gradients of A and B, each a sum over rows in their order, and what A passes on."""
-        multiply, x = p.operators.multiply, p.value(self.x)
-        rows, k, n = len(x), padded(pair.size.k, 32), padded(pair.size.n, 32)
-        dt, spare = p.spare(pair.rank, rows)
-        multiply(dy, pair.b, dt, padded(pair.rank, 16), pair.size.n)
-        np.multiply(dt, self.scale(), out=dt)
-        multiply(dt, x, pair.a_slope, k, rows, transposed=True, add=True)
-        multiply(t, dy, pair.b_slope, n, rows, transposed=True, add=True)
-        multiply(dt, pair.a, dx, k, pair.rank, add=True)
-        p.give(pair.rank, spare)
+        uses = [
+            (dy, pair.size.n, pair.a, pair.b, pair.a_slope, pair.b_slope)
+            for part, dy in zip(self.parts, slopes, strict=True)
+            if (pair := part.pair) is not None
+        ]
+        x, t, size = p.value(self.x), p.value(self.products), self.pairs[0]
+        p.operators.low_rank_back(x, t, size.size.k, size.rank, float(self.scale()), uses, dx)
 
 
 @dataclass(frozen=True)

@@ -198,15 +198,12 @@ class Tape:
             bias = weight.bias
             if bias is not None:
                 bias = np.pad(bias, (0, padded(weight.n, 32) - weight.n))
-            out, products = self._value(weight.n), self._value(0)
-            parts.append(
-                LinearPart(
-                    weight.matrix, bias, out.number, products.number, weight.name, weight.bias
-                )
-            )
+            out = self._value(weight.n)
+            parts.append(LinearPart(weight.matrix, bias, out.number, weight.name, weight.bias))
             outs.append(out)
         added = None if add is None else _number(add)
-        self._note(LinearStep(_number(x), parts, added, lambda: self.scale))
+        products = self._value(0).number
+        self._note(LinearStep(_number(x), parts, added, products, lambda: self.scale))
         y = outs[0] if len(outs) == 1 else Value(-1, 0, tuple(outs))
         if softcap:
             self._capped[y.number] = softcap
