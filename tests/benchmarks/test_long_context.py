@@ -31,9 +31,8 @@ def test_a_line_for_each_cache_and_number_of_threads(
     monkeypatch.setattr(sys, "argv", ["long_context.py", *options])
     program.main()
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [line[:2] for line in lines] == [
-        ["f16", "1"], ["f16", "2"], ["int8", "1"], ["int8", "2"],
-    ]  # fmt: skip
+    expected = [[kv, threads] for kv in ("f16", "int8", "int4") for threads in ("1", "2")]
+    assert [line[:2] for line in lines] == expected
     assert all(len(line) == 10 for line in lines)
 
 
