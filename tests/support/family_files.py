@@ -264,7 +264,7 @@ def delta_laid_out(config: Mapping[str, Any], weights: Weights) -> Weights:
     for name, w in weights.items():
         part = name.partition(".linear_attn.")[2]
         if part == "A_log":
-            found[name] = tiled(-np.exp(w))
+            found[name] = tiled(-np.exp(w.astype(np.float64)).astype(np.float32))
         elif part == "dt_bias":
             found[name.replace("dt_bias", "dt_proj.bias")] = tiled(w)
         elif part in ("in_proj_qkv.weight", "conv1d.weight"):
