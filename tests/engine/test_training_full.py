@@ -397,6 +397,23 @@ def test_another_type_does_not_go_on(longer_model_path: Path, data: Path, tmp_pa
         run(longer_model_path, data, tmp_path / "out", resume=True, iters=2, type="lora")
 
 
+def test_a_forecast_knows_how_long_files_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert files.seconds_to_write(tmp_path / "out", 1 << 20) == 0
+    assert not (tmp_path / "out").exists()
+    assert files.seconds_to_write(tmp_path / "out", 20 << 20) > 0
+    assert not list((tmp_path / "out").iterdir())
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "publish", full_disk)
+    with pytest.raises(WriteError, match="No space left on device"):
+        files.seconds_to_write(tmp_path / "out", 20 << 20)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_full_disk_leaves_the_last_model_whole(
     longer_model_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

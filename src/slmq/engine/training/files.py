@@ -7,6 +7,7 @@ therefore whole; the adapter is written before it, and anew from it when the run
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from slmq.machine.disk import create, publish, remove
 __all__ = [
     "STATE",
     "read_state",
+    "seconds_to_write",
     "write_adapter",
     "write_parts",
     "write_state",
@@ -31,6 +33,9 @@ __all__ = [
 F32 = npt.NDArray[np.float32]
 CONFIG, TENSORS, STATE = "adapter_config.json", "adapter_model.safetensors", "training.safetensors"
 PREFIX = "base_model.model."
+TRIED_BYTES = 64 << 20  # that are written to learn how fast a folder takes them
+TRIED_PIECE = 1 << 20
+SMALL_BYTES = 16 << 20  # that no run waits for
 
 
 def write_adapter(folder: Path, low_ranks: LowRanks, values: F32, base: str) -> None:
@@ -138,6 +143,20 @@ def _safetensors(
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
         yield np.ascontiguousarray(tensor, "<f4").reshape(-1).view(np.uint8).data
+
+
+def seconds_to_write(folder: Path, nbytes: int) -> float:
+    """How long a folder takes for so many bytes, from a part of them that is written and removed;
+    errors as `write_adapter`."""
+    if nbytes < SMALL_BYTES:
+        return 0.0
+    pieces = min(nbytes, TRIED_BYTES) // TRIED_PIECE
+    path, piece = folder / ".trial", bytes(TRIED_PIECE)
+    began_s = time.monotonic()
+    write_parts(path, (piece for _ in range(pieces)))
+    took_s = time.monotonic() - began_s
+    remove(path, folder)
+    return took_s * nbytes / (pieces * TRIED_PIECE)
 
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,13 @@ from slmq.engine.training.events import (
     Saved,
     Trained,
 )
-from slmq.engine.training.files import STATE, read_state, write_adapter, write_state
+from slmq.engine.training.files import (
+    STATE,
+    read_state,
+    seconds_to_write,
+    write_adapter,
+    write_state,
+)
 from slmq.engine.training.forecast import forecast
 from slmq.engine.training.low_rank import LowRanks
 from slmq.engine.training.model_folder import write_model
@@ -42,6 +48,7 @@ __all__ = ["Run"]
 
 F32 = npt.NDArray[np.float32]
 BETAS, EPS = (0.9, 0.999), 1e-8  # of AdamW
+WRITTEN_BYTES = 16  # a parameter: what it is, the state of it, its mean and square
 LOOKED_AHEAD = 2000  # batches that a forecast knows the length of
 
 
@@ -260,7 +267,11 @@ class Run:
             looks += batches_in_turn(self.valid.samples, options.batch_size, options.val_batches)
         evaluations = left // options.steps_per_eval + (1 if self.iteration == 0 else 0)
         evaluations += 1 if left % options.steps_per_eval else 0
-        return forecast(self.network, ahead, looks, iters=left, evaluations=evaluations)
+        found = forecast(self.network, ahead, looks, iters=left, evaluations=evaluations)
+        saves = self.iters // options.save_every - self.iteration // options.save_every
+        saves += 1 if self.iters % options.save_every else 0
+        written_s = seconds_to_write(self.out, WRITTEN_BYTES * found.parameters)
+        return replace(found, seconds=found.seconds + saves * written_s)
 
     # ------------------------------------------------------------------ files
 
