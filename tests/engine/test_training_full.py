@@ -21,11 +21,13 @@ from training_cases import (
     FULL,
     KILLED,
     REFUSED_IN_FULL,
+    SMALL_RUN,
     folder_of,
     golden_texts,
-    lines,
     network_for,
     piece_of,
+    small_data,
+    small_run,
     torch_loss,
     torch_of,
     write_lines,
@@ -43,25 +45,16 @@ from slmq.engine.training.run import Run
 from slmq.errors import CheckpointError, UnsupportedModelError, WriteError
 
 MODEL = "model.safetensors"
-SMALL: dict[str, Any] = {
-    "type": "full", "iters": 6, "batch_size": 2, "learning_rate": 1e-3, "max_seq_length": 60,
-    "steps_per_report": 2, "steps_per_eval": 4, "save_every": 2, "grad_accumulation_steps": 2,
-    "warmup": 1, "schedule": "cosine", "n_threads": 1,
-}  # fmt: skip
+SMALL: dict[str, Any] = SMALL_RUN | {"type": "full", "learning_rate": 1e-3}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_lines(folder / "train.jsonl", lines(9))
-    write_lines(folder / "valid.jsonl", lines(4, 1))
-    return folder
+    return small_data(tmp_path / "data")
 
 
 def run(model: Path, data: Path, out: Path, **options: Any) -> Trained:
-    mine = {name: options.pop(name) for name in ("isa", "resume", "listener") if name in options}
-    return Run(model, data, out, TrainOptions(**(SMALL | options)), name="tiny", **mine).finish()
+    return small_run(model, data, out, **(SMALL | options))
 
 
 def weights_of(network: Network) -> FullWeights:

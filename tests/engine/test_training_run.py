@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_cases import ISAS
-from training_cases import KILLED, lines, piece_of, torch_loss, write_lines
+from training_cases import (
+    KILLED,
+    SMALL_RUN,
+    lines,
+    piece_of,
+    small_data,
+    small_run,
+    torch_loss,
+    write_lines,
+)
 
 import slmq
 from slmq.engine.training import files
@@ -31,26 +40,17 @@ from slmq.engine.training.run import Run
 from slmq.errors import CheckpointError, DataError, WriteError
 from slmq.tokenizer import Tokenizer
 
-SMALL: dict[str, Any] = {
-    "rank": 2, "iters": 6, "batch_size": 2, "learning_rate": 1e-2, "max_seq_length": 60,
-    "steps_per_report": 2, "steps_per_eval": 4, "save_every": 2, "grad_accumulation_steps": 2,
-    "warmup": 1, "schedule": "cosine", "n_threads": 1,
-}  # fmt: skip
+SMALL: dict[str, Any] = SMALL_RUN | {"rank": 2, "learning_rate": 1e-2}
 WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_lines(folder / "train.jsonl", lines(9))
-    write_lines(folder / "valid.jsonl", lines(4, 1))
-    return folder
+    return small_data(tmp_path / "data")
 
 
 def run(model: Path, data: Path, out: Path, **options: Any) -> Trained:
-    mine = {name: options.pop(name) for name in ("isa", "resume", "listener") if name in options}
-    return Run(model, data, out, TrainOptions(**(SMALL | options)), name="tiny", **mine).finish()
+    return small_run(model, data, out, **(SMALL | options))
 
 
 def adapter_bytes(out: Path) -> bytes:

@@ -15,11 +15,13 @@ from kernel_cases import ISAS
 import slmq._native as _native
 from slmq.checkpoint import open_checkpoint
 from slmq.engine.training.base import Base, network_of
+from slmq.engine.training.events import Trained
 from slmq.engine.training.full import open_full
 from slmq.engine.training.low_rank import LowRankPair
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
 from slmq.engine.training.passes import Piece
+from slmq.engine.training.run import Run
 from slmq.models.loading import load_weights
 
 F32 = npt.NDArray[np.float32]
@@ -45,6 +47,11 @@ REFUSED_IN_FULL = {
 }  # fmt: skip
 
 
+SMALL_RUN: dict[str, Any] = {
+    "iters": 6, "batch_size": 2, "max_seq_length": 60, "steps_per_report": 2, "steps_per_eval": 4,
+    "save_every": 2, "grad_accumulation_steps": 2, "warmup": 1, "schedule": "cosine",
+    "n_threads": 1,
+}  # fmt: skip
 WORDS = ("red", "blue", "green", "stone", "river", "cloud", "seven", "quiet")
 WAYS = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
 # A run in a process of its own, which tells when it has saved.
@@ -203,6 +210,20 @@ def lines(n: int, seed: int = 0) -> list[dict[str, str]]:
     rng = np.random.default_rng(seed)
     said = [" ".join(rng.choice(WORDS, int(rng.integers(1, 4)))) for _ in range(n)]
     return [{"prompt": text, "completion": f"<{text}>"} for text in said]
+
+
+def small_data(folder: Path) -> Path:
+    """Texts to train on for some batches, and others to look at."""
+    folder.mkdir()
+    write_lines(folder / "train.jsonl", lines(9))
+    write_lines(folder / "valid.jsonl", lines(4, 1))
+    return folder
+
+
+def small_run(model: Path, data: Path, out: Path, **options: Any) -> Trained:
+    """A run to its end; `isa`, `resume` and `listener` are not options of it."""
+    mine = {name: options.pop(name) for name in ("isa", "resume", "listener") if name in options}
+    return Run(model, data, out, TrainOptions(**options), name="tiny", **mine).finish()
 
 
 def write_lines(path: Path, records: list[Any]) -> None:

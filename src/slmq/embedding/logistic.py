@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
-from slmq.machine.exact import exact_exp
+from slmq.machine.exact import exact_exp, ordered_sum
 
 __all__ = [
     "Fitted",
@@ -59,7 +59,7 @@ class Fitted:
         return np.ascontiguousarray(rows.scores(self.flat()).T)
 
     def flat(self) -> F64:
-        """Weights with the bias as their last column."""
+        """Weights with the bias as their last column: float64[classes, columns + 1]."""
         return np.concatenate([self.weights, self.bias[:, None]], axis=1)
 
 
@@ -196,16 +196,11 @@ def calibration_error(sure: F64, right: npt.NDArray[np.bool_]) -> float:
 
 def _loss(logits: F64, y: I64) -> float:
     right = _native.log_probabilities(logits)[np.arange(len(y)), y]
-    return -_sum(right) / len(y)
-
-
-def _sum(values: F64) -> float:
-    """In the order of the values."""
-    return float(np.add.accumulate(values)[-1])
+    return -ordered_sum(right) / len(y)
 
 
 def _dot(a: F64, b: F64) -> float:
-    return _sum(a * b)
+    return ordered_sum(a * b)
 
 
 def _minimum(cost: Callable[[F64], tuple[float, F64]], at: F64, tolerance: float) -> F64:

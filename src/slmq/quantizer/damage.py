@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.machine.exact import ordered_sum
 from slmq.quantizer.calibration import collect, test_windows
 from slmq.quantizer.grids import fits, pack_rounded
-from slmq.quantizer.methods import Inputs, OutputErrors, ordered_sum, relative_error
+from slmq.quantizer.methods import Inputs, OutputErrors, relative_error
 from slmq.quantizer.recording import Stage
 from slmq.quantizer.runner import Runner, StageWeights, floats_of, round_wish
 from slmq.quantizer.stages import StageRun

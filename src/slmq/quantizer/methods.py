@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.machine.exact import ordered_sum
 from slmq.quantizer.calibration import Moments
 from slmq.quantizer.grids import GRIDS, MULTIPLES, Grid, Rounded
 
@@ -17,7 +18,6 @@ __all__ = [
     "METHODS",
     "Inputs",
     "OutputErrors",
-    "ordered_sum",
     "relative_error",
     "round_searched",
     "round_with",
@@ -184,11 +184,6 @@ def relative_error(w: F32, rounded: F32, importance: F32 | None = None) -> float
     exact = _squares(w if root is None else w * root)
     error = w - rounded
     return _squares(error if root is None else error * root) / exact if exact > 0 else 0.0
-
-
-def ordered_sum(values: npt.NDArray[np.float64]) -> float:
-    """The sum in the order of the values: that of a library would follow the CPU."""
-    return float(np.add.accumulate(values)[-1]) if len(values) else 0.0
 
 
 def _squares(values: F32) -> float:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from slmq.machine.exact import ordered_sum
 from slmq.quantizer.calibration import Moments
-from slmq.quantizer.methods import ordered_sum
 
 __all__ = ["channel_scales"]
 
