@@ -38,6 +38,7 @@ from slmq.checkpoint import TensorInfo, open_checkpoint
 from slmq.engine.training import files, full
 from slmq.engine.training.events import Event, Report, Trained
 from slmq.engine.training.full import FullWeights
+from slmq.engine.training.layers import layer_of
 from slmq.engine.training.model_folder import rounded, stored_values, write_model
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
@@ -142,6 +143,23 @@ def test_padding_stays_zero() -> None:
     assert len(weights.values) > weights.count
 
 
+@pytest.mark.parametrize("family", FULL)
+def test_last_layers_have_the_gradients_that_they_have_among_all(family: str) -> None:
+    found = []
+    for layers in (-1, 1):
+        network = network_for(folder_of(family), type="full", num_layers=layers)
+        losses = network.learn(piece_of(*golden_texts(family)), 0.5)
+        weights = weights_of(network)
+        slopes = {name: p.part(weights.slopes) for name, p in weights.places.items()}
+        found.append((losses, slopes))
+    (all_losses, wanted), (losses, slopes) = found
+    assert (losses == all_losses).all()
+    last = max(layer for name in wanted if (layer := layer_of(name)) is not None)
+    assert slopes.keys() == {name for name in wanted if layer_of(name) == last}
+    for name, slope in slopes.items():
+        assert (slope == wanted[name]).all(), name
+
+
 @pytest.mark.parametrize("family", REFUSED_IN_FULL)
 def test_what_has_no_gradient_is_refused_by_name(family: str) -> None:
     with pytest.raises(UnsupportedModelError, match=REFUSED_IN_FULL[family]):
@@ -180,6 +198,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     done = run(longer_model_path, data, out, resume=True, n_threads=2, **options)
     assert (out / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
     assert [r.loss for r in done.reports] == [r.loss for r in whole.reports]
+
+
+def test_a_run_of_the_last_layer_leaves_the_rest(
+    longer_model_path: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(longer_model_path, data, out, num_layers=1)
+    with open_checkpoint(longer_model_path) as base, open_checkpoint(out) as trained:
+        assert trained.tensors.keys() == base.tensors.keys()
+        last = max(layer for name in base.tensors if (layer := layer_of(name)) is not None)
+        assert last > 0
+        changed = {n for n in base.tensors if (base.read(n) != trained.read(n)).any()}
+    assert changed == {name for name in base.tensors if layer_of(name) == last}
+    assert done.reports[-1].loss < done.reports[0].loss
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
@@ -363,7 +395,7 @@ def test_bases_without_floats_are_refused(
 
 
 def test_options_of_adapters_are_refused(longer_model_path: Path, tmp_path: Path) -> None:
-    for options in ({"rank": 4}, {"alpha": 2.0}, {"keys": ("q_proj",)}, {"num_layers": 1}):
+    for options in ({"rank": 4}, {"alpha": 2.0}, {"keys": ("q_proj",)}):
         (name,) = options
         with pytest.raises(ValueError, match=f"{name}: expected nothing where all weights"):
             slmq.train(longer_model_path, tmp_path, tmp_path / "out", type="full", **options)

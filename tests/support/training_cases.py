@@ -103,7 +103,8 @@ def network_for(
     full = None
     with open_checkpoint(folder) as checkpoint:
         if options.get("type") == "full":
-            weights, full = open_full(checkpoint, threads=1)
+            layers = options.get("num_layers", -1)
+            weights, full = open_full(checkpoint, threads=1, num_layers=layers)
         else:
             weights = load_weights(checkpoint, threads=1, format=format, memory="small")
     tokenizer: Any = None

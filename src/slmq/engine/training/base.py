@@ -12,6 +12,7 @@ import slmq._native as _native
 from slmq.checkpoint import Layout, open_checkpoint
 from slmq.engine.options import MAX_CONTEXT
 from slmq.engine.training.full import FullWeights, open_full
+from slmq.engine.training.layers import last_layers, layer_of
 from slmq.engine.training.low_rank import LowRanks, LowRankSize
 from slmq.engine.training.network import Network
 from slmq.engine.training.options import TrainOptions
@@ -25,8 +26,6 @@ from slmq.models.registry import family_of, refuse_encoder
 from slmq.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Base", "network_of", "open_base"]
-
-LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Base:
     path : Path
         Its file or folder.
     full : FullWeights, optional
-        All of its weights, if these are trained.
+        All of its weights, or its last layers', if these are trained.
     """
 
     name: str
@@ -77,7 +76,7 @@ def open_base(
         tokenizer = load_tokenizer(checkpoint)
         full = None
         if options.type == "full":
-            weights, full = open_full(checkpoint, threads=threads)
+            weights, full = open_full(checkpoint, threads=threads, num_layers=options.num_layers)
         else:
             weights = load_weights(checkpoint, threads=threads, format=format)
         files: list[list[Any]] = [[file.path.name, file.size] for file in checkpoint.files]
@@ -117,17 +116,15 @@ def _low_ranks(base: Base, tape: Tape, options: TrainOptions, *, adapted: bool) 
 
 def _adapted(linears: list[LinearPart], options: TrainOptions) -> list[LowRankSize]:
     """The weights of the last layers that `keys` name, in order."""
-    inner = [(part, found[1]) for part in linears if (found := LAYER.search(part.name))]
-    layers = sorted({int(number) for _, number in inner})
-    if options.num_layers > 0:
-        layers = layers[-options.num_layers :]
+    inner = [part for part in linears if layer_of(part.name) is not None]
+    layers = last_layers((part.name for part in inner), options.num_layers)
     chosen = []
     unused = set(options.keys)
-    for part, number in inner:
+    for part in inner:
         module = re.sub(r"\.weight(\[.*)?$", "", part.name)
         named = [key for key in options.keys if module == key or module.endswith(f".{key}")]
         unused -= set(named)
-        if int(number) not in layers or (options.keys and not named):
+        if layer_of(part.name) not in layers or (options.keys and not named):
             continue
         if not part.name.endswith(".weight"):
             raise UnsupportedModelError(
@@ -136,7 +133,7 @@ def _adapted(linears: list[LinearPart], options: TrainOptions) -> list[LowRankSi
             )
         chosen.append(LowRankSize(module, part.matrix.n, part.matrix.k))
     if unused:
-        known = sorted({re.sub(r"\.weight(\[.*)?$", "", p.name).split(".")[-1] for p, _ in inner})
+        known = sorted({re.sub(r"\.weight(\[.*)?$", "", p.name).split(".")[-1] for p in inner})
         raise ValueError(
             f"keys: expected modules of this model ({', '.join(known)}), got {sorted(unused)[0]!r}"
         )

@@ -1,8 +1,9 @@
-"""All weights of a model as what is trained, in float32: matrices, biases and norms.
+"""All weights of a model, or of its last layers, as what is trained, in float32.
 
-Everything lies behind each other in one vector, in the order in which the family asks for it: a
-matrix as the format f32 lays it out, so that kernels multiply with it where it is, a vector padded
-with zeros to a multiple of 32. What is padding has no gradient, and stays zero.
+Matrices, biases and norms: everything lies behind each other in one vector, in the order in which
+the family asks for it: a matrix as the format f32 lays it out, so that kernels multiply with it
+where it is, a vector padded with zeros to a multiple of 32. What is padding has no gradient, and
+stays zero.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import Checkpoint, Layout
+from slmq.engine.training.layers import last_layers, layer_of
 from slmq.engine.training.steps import EmbedStep, LinearPart, LinearStep, NormPart, NormStep
 from slmq.engine.training.tape import Tape
 from slmq.errors import UnsupportedModelError
@@ -36,6 +38,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 FLOATS = ("f32", "f16", "bf16")
 BYTES_EACH = 16  # of a parameter: itself, its gradient, two moments
+FROZEN_BYTES = 4  # of a weight that is only read
 MANY = 200_000_000  # parameters, above which a run is only for who has time
 COLUMNS = 4096  # of the rows that the vectors are made as
 
@@ -112,11 +115,12 @@ class Place:
 
 
 class FullWeights:
-    """All weights of a model.
+    """All weights of a model, or those of its last layers.
 
     Parameters
     ----------
     places : list of Place
+        At least one.
 
     Attributes
     ----------
@@ -236,7 +240,7 @@ class Noted(Survey):
 
 
 class FullReader:
-    """A `Reader` that puts what it reads into the places of all parameters."""
+    """A `Reader` that puts what it reads and is trained into the places of all parameters."""
 
     def __init__(self, reader: WeightReader, full: FullWeights, noted: Noted) -> None:
         self._reader = reader
@@ -277,7 +281,9 @@ class FullReader:
         floats: bool = False,
     ) -> Linear:
         read = self._reader.linear(name, n, k, bias=bias, order=order, rows=rows, floats=floats)
-        place = self._full.places[read.name]
+        place = self._full.places.get(read.name)
+        if place is None:
+            return read
         place.part(self._full.values)[:] = read.matrix.packed.view(np.float32)
         kept = None
         if bias is not None and read.bias is not None:
@@ -287,14 +293,24 @@ class FullReader:
     def table(self, name: str, n: int, k: int) -> Linear:
         return self.linear(name, n, k, floats=True)
 
-    def _kept(self, name: str, values: F32) -> Vector:
-        part = self._full.places[name].part(self._full.values)[: len(values)]
+    def _kept(self, name: str, values: F32) -> F32:
+        place = self._full.places.get(name)
+        if place is None:
+            return values
+        part = place.part(self._full.values)[: len(values)]
         part[:] = values
         return part.view(Vector).called(name, np.float32(1.0), np.float32(0.0))
 
 
-def open_full(checkpoint: Checkpoint, *, threads: int) -> tuple[LoadedWeights, FullWeights]:
+def open_full(
+    checkpoint: Checkpoint, *, threads: int, num_layers: int = -1
+) -> tuple[LoadedWeights, FullWeights]:
     """The weights of a folder of floats, in float32 and ready to be trained.
+
+    Parameters
+    ----------
+    num_layers : int
+        Train so many layers, counted from the last, and nothing else; -1: everything.
 
     Raises
     ------
@@ -306,15 +322,17 @@ def open_full(checkpoint: Checkpoint, *, threads: int) -> tuple[LoadedWeights, F
     with tensors_of(checkpoint):
         noted = Noted(opened.reader)
         opened.family.load(noted, opened.config)
-        places = _places(checkpoint, opened, noted)
-        _require_memory(checkpoint, places)
+        _require_floats(checkpoint, opened, noted.wishes)
+        places = _places(opened, _trained(noted.wishes, num_layers))
+        frozen = sum(map(_count, noted.wishes)) - sum(_count(place.wish) for place in places)
+        _require_memory(checkpoint, places, frozen)
         full = FullWeights(places)
         weights = opened.family.load(FullReader(opened.reader, full, noted), opened.config)
     opened.reader.tell()
-    nbytes = full.values.nbytes
+    nbytes = full.values.nbytes + frozen * FROZEN_BYTES
     memory = MemoryChoice("huge", "trained where they are")
     loaded = LoadedWeights(
-        opened.family, opened.config, weights, full.count, nbytes, {"f32": nbytes}, memory
+        opened.family, opened.config, weights, full.count + frozen, nbytes, {"f32": nbytes}, memory
     )
     return loaded, full
 
@@ -328,13 +346,26 @@ def _opened(checkpoint: Checkpoint, threads: int) -> OpenedWeights:
     return open_weights(checkpoint, threads=threads, format="f32", keep=False)
 
 
-def _places(checkpoint: Checkpoint, opened: OpenedWeights, survey: Survey) -> list[Place]:
-    places, at = [], 0
-    for wish in survey.wishes:
+def _trained(wishes: list[Wish], num_layers: int) -> list[Wish]:
+    """What belongs to the last layers, or everything."""
+    if num_layers < 0:
+        return wishes
+    last = set(last_layers((wish.name for wish in wishes), num_layers))
+    return [wish for wish in wishes if layer_of(wish.name) in last]
+
+
+def _require_floats(checkpoint: Checkpoint, opened: OpenedWeights, wishes: list[Wish]) -> None:
+    for wish in wishes:
         stored = opened.reader.stored_name(wish.stored or wish.name)
         dtype = checkpoint.tensors[stored].dtype
         if dtype not in FLOATS:
             raise _no_floats(checkpoint, f"{stored} in {dtype}")
+
+
+def _places(opened: OpenedWeights, wishes: list[Wish]) -> list[Place]:
+    places, at = [], 0
+    for wish in wishes:
+        stored = opened.reader.stored_name(wish.stored or wish.name)
         size = padded(wish.tensor.shape[0], 32)
         if wish.is_matrix:
             size = _native.packed_bytes("f32", wish.n, wish.k) // 4
@@ -351,9 +382,9 @@ def _no_floats(checkpoint: Checkpoint, found: str) -> UnsupportedModelError:
     )
 
 
-def _require_memory(checkpoint: Checkpoint, places: list[Place]) -> None:
+def _require_memory(checkpoint: Checkpoint, places: list[Place], frozen: int) -> None:
     count = sum(_count(place.wish) for place in places)
-    need, free = count * BYTES_EACH, available_memory_bytes()
+    need, free = count * BYTES_EACH + frozen * FROZEN_BYTES, available_memory_bytes()
     said = (
         f"{checkpoint.path}: {count / 1e6:,.0f} million weights, their gradients and moments take "
         f"{readable_bytes(need)}"

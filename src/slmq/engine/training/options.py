@@ -22,7 +22,7 @@ __all__ = ["Optimizers", "Schedules", "TrainArgs", "TrainOptions", "Types"]
 Schedules = Literal["constant", "linear", "cosine"]
 Optimizers = Literal["adamw", "adam"]
 Types = Literal["lora", "full"]
-ADAPTING = ("rank", "alpha", "keys", "num_layers")  # options of adapters alone
+ADAPTING = ("rank", "alpha", "keys")  # options of adapters alone
 MOST_RANK = 256  # as the native code
 # What changes no bit of the result, only when it is looked at and written, and how fast it comes.
 ASIDE = (
@@ -108,7 +108,8 @@ class TrainOptions:
     keys : sequence of str
         Modules to adapt, by the ends of their names ("q_proj"). Empty: all linear layers.
     num_layers : int
-        Layers to adapt, counted from the last; -1: all.
+        Layers to train, counted from the last; -1: all. With type "full" the weights of these
+        layers are trained and nothing else.
     iters : int
         Batches to learn from.
     epochs : float, optional
@@ -178,7 +179,7 @@ class TrainOptions:
         parse=_split,
         metavar="NAMES",
     )
-    num_layers: int = option(-1, "Layers to adapt, counted from the last; -1: all.", _all_or)
+    num_layers: int = option(-1, "Layers to train, counted from the last; -1: all.", _all_or)
     iters: int = option(1000, "Batches to learn from.", _count("an int >= 1"))
     epochs: float | None = option(
         None, "How often to see every sample, instead of --iters.", _epochs
