@@ -1,19 +1,20 @@
-"""What an adapter costs: decode steps and prompts with and without it, alternating in one process.
+"""What an adapter costs: decode steps and prompts with and without it, in turn, in one process.
 
     python benchmarks/adapter_cost.py MODEL [--rank 16] [--threads 1 2] [--profile] [--llama PYTHON]
 
 MODEL is a GGUF file or the name of a model; the adapter is one of random numbers on all linear
 layers but the head. Without it the plan is the one of a model that was loaded without adapters. A
-number is how much longer the step or prompt takes with the adapter: by the median of all rounds, by
-the fastest of each, and by the processor time of both. --llama is the interpreter of an environment
-with llama-cpp-python, which then does the same with the same files. --profile adds where the
-time goes, by kinds of steps, each step at its fastest: what a busy machine still tells.
+number is how much longer the step or prompt takes with the adapter: the median of the ratios of all
+rounds, the ratio of the fastest, and that of the processor time of both. Which of both comes first
+in a round is random, so that nothing that returns at regular times favours one. --llama is the
+interpreter of an environment with llama-cpp-python, which then does the same with the same files.
+--profile adds where the time goes, by kinds of steps, each step at its fastest: what a busy machine
+still tells.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -125,20 +126,26 @@ class Ours:
 
 def ratios(pair: Pair, rounds: int) -> tuple[str, float]:
     """How much longer the adapted one takes, in words; and the seconds of the plain one."""
-    plain, adapted = [], []
+    both = (pair.plain, pair.adapted)
+    found: tuple[list[F64], list[F64]] = ([], [])
+    order = np.random.default_rng(1)
     for i in range(rounds + 1):
-        one, other = pair.plain(), pair.adapted()
-        if i:  # the first is a trial
-            plain.append(one)
-            adapted.append(other)
-    parts = []
-    for name, of in (("median", statistics.median), ("fastest", min)):
-        ratio = of([t for t, _ in adapted]) / of([t for t, _ in plain])
-        parts.append(f"{name} {100 * (ratio - 1):+6.1f}%")
-    if all(t > 0 for _, t in plain):
-        ratio = sum(t for _, t in adapted) / sum(t for _, t in plain)
-        parts.append(f"processor {100 * (ratio - 1):+6.1f}%")
-    return "  ".join(parts), statistics.median([t for t, _ in plain])
+        for which in order.permutation(2):
+            times = np.array(both[which]())
+            if i:  # the first is a trial
+                found[which].append(times)
+    plain, adapted = (np.array(times) for times in found)
+    parts = [
+        f"median {_more(np.median(adapted[:, 0] / plain[:, 0]))}",
+        f"fastest {_more(adapted[:, 0].min() / plain[:, 0].min())}",
+    ]
+    if (plain[:, 1] > 0).all():
+        parts.append(f"processor {_more(adapted[:, 1].sum() / plain[:, 1].sum())}")
+    return "  ".join(parts), float(np.median(plain[:, 0]))
+
+
+def _more(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+6.1f}%"
 
 
 def show(name: str, threads: int, steps: Pair, prompt: Pair, args: argparse.Namespace) -> None:
