@@ -96,20 +96,23 @@ struct PairGroup {
   }
 };
 
-// Which tokens of a block have a low plane, a bit each, group by group.
+// Which tokens of some blocks have a low plane, a bit each, group by group.
 struct LowTokens {
-  int any;
-  uint16_t at[kMaxGroups];
-  void fill(const LinearArgs& args, int row) {
-    PanelTokens a(args, row);
-    any = 0;
-    for (int g = 0; g < args.groups; ++g) {
-      int mask = 0;
+  static_assert(kUnitBlocks * kPanelRows <= 64);
+  uint64_t any = 0;
+  uint64_t at[kMaxGroups];
+  LowTokens(const LinearArgs& args, int row, int blocks) {
+    for (int g = 0; g < args.groups; ++g) at[g] = 0;
+    for (int block = 0; block < blocks; ++block) {
+      PanelTokens a(args, row + block * kPanelRows);
+      for (int g = 0; g < args.groups; ++g) {
+        uint64_t mask = 0;
 #pragma GCC unroll 16
-      for (int t = 0; t < kPanelRows; ++t) mask |= (a.info[t].wide != 0 ? 1 : 0) << t;
-      at[g] = static_cast<uint16_t>(mask);
-      any |= mask;
-      a.next_group();
+        for (int t = 0; t < kPanelRows; ++t) mask |= uint64_t{a.info[t].wide != 0} << t;
+        at[g] |= mask << (block * kPanelRows);
+        any |= mask;
+        a.next_group();
+      }
     }
   }
 };
@@ -132,12 +135,11 @@ struct TileBlocks {
   alignas(64) Codes codes[kUnitGroups];
   alignas(64) Dots dots[kUnitGroups];
   alignas(64) float sums[kUnitBlocks][kPanelRows * kPairRows];
-  LowTokens low[kUnitBlocks];
+  alignas(64) int8_t gathered[kPanelRows][kGroup] = {};  // low planes of tokens of several blocks
+  const LowTokens low;
 
   TileBlocks(Tiles& tiles, const LinearArgs& args, int row, int blocks)
-      : tiles(tiles), args(args), row(row), blocks(blocks) {
-    for (int i = 0; i < blocks; ++i) low[i].fill(args, row + i * kPanelRows);
-  }
+      : tiles(tiles), args(args), row(row), blocks(blocks), low(args, row, blocks) {}
 
   void times_pair(const uint8_t* weight, int pair) {
     for (int g = 0; g < args.groups; g += kUnitGroups) {
@@ -155,7 +157,8 @@ struct TileBlocks {
         add_unit(first, planes(block, g), next, count, g == 0, sums[block]);
       }
     }
-    for (int block = 0; block < blocks; ++block) finish(weight, pair, block);
+    if (low.any != 0) add_low(weight);
+    for (int block = 0; block < blocks; ++block) write_out(pair, block);
   }
 
  private:
@@ -257,45 +260,61 @@ struct TileBlocks {
     }
   }
 
-  // Sums of the tokens whose bits are set += the low planes' products.
+  // A token of a group whose low plane is multiplied, and its sums.
+  struct LowToken {
+    const ActivationInfo* info;
+    float* sums;
+  };
+
   template <int Part>
-  SLMQ_INLINE_MEMBER void add_low_part(const PairGroup<Weight>& group, int tile, int mask,
-                                       const ActivationInfo* info, float* to) const {
+  SLMQ_INLINE_MEMBER void add_low_part(const PairGroup<Weight>& group, int tile,
+                                       const LowToken* tokens, int count) const {
     const TileScales<Weight, Part> w = scales<Part>(group, tile);
-    for (; mask != 0; mask &= mask - 1) {
-      const int t = __builtin_ctz(static_cast<unsigned>(mask));
-      float* sum = to + t * kPairRows + tile * kLanes;
+    for (int i = 0; i < count; ++i) {
+      float* sum = tokens[i].sums + tile * kLanes;
       store(sum,
-            accumulate<Weight, Part, true>(load(sum), load_i32(dots[0][tile][Part] + t * kLanes),
-                                           w.scale, w.min, info[t]));
+            accumulate<Weight, Part, true>(load(sum), load_i32(dots[0][tile][Part] + i * kLanes),
+                                           w.scale, w.min, *tokens[i].info));
     }
+    if constexpr (Part + 1 < kParts) add_low_part<Part + 1>(group, tile, tokens, count);
   }
-  // A single token is worth no product of sixteen.
-  [[gnu::noinline]] void add_low(const uint8_t* weight, int block) {
-    float* to = sums[block];
+  // Up to sixteen tokens of those whose bits are set, whose planes are one tile; returns the others.
+  uint64_t add_low_tile(const PairGroup<Weight>& group, int g, uint64_t mask) {
+    LowToken tokens[kPanelRows];
+    int count = 0;
+    for (; mask != 0 && count < kPanelRows; mask &= mask - 1, ++count) {
+      const int bit = __builtin_ctzll(mask), block = bit / kPanelRows, t = bit % kPanelRows;
+      const int8_t* high = planes(block, g);
+      __builtin_memcpy(gathered[count], high + kPlaneBytes + t * kGroup, kGroup);
+      tokens[count] = {infos(high) + t, sums[block] + t * kPairRows};
+    }
+    dot<0>(codes[0], gathered[0]);
+    store_dots<0>(dots[0]);
+    for (int tile = 0; tile < 2; ++tile) add_low_part<0>(group, tile, tokens, count);
+    return mask;
+  }
+  void add_low_token(const PairGroup<Weight>& group, int g, int bit) {
+    const int block = bit / kPanelRows, t = bit % kPanelRows;
+    const PanelTokens a = PanelTokens(args, row + block * kPanelRows).token(g, t);
+    add_low_tokens<Weight, 1>(group.own, group.shared, a, sums[block] + t * kPairRows);
+  }
+  // Weights are unpacked once for the tokens of all blocks. Few tokens are worth no product of sixteen.
+  [[gnu::noinline]] void add_low(const uint8_t* weight) {
+    constexpr int kFew = 4;
     for (int g = 0; g < args.groups; ++g) {
-      const int mask = low[block].at[g];
+      uint64_t mask = low.at[g];
       if (mask == 0) continue;
       const auto group = PairGroup<Weight>::of(weight, args.groups, g);
-      if ((mask & (mask - 1)) == 0) {
-        const int t = __builtin_ctz(static_cast<unsigned>(mask));
-        const PanelTokens a = PanelTokens(args, row + block * kPanelRows).token(g, t);
-        add_low_tokens<Weight, 1>(group.own, group.shared, a, to + t * kPairRows);
-        continue;
-      }
-      const int8_t* high = planes(block, g);
-      unpack_group(group, codes[0]);
-      dot<0>(codes[0], high + kPlaneBytes);
-      store_dots<0>(dots[0]);
-      for (int tile = 0; tile < 2; ++tile) {
-        add_low_part<0>(group, tile, mask, infos(high), to);
-        if constexpr (kParts == 2) add_low_part<1>(group, tile, mask, infos(high), to);
+      if (__builtin_popcountll(mask) <= kFew) {
+        for (; mask != 0; mask &= mask - 1) add_low_token(group, g, __builtin_ctzll(mask));
+      } else {
+        unpack_group(group, codes[0]);
+        while (mask != 0) mask = add_low_tile(group, g, mask);
       }
     }
   }
 
-  void finish(const uint8_t* weight, int pair, int block) {
-    if (low[block].any != 0) add_low(weight, block);
+  void write_out(int pair, int block) const {
     const float* from = sums[block];
     for (int t = 0, at = row + block * kPanelRows; t < kPanelRows; ++t, from += kPairRows) {
       write_outputs(args, at + t, 2 * pair, load(from));
