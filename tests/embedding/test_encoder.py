@@ -289,6 +289,16 @@ def test_without_a_list_of_modules_pooling_is_the_mean(
             UnsupportedModelError,
             "found cls, max",
         ),
+        (
+            {"pooling": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}},
+            CheckpointError,
+            "expected word_embedding_dimension 64, as the model has, found 32; if the model",
+        ),
+        (
+            {"pooling": {"word_embedding_dimension": "64", "pooling_mode_mean_tokens": True}},
+            CheckpointError,
+            "word_embedding_dimension",
+        ),
         ({"dense": [(8, "Mish")]}, UnsupportedModelError, "Mish' is not supported; supported: "),
         ({"settings": {"default_prompt_name": "x"}}, CheckpointError, "default_prompt_name"),
         ({"settings": {"prompts": {"a": 1}}}, CheckpointError, "prompts: expected texts by name"),

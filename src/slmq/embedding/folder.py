@@ -96,6 +96,10 @@ class SentenceFolder:
     model : Path
         The folder with the model itself.
     pool : {"cls", "last", "max", "mean", "mean_sqrt_len", "weighted_mean"}
+    pool_inputs : int or None
+        Numbers of a token's vector, as the pooling's file says.
+    pool_file : Path or None
+        That file.
     include_prompt : bool
         Whether the tokens of a prompt are pooled with the others.
     dense : tuple of DenseModule
@@ -121,6 +125,8 @@ class SentenceFolder:
 
     model: Path
     pool: str = "mean"
+    pool_inputs: int | None = None
+    pool_file: Path | None = None
     include_prompt: bool = True
     dense: tuple[DenseModule, ...] = ()
     normalize: bool = False
@@ -167,6 +173,9 @@ def _read_module(kind: str, folder: Path, seen: list[str], found: dict[str, Any]
     elif kind == "Pooling" and seen == ["Transformer"]:
         config = _config(folder)
         found["pool"] = _pool(config, folder)
+        if config.get("word_embedding_dimension") is not None:
+            found["pool_inputs"] = config_count(config, "word_embedding_dimension")
+            found["pool_file"] = folder / "config.json"
         found["include_prompt"] = config_value(config, "include_prompt", bool, True)
     elif kind == "Dense" and "Pooling" in seen and "Normalize" not in seen:
         found["dense"] = (*found["dense"], _dense(folder))

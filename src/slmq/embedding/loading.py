@@ -156,13 +156,7 @@ def load_body(
             verdict = _stored_verdict(opened.reader, weights.embed.k)
     opened.reader.tell()
     config: Any = opened.config
-    widths = [config.hidden_size, *(module.outputs for module in folder.dense)]
-    for module, width in zip(folder.dense, widths, strict=False):
-        if module.inputs != width:
-            raise CheckpointError(
-                f"expected in_features {width}, as what is before it gives, found {module.inputs}",
-                file=module.folder / "config.json",
-            )
+    _check_widths(folder, config.hidden_size)
     usual = "mixed" if isinstance(family, Headless) else "fast"
     body = EncoderBody(
         family=family,
@@ -177,6 +171,23 @@ def load_body(
         weight_bytes=opened.reader.packed_nbytes + sum(one.matrix.nbytes for one, _ in dense),
     )
     return body, opened.raw_config
+
+
+def _check_widths(folder: SentenceFolder, hidden: int) -> None:
+    """Whether pooling and dense layers take what is before them."""
+    if folder.pool_inputs not in (None, hidden):
+        raise CheckpointError(
+            f"expected word_embedding_dimension {hidden}, as the model has, found "
+            f"{folder.pool_inputs}; if the model is the right one, correct this file",
+            file=folder.pool_file,
+        )
+    widths = [hidden, *(module.outputs for module in folder.dense)]
+    for module, width in zip(folder.dense, widths, strict=False):
+        if module.inputs != width:
+            raise CheckpointError(
+                f"expected in_features {width}, as what is before it gives, found {module.inputs}",
+                file=module.folder / "config.json",
+            )
 
 
 def encoder_of(checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
