@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,15 @@ def matrix(shape: tuple[int, int], weight_format: str) -> Any:
     layout = need("slmq.formats", "FORMATS").get(weight_format)
     if layout is None or shape[1] % layout.columns:
         raise NotImplementedError(f"{weight_format} does not hold rows of {shape[1]} columns here")
-    blocks = need("slmq.speed.shapes", "random_blocks")(layout, np.random.default_rng(0))
+    make, rng = need("slmq.speed.shapes", "random_blocks"), np.random.default_rng(0)
+    blocks = make(layout, shape[1], rng) if _takes_width(make) else make(layout, rng)
     size = need("slmq.formats", "packed_bytes")(layout, *shape)
     return made.from_packed(np.resize(blocks, size), shape, weight_format)
+
+
+def _takes_width(make: Any) -> bool:
+    """Whether blocks are made for rows of a width: older commits had no formats that need it."""
+    return "width" in signature(make).parameters
 
 
 @lru_cache(maxsize=1)

@@ -149,10 +149,11 @@ def test_every_isa_rounds_alike(fmt: str, monkeypatch: pytest.MonkeyPatch) -> No
     k = 172 if fits(fmt, 172) else 256
     w = np.random.default_rng(0).standard_t(4, (37, k)).astype(np.float32)
     x = correlated(k, 600)
-    inputs = Inputs(Moments((), x.T.astype(np.float64) @ x / len(x), x[:20]), 1)
+    moments = Moments((), x.T.astype(np.float64) @ x / len(x), x[:20])
     found = []
     for isa in ISAS:
         monkeypatch.setenv("SLMQ_ISA", isa)
+        inputs = Inputs(moments, 1)  # which keeps what an ISA found
         found.append([round_with(method, w, fmt, inputs) for method in METHODS])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):

@@ -6,6 +6,8 @@ All that decides a stored byte is computed by our own kernels in one fixed order
 
 from __future__ import annotations
 
+from weakref import ReferenceType, ref
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +50,7 @@ class Inputs:
         self._threads = threads
         self._factors: _native.Factors | None = None
         self._gram: F32 | None = None
+        self._units: tuple[ReferenceType[F32], str, _native.Units] | None = None
         self._test: _native.Matrix | None = None
 
     def factors(self) -> _native.Factors:
@@ -64,6 +67,16 @@ class Inputs:
             self._gram = self.moments.gram.astype(np.float32)
             self._gram[np.diag_indices_from(self._gram)] = self._diagonal()
         return self._gram
+
+    def units(self, w: F32, fmt: str) -> _native.Units | None:
+        """What groups share in a format of two levels, for weighted rounding; kept for the next
+        method that rounds the same matrix."""
+        if GRIDS[fmt].stored != MULTIPLES:
+            return None
+        if self._units is None or self._units[0]() is not w or self._units[1] != fmt:
+            units = _searched_units(w, fmt, self.importance, self._threads)
+            self._units = ref(w), fmt, units
+        return self._units[2]
 
     def outputs(self, w: F32) -> F32:
         """What a matrix [n, k] makes of the rows that errors are measured on: float32[n, rows]."""
@@ -98,7 +111,8 @@ def round_with(
     if method == "rtn" or inputs is None:
         return round_searched(w, fmt, threads=threads)
     if method == "weighted":
-        return round_searched(w, fmt, inputs.importance, threads=threads)
+        units = inputs.units(w, fmt)
+        return _search(w, fmt, inputs.importance, units, threads)
     return _round_with_feedback(w, fmt, inputs, threads)
 
 
@@ -119,30 +133,31 @@ def round_searched(w: F32, fmt: str, importance: F32 | None = None, *, threads: 
     ValueError
         A scale does not fit float16.
     """
-    grid = GRIDS[fmt]
-
-    def search(units: _native.Units | None) -> _native.Rounding:
-        return _native.search_scales(w, importance, grid.groups, units, threads)
-
-    found = search(None)
-    if grid.stored != MULTIPLES:
-        return _rounded(fmt, found)
-    units = _units(grid, found)
-    return _rounded(fmt, search(units), units)
+    units = None
+    if GRIDS[fmt].stored == MULTIPLES:
+        units = _searched_units(w, fmt, importance, threads)
+    return _search(w, fmt, importance, units, threads)
 
 
-def _rounded(fmt: str, found: _native.Rounding, units: _native.Units | None = None) -> Rounded:
+def _search(
+    w: F32, fmt: str, importance: F32 | None, units: _native.Units | None, threads: int
+) -> Rounded:
+    found = _native.search_scales(w, importance, GRIDS[fmt].groups, units, threads)
     return Rounded(fmt, found.codes, found.scales, found.mins, units)
+
+
+def _searched_units(w: F32, fmt: str, importance: F32 | None, threads: int) -> _native.Units:
+    """Those of scales (and mins) that are searched as if each could be stored."""
+    grid = GRIDS[fmt]
+    return _units(grid, _native.search_scales(w, importance, grid.groups, None, threads))
 
 
 def _round_with_feedback(w: F32, fmt: str, inputs: Inputs, threads: int) -> Rounded:
     grid = GRIDS[fmt]
-    units = None
-    if grid.stored == MULTIPLES:  # they are shared by groups that are rounded one after another
-        units = round_searched(w, fmt, inputs.importance, threads=threads).units
+    units = inputs.units(w, fmt)  # of groups that are rounded one after another
     found = _native.round_with_feedback(w, inputs.factors(), grid.groups, units, threads)
     found = _native.refine_rounding(w, found, inputs.damped(), grid.groups, units, SWEEPS, threads)
-    return _rounded(fmt, found, units)
+    return Rounded(fmt, found.codes, found.scales, found.mins, units)
 
 
 def _units(grid: Grid, found: _native.Rounding) -> _native.Units:
