@@ -219,7 +219,7 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
   const int group = heads / kv_heads, state = kStateHeader + shape.value_stride;
   std::vector<float> query(static_cast<size_t>(group) * shape.value_stride, 0.0f);
   std::vector<float> total(static_cast<size_t>(group) * state), part(total.size());
-  std::vector<float> scratch(attend_scratch_floats(shape));
+  std::vector<float> scratch(attend_scratch_floats(shape)), prepared(attend_query_floats(shape));
   py::array_t<float> out({q.shape(0), q.shape(1), q.shape(2)});
   for (int r = 0; r < m; ++r)
     for (int h = 0; h < kv_heads; ++h) {
@@ -233,9 +233,11 @@ py::array_t<float> attention(const IsaTable& isa, const py::object& queries, con
       for (int g = 0; g < group; ++g)
         std::copy(q.data(r, h * group + g, 0), q.data(r, h * group + g, 0) + hd,
                   query.begin() + static_cast<ptrdiff_t>(g) * shape.value_stride);
+      isa.kernels->prepare_queries[static_cast<int>(type)](shape, query.data(), group,
+                                                           prepared.data());
       for (int p = 0; p <= (end - 1) / kPartPositions; ++p) {
         isa.kernels->attend[static_cast<int>(type)](
-            shape, sequence.pages(), h, query.data(), sights.data(), group, p,
+            shape, sequence.pages(), h, prepared.data(), sights.data(), group, p, {},
             p == 0 ? total.data() : part.data(), scratch.data());
         for (int g = 0; p > 0 && g < group; ++g)
           isa.kernels->merge(shape, part.data() + static_cast<ptrdiff_t>(g) * state,

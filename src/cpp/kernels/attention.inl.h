@@ -35,27 +35,24 @@ struct PartView {
   const AttentionShape& shape;
   uint8_t* const* pages;  // of the part
   size_t offset;          // of the head in a page
-  int behind;             // pages behind the part of which a query sees any
 
   const uint8_t* keys(int page) const { return pages[page] + offset; }
   const uint8_t* values(int page) const { return pages[page] + offset + shape.value_offset; }
 };
 static constexpr int kPartPages = kPartPositions / kPagePositions;
 static inline PartView view_part(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                                 int part, const Sight* sights, int n_queries) {
-  int end = sights[0].end;
-  for (int q = 1; q < n_queries; ++q) end = larger(end, sights[q].end);
+                                 int part) {
   return {shape, pages + part * kPartPages,
-          shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes,
-          larger(0, (end - 1) / kPagePositions + 1 - (part + 1) * kPartPages)};
+          shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes};
 }
 
 // What is fetched into the second-level cache while something before it is computed: keys of the pages
-// [first, last] of a part, then their values, then keys of the next part (whoever took this one takes
-// the next). A piece is one page's. Pages lie megabytes apart: no hardware looks so far.
-struct FetchAhead {
+// [first, last] of a part, then their values, then keys of what follows. A piece is one page's. Pages
+// lie megabytes apart: no hardware looks so far.
+struct PiecesAhead {
   const PartView& view;
   const int first, last;
+  const Following& following;
   static constexpr int kPieces = 2;  // ahead of the one that is computed
   int at = kPieces;
 
@@ -65,8 +62,71 @@ struct FetchAhead {
     if (piece < pages) return view.keys(first + piece);
     if (piece < 2 * pages) return view.values(first + piece - pages);
     const int behind = piece - 2 * pages;
-    return behind < smaller(kPieces, view.behind) ? view.keys(kPartPages + behind) : nullptr;
+    return behind < smaller(kPieces, following.count) ? following.pages[behind] + following.offset
+                                                      : nullptr;
   }
+};
+
+// The same, line by line, for parts whose arithmetic takes longer than their bytes: memory must not pause
+// while scores are exponentiated and rounded, so these ask for lines, too. In the order of addresses
+// come lines of what follows, or first the part's own if nobody has asked for them.
+class FetchAhead {
+ public:
+  FetchAhead(const PartView& view, int first, int last, int n_queries, const Following& following)
+      : bytes_(view.shape.head_bytes), pages_(following.pages), offset_(following.offset) {
+    const int lines = static_cast<int>(bytes_ / 64), others = 8 * n_queries;
+    piece_ = (larger(lines / 2, lines - others) + 1) / 2;
+    left_ = following.count;
+    if (!following.not_asked) return;
+    piece_ = lines;
+    then_pages_ = pages_, then_offset_ = offset_, then_left_ = left_;
+    pages_ = view.pages + first, offset_ = view.offset, left_ = last - first + 1;
+  }
+
+  // Lines to ask for at each of the steps in which the keys or the values of a page are computed.
+  int at_each(int steps) const { return (piece_ + steps - 1) / steps; }
+
+  // No call: it would push the sums of a loop out of their registers.
+  SLMQ_INLINE_MEMBER void lines(int n) {
+    for (; n > 0; --n) {
+      if (at_ == end_ && !next_page()) return;
+      prefetch_second_level(at_);
+      at_ += 64;
+    }
+  }
+
+ private:
+  SLMQ_INLINE_MEMBER bool next_page() {
+    if (left_ == 0) {
+      pages_ = then_pages_, offset_ = then_offset_, left_ = then_left_;
+      then_left_ = 0;
+      if (left_ == 0) return false;
+    }
+    at_ = *pages_ + offset_;
+    end_ = at_ + bytes_ / 64 * 64;
+    ++pages_, --left_;
+    return true;
+  }
+
+  const size_t bytes_;  // of a head in a page
+  uint8_t *const *pages_, *const* then_pages_ = nullptr;
+  size_t offset_, then_offset_ = 0;
+  int left_, then_left_ = 0, piece_;
+  const uint8_t *at_ = nullptr, *end_ = nullptr;
+};
+
+// A fetch of some lines at every step of a loop; of none without a FetchAhead.
+class Asking {
+ public:
+  // The loop computes the keys or the values of a page in so many steps.
+  Asking(FetchAhead* ahead, int steps) : ahead_(ahead), lines_(ahead ? ahead->at_each(steps) : 0) {}
+  SLMQ_INLINE_MEMBER void ask() const {
+    if (lines_ > 0) ahead_->lines(lines_);
+  }
+
+ private:
+  FetchAhead* ahead_;
+  int lines_;
 };
 
 // Positions of the part, counted from its start
@@ -136,6 +196,22 @@ static inline float score_factor(const AttentionShape& shape) {
   return shape.softcap > 0.0f ? shape.scale / shape.softcap : shape.scale * kLog2E;
 }
 
+// A query that sees nothing of the part.
+static inline void see_nothing(float* state) {
+  state[0] = -__builtin_inff();
+  state[1] = 0.0f;
+}
+
+// What queries see of a part, and states of zeros.
+static inline void start_states(const Sight* sights, int part, const Rows& rows, Range* seen) {
+  for (int q = 0; q < rows.count; ++q) {
+    seen[q] = seen_range(sights[q], part);
+    float* state = rows.state_of(q);
+    for (int i = 0; i < rows.state_stride; i += 16) store(state + i, splat(0.0f));
+    if (empty(seen[q])) see_nothing(state);
+  }
+}
+
 // Scores of one query in place from units of the soft cap to capped ones in units of log 2. One that
 // is not finite becomes NaN: the cap must not hide it.
 static inline void cap_scores(float cap, Range seen, float* scores) {
@@ -152,16 +228,17 @@ static inline void add_bias(const float* bias, Range seen, float* scores) {
     store(scores + t, add(load(scores + t), load(bias + t)));
 }
 
-// A query that sees nothing of the part.
-static inline void see_nothing(float* state) {
-  state[0] = -__builtin_inff();
-  state[1] = 0.0f;
-}
+// What becomes of a probability: it stays one.
+struct Unweighed {
+  SLMQ_INLINE_MEMBER f32x16 operator()(int /*position*/, f32x16 p) const { return p; }
+  SLMQ_INLINE_MEMBER void see(f32x16 /*weighed*/) const {}
+};
 
-// Scores of one query in place to 2^(score - max). Max and sum go into the state; a score that is
-// not finite makes the sum NaN.
+// Scores of one query in place to weigh(position, 2^(score - max)). Max and sum go into the state; a
+// score that is not finite makes the sum NaN.
+template <class Weigh>
 static inline void soften(float softcap, const Sight& sight, int part, float* scores, Range seen,
-                          float* state) {
+                          float* state, FetchAhead* ahead, Weigh&& weigh) {
   if (empty(seen)) return see_nothing(state);
   if (softcap > 0.0f) cap_scores(softcap, seen, scores);
   if (sight.bias != nullptr) add_bias(sight.bias + part * kPartPositions, seen, scores);
@@ -202,10 +279,15 @@ static inline void soften(float softcap, const Sight& sight, int part, float* sc
   const float top = reduce_max(largest[0]);
   f32x16 sums = nothing;
   for (t = first; t < seen.end; t += 16) {
+    if (ahead != nullptr) ahead->lines(1);
     f32x16 p = exp2(sub(load(scores + t), splat(top)));
-    if (t < whole || t + 16 > seen.end) p = keep_range(p, seen.begin - t, seen.end - t, 0.0f);
+    const bool edge = t < whole || t + 16 > seen.end;
+    if (edge) p = keep_range(p, seen.begin - t, seen.end - t, 0.0f);
     sums = add(sums, p);
-    store(scores + t, p);
+    f32x16 weighed = weigh(t, p);
+    if (edge) weighed = keep_range(weighed, seen.begin - t, seen.end - t, 0.0f);
+    weigh.see(weighed);
+    store(scores + t, weighed);
   }
   state[0] = top;
   state[1] = reduce_add(spoiled[0]) == 0.0f ? reduce_add(sums) : __builtin_nanf("");

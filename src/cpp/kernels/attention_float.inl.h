@@ -49,7 +49,7 @@ static inline const float* reload(const float* p) {
 
 // sums[q][t] += a[q, i] * tile t of row i of b, for `count` rows in order
 template <class Kv, int NQ, int NT>
-static inline void multiply(const float* a, int a_stride, const typename Kv::Element* b,
+SLMQ_INLINE void multiply(const float* a, int a_stride, const typename Kv::Element* b,
                             int row_step, int tile_step, int count, const uint8_t* ahead,
                             f32x16 (&sums)[NQ][NT]) {
   constexpr int kAheadStep = NT * 16 * sizeof(typename Kv::Element);
@@ -191,17 +191,18 @@ static void add_piece(const Piece<Kv>& piece, int row_step, const Rows& rows) {
 // Keys and then values straight from the cache; while a page is read, the next one is fetched.
 template <class Kv>
 static void attend_direct(const PartView& view, const float* queries, const Sight* sights, int part,
-                          const Rows& rows) {
+                          const Following& following, const Rows& rows) {
   using Element = typename Kv::Element;
   const Range all = rows.united();
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  FetchAhead ahead{view, first, last};
+  PiecesAhead ahead{view, first, last, following};
   for (int page = first; page <= last; ++page) {
     const auto* keys = reinterpret_cast<const Element*>(view.keys(page));
     score_piece<Kv>(view, {keys, page, 0, 4, ahead.next()}, queries, rows);
   }
   for (int q = 0; q < rows.count; ++q)
-    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q));
+    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q),
+           nullptr, Unweighed{});
   const int stride = view.shape.value_stride;
   for (int page = first; page <= last; ++page) {
     const auto* values = reinterpret_cast<const Element*>(view.values(page));
@@ -228,7 +229,8 @@ static void attend_converted(const PartView& view, const float* queries, const S
     }
   }
   for (int q = 0; q < rows.count; ++q)
-    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q));
+    soften(view.shape.softcap, sights[q], part, rows.scores_of(q), rows.seen[q], rows.state_of(q),
+           nullptr, Unweighed{});
   for (int page = first; page <= last; ++page) {
     const auto* values = reinterpret_cast<const Element*>(view.values(page));
     for (int tile = 0; tile < stride / 16; tile += 4) {
@@ -242,29 +244,27 @@ static void attend_converted(const PartView& view, const float* queries, const S
 }
 
 template <class Kv>
+static void prepare_queries(const AttentionShape& shape, const float* queries, int n_queries,
+                            float* prepared) {
+  const f32x16 scale = splat(score_factor(shape));
+  for (int c = 0; c < n_queries * shape.value_stride; c += 16)
+    store(prepared + c, mul(load(queries + c), scale));
+}
+
+template <class Kv>
 static void attend(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                   const float* queries, const Sight* sights, int n_queries, int part,
-                   float* states, float* scratch) {
+                   const float* prepared, const Sight* sights, int n_queries, int part,
+                   const Following& following, float* states, float* scratch) {
   const int stride = shape.value_stride;
   Range seen[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
-  float* scaled = scratch + kMaxQueries * kScoreStride;
-  const f32x16 scale = splat(score_factor(shape));
-  for (int q = 0; q < n_queries; ++q) {
-    seen[q] = seen_range(sights[q], part);
-    for (int c = 0; c < stride; c += 16) {
-      store(scaled + q * stride + c, mul(load(queries + q * stride + c), scale));
-      store(rows.values_of(q) + c, splat(0.0f));
-    }
-    for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) see_nothing(rows.state_of(q));
-  }
-  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
+  start_states(sights, part, rows, seen);
+  const PartView view = view_part(shape, pages, kv_head, part);
   if (empty(rows.united())) return;
   if (n_queries <= Kv::kDirectQueries) {
-    attend_direct<Kv>(view, scaled, sights, part, rows);
+    attend_direct<Kv>(view, prepared, sights, part, following, rows);
   } else {
-    attend_converted<Kv>(view, scaled, sights, part, rows, scaled + kMaxQueries * stride);
+    attend_converted<Kv>(view, prepared, sights, part, rows, scratch + kMaxQueries * kScoreStride);
   }
 }
 

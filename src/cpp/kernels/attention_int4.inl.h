@@ -157,43 +157,44 @@ static void kv_append_int4(const AttentionShape& shape, uint8_t* const* pages, i
 
 // The queries of a block in eight bits: planes [chunk][group][query of the chunk][32], so many in a
 // chunk as share a read of keys.
-struct Int4Queries {
-  int8_t* planes;
-  float scales[kMaxQueries][kMostGroups];    // with what scores are multiplied by
-  int32_t zeros[kMaxQueries * kMostGroups];  // where dots start, to pay for zero points
+template <class Float, class Int, class Plane>
+struct Int4QueriesOf {
+  Plane* planes;
+  Float* scales;  // [query][kMostGroups], with what scores are multiplied by
+  Int* zeros;     // in order of planes: where dots start, to pay for zero points
 
-  SLMQ_INLINE_MEMBER Int4Queries(const AttentionShape& shape, const float* queries, int n,
-                                 int8_t* to)
-      : planes(to) {
-    const int groups = channel_groups(shape);
-    for (int q = 0; q < n; ++q) {
-      const Turned turned(shape, queries + q * shape.value_stride);
-      const int chunk = q / kScoredQueries * kScoredQueries;
-      const int together = smaller(kScoredQueries, n - chunk);
-      for (int g = 0; g < groups; ++g) {
-        const float* x = turned.x + g * kGroup;
-        const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, kGroup));
-        const int at = chunk * groups + g * together + q - chunk;
-        for (int c = 0; c < kGroup; c += 16)
-          store_i8(planes + at * kGroup + c, round_steps(load(x + c), rounding.inverse, 127.0f));
-        scales[q][g] = rounding.scale * score_factor(shape);
-        zeros[at] = -kZero * PlaneSums(planes + at * kGroup).all;
-      }
+  Int4QueriesOf(const AttentionShape& shape, Float* prepared)
+      : planes(reinterpret_cast<Plane*>(prepared)),
+        scales(prepared + kMaxQueries * shape.value_stride),
+        zeros(reinterpret_cast<Int*>(scales + kMaxQueries * kMostGroups)) {}
+};
+using Int4Queries = Int4QueriesOf<const float, const int32_t, const int8_t>;
+
+static void prepare_int4(const AttentionShape& shape, const float* queries, int n_queries,
+                         float* prepared) {
+  const Int4QueriesOf<float, int32_t, int8_t> to(shape, prepared);
+  const int groups = channel_groups(shape);
+  for (int q = 0; q < n_queries; ++q) {
+    const Turned turned(shape, queries + q * shape.value_stride);
+    const int chunk = q / kScoredQueries * kScoredQueries;
+    const int together = smaller(kScoredQueries, n_queries - chunk);
+    for (int g = 0; g < groups; ++g) {
+      const float* x = turned.x + g * kGroup;
+      const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, kGroup));
+      const int at = chunk * groups + g * together + q - chunk;
+      int8_t* plane = to.planes + at * kGroup;
+      for (int c = 0; c < kGroup; c += 16)
+        store_i8(plane + c, round_steps(load(x + c), rounding.inverse, 127.0f));
+      to.scales[q * kMostGroups + g] = rounding.scale * score_factor(shape);
+      to.zeros[at] = -kZero * PlaneSums(plane).all;
     }
   }
-};
-
-// A tile of keys of a page that comes later, and its scales.
-static inline void fetch_tile(const uint8_t* keys, int place, int scales_at) {
-  prefetch_second_level(keys + scales_at + 32 * place);
-  for (int line = 0; line < kInt4Tile; line += 64)
-    prefetch_second_level(keys + place * kInt4Tile + line);
 }
 
 template <int M, int Tiles>
 static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
                               const Int4Queries& queries, int first, int tile, int tile_end,
-                              const uint8_t* ahead, float* scores) {
+                              Asking ahead, float* scores) {
   const int groups = channel_groups(shape), scales_at = int4_key_bytes(shape);
   const auto* key_scales = reinterpret_cast<const uint16_t*>(keys + scales_at);
   for (; tile + Tiles <= tile_end; tile += Tiles) {
@@ -205,21 +206,21 @@ static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
     for (int g = 0; g < groups; ++g) {
       const int place = tile * groups + g, at = first * groups + g * M;
       i32x16 dots[Tiles][M];
+      ahead.ask();
 #pragma GCC unroll 4
-      for (int i = 0; i < Tiles; ++i) {
-        if (ahead != nullptr) fetch_tile(ahead, place + i * groups, scales_at);
+      for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 4
         for (int q = 0; q < M; ++q) dots[i][q] = splat_i32(queries.zeros[at + q]);
-      }
       add_u4<Tiles, M>(keys + place * kInt4Tile, groups * kInt4Tile, queries.planes + at * kGroup,
                        dots);
 #pragma GCC unroll 4
       for (int i = 0; i < Tiles; ++i) {
         const f32x16 scale = load_f16(key_scales + 16 * (place + i * groups));
+        const float* of_query = queries.scales + first * kMostGroups + g;
 #pragma GCC unroll 4
         for (int q = 0; q < M; ++q)
-          sums[i][q] =
-              fma(to_f32(dots[i][q]), mul(scale, splat(queries.scales[first + q][g])), sums[i][q]);
+          sums[i][q] = fma(to_f32(dots[i][q]), mul(scale, splat(of_query[q * kMostGroups])),
+                           sums[i][q]);
       }
     }
 #pragma GCC unroll 4
@@ -232,7 +233,7 @@ static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
 }
 
 static void score_page_int4(const PartView& view, int page, const Int4Queries& queries,
-                            const uint8_t* ahead, const Rows& rows) {
+                            FetchAhead* ahead, const Rows& rows) {
   const int start = page * kPagePositions;
   for (int q = 0; q < rows.count; q += kScoredQueries) {
     const int n = smaller(kScoredQueries, rows.count - q);
@@ -241,54 +242,37 @@ static void score_page_int4(const PartView& view, int page, const Int4Queries& q
     with_count(n, [&](auto count) {
       constexpr int given = decltype(count)::value;
       constexpr int M = given < kScoredQueries ? given : kScoredQueries;
+      const int steps = 4 / kScoredTiles * channel_groups(view.shape);
       score_int4<M, kScoredTiles>(view.shape, view.keys(page), queries, q,
                                   (seen.begin - start) / 16, (seen.end - start + 15) / 16,
-                                  q == 0 ? ahead : nullptr, rows.scores_of(q) + start);
+                                  Asking(q == 0 ? ahead : nullptr, steps),
+                                  rows.scores_of(q) + start);
     });
   }
 }
 
-// Probabilities of a query times the values' scales, in place; returns their largest, NaN if a scale
-// that counts is.
-static inline float scale_probabilities(const PartView& view, float* scores, Range seen) {
-  f32x16 largest = splat(0.0f), spoiled = largest;
-  const int scales_at = int4_value_bytes(view.shape), last = (seen.end - 1) / kPagePositions;
-  for (int page = seen.begin / kPagePositions; page <= last && !empty(seen); ++page) {
-    const auto* scales = reinterpret_cast<const float*>(view.values(page) + scales_at);
-    const Range here = within_page(seen, page);
-    const int start = page * kPagePositions;
-    for (int t = here.begin / 16 * 16; t < here.end; t += 16) {
-      f32x16 w = mul(load(scores + t), load(scales + t - start));
-      if (t < here.begin || t + 16 > here.end)
-        w = keep_range(w, here.begin - t, here.end - t, 0.0f);
-      spoiled = fma(w, splat(0.0f), spoiled);
-      largest = max(largest, abs(w));
-      store(scores + t, w);
-    }
-  }
-  return reduce_add(spoiled) == 0.0f ? reduce_max(largest) : __builtin_nanf("");
-}
-
-// Those of a few queries as two planes each, [group of positions][query][plane][32], zero where a query
-// sees nothing.
+// Weighed probabilities of a few queries as two planes each, [group of positions][query][plane][32], zero
+// where a query sees nothing.
 struct Int4Probabilities {
   int8_t* planes;
   float scales[kProbabilityQueries];
   int32_t zeros[kProbabilityQueries];  // where sums start, to pay for zero points
 
-  SLMQ_INLINE_MEMBER Int4Probabilities(const PartView& view, const Rows& rows, int first, int n,
-                                       Range all, int8_t* to)
+  // largest: of the queries of the call.
+  SLMQ_INLINE_MEMBER Int4Probabilities(const Rows& rows, const float* largest, int first, int n,
+                                       Range all, int8_t* to, FetchAhead* ahead)
       : planes(to) {
     for (int i = 0; i < n; ++i) {
       const Range seen = rows.seen[first + i];
-      float* scores = rows.scores_of(first + i);
-      const Rounding rounding =
-          rounding_to(kProbabilitySteps, scale_probabilities(view, scores, seen));
+      const float* scores = rows.scores_of(first + i);
+      const Rounding rounding = rounding_to(kProbabilitySteps, largest[first + i]);
       scales[i] = rounding.scale;
       i32x16 sums = splat_i32(0);
-      for (int g = all.begin / kGroup; g * kGroup < all.end; ++g)
+      for (int g = all.begin / kGroup; g * kGroup < all.end; ++g) {
+        if (ahead != nullptr) ahead->lines(kGroup / 16);
         split_group(scores + g * kGroup, {seen.begin - g * kGroup, seen.end - g * kGroup},
                     rounding.inverse, planes + (g * n + i) * 2 * kGroup, &sums);
+      }
       int32_t lanes[16];
       store_i32(lanes, sums);
       zeros[i] = 0;
@@ -298,43 +282,34 @@ struct Int4Probabilities {
 
  private:
   // 32 values as planes of 256 * high + low; what they round to is added to lanes of the sums.
-  static void split_group(const float* from, Range seen, float inverse, int8_t* planes,
-                          i32x16* sums) {
-    alignas(64)
-        int16_t carried[kGroup];  // so that a low byte of 128 and more counts for the high one
-    const f32x16 most = splat(kProbabilitySteps), least = splat(-kProbabilitySteps);
-    for (int c = 0; c < kGroup; c += 16) {
-      const bool sees = c + 16 > seen.begin && c < seen.end;
-      const f32x16 w = sees ? load(from + c) : splat(0.0f);
-      const i32x16 rounded = round_to_i32(clamp(mul(w, splat(inverse)), least, most));
-      store_i16(carried + c, add(rounded, splat_i32(128)));
-      *sums = add(*sums, rounded);
+  SLMQ_INLINE_MEMBER static void split_group(const float* from, Range seen, float inverse,
+                                             int8_t* planes, i32x16* sums) {
+    i32x16 rounded[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const bool sees = 16 * i + 16 > seen.begin && 16 * i < seen.end;
+      const f32x16 w = sees ? load(from + 16 * i) : splat(0.0f);
+      // At most the steps and a rounding error; in this order a NaN becomes least.
+      rounded[i] = round_to_i32(max(mul(w, splat(inverse)), splat(-kProbabilitySteps)));
+      *sums = add(*sums, rounded[i]);
     }
-    for (int c = 0; c < kGroup; ++c) {
-      planes[c] = static_cast<int8_t>(carried[c] >> 8);
-      planes[kGroup + c] = static_cast<int8_t>((carried[c] & 255) - 128);
-    }
+    split_planes(rounded[0], rounded[1], planes);
   }
 };
 
 // sums[channel tile][plane of a query] += planes of positions that are seen times values of a page
 template <int M, int Tiles>
 static inline void add_int4(const PartView& view, int page, const Int4Probabilities& p, Range seen,
-                            const uint8_t* ahead, int tile, i32x16 (*sums)[M]) {
+                            Asking ahead, int tile, i32x16 (*sums)[M]) {
   constexpr int kStep = kPageGroups * kInt4Tile;
   const uint8_t* values = view.values(page);
   for (; tile + Tiles <= view.shape.value_stride / 16; tile += Tiles) {
     i32x16 dots[Tiles][M];
+    ahead.ask();
 #pragma GCC unroll 2
-    for (int i = 0; i < Tiles; ++i) {
-      if (ahead != nullptr) {
-        prefetch_second_level(ahead + int4_value_bytes(view.shape) + (tile + i) % 4 * 64);
-        for (int line = 0; line < kStep; line += 64)
-          prefetch_second_level(ahead + (tile + i) * kStep + line);
-      }
+    for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 8
       for (int t = 0; t < M; ++t) dots[i][t] = sums[tile + i][t];
-    }
     for (int g = seen.begin / kGroup; g * kGroup < seen.end; ++g)
       add_u4<Tiles, M>(values + tile * kStep + g % kPageGroups * kInt4Tile, kStep,
                        p.planes + g * M * kGroup, dots);
@@ -348,11 +323,11 @@ static inline void add_int4(const PartView& view, int page, const Int4Probabilit
 
 // Values of N queries, from all pages.
 template <int N>
-static void values_int4(const PartView& view, const Rows& rows, int first, int8_t* planes,
-                        FetchAhead* ahead) {
+static void values_int4(const PartView& view, const Rows& rows, const float* largest, int first,
+                        int8_t* planes, FetchAhead* ahead) {
   const Range all = rows.united(first, N);
   if (empty(all)) return;
-  const Int4Probabilities p(view, rows, first, N, all, planes);
+  const Int4Probabilities p(rows, largest, first, N, all, planes, ahead);
   i32x16 sums[kMaxInt8HeadDim / 16][2 * N];
   const int tiles = view.shape.value_stride / 16;
   for (int tile = 0; tile < tiles; ++tile)
@@ -362,7 +337,7 @@ static void values_int4(const PartView& view, const Rows& rows, int first, int8_
     }
   for (int page = all.begin / kPagePositions; page <= (all.end - 1) / kPagePositions; ++page)
     add_int4<2 * N, kCacheTiles>(view, page, p, within_page(all, page),
-                                 ahead != nullptr ? ahead->next() : nullptr, 0, sums);
+                                 Asking(ahead, larger(1, tiles / kCacheTiles)), 0, sums);
   for (int q = 0; q < N; ++q) {
     if (empty(rows.seen[first + q])) continue;
     float* values = rows.values_of(first + q);
@@ -377,32 +352,31 @@ static void values_int4(const PartView& view, const Rows& rows, int first, int8_
 }
 
 static void attend_int4(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                        const float* queries, const Sight* sights, int n_queries, int part,
-                        float* states, float* scratch) {
+                        const float* prepared, const Sight* sights, int n_queries, int part,
+                        const Following& following, float* states, float* scratch) {
   Range seen[kMaxQueries];
+  float largest[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + shape.value_stride};
-  for (int q = 0; q < n_queries; ++q) {
-    seen[q] = seen_range(sights[q], part);
-    for (int i = 0; i < rows.state_stride; i += 16) store(rows.state_of(q) + i, splat(0.0f));
-    if (empty(seen[q])) see_nothing(rows.state_of(q));
-  }
+  start_states(sights, part, rows, seen);
   const Range all = rows.united();
   if (empty(all)) return;
-  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
+  const PartView view = view_part(shape, pages, kv_head, part);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  FetchAhead ahead{view, first, last};
+  FetchAhead ahead(view, first, last, 2 * n_queries, following);
+  const Int4Queries of(shape, prepared);
+  for (int page = first; page <= last; ++page) score_page_int4(view, page, of, &ahead, rows);
+  for (int q = 0; q < n_queries; ++q) {
+    WeighByScales weigh{view, int4_value_bytes(shape)};
+    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
+           weigh);
+    largest[q] = weigh.found();
+  }
   auto* planes = reinterpret_cast<int8_t*>(scratch + kMaxQueries * kScoreStride);
-  const Int4Queries rounded(shape, queries, n_queries, planes);
-  for (int page = first; page <= last; ++page)
-    score_page_int4(view, page, rounded, ahead.next(), rows);
-  for (int q = 0; q < n_queries; ++q)
-    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q));
-  auto* probabilities = planes + sizeof(float) * kMaxQueries * shape.value_stride;
   for (int q = 0; q < n_queries; q += kProbabilityQueries)
     with_count(smaller(kProbabilityQueries, n_queries - q), [&](auto count) {
       constexpr int given = decltype(count)::value;
       constexpr int N = given < kProbabilityQueries ? given : kProbabilityQueries;
-      values_int4<N>(view, rows, q, probabilities, q == 0 ? &ahead : nullptr);
+      values_int4<N>(view, rows, largest, q, planes, q == 0 ? &ahead : nullptr);
     });
 }
 

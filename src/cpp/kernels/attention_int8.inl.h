@@ -11,13 +11,9 @@ static constexpr int kInt8TileQueries =
 static constexpr int kValueTile = kPagePositions * 16;  // bytes of sixteen channels of a page
 static constexpr float kSmallestScaled = 1e-30f;        // steps / largest must not overflow
 
-// Where the scales of 64 keys and 64 values lie.
+// Where the scales of 64 keys lie.
 static inline const float* key_scales(const PartView& view, int page) {
   return reinterpret_cast<const float*>(view.values(page)) - kPagePositions;
-}
-static inline const float* value_scales(const PartView& view, int page) {
-  return reinterpret_cast<const float*>(view.values(page) +
-                                        kPagePositions * view.shape.value_stride);
 }
 
 // n values at any address, zeros behind them
@@ -77,13 +73,11 @@ static void kv_append_int8(const AttentionShape& shape, uint8_t* const* pages, i
 
 // sums[q][t] += a[q, 2i], a[q, 2i + 1] . pairs of tile t of row i of b, for `count` rows
 template <int NQ, int NT>
-static inline void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
-                                  int tile_step, int count, const uint8_t* ahead,
+SLMQ_INLINE void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
+                                  int tile_step, int count, Asking ahead,
                                   i32x16 (&sums)[NQ][NT]) {
   for (int i = 0; i < count; ++i, b += row_step) {
-    if (ahead != nullptr)
-      for (int line = 0; line < NT * 32; line += 64)
-        prefetch_second_level(ahead + i * NT * 32 + line);
+    ahead.ask();
     if constexpr (kFactorsStay) {
       i16x32 factors[NQ];
 #pragma GCC unroll 8
@@ -114,7 +108,7 @@ struct Int8Queries {
 template <int NQ, int NT>
 static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
                                const float* key_scale, const Int8Queries& queries, int tile,
-                               int tile_end, const uint8_t* ahead, float* scores) {
+                               int tile_end, Asking ahead, float* scores) {
   const int pairs = (shape.head_dim + 1) / 2;
   for (; tile + NT <= tile_end; tile += NT) {
     i32x16 sums[NQ][NT];
@@ -124,7 +118,6 @@ static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
       for (int t = 0; t < NT; ++t) sums[q][t] = splat_i32(0);
     multiply_pairs<NQ, NT>(queries.rounded, shape.value_stride, keys + tile * 32 * pairs, 32,
                            32 * pairs, pairs, ahead, sums);
-    if (ahead != nullptr) ahead += NT * 32 * pairs;
 #pragma GCC unroll 4
     for (int t = 0; t < NT; ++t) {
       const f32x16 scale = load(key_scale + (tile + t) * 16);
@@ -135,39 +128,49 @@ static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
     }
   }
   if constexpr (NT > 1)
-    score_pairs<NQ, 1>(shape, keys, key_scale, queries, tile, tile_end, nullptr, scores);
+    score_pairs<NQ, 1>(shape, keys, key_scale, queries, tile, tile_end, ahead, scores);
 }
 
-// Probabilities of pages [first, last], times the values' scales, to int16 in place, zero where the
-// query sees nothing; returns their scale, NaN if one of the values' is.
-static inline float round_probabilities(const PartView& view, float* scores, Range seen, int first,
-                                        int last) {
+// Probabilities times the scales of their values, and the largest magnitude of those.
+struct WeighByScales {
+  const PartView& view;
+  const int scales_at;  // behind the values of a page
+  f32x16 largest = splat(0.0f), spoiled = splat(0.0f);
+
+  SLMQ_INLINE_MEMBER f32x16 operator()(int position, f32x16 p) {
+    const auto* scales =
+        reinterpret_cast<const float*>(view.values(position / kPagePositions) + scales_at);
+    return mul(p, load(scales + position % kPagePositions));
+  }
+  SLMQ_INLINE_MEMBER void see(f32x16 weighed) {
+    spoiled = fma(weighed, splat(0.0f), spoiled);
+    largest = max(largest, abs(weighed));
+  }
+  // NaN if a scale or a probability is.
+  float found() const {
+    return reduce_add(spoiled) == 0.0f ? reduce_max(largest) : __builtin_nanf("");
+  }
+};
+
+// Weighed probabilities of pages [first, last] to int16 in place, zero where the query sees nothing.
+static inline void round_probabilities(float* scores, Range seen, float inverse, int first,
+                                       int last, FetchAhead* ahead) {
   const int from = first * kPagePositions, to = (last + 1) * kPagePositions;
   const int begin = empty(seen) ? to : seen.begin / 16 * 16, end = empty(seen) ? to : seen.end;
-  f32x16 largest = splat(0.0f), spoiled = largest;
-  for (int t = begin; t < end; t += 16) {
-    const float* scales = value_scales(view, t / kPagePositions) + t % kPagePositions;
-    f32x16 w = mul(load(scores + t), load(scales));
-    if (t < seen.begin || t + 16 > end) w = keep_range(w, seen.begin - t, end - t, 0.0f);
-    spoiled = fma(w, splat(0.0f), spoiled);
-    largest = max(largest, w);
-    store(scores + t, w);
-  }
-  const Rounding rounding = rounding_to(32767.0f, reduce_max(largest));
   auto* rounded = reinterpret_cast<int16_t*>(scores);  // never ahead of what is read
   for (int t = from; t < to; t += 16) {
+    ahead->lines(1);
     const bool zero = t < begin || t >= end;
     const f32x16 w = zero ? splat(0.0f) : load(scores + t);
     // At most 32767 and a rounding error; in this order a NaN becomes 0.
-    const f32x16 steps = max(mul(w, splat(rounding.inverse)), splat(0.0f));
+    const f32x16 steps = max(mul(w, splat(inverse)), splat(0.0f));
     store_i16(rounded + t, round_to_i32(steps));
   }
-  return reduce_add(spoiled) == 0.0f ? rounding.scale : __builtin_nanf("");
 }
 
 template <int NQ, int NC>
 static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_t* probabilities,
-                             int channel, const uint8_t* ahead, float* values, int state_stride) {
+                             int channel, Asking ahead, float* values, int state_stride) {
   for (; channel + 16 * NC <= value_stride; channel += 16 * NC) {
     i32x16 sums[NQ][NC];
 #pragma GCC unroll 8
@@ -177,7 +180,6 @@ static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_
         sums[q][c] = load_i32(values + q * state_stride + channel + 16 * c);
     multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, tiles + channel / 16 * kValueTile, 32,
                            kValueTile, kPagePositions / 2, ahead, sums);
-    if (ahead != nullptr) ahead += kPagePositions * 16 * NC;
 #pragma GCC unroll 8
     for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
@@ -185,11 +187,11 @@ static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_
         store_i32(values + q * state_stride + channel + 16 * c, sums[q][c]);
   }
   if constexpr (NC > 1)
-    add_pairs<NQ, 1>(tiles, value_stride, probabilities, channel, nullptr, values, state_stride);
+    add_pairs<NQ, 1>(tiles, value_stride, probabilities, channel, ahead, values, state_stride);
 }
 
 static void score_page_int8(const PartView& view, int page, const Int8Queries& queries,
-                            const uint8_t* ahead, const Rows& rows) {
+                            FetchAhead* ahead, const Rows& rows) {
   const auto* keys = reinterpret_cast<const int8_t*>(view.keys(page));
   const int start = page * kPagePositions;
   for (int q = 0; q < rows.count; q += kInt8TileQueries) {
@@ -197,70 +199,72 @@ static void score_page_int8(const PartView& view, int page, const Int8Queries& q
     const Range seen = within_page(rows.united(q, n), page);
     if (empty(seen)) continue;
     with_count(n, [&](auto count) {
-      constexpr int NQ = decltype(count)::value;
-      score_pairs<NQ, tiles_beside(NQ, kIntSums)>(
-          view.shape, keys, key_scales(view, page),
-          {queries.rounded + q * view.shape.value_stride, queries.scales + q},
-          (seen.begin - start) / 16, (seen.end - start + 15) / 16, q == 0 ? ahead : nullptr,
-          rows.scores_of(q) + start);
+      constexpr int NQ = decltype(count)::value, NT = tiles_beside(NQ, kIntSums);
+      const int steps = 4 / NT * ((view.shape.head_dim + 1) / 2);
+      score_pairs<NQ, NT>(view.shape, keys, key_scales(view, page),
+                          {queries.rounded + q * view.shape.value_stride, queries.scales + q},
+                          (seen.begin - start) / 16, (seen.end - start + 15) / 16,
+                          Asking(q == 0 ? ahead : nullptr, steps), rows.scores_of(q) + start);
     });
   }
 }
 
-static void add_page_int8(const PartView& view, int page, const uint8_t* ahead, const Rows& rows) {
+static void add_page_int8(const PartView& view, int page, FetchAhead* ahead, const Rows& rows) {
   const auto* values = reinterpret_cast<const int8_t*>(view.values(page));
   for (int q = 0; q < rows.count; q += kInt8TileQueries) {
     const int n = smaller(kInt8TileQueries, rows.count - q);
     if (empty(within_page(rows.united(q, n), page))) continue;
     const auto* probabilities = reinterpret_cast<const int16_t*>(rows.scores_of(q));
     with_count(n, [&](auto count) {
-      constexpr int NQ = decltype(count)::value;
-      add_pairs<NQ, tiles_beside(NQ, kIntSums)>(
-          values, view.shape.value_stride, probabilities + page * kPagePositions, 0,
-          q == 0 ? ahead : nullptr, rows.values_of(q), rows.state_stride);
+      constexpr int NQ = decltype(count)::value, NC = tiles_beside(NQ, kIntSums);
+      const int stride = view.shape.value_stride;
+      const int steps = larger(1, stride / (16 * NC)) * (kPagePositions / 2);
+      add_pairs<NQ, NC>(values, stride, probabilities + page * kPagePositions, 0,
+                        Asking(q == 0 ? ahead : nullptr, steps), rows.values_of(q),
+                        rows.state_stride);
     });
   }
 }
 
-// Fills seen ranges, states and rounded queries.
-static void start_int8(const AttentionShape& shape, const float* queries, const Sight* sights,
-                       int part, const Rows& rows, Range* seen, int16_t* rounded, float* scales) {
+// Rounded queries, and behind those of kMaxQueries their scales.
+static void prepare_int8(const AttentionShape& shape, const float* queries, int n_queries,
+                         float* prepared) {
   const int stride = shape.value_stride;
-  for (int q = 0; q < rows.count; ++q) {
-    seen[q] = seen_range(sights[q], part);
+  auto* rounded = reinterpret_cast<int16_t*>(prepared);
+  float* scales = prepared + kMaxQueries * stride;
+  for (int q = 0; q < n_queries; ++q) {
     const float* query = queries + q * stride;
     const Rounding rounding = rounding_to(32767.0f, largest_magnitude(query, stride));
     scales[q] = rounding.scale * score_factor(shape);
-    for (int c = 0; c < stride; c += 16) {
+    for (int c = 0; c < stride; c += 16)
       store_i16(rounded + q * stride + c, round_steps(load(query + c), rounding.inverse, 32767.0f));
-      store_i32(rows.values_of(q) + c, splat_i32(0));
-    }
-    for (int i = 0; i < kStateHeader; ++i) rows.state_of(q)[i] = 0.0f;
-    if (empty(seen[q])) see_nothing(rows.state_of(q));
   }
 }
 
 static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                        const float* queries, const Sight* sights, int n_queries, int part,
-                        float* states, float* scratch) {
+                        const float* prepared, const Sight* sights, int n_queries, int part,
+                        const Following& following, float* states, float* scratch) {
   const int stride = shape.value_stride;
   Range seen[kMaxQueries];
   float scales[kMaxQueries];
   const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
-  auto* rounded = reinterpret_cast<int16_t*>(scratch + kMaxQueries * kScoreStride);
-  start_int8(shape, queries, sights, part, rows, seen, rounded, scales);
+  start_states(sights, part, rows, seen);
   const Range all = rows.united();
   if (empty(all)) return;
-  const PartView view = view_part(shape, pages, kv_head, part, sights, n_queries);
+  const PartView view = view_part(shape, pages, kv_head, part);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  FetchAhead ahead{view, first, last};
-  for (int page = first; page <= last; ++page)
-    score_page_int8(view, page, {rounded, scales}, ahead.next(), rows);
+  FetchAhead ahead(view, first, last, 2 * n_queries, following);
+  const Int8Queries of{reinterpret_cast<const int16_t*>(prepared), prepared + kMaxQueries * stride};
+  for (int page = first; page <= last; ++page) score_page_int8(view, page, of, &ahead, rows);
   for (int q = 0; q < n_queries; ++q) {
-    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q));
-    scales[q] = round_probabilities(view, rows.scores_of(q), seen[q], first, last);
+    WeighByScales weigh{view, kPagePositions * stride};
+    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
+           weigh);
+    const Rounding rounding = rounding_to(32767.0f, weigh.found());
+    round_probabilities(rows.scores_of(q), seen[q], rounding.inverse, first, last, &ahead);
+    scales[q] = rounding.scale;
   }
-  for (int page = first; page <= last; ++page) add_page_int8(view, page, ahead.next(), rows);
+  for (int page = first; page <= last; ++page) add_page_int8(view, page, &ahead, rows);
   for (int q = 0; q < n_queries; ++q)
     for (int c = 0; c < stride; c += 16)
       store(rows.values_of(q) + c, mul(to_f32(load_i32(rows.values_of(q) + c)), splat(scales[q])));

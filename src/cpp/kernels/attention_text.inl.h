@@ -47,7 +47,7 @@ static void attend_text(const AttentionShape& shape, int n, const float* text, c
   const int stride = shape.value_stride, state_stride = kStateHeader + stride;
   const int together = text_queries(n), pages = (n + kPagePositions - 1) / kPagePositions;
   const f32x16 scale = splat(score_factor(shape)), nothing = splat(0.0f);
-  const PartView view{shape, nullptr, 0, 0};
+  const PartView view{shape, nullptr, 0};
   float* scaled = scratch + kMaxQueries * kScoreStride;
   for (int first = 0; first < n_queries; first += together) {
     Range seen[kMaxQueries];
@@ -69,7 +69,8 @@ static void attend_text(const AttentionShape& shape, int n, const float* text, c
       score_piece<KvF32>(view, {keys, page, 0, 4, nullptr}, scaled, rows);
     }
     for (int q = 0; q < rows.count; ++q)
-      soften(shape.softcap, sights[first + q], 0, rows.scores_of(q), seen[q], rows.state_of(q));
+      soften(shape.softcap, sights[first + q], 0, rows.scores_of(q), seen[q], rows.state_of(q),
+             nullptr, Unweighed{});
     for (int page = 0; page < pages; ++page) {
       const float* values =
           text_values(shape, n, text) + static_cast<ptrdiff_t>(page) * kPagePositions * stride;

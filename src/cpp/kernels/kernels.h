@@ -160,6 +160,20 @@ constexpr size_t attend_scratch_floats(const AttentionShape& shape) {
          (keys > kConvertedFloats ? keys : kConvertedFloats);
 }
 
+// Floats that hold the queries of an attend() call as they multiply, with their scales.
+constexpr size_t attend_query_floats(const AttentionShape& shape) {
+  return static_cast<size_t>(kMaxQueries) * (shape.value_stride + kMaxInt8HeadDim / 16);
+}
+
+// What attend() asks memory for while it computes: the same KV head or another in `count` pages, if any,
+// from the first that whoever attends will read next. not_asked: nobody has asked for the part itself.
+struct Following {
+  uint8_t* const* pages = nullptr;
+  int count = 0;
+  size_t offset = 0;  // of the head in a page
+  bool not_asked = true;
+};
+
 // Floats that hold the keys and values of one KV head of a text, n <= kPartPositions positions:
 //
 //   keys [n / 16 tiles][head_dim][16 positions], zeros behind the last; values [n][value_stride]
@@ -298,13 +312,17 @@ struct Kernels {
   void (*kv_append[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
                               int position, const float* key, const float* value);
 
-  // queries float32[n_queries, value_stride] (zero-padded) against those keys of part
-  // [part * 512, part * 512 + 512) that each of them sees; no bias beside a soft cap. states
-  // float32[n_queries, 16 + value_stride]. n_queries <= 64; scratch holds attend_scratch_floats().
-  // A score that is not finite makes its query NaN.
+  // queries float32[n_queries, value_stride] (zero-padded), n_queries <= 64, to what attend() takes:
+  // attend_query_floats() of them.
+  void (*prepare_queries[kKvTypes])(const AttentionShape&, const float* queries, int n_queries,
+                                    float* prepared);
+
+  // All queries that were prepared together against those keys of part [part * 512, part * 512 + 512)
+  // that each of them sees; no bias beside a soft cap. states float32[n_queries, 16 + value_stride];
+  // scratch holds attend_scratch_floats(). A score that is not finite makes its query NaN.
   void (*attend[kKvTypes])(const AttentionShape&, uint8_t* const* pages, int kv_head,
-                           const float* queries, const Sight* sights, int n_queries, int part,
-                           float* states, float* scratch);
+                           const float* prepared, const Sight* sights, int n_queries, int part,
+                           const Following& following, float* states, float* scratch);
 
   // Keys and values of one KV head, rows of a text, into text_floats().
   void (*pack_text)(const AttentionShape&, int n, const float* key, int key_stride,
@@ -362,14 +380,14 @@ constexpr void for_each_kernel(Table& table, const Each& each) {
          quantize_rows, widen_activations, widen_row_activations, dequantize, widen, rmsnorm,
          layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
          rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-         cross_entropy, kv_append, attend, pack_text, attend_text, merge, attend_finish,
-         search_rows, feedback_block, refine_block, peak_dots, read_memory] = table;
+         cross_entropy, kv_append, prepare_queries, attend, pack_text, attend_text, merge,
+         attend_finish, search_rows, feedback_block, refine_block, peak_dots, read_memory] = table;
   for_each_pointer(each, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
                    quantize, quantize_rows, widen_activations, widen_row_activations, dequantize,
                    widen, rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax,
                    delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back, unary_back,
-                   softcap_back, softmax_back, cross_entropy, kv_append, attend, pack_text,
-                   attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
+                   softcap_back, softmax_back, cross_entropy, kv_append, prepare_queries, attend,
+                   pack_text, attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
                    peak_dots, read_memory);
 }
 

@@ -154,6 +154,16 @@ SLMQ_INLINE void add_u4(const uint8_t* tiles, int tile_step, const int8_t* rows,
   }
 }
 
+// Of attention_int4.inl.h: 32 values of sixteen bits as planes of 256 * high + low, [plane][32].
+SLMQ_INLINE void split_planes(i32x16 a, i32x16 b, int8_t* planes) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i both = _mm512_packs_epi32(a.v, b.v);
+  // A low byte of 128 and more counts for the high one.
+  const __m512i high = _mm512_srai_epi16(_mm512_add_epi16(both, _mm512_set1_epi16(128)), 8);
+  const __m512i low = _mm512_sub_epi16(both, _mm512_slli_epi16(high, 8));
+  _mm512_storeu_si512(planes, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(high, low)));
+}
+
 template <class Weight, bool Packed, bool Low>
 SLMQ_INLINE void group_times_block(const uint8_t* pair, const uint8_t* shared, const PanelTokens& a,
                                    int rows, float* sums) {

@@ -113,6 +113,8 @@ static constexpr Kernels shared_table(const char* name) {
       .softmax_back = softmax_back,
       .cross_entropy = cross_entropy,
       .kv_append = {kv_append<KvF16>, kv_append<KvF32>, kv_append_int8, kv_append_int4},
+      .prepare_queries = {prepare_queries<KvF16>, prepare_queries<KvF32>, prepare_int8,
+                          prepare_int4},
       .attend = {attend<KvF16>, attend<KvF32>, attend_int8, attend_int4},
       .pack_text = pack_text,
       .attend_text = attend_text,

@@ -36,13 +36,14 @@ int position_of(const Segment& segment, int row) { return segment.position + row
 
 // Per-thread buffers, carved out of the run's scratch.
 struct AttentionStep::Scratch {
-  float *queries, *states, *totals, *scores, *key, *text, *rotated;
+  float *queries, *prepared, *states, *totals, *scores, *key, *text, *rotated;
   Sight* sights;
 
   Scratch(const AttentionStep& step, uint8_t* memory) {
     const int stride = step.shape_.value_stride;
     queries = reinterpret_cast<float*>(memory);
-    states = queries + kMaxQueries * stride;
+    prepared = queries + kMaxQueries * stride;
+    states = prepared + attend_query_floats(step.shape_);
     totals = states + kMaxQueries * step.state_floats();
     scores = totals + kMaxQueries * step.state_floats();
     key = scores + attend_scratch_floats(step.shape_);
@@ -93,6 +94,7 @@ AttentionStep::AttentionStep(const AttentionConfig& config, Slice q, Slice k, Sl
       out_(out),
       threads_(threads),
       sinks_(sinks.size() * static_cast<size_t>(state_floats()), 0.0f) {
+  places_.resize(threads);
   for (size_t head = 0; head < sinks.size(); ++head) {
     float* state = sinks_.data() + head * static_cast<size_t>(state_floats());
     state[0] = static_cast<float>(sinks[head] * kLog2E);
@@ -119,8 +121,8 @@ Sight AttentionStep::sight(const Segment& segment, int row) const {
 
 size_t AttentionStep::scratch_bytes() const {
   const size_t stride = shape_.value_stride, state = state_floats();
-  return sizeof(float) * (kMaxQueries * (stride + 2 * state) + attend_scratch_floats(shape_) +
-                          stride + text_scratch()) +
+  return sizeof(float) * (kMaxQueries * (stride + 2 * state) + attend_query_floats(shape_) +
+                          attend_scratch_floats(shape_) + stride + text_scratch()) +
          sizeof(Sight) * kMaxQueries;
 }
 
@@ -160,6 +162,7 @@ void AttentionStep::prepare(const Frame& frame) {
   const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
   if (texts_ || !frame.one_row_each || tasks >= kEnoughTasks) return;
   for (const Segment& s : frame.segments) parts_ = std::max(parts_, last_part(s, s.row) + 1);
+  std::fill(places_.begin(), places_.end(), Place{});
   if (parts_ == 1) return;
   const size_t states = static_cast<size_t>(tasks) * parts_ * group();
   if (partial_.size() < states * state_floats()) partial_.resize(states * state_floats());
@@ -315,12 +318,15 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
   if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
   load_queries(run, thread, block, kv_head, scratch);
   const int queries = block.count * group(), stride = state_floats();
+  const auto type = static_cast<int>(config_.kv_type);
+  run.kernels->prepare_queries[type](shape_, scratch.queries, queries, scratch.prepared);
   const int first = first_part(segment, block.row);
   for (int part = first; part <= last_part(segment, block.row + block.count - 1); ++part) {
     float* states = part == first ? scratch.totals : scratch.states;
-    run.kernels->attend[static_cast<int>(config_.kv_type)](shape_, segment.sequence->pages(),
-                                                           kv_head, scratch.queries, scratch.sights,
-                                                           queries, part, states, scratch.scores);
+    Following next = following(run, block, kv_head, part);
+    next.not_asked = part == first;
+    run.kernels->attend[type](shape_, segment.sequence->pages(), kv_head, scratch.prepared,
+                              scratch.sights, queries, part, next, states, scratch.scores);
     if (part == first) continue;
     for (int i = 0; i < queries; ++i)
       run.kernels->merge(shape_, states + static_cast<size_t>(i) * stride,
@@ -331,8 +337,27 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
               scratch.totals + static_cast<size_t>(i) * stride);
 }
 
+// Behind a part comes the next one, behind the last of a shared sequence the first of the next KV head.
+Following AttentionStep::following(const Run& run, const Block& block, int kv_head,
+                                   int part) const {
+  const Segment& segment = run.frame->segments[block.segment];
+  const int last_row = block.row + block.count - 1;
+  constexpr int kPartPages = kPartPositions / kPagePositions;
+  if (part < last_part(segment, last_row)) {
+    ++part;
+  } else {
+    if (parts_ == 1 || ++kv_head == config_.kv_heads) return {};
+    part = first_part(segment, block.row);
+  }
+  const Sight seen = sight(segment, last_row);
+  const int first = std::max(part * kPartPages, seen.begin / kPagePositions);
+  const int end = std::min((part + 1) * kPartPages, (seen.end - 1) / kPagePositions + 1);
+  return {segment.sequence->pages() + first, std::max(0, end - first),
+          shape_.layer_offset + static_cast<size_t>(kv_head) * shape_.head_bytes, false};
+}
+
 // One row, one KV head, one part; whoever finishes the last part merges all in order.
-void AttentionStep::attend_split(const Run& run, int thread, int item) const {
+void AttentionStep::attend_split(const Run& run, int thread, int item) {
   const int part = item % parts_, task = item / parts_;
   const Block& block = blocks_[task / config_.kv_heads];
   const int kv_head = task % config_.kv_heads;
@@ -342,12 +367,19 @@ void AttentionStep::attend_split(const Run& run, int thread, int item) const {
   if (part < first || part > last) return;
   Scratch scratch(*this, run.scratch_of(thread));
   if (part == last && appends()) append(run, thread, segment, block.row, kv_head, scratch);
-  load_queries(run, thread, block, kv_head, scratch);
-  float* states = const_cast<float*>(partial_.data()) +
-                  (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
-  run.kernels->attend[static_cast<int>(config_.kv_type)](shape_, segment.sequence->pages(), kv_head,
-                                                         scratch.queries, scratch.sights, group(),
-                                                         part, states, scratch.scores);
+  const auto type = static_cast<int>(config_.kv_type);
+  Place& place = places_[thread];
+  if (place.task != task) {
+    load_queries(run, thread, block, kv_head, scratch);
+    run.kernels->prepare_queries[type](shape_, scratch.queries, group(), scratch.prepared);
+  }
+  Following next = following(run, block, kv_head, part);
+  next.not_asked = place.item != item;
+  place = {task, next.count == 0 ? -1 : part < last ? item + 1 : (task + 1) * parts_ + first};
+  float* states =
+      partial_.data() + (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
+  run.kernels->attend[type](shape_, segment.sequence->pages(), kv_head, scratch.prepared,
+                            scratch.sights, group(), part, next, states, scratch.scores);
   if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last - first)
     finish_split(run, thread, block, task, kv_head);
 }

@@ -63,8 +63,9 @@ class AttentionStep final : public Step {
   const float* text_keys(const Run& run, int thread, const Segment& segment, int kv_head,
                          Scratch& scratch, int* stride) const;
   void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;
-  void attend_split(const Run& run, int thread, int item) const;
+  void attend_split(const Run& run, int thread, int item);
   void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
+  Following following(const Run& run, const Block& block, int kv_head, int part) const;
   void write_out(const Run& run, int thread, int row, int head, float* state) const;
   bool appends() const { return k_.buffer >= 0; }
   // Whether rows of a sequence share bytes, which one thread must write.
@@ -95,6 +96,12 @@ class AttentionStep final : public Step {
   bool texts_ = false;  // no step needs the cache
   std::vector<Block> blocks_;
   int parts_ = 1;  // parts of the longest sequence; more than one: threads share a sequence
+  // What a thread has left for its next part of a shared sequence: prepared queries of a task, and the
+  // lines of an item that it has asked for.
+  struct alignas(64) Place {
+    int task = -1, item = -1;
+  };
+  std::vector<Place> places_;
   std::vector<float> partial_;                // [block][kv head][part][query of group][state]
   std::unique_ptr<std::atomic<int>[]> done_;  // [block][kv head]: parts finished
   size_t done_size_ = 0;

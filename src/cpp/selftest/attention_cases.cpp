@@ -91,16 +91,19 @@ class AttentionCase {
     for (const Sight& sight : sights) end = std::max(end, sight.end);
     const int head = case_.kv_heads - 1, state = kStateHeader + shape_.value_stride;
     std::vector<float> total, alone(state), scratch(attend_scratch_floats(shape_));
+    std::vector<float> prepared(attend_query_floats(shape_));
     for (int part = 0; part <= (end - 1) / kPartPositions; ++part) {
       std::vector<float> states(static_cast<size_t>(n) * state, -1.0f);
-      kernels_.attend[type_](shape_, sequence_.pages(), head, queries.data(), sights.data(), n,
-                             part, states.data(), scratch.data());
+      kernels_.prepare_queries[type_](shape_, queries.data(), n, prepared.data());
+      kernels_.attend[type_](shape_, sequence_.pages(), head, prepared.data(), sights.data(), n,
+                             part, {}, states.data(), scratch.data());
       hash->floats(states);
       if (case_.positions <= kPartPositions) expect_of_text(queries, sights, states, results);
       for (int i = 0; i < n; ++i) {
-        kernels_.attend[type_](shape_, sequence_.pages(), head,
-                               queries.data() + i * shape_.value_stride, &sights[i], 1, part,
-                               alone.data(), scratch.data());
+        kernels_.prepare_queries[type_](shape_, queries.data() + i * shape_.value_stride, 1,
+                                        prepared.data());
+        kernels_.attend[type_](shape_, sequence_.pages(), head, prepared.data(), &sights[i], 1,
+                               part, {}, alone.data(), scratch.data());
         results->expect(
             hash_of(alone.data(), alone.size()) == hash_of(states.data() + i * state, state),
             "attend: a query depends on those beside it");

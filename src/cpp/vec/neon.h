@@ -211,7 +211,7 @@ static inline void prefetch(const void* p) {
   __builtin_prefetch(p);
 #endif
 }
-static inline void prefetch_second_level(const void* p) {
+SLMQ_INLINE void prefetch_second_level(const void* p) {
 #if defined(_MSC_VER) && !defined(__clang__)
   __prefetch2(p, 2);  // pldl2keep
 #else

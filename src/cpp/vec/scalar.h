@@ -10,6 +10,7 @@
 
 #include "layout/formats.h"
 #include "layout/half.h"
+#include "machine/inline.h"
 
 namespace slmq::scalar {
 
@@ -333,7 +334,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
 }
 
 static inline void prefetch(const void*) {}
-static inline void prefetch_second_level(const void*) {}
+SLMQ_INLINE void prefetch_second_level(const void*) {}
 
 #undef SLMQ_EACH
 
