@@ -97,6 +97,30 @@ def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
         assert np.array_equal(got, wanted), f"{threads} threads"
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8", "int4"])
+def test_shared_prefixes_are_read_once(kv_dtype: str) -> None:
+    """Rows that begin with the same pages, as long or less, and strangers between: as alone."""
+    shared = (TOKENS * 30)[:1100]
+    plan = build(GOLDEN.folder, format="int8", kv_dtype=kv_dtype, threads=2)
+    root, stranger = plan.cache.sequence(), plan.cache.sequence()
+    feed(plan, root, shared)
+    feed(plan, stranger, shared[::-1][:700])
+    sequences = [root, stranger]
+    for i in range(40):
+        fork = root.fork([1100, 1024, 512, 530, 100][i % 5])
+        feed(plan, fork, TOKENS[: 1 + i % 7])
+        sequences.insert(i % 3, fork)
+    tokens = [TOKENS[i % len(TOKENS)] for i in range(len(sequences))]
+    alone = [
+        feed(plan, sequence.fork(sequence.length), [token])
+        for sequence, token in zip(sequences, tokens, strict=True)
+    ]
+    for count in (2, 3, 8, len(sequences)):
+        forks = [(sequence.fork(sequence.length), 1) for sequence in sequences[:count]]
+        plan.run(np.array(tokens[:count], np.int32), forks, np.arange(count, dtype=np.int32))
+        assert np.array_equal(plan.logits(), np.concatenate(alone[:count])), f"{count} rows"
+
+
 def test_threads_that_come_late() -> None:
     """Eight threads, most without a core, some asleep: whoever computes what, and when."""
     want = logits_of(GOLDEN.folder, TOKENS[:12], format="int4", kv_dtype="f16")

@@ -109,7 +109,7 @@ class FetchAhead {
   }
 
   const size_t bytes_;  // of a head in a page
-  uint8_t *const *pages_, *const* then_pages_ = nullptr;
+  uint8_t *const *pages_, *const *then_pages_ = nullptr;
   size_t offset_, then_offset_ = 0;
   int left_, then_left_ = 0, piece_;
   const uint8_t *at_ = nullptr, *end_ = nullptr;

@@ -49,9 +49,8 @@ static inline const float* reload(const float* p) {
 
 // sums[q][t] += a[q, i] * tile t of row i of b, for `count` rows in order
 template <class Kv, int NQ, int NT>
-SLMQ_INLINE void multiply(const float* a, int a_stride, const typename Kv::Element* b,
-                            int row_step, int tile_step, int count, const uint8_t* ahead,
-                            f32x16 (&sums)[NQ][NT]) {
+SLMQ_INLINE void multiply(const float* a, int a_stride, const typename Kv::Element* b, int row_step,
+                          int tile_step, int count, const uint8_t* ahead, f32x16 (&sums)[NQ][NT]) {
   constexpr int kAheadStep = NT * 16 * sizeof(typename Kv::Element);
   for (int i = 0; i < count; ++i, b += row_step) {
     if (ahead != nullptr)

@@ -219,8 +219,8 @@ static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
         const float* of_query = queries.scales + first * kMostGroups + g;
 #pragma GCC unroll 4
         for (int q = 0; q < M; ++q)
-          sums[i][q] = fma(to_f32(dots[i][q]), mul(scale, splat(of_query[q * kMostGroups])),
-                           sums[i][q]);
+          sums[i][q] =
+              fma(to_f32(dots[i][q]), mul(scale, splat(of_query[q * kMostGroups])), sums[i][q]);
       }
     }
 #pragma GCC unroll 4

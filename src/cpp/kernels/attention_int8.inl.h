@@ -74,8 +74,7 @@ static void kv_append_int8(const AttentionShape& shape, uint8_t* const* pages, i
 // sums[q][t] += a[q, 2i], a[q, 2i + 1] . pairs of tile t of row i of b, for `count` rows
 template <int NQ, int NT>
 SLMQ_INLINE void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
-                                  int tile_step, int count, Asking ahead,
-                                  i32x16 (&sums)[NQ][NT]) {
+                                int tile_step, int count, Asking ahead, i32x16 (&sums)[NQ][NT]) {
   for (int i = 0; i < count; ++i, b += row_step) {
     ahead.ask();
     if constexpr (kFactorsStay) {

@@ -387,8 +387,8 @@ constexpr void for_each_kernel(Table& table, const Each& each) {
                    widen, rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax,
                    delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back, unary_back,
                    softcap_back, softmax_back, cross_entropy, kv_append, prepare_queries, attend,
-                   pack_text, attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
-                   peak_dots, read_memory);
+                   pack_text, attend_text, merge, attend_finish, search_rows, feedback_block,
+                   refine_block, peak_dots, read_memory);
 }
 
 }  // namespace slmq

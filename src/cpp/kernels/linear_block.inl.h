@@ -171,7 +171,8 @@ SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_st
 
 // Of attention_int4.inl.h: 32 values of sixteen bits as planes of 256 * high + low, [plane][32].
 SLMQ_INLINE void split_planes(i32x16 a, i32x16 b, int8_t* planes) {
-  alignas(64) int16_t carried[kGroup];  // so that a low byte of 128 and more counts for the high one
+  alignas(64)
+      int16_t carried[kGroup];  // so that a low byte of 128 and more counts for the high one
   store_i16(carried, add(a, splat_i32(128)));
   store_i16(carried + 16, add(b, splat_i32(128)));
   for (int c = 0; c < kGroup; ++c) {

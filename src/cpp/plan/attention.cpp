@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "machine/prefetch.h"
 #include "plan/checks.h"
@@ -27,6 +28,8 @@ constexpr int kEnoughTasks = 64;
 
 // What a kernel may read of a bias beyond the keys that a query sees, on each side.
 constexpr int kBiasMargin = 15;
+
+constexpr int kPartPages = kPartPositions / kPagePositions;
 
 constexpr double kLog2E = 1.4426950408889634;
 
@@ -159,18 +162,70 @@ void AttentionStep::prepare(const Frame& frame) {
       blocks_.push_back({static_cast<int>(i), s.row + begin, end - begin});
     }
   }
-  const int tasks = static_cast<int>(blocks_.size()) * config_.kv_heads;
-  if (texts_ || !frame.one_row_each || tasks >= kEnoughTasks) return;
+  if (texts_ || !frame.one_row_each) return;
+  find_shared(frame);
+  const size_t tasks = blocks_.size() * static_cast<size_t>(config_.kv_heads);
+  const auto shares = [](int parts) { return parts > 0; };
+  if (tasks >= kEnoughTasks && std::none_of(shared_.begin(), shared_.end(), shares)) return;
   for (const Segment& s : frame.segments) parts_ = std::max(parts_, last_part(s, s.row) + 1);
-  std::fill(places_.begin(), places_.end(), Place{});
   if (parts_ == 1) return;
-  const size_t states = static_cast<size_t>(tasks) * parts_ * group();
-  if (partial_.size() < states * state_floats()) partial_.resize(states * state_floats());
-  if (done_size_ < static_cast<size_t>(tasks)) {
+  list_parts(frame);
+  std::fill(places_.begin(), places_.end(), Place{});
+  const size_t floats = tasks * parts_ * group() * state_floats();
+  if (partial_.size() < floats) partial_.resize(floats);
+  if (done_size_ < tasks) {
     done_ = std::make_unique<std::atomic<int>[]>(tasks);
     done_size_ = tasks;
   }
-  for (int i = 0; i < tasks; ++i) done_[i].store(0, std::memory_order_relaxed);
+  for (size_t i = 0; i < tasks; ++i) done_[i].store(0, std::memory_order_relaxed);
+}
+
+// First parts whose pages two sequences have in common. The last part of neither: what a run appends
+// is in a page of its own.
+int AttentionStep::shared_parts(const Frame& frame, const Block& a, const Block& b) const {
+  const Segment &left = frame.segments[a.segment], &right = frame.segments[b.segment];
+  const int most = std::min(last_part(left, left.row), last_part(right, right.row));
+  uint8_t *const *x = left.sequence->pages(), *const *y = right.sequence->pages();
+  int parts = 0;
+  while (parts < most &&
+         std::equal(x + parts * kPartPages, x + (parts + 1) * kPartPages, y + parts * kPartPages))
+    ++parts;
+  return parts;
+}
+
+// Brings rows together that begin with the same pages, as many as a kernel takes at a time. Windows see
+// little that is worth sharing.
+void AttentionStep::find_shared(const Frame& frame) {
+  shared_.assign(blocks_.size(), 0);
+  if (config_.window > 0 || blocks_.size() < 2) return;
+  const auto first_page = [&](const Block& block) {
+    return frame.segments[block.segment].sequence->pages()[0];
+  };
+  std::stable_sort(blocks_.begin(), blocks_.end(), [&](const Block& a, const Block& b) {
+    return std::less<>()(first_page(a), first_page(b));
+  });
+  const int most = kMaxQueries / group();
+  for (size_t i = 1, together = 1; i < blocks_.size(); ++i) {
+    const bool full = together == static_cast<size_t>(most);
+    shared_[i] = full ? 0 : shared_parts(frame, blocks_[i - 1], blocks_[i]);
+    together = shared_[i] > 0 ? together + 1 : 1;
+  }
+}
+
+// A block's items are those parts that it does not share with the one before.
+void AttentionStep::list_parts(const Frame& frame) {
+  items_.clear();
+  const int blocks = static_cast<int>(blocks_.size());
+  for (int block = 0; block < blocks; ++block) {
+    const Segment& segment = frame.segments[blocks_[block].segment];
+    const int first = std::max(first_part(segment, segment.row), shared_[block]);
+    for (int kv_head = 0; kv_head < config_.kv_heads; ++kv_head)
+      for (int part = first; part <= last_part(segment, segment.row); ++part) {
+        int end = block + 1;
+        while (end < blocks && shared_[end] > part) ++end;
+        items_.push_back({block, end - block, kv_head, part});
+      }
+  }
 }
 
 void AttentionStep::append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
@@ -209,14 +264,14 @@ void AttentionStep::append_head(const Run& run, int thread, const Segment& segme
     append(run, thread, segment, row, kv_head, scratch);
 }
 
-// Queries of a block, rotated and zero-padded: [row][head of the group][value_stride].
+// Queries of a block, rotated and zero-padded: [row][head of the group][value_stride], from query `at`.
 void AttentionStep::load_queries(const Run& run, int thread, const Block& block, int kv_head,
-                                 Scratch& scratch) const {
+                                 int at, Scratch& scratch) const {
   const int n = run.frame->rows(Domain::tokens), stride = shape_.value_stride;
   const Buffer& q = run.buffer(q_.buffer);
   for (int i = 0; i < block.count * group(); ++i) {
     const int row = block.row + i / group(), head = kv_head * group() + i % group();
-    float* query = scratch.queries + static_cast<size_t>(i) * stride;
+    float* query = scratch.queries + static_cast<size_t>(at + i) * stride;
     std::memcpy(query,
                 q.floats(n, thread) + static_cast<size_t>(row) * q.width + q_.offset +
                     static_cast<size_t>(head) * config_.head_dim,
@@ -227,11 +282,11 @@ void AttentionStep::load_queries(const Run& run, int thread, const Block& block,
       const float* angles = rope.floats(n, thread) + static_cast<size_t>(row) * rope.width;
       run.kernels->rope(query, angles, angles + config_.rotary / 2, config_.rotary);
     }
-    scratch.sights[i] = sight(run.frame->segments[block.segment], row);
+    scratch.sights[at + i] = sight(run.frame->segments[block.segment], row);
     if (bias_positions_ > 0)
-      scratch.sights[i].bias = bias_.data() +
-                               static_cast<size_t>(head) * (bias_.size() / config_.heads) +
-                               kBiasMargin + bias_positions_ - 1 - run.frame->positions[row];
+      scratch.sights[at + i].bias = bias_.data() +
+                                    static_cast<size_t>(head) * (bias_.size() / config_.heads) +
+                                    kBiasMargin + bias_positions_ - 1 - run.frame->positions[row];
   }
 }
 
@@ -300,7 +355,7 @@ void AttentionStep::attend_text(const Run& run, int thread, const Block& block, 
   for (int row = block.row; row < end; row += most) {
     const Block part = {block.segment, row, std::min(most, end - row)};
     fetch_next_head(run, thread, kv_head, row, row + part.count);
-    load_queries(run, thread, part, kv_head, scratch);
+    load_queries(run, thread, part, kv_head, 0, scratch);
     const int queries = part.count * group();
     run.kernels->attend_text(shape_, segment.count, scratch.text, scratch.queries, scratch.sights,
                              queries, scratch.totals, scratch.scores);
@@ -316,14 +371,16 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
   Scratch scratch(*this, run.scratch_of(thread));
   const Segment& segment = run.frame->segments[block.segment];
   if (appends_itself(*run.frame)) append(run, thread, segment, block.row, kv_head, scratch);
-  load_queries(run, thread, block, kv_head, scratch);
+  load_queries(run, thread, block, kv_head, 0, scratch);
   const int queries = block.count * group(), stride = state_floats();
   const auto type = static_cast<int>(config_.kv_type);
   run.kernels->prepare_queries[type](shape_, scratch.queries, queries, scratch.prepared);
   const int first = first_part(segment, block.row);
-  for (int part = first; part <= last_part(segment, block.row + block.count - 1); ++part) {
+  const int last = last_part(segment, block.row + block.count - 1);
+  for (int part = first; part <= last; ++part) {
     float* states = part == first ? scratch.totals : scratch.states;
-    Following next = following(run, block, kv_head, part);
+    Following next;
+    if (part < last) next = following(segment, block.row + block.count - 1, kv_head, part + 1);
     next.not_asked = part == first;
     run.kernels->attend[type](shape_, segment.sequence->pages(), kv_head, scratch.prepared,
                               scratch.sights, queries, part, next, states, scratch.scores);
@@ -337,72 +394,75 @@ void AttentionStep::attend_block(const Run& run, int thread, const Block& block,
               scratch.totals + static_cast<size_t>(i) * stride);
 }
 
-// Behind a part comes the next one, behind the last of a shared sequence the first of the next KV head.
-Following AttentionStep::following(const Run& run, const Block& block, int kv_head,
-                                   int part) const {
-  const Segment& segment = run.frame->segments[block.segment];
-  const int last_row = block.row + block.count - 1;
-  constexpr int kPartPages = kPartPositions / kPagePositions;
-  if (part < last_part(segment, last_row)) {
-    ++part;
-  } else {
-    if (parts_ == 1 || ++kv_head == config_.kv_heads) return {};
-    part = first_part(segment, block.row);
-  }
-  const Sight seen = sight(segment, last_row);
+// Pages of a part of which a row sees any.
+Following AttentionStep::following(const Segment& segment, int row, int kv_head, int part) const {
+  const Sight seen = sight(segment, row);
   const int first = std::max(part * kPartPages, seen.begin / kPagePositions);
   const int end = std::min((part + 1) * kPartPages, (seen.end - 1) / kPagePositions + 1);
   return {segment.sequence->pages() + first, std::max(0, end - first),
           shape_.layer_offset + static_cast<size_t>(kv_head) * shape_.head_bytes, false};
 }
 
-// One row, one KV head, one part; whoever finishes the last part merges all in order.
-void AttentionStep::attend_split(const Run& run, int thread, int item) {
-  const int part = item % parts_, task = item / parts_;
-  const Block& block = blocks_[task / config_.kv_heads];
-  const int kv_head = task % config_.kv_heads;
-  const Segment& segment = run.frame->segments[block.segment];
-  const int first = first_part(segment, block.row);
-  const int last = last_part(segment, block.row);
-  if (part < first || part > last) return;
-  Scratch scratch(*this, run.scratch_of(thread));
-  if (part == last && appends()) append(run, thread, segment, block.row, kv_head, scratch);
-  const auto type = static_cast<int>(config_.kv_type);
+// Queries of all rows of an item, as they multiply; often those of the thread's item before.
+void AttentionStep::load_split(const Run& run, int thread, const PartItem& item, Scratch& scratch) {
   Place& place = places_[thread];
-  if (place.task != task) {
-    load_queries(run, thread, block, kv_head, scratch);
-    run.kernels->prepare_queries[type](shape_, scratch.queries, group(), scratch.prepared);
-  }
-  Following next = following(run, block, kv_head, part);
-  next.not_asked = place.item != item;
-  place = {task, next.count == 0 ? -1 : part < last ? item + 1 : (task + 1) * parts_ + first};
-  float* states =
-      partial_.data() + (static_cast<size_t>(task) * parts_ + part) * group() * state_floats();
-  run.kernels->attend[type](shape_, segment.sequence->pages(), kv_head, scratch.prepared,
-                            scratch.sights, group(), part, next, states, scratch.scores);
-  if (done_[task].fetch_add(1, std::memory_order_acq_rel) == last - first)
-    finish_split(run, thread, block, task, kv_head);
+  if (place.block == item.block && place.blocks == item.blocks && place.kv_head == item.kv_head)
+    return;
+  for (int i = 0; i < item.blocks; ++i)
+    load_queries(run, thread, blocks_[item.block + i], item.kv_head, i * group(), scratch);
+  run.kernels->prepare_queries[static_cast<int>(config_.kv_type)](
+      shape_, scratch.queries, item.blocks * group(), scratch.prepared);
+  place.block = item.block, place.blocks = item.blocks, place.kv_head = item.kv_head;
 }
 
-void AttentionStep::finish_split(const Run& run, int thread, const Block& block, int task,
-                                 int kv_head) const {
-  const Segment& segment = run.frame->segments[block.segment];
+// One part of one KV head, of a row or of all that share it.
+void AttentionStep::attend_split(const Run& run, int thread, int at) {
+  const PartItem& item = items_[at];
+  const Segment& segment = run.frame->segments[blocks_[item.block].segment];
+  Scratch scratch(*this, run.scratch_of(thread));
+  if (item.part == last_part(segment, segment.row) && appends())
+    append(run, thread, segment, segment.row, item.kv_head, scratch);
+  load_split(run, thread, item, scratch);
+  Following next;
+  if (at + 1 < static_cast<int>(items_.size())) {
+    const PartItem& then = items_[at + 1];
+    const Segment& of = run.frame->segments[blocks_[then.block].segment];
+    next = following(of, of.row, then.kv_head, then.part);
+  }
+  Place& place = places_[thread];
+  next.not_asked = place.asked != at;
+  place.asked = at + 1;
+  float* states = item.blocks > 1 ? scratch.states : partial(item.block, item.kv_head, item.part);
+  run.kernels->attend[static_cast<int>(config_.kv_type)](
+      shape_, segment.sequence->pages(), item.kv_head, scratch.prepared, scratch.sights,
+      item.blocks * group(), item.part, next, states, scratch.scores);
+  const size_t floats = static_cast<size_t>(group()) * state_floats();
+  for (int i = 0; i < item.blocks; ++i) {
+    float* own = partial(item.block + i, item.kv_head, item.part);
+    if (item.blocks > 1) std::copy_n(states + i * floats, floats, own);
+    finish_part(run, thread, item.block + i, item.kv_head);
+  }
+}
+
+// Whoever finishes the last part of a row merges all in order.
+void AttentionStep::finish_part(const Run& run, int thread, int block, int kv_head) {
+  const Segment& segment = run.frame->segments[blocks_[block].segment];
+  const int first = first_part(segment, segment.row), last = last_part(segment, segment.row);
+  std::atomic<int>& done = done_[block * config_.kv_heads + kv_head];
+  if (done.fetch_add(1, std::memory_order_acq_rel) != last - first) return;
   const size_t stride = state_floats();
-  const int first = first_part(segment, block.row);
-  auto* states = const_cast<float*>(partial_.data()) +
-                 (static_cast<size_t>(task) * parts_ + first) * group() * stride;
-  for (int part = first + 1; part <= last_part(segment, block.row); ++part)
+  float* total = partial(block, kv_head, first);
+  for (int part = first + 1; part <= last; ++part)
     for (int i = 0; i < group(); ++i)
-      run.kernels->merge(shape_,
-                         states + (static_cast<size_t>(part - first) * group() + i) * stride,
-                         states + i * stride);
+      run.kernels->merge(shape_, partial(block, kv_head, part) + i * stride, total + i * stride);
   for (int i = 0; i < group(); ++i)
-    write_out(run, thread, block.row, kv_head * group() + i, states + i * stride);
+    write_out(run, thread, segment.row, kv_head * group() + i, total + i * stride);
 }
 
 int AttentionStep::items(const Frame& frame, int phase) const {
   const int blocks = static_cast<int>(blocks_.size());
-  if (!appending(frame, phase)) return blocks * config_.kv_heads * parts_;
+  if (!appending(frame, phase))
+    return parts_ > 1 ? static_cast<int>(items_.size()) : blocks * config_.kv_heads;
   return by_heads() ? static_cast<int>(frame.segments.size()) * config_.kv_heads : blocks;
 }
 

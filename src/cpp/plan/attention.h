@@ -48,6 +48,10 @@ class AttentionStep final : public Step {
   struct Block {
     int segment, row, count;
   };
+  // A part of a KV head, for rows of neighbouring blocks that have the same pages there.
+  struct PartItem {
+    int block, blocks, kv_head, part;
+  };
   struct Scratch;
 
   bool appending(const Frame& frame, int phase) const { return phase + 1 < phases(frame); }
@@ -55,7 +59,7 @@ class AttentionStep final : public Step {
   void append_head(const Run& run, int thread, const Segment& segment, int kv_head) const;
   void append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
               Scratch& scratch) const;
-  void load_queries(const Run& run, int thread, const Block& block, int kv_head,
+  void load_queries(const Run& run, int thread, const Block& block, int kv_head, int at,
                     Scratch& scratch) const;
   bool takes_texts(const Frame& frame) const;
   void attend_text(const Run& run, int thread, const Block& block, int kv_head) const;
@@ -63,9 +67,17 @@ class AttentionStep final : public Step {
   const float* text_keys(const Run& run, int thread, const Segment& segment, int kv_head,
                          Scratch& scratch, int* stride) const;
   void attend_block(const Run& run, int thread, const Block& block, int kv_head) const;
+  void find_shared(const Frame& frame);
+  int shared_parts(const Frame& frame, const Block& a, const Block& b) const;
+  void list_parts(const Frame& frame);
   void attend_split(const Run& run, int thread, int item);
-  void finish_split(const Run& run, int thread, const Block& block, int task, int kv_head) const;
-  Following following(const Run& run, const Block& block, int kv_head, int part) const;
+  void load_split(const Run& run, int thread, const PartItem& item, Scratch& scratch);
+  void finish_part(const Run& run, int thread, int block, int kv_head);
+  Following following(const Segment& segment, int row, int kv_head, int part) const;
+  float* partial(int block, int kv_head, int part) {
+    const size_t task = static_cast<size_t>(block) * config_.kv_heads + kv_head;
+    return partial_.data() + (task * parts_ + part) * group() * state_floats();
+  }
   void write_out(const Run& run, int thread, int row, int head, float* state) const;
   bool appends() const { return k_.buffer >= 0; }
   // Whether rows of a sequence share bytes, which one thread must write.
@@ -96,10 +108,11 @@ class AttentionStep final : public Step {
   bool texts_ = false;  // no step needs the cache
   std::vector<Block> blocks_;
   int parts_ = 1;  // parts of the longest sequence; more than one: threads share a sequence
-  // What a thread has left for its next part of a shared sequence: prepared queries of a task, and the
-  // lines of an item that it has asked for.
+  std::vector<int> shared_;      // [block]: first parts that are the block's before, too
+  std::vector<PartItem> items_;  // where threads share a sequence
+  // What a thread has left for its next item: prepared queries, and an item that memory is asked for.
   struct alignas(64) Place {
-    int task = -1, item = -1;
+    int block = -1, blocks = 0, kv_head = -1, asked = -1;
   };
   std::vector<Place> places_;
   std::vector<float> partial_;                // [block][kv head][part][query of group][state]
