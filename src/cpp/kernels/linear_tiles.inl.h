@@ -298,14 +298,18 @@ struct TileBlocks {
     const PanelTokens a = PanelTokens(args, row + block * kPanelRows).token(g, t);
     add_low_tokens<Weight, 1>(group.own, group.shared, a, sums[block] + t * kPairRows);
   }
+  // Up to four bits: counted so, no instruction is needed that other tables do without.
+  static bool few(uint64_t mask) {
+    for (int i = 0; i < 4; ++i) mask &= mask - 1;
+    return mask == 0;
+  }
   // Weights are unpacked once for the tokens of all blocks. Few tokens are worth no product of sixteen.
   [[gnu::noinline]] void add_low(const uint8_t* weight) {
-    constexpr int kFew = 4;
     for (int g = 0; g < args.groups; ++g) {
       uint64_t mask = low.at[g];
       if (mask == 0) continue;
       const auto group = PairGroup<Weight>::of(weight, args.groups, g);
-      if (__builtin_popcountll(mask) <= kFew) {
+      if (few(mask)) {
         for (; mask != 0; mask &= mask - 1) add_low_token(group, g, __builtin_ctzll(mask));
       } else {
         unpack_group(group, codes[0]);
