@@ -224,6 +224,7 @@ def test_a_rounding_fits_its_matrix() -> None:
 
 def test_a_quantized_folder_runs_and_says_where_it_comes_from(tmp_path: Path) -> None:
     made = slmq.quantize(SOURCE, tmp_path / "q", format="int8", n_threads=2)
+    assert len(repr(made)) < 200 + len(str(made.path))  # no report of every tensor
     assert made.bits_per_weight == 8.5
     assert {t.format for t in made.tensors} == {"q8g32s"}
     exact, rounded = logits_of(SOURCE, TOKENS), logits_of(made.path, TOKENS, format=None)

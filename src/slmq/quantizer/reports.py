@@ -58,8 +58,8 @@ class QuantizedFolder:
 
     path: Path
     bits_per_weight: float
-    tensors: tuple[TensorReport, ...]
-    front: tuple[tuple[float, float], ...] = ()
+    tensors: tuple[TensorReport, ...] = field(repr=False)  # pages long
+    front: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     @property
     def shares(self) -> dict[str, float]:
