@@ -98,8 +98,8 @@ def test_long_contexts_are_split_and_merged_alike(kv_dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kv_dtype", ["f16", "int8", "int4"])
-def test_shared_prefixes_are_read_once(kv_dtype: str) -> None:
-    """Rows that begin with the same pages, as long or less, and strangers between: as alone."""
+def test_rows_that_share_a_prefix_have_the_bits_of_each_alone(kv_dtype: str) -> None:
+    """They begin with the same pages, as long or less, and strangers are between them."""
     shared = (TOKENS * 30)[:1100]
     plan = build(GOLDEN.folder, format="int8", kv_dtype=kv_dtype, threads=2)
     root, stranger = plan.cache.sequence(), plan.cache.sequence()
