@@ -142,21 +142,7 @@ struct TileBlocks {
       : tiles(tiles), args(args), row(row), blocks(blocks), low(args, row, blocks) {}
 
   void times_pair(const uint8_t* weight, int pair) {
-    for (int g = 0; g < args.groups; g += kUnitGroups) {
-      const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
-      const auto first = PairGroup<Weight>::of(weight, args.groups, g);
-      for (int i = 0; i < count; ++i) {
-        const PairGroup<Weight> group = first.behind(i);
-        fetch_ahead(group.own, Weight::pair_group_bytes, args.ahead);
-        unpack_group(group, codes[i]);
-      }
-      for (int block = 0; block < blocks; ++block) {
-        multiply(planes(block, g), count);
-        const bool last = block + 1 == blocks;
-        const int8_t* next = last ? planes(0, (g + count) % args.groups) : planes(block + 1, g);
-        add_unit(first, planes(block, g), next, count, g == 0, sums[block]);
-      }
-    }
+    for (int g = 0; g < args.groups; g += kUnitGroups) times_unit<false>(weight, g);
     if (low.any != 0) add_low(weight);
     for (int block = 0; block < blocks; ++block) write_out(pair, block);
   }
@@ -169,6 +155,24 @@ struct TileBlocks {
   }
   SLMQ_INLINE_MEMBER static const ActivationInfo* infos(const int8_t* planes) {
     return reinterpret_cast<const ActivationInfo*>(planes + 2 * kPlaneBytes);
+  }
+
+  // A unit of the weight times high or low planes of all tokens.
+  template <bool Low>
+  void times_unit(const uint8_t* weight, int g) {
+    const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
+    const auto first = PairGroup<Weight>::of(weight, args.groups, g);
+    for (int i = 0; i < count; ++i) {
+      const PairGroup<Weight> group = first.behind(i);
+      if (!Low) fetch_ahead(group.own, Weight::pair_group_bytes, args.ahead);
+      unpack_group(group, codes[i]);
+    }
+    for (int block = 0; block < blocks; ++block) {
+      multiply(planes(block, g) + (Low ? kPlaneBytes : 0), count);
+      const bool last = block + 1 == blocks;
+      const int8_t* next = last ? planes(0, (g + count) % args.groups) : planes(block + 1, g);
+      add_unit<Low>(first, planes(block, g), next, count, !Low && g == 0, sums[block]);
+    }
   }
 
   static void unpack_group(const PairGroup<Weight>& group, Codes& to) {
@@ -229,18 +233,19 @@ struct TileBlocks {
     if (Weight::lifted) w.min = add(w.min, splat(128.0f));  // the table's bytes are signed here
     return w;
   }
-  template <int Part>
+  template <int Part, bool Low>
   SLMQ_INLINE_MEMBER static void add_part(const PairGroup<Weight>& group, int tile, const Dots& of,
                                           const ActivationInfo* info, f32x16 (&sum)[kPanelRows]) {
     const TileScales<Weight, Part> w = scales<Part>(group, tile);
 #pragma GCC unroll 16
     for (int t = 0; t < kPanelRows; ++t)
-      sum[t] = accumulate<Weight, Part, false>(sum[t], load_i32(of[tile][Part] + t * kLanes),
-                                               w.scale, w.min, info[t]);
-    if constexpr (Part + 1 < kParts) add_part<Part + 1>(group, tile, of, info, sum);
+      sum[t] = accumulate<Weight, Part, Low>(sum[t], load_i32(of[tile][Part] + t * kLanes), w.scale,
+                                             w.min, info[t]);
+    if constexpr (Part + 1 < kParts) add_part<Part + 1, Low>(group, tile, of, info, sum);
   }
-  // to[token][32 rows] += what the unit's products gave. Asks for what comes next: a panel lies in the
-  // second-level cache, and no hardware guesses the order of its use.
+  // to[token][32 rows] += what the unit's products with high planes gave, or with low ones. Asks for what
+  // comes next: a panel lies in the second-level cache, and no hardware guesses the order of its use.
+  template <bool Low>
   [[gnu::noinline]] void add_unit(const PairGroup<Weight>& first, const int8_t* planes,
                                   const int8_t* next, int count, bool begins, float* to) const {
 #pragma GCC unroll 1
@@ -250,10 +255,11 @@ struct TileBlocks {
       for (int t = 0; t < kPanelRows; ++t) sum[t] = begins ? splat(0.0f) : load(to + t * kPairRows);
 #pragma GCC unroll 1
       for (int g = 0; g < count; ++g) {
-        const int8_t* lines = next + g * kPanelBytes + (tile == 0 ? 0 : 2 * kPlaneBytes);
+        constexpr int kPlane = Low ? kPlaneBytes : 0;
+        const int8_t* lines = next + g * kPanelBytes + (tile == 0 ? kPlane : 2 * kPlaneBytes);
 #pragma GCC unroll 8
         for (int line = 0; line < kPlaneBytes; line += 64) prefetch(lines + line);
-        add_part<0>(first.behind(g), tile, dots[g], infos(planes + g * kPanelBytes), sum);
+        add_part<0, Low>(first.behind(g), tile, dots[g], infos(planes + g * kPanelBytes), sum);
       }
 #pragma GCC unroll 16
       for (int t = 0; t < kPanelRows; ++t) store(to + t * kPairRows, sum[t]);
@@ -304,16 +310,31 @@ struct TileBlocks {
     return mask == 0;
   }
   // Weights are unpacked once for the tokens of all blocks. Few tokens are worth no product of sixteen.
-  [[gnu::noinline]] void add_low(const uint8_t* weight) {
-    for (int g = 0; g < args.groups; ++g) {
-      uint64_t mask = low.at[g];
-      if (mask == 0) continue;
-      const auto group = PairGroup<Weight>::of(weight, args.groups, g);
-      if (few(mask)) {
-        for (; mask != 0; mask &= mask - 1) add_low_token(group, g, __builtin_ctzll(mask));
+  [[gnu::noinline]] void add_low_group(const uint8_t* weight, int g) {
+    uint64_t mask = low.at[g];
+    if (mask == 0) return;
+    const auto group = PairGroup<Weight>::of(weight, args.groups, g);
+    if (few(mask)) {
+      for (; mask != 0; mask &= mask - 1) add_low_token(group, g, __builtin_ctzll(mask));
+    } else {
+      unpack_group(group, codes[0]);
+      while (mask != 0) mask = add_low_tile(group, g, mask);
+    }
+  }
+  // Whether all tokens of a unit have low planes: nothing has to be gathered then.
+  bool all_low(int g, int end) const {
+    const uint64_t every = ~uint64_t{0} >> (64 - blocks * kPanelRows);
+    for (; g < end; ++g)
+      if (low.at[g] != every) return false;
+    return true;
+  }
+  void add_low(const uint8_t* weight) {
+    for (int g = 0; g < args.groups; g += kUnitGroups) {
+      const int end = g + kUnitGroups < args.groups ? g + kUnitGroups : args.groups;
+      if (all_low(g, end)) {
+        times_unit<true>(weight, g);
       } else {
-        unpack_group(group, codes[0]);
-        while (mask != 0) mask = add_low_tile(group, g, mask);
+        for (int i = g; i < end; ++i) add_low_group(weight, i);
       }
     }
   }
