@@ -276,7 +276,10 @@ def pack_parts(parts: Parts, fmt: Format) -> U8:
     codes = np.zeros((pairs * PAIR_ROWS, groups * GROUP), np.uint8)
     codes[:n] = fmt.zero
     codes[:n, :k] = parts.codes
-    own[..., : 2 * fmt.tile_bytes] = _tiles(codes, fmt).reshape(*own.shape[:3], -1)
+    tiles = _tiles(codes, fmt)
+    if fmt.row_panels:  # all tiles A of a pair, then all tiles B
+        tiles = tiles.reshape(pairs, groups, 2, -1).transpose(0, 2, 1, 3)
+    own[..., : 2 * fmt.tile_bytes] = tiles.reshape(*own.shape[:3], -1)
     if fmt.two_level:
         assert parts.d is not None
         shared = [parts.d] if parts.dmin is None else [parts.d, -parts.dmin]
@@ -307,7 +310,11 @@ def unpack_parts(packed: U8, n: int, k: int, fmt: Format) -> Parts:
     if fmt.half_line:
         own = own.copy()
         own[:, 1::2] = np.roll(own[:, 1::2], -fmt.half_line, axis=-1)
-    codes = _codes(np.ascontiguousarray(own[..., : 2 * fmt.tile_bytes]), fmt)[:n, :k]
+    tiles = np.ascontiguousarray(own[..., : 2 * fmt.tile_bytes])
+    if fmt.row_panels:
+        tiles = tiles.reshape(len(runs), 2, groups, -1).transpose(0, 2, 1, 3)
+        tiles = np.ascontiguousarray(tiles).reshape(len(runs), groups, -1)
+    codes = _codes(tiles, fmt)[:n, :k]
     lines = np.ascontiguousarray(runs[..., -2 * PAIR_ROWS * (1 + bool(fmt.offset)) :])
     halves = _rows_first(lines.view(np.float16).reshape(*runs.shape[:2], -1, PAIR_ROWS), n)
     first, second = halves[..., 0], halves[..., 1] if fmt.offset else None

@@ -21,6 +21,7 @@ from llama_files import changed, logits_of, to_gguf
 import slmq
 from slmq import CheckpointError
 from slmq.checkpoint import open_checkpoint
+from slmq.checkpoint.packed_folder import PackedTensor, PackedWriter
 from slmq.cli.models import describe
 from slmq.models.loading import LoadedWeights, load_weights
 from slmq.weights.placement import choose_memory
@@ -262,7 +263,7 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (tagged("2", "slmq"), "packed weights of version '1', found '2'"),
+        (tagged("3", "slmq"), "packed weights of version 1 or 2, found '3'"),
         (lambda h: h["__metadata__"].pop(Q), "expected a tag 'FORMAT N K'.*got None"),
         (tagged("q3g32s 60 60"), "expected a tag"),
         (tagged("q4g32a 60"), "expected a tag"),
@@ -285,6 +286,24 @@ def tagged(tag: str, name: str = Q) -> Callable[[dict[str, Any]], Any]:
 def test_wrong_tags(edit: Callable[[dict[str, Any]], Any], message: str, converted: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(edited(converted, edit))
+
+
+def version_in(folder: Path) -> str:
+    with safetensors.safe_open(folder / FILE, "numpy") as file:
+        return str(file.metadata()["slmq"])
+
+
+def test_only_weights_of_q8rs_need_the_second_version(converted: Path) -> None:
+    """Their tiles lay in another order in the first one; those of other formats lie as they did."""
+    assert version_in(converted) == "1"
+    tensor = PackedTensor(Q, "q8rs", (60, 60))
+    with PackedWriter(converted / FILE, [tensor]) as file:
+        file.write(bytes(tensor.nbytes))
+    assert version_in(converted) == "2"
+    with open_checkpoint(converted) as checkpoint:
+        assert checkpoint.tensors[Q].dtype == "q8rs"
+    with pytest.raises(CheckpointError, match="by an older slmq, whose q8rs"):
+        open_checkpoint(edited(converted, tagged("1", "slmq")))
 
 
 def test_tiles_that_are_not_aligned(converted: Path) -> None:

@@ -34,16 +34,19 @@ static inline void dequantize_bytes(const uint8_t* tile, int row, float row_scal
   for (int c = 0; c < kGroup; c += 16) store(out + c, mul(scale, to_f32(load_i8(codes + c))));
 }
 
-// A pair-group's tiles, and what is its own. Half a line of factors lies in front of the tiles in every
-// second group of a run.
+// A pair-group's first tile, how far the second one is, and what is its own. Half a line of factors lies
+// in front of the tiles in every second group of a run.
 struct PairGroup {
-  const uint8_t *tiles, *own;
+  const uint8_t* tiles;
+  size_t tile_step;
+  const uint8_t* own;
 };
 template <Format Name>
-static inline PairGroup pair_group(const uint8_t* run, int group) {
-  const uint8_t* pair = run + group * info(Name).pair_group_bytes;
+static inline PairGroup pair_group(const uint8_t* run, int groups, int group) {
+  const uint8_t* pair = run + group * group_step(Name);
   const int half = group % 2 * (info(Name).pair_group_bytes % 64);
-  return {pair + half, half != 0 ? pair : pair + 2 * info(Name).tile_bytes};
+  return {pair + half, tile_step(Name, groups),
+          half != 0 ? pair : pair + 2 * info(Name).tile_bytes};
 }
 
 // Row `row` (0..31) of a pair-group.
@@ -51,7 +54,7 @@ template <Format Name>
 static inline void dequantize_group(const PairGroup& pair, const uint8_t* shared, int row,
                                     int columns, float* out) {
   static constexpr FormatInfo layout = info(Name);
-  const uint8_t* tile = pair.tiles + row / 16 * layout.tile_bytes;
+  const uint8_t* tile = pair.tiles + row / 16 * pair.tile_step;
   const uint8_t* own = pair.own;
   const auto* halves = reinterpret_cast<const uint16_t*>(layout.shared_bytes == 0 ? own : shared);
   const auto* factors = reinterpret_cast<const int8_t*>(own) + row;
@@ -93,7 +96,7 @@ static void dequantize(const uint8_t* weight, int groups, int k, int row_begin, 
     const uint8_t* pair = weight + static_cast<size_t>(row / kPairRows) * bytes;
     for (int g = 0; g < groups; ++g) {
       const uint8_t* run = pair + static_cast<size_t>(g / in_run) * of_run;
-      dequantize_group<Name>(pair_group<Name>(run, g % in_run),
+      dequantize_group<Name>(pair_group<Name>(run, groups, g % in_run),
                              run + in_run * layout.pair_group_bytes, row % kPairRows,
                              smaller(kGroup, k - g * kGroup), out + g * kGroup);
     }

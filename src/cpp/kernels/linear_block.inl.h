@@ -141,7 +141,8 @@ static constexpr int kRowTokens = 4, kRowTiles = 1;
 
 // sums[tile][token] += dots of M tokens with an int8 tile, by add_u8 of the vector layer if it has one
 template <int M>
-SLMQ_INLINE void add_group(const uint8_t* tile, const int8_t* plane, i32x16 (&sums)[kRowTiles][M]) {
+SLMQ_INLINE void add_group(const uint8_t* tile, size_t, const int8_t* plane,
+                           i32x16 (&sums)[kRowTiles][M]) {
   if constexpr (requires { add_u8<M>(tile, plane, sums[0]); }) {
     add_u8<M>(tile, plane, sums[0]);
   } else {

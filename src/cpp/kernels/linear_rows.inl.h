@@ -56,8 +56,10 @@ struct RowTiles {
   const RowPanel& block;
   int groups, t;
 
-  static constexpr int kGroupBytes = info(Format::q8rs).pair_group_bytes;
-  const uint8_t* codes(int g) const { return weight + static_cast<size_t>(g) * kGroupBytes; }
+  const uint8_t* codes(int g) const {
+    return weight + static_cast<size_t>(g) * group_step(Format::q8rs);
+  }
+  size_t step() const { return tile_step(Format::q8rs, groups); }
   const int8_t* plane(const int8_t* begin, int g, int token) const {
     return begin + (static_cast<size_t>(g) * block.rows + token) * kGroup;
   }
@@ -72,8 +74,9 @@ struct RowTiles {
         dots[tile][i] = splat_i32(-128 * block.info[t + i].sum_fine);
 #pragma GCC unroll 1
     for (int g = 0; g < groups; ++g) {
-      fetch_ahead(codes(g), kRowTiles * 512, ahead);
-      add_group<M>(codes(g), plane(block.fine, g, t), dots);
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        fetch_ahead(codes(g) + tile * step(), 512, ahead);
+      add_group<M>(codes(g), step(), plane(block.fine, g, t), dots);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
@@ -98,7 +101,7 @@ struct RowTiles {
 #pragma GCC unroll 2
       for (int tile = 0; tile < kRowTiles; ++tile)
         one[tile][0] = load_i32(wide.dots[tile][token - wide.first]);
-      add_group<1>(codes(g), plane(block.coarse, g, token), one);
+      add_group<1>(codes(g), step(), plane(block.coarse, g, token), one);
 #pragma GCC unroll 2
       for (int tile = 0; tile < kRowTiles; ++tile)
         store_i32(wide.dots[tile][token - wide.first], one[tile][0]);
@@ -125,7 +128,7 @@ struct RowTiles {
         dots[tile][i] = splat_i32(-128 * block.info[t + i].sum_coarse);
 #pragma GCC unroll 1
     for (int n = 0; n < wide.together_count; ++n)
-      add_group<M>(codes(wide.together[n]), plane(block.coarse, wide.together[n], t), dots);
+      add_group<M>(codes(wide.together[n]), step(), plane(block.coarse, wide.together[n], t), dots);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
@@ -161,10 +164,11 @@ template <int M>
 [[gnu::noinline]] static void pair_times_rows(const LinearArgs& args, const uint8_t* weight,
                                               int pair, int row, const RowPanel& block, int t,
                                               WideGroups& wide) {
-  const auto* scales = reinterpret_cast<const uint16_t*>(
-      weight + static_cast<size_t>(args.groups) * info(Format::q8rs).pair_group_bytes);
+  const auto* scales =
+      reinterpret_cast<const uint16_t*>(weight + 2 * tile_step(Format::q8rs, args.groups));
   for (int first = 0; first < 2; first += kRowTiles) {
-    const RowTiles<M> tiles{weight + 512 * first, block, args.groups, t};
+    const RowTiles<M> tiles{weight + first * tile_step(Format::q8rs, args.groups), block,
+                            args.groups, t};
     if (wide.any()) tiles.multiply_coarse(wide);
     f32x16 sums[kRowTiles][M];
     tiles.multiply_fine(args.ahead, sums);

@@ -87,15 +87,15 @@ SLMQ_INLINE void part_times_block(const __m512i (&w_a)[8], const __m512i (&w_b)[
 // columns loads ten times for sixteen dots.
 static constexpr int kRowTokens = 8, kRowTiles = 2;
 
-// sums[tile][token] += dots of M tokens with int8 tiles of a pair-group
+// sums[tile][token] += dots of M tokens with int8 tiles of a pair-group, so far from each other
 template <int M>
-SLMQ_INLINE void add_group(const uint8_t* tiles, const int8_t* plane,
+SLMQ_INLINE void add_group(const uint8_t* tiles, size_t tile_step, const int8_t* plane,
                            i32x16 (&sums)[kRowTiles][M]) {
   plane = reread(plane);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     const __m512i w_a = _mm512_load_si512(tiles + 64 * j);
-    const __m512i w_b = _mm512_load_si512(tiles + 512 + 64 * j);
+    const __m512i w_b = _mm512_load_si512(tiles + tile_step + 64 * j);
 #pragma GCC unroll 8
     for (int t = 0; t < M; ++t) {
       const __m512i activations = broadcast_i8x4(plane + t * kGroup + 4 * j);

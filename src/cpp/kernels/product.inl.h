@@ -154,7 +154,7 @@ static void widen(const uint8_t* weight, int groups, int pair, int group, float*
   const int in_run = run_groups(Name, groups);
   const uint8_t* run = weight + static_cast<size_t>(pair) * pair_bytes(Name, groups) +
                        static_cast<size_t>(group / in_run) * run_bytes(Name, groups);
-  const PairGroup codes = pair_group<Name>(run, group % in_run);
+  const PairGroup codes = pair_group<Name>(run, groups, group % in_run);
   const uint8_t* shared = run + in_run * layout.pair_group_bytes;
   if constexpr (!layout.quantized) {
     for (int row = 0; row < kPairRows; ++row)
@@ -163,7 +163,7 @@ static void widen(const uint8_t* weight, int groups, int pair, int group, float*
   } else {
     for (int tile = 0; tile < 2; ++tile) {
       const RowScales<Name> scales(codes.own, shared, tile);
-      widen_tile<Name>(codes.tiles + tile * layout.tile_bytes, scales,
+      widen_tile<Name>(codes.tiles + tile * codes.tile_step, scales,
                        out + static_cast<size_t>(tile) * kLanes * out_stride, out_stride);
     }
   }

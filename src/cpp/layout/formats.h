@@ -20,6 +20,9 @@
 // Codes of two bits have the last plane alone, those of one bit the one before it. 8 bits: lines
 // j = 0..7, columns 4j..4j+3, signed ones plus 128. f16 and f32: [32 columns][16 rows].
 //
+// Where rows of activations have one scale, too, all tiles A of a pair lie before all tiles B: sums run
+// over whole rows there, and matrix registers take two groups at a time.
+//
 // Scales are float16[32], one per row of the pair, and so are mins and zeros (stored as -zero). They
 // are the pair-group's own if the run is one group, else shared. Two-level formats share float16[32]
 // d (and -dmin) in a run of 256 columns, or of a row; a pair-group's own are int8[parts][32] factors of
@@ -226,6 +229,15 @@ inline constexpr size_t run_bytes(Format f, int groups) {
 inline constexpr size_t pair_bytes(Format f, int groups) {
   const int run = run_groups(f, groups);
   return static_cast<size_t>((groups + run - 1) / run) * run_bytes(f, groups);
+}
+
+// Bytes from the tiles of a run's group to those of the next one, and from its tile A to its tile B.
+inline constexpr size_t group_step(Format f) {
+  return static_cast<size_t>(info(f).row_panels ? info(f).tile_bytes : info(f).pair_group_bytes);
+}
+inline constexpr size_t tile_step(Format f, int groups) {
+  return static_cast<size_t>(info(f).tile_bytes) *
+         (info(f).row_panels ? static_cast<size_t>(groups) : 1);
 }
 
 // Activations of integer weights are rounded per token and group of 32 columns to

@@ -219,7 +219,8 @@ size_t source_row_bytes(Source source, int k) {
 }
 
 PackStatus pack_whole_rows(const PackArgs& args, int pair_begin, int pair_end) {
-  const int groups = matrix_groups(args.k), group_bytes = info(args.format).pair_group_bytes;
+  const int groups = matrix_groups(args.k);
+  const size_t codes_bytes = 2 * tile_step(args.format, groups);
   const size_t row_bytes = source_row_bytes(args.source, args.k);
   const int last = pair_end * kPairRows < args.n ? pair_end * kPairRows : args.n;
   for (int row = pair_begin * kPairRows; row < last; ++row) {
@@ -232,10 +233,10 @@ PackStatus pack_whole_rows(const PackArgs& args, int pair_begin, int pair_end) {
       if (!all_finite(values, kGroup)) return PackStatus::not_finite;
       largest = std::max(largest, largest_of(values, kGroup));
     }
-    Lane lane = lane_of(args.format, pair, row % kPairRows);
-    lane.scale = reinterpret_cast<uint16_t*>(pair + static_cast<size_t>(groups) * group_bytes) +
-                 row % kPairRows;
-    for (int g = 0; g < groups; ++g, lane.tile += group_bytes) {
+    Lane lane{pair + row % kPairRows / kLanes * tile_step(args.format, groups),
+              reinterpret_cast<uint16_t*>(pair + codes_bytes) + row % kPairRows, nullptr,
+              row % kLanes};
+    for (int g = 0; g < groups; ++g, lane.tile += group_step(args.format)) {
       read_group(args.source, source, args.k, g, values);
       const PackStatus status = round_q8s(values, largest, lane);
       if (status != PackStatus::ok) return status;

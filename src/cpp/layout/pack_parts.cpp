@@ -99,8 +99,8 @@ PackStatus pack_row(const PartsArgs& args, size_t source, uint8_t* pair, int row
   const int groups = matrix_groups(args.k), in_run = run_groups(args.format, groups);
   for (int g = 0; g < groups; ++g) {
     uint8_t* run = pair + static_cast<size_t>(g / in_run) * run_bytes(args.format, groups);
-    uint8_t* tile = run + g % in_run * layout.pair_group_bytes + in_front(layout, g % in_run) +
-                    row / kLanes * layout.tile_bytes;
+    uint8_t* tile = run + g % in_run * group_step(args.format) + in_front(layout, g % in_run) +
+                    row / kLanes * tile_step(args.format, groups);
     const int count = args.k - g * kGroup < kGroup ? args.k - g * kGroup : kGroup;
     const uint8_t* codes = args.codes + source * static_cast<size_t>(args.k) + g * kGroup;
     if (!put_codes(layout, codes, count, tile, row % kLanes)) return PackStatus::beyond_bits;

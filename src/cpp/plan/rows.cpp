@@ -47,8 +47,8 @@ void fetch_row(const Matrix& m, int row) {
   const uint8_t* pair = m.data + row / kPairRows * pair_bytes(m.format, m.groups());
   for (int g = 0; g < m.groups(); ++g)
     fetch_lines(pair + g / in_run * of_run +
-                    static_cast<size_t>(g % in_run) * layout.pair_group_bytes +
-                    static_cast<size_t>(tile) * layout.tile_bytes,
+                    static_cast<size_t>(g % in_run) * group_step(m.format) +
+                    static_cast<size_t>(tile) * tile_step(m.format, m.groups()),
                 layout.tile_bytes);
 }
 

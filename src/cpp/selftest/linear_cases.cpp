@@ -43,6 +43,13 @@ const std::vector<Shape>& shapes(Format format) {
   return list;
 }
 
+// Tiles A and B in turn become all tiles A and then all tiles B.
+void part_tiles(uint8_t* tiles, int groups, int bytes) {
+  const std::vector<uint8_t> in_turn(tiles, tiles + ptrdiff_t{2} * groups * bytes);
+  for (int i = 0; i < 2 * groups; ++i)
+    std::memcpy(tiles + (i / 2 + i % 2 * groups) * bytes, in_turn.data() + i * bytes, bytes);
+}
+
 // Bytes at random, or of ones and zeros in turn; float16 where the layout has it.
 Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
   const FormatInfo& layout = info(format);
@@ -73,11 +80,13 @@ Memory packed_weight(Inputs* inputs, Format format, const Shape& shape) {
       continue;
     }
     const int run = run_groups(format, matrix_groups(shape.k));
+    uint8_t* const tiles = p;
     for (int i = 0; i < run; ++i) {
       p = put_bytes(p, 2 * layout.tile_bytes);
       const int own = layout.pair_group_bytes - 2 * layout.tile_bytes;
       p = layout.two_level ? put_bytes(p, own) : put_halves(p, own);
     }
+    if (layout.row_panels) part_tiles(tiles, run, layout.tile_bytes);
     p = put_halves(p, layout.shared_bytes);
   }
   return memory;

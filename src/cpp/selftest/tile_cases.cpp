@@ -58,23 +58,25 @@ std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t
   return y;
 }
 
-void compare_products(Format format, Results* results) {
-  constexpr int kGroups = 16, kPairs = 2, kMost = 50;
-  static_assert(kGroups * kGroup == 512);
-  const std::string name = std::string("tiles ") + info(format).name;
+void compare_products(Format format, int groups, Results* results) {
+  constexpr int kPairs = 2, kMost = 50;
+  const int k = groups * kGroup;
+  const std::string name =
+      std::string("tiles ") + info(format).name + " " + std::to_string(groups) + " groups";
   Inputs inputs(301 + static_cast<uint64_t>(format));
-  Memory weight(kPairs * pair_bytes(format, kGroups));
-  for (size_t i = 0; i < kPairs * pair_bytes(format, kGroups); ++i)  // float16 below 2
+  Memory weight(kPairs * pair_bytes(format, groups));
+  for (size_t i = 0; i < kPairs * pair_bytes(format, groups); ++i)  // float16 below 2
     weight.data()[i] = static_cast<uint8_t>(inputs.bits() & (i % 2 == 0 ? 0xff : 0xbf));
-  std::vector<float> x = inputs.values(size_t{kMost} * kGroups * kGroup);
+  std::vector<float> x = inputs.values(static_cast<size_t>(kMost) * k);
   // What stands out has two planes: of the first token, of two windows, of one of them.
-  for (const int at : {3, 7 * 512 + 40, 11 * 512 + 40, 10 * 512 + 70, 13 * 512 + 75, 30 * 512 + 75})
-    x[static_cast<size_t>(at)] = 300.0f;
+  const int places[][2] = {{0, 3}, {7, 40}, {11, 40}, {10, 70}, {13, 75}, {30, 75}};
+  for (const auto& [row, column] : places)
+    x[static_cast<size_t>(row) * k + static_cast<size_t>(column % k)] = 300.0f;
   const std::vector<float> bias = inputs.values(size_t{kPairs} * kPairRows);
   for (const int m : {1, 15, 16, 17, 32, 50})
     for (int a = 0; a < kActivations; ++a) {
       const auto both = [&](const Kernels& kernels) {
-        return multiply(kernels, format, weight.data(), kGroups, kPairs, m, x, bias,
+        return multiply(kernels, format, weight.data(), groups, kPairs, m, x, bias,
                         static_cast<Activations>(a));
       };
       const std::vector<float> got = both(kModel), expected = both(kKernelsScalar);
@@ -182,7 +184,11 @@ int run_tiles(Results* results) {
   int formats = 0;
   for (int f = 0; f < kFormats; ++f) {
     if (kModel.linear[f] == nullptr) continue;
-    compare_products(static_cast<Format>(f), results);
+    compare_products(static_cast<Format>(f), 16, results);
+    // A last group alone, one block at a time, parts of rows.
+    if (info(static_cast<Format>(f)).row_panels)
+      for (const int groups : {1, 5, 48, 97, 150})
+        compare_products(static_cast<Format>(f), groups, results);
     ++formats;
   }
   run_peak(results);

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,18 @@ __all__ = [
     "ALIGNMENT",
     "COLUMNS",
     "PACKED",
-    "VERSION",
+    "VERSIONS",
     "PackedCheckpoint",
     "PackedTensor",
     "PackedWriter",
     "is_packed",
     "packed_checkpoint",
     "packed_header",
+    "packed_version",
 ]
 
 PACKED = "slmq"  # the kind of these checkpoints, and the key of the version
-VERSION = "1"
+VERSIONS = ("1", "2")  # the second one: how the tiles of formats with `row_panels` lie
 ALIGNMENT = 64
 PADDING = "slmq.padding."
 COLUMNS = ".columns"  # behind a matrix's name: column c of it reads input columns[c]
@@ -94,10 +95,10 @@ def packed_checkpoint(stored: SafetensorsCheckpoint) -> PackedCheckpoint:
         path = stored.path / SINGLE
         metadata = stored.file_metadata
         version = metadata[PACKED]
-        if version != VERSION:
+        if version not in VERSIONS:
             raise CheckpointError(
-                f"expected packed weights of version {VERSION!r}, found {version!r:.40}; convert "
-                f"the model again with this slmq, or update slmq",
+                f"expected packed weights of version {' or '.join(VERSIONS)}, found "
+                f"{version!r:.40}; convert the model again with this slmq, or update slmq",
                 file=path,
             )
         tensors: dict[str, TensorInfo] = {}
@@ -107,6 +108,13 @@ def packed_checkpoint(stored: SafetensorsCheckpoint) -> PackedCheckpoint:
                 continue
             span = stored.span(name)
             tensors[name] = _checked(info, metadata.get(name), span)
+            if version < packed_version([tensors[name].dtype]):
+                raise CheckpointError(
+                    f"packed by an older slmq, whose {tensors[name].dtype} this one does not read; "
+                    f"convert the model again",
+                    file=path,
+                    tensor=name,
+                )
             spans[name] = span
         return PackedCheckpoint(
             stored.path,
@@ -178,12 +186,17 @@ class PackedTensor:
         return packed_bytes(FORMATS[self.format], *self.shape)
 
 
+def packed_version(formats: Iterable[str]) -> str:
+    """The version of a folder that holds tensors of these formats: the oldest one that can."""
+    return VERSIONS[any(name in FORMATS and FORMATS[name].row_panels for name in formats)]
+
+
 def packed_header(tensors: Sequence[PackedTensor]) -> bytes:
     """Everything before the data of a ``model.safetensors``; its length is a multiple of 64.
 
     The data are the tensors in this order, each followed by zeros to a multiple of 64 bytes.
     """
-    metadata = {PACKED: VERSION}
+    metadata = {PACKED: packed_version(tensor.format for tensor in tensors)}
     header: dict[str, Any] = {"__metadata__": metadata}
     position = 0
     for i, tensor in enumerate(tensors):

@@ -12,7 +12,7 @@ from typing import Any
 import slmq._native as _native
 import slmq.hub as hub
 from slmq.checkpoint import PACKED, Checkpoint, open_model
-from slmq.checkpoint.packed_folder import VERSION, PackedWriter
+from slmq.checkpoint.packed_folder import PackedWriter, packed_version
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_target, new_folder, source_files
 from slmq.conversion.sentences import copy_sentences, write_sentences
@@ -80,7 +80,7 @@ def convert(
     found = hub.resolve(os.fspath(src), revision=revision, local_files_only=local_files_only)
     with open_model(found.path) as checkpoint:
         source = Source(checkpoint, None, threads)
-        config = source.config | {PACKED: _provenance(checkpoint)}
+        config = source.config | {PACKED: _provenance(checkpoint, source)}
         nbytes = sum(wish.tensor.nbytes for wish in source.wishes)
         with new_folder(target, nbytes, force) as folder:
             _write_weights(folder / SINGLE, source, progress)
@@ -104,10 +104,10 @@ def _write_weights(path: Path, source: Source, progress: Progress | None) -> Non
                 progress(done, total)
 
 
-def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+def _provenance(checkpoint: Checkpoint, source: Source) -> dict[str, Any]:
     """The section of config.json that says where the weights come from."""
     return {
-        "format_version": int(VERSION),
+        "format_version": int(packed_version(wish.tensor.format for wish in source.wishes)),
         "slmq_version": version("slmq"),
         "source": source_files(checkpoint),
     }

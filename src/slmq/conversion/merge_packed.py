@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import slmq._native as _native
 from slmq.checkpoint import PACKED, open_model
-from slmq.checkpoint.packed_folder import VERSION, PackedWriter
+from slmq.checkpoint.packed_folder import PackedWriter, packed_version
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import new_folder, source_files
 from slmq.conversion.sentences import copy_sentences, write_sentences
@@ -83,7 +83,7 @@ def merge_packed(
         _require_rounding(source, parts, lora)
         total = sum(wish.tensor.nbytes for wish in source.wishes)
         provenance = {
-            "format_version": int(VERSION),
+            "format_version": int(packed_version(wish.tensor.format for wish in source.wishes)),
             "slmq_version": version("slmq"),
             "source": source_files(checkpoint),
         }

@@ -17,7 +17,7 @@ import numpy as np
 import slmq._native as _native
 import slmq.hub as hub
 from slmq.checkpoint import PACKED, Checkpoint, open_model
-from slmq.checkpoint.packed_folder import VERSION, PackedTensor, PackedWriter
+from slmq.checkpoint.packed_folder import VERSIONS, PackedTensor, PackedWriter
 from slmq.checkpoint.safetensors import CONFIG, SINGLE
 from slmq.conversion.folder import check_room, check_target, new_folder, source_files
 from slmq.conversion.sentences import copy_sentences, write_sentences
@@ -336,7 +336,7 @@ def _provenance(
             "tokens_sha256": hashlib.sha256(tokens).hexdigest(),
         }
     return {
-        "format_version": int(VERSION),
+        "format_version": int(VERSIONS[0]),  # no format that it rounds to needs a later one
         "slmq_version": version("slmq"),
         "source": files,
         **asdict(settings),
