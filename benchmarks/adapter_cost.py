@@ -106,7 +106,7 @@ class Ours:
         """Behind a prompt."""
         self._sequence.truncate(0)
         self._run(tokens)
-        return self._plan.logits()[0].astype(np.float64)
+        return np.array(self._plan.logits()[0], np.float64)
 
     def steps(self, count: int) -> tuple[float, float]:
         """So many tokens, one by one."""
