@@ -7,7 +7,8 @@ layers but the head. Without it the plan is the one of a model that was loaded w
 number is how much longer the step or prompt takes with the adapter: the median of the ratios of all
 rounds, the ratio of the fastest, and that of the processor time of both. Which of both comes first
 in a round is random, so that nothing that returns at regular times favours one. --llama is the
-interpreter of an environment with llama-cpp-python, which then does the same with the same files.
+interpreter of an environment with llama-cpp-python, which then does the same with the same files;
+what the adapter adds to the logits behind a short prompt is compared first, as a correlation.
 --profile adds where the time goes, by kinds of steps, each step at its fastest: what a busy machine
 still tells.
 """
@@ -38,6 +39,7 @@ from slmq.plan.plan import RecordedPlan
 from slmq.weights.lora import read_lora
 
 FIRST_PROMPT = 16  # tokens before the decode steps
+SHORT_PROMPT = list(range(1, FIRST_PROMPT + 1))
 PROFILED = 200  # runs of one row of which a profile takes the fastest of every step
 F64 = npt.NDArray[np.float64]
 Timed = Callable[[], tuple[float, float]]  # seconds of the clock and of processors
@@ -100,10 +102,16 @@ class Ours:
         tokens = [1 + i % 200 for i in range(count)]
         return self._timed([tokens[i : i + most] for i in range(0, count, most)])
 
+    def logits(self, tokens: list[int]) -> F64:
+        """Behind a prompt."""
+        self._sequence.truncate(0)
+        self._run(tokens)
+        return np.array(self._plan.logits()[0], np.float64)
+
     def steps(self, count: int) -> tuple[float, float]:
         """So many tokens, one by one."""
         self._sequence.truncate(0)
-        self._run(list(range(1, FIRST_PROMPT + 1)))
+        self._run(SHORT_PROMPT)
         return self._timed([[1 + i] for i in range(count)])
 
     def profile(self, rows: int) -> F64:
@@ -156,8 +164,8 @@ def show(name: str, threads: int, steps: Pair, prompt: Pair, args: argparse.Name
         print(f"{name:10} {threads:2} threads  {kind}  {speed:8.1f} tokens/s alone  {told}")
 
 
-def ours(loaded: LoadedWeights, path: Path, threads: int, args: argparse.Namespace) -> None:
-    """Measures slmq."""
+def ours(loaded: LoadedWeights, path: Path, threads: int, args: argparse.Namespace) -> F64:
+    """Measures slmq; returns what the adapter adds to logits."""
     options = LoadOptions(n_threads=threads)
     plan = record_plan(loaded, options, adapters=True)
     adapted = Ours(plan, fit(plan, loaded, read_lora(path)))
@@ -177,10 +185,11 @@ def ours(loaded: LoadedWeights, path: Path, threads: int, args: argparse.Namespa
         without, with_it = plain.by_kind(best[0]), adapted.by_kind(best[1])
         for op in sorted(with_it, key=lambda op: without[op] - with_it[op]):
             print(f"  {rows:4} rows  {op:16} {without[op]:10.1f} us  {with_it[op]:10.1f} us")
+    return adapted.logits(SHORT_PROMPT) - plain.logits(SHORT_PROMPT)
 
 
-def theirs(model: Path, path: Path, args: argparse.Namespace) -> None:
-    """Measures llama.cpp."""
+def theirs(model: Path, path: Path, added: F64, args: argparse.Namespace) -> None:
+    """Measures llama.cpp, whose adapter should add to logits what ours has `added`."""
     script = Path(__file__).with_name("peer_llama.py")
     positions = FIRST_PROMPT + max(args.prompt, args.steps)
     with (
@@ -189,6 +198,13 @@ def theirs(model: Path, path: Path, args: argparse.Namespace) -> None:
     ):
         for worker, options in ((plain, {}), (adapted, {"lora_path": str(path)})):
             worker.ask("load", model=str(model), positions=positions, batch=1, options=options)
+
+        adds, base = (
+            np.array(worker.ask("logits", tokens=SHORT_PROMPT)["logits"])
+            for worker in (adapted, plain)
+        )
+        alike = np.corrcoef(added, (adds - base)[: len(added)])[0, 1]
+        print(f"llama.cpp  what the adapter adds to logits: correlation with slmq {alike:.4f}")
 
         def timed(worker: Worker, op: str, **fields: object) -> tuple[float, float]:
             return worker.ask(op, **fields)["seconds"], 0.0
@@ -232,9 +248,9 @@ def main() -> None:
         path = Path(folder) / "adapter.gguf"
         write_adapter(path, loaded, args.rank)
         for threads in args.threads:
-            ours(loaded, path, threads, args)
+            added = ours(loaded, path, threads, args)
         if args.llama is not None:
-            theirs(model, path, args)
+            theirs(model, path, added, args)
 
 
 if __name__ == "__main__":

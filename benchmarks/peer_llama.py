@@ -82,6 +82,14 @@ class LlamaCpp:
             llama_cpp.llama_synchronize(self._context)
         return {"seconds": time.perf_counter() - began_s}
 
+    def logits(self, tokens: list[int]) -> dict[str, list[float]]:
+        """Behind a prompt of at most `n_batch` tokens."""
+        self._forget()
+        last = len(tokens) - 1
+        self._decode([(token, i, 0, i == last) for i, token in enumerate(tokens)])
+        found = llama_cpp.llama_get_logits_ith(self._context, last)
+        return {"logits": np.ctypeslib.as_array(found, (self._llama.n_vocab(),)).tolist()}
+
     def answers(self, prompts: list[list[int]], count: int) -> dict[str, float]:
         """As llama-batched-bench: prompts one after the other, then one token of each in a batch.
 
@@ -150,6 +158,7 @@ if __name__ == "__main__":
             "use_threads": worker.use_threads,
             "prompt": worker.prompt,
             "steps": worker.steps,
+            "logits": worker.logits,
             "answers": worker.answers,
         }
     )

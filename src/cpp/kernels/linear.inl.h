@@ -279,8 +279,9 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
-// Fetches what will be read so far behind p, of the next pairs too.
-static inline void fetch_ahead(const void* p, int bytes, Ahead ahead) {
+// Fetches what will be read so far behind p, of the next pairs too. These functions must melt into their
+// callers: GCC drops calls of functions that do nothing but prefetch.
+SLMQ_INLINE void fetch_ahead(const void* p, int bytes, Ahead ahead) {
   const auto* lines = static_cast<const uint8_t*>(p) + ahead.bytes;
   if (ahead.bytes == 0) return;
   if (ahead.second_level) {
@@ -292,13 +293,13 @@ static inline void fetch_ahead(const void* p, int bytes, Ahead ahead) {
 // Scales that a run shares lie behind it and are needed with its first group: they must be fetched a
 // run earlier, whatever else is.
 template <class Weight>
-static inline void fetch_shared(const uint8_t* shared, int in_run, Ahead ahead) {
+SLMQ_INLINE void fetch_shared(const uint8_t* shared, int in_run, Ahead ahead) {
   const int run_bytes = in_run * Weight::pair_group_bytes + Weight::shared_bytes;
   if (ahead.bytes < run_bytes) ahead = {run_bytes, false};
   fetch_ahead(shared, Weight::shared_bytes, ahead);
 }
 
-static inline void fetch_beside(const LinearArgs& args, int pair) {
+SLMQ_INLINE void fetch_beside(const LinearArgs& args, int pair) {
   if (args.beside == nullptr) return;
   const uint8_t* lines = args.beside + static_cast<size_t>(pair) * args.beside_bytes;
   for (int line = 0; line < args.beside_bytes; line += 64) prefetch(lines + line);

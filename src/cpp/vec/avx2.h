@@ -279,9 +279,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
           _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
 }
 
-static inline void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
+SLMQ_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 SLMQ_INLINE void prefetch_second_level(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }

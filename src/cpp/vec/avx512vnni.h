@@ -333,9 +333,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
 }
 
-static inline void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
+SLMQ_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 SLMQ_INLINE void prefetch_second_level(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }

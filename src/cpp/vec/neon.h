@@ -204,7 +204,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return sum;
 }
 
-static inline void prefetch(const void* p) {
+SLMQ_INLINE void prefetch(const void* p) {
 #if defined(_MSC_VER) && !defined(__clang__)
   __prefetch(p);
 #else

@@ -333,7 +333,7 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return r;
 }
 
-static inline void prefetch(const void*) {}
+SLMQ_INLINE void prefetch(const void*) {}
 SLMQ_INLINE void prefetch_second_level(const void*) {}
 
 #undef SLMQ_EACH
