@@ -54,6 +54,22 @@ def test_scales_come_behind_the_lines_of_their_group(
     assert not late_lines(path, X86, set(QUANTIZED))
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64",
+    reason="reads objects of x86-64",
+)
+@pytest.mark.parametrize("isa", X86_TABLES)
+def test_weights_are_fetched_ahead(objects: dict[str, list[Path]], isa: str) -> None:
+    """GCC drops calls of a function that only prefetches, unless it must inline it."""
+    if isa not in objects:
+        pytest.skip("this compiler does not know it")
+    loops = dict(one_row_products(objects[isa][0], X86))
+    assert loops.keys() >= set(QUANTIZED)
+    for number, function in loops.items():
+        fetches = sum(each.text.startswith("prefetch") for each in function)
+        assert fetches > 0, list(FORMATS)[number]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ARM64_TABLES)
 def test_scales_come_behind_the_lines_on_arm(tmp_path: Path, isa: str) -> None:
