@@ -5,8 +5,9 @@
 MODEL is a folder of all-MiniLM-L6-v2, FILE a text that texts are cut from. Peers run in their own
 environments: `torch` (sentence-transformers, float32), `onnx` (onnxruntime, the int8 graph that
 ONNX_INT8 names) and `openvino` (the int8 graph that OPENVINO_INT8 names). Columns are one text of
-20, 128 and 256 tokens, in milliseconds, and batches of such texts and of mixed ones, in texts per
-second; medians of many rounds, of which each engine has one after the other.
+20, 128 and 256 tokens, in milliseconds, and batches of such texts, of texts about as long (half as
+long to half as long again, 256 tokens at most) and of mixed ones, in texts per second; medians of
+many rounds, of which each engine has one after the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from peer_process import Worker, others_cpu_s
 from tokenizers import Tokenizer
 
 LENGTHS = (20, 128, 256)
+LONGEST = 256  # tokens that the model takes
 FRAME = 2  # tokens around a text
 BATCH = 64
 WORKER = Path(__file__).parent / "encoder_worker.py"
@@ -68,14 +70,22 @@ def cases_of(rng: np.random.Generator) -> tuple[list[Case], list[int]]:
     """What is measured, and the lengths of all texts in the order of their use."""
     cases: list[Case] = []
     lengths: list[int] = []
+
+    def add(name: str, wanted: list[int]) -> None:
+        cases.append(
+            Case(f"{'one' if len(wanted) == 1 else BATCH} {name}", len(lengths), len(wanted))
+        )
+        lengths.extend(wanted)
+
+    mixed = np.clip(rng.lognormal(3.8, 0.9, BATCH), 8, LONGEST).astype(int).tolist()
     for length in LENGTHS:
-        cases.append(Case(f"one of {length}", len(lengths), 1))
-        lengths.append(length)
+        add(f"of {length}", [length])
     for length in LENGTHS:
-        cases.append(Case(f"{BATCH} of {length}", len(lengths), BATCH))
-        lengths += [length] * BATCH
-    cases.append(Case(f"{BATCH} mixed", len(lengths), BATCH))
-    lengths += np.clip(rng.lognormal(3.8, 0.9, BATCH), 8, 256).astype(int).tolist()
+        add(f"of {length}", [length] * BATCH)
+    for length in LENGTHS:
+        most = min(length * 3 // 2, LONGEST)
+        add(f"about {length}", rng.integers(length // 2, most + 1, BATCH).tolist())
+    add("mixed", mixed)
     return cases, lengths
 
 
