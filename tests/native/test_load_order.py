@@ -7,6 +7,7 @@ first, they cost up to a third of the memory's speed. The machine code tells.
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,16 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from weight_loops import ARM64, X86, Code, Instruction, early_scales, group_loop, one_row_products
+from weight_loops import (
+    ARM64,
+    X86,
+    Code,
+    Instruction,
+    early_scales,
+    functions,
+    group_loop,
+    one_row_products,
+)
 
 from slmq.formats import FORMATS
 
@@ -28,6 +38,15 @@ ARM64_TABLES = {
 QUANTIZED = {
     i: fmt for i, fmt in enumerate(FORMATS.values()) if fmt.quantized and (fmt.run or fmt.two_level)
 }
+
+
+# Products that ask memory for an adapter's matrices.
+FETCHING = re.compile(r"\b(low_rank_down|linear_few)\b")
+
+
+def fetches(function: list[Instruction]) -> int:
+    """How many instructions fetch lines."""
+    return sum(at.text.startswith("prefetch") for at in function)
 
 
 def late_lines(path: Path, code: Code, expected: set[int]) -> dict[str, list[str]]:
@@ -63,11 +82,25 @@ def test_weights_are_fetched_ahead(objects: dict[str, list[Path]], isa: str) -> 
     """GCC drops calls of a function that only prefetches, unless it must inline it."""
     if isa not in objects:
         pytest.skip("this compiler does not know it")
-    loops = dict(one_row_products(objects[isa][0], X86))
-    assert loops.keys() >= set(QUANTIZED)
-    for number, function in loops.items():
-        fetches = sum(each.text.startswith("prefetch") for each in function)
-        assert fetches > 0, list(FORMATS)[number]
+    (path,) = objects[isa]
+    products = dict(one_row_products(path, X86))
+    assert products.keys() >= set(QUANTIZED)
+    assert not [i for i in QUANTIZED if not fetches(products[i])]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64",
+    reason="reads objects of x86-64",
+)
+@pytest.mark.parametrize("isa", X86_TABLES)
+def test_adapters_are_fetched_ahead(objects: dict[str, list[Path]], isa: str) -> None:
+    """A by its own product, B by the products of few rows with the weights beside it."""
+    if isa not in objects:
+        pytest.skip("this compiler does not know it")
+    (path,) = objects[isa]
+    found = {name: function for name, function in functions(path, X86) if FETCHING.search(name)}
+    assert {FETCHING.search(name)[1] for name in found} == {"low_rank_down", "linear_few"}
+    assert not [name for name, function in found.items() if not fetches(function)]
 
 
 @pytest.mark.slow

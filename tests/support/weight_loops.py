@@ -50,8 +50,8 @@ class Instruction(NamedTuple):
     text: str
 
 
-def one_row_products(path: Path, code: Code) -> Iterator[tuple[int, list[Instruction]]]:
-    """Functions of an object that multiply one row: number of the format, instructions."""
+def functions(path: Path, code: Code) -> Iterator[tuple[str, list[Instruction]]]:
+    """All functions of an object: names with their arguments, instructions."""
     done = subprocess.run(
         [code.objdump, "-d", "-w", "-C", "--no-show-raw-insn", str(path)],
         check=True,
@@ -60,14 +60,20 @@ def one_row_products(path: Path, code: Code) -> Iterator[tuple[int, list[Instruc
     )
     for part in done.stdout.split("\n\n"):
         lines = part.strip().splitlines()
-        head = FUNCTION.match(lines[0]) if lines else None
-        if head and (name := ONE_ROW.search(head[2])):
+        if head := FUNCTION.match(lines[0]) if lines else None:
             rows = [line.split("\t", 1) for line in lines[1:] if "\t" in line]
             found = [
                 Instruction(int(at.strip().rstrip(":"), 16), text.removeprefix("{vex} "))
                 for at, text in rows
             ]
-            yield int(name[1]), found
+            yield head[2], found
+
+
+def one_row_products(path: Path, code: Code) -> Iterator[tuple[int, list[Instruction]]]:
+    """Functions of an object that multiply one row: number of the format, instructions."""
+    for name, function in functions(path, code):
+        if of := ONE_ROW.search(name):
+            yield int(of[1]), function
 
 
 def group_loop(function: list[Instruction], code: Code) -> list[Instruction]:
