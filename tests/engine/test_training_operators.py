@@ -383,9 +383,9 @@ def test_rope_turns_back() -> None:
     cosines, sines = np.cos(angles) * np.float32(1.5), np.sin(angles) * np.float32(1.5)
 
     def work(o: _native.Operators) -> Iterable[F32]:
-        there, back = rows(x), rows(x)
-        o.turn(there, STARTS, cosines, sines, heads, dim, False)
-        o.turn(back, STARTS, cosines, sines, heads, dim, True)
+        there, back = like(x), rows(x)
+        o.turn(rows(x), there, STARTS, (cosines, sines), heads, dim, False)
+        o.turn(back, back, STARTS, (cosines, sines), heads, dim, True)
         return there, back
 
     there, back = everywhere(work)
@@ -472,3 +472,57 @@ def test_wrong_sizes_are_refused() -> None:
         o.embed(matrix, np.array([32, 0], np.int32), 1.0, x)
     with pytest.raises(ValueError, match="share KV heads"):
         _native.Attention(3, 2, 32, 1.0, 0, 0.0)
+
+
+# ------------------------------------------------------------------ rows, and calls in one go
+
+
+def test_rows_are_added_selected_and_zeroed() -> None:
+    x, y, some = normal(37, 100, seed=1), normal(37, 100, seed=2), normal(3, 100, seed=3)
+    numbers = np.array([0, 5, 36], np.int32)
+
+    def work(o: _native.Operators) -> Iterable[F32]:
+        total, chosen, spread, nothing = rows(y), like(some), rows(y), rows(x)
+        o.add(rows(x), total)
+        o.select(rows(x), numbers, chosen)
+        o.select_back(rows(some), numbers, spread)
+        o.zero(nothing)
+        return total, chosen, spread, nothing
+
+    total, chosen, spread, nothing = everywhere(work)
+    assert (total[:, :100] == x + y).all()
+    assert (chosen[:, :100] == x[numbers]).all()
+    wanted = y.copy()
+    wanted[numbers] += some
+    assert (spread[:, :100] == wanted).all()
+    assert not nothing.any()
+    for bad in ([0, 5, 5], [5, 0, 36], [0, 5, 37], [-1, 5, 36]):
+        with pytest.raises(ValueError, match="rising numbers below 37"):
+            _native.Operators(1).select(rows(x), np.array(bad, np.int32), like(some))
+
+
+def test_held_calls_run_in_one_go() -> None:
+    o, x = _native.Operators(2), normal(37, 100, seed=1)
+    norm = _native.Norm(normal(1, 100, seed=2)[0], None, 1, 1e-5, False)
+    wanted, got = rows(x), rows(x)
+
+    def work(y: F32) -> None:
+        o.add(rows(x), y)  # what is given and forgotten is kept
+        o.norm(norm, y, y)
+        o.unary("gelu", y, y)
+
+    work(wanted)
+    o.hold()
+    work(got)
+    assert (got == rows(x)).all()
+    with pytest.raises(ValueError, match="expected rows"):
+        o.norm(norm, rows(x), rows(x[:, :32]))
+    o.run_held()
+    assert (got == wanted).all()
+    o.hold()
+    work(got)
+    o.drop_held()
+    o.run_held()
+    assert (got == wanted).all()
+    work(got)
+    assert (got != wanted).any()

@@ -9,7 +9,7 @@
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
-#include "bind/guarded.h"
+#include "bind/operators.h"
 #include "kernels/dispatch.h"
 #include "layout/memory.h"
 #include "plan/checks.h"
@@ -18,7 +18,6 @@
 namespace slmq {
 namespace {
 
-using Operators = Guarded<Workers>;
 using MatrixPointer = std::shared_ptr<Matrix>;
 using Floats = py::array_t<float>;
 // A matrix, its bias, what is added, the result.
@@ -88,7 +87,7 @@ void run_linear(Operators& o, const py::object& x, const std::vector<UseTuple>& 
   const Rows rows = rows_of(x, -1, k, "x");
   const std::vector<LinearUse> uses = uses_of(tuples, rows.m);
   const Activations kind = activations_named(activations);
-  o.run([&](Workers& workers) { linear(workers, rows, kind, uses); });
+  o.run([=](Workers& workers) { linear(workers, rows, kind, uses); }, x, tuples);
 }
 
 void run_linear_back(Operators& o, const std::vector<UseTuple>& tuples, bool add,
@@ -97,7 +96,7 @@ void run_linear_back(Operators& o, const std::vector<UseTuple>& tuples, bool add
     throw py::value_error("expected at least one matrix");
   const Rows to = rows_of(dx, -1, std::get<0>(tuples.front())->k, "dx");
   const std::vector<LinearUse> uses = uses_of(tuples, to.m);
-  o.run([&](Workers& workers) { linear_back(workers, uses, add, to); });
+  o.run([=](Workers& workers) { linear_back(workers, uses, add, to); }, tuples, dx);
 }
 
 void run_multiply(Operators& o, const py::object& x, const py::object& w, const py::object& y,
@@ -108,7 +107,7 @@ void run_multiply(Operators& o, const py::object& x, const py::object& w, const 
   if (n < 1 || n % kLanes != 0 || k < 1 || right.m < k || (transposed && left.stride < to.m))
     throw py::value_error("expected x [m, k], w [k, n] and y [m, n], n a multiple of 16");
   const Product product{left, right, to.m, n, k, transposed, add};
-  o.run([&](Workers& workers) { multiply(workers, product, to); });
+  o.run([=](Workers& workers) { multiply(workers, product, to); }, x, w, y);
 }
 
 // Gradients of a weight and of its bias, if that has one.
@@ -118,10 +117,12 @@ void run_weight_back(Operators& o, const py::object& x, const py::object& dy, in
   const WeightSlope to{weight_slope(slope, n, k), n, k};
   if (to.data == nullptr) throw py::value_error("slope: expected an array, got None");
   float* added = sums_or_null(bias, n, "bias");
-  o.run([&](Workers& workers) {
-    weight_back(workers, from, slopes, to);
-    if (added != nullptr) bias_back(workers, slopes, n, added);
-  });
+  o.run(
+      [=](Workers& workers) {
+        weight_back(workers, from, slopes, to);
+        if (added != nullptr) bias_back(workers, slopes, n, added);
+      },
+      x, dy, slope, bias);
 }
 
 // What pairs of one input share: x, the products with every A, of `count` pairs.
@@ -141,7 +142,7 @@ void run_low_rank(Operators& o, const py::object& x, const py::object& a, const 
   std::vector<TrainedUse> uses;
   for (const auto& [b, n, y] : tuples)
     uses.push_back({rows_of(b, rank, n, "b"), n, rows_of(y, in.x.m, n, "y")});
-  o.run([&](Workers& workers) { low_rank(workers, in, joined, uses); });
+  o.run([=](Workers& workers) { low_rank(workers, in, joined, uses); }, x, a, t, tuples);
 }
 
 // The gradient of a result and its columns; A and B, and their gradients.
@@ -157,16 +158,18 @@ void run_low_rank_back(Operators& o, const py::object& x, const py::object& t, i
                     rows_of(b_slope, rank, n, "b_slope")});
   }
   const Rows to = rows_of(dx, in.x.m, k, "dx");
-  o.run([&](Workers& workers) { low_rank_back(workers, in, uses, to); });
+  o.run([=](Workers& workers) { low_rank_back(workers, in, uses, to); }, x, t, tuples, dx);
 }
 
+struct PyNorm;
+using NormPointer = std::shared_ptr<PyNorm>;
 struct PyNorm {
   std::vector<float> weight, bias;
   Norm norm;
 };
 
-std::shared_ptr<PyNorm> make_norm(const py::object& weight, const py::object& bias, int heads,
-                                  float eps, bool layer) {
+NormPointer make_norm(const py::object& weight, const py::object& bias, int heads, float eps,
+                      bool layer) {
   auto made = std::make_shared<PyNorm>();
   made->weight = checked_vector<float>(weight, -1, "weight");
   const int width = static_cast<int>(made->weight.size());
@@ -194,28 +197,34 @@ void set_norm(PyNorm& n, const py::object& weight, const py::object& bias) {
   if (added != nullptr) std::copy_n(added, width, n.bias.data());
 }
 
-void run_norm(Operators& o, const PyNorm& n, const py::object& x, const py::object& y) {
-  const Rows from = rows_of(x, -1, n.norm.width * n.norm.heads, "x");
-  const Rows to = rows_of(y, from.m, n.norm.width * n.norm.heads, "y");
-  o.run([&](Workers& workers) { norm(workers, n.norm, from, to); });
+int width_of(const NormPointer& n) {
+  if (n == nullptr) throw py::type_error("expected a Norm, got None");
+  return n->norm.width * n->norm.heads;
 }
 
-void run_norm_back(Operators& o, const PyNorm& n, const py::object& x, const py::object& dy,
+void run_norm(Operators& o, const NormPointer& n, const py::object& x, const py::object& y) {
+  const Rows from = rows_of(x, -1, width_of(n), "x"), to = rows_of(y, from.m, width_of(n), "y");
+  o.run([=](Workers& workers) { norm(workers, n->norm, from, to); }, x, y);
+}
+
+void run_norm_back(Operators& o, const NormPointer& n, const py::object& x, const py::object& dy,
                    const py::object& dx) {
-  const int width = n.norm.width * n.norm.heads;
+  const int width = width_of(n);
   const Rows from = rows_of(x, -1, width, "x"), slopes = rows_of(dy, from.m, width, "dy");
   const Rows to = rows_of(dx, from.m, width, "dx");
-  o.run([&](Workers& workers) { norm_back(workers, n.norm, from, slopes, to); });
+  o.run([=](Workers& workers) { norm_back(workers, n->norm, from, slopes, to); }, x, dy, dx);
 }
 
-void run_norm_weight_back(Operators& o, const PyNorm& n, const py::object& x, const py::object& dy,
-                          float scale, const py::object& weight, const py::object& bias) {
-  const int width = n.norm.width * n.norm.heads;
+void run_norm_weight_back(Operators& o, const NormPointer& n, const py::object& x,
+                          const py::object& dy, float scale, const py::object& weight,
+                          const py::object& bias) {
+  const int width = width_of(n);
   const Rows from = rows_of(x, -1, width, "x"), slopes = rows_of(dy, from.m, width, "dy");
-  const NormSlope to{scale, sums_or_null(weight, n.norm.width, "weight"),
-                     sums_or_null(bias, n.norm.width, "bias")};
+  const NormSlope to{scale, sums_or_null(weight, n->norm.width, "weight"),
+                     sums_or_null(bias, n->norm.width, "bias")};
   if (to.weight == nullptr) throw py::value_error("weight: expected an array, got None");
-  o.run([&](Workers& workers) { norm_weight_back(workers, n.norm, from, slopes, to); });
+  o.run([=](Workers& workers) { norm_weight_back(workers, n->norm, from, slopes, to); }, x, dy,
+        weight, bias);
 }
 
 // Arrays of one size, as one row after the other.
@@ -232,9 +241,11 @@ std::vector<Rows> alike(const std::vector<py::object>& objects) {
 template <class Call>
 void by_rows(Operators& o, const std::vector<py::object>& objects, const Call& call) {
   const std::vector<Rows> rows = alike(objects);
-  o.run([&](Workers& workers) {
-    each_row(workers, rows[0].m, [&](int row, int) { call(workers.kernels, rows, row); });
-  });
+  o.run(
+      [=](Workers& workers) {
+        each_row(workers, rows[0].m, [&](int row, int) { call(workers.kernels, rows, row); });
+      },
+      objects);
 }
 
 void run_gated(Operators& o, const std::string& name, const py::object& gate, const py::object& up,
@@ -271,19 +282,20 @@ void run_unary_back(Operators& o, const std::string& name, const py::object& x,
   });
 }
 
-void run_turn(Operators& o, const py::object& x, const py::object& starts,
-              const py::object& cosines, const py::object& sines, int heads, int head_dim,
-              bool back) {
-  const auto c = checked_array<float>(cosines, {-1, -1}, "cosines");
-  const auto s = checked_array<float>(sines, {c.shape(0), c.shape(1)}, "sines");
+void run_turn(Operators& o, const py::object& x, const py::object& y, const py::object& starts,
+              const std::pair<py::object, py::object>& angles, int heads, int head_dim, bool back) {
+  const auto c = checked_array<float>(angles.first, {-1, -1}, "cosines");
+  const auto s = checked_array<float>(angles.second, {c.shape(0), c.shape(1)}, "sines");
   const int rotary = 2 * static_cast<int>(c.shape(1));
   if (heads < 1 || rotary < 2 || rotary > head_dim)
     throw py::value_error("expected angles of at most half of a head");
-  const Rows rows = rows_of(x, -1, heads * head_dim, "x");
-  const Texts texts = texts_of(starts, rows.m);
+  const Rows from = rows_of(x, -1, heads * head_dim, "x");
+  const Rows to = rows_of(y, from.m, heads * head_dim, "y");
+  if (from.stride != to.stride) throw py::value_error("y: expected rows like x");
+  const Texts texts = texts_of(starts, from.m);
   if (texts.longest() > c.shape(0)) throw py::value_error("expected angles for every place");
   const Turn how{c.data(), s.data(), rotary, head_dim, heads, back};
-  o.run([&](Workers& workers) { turn(workers, how, texts, rows); });
+  o.run([=](Workers& workers) { turn(workers, how, texts, from, to); }, x, y, starts, angles);
 }
 
 Attention attention_of(int heads, int kv_heads, int head_dim, float scale, int window,
@@ -309,7 +321,8 @@ void run_attend(Operators& o, const Attention& a, const py::object& starts, cons
                 const py::object& k, const py::object& v, const py::object& out) {
   const AttentionRows rows = attention_rows(a, q, k, v, out);
   const Texts texts = texts_of(starts, rows.q.m);
-  o.run([&](Workers& workers) { attend(workers, a, texts, rows.q, rows.k, rows.v, rows.out); });
+  o.run([=](Workers& workers) { attend(workers, a, texts, rows.q, rows.k, rows.v, rows.out); },
+        starts, q, k, v, out);
 }
 
 void run_attend_back(Operators& o, const Attention& a, const py::object& starts,
@@ -321,11 +334,15 @@ void run_attend_back(Operators& o, const Attention& a, const py::object& starts,
   const AttentionRows to = attention_rows(a, slopes[0], slopes[1], slopes[2], slopes[0]);
   if (to.q.m != rows.q.m) throw py::value_error("expected as many rows of gradients");
   const Texts texts = texts_of(starts, rows.q.m);
-  o.run([&](Workers& workers) {
-    attend_back(workers, a, texts, rows.q, rows.k, rows.v, rows.out, {to.q, to.k, to.v});
-  });
+  o.run(
+      [=](Workers& workers) {
+        attend_back(workers, a, texts, rows.q, rows.k, rows.v, rows.out, {to.q, to.k, to.v});
+      },
+      starts, qkv, d_out, slopes);
 }
 
+struct PyHead;
+using HeadPointer = std::shared_ptr<PyHead>;
 struct PyHead {
   MatrixPointer matrix;
   std::vector<float> bias;
@@ -333,8 +350,8 @@ struct PyHead {
   float softcap;
 };
 
-std::shared_ptr<PyHead> make_head(const MatrixPointer& matrix, const py::object& bias,
-                                  const std::string& activations, float softcap) {
+HeadPointer make_head(const MatrixPointer& matrix, const py::object& bias,
+                      const std::string& activations, float softcap) {
   if (matrix == nullptr) throw py::type_error("expected a Matrix, got None");
   check_softcap(softcap, "head");
   auto made = std::make_shared<PyHead>(PyHead{matrix, {}, activations_named(activations), softcap});
@@ -351,26 +368,29 @@ void set_bias(PyHead& h, const py::object& bias) {
   std::copy_n(values, h.matrix->n, h.bias.data());
 }
 
-py::array_t<double> run_loss(Operators& o, const PyHead& h, const py::object& x,
+py::array_t<double> run_loss(Operators& o, const HeadPointer& h, const py::object& x,
                              const py::object& targets, float scale, const py::object& dx,
                              const py::object& slope, const py::object& bias_slope) {
-  const Rows rows = rows_of(x, -1, h.matrix->k, "x");
+  if (h == nullptr) throw py::type_error("expected a Head, got None");
+  const Rows rows = rows_of(x, -1, h->matrix->k, "x");
   const auto wanted = checked_array<int32_t>(targets, {rows.m}, "targets");
   for (py::ssize_t i = 0; i < wanted.size(); ++i)
-    if (wanted.at(i) < 0 || wanted.at(i) >= h.matrix->n)
-      throw py::value_error("targets: expected tokens below " + std::to_string(h.matrix->n));
+    if (wanted.at(i) < 0 || wanted.at(i) >= h->matrix->n)
+      throw py::value_error("targets: expected tokens below " + std::to_string(h->matrix->n));
   Rows slopes{};
-  if (!dx.is_none()) slopes = rows_of(dx, rows.m, h.matrix->k, "dx");
+  if (!dx.is_none()) slopes = rows_of(dx, rows.m, h->matrix->k, "dx");
   py::array_t<double> losses(rows.m);
   double* to = losses.mutable_data();
-  const Head head{h.matrix.get(), h.bias.empty() ? nullptr : h.bias.data(), h.activations,
-                  h.softcap, scale};
-  const HeadSlope sums{weight_slope(slope, h.matrix->n, h.matrix->k),
-                       sums_or_null(bias_slope, h.matrix->n, "bias_slope")};
+  const Head head{h->matrix.get(), h->bias.empty() ? nullptr : h->bias.data(), h->activations,
+                  h->softcap, scale};
+  const HeadSlope sums{weight_slope(slope, h->matrix->n, h->matrix->k),
+                       sums_or_null(bias_slope, h->matrix->n, "bias_slope")};
   const int32_t* ids = wanted.data();
-  o.run([&](Workers& workers) {
-    loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes, sums);
-  });
+  o.run(
+      [=](Workers& workers) {
+        loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes, sums);
+      },
+      h, x, targets, dx, slope, bias_slope, losses);
   return losses;
 }
 
@@ -381,21 +401,14 @@ void check_ids(const py::array_t<int32_t>& tokens, int n) {
 }
 
 // Rows of the embedding, times scale.
-void run_embed(Operators& o, const Matrix& m, const py::object& ids, float scale,
+void run_embed(Operators& o, const MatrixPointer& m, const py::object& ids, float scale,
                const py::object& y) {
+  if (m == nullptr) throw py::type_error("expected a Matrix, got None");
   const auto tokens = checked_array<int32_t>(ids, {-1}, "ids");
-  const Rows to = rows_of(y, tokens.shape(0), m.k, "y");
-  check_ids(tokens, m.n);
+  const Rows to = rows_of(y, tokens.shape(0), m->k, "y");
+  check_ids(tokens, m->n);
   const int32_t* wanted = tokens.data();
-  o.run([&](Workers& workers) {
-    each_row(workers, to.m, [&](int row, int) {
-      const int id = wanted[row];
-      float* out = to.row(row);
-      workers.kernels.dequantize[static_cast<int>(m.format)](m.data, m.groups(), m.k, id, id + 1,
-                                                             out, to.stride);
-      for (int c = 0; c < m.k; ++c) out[c] = out[c] * scale;
-    });
-  });
+  o.run([=](Workers& workers) { embed(workers, *m, wanted, scale, to); }, ids, y);
 }
 
 void run_embed_back(Operators& o, const py::object& ids, float scale, const py::object& dy, int n,
@@ -406,7 +419,7 @@ void run_embed_back(Operators& o, const py::object& ids, float scale, const py::
   const WeightSlope to{weight_slope(slope, n, k), n, k};
   if (to.data == nullptr) throw py::value_error("slope: expected an array, got None");
   const int32_t* places = tokens.data();
-  o.run([&](Workers& workers) { embed_back(workers, places, scale, slopes, to); });
+  o.run([=](Workers& workers) { embed_back(workers, places, scale, slopes, to); }, ids, dy, slope);
 }
 
 // kept, first, second, second_kept, step, root, eps: see AdamStep.
@@ -422,9 +435,67 @@ void run_adam(Operators& o, const py::object& values, const py::object& slopes,
   const auto& [kept, first, second, second_kept, rate, root, eps] = numbers;
   const AdamStep step{kept, first, second, second_kept, rate, root, eps};
   float* data = to.mutable_data();
-  o.run([&](Workers& workers) {
-    adam(workers, step, data, from, moments, static_cast<size_t>(count));
+  o.run(
+      [=](Workers& workers) {
+        adam(workers, step, data, from, moments, static_cast<size_t>(count));
+      },
+      values, slopes, mean, square);
+}
+
+void run_add(Operators& o, const py::object& x, const py::object& y) {
+  by_rows(o, {x, y}, [](const Kernels&, const std::vector<Rows>& r, int row) {
+    const float* from = r[0].row(row);
+    float* to = r[1].row(row);
+    for (int c = 0; c < r[0].stride; ++c) to[c] = to[c] + from[c];
   });
+}
+
+void run_zero(Operators& o, const py::object& x) {
+  by_rows(o, {x}, [](const Kernels&, const std::vector<Rows>& r, int row) {
+    std::fill_n(r[0].row(row), r[0].stride, 0.0f);
+  });
+}
+
+// Some rows of x, whose numbers rise: no two threads add to one.
+struct Selection {
+  Rows all, some;
+  const int32_t* rows;
+};
+Selection selection_of(const py::object& all, const py::object& rows, const py::object& some) {
+  const auto numbers = checked_array<int32_t>(rows, {-1}, "rows");
+  const Selection s{rows_of(all, -1, 1, "all"), rows_of(some, numbers.shape(0), 1, "some"),
+                    numbers.data()};
+  int64_t before = -1;
+  for (int i = 0; i < s.some.m; before = s.rows[i++])
+    if (s.rows[i] <= before || s.rows[i] >= s.all.m)
+      throw py::value_error("rows: expected rising numbers below " + std::to_string(s.all.m));
+  if (s.some.stride != s.all.stride) throw py::value_error("expected rows of one width");
+  return s;
+}
+
+void run_select(Operators& o, const py::object& x, const py::object& rows, const py::object& y) {
+  const Selection s = selection_of(x, rows, y);
+  o.run(
+      [=](Workers& workers) {
+        each_row(workers, s.some.m, [&](int row, int) {
+          std::copy_n(s.all.row(s.rows[row]), s.all.stride, s.some.row(row));
+        });
+      },
+      x, rows, y);
+}
+
+void run_select_back(Operators& o, const py::object& dy, const py::object& rows,
+                     const py::object& dx) {
+  const Selection s = selection_of(dx, rows, dy);
+  o.run(
+      [=](Workers& workers) {
+        each_row(workers, s.some.m, [&](int row, int) {
+          const float* from = s.some.row(row);
+          float* to = s.all.row(s.rows[row]);
+          for (int c = 0; c < s.all.stride; ++c) to[c] = to[c] + from[c];
+        });
+      },
+      dy, rows, dx);
 }
 
 // Zeroed rows whose memory begins on a cache line.
@@ -483,7 +554,7 @@ void bind_training(py::module_& m) {
            arg("d_gate"), arg("d_up"))
       .def("unary", &run_unary, arg("name"), arg("x"), arg("y"))
       .def("unary_back", &run_unary_back, arg("name"), arg("x"), arg("dy"), arg("dx"))
-      .def("turn", &run_turn, arg("x"), arg("starts"), arg("cosines"), arg("sines"), arg("heads"),
+      .def("turn", &run_turn, arg("x"), arg("y"), arg("starts"), arg("angles"), arg("heads"),
            arg("head_dim"), arg("back"))
       .def("attend", &run_attend, arg("attention"), arg("starts"), arg("q"), arg("k"), arg("v"),
            arg("out"))
@@ -494,6 +565,13 @@ void bind_training(py::module_& m) {
       .def("embed", &run_embed, arg("matrix"), arg("ids"), arg("scale"), arg("y"))
       .def("embed_back", &run_embed_back, arg("ids"), arg("scale"), arg("dy"), arg("n"), arg("k"),
            arg("slope"))
+      .def("add", &run_add, arg("x"), arg("y"))
+      .def("zero", &run_zero, arg("x"))
+      .def("select", &run_select, arg("x"), arg("rows"), arg("y"))
+      .def("select_back", &run_select_back, arg("dy"), arg("rows"), arg("dx"))
+      .def("hold", &Operators::hold)
+      .def("run_held", &Operators::run_held)
+      .def("drop_held", &Operators::drop_held)
       .def("adam", &run_adam, arg("values"), arg("slopes"), arg("mean"), arg("square"),
            arg("numbers"))
       .def_property_readonly(

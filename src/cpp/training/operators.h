@@ -28,8 +28,7 @@ void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add,
 
 // y[i, :] (+)= sum over c, in order, of x[i, c] * w[c, :]; transposed: of x[c, i] * w[c, :].
 struct Product {
-  const Rows& x;
-  const Rows& w;
+  Rows x, w;
   int m, n, k;  // n: a multiple of 16
   bool transposed, add;
 };
@@ -82,6 +81,9 @@ void each_row(Workers& workers, int rows, const Work& work) {
   });
 }
 
+// y[i, :] = row ids[i] of the matrix, times scale.
+void embed(Workers& workers, const Matrix& matrix, const int32_t* ids, float scale, const Rows& y);
+
 // Texts that lie behind each other in the rows: text i has rows [starts[i], starts[i + 1]).
 struct Texts {
   const int32_t* starts;
@@ -95,14 +97,14 @@ struct Texts {
   }
 };
 
-// Turns the heads of rows by the angles of their places in their texts: cosines and sines float32[
-// longest text, rotary / 2]; back: by the negative angles.
+// y = x with heads turned by the angles of their places in their texts: cosines and sines float32[
+// longest text, rotary / 2]; back: by the negative angles. y may be x.
 struct Turn {
   const float *cosines, *sines;
   int rotary, head_dim, heads;
   bool back;
 };
-void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x);
+void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x, const Rows& y);
 
 // Causal attention within each text.
 struct Attention {

@@ -80,7 +80,16 @@ void norm_back(Workers& workers, const Norm& norm, const Rows& x, const Rows& dy
   });
 }
 
-void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x) {
+void embed(Workers& workers, const Matrix& matrix, const int32_t* ids, float scale, const Rows& y) {
+  const auto dequantize = workers.kernels.dequantize[static_cast<int>(matrix.format)];
+  each_row(workers, y.m, [&](int row, int) {
+    float* out = y.row(row);
+    dequantize(matrix.data, matrix.groups(), matrix.k, ids[row], ids[row] + 1, out, y.stride);
+    for (int c = 0; c < matrix.k; ++c) out[c] = out[c] * scale;
+  });
+}
+
+void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x, const Rows& y) {
   const int half = turn.rotary / 2;
   const size_t angles = static_cast<size_t>(texts.longest()) * half;
   float* negative = workers.shared(angles);
@@ -91,9 +100,10 @@ void turn(Workers& workers, const Turn& turn, const Texts& texts, const Rows& x)
     const int start = texts.starts[text];
     each_row(workers, texts.length(text), [&](int place, int) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(place) * half;
-      for (int head = 0; head < turn.heads; ++head)
-        workers.kernels.rope(x.row(start + place) + static_cast<ptrdiff_t>(head) * turn.head_dim,
-                             turn.cosines + at, sines + at, turn.rotary);
+      float* to = y.row(start + place);
+      if (y.data != x.data) std::copy_n(x.row(start + place), x.stride, to);
+      for (int head = 0; head < turn.heads; ++head, to += turn.head_dim)
+        workers.kernels.rope(to, turn.cosines + at, sines + at, turn.rotary);
     });
   }
 }

@@ -93,7 +93,8 @@ class Network:
             x = p.value(self.tape.hidden)
             dx, _ = p.slope(self.tape.hidden, len(x))
             losses = self.loss.losses(piece, x, weight, dx)
-            self._backward(p)
+            with self._together():
+                self._backward(p)
             return losses
 
     def hidden(self, piece: Piece) -> F32:
@@ -103,10 +104,22 @@ class Network:
             return found
 
     @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What operators are asked for inside runs at the end, without Python in between."""
+        self.operators.hold()
+        try:
+            yield
+        except BaseException:
+            self.operators.drop_held()
+            raise
+        self.operators.run_held()
+
+    @contextmanager
     def _forward(self, piece: Piece, *, learning: bool) -> Iterator[Pass]:
         p = Pass(self.operators, self._arena, piece, self.tape.widths)
         try:
-            self._run(p, learning=learning)
+            with self._together():
+                self._run(p, learning=learning)
             yield p
         finally:
             p.close()

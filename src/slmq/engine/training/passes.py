@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,11 @@ class Piece:
     starts: I32
     rows: I32
     targets: I32
+
+    @cached_property
+    def longest(self) -> int:
+        """Rows of the longest text."""
+        return int(np.diff(self.starts).max())
 
 
 class Arena:
@@ -122,7 +128,7 @@ class Pass:
         """The gradient of a value, to be added to."""
         array, found = self.slope(number, rows)
         if not found:
-            array.fill(0.0)
+            self.operators.zero(array)
         return array
 
     def final_slope(self, number: int) -> F32:
@@ -137,8 +143,7 @@ class Pass:
             self._slopes[to] = array, rows
             return
         if to is not None:
-            total = self._slopes[to][0][:rows]
-            np.add(total, array[:rows], out=total)
+            self.operators.add(array[:rows], self._slopes[to][0][:rows])
         self._arena.give(self._widths[number], array)
 
     def spare(self, width: int, rows: int) -> tuple[F32, F32]:

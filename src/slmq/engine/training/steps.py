@@ -114,7 +114,7 @@ class EmbedStep:
         width = self.tokens.matrix.k
         learned, spare = p.spare(width, len(tokens))
         p.operators.embed(self.positions.matrix, _places(p), 1.0, learned)
-        np.add(y, learned, out=y)
+        p.operators.add(learned, y)
         p.give(width, spare)
 
     def back(self, p: Pass) -> None:
@@ -190,7 +190,7 @@ class NormStep:
         y = p.make(self.out, len(x))
         p.operators.norm(self.part.norm, x, y)
         if self.add is not None:
-            np.add(y, p.value(self.add), out=y)
+            p.operators.add(p.value(self.add), y)
 
     def back(self, p: Pass) -> None:
         x, part = p.value(self.x), self.part
@@ -467,18 +467,16 @@ class TurnStep:
 
     def run(self, p: Pass) -> None:
         x = p.value(self.x)
-        y = p.make(self.out, len(x))
-        np.copyto(y, x)
-        self._turn(p, y, back=False)
+        self._turn(p, x, p.make(self.out, len(x)), back=False)
 
     def back(self, p: Pass) -> None:
-        self._turn(p, p.final_slope(self.out), back=True)
+        dy = p.final_slope(self.out)
+        self._turn(p, dy, dy, back=True)
         p.end_slope(self.out, to=self.x)
 
-    def _turn(self, p: Pass, rows: F32, *, back: bool) -> None:
-        starts = p.piece.starts
-        cosines, sines = self.angles.upto(int(np.diff(starts).max()))
-        p.operators.turn(rows, starts, cosines, sines, self.heads, self.head_dim, back)
+    def _turn(self, p: Pass, x: F32, y: F32, *, back: bool) -> None:
+        angles = self.angles.upto(p.piece.longest)
+        p.operators.turn(x, y, p.piece.starts, angles, self.heads, self.head_dim, back)
 
 
 @dataclass(frozen=True)
@@ -539,9 +537,9 @@ class SelectStep:
 
     def run(self, p: Pass) -> None:
         rows = p.piece.rows
-        np.take(p.value(self.x), rows, axis=0, out=p.make(self.out, len(rows)))
+        p.operators.select(p.value(self.x), rows, p.make(self.out, len(rows)))
 
     def back(self, p: Pass) -> None:
         dx = p.zeroed_slope(self.x, len(p.piece.tokens))
-        dx[p.piece.rows] += p.final_slope(self.out)
+        p.operators.select_back(p.final_slope(self.out), p.piece.rows, dx)
         p.end_slope(self.out)

@@ -1,0 +1,66 @@
+// What Python sees of training's operators: calls that run at once, or are held and run in one go.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bind/guarded.h"
+#include "training/workers.h"
+
+namespace slmq {
+
+// Between hold() and run_held() calls are checked and noted only. Then they run one behind the other:
+// an interpreter that runs in between finds its own code gone from the caches every time, and meanwhile
+// the threads fall asleep.
+class Operators {
+ public:
+  explicit Operators(std::unique_ptr<Workers> workers) : workers_(std::move(workers)) {}
+
+  const Workers& constants() const { return workers_.constants(); }
+
+  // Calls call(workers), now or later. `kept`: Python objects whose memory it points into.
+  template <class Call, class... Kept>
+  void run(Call call, const Kept&... kept) {
+    {
+      const std::lock_guard<std::mutex> lock(notes_);
+      if (holds_) {
+        held_.emplace_back([call = std::move(call), objects = std::tuple<Kept...>(kept...)](
+                               Workers& workers) { call(workers); });
+        return;
+      }
+    }
+    workers_.run(call);
+  }
+
+  void hold() {
+    const std::lock_guard<std::mutex> lock(notes_);
+    holds_ = true;
+  }
+  void run_held() {
+    const Calls calls = take();
+    workers_.run([&](Workers& workers) {
+      for (const auto& call : calls) call(workers);
+    });
+  }
+  void drop_held() { take(); }
+
+ private:
+  using Calls = std::vector<std::function<void(Workers&)>>;
+
+  Calls take() {
+    const std::lock_guard<std::mutex> lock(notes_);
+    holds_ = false;
+    return std::exchange(held_, {});
+  }
+
+  Guarded<Workers> workers_;
+  std::mutex notes_;  // what follows; nobody calls Python while it is held
+  bool holds_ = false;
+  Calls held_;
+};
+
+}  // namespace slmq
