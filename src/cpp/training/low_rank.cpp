@@ -8,7 +8,8 @@ namespace slmq {
 namespace {
 
 constexpr int kRows = 24;      // that a thread takes at once
-constexpr int kColumns = 128;  // of a gradient, likewise
+constexpr int kColumns = 256;  // of a gradient, likewise: about so many
+constexpr int kSummed = 32;    // rows that are added to them before others are read
 
 int up16(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -25,18 +26,60 @@ ProductArgs product_of(const float* x, ptrdiff_t x_row, const Rows& w, int k) {
   return args;
 }
 
-// slope[rank, columns from first on] += t.T @ rows, of all rows in order
-void add_slope(const Kernels& kernels, const float* t, int t_stride, const Rows& rows, int first,
-               int columns, const Rows& slope) {
-  ProductArgs args = product_of(t, 1, rows, rows.m);
-  args.x_step = t_stride;
-  args.w += first;
-  args.y = slope.data + first;
-  args.y_row = slope.stride;
-  args.m = slope.m;
-  args.n = columns;
-  args.add = true;
-  kernels.product(args);
+// A gradient: slope[slope.m, n] += t.T @ rows.
+struct Sum {
+  const float* t;
+  int t_stride;
+  Rows rows;
+  int n;                     // a multiple of 16
+  std::vector<Rows> slopes;  // behind each other, as many rows each
+};
+
+// Of columns from first on: of all rows in order, a few at a time so that memory is read along rows.
+void add_columns(const Kernels& kernels, const Sum& sum, int first, int columns, float* block) {
+  const Rows& one = sum.slopes.front();
+  const bool several = sum.slopes.size() > 1;
+  const Rows to = several ? Rows{block, one.m * static_cast<int>(sum.slopes.size()), columns}
+                          : Rows{one.data + first, one.m, one.stride};
+  const auto row_of = [&](int i) { return sum.slopes[i / one.m].row(i % one.m) + first; };
+  for (int i = 0; several && i < to.m; ++i) std::copy_n(row_of(i), columns, to.row(i));
+  for (int row = 0; row < sum.rows.m; row += kSummed) {
+    const Rows from{sum.rows.row(row) + first, 0, sum.rows.stride};
+    ProductArgs args = product_of(sum.t + static_cast<ptrdiff_t>(row) * sum.t_stride, 1, from,
+                                  std::min(kSummed, sum.rows.m - row));
+    args.x_step = sum.t_stride;
+    args.y = to.data;
+    args.y_row = to.stride;
+    args.m = to.m;
+    args.n = columns;
+    args.add = true;
+    kernels.product(args);
+  }
+  for (int i = 0; several && i < to.m; ++i) std::copy_n(to.row(i), columns, row_of(i));
+}
+
+// Columns that a thread takes at once, of n.
+int columns_at_once(int n) {
+  const int parts = (n + kColumns - 1) / kColumns;
+  return static_cast<int>(round_up((n + parts - 1) / parts, kGroup));
+}
+
+void add_sums(Workers& workers, const std::vector<Sum>& sums) {
+  std::vector<int> first{0};
+  size_t most = 0;
+  for (const Sum& sum : sums) {
+    const int columns = columns_at_once(sum.n);
+    first.push_back(first.back() + (sum.n + columns - 1) / columns);
+    most = std::max(most, sum.slopes.size() * sum.slopes.front().m * columns);
+  }
+  workers.reserve(most);
+  workers.each(first.back(), [&](int item, int thread) {
+    size_t i = 0;
+    while (item >= first[i + 1]) ++i;
+    const int columns = columns_at_once(sums[i].n), begin = (item - first[i]) * columns;
+    add_columns(workers.kernels, sums[i], begin, std::min(columns, sums[i].n - begin),
+                workers.own(thread));
+  });
 }
 
 void scale_rows(float* rows, int m, int columns, int stride, float scale) {
@@ -74,51 +117,43 @@ void low_rank(Workers& workers, const TrainedInput& in, const Rows& a,
 
 void low_rank_back(Workers& workers, const TrainedInput& in, const std::vector<TrainedBack>& uses,
                    const Rows& dx) {
-  const int count = static_cast<int>(uses.size()), each = up16(in.rank), stride = count * each;
+  const int count = static_cast<int>(uses.size()), rank = in.rank, ranks = rank * count;
   const int k = static_cast<int>(round_up(in.k, kGroup));
-  float* slopes = workers.shared(static_cast<size_t>(in.x.m) * stride);
+  // What flows back to t, of all pairs behind each other; a pair's product ends with zeros, on which
+  // the next one is written.
+  const int stride = up16(ranks - rank + up16(rank));
+  const size_t slopes = static_cast<size_t>(in.x.m) * stride;
+  float* memory = workers.shared(slopes + static_cast<size_t>(ranks) * k);
+  const Rows dt{memory, in.x.m, stride}, a{memory + slopes, ranks, k};
+  for (int i = 0; i < ranks; ++i) std::copy_n(uses[i / rank].a.row(i % rank), k, a.row(i));
   workers.each((in.x.m + kRows - 1) / kRows, [&](int item, int) {
     const int row = item * kRows, rows = std::min(kRows, in.x.m - row);
-    float* dt = slopes + static_cast<ptrdiff_t>(row) * stride;
-    for (const TrainedBack& use : uses) {
-      ProductArgs down = product_of(use.dy.row(row), use.dy.stride, use.b, use.n);
-      down.y = dt;
+    for (int use = 0; use < count; ++use) {
+      const TrainedBack& one = uses[use];
+      ProductArgs down = product_of(one.dy.row(row), one.dy.stride, one.b, one.n);
+      down.y = dt.row(row) + use * rank;
       down.y_row = stride;
       down.m = rows;
-      down.n = each;
+      down.n = up16(rank);
       workers.kernels.product(down);
-      scale_rows(dt, rows, each, stride, in.scale);
-      ProductArgs up = product_of(dt, stride, use.a, in.rank);
-      up.y = dx.row(row);
-      up.y_row = dx.stride;
-      up.m = rows;
-      up.n = k;
-      up.add = true;
-      workers.kernels.product(up);
-      dt += each;
     }
+    scale_rows(dt.row(row), rows, ranks, stride, in.scale);
+    ProductArgs up = product_of(dt.row(row), stride, a, ranks);
+    up.y = dx.row(row);
+    up.y_row = dx.stride;
+    up.m = rows;
+    up.n = k;
+    up.add = true;
+    workers.kernels.product(up);
   });
-  // Blocks of columns: of every A, then of every B.
-  const int blocks = (k + kColumns - 1) / kColumns;
-  std::vector<int> ends;
-  for (const TrainedBack& use : uses)
-    ends.push_back((ends.empty() ? count * blocks : ends.back()) +
-                   (use.n + kColumns - 1) / kColumns);
-  workers.each(ends.back(), [&](int item, int) {
-    if (item < count * blocks) {
-      const int use = item / blocks, first = item % blocks * kColumns;
-      add_slope(workers.kernels, slopes + use * each, stride, in.x, first,
-                std::min(kColumns, k - first), uses[use].a_slope);
-      return;
-    }
-    size_t use = 0;
-    while (item >= ends[use]) ++use;
+  std::vector<Sum> sums{{dt.data, stride, in.x, k, {}}};
+  for (int use = 0; use < count; ++use) {
     const TrainedBack& one = uses[use];
-    const int begin = use == 0 ? count * blocks : ends[use - 1];
-    const int first = (item - begin) * kColumns, n = static_cast<int>(round_up(one.n, kGroup));
-    add_slope(workers.kernels, in.t.data + static_cast<ptrdiff_t>(use) * in.rank, in.t.stride,
-              one.dy, first, std::min(kColumns, n - first), one.b_slope);
-  });
+    sums.front().slopes.push_back(one.a_slope);
+    const int n = static_cast<int>(round_up(one.n, kGroup));
+    sums.push_back({in.t.data + use * rank, in.t.stride, one.dy, n, {one.b_slope}});
+  }
+  add_sums(workers, sums);
 }
 
 }  // namespace slmq
