@@ -423,23 +423,19 @@ class Attention:
 
 class Operators:
     def __init__(self, threads: int, isa: str | None = ...) -> None: ...
-    def linear(self, x: F32, uses: Sequence[Use], activations: str) -> None: ...
+    def linear(
+        self,
+        x: F32,
+        uses: Sequence[Use],
+        activations: str,
+        pairs: tuple[F32, F32, int, float, Sequence[F32 | None]] | None = ...,
+    ) -> None: ...
     def linear_back(self, uses: Sequence[Use], add: bool, dx: F32) -> None: ...
     def multiply(
         self, x: F32, w: F32, y: F32, n: int, k: int, transposed: bool = ..., add: bool = ...
     ) -> None: ...
     def weight_back(
         self, x: F32, dy: F32, n: int, k: int, slope: F32, bias: F32 | None
-    ) -> None: ...
-    def low_rank(
-        self,
-        x: F32,
-        a: F32,
-        t: F32,
-        k: int,
-        rank: int,
-        scale: float,
-        uses: Sequence[tuple[F32, int, F32]],
     ) -> None: ...
     def low_rank_back(
         self,

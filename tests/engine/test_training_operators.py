@@ -160,30 +160,37 @@ def test_pairs_of_low_rank(m: int, k: int, rank: int, widths: tuple[int, ...]) -
     y = [normal(m, n, seed=8 + i) for i, n in enumerate(widths)]
     before = normal(m, k, seed=11)
     joined = rows(np.concatenate(a).T)
+    floats = [normal(n, k, seed=20 + i, scale=0.3) for i, n in enumerate(widths)]
+    weights = [pack(w, "f32") for w in floats]
 
     def work(o: _native.Operators) -> Iterable[F32]:
-        t, dx, outs = like(np.zeros((m, count * rank))), rows(before), [rows(one) for one in y]
-        forward = [(rows(w.T), len(w), out) for w, out in zip(b, outs, strict=True)]
-        o.low_rank(rows(x), joined, t, k, rank, scale, forward)
+        t, dx, outs = like(np.zeros((m, count * rank))), rows(before), [like(one) for one in y]
+        bare = like(y[0])
+        uses = [(w, None, None, out) for w, out in zip(weights, outs, strict=True)]
+        ups: list[F32 | None] = [rows(w.T) for w in b]
+        uses.insert(1, (weights[0], None, None, bare))  # has no pair
+        ups.insert(1, None)
+        o.linear(rows(x), uses, "a16g32", (joined, t, rank, scale, ups))
         slopes = [(like(one), rows(np.ones((rank, len(w))))) for one, w in zip(a, b, strict=True)]
         back = [
             (rows(dy), len(w), rows(one), rows(w), *slope)
             for dy, one, w, slope in zip(y, a, b, slopes, strict=True)
         ]
         o.low_rank_back(rows(x), t, k, rank, scale, back, dx)
-        return (t, dx, *outs, *(slope for both in slopes for slope in both))
+        return (t, dx, bare, *outs, *(slope for both in slopes for slope in both))
 
-    t, dx, *rest = everywhere(work)
+    t, dx, bare, *rest = everywhere(work)
     outs, slopes = rest[:count], rest[count:]
     x64, ds = (
         x.astype(np.float64),
         [scale * dy.astype(np.float64) @ w for dy, w in zip(y, b, strict=True)],
     )
+    near(bare[:, : widths[0]], x64 @ floats[0].T)
     near(dx[:, :k], before + sum(d @ one for d, one in zip(ds, a, strict=True)))
     for i, (one, w, dy) in enumerate(zip(a, b, y, strict=True)):
         products = scale * x64 @ one.T
         near(t[:, i * rank : (i + 1) * rank], products)
-        near(outs[i][:, : len(w)], dy + products @ w.T)
+        near(outs[i][:, : len(w)], x64 @ floats[i].T + products @ w.T)
         near(slopes[2 * i][:, :k], ds[i].T @ x64)
         near(slopes[2 * i + 1][:, : len(w)], 1 + products.T @ dy)
     assert not any(one[:, n:].any() for one, n in zip(outs, widths, strict=True))

@@ -1,6 +1,7 @@
 // Operators: what slmq.engine.training runs, over rows of float32 that it owns.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -78,8 +79,25 @@ std::vector<LinearUse> uses_of(const std::vector<UseTuple>& tuples, int m) {
   return uses;
 }
 
+// A.T and t of all pairs, their rank and scale; by use: B.T, or None.
+using PairsTuple = std::tuple<py::object, py::object, int, float, std::vector<py::object>>;
+
+LowRankPairs pairs_of(const PairsTuple& tuple, const std::vector<LinearUse>& uses, int m) {
+  const auto& [a, t, rank, scale, b] = tuple;
+  const auto is_none = [](const py::object& o) { return o.is_none(); };
+  const int k = uses.front().matrix->k;
+  const auto count = static_cast<int>(b.size() - std::count_if(b.begin(), b.end(), is_none));
+  if (rank < 1 || count < 1 || b.size() != uses.size())
+    throw py::value_error("pairs: expected at least one rank and one pair, and a B or None by use");
+  LowRankPairs pairs{
+      rows_of(a, k, rank * count, "a"), rows_of(t, m, rank * count, "t"), k, rank, scale, {}};
+  for (size_t i = 0; i < b.size(); ++i)
+    pairs.b.push_back(b[i].is_none() ? Rows{} : rows_of(b[i], rank, uses[i].matrix->n, "b"));
+  return pairs;
+}
+
 void run_linear(Operators& o, const py::object& x, const std::vector<UseTuple>& tuples,
-                const std::string& activations) {
+                const std::string& activations, const std::optional<PairsTuple>& added) {
   if (tuples.empty() || std::get<0>(tuples.front()) == nullptr)
     throw py::value_error("expected at least one matrix");
   const int k = std::get<0>(tuples.front())->k;
@@ -87,7 +105,10 @@ void run_linear(Operators& o, const py::object& x, const std::vector<UseTuple>& 
   const Rows rows = rows_of(x, -1, k, "x");
   const std::vector<LinearUse> uses = uses_of(tuples, rows.m);
   const Activations kind = activations_named(activations);
-  o.run([=](Workers& workers) { linear(workers, rows, kind, uses); }, x, tuples);
+  std::optional<LowRankPairs> pairs;
+  if (added) pairs = pairs_of(*added, uses, rows.m);
+  o.run([=](Workers& workers) { linear(workers, rows, kind, uses, pairs ? &*pairs : nullptr); }, x,
+        tuples, added);
 }
 
 void run_linear_back(Operators& o, const std::vector<UseTuple>& tuples, bool add,
@@ -132,17 +153,6 @@ TrainedInput low_rank_input(const py::object& x, const py::object& t, int k, int
     throw py::value_error("expected at least one column, one rank and one pair");
   const Rows rows = rows_of(x, -1, k, "x");
   return {rows, k, rows_of(t, rows.m, rank * static_cast<int>(count), "t"), rank, scale};
-}
-
-void run_low_rank(Operators& o, const py::object& x, const py::object& a, const py::object& t,
-                  int k, int rank, float scale,
-                  const std::vector<std::tuple<py::object, int, py::object>>& tuples) {
-  const TrainedInput in = low_rank_input(x, t, k, rank, scale, tuples.size());
-  const Rows joined = rows_of(a, k, rank * static_cast<int>(tuples.size()), "a");
-  std::vector<TrainedUse> uses;
-  for (const auto& [b, n, y] : tuples)
-    uses.push_back({rows_of(b, rank, n, "b"), n, rows_of(y, in.x.m, n, "y")});
-  o.run([=](Workers& workers) { low_rank(workers, in, joined, uses); }, x, a, t, tuples);
 }
 
 // The gradient of a result and its columns; A and B, and their gradients.
@@ -535,14 +545,13 @@ void bind_training(py::module_& m) {
            arg("window"), arg("softcap"));
   py::class_<Operators>(m, "Operators")
       .def(py::init(&make_operators), arg("threads"), arg("isa") = py::none())
-      .def("linear", &run_linear, arg("x"), arg("uses"), arg("activations"))
+      .def("linear", &run_linear, arg("x"), arg("uses"), arg("activations"),
+           arg("pairs") = py::none())
       .def("linear_back", &run_linear_back, arg("uses"), arg("add"), arg("dx"))
       .def("multiply", &run_multiply, arg("x"), arg("w"), arg("y"), arg("n"), arg("k"),
            arg("transposed") = false, arg("add") = false)
       .def("weight_back", &run_weight_back, arg("x"), arg("dy"), arg("n"), arg("k"), arg("slope"),
            arg("bias"))
-      .def("low_rank", &run_low_rank, arg("x"), arg("a"), arg("t"), arg("k"), arg("rank"),
-           arg("scale"), arg("uses"))
       .def("low_rank_back", &run_low_rank_back, arg("x"), arg("t"), arg("k"), arg("rank"),
            arg("scale"), arg("uses"), arg("dx"))
       .def("norm", &run_norm, arg("norm"), arg("x"), arg("y"))

@@ -15,7 +15,7 @@ int whole_rows(const LinearUse& use) { return info(use.matrix->format).row_panel
 }  // namespace
 
 void linear(Workers& workers, const Rows& x, Activations activations,
-            const std::vector<LinearUse>& uses) {
+            const std::vector<LinearUse>& uses, const LowRankPairs* pairs) {
   const Kernels& kernels = workers.kernels;
   const int groups = uses.front().matrix->groups();
   const LinearUse* panels[2] = {nullptr, nullptr};  // who needs one: by group; by row
@@ -23,19 +23,23 @@ void linear(Workers& workers, const Rows& x, Activations activations,
     if (info(use.matrix->format).quantized) panels[whole_rows(use)] = &use;
   const size_t panel_bytes = static_cast<size_t>(x.m) * groups * kActivationBytes;
   uint8_t* panel = workers.panel(2 * panel_bytes);
-  for (int kind = 0; kind < 2; ++kind) {
-    if (panels[kind] == nullptr) continue;
-    const auto quantize = quantizer(kernels, panels[kind]->matrix->format, activations);
-    workers.each((x.m + kPanelRows - 1) / kPanelRows, [&](int item, int) {
-      const int begin = item * kPanelRows;
-      quantize(x.data, x.stride, groups, x.m, begin, std::min(x.m, begin + kPanelRows),
-               panel + kind * panel_bytes);
-    });
-  }
+  constexpr int kRows = 3 * kPanelRows;  // a thread takes at once
+  const bool prepared = panels[0] != nullptr || panels[1] != nullptr || pairs != nullptr;
+  workers.each(prepared ? (x.m + kRows - 1) / kRows : 0, [&](int item, int) {
+    const int begin = item * kRows, end = std::min(x.m, begin + kRows);
+    for (int kind = 0; kind < 2; ++kind)
+      if (panels[kind] != nullptr)
+        quantizer(kernels, panels[kind]->matrix->format, activations)(
+            x.data, x.stride, groups, x.m, begin, end, panel + kind * panel_bytes);
+    if (pairs != nullptr) low_rank_down(kernels, *pairs, x, begin, end);
+  });
   constexpr int kPairs = 4;  // a thread takes at once
-  std::vector<int> first{0};
-  for (const LinearUse& use : uses)
-    first.push_back(first.back() + (use.matrix->pairs() + kPairs - 1) / kPairs);
+  std::vector<int> first{0}, places{0};
+  for (size_t i = 0; i < uses.size(); ++i) {
+    first.push_back(first.back() + (uses[i].matrix->pairs() + kPairs - 1) / kPairs);
+    const bool beside = pairs != nullptr && pairs->b[i].data != nullptr;
+    places.push_back(places.back() + (beside ? pairs->rank : 0));
+  }
   workers.each(first.back(), [&](int item, int) {
     size_t i = 0;
     while (item >= first[i + 1]) ++i;
@@ -52,9 +56,11 @@ void linear(Workers& workers, const Rows& x, Activations activations,
     args.bias = use.bias;
     args.add = use.add;
     args.add_stride = use.y.stride;
-    const int pair = (item - first[i]) * kPairs;
-    kernels.linear[static_cast<int>(use.matrix->format)](
-        args, pair, std::min(pair + kPairs, use.matrix->pairs()));
+    const int pair = (item - first[i]) * kPairs, end = std::min(pair + kPairs, use.matrix->pairs());
+    kernels.linear[static_cast<int>(use.matrix->format)](args, pair, end);
+    if (places[i + 1] > places[i])  // while these columns are in the cache
+      low_rank_up(kernels, *pairs, places[i], pairs->b[i], pair * kPairRows,
+                  (end - pair) * kPairRows, use.y);
   });
 }
 

@@ -89,30 +89,30 @@ void scale_rows(float* rows, int m, int columns, int stride, float scale) {
 
 }  // namespace
 
-void low_rank(Workers& workers, const TrainedInput& in, const Rows& a,
-              const std::vector<TrainedUse>& uses) {
-  const int ranks = up16(in.rank * static_cast<int>(uses.size()));
-  workers.each((in.x.m + kRows - 1) / kRows, [&](int item, int) {
-    const int row = item * kRows, rows = std::min(kRows, in.x.m - row);
-    ProductArgs down = product_of(in.x.row(row), in.x.stride, a, in.k);
-    down.y = in.t.row(row);
-    down.y_row = in.t.stride;
-    down.m = rows;
-    down.n = ranks;
-    workers.kernels.product(down);
-    scale_rows(down.y, rows, ranks, in.t.stride, in.scale);
-    int first = 0;
-    for (const TrainedUse& use : uses) {
-      ProductArgs up = product_of(in.t.row(row) + first, in.t.stride, use.b, in.rank);
-      up.y = use.y.row(row);
-      up.y_row = use.y.stride;
-      up.m = rows;
-      up.n = static_cast<int>(round_up(use.n, kGroup));
-      up.add = true;
-      workers.kernels.product(up);
-      first += in.rank;
-    }
-  });
+void low_rank_down(const Kernels& kernels, const LowRankPairs& pairs, const Rows& x, int begin,
+                   int end) {
+  const int ranks =
+      pairs.rank * static_cast<int>(std::count_if(pairs.b.begin(), pairs.b.end(),
+                                                  [](const Rows& b) { return b.data != nullptr; }));
+  ProductArgs down = product_of(x.row(begin), x.stride, pairs.a, pairs.k);
+  down.y = pairs.t.row(begin);
+  down.y_row = pairs.t.stride;
+  down.m = end - begin;
+  down.n = up16(ranks);
+  kernels.product(down);
+  scale_rows(down.y, down.m, down.n, pairs.t.stride, pairs.scale);
+}
+
+void low_rank_up(const Kernels& kernels, const LowRankPairs& pairs, int place, const Rows& b,
+                 int first, int columns, const Rows& y) {
+  ProductArgs up = product_of(pairs.t.data + place, pairs.t.stride, b, pairs.rank);
+  up.w += first;
+  up.y = y.data + first;
+  up.y_row = y.stride;
+  up.m = y.m;
+  up.n = columns;
+  up.add = true;
+  kernels.product(up);
 }
 
 void low_rank_back(Workers& workers, const TrainedInput& in, const std::vector<TrainedBack>& uses,

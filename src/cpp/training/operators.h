@@ -18,9 +18,25 @@ struct LinearUse {
   Rows y;
 };
 
+// Pairs of low rank beside weights that read the same rows: scale * (x @ A.T) @ B.T is added to y.
+struct LowRankPairs {
+  Rows a;  // A.T of all pairs, behind each other [k, ranks]
+  Rows t;  // becomes scale * x @ A.T, likewise
+  int k, rank;
+  float scale;
+  std::vector<Rows> b;  // by use: B.T, [rank, n]; or data null, where there is no pair
+};
+
 // Forward: inputs of integer weights are rounded to `activations`, float weights take them as they are.
 void linear(Workers& workers, const Rows& x, Activations activations,
-            const std::vector<LinearUse>& uses);
+            const std::vector<LinearUse>& uses, const LowRankPairs* pairs);
+
+// What pairs do of it: t of rows [begin, end) of x; columns [first, first + columns) of y, from
+// `place` of t on.
+void low_rank_down(const Kernels& kernels, const LowRankPairs& pairs, const Rows& x, int begin,
+                   int end);
+void low_rank_up(const Kernels& kernels, const LowRankPairs& pairs, int place, const Rows& b,
+                 int first, int columns, const Rows& y);
 
 // dx (+)= the sum over uses, in order, of y @ matrix, y being a gradient: the weight is widened a
 // few columns at a time. Rounding passes gradients through.
@@ -34,23 +50,14 @@ struct Product {
 };
 void multiply(Workers& workers, const Product& product, const Rows& y);
 
-// Pairs of low rank, of weights that read the same rows: scale * (x @ A.T) @ B.T for each.
+// Pairs on the way back: what they read, and what linear() made of it.
 struct TrainedInput {
   Rows x;
   int k;
-  Rows t;  // scale * x @ A.T of all pairs, behind each other
+  Rows t;
   int rank;
   float scale;
 };
-struct TrainedUse {
-  Rows b;  // B.T: [rank, n]
-  int n;
-  Rows y;
-};
-// Makes t, and adds to every y; a: A.T of all pairs, behind each other [k, ranks].
-void low_rank(Workers& workers, const TrainedInput& in, const Rows& a,
-              const std::vector<TrainedUse>& uses);
-
 struct TrainedBack {
   Rows dy;
   int n;

@@ -122,7 +122,7 @@ void loss(Workers& workers, const Head& head, const Rows& x, const int32_t* targ
     const Rows chunk{logits, rows, stride};
     const LinearUse use{head.matrix, head.bias, nullptr, chunk};
     const Rows read{x.row(begin), rows, x.stride};
-    linear(workers, read, head.activations, {use});
+    linear(workers, read, head.activations, {use}, nullptr);
     workers.reserve(capped == nullptr ? 0 : static_cast<size_t>(width));
     workers.each(rows, [&](int row, int thread) {
       float *values = chunk.row(row), parts[3];

@@ -307,19 +307,13 @@ class LinearStep:
         x = p.value(self.x)
         added = None if self.add is None else p.value(self.add)
         outs = [p.make(part.out, len(x)) for part in self.parts]
-        p.operators.linear(
-            x,
-            [(part.matrix, part.bias, added, y) for part, y in zip(self.parts, outs, strict=True)],
-            ACTIVATIONS,
-        )
+        uses = [(part.matrix, part.bias, added, y) for part, y in zip(self.parts, outs, strict=True)]
+        pairs = None
         for a in self.joined:
-            t, size = p.make(self.products, len(x)), self.pairs[0]
-            uses = [
-                (part.pair.b_turned, part.pair.size.n, y)
-                for part, y in zip(self.parts, outs, strict=True)
-                if part.pair is not None
-            ]
-            p.operators.low_rank(x, a, t, size.size.k, size.rank, float(self.scale()), uses)
+            t, beside = p.make(self.products, len(x)), [part.pair for part in self.parts]
+            b = [None if pair is None else pair.b_turned for pair in beside]
+            pairs = (a, t, self.pairs[0].rank, float(self.scale()), b)
+        p.operators.linear(x, uses, ACTIVATIONS, pairs)
 
     def back(self, p: Pass) -> None:
         slopes = [p.final_slope(part.out) for part in self.parts]
