@@ -7,13 +7,13 @@
 namespace slmq {
 namespace {
 
-constexpr int kQueries = 48;  // of a block
+constexpr int kQueries = 24;  // of a block: the more, the more keys that only some of them see
 
 int up16(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // Where a head of a text is worked on: rows of `columns` = head_dim rounded up to 16, as many as the
-// text's length rounded up to 16; and the same transposed, [tile of 16 rows][columns][16]. Rows of scores
-// are sixteen longer than that: of 256 or 1024 they would meet in a few sets of a cache.
+// text's length rounded up to 16; and the same transposed, [tile of 16 rows][head_dim][16]. Rows of
+// scores are sixteen longer than that: of 256 or 1024 they would meet in a few sets of a cache.
 struct Bench {
   int columns, length;
   int scores_stride() const { return length + kLanes; }
@@ -53,11 +53,18 @@ class HeadOf {
     for (int i = begin; i < begin + count; ++i, from += bench_.columns)
       std::copy_n(from, wide, to.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide);
   }
-  void transpose(const float* from, float* to) const {
-    const ptrdiff_t columns = bench_.columns;
-    for (int tile = 0; tile < padded() / kLanes; ++tile, from += kLanes * columns)
-      for (int c = 0; c < columns; ++c, to += kLanes)
-        for (int i = 0; i < kLanes; ++i) to[i] = from[i * columns + c];
+  // The columns of one head transposed, and of another one behind them as rows; returns those.
+  const float* pack(const Rows& turned, const Rows& rows, int head, float* to) const {
+    AttentionShape shape{};
+    shape.head_dim = attention_.head_dim;
+    shape.value_stride = bench_.columns;
+    const ptrdiff_t at = static_cast<ptrdiff_t>(head) * attention_.head_dim;
+    kernels_.pack_text(shape, rows_, turned.row(first_) + at, turned.stride, rows.row(first_) + at,
+                       rows.stride, to);
+    float* packed = to + static_cast<ptrdiff_t>(padded()) * attention_.head_dim;
+    std::fill(packed + static_cast<ptrdiff_t>(rows_) * bench_.columns,
+              packed + static_cast<ptrdiff_t>(padded()) * bench_.columns, 0.0f);
+    return packed;
   }
 
   // Keys that query i sees: [begin(i), i].
@@ -68,19 +75,19 @@ class HeadOf {
   // Scores of queries [from, to) with keys [low, high): products of rows with transposed rows.
   void scores(const float* rows, const float* transposed, int from, int to, int low, int high,
               float* out) const {
-    const int columns = bench_.columns;
+    const int columns = bench_.columns, wide = attention_.head_dim;
     ProductArgs args{};
     args.x = rows + static_cast<ptrdiff_t>(from) * columns;
     args.x_row = columns;
     args.x_step = 1;
-    args.w = transposed + static_cast<ptrdiff_t>(low) * columns;
-    args.w_tile = static_cast<ptrdiff_t>(columns) * kLanes;
+    args.w = transposed + static_cast<ptrdiff_t>(low) * wide;
+    args.w_tile = static_cast<ptrdiff_t>(wide) * kLanes;
     args.w_step = kLanes;
     args.y = out;
     args.y_row = bench_.scores_stride();
     args.m = to - from;
     args.n = high - low;
-    args.k = columns;
+    args.k = wide;
     kernels_.product(args);
   }
 
@@ -197,23 +204,20 @@ void add_heads(const float* from, int heads, int wide, float* to) {
 void attend(Workers& workers, const Attention& attention, const Texts& texts, const Rows& q,
             const Rows& k, const Rows& v, const Rows& out) {
   const Bench bench = bench_for(attention, texts);
-  const int shared = attention.heads / attention.kv_heads;
-  workers.reserve(5 * bench.rows_floats() + bench.scores_floats() + 64 * kLanes);
-  workers.each(texts.count * attention.heads, [&](int item, int thread) {
-    const int text = item / attention.heads, head = item % attention.heads;
+  const int heads = attention.heads, shared = heads / attention.kv_heads;
+  workers.reserve(4 * bench.rows_floats() + bench.scores_floats() + 64 * kLanes);
+  workers.each(texts.count * heads, [&](int item, int thread) {
+    const int text = item / heads, head = item % heads;
     const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
     Cut cut(workers.own(thread));
-    float *queries = cut.take(bench.rows_floats()), *keys = cut.take(bench.rows_floats());
-    float *values = cut.take(bench.rows_floats()), *turned = cut.take(bench.rows_floats());
+    float *queries = cut.take(bench.rows_floats()), *keys = cut.take(2 * bench.rows_floats());
     float *results = cut.take(bench.rows_floats()), *scores = cut.take(bench.scores_floats());
     one.take(q, head, queries);
-    one.take(k, head / shared, keys);
-    one.take(v, head / shared, values);
-    one.transpose(keys, turned);
+    const float* values = one.pack(k, v, head / shared, keys);
     for (int from = 0; from < one.rows(); from += kQueries) {
       const int to = std::min(one.rows(), from + kQueries);
       const int low = one.begin(from) / kLanes * kLanes, high = up16(to);
-      one.scores(queries, turned, from, to, low, high, scores);
+      one.scores(queries, keys, from, to, low, high, scores);
       one.shares(from, to, low, high, scores, nullptr);
       one.sum_keys(scores, values, to - from, low, high, results);
       one.give(results, from, to - from, out, head);
@@ -236,16 +240,14 @@ void attend_back(Workers& workers, const Attention& attention, const Texts& text
     const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
     Cut cut(workers.own(thread));
     const size_t rows = bench.rows_floats(), block = bench.scores_floats();
-    float *queries = cut.take(rows), *keys = cut.take(rows), *values = cut.take(rows);
-    float *turned_keys = cut.take(rows), *turned_values = cut.take(rows), *slopes = cut.take(rows);
+    float *queries = cut.take(rows), *slopes = cut.take(rows);
+    float *turned_values = cut.take(2 * rows), *turned_keys = cut.take(2 * rows);
     float *d_queries = cut.take(rows), *d_keys = cut.take(rows), *d_values = cut.take(rows);
     float *shares = cut.take(block), *d_shares = cut.take(block), *capped = cut.take(block);
     one.take(q, head, queries);
-    one.take(k, head / shared, keys);
-    one.take(v, head / shared, values);
     one.take(d_out, head, slopes);
-    one.transpose(keys, turned_keys);
-    one.transpose(values, turned_values);
+    const float* keys = one.pack(v, k, head / shared, turned_values);
+    one.pack(k, v, head / shared, turned_keys);
     std::fill_n(d_keys, rows, 0.0f);
     std::fill_n(d_values, rows, 0.0f);
     for (int from = 0; from < one.rows(); from += kQueries) {
