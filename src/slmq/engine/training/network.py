@@ -12,7 +12,7 @@ import numpy.typing as npt
 import slmq._native as _native
 from slmq.engine.training.parameters import Parameters
 from slmq.engine.training.passes import Arena, Pass, Piece
-from slmq.engine.training.steps import LinearPart, LinearStep
+from slmq.engine.training.steps import LinearPart, LinearStep, Step
 from slmq.engine.training.tape import Segment, Tape
 
 __all__ = ["Loss", "Network"]
@@ -73,6 +73,8 @@ class Network:
         self._made = [{n for step in segment.steps for n in step.makes} for segment in segments]
         self._read = [{n for step in segment.steps for n in step.reads} for segment in segments]
         self._read[-1].add(tape.hidden)
+        self._later = [set().union(*self._read[i + 1 :]) for i in range(len(segments))]
+        self._again: dict[int, list[Step]] = {}
         trained = [i for i, segment in enumerate(segments) if _learns(segment)]
         self._first = trained[0] if trained else len(segments)
         self._kept = [self._keeps(i, recompute=recompute) for i in range(len(segments))]
@@ -131,29 +133,21 @@ class Network:
                 step.run(p)
             if i == last:
                 return  # its values are needed at once
-            later = set().union(*self._read[i + 1 :])
-            keeps = self._kept[i] if learning else set[int]()
-            gone = self._made[i] if learning else set().union(*self._made[: i + 1])
-            _drop(p, gone - later - keeps)
+            if learning:
+                _drop(p, self._made[i] - self._later[i] - self._kept[i])
+            else:
+                _drop(p, set().union(*self._made[: i + 1]) - self._later[i])
 
     def _backward(self, p: Pass) -> None:
         for i in range(len(self._made) - 1, self._first - 1, -1):
             segment = self.tape.segments[i]
-            needed = {n for step in segment.steps for n in step.needs}
-            self._make_again(p, segment, needed)
+            if i not in self._again:  # every pass has kept the same
+                self._again[i] = _gone_steps(p, segment)
+            for step in self._again[i]:
+                step.run(p)
             for step in reversed(segment.steps):
                 step.back(p)
             _drop(p, self._made[i])
-
-    def _make_again(self, p: Pass, segment: Segment, needed: set[int]) -> None:
-        """Run the steps of a segment whose needed results are gone, and what these read."""
-        wanted, running = set(needed), []
-        for step in reversed(segment.steps):
-            if any(n in wanted and not p.has(n) for n in step.makes):
-                running.append(step)
-                wanted |= set(step.reads)
-        for step in reversed(running):
-            step.run(p)
 
     def _keeps(self, i: int, *, recompute: bool) -> set[int]:
         """What of a segment stays until its way back: all that is needed, or what took long."""
@@ -184,6 +178,17 @@ class _NextTokens:
 
 def _learns(segment: Segment) -> bool:
     return any(step.learns for step in segment.steps)
+
+
+def _gone_steps(p: Pass, segment: Segment) -> list[Step]:
+    """The steps of a segment whose needed results are gone, and those that make what these read."""
+    wanted = {n for step in segment.steps for n in step.needs}
+    running = []
+    for step in reversed(segment.steps):
+        if any(n in wanted and not p.has(n) for n in step.makes):
+            running.append(step)
+            wanted |= set(step.reads)
+    return running[::-1]
 
 
 def _drop(p: Pass, numbers: Iterable[int]) -> None:

@@ -10,8 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 import slmq._native as _native
+from slmq.formats import padded
 
 __all__ = ["Arena", "Pass", "Piece"]
+
+# Arrays of a width are made a few at a time: memory of at least 4 MB has large pages, and rows that lie
+# in small ones are read more slowly.
+BYTES_AT_ONCE = 6 << 20
+MOST_AT_ONCE = 16
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -46,7 +52,7 @@ class Piece:
 class Arena:
     """Rows of float32 that are used again and again.
 
-    An array has room for `rows` rows of a width. What is behind the width, up to a multiple of 32,
+    An array has room for `rows` rows of a width; a few are made at a time. What is behind the width, up to a multiple of 32,
     is zero when an array is made, and every operator leaves it so: arrays of one width may take
     each other's place, and no others.
 
@@ -63,11 +69,13 @@ class Arena:
 
     def take(self, width: int) -> F32:
         """An array with whatever numbers are in it."""
-        if self._free[width]:
-            return self._free[width].pop()
-        made = _native.zero_rows(self.rows, width)
-        self.nbytes += made.nbytes
-        return made
+        free = self._free[width]
+        if not free:
+            count = max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // (4 * self.rows * padded(width, 32))))
+            made = _native.zero_rows(self.rows * count, width)
+            self.nbytes += made.nbytes
+            free.extend(np.split(made, count))
+        return free.pop()
 
     def give(self, width: int, array: F32) -> None:
         """Take back what `take` has given."""
