@@ -36,13 +36,20 @@ class HeadOf {
         rows_(rows) {}
 
   int rows() const { return rows_; }
-  int padded() const { return up16(rows_); }
 
-  // The head's columns of the text's rows; zeros behind them.
-  void take(const Rows& from, int head, float* to) const {
+  // Queries of the first part of the text, and of the second, which takes about as long: there are more
+  // keys to see, and threads that share an odd number of heads end together.
+  int begin_of(int part) const { return part == 0 ? 0 : end_of(0); }
+  int end_of(int part) const {
+    return part == 1 ? rows_ : std::min(rows_, rows_ * 7 / 10 / kQueries * kQueries + kQueries);
+  }
+
+  // The head's columns of the text's rows [begin, end), in their places; zeros behind them.
+  void take(const Rows& from, int head, int begin, int end, float* to) const {
     const int columns = bench_.columns, wide = attention_.head_dim;
-    for (int i = 0; i < padded(); ++i, to += columns) {
-      const int count = i < rows_ ? wide : 0;
+    to += static_cast<ptrdiff_t>(begin) * columns;
+    for (int i = begin; i < up16(end); ++i, to += columns) {
+      const int count = i < end ? wide : 0;
       if (count != 0)
         std::copy_n(from.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide, count, to);
       std::fill(to + count, to + columns, 0.0f);
@@ -53,17 +60,18 @@ class HeadOf {
     for (int i = begin; i < begin + count; ++i, from += bench_.columns)
       std::copy_n(from, wide, to.row(first_ + i) + static_cast<ptrdiff_t>(head) * wide);
   }
-  // The columns of one head transposed, and of another one behind them as rows; returns those.
-  const float* pack(const Rows& turned, const Rows& rows, int head, float* to) const {
+  // The columns of a head in the text's rows [0, end), transposed, and behind them those in other rows
+  // as they are; returns those.
+  const float* pack(const Rows& turned, const Rows& rows, int head, int end, float* to) const {
     AttentionShape shape{};
     shape.head_dim = attention_.head_dim;
     shape.value_stride = bench_.columns;
     const ptrdiff_t at = static_cast<ptrdiff_t>(head) * attention_.head_dim;
-    kernels_.pack_text(shape, rows_, turned.row(first_) + at, turned.stride, rows.row(first_) + at,
+    kernels_.pack_text(shape, end, turned.row(first_) + at, turned.stride, rows.row(first_) + at,
                        rows.stride, to);
-    float* packed = to + static_cast<ptrdiff_t>(padded()) * attention_.head_dim;
-    std::fill(packed + static_cast<ptrdiff_t>(rows_) * bench_.columns,
-              packed + static_cast<ptrdiff_t>(padded()) * bench_.columns, 0.0f);
+    float* packed = to + static_cast<ptrdiff_t>(up16(end)) * attention_.head_dim;
+    std::fill(packed + static_cast<ptrdiff_t>(end) * bench_.columns,
+              packed + static_cast<ptrdiff_t>(up16(end)) * bench_.columns, 0.0f);
     return packed;
   }
 
@@ -206,16 +214,18 @@ void attend(Workers& workers, const Attention& attention, const Texts& texts, co
   const Bench bench = bench_for(attention, texts);
   const int heads = attention.heads, shared = heads / attention.kv_heads;
   workers.reserve(4 * bench.rows_floats() + bench.scores_floats() + 64 * kLanes);
-  workers.each(texts.count * heads, [&](int item, int thread) {
-    const int text = item / heads, head = item % heads;
+  workers.each(2 * texts.count * heads, [&](int item, int thread) {
+    const int text = item / 2 / heads, head = item / 2 % heads;
     const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
+    const int begin = one.begin_of(item % 2), end = one.end_of(item % 2);
+    if (begin == end) return;
     Cut cut(workers.own(thread));
     float *queries = cut.take(bench.rows_floats()), *keys = cut.take(2 * bench.rows_floats());
     float *results = cut.take(bench.rows_floats()), *scores = cut.take(bench.scores_floats());
-    one.take(q, head, queries);
-    const float* values = one.pack(k, v, head / shared, keys);
-    for (int from = 0; from < one.rows(); from += kQueries) {
-      const int to = std::min(one.rows(), from + kQueries);
+    one.take(q, head, begin, end, queries);
+    const float* values = one.pack(k, v, head / shared, end, keys);
+    for (int from = begin; from < end; from += kQueries) {
+      const int to = std::min(end, from + kQueries);
       const int low = one.begin(from) / kLanes * kLanes, high = up16(to);
       one.scores(queries, keys, from, to, low, high, scores);
       one.shares(from, to, low, high, scores, nullptr);
@@ -238,20 +248,21 @@ void attend_back(Workers& workers, const Attention& attention, const Texts& text
   workers.each(texts.count * heads, [&](int item, int thread) {
     const int text = item / heads, head = item % heads;
     const HeadOf one(workers, attention, bench, texts.starts[text], texts.length(text));
+    const int end = one.rows();
     Cut cut(workers.own(thread));
     const size_t rows = bench.rows_floats(), block = bench.scores_floats();
     float *queries = cut.take(rows), *slopes = cut.take(rows);
     float *turned_values = cut.take(2 * rows), *turned_keys = cut.take(2 * rows);
     float *d_queries = cut.take(rows), *d_keys = cut.take(rows), *d_values = cut.take(rows);
     float *shares = cut.take(block), *d_shares = cut.take(block), *capped = cut.take(block);
-    one.take(q, head, queries);
-    one.take(d_out, head, slopes);
-    const float* keys = one.pack(v, k, head / shared, turned_values);
-    one.pack(k, v, head / shared, turned_keys);
+    one.take(q, head, 0, end, queries);
+    one.take(d_out, head, 0, end, slopes);
+    const float* keys = one.pack(v, k, head / shared, end, turned_values);
+    one.pack(k, v, head / shared, end, turned_keys);
     std::fill_n(d_keys, rows, 0.0f);
     std::fill_n(d_values, rows, 0.0f);
-    for (int from = 0; from < one.rows(); from += kQueries) {
-      const int to = std::min(one.rows(), from + kQueries);
+    for (int from = 0; from < end; from += kQueries) {
+      const int to = std::min(end, from + kQueries);
       const int low = one.begin(from) / kLanes * kLanes, high = up16(to);
       one.scores(queries, turned_keys, from, to, low, high, shares);
       one.shares(from, to, low, high, shares, attention.softcap == 0.0f ? nullptr : capped);
@@ -262,8 +273,8 @@ void attend_back(Workers& workers, const Attention& attention, const Texts& text
       one.give(d_queries, from, to - from, gradients.dq, head);
       one.add_queries(d_shares, queries, from, to, low, high, d_keys);
     }
-    one.give(d_keys, 0, one.rows(), key_parts, head);
-    one.give(d_values, 0, one.rows(), value_parts, head);
+    one.give(d_keys, 0, end, key_parts, head);
+    one.give(d_values, 0, end, value_parts, head);
   });
   each_row(workers, q.m, [&](int row, int) {
     for (int head = 0; head < attention.kv_heads; ++head) {
