@@ -14,8 +14,8 @@ from slmq.formats import padded
 
 __all__ = ["Arena", "Pass", "Piece"]
 
-# Arrays of a width are made a few at a time: memory of at least 4 MB has large pages, and rows that lie
-# in small ones are read more slowly.
+# Arrays of a width are made a few at a time: memory of at least 4 MB has large pages, and rows that
+# lie in small ones are read more slowly.
 BYTES_AT_ONCE = 6 << 20
 MOST_AT_ONCE = 16
 
@@ -52,9 +52,9 @@ class Piece:
 class Arena:
     """Rows of float32 that are used again and again.
 
-    An array has room for `rows` rows of a width; a few are made at a time. What is behind the width, up to a multiple of 32,
-    is zero when an array is made, and every operator leaves it so: arrays of one width may take
-    each other's place, and no others.
+    An array has room for `rows` rows of a width; a few are made at a time. What is behind the
+    width, up to a multiple of 32, is zero when an array is made, and every operator leaves it so:
+    arrays of one width may take each other's place, and no others.
 
     Attributes
     ----------

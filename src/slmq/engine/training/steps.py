@@ -307,7 +307,8 @@ class LinearStep:
         x = p.value(self.x)
         added = None if self.add is None else p.value(self.add)
         outs = [p.make(part.out, len(x)) for part in self.parts]
-        uses = [(part.matrix, part.bias, added, y) for part, y in zip(self.parts, outs, strict=True)]
+        made = zip(self.parts, outs, strict=True)
+        uses = [(part.matrix, part.bias, added, y) for part, y in made]
         pairs = None
         for a in self.joined:
             t, beside = p.make(self.products, len(x)), [part.pair for part in self.parts]
