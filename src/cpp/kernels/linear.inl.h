@@ -215,9 +215,10 @@ struct LowPlanes {
     const int rows = panel_rows(args.m, row);
     PanelTokens a(args, row);
     for (int g = 0; g < args.groups; ++g) {
-      for (int t = 0; t < rows; ++t) {  // no branch: it could not be predicted
+      uint32_t mask = a.info->wide;
+      for (int t = 0; t < rows; ++t, mask >>= 1) {  // no branch: it could not be predicted
         at[count] = static_cast<uint16_t>(16 * g + t);
-        count += a.info[t].wide != 0 ? 1 : 0;
+        count += static_cast<int>(mask & 1);
       }
       a.next_group();
     }

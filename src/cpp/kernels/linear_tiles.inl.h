@@ -106,9 +106,7 @@ struct LowTokens {
     for (int block = 0; block < blocks; ++block) {
       PanelTokens a(args, row + block * kPanelRows);
       for (int g = 0; g < args.groups; ++g) {
-        uint64_t mask = 0;
-#pragma GCC unroll 16
-        for (int t = 0; t < kPanelRows; ++t) mask |= uint64_t{a.info[t].wide != 0} << t;
+        const uint64_t mask = a.info->wide;
         at[g] |= mask << (block * kPanelRows);
         any |= mask;
         a.next_group();

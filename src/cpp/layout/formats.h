@@ -258,7 +258,7 @@ struct ActivationInfo {
   float scaled_sum;               // scale * sum: pays for mins
   int32_t sum;                    // of 256 * high + low
   int16_t sum_high;               // of high
-  int16_t wide;                   // not 0: two planes; else low is zero
+  uint16_t wide;                  // of a block's first token alone: see has_low_plane()
   int16_t first_high, first_low;  // sums of the first sixteen columns
   // -8 times the sums of columns 4j, 4j + 1 and of 4j + 2, 4j + 3: where 16-bit accumulators start to
   // pay for the zero point of int4.
@@ -295,6 +295,14 @@ inline ActivationGroup activation_group(void* panel, int groups, int m, int row,
       (first * static_cast<size_t>(groups) + static_cast<size_t>(group) * rows) * kActivationBytes;
   return {block + at * kGroup, block + (rows + at) * kGroup,
           reinterpret_cast<ActivationInfo*>(block + rows * 2 * kGroup) + at};
+}
+
+// Whether token t of a block has two planes in a group, of which `first` is its first token's: bit t. Of
+// others low is zero. All in one place: products with many tokens ask for all of them.
+inline bool has_low_plane(const ActivationInfo& first, int t) { return (first.wide >> t & 1) != 0; }
+inline void set_low_plane(ActivationInfo* first, int t, bool wide) {
+  const uint32_t others = first->wide & ~(uint32_t{1} << t);
+  first->wide = static_cast<uint16_t>(others | (uint32_t{wide} << t));
 }
 
 // Weights whose rows have one scale take activations whose rows have one scale, so that integers are
