@@ -179,19 +179,24 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
 
-// The values of a format with a table as kernels look them up: plus 128, and the nibbles of that.
+// The values of a format with a table as kernels look them up: as signed bytes; plus 128; and, in numbers
+// of five bits, less what sixteen times the code comes to: values[q] = 16 * (q - 8) + rests[q] - 16. Values
+// that are small need no steps: values[q] = rests[q] - 16.
 struct LookupTable {
+  alignas(16) uint8_t values[16];
   alignas(16) uint8_t bytes[16];
-  alignas(16) uint8_t low[16];
-  alignas(16) uint8_t high[16];
+  alignas(16) uint8_t rests[16];
+  bool steps;
 };
 consteval LookupTable lookup_table(const Values& values) {
   LookupTable table{};
+  for (const int8_t value : values.at) table.steps = table.steps || value < -15 || value > 15;
   for (int i = 0; i < 16; ++i) {
-    const int byte = values.at[i] + 128;
-    table.bytes[i] = static_cast<uint8_t>(byte);
-    table.low[i] = static_cast<uint8_t>(byte % 16);
-    table.high[i] = static_cast<uint8_t>(byte / 16);
+    const int value = values.at[i], rest = value - (table.steps ? 16 * (i - 8) : 0);
+    if (rest < -15 || rest > 15) throw "expected values near a straight line";
+    table.values[i] = static_cast<uint8_t>(value);
+    table.bytes[i] = static_cast<uint8_t>(value + 128);
+    table.rests[i] = static_cast<uint8_t>(rest + 16);
   }
   return table;
 }
