@@ -245,6 +245,25 @@ def test_linear_of_extreme_integers(fmt: str, act: str, largest: bool) -> None:
     assert_linear(from_parts(parts, fmt), extreme_activations(k), act)
 
 
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("fmt", ["n4g32s", "f4g32s"])
+def test_linear_of_every_value_of_a_table(fmt: str, act: str) -> None:
+    """Rows of one code each, and of two: sums of sixteen bits may pass their bounds on the way."""
+    rows, k = np.arange(48)[:, None], 96
+    codes = np.where(np.arange(k) % 2 == 0, rows % 16, (rows + rows // 16 * 7) % 16)
+    parts = formats.Parts(codes.astype(np.uint8), np.ones((48, k // 32), np.float16), None)
+    assert_linear(from_parts(parts, fmt), extreme_activations(k), act)
+
+
+@pytest.mark.parametrize("fmt", ["q5g32s", "q6k", "n4g32"])
+@pytest.mark.parametrize("more", [0, 1])
+def test_linear_of_one_row_whose_low_planes_wait(fmt: str, more: int) -> None:
+    """Up to 256 parts of groups wait for the high planes; of more, all come behind these."""
+    layout = formats.FORMATS[fmt]
+    k = 32 * 256 // layout.parts + more * max(32, layout.columns)
+    assert_linear(from_parts(random_parts(fmt, 33, k), fmt), normal(1, k, seed=1), "a16g32")
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,8 +92,16 @@ def group_loop(function: list[Instruction], code: Code) -> list[Instruction]:
     return min(loops, key=len)
 
 
-def early_scales(loop: list[Instruction], code: Code) -> list[str]:
-    """Loads of scales that stand before a load of a line."""
-    lines = [i for i, at in enumerate(loop) if code.line.match(at.text)]
-    assert len(lines) >= 2, "no loads of lines"
-    return [at.text for i, at in enumerate(loop) if code.scale.match(at.text) and i < lines[-1]]
+def early_scales(loop: list[Instruction], code: Code, groups: int = 1) -> list[str]:
+    """Loads of scales that stand before a load of a line of their group, of up to so many in it."""
+    loads = [at for at in loop if code.line.match(at.text) or code.scale.match(at.text)]
+    runs = [(scale, list(of)) for scale, of in groupby(loads, lambda at: scales(at, code))]
+    lines = [len(of) for scale, of in runs if not scale]
+    assert sum(lines) >= 2, "no loads of lines"
+    in_order = not runs[0][0] and runs[-1][0] and len(lines) <= groups and len(set(lines)) == 1
+    return [] if in_order else [at.text for scale, of in runs[:-1] if scale for at in of]
+
+
+def scales(at: Instruction, code: Code) -> bool:
+    """Whether an instruction loads scales."""
+    return code.scale.match(at.text) is not None

@@ -227,7 +227,8 @@ struct Kernels {
 
   void (*product)(const ProductArgs&);
 
-  // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows.
+  // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows. Those of one block
+  // of the panel are one thread's.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel);
   // The same into a panel of rows, for weights whose rows have one scale (see quantizer()). Whole

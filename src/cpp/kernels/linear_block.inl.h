@@ -4,9 +4,13 @@
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// The dots of tiles whose codes are bytes.
+// The dots of tiles whose codes are bytes; what a table gave are codes plus 128.
 template <class Weight>
 struct Unpacked : Weight {
+  static constexpr int zero = Weight::looks_up ? 128 : Weight::zero;
+  static inline DotStart start(const int16_t* eights, int32_t sum) {
+    return Weight::looks_up ? start_zero() : Weight::start(eights, sum);
+  }
   template <int Part, int M>
   SLMQ_INLINE void dot(const uint8_t* tile, const int8_t* a, const DotStart (&from)[M],
                        i32x16 (&sums)[M]) {
@@ -64,7 +68,7 @@ struct PairScales {
   alignas(64) float scale[2][kLanes], min[2][kLanes];
   SLMQ_INLINE_MEMBER PairScales(const uint8_t* pair, const uint8_t* shared) {
     for (int tile = 0; tile < 2; ++tile) {
-      const TileScales<Weight, Part> w(pair, shared, tile);
+      const TileScales<Weight, Part> w(Weight::own(pair), shared, tile);
       store(scale[tile], w.scale);
       if (Weight::has_second) store(min[tile], w.min);
     }

@@ -25,24 +25,12 @@ static constexpr TileConfig tile_shapes(int parts) {
 
 static constexpr int kUnitBlocks = 4;
 
-// What a table holds, as bytes that are read as signed ones.
-struct SignedValues {
-  alignas(16) uint8_t at[16];
-};
-template <class Weight>
-static consteval SignedValues signed_values() {
-  SignedValues bytes{};
-  for (int i = 0; i < 16; ++i) bytes.at[i] = static_cast<uint8_t>(Weight::layout.values.at[i]);
-  return bytes;
-}
-
 // The codes of a tile less the zero point, or what they stand for, in the order of an int8 tile.
 template <class Weight>
 SLMQ_INLINE void unpack_codes(const uint8_t* __restrict tile, int8_t* __restrict codes) {
   constexpr auto zero = static_cast<int8_t>(Weight::layout.zero);
   if constexpr (Weight::looks_up) {
-    static constexpr SignedValues values = signed_values<Weight>();
-    return unpack_lookup(tile, values.at, reinterpret_cast<uint8_t*>(codes));
+    return unpack_lookup(tile, Weight::table.values, reinterpret_cast<uint8_t*>(codes));
   }
 #if defined(SLMQ_WIDE_REGISTERS)
   __m512i columns[8];
@@ -106,9 +94,7 @@ struct LowTokens {
     for (int block = 0; block < blocks; ++block) {
       PanelTokens a(args, row + block * kPanelRows);
       for (int g = 0; g < args.groups; ++g) {
-        uint64_t mask = 0;
-#pragma GCC unroll 16
-        for (int t = 0; t < kPanelRows; ++t) mask |= uint64_t{a.info[t].wide != 0} << t;
+        const uint64_t mask = a.info->wide;
         at[g] |= mask << (block * kPanelRows);
         any |= mask;
         a.next_group();
@@ -229,9 +215,7 @@ struct TileBlocks {
 
   template <int Part>
   static TileScales<Weight, Part> scales(const PairGroup<Weight>& group, int tile) {
-    TileScales<Weight, Part> w(group.own, group.shared, tile);
-    if (Weight::lifted) w.min = add(w.min, splat(128.0f));  // the table's bytes are signed here
-    return w;
+    return {Weight::own(group.own), group.shared, tile};
   }
   template <int Part, bool Low>
   SLMQ_INLINE_MEMBER static void add_part(const PairGroup<Weight>& group, int tile, const Dots& of,

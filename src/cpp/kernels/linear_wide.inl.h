@@ -41,7 +41,7 @@ template <class Weight, int Part>
 struct PairScales {
   TileScales<Weight, Part> tile[2];
   PairScales(const uint8_t* pair, const uint8_t* shared)
-      : tile{{pair, shared, 0}, {pair, shared, 1}} {}
+      : tile{{Weight::own(pair), shared, 0}, {Weight::own(pair), shared, 1}} {}
 };
 
 // A plane of M tokens of the block against a part of both tiles.

@@ -27,7 +27,7 @@ static inline void split_half(f32x16 x, int8_t* high, int8_t* low) {
 // Scales of less could underflow where they meet a weight's.
 static constexpr float kSmallest = 1e-20f;
 
-// One group: 32 values whose largest magnitude is known. Fills planes and info but for the NaNs.
+// One group: 32 values whose largest magnitude is known. Fills planes and scales but for the NaNs.
 static inline void quantize_group(const float* values, float largest, bool wide,
                                   const ActivationGroup& to) {
   const bool zero = largest < kSmallest;
@@ -47,7 +47,6 @@ static inline void quantize_group(const float* values, float largest, bool wide,
   const float unit = zero ? 0.0f : largest / steps;
   to.info->scale = wide ? unit : unit * (1.0f / 256.0f);
   to.info->scale_high = wide ? unit * 256.0f : unit;
-  to.info->wide = wide ? 1 : 0;
 }
 
 // What pays for zero points and mins: sums over columns of a plane.
@@ -152,9 +151,10 @@ static inline float outlier_cut(Largest& largest, int groups, float times) {
   return times * value;
 }
 
+// The first group of a row, which is its block's token t; the next one is `stride` further.
 template <Activations Kind>
 static void quantize_row(const float* values, int groups, const ActivationGroup& first,
-                         size_t stride) {
+                         size_t stride, int t) {
   const auto at = [&](int g) {
     const size_t bytes = static_cast<size_t>(g) * stride;
     return ActivationGroup{
@@ -176,6 +176,7 @@ static void quantize_row(const float* values, int groups, const ActivationGroup&
     const bool wide = Kind == Activations::a16 || (Kind == Activations::a8o16 && most > cut);
     quantize_group(values + g * kGroup, most, wide, to);
     sum_group(to, wide);
+    set_low_plane(to.info - t, t, wide);
   }
   if (reduce_add(spoiled) == 0.0f) return;
   for (int g = 0; g < groups; ++g) {  // such a row must surface, all of it
@@ -190,7 +191,8 @@ static void quantize_activations(const float* x, int x_stride, int groups, int m
   for (int row = row_begin; row < row_end; ++row) {
     quantize_row<Kind>(x + static_cast<size_t>(row) * x_stride, groups,
                        activation_group(panel, groups, m, row, 0),
-                       static_cast<size_t>(panel_rows(m, row)) * kActivationBytes);
+                       static_cast<size_t>(panel_rows(m, row)) * kActivationBytes,
+                       row % kPanelRows);
   }
 }
 

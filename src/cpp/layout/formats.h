@@ -179,19 +179,24 @@ inline constexpr FormatInfo kFormatInfo[kFormats] = {
 
 inline constexpr const FormatInfo& info(Format f) { return kFormatInfo[static_cast<int>(f)]; }
 
-// The values of a format with a table as kernels look them up: plus 128, and the nibbles of that.
+// The values of a format with a table as kernels look them up: as signed bytes; plus 128; and, in numbers
+// of five bits, less what sixteen times the code comes to: values[q] = 16 * (q - 8) + rests[q] - 16. Values
+// that are small need no steps: values[q] = rests[q] - 16.
 struct LookupTable {
+  alignas(16) uint8_t values[16];
   alignas(16) uint8_t bytes[16];
-  alignas(16) uint8_t low[16];
-  alignas(16) uint8_t high[16];
+  alignas(16) uint8_t rests[16];
+  bool steps;
 };
 consteval LookupTable lookup_table(const Values& values) {
   LookupTable table{};
+  for (const int8_t value : values.at) table.steps = table.steps || value < -15 || value > 15;
   for (int i = 0; i < 16; ++i) {
-    const int byte = values.at[i] + 128;
-    table.bytes[i] = static_cast<uint8_t>(byte);
-    table.low[i] = static_cast<uint8_t>(byte % 16);
-    table.high[i] = static_cast<uint8_t>(byte / 16);
+    const int value = values.at[i], rest = value - (table.steps ? 16 * (i - 8) : 0);
+    if (rest < -15 || rest > 15) throw "expected values near a straight line";
+    table.values[i] = static_cast<uint8_t>(value);
+    table.bytes[i] = static_cast<uint8_t>(value + 128);
+    table.rests[i] = static_cast<uint8_t>(rest + 16);
   }
   return table;
 }
@@ -258,7 +263,7 @@ struct ActivationInfo {
   float scaled_sum;               // scale * sum: pays for mins
   int32_t sum;                    // of 256 * high + low
   int16_t sum_high;               // of high
-  int16_t wide;                   // not 0: two planes; else low is zero
+  uint16_t wide;                  // of a block's first token alone: see has_low_plane()
   int16_t first_high, first_low;  // sums of the first sixteen columns
   // -8 times the sums of columns 4j, 4j + 1 and of 4j + 2, 4j + 3: where 16-bit accumulators start to
   // pay for the zero point of int4.
@@ -295,6 +300,14 @@ inline ActivationGroup activation_group(void* panel, int groups, int m, int row,
       (first * static_cast<size_t>(groups) + static_cast<size_t>(group) * rows) * kActivationBytes;
   return {block + at * kGroup, block + (rows + at) * kGroup,
           reinterpret_cast<ActivationInfo*>(block + rows * 2 * kGroup) + at};
+}
+
+// Whether token t of a block has two planes in a group, of which `first` is its first token's: bit t. Of
+// others low is zero. All in one place: products with many tokens ask for all of them.
+inline bool has_low_plane(const ActivationInfo& first, int t) { return (first.wide >> t & 1) != 0; }
+inline void set_low_plane(ActivationInfo* first, int t, bool wide) {
+  const uint32_t others = first->wide & ~(uint32_t{1} << t);
+  first->wide = static_cast<uint16_t>(others | (uint32_t{wide} << t));
 }
 
 // Weights whose rows have one scale take activations whose rows have one scale, so that integers are

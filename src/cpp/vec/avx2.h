@@ -110,6 +110,10 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
 static inline i32x16 halved(i32x16 v) {
   return {_mm256_srai_epi32(v.low, 1), _mm256_srai_epi32(v.high, 1)};
 }
+static inline i32x16 odd(i32x16 v) {
+  const __m256i one = _mm256_set1_epi32(1);
+  return {_mm256_and_si256(v.low, one), _mm256_and_si256(v.high, one)};
+}
 static inline f32x16 to_f32(i32x16 a) {
   return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
 }

@@ -3,7 +3,9 @@
 //   dot_u4         vpmaddubsw           u4 * s8 pairs: 8 sums of two stay below 2^15 (15*128*16 = 30720)
 //                  vpmaddwd             pairs of 16-bit sums to 32 bits
 //   dot_u8         the same twice, on the high and the low nibbles: 16 * high + low
-//   dot_lookup     the same, on nibbles that vpshufb finds
+//   dot_lookup     the same twice, on codes and on what vpshufb finds for them: 16 * (code - 8) + rest - 16.
+//                  Zero points are paid where sums start; sums may pass 2^15 on their way, and are back
+//                  within it at the end (15 * 128 * 16 = 30720)
 //   dot_planes     codes of 5 and 6 bits, widened to 32 bits before the 16-bit sums are full
 #pragma once
 
@@ -20,6 +22,9 @@ static inline DotStart start_eights(const int16_t* eights, int32_t) {
   int32_t both;
   __builtin_memcpy(&both, eights, 4);
   return _mm256_set1_epi32(both);
+}
+static inline DotStart start_lookup(const int16_t* eights, int32_t sum) {
+  return start_eights(eights, sum);
 }
 
 namespace {  // members, too, stay in this object
@@ -84,34 +89,40 @@ namespace {  // members, too, stay in this object
 // The nibbles of a byte, which is 16 * high + low: of four columns of eight rows, as they are stored.
 struct ByteNibbles {
   const uint8_t* rows;
+  SLMQ_INLINE_MEMBER static bool steps() { return true; }
   SLMQ_INLINE_MEMBER void get(int j, __m256i* low, __m256i* high) const {
     const __m256i nibble = _mm256_set1_epi8(15), w = load_i8x32(rows + 64 * j);
     *low = _mm256_and_si256(w, nibble);
     *high = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
   }
 };
-// The same, of bytes that codes of four bits find in a table.
-struct LookupNibbles {
+// Codes of four bits, and beside each what a table has for it.
+struct LookupSteps {
   const uint8_t* rows;
   const LookupTable& table;
+  SLMQ_INLINE_MEMBER bool steps() const { return table.steps; }
   SLMQ_INLINE_MEMBER void get(int j, __m256i* low, __m256i* high) const {
     __m256i code = load_i8x32(rows + 64 * (j % 4));
     if (j >= 4) code = _mm256_srli_epi16(code, 4);
-    code = _mm256_and_si256(code, _mm256_set1_epi8(15));
-    *low = _mm256_shuffle_epi8(load_table(table.low), code);
-    *high = _mm256_shuffle_epi8(load_table(table.high), code);
+    *high = _mm256_and_si256(code, _mm256_set1_epi8(15));
+    *low = _mm256_shuffle_epi8(load_table(table.rests), *high);
   }
 };
 
 }  // namespace
 
-// Eight rows of bytes: both nibbles are safe for maddubs.
+// Eight rows of numbers 16 * high + low, which are all safe for maddubs; high ones may be absent. Sums of
+// low ones start at twice `from`, sums of high ones at it.
 template <class Nibbles, int M>
-SLMQ_INLINE void dot_nibbles_rows8(const Nibbles& nibbles, const int8_t* a, __m256i (&sums)[M]) {
+SLMQ_INLINE void dot_nibbles_rows8(const Nibbles& nibbles, const int8_t* a,
+                                   const DotStart (&from)[M], __m256i (&sums)[M]) {
   a = reread(a);
   __m256i low_i16[M], high_i16[M];
 #pragma GCC unroll 6
-  for (int t = 0; t < M; ++t) low_i16[t] = high_i16[t] = _mm256_setzero_si256();
+  for (int t = 0; t < M; ++t) {
+    low_i16[t] = _mm256_slli_epi16(from[t], 1);
+    high_i16[t] = from[t];
+  }
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     __m256i w_low, w_high;
@@ -120,32 +131,37 @@ SLMQ_INLINE void dot_nibbles_rows8(const Nibbles& nibbles, const int8_t* a, __m2
     for (int t = 0; t < M; ++t) {
       const __m256i activations = broadcast_i8x4(a + t * kGroup + 4 * j);
       low_i16[t] = _mm256_add_epi16(low_i16[t], _mm256_maddubs_epi16(w_low, activations));
-      high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
       keep(low_i16[t]);
+      if (!nibbles.steps()) continue;
+      high_i16[t] = _mm256_add_epi16(high_i16[t], _mm256_maddubs_epi16(w_high, activations));
       keep(high_i16[t]);
     }
   }
   const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
-    sums[t] = _mm256_add_epi32(_mm256_madd_epi16(low_i16[t], ones),
-                               _mm256_madd_epi16(high_i16[t], sixteens));
+    sums[t] = _mm256_madd_epi16(low_i16[t], ones);
+    if (nibbles.steps())
+      sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(high_i16[t], sixteens));
   }
 }
 template <int M>
 SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
+  DotStart from[M];
+#pragma GCC unroll 6
+  for (int t = 0; t < M; ++t) from[t] = start_zero();
   __m256i low[M], high[M];
-  dot_nibbles_rows8(ByteNibbles{tile}, a, low);
-  dot_nibbles_rows8(ByteNibbles{tile + 32}, a, high);
+  dot_nibbles_rows8(ByteNibbles{tile}, a, from, low);
+  dot_nibbles_rows8(ByteNibbles{tile + 32}, a, from, high);
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }
 template <int M>
 SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
-                            i32x16 (&sums)[M]) {
+                            const DotStart (&from)[M], i32x16 (&sums)[M]) {
   __m256i low[M], high[M];
-  dot_nibbles_rows8(LookupNibbles{tile, table}, a, low);
-  dot_nibbles_rows8(LookupNibbles{tile + 32, table}, a, high);
+  dot_nibbles_rows8(LookupSteps{tile, table}, a, from, low);
+  dot_nibbles_rows8(LookupSteps{tile + 32, table}, a, from, high);
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) sums[t] = {low[t], high[t]};
 }

@@ -123,6 +123,7 @@ static inline i32x16 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline i32x16 halved(i32x16 a) { return {_mm512_srai_epi32(a.v, 1)}; }
+static inline i32x16 odd(i32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(1))}; }
 static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_i8(int8_t* p, i32x16 a) {
@@ -170,6 +171,9 @@ using DotStart = __m512i;
 static inline DotStart start_zero() { return _mm512_setzero_si512(); }
 static inline DotStart start_eights(const int16_t*, int32_t sum) {
   return _mm512_set1_epi32(-8 * sum);
+}
+static inline DotStart start_lookup(const int16_t*, int32_t sum) {
+  return _mm512_set1_epi32(-128 * sum);
 }
 
 template <int M>
@@ -225,10 +229,10 @@ SLMQ_INLINE void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16],
 }
 template <int M>
 SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
-                            i32x16 (&sums)[M]) {
+                            const DotStart (&from)[M], i32x16 (&sums)[M]) {
   a = reread(a);
 #pragma GCC unroll 4
-  for (int t = 0; t < M; ++t) sums[t].v = _mm512_setzero_si512();
+  for (int t = 0; t < M; ++t) sums[t].v = from[t];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const __m512i w_low = lookup_columns(tile, table.bytes, 0, j);

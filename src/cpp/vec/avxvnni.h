@@ -16,6 +16,9 @@ static inline DotStart start_zero() { return _mm256_setzero_si256(); }
 static inline DotStart start_eights(const int16_t*, int32_t sum) {
   return _mm256_set1_epi32(-8 * sum);
 }
+static inline DotStart start_lookup(const int16_t*, int32_t sum) {
+  return _mm256_set1_epi32(-128 * sum);
+}
 
 namespace {  // members, too, stay in this object
 
@@ -87,8 +90,8 @@ SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M])
 }
 template <int M>
 SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
-                            i32x16 (&sums)[M]) {
-  dot_tile<0, 2>(Lookup{tile, table}, a, sums);
+                            const DotStart (&from)[M], i32x16 (&sums)[M]) {
+  dot_tile<0, 2>(Lookup{tile, table}, a, from, sums);
 }
 template <int M>
 SLMQ_INLINE void add_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {

@@ -129,6 +129,9 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
 static inline i32x16 halved(i32x16 a) {
   return ints([&](int i) { return vshrq_n_s32(a.v[i], 1); });
 }
+static inline i32x16 odd(i32x16 a) {
+  return ints([&](int i) { return vandq_s32(a.v[i], vdupq_n_s32(1)); });
+}
 static inline f32x16 to_f32(i32x16 a) {
   return floats([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }
@@ -262,9 +265,10 @@ struct Bytes {
   }
 };
 
-// Bytes that codes of four bits find in a table.
+// Bytes that codes of four bits find in a table: plus 128, or as they are, seven bits and a sign.
+template <bool Signed>
 struct Lookup {
-  static constexpr int bits = 8;
+  static constexpr int bits = Signed ? 7 : 8;
   const uint8_t* tile;
   uint8x16_t table;
   SLMQ_INLINE_MEMBER Lookup(const uint8_t* of, const uint8_t (&values)[16])
@@ -298,7 +302,7 @@ SLMQ_INLINE void unpack_planes(const uint8_t* tile, uint8_t* bytes) {
 SLMQ_INLINE void unpack_u4(const uint8_t* tile, uint8_t* bytes) { unpack_planes<4>(tile, bytes); }
 // The same of what its codes find in a table.
 SLMQ_INLINE void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16], uint8_t* bytes) {
-  store_bytes(Lookup(tile, values), bytes);
+  store_bytes(Lookup<false>(tile, values), bytes);
 }
 
 // sums[t] = from[t] + the dots of columns [16 * First, 16 * Last) with token t: the table's own
@@ -325,17 +329,12 @@ static inline int8x16_t less_128(uint8x16_t u) {
   return vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(128)));
 }
 
-// Dots of bytes, each table's own way; of stored ones, and of those that a table gives.
+// Dots of bytes, each table's own way.
 template <class Tile, int M>
 SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]);
 template <int M>
 SLMQ_INLINE void dot_u8(const uint8_t* tile, const int8_t* a, i32x16 (&sums)[M]) {
   dot_bytes_u8(Bytes<8>{tile}, a, sums);
-}
-template <int M>
-SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
-                            i32x16 (&sums)[M]) {
-  dot_bytes_u8(Lookup(tile, table.bytes), a, sums);
 }
 
 template <int M>

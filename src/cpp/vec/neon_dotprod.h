@@ -54,6 +54,14 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
   lines.template operator()<3>();
 }
 
+// A table's values are signed bytes here.
+static inline DotStart start_lookup(const int16_t*, int32_t) { return start_zero(); }
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            const DotStart (&from)[M], i32x16 (&sums)[M]) {
+  dot_tile<0, 2>(Lookup<true>(tile, table.values), a, from, sums);
+}
+
 template <class Tile, int M>
 SLMQ_INLINE void dot_bytes_u8(const Tile& tile, const int8_t* a, i32x16 (&sums)[M]) {
   DotStart from[M];

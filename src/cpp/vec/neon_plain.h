@@ -1,8 +1,8 @@
 // The dots of weights on ARMv8.0 (Cortex-A53 and A72: Raspberry Pi 3 and 4), after neon.h.
 //
 //   smlal          eight products, added up in 16 bits: eight of 5-bit codes stay below 2^15
-//                  (8 * 31 * 128 = 31744), four of 6-bit codes (4 * 63 * 128 = 32256) and one of 8-bit
-//                  codes, read as u - 128
+//                  (8 * 31 * 128 = 31744), four of 6-bit codes (4 * 63 * 128 = 32256), two of a table's
+//                  values (2 * 127 * 128 = 32512) and one of 8-bit codes, read as u - 128
 //   sadalp, addp   to 32 bits, and the four columns of a row together
 #pragma once
 
@@ -56,7 +56,8 @@ struct Sums8 {
 template <int Rows, int First, int Last, class Tile, int M>
 SLMQ_INLINE void dot_rows8(const Tile& tile, const int8_t* a, const DotStart (&from)[M],
                            i32x16 (&sums)[M]) {
-  constexpr int kSteps = Tile::bits == 8 ? 1 : Tile::bits == 6 ? 4 : 8;  // before it must widen
+  // Before it must widen.
+  constexpr int kSteps = Tile::bits == 8 ? 1 : Tile::bits == 7 ? 2 : Tile::bits == 6 ? 4 : 8;
   Sums8<Rows, M> growing;
   const auto step = [&]<int Half, int J>() SLMQ_INLINE_LAMBDA {
     constexpr int kDone = 4 * (Half - First) + J;
@@ -84,6 +85,21 @@ SLMQ_INLINE void dot_tile(const Tile& tile, const int8_t* a, const DotStart (&fr
                           i32x16 (&sums)[M]) {
   dot_rows8<0, First, Last>(tile, a, from, sums);
   dot_rows8<1, First, Last>(tile, a, from, sums);
+}
+
+// A table's values are signed bytes here, of 127 at most.
+consteval bool none_is_128() {
+  for (const FormatInfo& format : kFormatInfo)
+    for (const int8_t value : format.values.at)
+      if (value == -128) return false;
+  return true;
+}
+static_assert(none_is_128());
+static inline DotStart start_lookup(const int16_t*, int32_t) { return start_zero(); }
+template <int M>
+SLMQ_INLINE void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
+                            const DotStart (&from)[M], i32x16 (&sums)[M]) {
+  dot_tile<0, 2>(Lookup<true>(tile, table.values), a, from, sums);
 }
 
 template <class Tile, int M>

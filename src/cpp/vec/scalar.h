@@ -134,10 +134,15 @@ static inline i32x16 sub(i32x16 a, i32x16 b) {
   SLMQ_EACH(a.lane[i] - b.lane[i]);
   return r;
 }
-// Half of it, rounded down.
+// Half of it, rounded down; and what that leaves, 0 or 1.
 static inline i32x16 halved(i32x16 a) {
   i32x16 r;
   SLMQ_EACH(a.lane[i] >> 1);
+  return r;
+}
+static inline i32x16 odd(i32x16 a) {
+  i32x16 r;
+  SLMQ_EACH(a.lane[i] & 1);
   return r;
 }
 static inline f32x16 to_f32(i32x16 a) {
@@ -173,10 +178,12 @@ static inline f32x16 pow2(i32x16 n) {
 static constexpr int kTokens = 1, kBlockTokens = 1, kPackedTokens = 0;
 
 // Where a dot's sums start: at nothing, or at -8 times the sum of the activations, which pays for the
-// zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo).
+// zero point of int4 (given in the two forms that ISAs may want, see ActivationInfo); or where
+// dot_lookup() must start, which knows the table's values as unsigned bytes, plus 128, or as signed ones.
 using DotStart = int32_t;
 static inline DotStart start_zero() { return 0; }
 static inline DotStart start_eights(const int16_t*, int32_t sum) { return -8 * sum; }
+static inline DotStart start_lookup(const int16_t*, int32_t sum) { return -128 * sum; }
 
 // sums[t] = from[t] + for each of 16 rows: the dot product of 32 columns with 32 int8 values of token
 // t, which start 32 bytes after those of token t - 1. Exact.
@@ -226,13 +233,13 @@ static inline void unpack_lookup(const uint8_t* tile, const uint8_t (&values)[16
     bytes[256 + i] = values[tile[i] >> 4];
   }
 }
-// Dots of the table's bytes.
+// Dots of the table's values, with sums from start_lookup().
 template <int M>
 static inline void dot_lookup(const uint8_t* tile, const LookupTable& table, const int8_t* a,
-                              i32x16 (&sums)[M]) {
+                              const DotStart (&from)[M], i32x16 (&sums)[M]) {
   uint8_t bytes[512];
   unpack_lookup(tile, table.bytes, bytes);
-  dot_u8<M>(bytes, a, sums);
+  dot_bytes_u4<M>(bytes, a, from, sums);
 }
 
 // A code of 1, 2, 5 or 6 bits in its planes (see formats.h).
