@@ -189,10 +189,9 @@ template <Activations Kind>
 static void quantize_activations(const float* x, int x_stride, int groups, int m, int row_begin,
                                  int row_end, void* panel) {
   for (int row = row_begin; row < row_end; ++row) {
-    quantize_row<Kind>(x + static_cast<size_t>(row) * x_stride, groups,
-                       activation_group(panel, groups, m, row, 0),
-                       static_cast<size_t>(panel_rows(m, row)) * kActivationBytes,
-                       row % kPanelRows);
+    quantize_row<Kind>(
+        x + static_cast<size_t>(row) * x_stride, groups, activation_group(panel, groups, m, row, 0),
+        static_cast<size_t>(panel_rows(m, row)) * kActivationBytes, row % kPanelRows);
   }
 }
 

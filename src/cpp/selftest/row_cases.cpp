@@ -71,8 +71,8 @@ void run_quantize(const Kernels& kernels, Activations activations, const char* n
           for (const float f : {a.scale, a.scale_high, a.scaled_sum}) hash.floats(&f, 1);
           const int t = i / groups % kPanelRows;
           const int32_t wide = has_low_plane(*(group.info - t), t) ? 1 : 0;
-          for (const int32_t v : {a.sum, int32_t{a.sum_high}, wide, int32_t{a.first_high},
-                                  int32_t{a.first_low}})
+          for (const int32_t v :
+               {a.sum, int32_t{a.sum_high}, wide, int32_t{a.first_high}, int32_t{a.first_low}})
             hash.bytes(&v, sizeof v);
           hash.bytes(a.eights_high, sizeof a.eights_high + sizeof a.eights_low);
           for (int c = 0; c < kGroup; ++c)
