@@ -1,6 +1,7 @@
 // What Python sees of training's operators: calls that run at once, or are held and run in one go.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -40,11 +41,18 @@ class Operators {
     const std::lock_guard<std::mutex> lock(notes_);
     holds_ = true;
   }
+  // Python looks for a Ctrl-C a few times a second.
   void run_held() {
+    constexpr std::chrono::milliseconds kUnheard(200);
     const Calls calls = take();
-    workers_.run([&](Workers& workers) {
-      for (const auto& call : calls) call(workers);
-    });
+    for (size_t next = 0; next < calls.size();) {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      workers_.run([&](Workers& workers) {
+        const auto until = std::chrono::steady_clock::now() + kUnheard;
+        do calls[next++](workers);
+        while (next < calls.size() && std::chrono::steady_clock::now() < until);
+      });
+    }
   }
   void drop_held() { take(); }
 
