@@ -7,10 +7,6 @@ of threads gives is compared by bits.
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -537,23 +533,3 @@ def test_held_calls_run_in_one_go() -> None:
     assert (got == wanted).all()
     work(got)
     assert (got != wanted).any()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no signal reaches a process by itself there")
-def test_ctrl_c_ends_what_was_held() -> None:
-    """Minutes of work were asked for; what is left of it is forgotten."""
-    o = _native.Operators(1)
-    x, y = rows(normal(512, 512, seed=1)), like(np.zeros((512, 512)))
-    o.hold()
-    for _ in range(50_000):
-        o.multiply(x, x, y, 512, 512)
-    ctrl_c = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    ctrl_c.start()
-    with pytest.raises(KeyboardInterrupt):
-        o.run_held()
-    ctrl_c.join()
-    y.fill(0.0)
-    o.run_held()
-    assert not y.any()
-    o.multiply(x, x, y, 512, 512)
-    assert y.any()

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,13 @@ template <class T>
 std::vector<T> checked_vector(const py::handle& object, py::ssize_t size, const std::string& what) {
   const auto array = checked_array<T>(object, {size}, what);
   return std::vector<T>(array.data(), array.data() + array.size());
+}
+
+// The same of numbers that say where memory is: what was checked is what is used, whatever becomes of
+// the array.
+using Numbers = std::shared_ptr<const std::vector<int32_t>>;
+inline Numbers checked_numbers(const py::handle& object, py::ssize_t size, const char* what) {
+  return std::make_shared<const std::vector<int32_t>>(checked_vector<int32_t>(object, size, what));
 }
 
 }  // namespace slmq

@@ -51,13 +51,17 @@ float* weight_slope(const py::object& object, int n, int k) {
   return sums_or_null(object, floats, "slope");
 }
 
-Texts texts_of(const py::object& object, int m) {
-  const auto starts = checked_array<int32_t>(object, {-1}, "starts");
-  const Texts texts{starts.data(), static_cast<int>(starts.size()) - 1};
+struct KeptTexts {
+  Numbers starts;
+  operator Texts() const { return {starts->data(), static_cast<int>(starts->size()) - 1}; }
+};
+KeptTexts texts_of(const py::object& object, int m) {
+  const KeptTexts kept{checked_numbers(object, -1, "starts")};
+  const Texts texts = kept;
   bool good = texts.count >= 1 && texts.starts[0] == 0 && texts.starts[texts.count] == m;
   for (int i = 0; i < texts.count; ++i) good = good && texts.length(i) >= 1;
   if (!good) throw py::value_error("starts: expected rising rows from 0 to all rows");
-  return texts;
+  return kept;
 }
 
 std::vector<LinearUse> uses_of(const std::vector<UseTuple>& tuples, int m) {
@@ -302,10 +306,10 @@ void run_turn(Operators& o, const py::object& x, const py::object& y, const py::
   const Rows from = rows_of(x, -1, heads * head_dim, "x");
   const Rows to = rows_of(y, from.m, heads * head_dim, "y");
   if (from.stride != to.stride) throw py::value_error("y: expected rows like x");
-  const Texts texts = texts_of(starts, from.m);
-  if (texts.longest() > c.shape(0)) throw py::value_error("expected angles for every place");
+  const KeptTexts texts = texts_of(starts, from.m);
+  if (Texts(texts).longest() > c.shape(0)) throw py::value_error("expected angles for every place");
   const Turn how{c.data(), s.data(), rotary, head_dim, heads, back};
-  o.run([=](Workers& workers) { turn(workers, how, texts, from, to); }, x, y, starts, angles);
+  o.run([=](Workers& workers) { turn(workers, how, texts, from, to); }, x, y, angles);
 }
 
 Attention attention_of(int heads, int kv_heads, int head_dim, float scale, int window,
@@ -330,9 +334,9 @@ AttentionRows attention_rows(const Attention& a, const py::object& q, const py::
 void run_attend(Operators& o, const Attention& a, const py::object& starts, const py::object& q,
                 const py::object& k, const py::object& v, const py::object& out) {
   const AttentionRows rows = attention_rows(a, q, k, v, out);
-  const Texts texts = texts_of(starts, rows.q.m);
-  o.run([=](Workers& workers) { attend(workers, a, texts, rows.q, rows.k, rows.v, rows.out); },
-        starts, q, k, v, out);
+  const KeptTexts texts = texts_of(starts, rows.q.m);
+  o.run([=](Workers& workers) { attend(workers, a, texts, rows.q, rows.k, rows.v, rows.out); }, q,
+        k, v, out);
 }
 
 void run_attend_back(Operators& o, const Attention& a, const py::object& starts,
@@ -343,12 +347,12 @@ void run_attend_back(Operators& o, const Attention& a, const py::object& starts,
   const AttentionRows rows = attention_rows(a, qkv[0], qkv[1], qkv[2], d_out);
   const AttentionRows to = attention_rows(a, slopes[0], slopes[1], slopes[2], slopes[0]);
   if (to.q.m != rows.q.m) throw py::value_error("expected as many rows of gradients");
-  const Texts texts = texts_of(starts, rows.q.m);
+  const KeptTexts texts = texts_of(starts, rows.q.m);
   o.run(
       [=](Workers& workers) {
         attend_back(workers, a, texts, rows.q, rows.k, rows.v, rows.out, {to.q, to.k, to.v});
       },
-      starts, qkv, d_out, slopes);
+      qkv, d_out, slopes);
 }
 
 struct PyHead;
@@ -378,15 +382,21 @@ void set_bias(PyHead& h, const py::object& bias) {
   std::copy_n(values, h.matrix->n, h.bias.data());
 }
 
+Numbers tokens_of(const py::object& object, py::ssize_t count, int n, const char* what) {
+  Numbers tokens = checked_numbers(object, count, what);
+  for (const int32_t token : *tokens)
+    if (token < 0 || token >= n)
+      throw py::value_error(std::string(what) + ": expected tokens below " + std::to_string(n));
+  return tokens;
+}
+
 py::array_t<double> run_loss(Operators& o, const HeadPointer& h, const py::object& x,
                              const py::object& targets, float scale, const py::object& dx,
                              const py::object& slope, const py::object& bias_slope) {
   if (h == nullptr) throw py::type_error("expected a Head, got None");
+  o.refuse_while_held("loss");
   const Rows rows = rows_of(x, -1, h->matrix->k, "x");
-  const auto wanted = checked_array<int32_t>(targets, {rows.m}, "targets");
-  for (py::ssize_t i = 0; i < wanted.size(); ++i)
-    if (wanted.at(i) < 0 || wanted.at(i) >= h->matrix->n)
-      throw py::value_error("targets: expected tokens below " + std::to_string(h->matrix->n));
+  const Numbers wanted = tokens_of(targets, rows.m, h->matrix->n, "targets");
   Rows slopes{};
   if (!dx.is_none()) slopes = rows_of(dx, rows.m, h->matrix->k, "dx");
   py::array_t<double> losses(rows.m);
@@ -395,41 +405,31 @@ py::array_t<double> run_loss(Operators& o, const HeadPointer& h, const py::objec
                   h->softcap, scale};
   const HeadSlope sums{weight_slope(slope, h->matrix->n, h->matrix->k),
                        sums_or_null(bias_slope, h->matrix->n, "bias_slope")};
-  const int32_t* ids = wanted.data();
   o.run(
       [=](Workers& workers) {
-        loss(workers, head, rows, ids, to, slopes.data == nullptr ? nullptr : &slopes, sums);
+        loss(workers, head, rows, wanted->data(), to, slopes.data == nullptr ? nullptr : &slopes,
+             sums);
       },
-      h, x, targets, dx, slope, bias_slope, losses);
+      h, x, dx, slope, bias_slope, losses);
   return losses;
 }
 
-void check_ids(const py::array_t<int32_t>& tokens, int n) {
-  for (py::ssize_t i = 0; i < tokens.size(); ++i)
-    if (tokens.at(i) < 0 || tokens.at(i) >= n)
-      throw py::value_error("ids: expected tokens below " + std::to_string(n));
-}
-
-// Rows of the embedding, times scale.
 void run_embed(Operators& o, const MatrixPointer& m, const py::object& ids, float scale,
                const py::object& y) {
   if (m == nullptr) throw py::type_error("expected a Matrix, got None");
-  const auto tokens = checked_array<int32_t>(ids, {-1}, "ids");
-  const Rows to = rows_of(y, tokens.shape(0), m->k, "y");
-  check_ids(tokens, m->n);
-  const int32_t* wanted = tokens.data();
-  o.run([=](Workers& workers) { embed(workers, *m, wanted, scale, to); }, ids, y);
+  const Numbers tokens = tokens_of(ids, -1, m->n, "ids");
+  const Rows to = rows_of(y, static_cast<py::ssize_t>(tokens->size()), m->k, "y");
+  o.run([=](Workers& workers) { embed(workers, *m, tokens->data(), scale, to); }, y);
 }
 
 void run_embed_back(Operators& o, const py::object& ids, float scale, const py::object& dy, int n,
                     int k, const py::object& slope) {
   const Rows slopes = rows_of(dy, -1, k, "dy");
-  const auto tokens = checked_array<int32_t>(ids, {slopes.m}, "ids");
-  check_ids(tokens, n);
+  const Numbers tokens = tokens_of(ids, slopes.m, n, "ids");
   const WeightSlope to{weight_slope(slope, n, k), n, k};
   if (to.data == nullptr) throw py::value_error("slope: expected an array, got None");
-  const int32_t* places = tokens.data();
-  o.run([=](Workers& workers) { embed_back(workers, places, scale, slopes, to); }, ids, dy, slope);
+  o.run([=](Workers& workers) { embed_back(workers, tokens->data(), scale, slopes, to); }, dy,
+        slope);
 }
 
 // kept, first, second, second_kept, step, root, eps: see AdamStep.
@@ -469,16 +469,18 @@ void run_zero(Operators& o, const py::object& x) {
 // Some rows of x, whose numbers rise: no two threads add to one.
 struct Selection {
   Rows all, some;
-  const int32_t* rows;
+  Numbers rows;
 };
 Selection selection_of(const py::object& all, const py::object& rows, const py::object& some) {
-  const auto numbers = checked_array<int32_t>(rows, {-1}, "rows");
-  const Selection s{rows_of(all, -1, 1, "all"), rows_of(some, numbers.shape(0), 1, "some"),
-                    numbers.data()};
+  const Numbers numbers = checked_numbers(rows, -1, "rows");
+  const auto count = static_cast<py::ssize_t>(numbers->size());
+  const Selection s{rows_of(all, -1, 1, "all"), rows_of(some, count, 1, "some"), numbers};
   int64_t before = -1;
-  for (int i = 0; i < s.some.m; before = s.rows[i++])
-    if (s.rows[i] <= before || s.rows[i] >= s.all.m)
+  for (const int32_t row : *numbers) {
+    if (row <= before || row >= s.all.m)
       throw py::value_error("rows: expected rising numbers below " + std::to_string(s.all.m));
+    before = row;
+  }
   if (s.some.stride != s.all.stride) throw py::value_error("expected rows of one width");
   return s;
 }
@@ -488,10 +490,11 @@ void run_select(Operators& o, const py::object& x, const py::object& rows, const
   o.run(
       [=](Workers& workers) {
         each_row(workers, s.some.m, [&](int row, int) {
-          std::copy_n(s.all.row(s.rows[row]), s.all.stride, s.some.row(row));
+          std::copy_n(s.all.row((*s.rows)[static_cast<size_t>(row)]), s.all.stride,
+                      s.some.row(row));
         });
       },
-      x, rows, y);
+      x, y);
 }
 
 void run_select_back(Operators& o, const py::object& dy, const py::object& rows,
@@ -501,11 +504,11 @@ void run_select_back(Operators& o, const py::object& dy, const py::object& rows,
       [=](Workers& workers) {
         each_row(workers, s.some.m, [&](int row, int) {
           const float* from = s.some.row(row);
-          float* to = s.all.row(s.rows[row]);
+          float* to = s.all.row((*s.rows)[static_cast<size_t>(row)]);
           for (int c = 0; c < s.all.stride; ++c) to[c] = to[c] + from[c];
         });
       },
-      dy, rows, dx);
+      dy, dx);
 }
 
 // Zeroed rows whose memory begins on a cache line.

@@ -5,6 +5,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -16,7 +19,7 @@ namespace slmq {
 
 // Between hold() and run_held() calls are checked and noted only. Then they run one behind the other:
 // an interpreter that runs in between finds its own code gone from the caches every time, and meanwhile
-// the threads fall asleep.
+// the threads fall asleep. Only the thread that holds is held up.
 class Operators {
  public:
   explicit Operators(std::unique_ptr<Workers> workers) : workers_(std::move(workers)) {}
@@ -28,7 +31,7 @@ class Operators {
   void run(Call call, const Kept&... kept) {
     {
       const std::lock_guard<std::mutex> lock(notes_);
-      if (holds_) {
+      if (holds()) {
         held_.emplace_back([call = std::move(call), objects = std::tuple<Kept...>(kept...)](
                                Workers& workers) { call(workers); });
         return;
@@ -37,9 +40,11 @@ class Operators {
     workers_.run(call);
   }
 
+  // What a pass left that was broken off is forgotten.
   void hold() {
+    const Calls left = take();
     const std::lock_guard<std::mutex> lock(notes_);
-    holds_ = true;
+    holder_ = std::this_thread::get_id();
   }
   // Python looks for a Ctrl-C a few times a second.
   void run_held() {
@@ -55,19 +60,27 @@ class Operators {
     }
   }
   void drop_held() { take(); }
+  // Of a call whose result Python reads at once.
+  void refuse_while_held(const char* name) {
+    const std::lock_guard<std::mutex> lock(notes_);
+    if (holds()) throw std::runtime_error(std::string(name) + ": call run_held() first");
+  }
 
  private:
   using Calls = std::vector<std::function<void(Workers&)>>;
 
+  bool holds() const { return holder_ == std::this_thread::get_id(); }
   Calls take() {
     const std::lock_guard<std::mutex> lock(notes_);
-    holds_ = false;
+    const bool others = holder_ != std::thread::id() && !holds();
+    if (others) throw std::runtime_error("another thread holds these operators");
+    holder_ = std::thread::id();
     return std::exchange(held_, {});
   }
 
   Guarded<Workers> workers_;
-  std::mutex notes_;  // what follows; nobody calls Python while it is held
-  bool holds_ = false;
+  std::mutex notes_;        // what follows; nobody calls Python while it is held
+  std::thread::id holder_;  // of none: nothing is held
   Calls held_;
 };
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -95,8 +95,7 @@ class Network:
             x = p.value(self.tape.hidden)
             dx, _ = p.slope(self.tape.hidden, len(x))
             losses = self.loss.losses(piece, x, weight, dx)
-            with self._together():
-                self._backward(p)
+            self._together(lambda: self._backward(p))
             return losses
 
     def hidden(self, piece: Piece) -> F32:
@@ -105,23 +104,21 @@ class Network:
             found: F32 = p.value(self.tape.hidden).copy()
             return found
 
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """What operators are asked for inside runs at the end, without Python in between."""
+    def _together(self, work: Callable[[], None]) -> None:
+        """What operators are asked for in `work` runs behind it, without Python in between."""
         self.operators.hold()
         try:
-            yield
+            work()
+            self.operators.run_held()
         except BaseException:
             self.operators.drop_held()
             raise
-        self.operators.run_held()
 
     @contextmanager
     def _forward(self, piece: Piece, *, learning: bool) -> Iterator[Pass]:
         p = Pass(self.operators, self._arena, piece, self.tape.widths)
         try:
-            with self._together():
-                self._run(p, learning=learning)
+            self._together(lambda: self._run(p, learning=learning))
             yield p
         finally:
             p.close()
