@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import LiveServer, live_server, wait_until
+from live_server import LiveServer, in_line, live_server, wait_until
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from slmq.engine.opening import open_engine
@@ -116,13 +116,14 @@ def crowd(server: LiveServer) -> None:
     clients = []
     for i in range(5):
         clients.append(server.send(CHAT, {**ENDLESS, "stream": True, "seed": i}))
-        wait_until(lambda: server.service.open_talks == len(clients))
-        wait_until(lambda: server.model.stats().running == min(len(clients), 2))  # others may wait
+        wait_until(
+            lambda: in_line(server.model) == (min(len(clients), 2), max(0, len(clients) - 2))
+        )
     for i in range(6):
         body = {**ASKED, "n": 2, "temperature": i % 2, "stream": i % 3 == 0}
         assert server.ask(CHAT, body).status == 429
     clients.pop().close()
-    wait_until(lambda: server.service.open_talks == 4)
+    wait_until(lambda: in_line(server.model) == (2, 2))
     late = {"x-slmq-deadline-ms": "1"}
     assert server.ask(CHAT, ASKED, headers=late).status == 504
     for client in clients:

@@ -141,6 +141,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = LONGEST_S) -> Non
         time.sleep(0.005)
 
 
+def in_line(model: Model) -> tuple[int, int]:
+    """Answers that run and that wait, as the scheduler counts them: it decides who is refused."""
+    stats = model.stats()
+    return stats.running, stats.waiting
+
+
 @contextmanager
 def live_server(
     models: Mapping[str, Model],
