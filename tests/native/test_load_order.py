@@ -64,45 +64,44 @@ def late_lines(path: Path, code: Code, expected: set[int]) -> dict[str, list[str
     return {QUANTIZED[i].name: found[i] for i in expected if found[i]}
 
 
-@pytest.mark.skipif(
+on_each_x86_table = pytest.mark.parametrize("isa", X86_TABLES)
+on_x86 = pytest.mark.skipif(
     not sys.platform.startswith("linux") or platform.machine() != "x86_64",
     reason="reads objects of x86-64",
 )
-@pytest.mark.parametrize("isa", X86_TABLES)
+
+
+def object_of(objects: dict[str, list[Path]], isa: str) -> Path:
+    if isa not in objects:
+        pytest.skip("this compiler does not know it")
+    (path,) = objects[isa]
+    return path
+
+
+@on_x86
+@on_each_x86_table
 def test_scales_come_behind_the_lines_of_their_group(
     objects: dict[str, list[Path]], isa: str
 ) -> None:
-    if isa not in objects:
-        pytest.skip("this compiler does not know it")
-    (path,) = objects[isa]
+    path = object_of(objects, isa)
     assert not late_lines(path, X86, set(QUANTIZED))
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux") or platform.machine() != "x86_64",
-    reason="reads objects of x86-64",
-)
-@pytest.mark.parametrize("isa", X86_TABLES)
+@on_x86
+@on_each_x86_table
 def test_weights_are_fetched_ahead(objects: dict[str, list[Path]], isa: str) -> None:
     """GCC drops calls of a function that only prefetches, unless it must inline it."""
-    if isa not in objects:
-        pytest.skip("this compiler does not know it")
-    (path,) = objects[isa]
+    path = object_of(objects, isa)
     products = dict(one_row_products(path, X86))
     assert products.keys() >= set(QUANTIZED)
     assert not [i for i in QUANTIZED if not fetches(products[i])]
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux") or platform.machine() != "x86_64",
-    reason="reads objects of x86-64",
-)
-@pytest.mark.parametrize("isa", X86_TABLES)
+@on_x86
+@on_each_x86_table
 def test_other_products_fetch_ahead(objects: dict[str, list[Path]], isa: str) -> None:
     """A of adapters by its own product, B by the products of few rows with weights beside it."""
-    if isa not in objects:
-        pytest.skip("this compiler does not know it")
-    (path,) = objects[isa]
+    path = object_of(objects, isa)
     found = {name: function for name, function in functions(path, X86) if FETCHING.search(name)}
     wanted = {"low_rank_down", "linear_few", "pair_times_planes"}
     assert {FETCHING.search(name)[1] for name in found} == wanted
