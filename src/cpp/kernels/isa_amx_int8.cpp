@@ -13,6 +13,8 @@
 #include "machine/inline.h"
 #include "kernels/kernels.h"
 
+#include "kernels/math.inl.h"
+
 #include "kernels/linear.inl.h"
 
 #include "kernels/linear_wide.inl.h"
@@ -20,6 +22,14 @@
 #include "kernels/linear_row_tiles.inl.h"
 
 #include "kernels/linear_tiles.inl.h"
+
+#include "kernels/dequantize.inl.h"
+
+#include "kernels/turned_rows.inl.h"
+
+#include "kernels/turned.inl.h"
+
+#include "kernels/turned_tiles.inl.h"
 
 namespace slmq {
 extern const Kernels kKernelsAvx512Vnni, kKernelsAmxInt8;

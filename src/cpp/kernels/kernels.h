@@ -102,6 +102,34 @@ struct ProductArgs {
   bool add;
 };
 
+// Training's way back through weights of integers (turned_rows.inl.h): up to 128 rows of 32 columns,
+// which share the largest scale and, in a row of what they meet, the largest value. Where codes lie is the
+// table's own affair.
+inline constexpr int kSlabRows = 128, kSlabPairs = kSlabRows / kPairRows;
+inline constexpr int kTurnedWhole = 64;  // rows are padded with zeros to a multiple of so many
+// Whether rows add something to scale * (code - the middle of codes).
+constexpr bool turned_offsets(Format name) { return info(name).has_offset || info(name).lift != 0; }
+struct TurnedGroup {
+  alignas(64) uint8_t codes[2][2 * kSlabRows * kLanes];
+  float scales[2][kSlabRows], offsets[2][kSlabRows];  // by part; scales beside the largest
+  float largest[2];
+};
+struct LeveledRows {
+  alignas(64) float x[kPanelRows][kSlabRows];
+  float scale[kPanelRows];
+};
+// y[m, 32 * count] (+)= x @ w of `rows` rows of weights.
+struct TurnedArgs {
+  const LeveledRows* x;
+  const TurnedGroup* w;  // `count` of them
+  int count, rows, parts;
+  bool offsets;  // whether groups have some
+  float* y;
+  ptrdiff_t y_row;
+  int m;  // at most sixteen
+  bool add;
+};
+
 // One layer of the paged key/value cache. A page holds 64 positions of all layers; in a layer, for
 // each KV head, keys and then values:
 //
@@ -227,6 +255,15 @@ struct Kernels {
 
   void (*product)(const ProductArgs&);
 
+  // dy @ W for weights of integers: up to four pairs of a group's columns, of n rows, with their scales; as
+  // many columns of up to sixteen rows; and the product of both. Values times scales are rounded to
+  // sixteen bits beside the largest of the slab, sums of products are exact, and slabs are added in
+  // order. A row with a value that is not finite becomes NaN.
+  void (*turn)(Format format, const uint8_t* weight, int groups, int n, int pair, int group,
+               TurnedGroup* to);
+  void (*level_rows)(const float* x, ptrdiff_t stride, int columns, int m, LeveledRows* to);
+  void (*product_turned)(const TurnedArgs&);
+
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows. Those of one block
   // of the panel are one thread's.
   void (*quantize[kActivations])(const float* x, int x_stride, int groups, int m, int row_begin,
@@ -247,10 +284,10 @@ struct Kernels {
   void (*dequantize[kFormats])(const uint8_t* weight, int groups, int k, int row_begin, int row_end,
                                float* out, int out_stride);
 
-  // out[r, c] = row r, column c of a pair-group (32 rows of a pair, 32 columns of a group), as
-  // dequantize() has it.
-  void (*widen[kFormats])(const uint8_t* weight, int groups, int pair, int group, float* out,
-                          int out_stride);
+  // out[r, c] = row r, column c of a pair-group (32 rows of a pair, 32 columns of a group) of float16, of
+  // float32.
+  void (*widen[2])(const uint8_t* weight, int groups, int pair, int group, float* out,
+                   int out_stride);
 
   // y = x / sqrt(mean(x^2) + eps) * weight; k columns count, k rounded up to 32 are touched.
   void (*rmsnorm)(const float* x, const float* weight, int k, float eps, float* y);
@@ -377,19 +414,20 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product, quantize,
-         quantize_rows, widen_activations, widen_row_activations, dequantize, widen, rmsnorm,
-         layernorm, rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
-         rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
-         cross_entropy, kv_append, prepare_queries, attend, pack_text, attend_text, merge,
-         attend_finish, search_rows, feedback_block, refine_block, peak_dots, read_memory] = table;
+  auto& [name, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product, turn,
+         level_rows, product_turned, quantize, quantize_rows, widen_activations,
+         widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary, softcap,
+         xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back,
+         unary_back, softcap_back, softmax_back, cross_entropy, kv_append, prepare_queries, attend,
+         pack_text, attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
+         peak_dots, read_memory] = table;
   for_each_pointer(each, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
-                   quantize, quantize_rows, widen_activations, widen_row_activations, dequantize,
-                   widen, rmsnorm, layernorm, rope, gated, unary, softcap, xielu, softmax,
-                   delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back, unary_back,
-                   softcap_back, softmax_back, cross_entropy, kv_append, prepare_queries, attend,
-                   pack_text, attend_text, merge, attend_finish, search_rows, feedback_block,
-                   refine_block, peak_dots, read_memory);
+                   turn, level_rows, product_turned, quantize, quantize_rows, widen_activations,
+                   widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary,
+                   softcap, xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back,
+                   gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append,
+                   prepare_queries, attend, pack_text, attend_text, merge, attend_finish,
+                   search_rows, feedback_block, refine_block, peak_dots, read_memory);
 }
 
 }  // namespace slmq

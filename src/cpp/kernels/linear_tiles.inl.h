@@ -63,13 +63,13 @@ SLMQ_INLINE void unpack_codes(const uint8_t* __restrict tile, int8_t* __restrict
 
 // A pair-group and what its run shares.
 template <class Weight>
-struct PairGroup {
+struct TileGroup {
   static constexpr int kUnitGroups = 4;
   static constexpr bool kLongRuns = Weight::run == kWholeRow || Weight::run > kUnitGroups;
   static_assert(kLongRuns ? Weight::run % kUnitGroups == 0 : kUnitGroups % Weight::run == 0);
   const uint8_t *own, *shared;
 
-  SLMQ_INLINE_MEMBER static PairGroup of(const uint8_t* pair, int groups, int g) {
+  SLMQ_INLINE_MEMBER static TileGroup of(const uint8_t* pair, int groups, int g) {
     const int in_run = Weight::run == kWholeRow ? groups : Weight::run;
     const size_t own_bytes = static_cast<size_t>(in_run) * Weight::pair_group_bytes;
     const uint8_t* run =
@@ -77,7 +77,7 @@ struct PairGroup {
     return {run + static_cast<size_t>(g % in_run) * Weight::pair_group_bytes, run + own_bytes};
   }
   // The gth one behind this, which begins a unit.
-  SLMQ_INLINE_MEMBER PairGroup behind(int g) const {
+  SLMQ_INLINE_MEMBER TileGroup behind(int g) const {
     constexpr int in_run = kLongRuns ? kUnitGroups : Weight::run;
     const int run = kLongRuns ? 0 : g / in_run * Weight::run_bytes;
     return {own + run + g % in_run * Weight::pair_group_bytes, shared + run};
@@ -108,7 +108,7 @@ template <class Weight, class Tiles>
 struct TileBlocks {
   static constexpr int64_t kLine = 4 * kLanes;
   static constexpr int kParts = Weight::parts, kColumns = kGroup / kParts;
-  static constexpr int kUnitGroups = PairGroup<Weight>::kUnitGroups;
+  static constexpr int kUnitGroups = TileGroup<Weight>::kUnitGroups;
   static constexpr int kPlaneBytes = kPanelRows * kGroup;
   static constexpr int kPanelBytes = kPanelRows * static_cast<int>(kActivationBytes);  // of a group
   static constexpr bool kUnsigned = Weight::bits == 8 && Weight::layout.zero == 0;
@@ -147,9 +147,9 @@ struct TileBlocks {
   template <bool Low>
   void times_unit(const uint8_t* weight, int g) {
     const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
-    const auto first = PairGroup<Weight>::of(weight, args.groups, g);
+    const auto first = TileGroup<Weight>::of(weight, args.groups, g);
     for (int i = 0; i < count; ++i) {
-      const PairGroup<Weight> group = first.behind(i);
+      const TileGroup<Weight> group = first.behind(i);
       if (!Low) fetch_ahead(group.own, Weight::pair_group_bytes, args.ahead);
       unpack_group(group, codes[i]);
     }
@@ -161,7 +161,7 @@ struct TileBlocks {
     }
   }
 
-  static void unpack_group(const PairGroup<Weight>& group, Codes& to) {
+  static void unpack_group(const TileGroup<Weight>& group, Codes& to) {
     const uint8_t* lines = Weight::tiles(group.own);
     unpack_codes<Weight>(lines, to[0]);
     unpack_codes<Weight>(lines + Weight::tile_bytes, to[1]);
@@ -214,11 +214,11 @@ struct TileBlocks {
   }
 
   template <int Part>
-  static TileScales<Weight, Part> scales(const PairGroup<Weight>& group, int tile) {
+  static TileScales<Weight, Part> scales(const TileGroup<Weight>& group, int tile) {
     return {Weight::own(group.own), group.shared, tile};
   }
   template <int Part, bool Low>
-  SLMQ_INLINE_MEMBER static void add_part(const PairGroup<Weight>& group, int tile, const Dots& of,
+  SLMQ_INLINE_MEMBER static void add_part(const TileGroup<Weight>& group, int tile, const Dots& of,
                                           const ActivationInfo* info, f32x16 (&sum)[kPanelRows]) {
     const TileScales<Weight, Part> w = scales<Part>(group, tile);
 #pragma GCC unroll 16
@@ -230,7 +230,7 @@ struct TileBlocks {
   // to[token][32 rows] += what the unit's products with high planes gave, or with low ones. Asks for what
   // comes next: a panel lies in the second-level cache, and no hardware guesses the order of its use.
   template <bool Low>
-  [[gnu::noinline]] void add_unit(const PairGroup<Weight>& first, const int8_t* planes,
+  [[gnu::noinline]] void add_unit(const TileGroup<Weight>& first, const int8_t* planes,
                                   const int8_t* next, int count, bool begins, float* to) const {
 #pragma GCC unroll 1
     for (int tile = 0; tile < 2; ++tile, to += kLanes) {
@@ -257,7 +257,7 @@ struct TileBlocks {
   };
 
   template <int Part>
-  SLMQ_INLINE_MEMBER void add_low_part(const PairGroup<Weight>& group, int tile,
+  SLMQ_INLINE_MEMBER void add_low_part(const TileGroup<Weight>& group, int tile,
                                        const LowToken* tokens, int count) const {
     const TileScales<Weight, Part> w = scales<Part>(group, tile);
     for (int i = 0; i < count; ++i) {
@@ -269,7 +269,7 @@ struct TileBlocks {
     if constexpr (Part + 1 < kParts) add_low_part<Part + 1>(group, tile, tokens, count);
   }
   // Up to sixteen tokens of those whose bits are set, whose planes are one tile; returns the others.
-  uint64_t add_low_tile(const PairGroup<Weight>& group, int g, uint64_t mask) {
+  uint64_t add_low_tile(const TileGroup<Weight>& group, int g, uint64_t mask) {
     LowToken tokens[kPanelRows];
     int count = 0;
     for (; mask != 0 && count < kPanelRows; mask &= mask - 1, ++count) {
@@ -283,7 +283,7 @@ struct TileBlocks {
     for (int tile = 0; tile < 2; ++tile) add_low_part<0>(group, tile, tokens, count);
     return mask;
   }
-  void add_low_token(const PairGroup<Weight>& group, int g, int bit) {
+  void add_low_token(const TileGroup<Weight>& group, int g, int bit) {
     const int block = bit / kPanelRows, t = bit % kPanelRows;
     const PanelTokens a = PanelTokens(args, row + block * kPanelRows).token(g, t);
     add_low_tokens<Weight, 1>(group.own, group.shared, a, sums[block] + t * kPairRows);
@@ -297,7 +297,7 @@ struct TileBlocks {
   [[gnu::noinline]] void add_low_group(const uint8_t* weight, int g) {
     uint64_t mask = low.at[g];
     if (mask == 0) return;
-    const auto group = PairGroup<Weight>::of(weight, args.groups, g);
+    const auto group = TileGroup<Weight>::of(weight, args.groups, g);
     if (few(mask)) {
       for (; mask != 0; mask &= mask - 1) add_low_token(group, g, __builtin_ctzll(mask));
     } else {
@@ -395,16 +395,6 @@ static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names
     }
   };
   (put.template operator()<Names>(), ...);
-}
-
-// The products alone; all else comes from the table below.
-template <class Tiles, const Kernels& below>
-static constexpr Kernels tile_products(const char* name) {
-  Kernels table = {};
-  table.name = name;
-  table.peak_dots = peak_tiles<Tiles>;
-  put_tiles<Tiles, below>(&table, std::make_integer_sequence<int, kFormats>());
-  return table;
 }
 
 }  // namespace

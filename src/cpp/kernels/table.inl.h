@@ -35,6 +35,12 @@
 
 #include "kernels/product.inl.h"
 
+#include "kernels/turned_rows.inl.h"
+
+#include "kernels/turned.inl.h"
+
+#include "kernels/turned_pairs.inl.h"
+
 #include "kernels/gradients.inl.h"
 
 #include "kernels/round_search.inl.h"
@@ -68,7 +74,6 @@ static constexpr void put_format(Kernels* table) {
     table->linear[static_cast<int>(Name)] = linear<Weight<Name>>;
   }
   table->dequantize[static_cast<int>(Name)] = dequantize<Name>;
-  table->widen[static_cast<int>(Name)] = widen<Name>;
 }
 template <int... Names>
 static constexpr void put_formats(Kernels* table, std::integer_sequence<int, Names...>) {
@@ -84,6 +89,9 @@ static constexpr Kernels shared_table(const char* name) {
       .low_rank_round = low_rank_round,
       .low_rank_up = low_rank_up,
       .product = product,
+      .turn = turn<PairLayout>,
+      .level_rows = level_rows,
+      .product_turned = product_turned,
       .quantize = {quantize_activations<Activations::a8>, quantize_activations<Activations::a16>,
                    quantize_activations<Activations::a8o16>},
       .quantize_rows = {quantize_rows<Activations::a8>, quantize_rows<Activations::a16>,
@@ -91,7 +99,7 @@ static constexpr Kernels shared_table(const char* name) {
       .widen_activations = widen_activations,
       .widen_row_activations = widen_row_activations,
       .dequantize = {},  // by put_formats()
-      .widen = {},       // by put_formats()
+      .widen = {widen<Format::f16>, widen<Format::f32>},
       .rmsnorm = rmsnorm,
       .layernorm = layernorm,
       .rope = rope,

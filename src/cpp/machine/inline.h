@@ -13,6 +13,7 @@
 #define __builtin_fmaf fmaf
 #define __builtin_sqrtf sqrtf
 #define __builtin_memcpy memcpy
+#define __builtin_memset memset
 #define __builtin_inff() (std::numeric_limits<float>::infinity())
 #define __builtin_nanf(text) (std::numeric_limits<float>::quiet_NaN())
 #else

@@ -8,6 +8,7 @@
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
+#include "selftest/turned.h"
 
 namespace slmq::selftest {
 namespace {
@@ -202,18 +203,15 @@ void run_format(Kernel kernel, const std::string& name, Format format, Activatio
   results->add(name, hash);
 }
 
-}  // namespace
-
-namespace {
-
 // Whether the pair-groups of a matrix are those rows that dequantize gave.
-bool widens_alike(const Kernels& kernels, int format, const Memory& weight, const Shape& shape,
+bool widens_alike(const Kernels& kernels, Format format, const Memory& weight, const Shape& shape,
                   const std::vector<float>& rows, int stride) {
   const int groups = matrix_groups(shape.k);
   std::vector<float> block(kPairRows * kGroup);
   for (int pair = 0; pair < matrix_pairs(shape.n); ++pair) {
     for (int group = 0; group < groups; ++group) {
-      kernels.widen[format](weight.data(), groups, pair, group, block.data(), kGroup);
+      kernels.widen[format == Format::f32 ? 1 : 0](weight.data(), groups, pair, group, block.data(),
+                                                   kGroup);
       for (int r = 0; r < std::min(kPairRows, shape.n - pair * kPairRows); ++r) {
         const size_t row = static_cast<size_t>(pair) * kPairRows + static_cast<size_t>(r);
         const int columns = std::min(kGroup, shape.k - group * kGroup);
@@ -225,6 +223,58 @@ bool widens_alike(const Kernels& kernels, int format, const Memory& weight, cons
     }
   }
   return true;
+}
+
+void run_dequantize(const Kernels& kernels, Format format, Results* results) {
+  const int f = static_cast<int>(format);
+  Inputs inputs(201 + static_cast<uint64_t>(f));
+  Hash hash;
+  for (const Shape& shape : shapes(format)) {
+    const Memory weight = packed_weight(&inputs, format, shape);
+    const int stride = shape.k + 3;
+    std::vector<float> out(static_cast<size_t>(shape.n) * stride, -1.0f);
+    const int first = shape.n / 3;
+    kernels.dequantize[f](weight.data(), matrix_groups(shape.k), shape.k, first, shape.n,
+                          out.data() + static_cast<ptrdiff_t>(first) * stride, stride);
+    kernels.dequantize[f](weight.data(), matrix_groups(shape.k), shape.k, 0, first, out.data(),
+                          stride);
+    hash.floats(out);
+    if (!info(format).quantized)
+      results->expect(widens_alike(kernels, format, weight, shape, out, stride),
+                      std::string("widen.") + info(format).name + ": not what dequantize gives");
+  }
+  results->add(std::string("dequantize.") + info(format).name, hash);
+}
+
+// Rows of gradients, padded with zeros: of zeros, too, and of numbers that break careless code.
+std::vector<float> gradients(Inputs* inputs, int n, int stride, int m) {
+  std::vector<float> rows(static_cast<size_t>(m) * stride, 0.0f);
+  for (int row = 0; row < m; ++row) {
+    std::vector<float> values = inputs->values(static_cast<size_t>(n), row % 5 == 1 ? 0.0f : 1.0f);
+    if (row % 5 == 2) inputs->salt(&values, finite_extremes());
+    if (row % 5 == 3) inputs->salt(&values, all_extremes());
+    std::copy(values.begin(), values.end(), rows.begin() + static_cast<ptrdiff_t>(row) * stride);
+  }
+  return rows;
+}
+
+void run_turned(const Kernels& kernels, Format format, Results* results) {
+  Inputs inputs(401 + static_cast<uint64_t>(format));
+  Hash hash;
+  std::vector<Shape> list = shapes(format);
+  list.push_back({300, list.front().k, false, {}});  // more than a slab
+  for (const Shape& shape : list) {
+    const Memory weight = packed_weight(&inputs, format, shape);
+    const int groups = matrix_groups(shape.k);
+    const int stride = static_cast<int>(round_up(shape.n, kPairRows)) + kLanes;
+    for (const int m : {1, 3, 21}) {
+      const std::vector<float> x = gradients(&inputs, shape.n, stride, m);
+      std::vector<float> y = inputs.values(static_cast<size_t>(m) * groups * kGroup);
+      add_turned(kernels, format, weight.data(), groups, shape.n, x, stride, m, &y);
+      hash.floats(y);
+    }
+  }
+  results->add(std::string("turned.") + info(format).name, hash);
 }
 
 }  // namespace
@@ -241,25 +291,9 @@ void run_linear(const Kernels& kernels, Results* results) {
     for (int i = 0; i < kActivations; ++i)
       run_format(kernels.linear[f], name + "." + names[i], format, static_cast<Activations>(i),
                  results);
+    run_turned(kernels, format, results);
   }
-  for (int f = 0; f < kFormats; ++f) {
-    Inputs inputs(201 + static_cast<uint64_t>(f));
-    Hash hash;
-    for (const Shape& shape : shapes(static_cast<Format>(f))) {
-      const Memory weight = packed_weight(&inputs, static_cast<Format>(f), shape);
-      const int stride = shape.k + 3;
-      std::vector<float> out(static_cast<size_t>(shape.n) * stride, -1.0f);
-      const int first = shape.n / 3;
-      kernels.dequantize[f](weight.data(), matrix_groups(shape.k), shape.k, first, shape.n,
-                            out.data() + static_cast<ptrdiff_t>(first) * stride, stride);
-      kernels.dequantize[f](weight.data(), matrix_groups(shape.k), shape.k, 0, first, out.data(),
-                            stride);
-      hash.floats(out);
-      results->expect(widens_alike(kernels, f, weight, shape, out, stride),
-                      std::string("widen.") + kFormatInfo[f].name + ": not what dequantize gives");
-    }
-    results->add(std::string("dequantize.") + kFormatInfo[f].name, hash);
-  }
+  for (int f = 0; f < kFormats; ++f) run_dequantize(kernels, static_cast<Format>(f), results);
 }
 
 }  // namespace slmq::selftest

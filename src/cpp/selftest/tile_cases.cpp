@@ -15,6 +15,7 @@
 #include "kernels/trial.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
+#include "selftest/turned.h"
 
 #include "vec/scalar.h"
 
@@ -24,6 +25,16 @@
 #include "kernels/linear_row_tiles.inl.h"
 
 #include "kernels/linear_tiles.inl.h"
+
+#include "kernels/math.inl.h"
+
+#include "kernels/dequantize.inl.h"
+
+#include "kernels/turned_rows.inl.h"
+
+#include "kernels/turned.inl.h"
+
+#include "kernels/turned_tiles.inl.h"
 
 namespace slmq {
 extern const Kernels kKernelsScalar;
@@ -85,6 +96,36 @@ void compare_products(Format format, int groups, Results* results) {
       const std::string mistake = ModelTiles::mistake();
       results->expect(mistake.empty(), name + ": " + mistake);
     }
+}
+
+// The way back: slabs of a block, of two and more, with a last one that is not whole.
+void compare_turned(Format format, Results* results) {
+  constexpr int kGroups = 8, kMost = 19;
+  Kernels model = kKernelsScalar;
+  model.turn = kModel.turn;
+  model.product_turned = kModel.product_turned;
+  for (const int n : {40, 90, 300}) {
+    Inputs inputs(351 + static_cast<uint64_t>(format));
+    const size_t bytes = matrix_bytes(format, n, kGroups * kGroup);
+    Memory weight(bytes);
+    for (size_t i = 0; i < bytes; ++i)  // float16 below 2
+      weight.data()[i] = static_cast<uint8_t>(inputs.bits() & (i % 2 == 0 ? 0xff : 0xbf));
+    const int stride = static_cast<int>(round_up(n, kPairRows));
+    std::vector<float> x(size_t{kMost} * stride, 0.0f);
+    for (int row = 0; row < kMost; ++row)
+      for (int c = 0; c < n; ++c) x[static_cast<size_t>(row) * stride + c] = inputs.value();
+    const std::vector<float> before = inputs.values(size_t{kMost} * kGroups * kGroup);
+    for (const int m : {1, 16, kMost}) {
+      std::vector<float> got = before, expected = before;
+      add_turned(model, format, weight.data(), kGroups, n, x, stride, m, &got);
+      add_turned(kKernelsScalar, format, weight.data(), kGroups, n, x, stride, m, &expected);
+      const std::string name = std::string("turned tiles ") + info(format).name;
+      results->expect(std::memcmp(got.data(), expected.data(), 4 * got.size()) == 0,
+                      name + ": not the bits of scalar");
+      const std::string mistake = ModelTiles::mistake();
+      results->expect(mistake.empty(), name + ": " + mistake);
+    }
+  }
 }
 
 void run_peak(Results* results) {
@@ -185,6 +226,7 @@ int run_tiles(Results* results) {
   for (int f = 0; f < kFormats; ++f) {
     if (kModel.linear[f] == nullptr) continue;
     compare_products(static_cast<Format>(f), 16, results);
+    compare_turned(static_cast<Format>(f), results);
     // A last group alone, one block at a time, parts of rows.
     if (info(static_cast<Format>(f)).row_panels)
       for (const int groups : {1, 5, 48, 97, 150})

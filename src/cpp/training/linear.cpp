@@ -68,8 +68,8 @@ namespace {
 
 // dx of columns [begin, end) of groups: blocks outside, groups inside, so that the rows of y that meet a
 // block stay in the second-level cache for all of these groups.
-void groups_back(const Kernels& kernels, const std::vector<LinearUse>& uses, bool add,
-                 const Rows& dx, int begin, int end, float* block) {
+void floats_back(const Kernels& kernels, const LinearUse& use, bool add, const Rows& dx, int begin,
+                 int end, float* block) {
   ProductArgs args{};
   args.m = dx.m;
   args.n = kGroup;
@@ -79,28 +79,60 @@ void groups_back(const Kernels& kernels, const std::vector<LinearUse>& uses, boo
   args.w_step = kGroup;
   args.y_row = dx.stride;
   args.add = add;
-  for (const LinearUse& use : uses) {
-    const Matrix& w = *use.matrix;
-    const auto widen = kernels.widen[static_cast<int>(w.format)];
-    args.x_row = use.y.stride;
-    for (int pair = 0; pair < w.pairs(); pair += kBlockPairs) {
-      const int pairs = std::min(kBlockPairs, w.pairs() - pair);
-      args.x = use.y.data + static_cast<ptrdiff_t>(pair) * kPairRows;
-      args.k = std::min(pairs * kPairRows, w.n - pair * kPairRows);
-      for (int group = begin; group < end; ++group) {
-        for (int p = 0; p < pairs; ++p)
-          widen(w.data, w.groups(), pair + p, group, block + p * kPairRows * kGroup, kGroup);
-        args.y = dx.data + static_cast<ptrdiff_t>(group) * kGroup;
-        kernels.product(args);
-      }
-      args.add = true;
+  const Matrix& w = *use.matrix;
+  const auto widen = kernels.widen[w.format == Format::f32 ? 1 : 0];
+  args.x_row = use.y.stride;
+  for (int pair = 0; pair < w.pairs(); pair += kBlockPairs) {
+    const int pairs = std::min(kBlockPairs, w.pairs() - pair);
+    args.x = use.y.data + static_cast<ptrdiff_t>(pair) * kPairRows;
+    args.k = std::min(pairs * kPairRows, w.n - pair * kPairRows);
+    for (int group = begin; group < end; ++group) {
+      for (int p = 0; p < pairs; ++p)
+        widen(w.data, w.groups(), pair + p, group, block + p * kPairRows * kGroup, kGroup);
+      args.y = dx.data + static_cast<ptrdiff_t>(group) * kGroup;
+      kernels.product(args);
     }
+    args.add = true;
+  }
+}
+
+// What a thread needs for so many groups of a slab of weights that turn: rows, and the groups behind them.
+constexpr size_t turned_bytes(int groups) {
+  return sizeof(LeveledRows) + sizeof(TurnedGroup) * static_cast<size_t>(groups);
+}
+
+// The same of such weights: of a slab, groups are turned once for all rows.
+void turned_back(const Kernels& kernels, const LinearUse& use, bool add, const Rows& dx, int begin,
+                 int end, float* scratch) {
+  const Matrix& w = *use.matrix;
+  auto* rows = reinterpret_cast<LeveledRows*>(scratch);
+  auto* turned = reinterpret_cast<TurnedGroup*>(rows + 1);
+  TurnedArgs args{};
+  args.x = rows;
+  args.w = turned;
+  args.count = end - begin;
+  args.parts = info(w.format).parts;
+  args.offsets = turned_offsets(w.format);
+  args.y_row = dx.stride;
+  args.add = add;
+  for (int pair = 0; pair < w.pairs(); pair += kSlabPairs) {
+    const int first = pair * kPairRows;
+    args.rows = std::min(kSlabRows, w.n - first);
+    for (int group = begin; group < end; ++group)
+      kernels.turn(w.format, w.data, w.groups(), w.n, pair, group, turned + (group - begin));
+    for (int row = 0; row < dx.m; row += kPanelRows) {
+      args.m = std::min(kPanelRows, dx.m - row);
+      args.y = dx.row(row) + static_cast<ptrdiff_t>(begin) * kGroup;
+      kernels.level_rows(use.y.row(row) + first, use.y.stride, args.rows, args.m, rows);
+      kernels.product_turned(args);
+    }
+    args.add = true;
   }
 }
 
 // Groups that a thread takes at once: about so many, and as many for all threads.
 int groups_at_once(int groups, int threads) {
-  constexpr int kMost = 9;
+  constexpr int kMost = 12;
   const int turns = (groups + kMost * threads - 1) / (kMost * threads);
   return (groups + turns * threads - 1) / (turns * threads);
 }
@@ -110,10 +142,19 @@ int groups_at_once(int groups, int threads) {
 void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx) {
   const int groups = uses.front().matrix->groups(), k = uses.front().matrix->k;
   const int span = groups_at_once(groups, workers.threads());
-  workers.reserve(size_t{kBlockPairs} * kPairRows * kGroup);
+  workers.reserve(
+      std::max(size_t{kBlockPairs} * kPairRows * kGroup, turned_bytes(span) / sizeof(float)));
   workers.each((groups + span - 1) / span, [&](int item, int thread) {
     const int begin = item * span, end = std::min(groups, begin + span);
-    groups_back(workers.kernels, uses, add, dx, begin, end, workers.own(thread));
+    bool adds = add;
+    for (const LinearUse& use : uses) {
+      if (info(use.matrix->format).quantized) {
+        turned_back(workers.kernels, use, adds, dx, begin, end, workers.own(thread));
+      } else {
+        floats_back(workers.kernels, use, adds, dx, begin, end, workers.own(thread));
+      }
+      adds = true;
+    }
     // What a format has behind its last column need not be zero.
     for (int c = std::max(begin * kGroup, k); c < end * kGroup; ++c)
       for (int row = 0; row < dx.m; ++row) dx.row(row)[c] = 0.0f;

@@ -264,6 +264,20 @@ static inline i16x32 widen_i8(const int8_t* p) {
   const auto* v = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128(v)), _mm256_cvtepi8_epi16(_mm_loadu_si128(v + 1))};
 }
+static inline i16x32 load_pairs(const void* p) {
+  const auto* v = static_cast<const __m256i*>(p);
+  return {_mm256_load_si256(v), _mm256_load_si256(v + 1)};
+}
+// The lower halves of floats' bits, those of both in turns.
+static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
+  const auto join = [](__m256 a, __m256 b) {
+    return _mm256_blend_epi16(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(b), 16),
+                              0xaa);
+  };
+  auto* to = reinterpret_cast<__m256i*>(p);
+  _mm256_store_si256(to, join(first.low, second.low));
+  _mm256_store_si256(to + 1, join(first.high, second.high));
+}
 static inline i16x32 splat_pair(const int16_t* p) {
   int32_t two;
   __builtin_memcpy(&two, p, 4);

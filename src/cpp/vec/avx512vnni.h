@@ -320,6 +320,12 @@ struct i16x32 {
 static inline i16x32 widen_i8(const int8_t* p) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+static inline i16x32 load_pairs(const void* p) { return {_mm512_load_si512(p)}; }
+// The lower halves of floats' bits, those of both in turns.
+static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
+  const __m512i upper = _mm512_slli_epi32(_mm512_castps_si512(second.v), 16);
+  _mm512_store_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_castps_si512(first.v), upper));
+}
 static inline i16x32 splat_pair(const int16_t* p) {
   int32_t two;
   __builtin_memcpy(&two, p, 4);
@@ -335,6 +341,21 @@ static inline i32x16 pinned(i32x16 v) {
 }
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+}
+
+// The two lower bytes of each value, less 128: [plane][4 lanes][vector][the four values of these lanes].
+static inline void store_digits(int8_t* to, int plane, const f32x16 (&values)[4]) {
+  const __m512i by_byte = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, -1, -1, -1, -1, -1, -1, -1, -1));
+  const auto bytes = [by_byte](f32x16 v) {
+    return _mm512_shuffle_epi8(_mm512_castps_si512(v.v), by_byte);
+  };
+  const __m512i a = bytes(values[0]), b = bytes(values[1]);
+  const __m512i c = bytes(values[2]), d = bytes(values[3]);
+  const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+  const __m512i sign = _mm512_set1_epi8(-128);
+  _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_unpacklo_epi64(ab, cd), sign));
+  _mm512_storeu_si512(to + plane, _mm512_xor_si512(_mm512_unpackhi_epi64(ab, cd), sign));
 }
 
 SLMQ_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -190,6 +190,18 @@ static inline i16x32 widen_i8(const int8_t* p) {
   return {{vshrq_n_s16(vshlq_n_s16(low, 8), 8), vshrq_n_s16(vshlq_n_s16(high, 8), 8)},
           {vshrq_n_s16(low, 8), vshrq_n_s16(high, 8)}};
 }
+static inline i16x32 load_pairs(const void* p) {
+  const auto* words = static_cast<const int16_t*>(p);
+  const int16x8x2_t low = vld2q_s16(words), high = vld2q_s16(words + 16);
+  return {{low.val[0], high.val[0]}, {low.val[1], high.val[1]}};
+}
+// The lower halves of floats' bits, those of both in turns.
+static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
+  for (int i = 0; i < 4; ++i) {
+    const int32x4_t a = vreinterpretq_s32_f32(first.v[i]), b = vreinterpretq_s32_f32(second.v[i]);
+    vst1q_s16(p + 8 * i, vreinterpretq_s16_s32(vsliq_n_s32(a, b, 16)));
+  }
+}
 static inline i16x32 splat_pair(const int16_t* p) {
   const int16x8_t even = vdupq_n_s16(p[0]), odd = vdupq_n_s16(p[1]);
   return {{even, even}, {odd, odd}};

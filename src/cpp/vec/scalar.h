@@ -327,6 +327,20 @@ static inline i16x32 widen_i8(const int8_t* p) {
   for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i];
   return r;
 }
+static inline i16x32 load_pairs(const void* p) {
+  i16x32 r;
+  std::memcpy(r.pair, p, sizeof(r.pair));
+  return r;
+}
+// The lower halves of floats' bits, those of both in turns.
+static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
+  for (int i = 0; i < 32; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &(i % 2 == 0 ? first : second).lane[i / 2], 4);
+    const auto half = static_cast<uint16_t>(bits);
+    std::memcpy(p + i, &half, 2);
+  }
+}
 static inline i16x32 splat_pair(const int16_t* p) {
   i16x32 r;
   for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i % 2];
@@ -338,6 +352,17 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   i32x16 r;
   SLMQ_EACH(sum.lane[i] + a.pair[i][0] * b.pair[i][0] + a.pair[i][1] * b.pair[i][1]);
   return r;
+}
+
+// The two lower bytes of each value, less 128: [plane][4 lanes][vector][the four values of these lanes].
+static inline void store_digits(int8_t* to, int plane, const f32x16 (&values)[4]) {
+  for (int row = 0; row < 64; ++row) {
+    uint32_t bits;
+    std::memcpy(&bits, &values[row / 16].lane[row % 16], 4);
+    int8_t* at = to + row % 16 / 4 * 16 + row / 16 * 4 + row % 4;
+    at[0] = static_cast<int8_t>(static_cast<int>(bits & 255) - 128);
+    at[plane] = static_cast<int8_t>(static_cast<int>(bits >> 8 & 255) - 128);
+  }
 }
 
 SLMQ_INLINE void prefetch(const void*) {}
