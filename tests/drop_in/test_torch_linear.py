@@ -51,7 +51,9 @@ def test_products_and_gradients(format: str, n: int, k: int) -> None:
         if batch.numel():
             most = float(batch.norm() * plain.weight.detach().norm())
             assert float((y - z).detach().norm()) < 1e-4 * most
-            assert error(got.grad, want.grad) < 1e-6
+            most = float(slope.norm() * plain.weight.detach().norm())
+            bound = 1e-6 if format in ("f16", "f32") else 1e-4
+            assert float((got.grad - want.grad).norm()) < bound * most
             assert error(packed.bias.grad, plain.bias.grad) < 1e-6
         packed.zero_grad()
         plain.zero_grad()

@@ -77,6 +77,25 @@ def test_gradients_flow_back_through_packed_weights(name: str) -> None:
     near(added[:, :k], wanted + before, bound)
 
 
+@pytest.mark.parametrize("name", ["q4g32s", "q4g32a", "q8g32s", "q8rs"])
+def test_rows_of_other_sizes_take_no_precision(name: str) -> None:
+    """Rows of zeros meet the largest gradients, and small ones some that are as much larger."""
+    n, k = 290, 96
+    w, dy = normal(n, k, seed=1, scale=0.2), normal(19, n, seed=2)
+    w[::5], dy[:, ::5] = 0.0, 1e6
+    w[1::5] *= 1e-3
+    dy[:, 1::5] *= 1e3
+    matrix = pack(w, name)
+
+    def back(o: _native.Operators) -> Iterable[F32]:
+        dx = like(np.zeros((19, k)))
+        o.linear_back([(matrix, None, None, rows(dy))], False, dx)
+        return (dx,)
+
+    (dx,) = everywhere(back)
+    near(dx[:, :k], dy.astype(np.float64) @ matrix.dequantize(0, n), 1e-4)
+
+
 @pytest.mark.parametrize("name", ["q4g32a", "q6k", "q8rs"])
 def test_gradients_that_are_not_finite_stay_in_their_rows(name: str) -> None:
     n, k = 161, 256

@@ -255,13 +255,16 @@ struct Kernels {
 
   void (*product)(const ProductArgs&);
 
-  // dy @ W for weights of integers: up to four pairs of a group's columns, of n rows, with their scales; as
-  // many columns of up to sixteen rows; and the product of both. Values times scales are rounded to
-  // sixteen bits beside the largest of the slab, sums of products are exact, and slabs are added in
-  // order. A row with a value that is not finite becomes NaN.
+  // dy @ W for weights of integers: the largest scales that the 32 rows of a pair have; up to four pairs of a
+  // group's columns, of n rows, with their scales beside those; as many columns of up to sixteen rows,
+  // times those; and the product of both. Values times scales are rounded to sixteen bits beside the
+  // largest of the slab, sums of products are exact, and slabs are added in order. A row with a value
+  // that is not finite becomes NaN. Columns are read up to a multiple of 32.
+  void (*largest_scales)(Format format, const uint8_t* weight, int groups, int pair, float* most);
   void (*turn)(Format format, const uint8_t* weight, int groups, int n, int pair, int group,
-               TurnedGroup* to);
-  void (*level_rows)(const float* x, ptrdiff_t stride, int columns, int m, LeveledRows* to);
+               const float* most, TurnedGroup* to);
+  void (*level_rows)(const float* x, ptrdiff_t stride, int columns, int m, const float* most,
+                     LeveledRows* to);
   void (*product_turned)(const TurnedArgs&);
 
   // Rows [row_begin, row_end) of x float32[m, groups * 32] into the panel of m rows. Those of one block
@@ -414,20 +417,21 @@ constexpr void for_each_pointer(const Each& each, Members&... members) {
 // compile: no kernel is forgotten.
 template <class Table, class Each>
 constexpr void for_each_kernel(Table& table, const Each& each) {
-  auto& [name, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product, turn,
-         level_rows, product_turned, quantize, quantize_rows, widen_activations,
-         widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary, softcap,
-         xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back, gated_back,
-         unary_back, softcap_back, softmax_back, cross_entropy, kv_append, prepare_queries, attend,
-         pack_text, attend_text, merge, attend_finish, search_rows, feedback_block, refine_block,
-         peak_dots, read_memory] = table;
+  auto& [name, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
+         largest_scales, turn, level_rows, product_turned, quantize, quantize_rows,
+         widen_activations, widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope,
+         gated, unary, softcap, xielu, softmax, delta_rule, convolution, rmsnorm_back,
+         layernorm_back, gated_back, unary_back, softcap_back, softmax_back, cross_entropy,
+         kv_append, prepare_queries, attend, pack_text, attend_text, merge, attend_finish,
+         search_rows, feedback_block, refine_block, peak_dots, read_memory] = table;
   for_each_pointer(each, linear, low_rank, low_rank_down, low_rank_round, low_rank_up, product,
-                   turn, level_rows, product_turned, quantize, quantize_rows, widen_activations,
-                   widen_row_activations, dequantize, widen, rmsnorm, layernorm, rope, gated, unary,
-                   softcap, xielu, softmax, delta_rule, convolution, rmsnorm_back, layernorm_back,
-                   gated_back, unary_back, softcap_back, softmax_back, cross_entropy, kv_append,
-                   prepare_queries, attend, pack_text, attend_text, merge, attend_finish,
-                   search_rows, feedback_block, refine_block, peak_dots, read_memory);
+                   largest_scales, turn, level_rows, product_turned, quantize, quantize_rows,
+                   widen_activations, widen_row_activations, dequantize, widen, rmsnorm, layernorm,
+                   rope, gated, unary, softcap, xielu, softmax, delta_rule, convolution,
+                   rmsnorm_back, layernorm_back, gated_back, unary_back, softcap_back, softmax_back,
+                   cross_entropy, kv_append, prepare_queries, attend, pack_text, attend_text, merge,
+                   attend_finish, search_rows, feedback_block, refine_block, peak_dots,
+                   read_memory);
 }
 
 }  // namespace slmq

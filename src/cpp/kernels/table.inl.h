@@ -89,6 +89,7 @@ static constexpr Kernels shared_table(const char* name) {
       .low_rank_round = low_rank_round,
       .low_rank_up = low_rank_up,
       .product = product,
+      .largest_scales = largest_scales,
       .turn = turn<PairLayout>,
       .level_rows = level_rows,
       .product_turned = product_turned,

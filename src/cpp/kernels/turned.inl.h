@@ -99,22 +99,37 @@ static inline void signed_codes(const uint8_t* tile, int8_t* to) {
   for (int i = 0; i < kLanes * kGroup; ++i) to[i] = static_cast<int8_t>(lines[i] - middle(Name));
 }
 
-// Scales and offsets of sixteen rows; zeros for those that the matrix does not have.
+// What codes of sixteen rows less their middle are multiplied with, and what is added to that.
 template <Format Name>
-static inline void turn_scales(const uint8_t* own, const uint8_t* shared, int tile, int row,
-                               int rows, TurnedGroup* to) {
-  constexpr FormatInfo layout = info(Name);
-  const RowScales<Name> scales(own, shared, tile);
-  for (int part = 0; part < layout.parts; ++part) {
-    const f32x16 scale = load(scales.scale[part]), offset = load(scales.offset[part]);
-    store(to->scales[part] + row, keep_range(scale, 0, rows - row, 0.0f));
-    if constexpr (turned_offsets(Name)) {
-      constexpr bool adds = layout.offset == Offset::min;  // not to codes
-      constexpr auto center = static_cast<float>(middle(Name) - (layout.table ? 0 : layout.zero));
-      const f32x16 shift = adds ? splat(center) : add(splat(center), offset);
-      const f32x16 total = fma(scale, shift, adds ? offset : splat(0.0f));
-      store(to->offsets[part] + row, keep_range(total, 0, rows - row, 0.0f));
+struct TurnedScales {
+  f32x16 scale[2], offset[2];  // by part
+  SLMQ_INLINE_MEMBER TurnedScales(const uint8_t* own, const uint8_t* shared, int tile) {
+    constexpr FormatInfo layout = info(Name);
+    const RowScales<Name> stored(own, shared, tile);
+    for (int part = 0; part < layout.parts; ++part) {
+      scale[part] = load(stored.scale[part]);
+      offset[part] = splat(0.0f);
+      if constexpr (turned_offsets(Name)) {
+        constexpr bool adds = layout.offset == Offset::min;  // not to codes
+        constexpr auto center = static_cast<float>(middle(Name) - (layout.table ? 0 : layout.zero));
+        const f32x16 own_offset = load(stored.offset[part]);
+        const f32x16 shift = adds ? splat(center) : add(splat(center), own_offset);
+        offset[part] = fma(scale[part], shift, adds ? own_offset : splat(0.0f));
+      }
     }
+  }
+};
+
+// The same beside the largest of their rows; zeros for those that the matrix does not have.
+template <Format Name>
+static inline void turn_scales(const TurnedScales<Name>& scales, const float* most, int row,
+                               int rows, TurnedGroup* to) {
+  const f32x16 of_row = load(most + row);
+  for (int part = 0; part < info(Name).parts; ++part) {
+    store(to->scales[part] + row, keep_range(div(scales.scale[part], of_row), 0, rows - row, 0.0f));
+    if constexpr (turned_offsets(Name))
+      store(to->offsets[part] + row,
+            keep_range(div(scales.offset[part], of_row), 0, rows - row, 0.0f));
   }
 }
 
@@ -143,23 +158,27 @@ static inline void turn_nothing(int parts, int row, TurnedGroup* to) {
   }
 }
 
+template <Format Name>
+static inline const uint8_t* run_of(const uint8_t* weight, int groups, int pair, int group) {
+  return weight + static_cast<size_t>(pair) * pair_bytes(Name, groups) +
+         static_cast<size_t>(group / run_groups(Name, groups)) * run_bytes(Name, groups);
+}
+
 template <Format Name, class Layout>
 static void turn_slab(const uint8_t* weight, int groups, int n, int pair, int group,
-                      TurnedGroup* to) {
+                      const float* most, TurnedGroup* to) {
   constexpr FormatInfo layout = info(Name);
   const int in_run = run_groups(Name, groups);
   const int rows = smaller(n - pair * kPairRows, kSlabRows);
   int row = 0;
   for (; row < rows; row += kPairRows) {
-    const uint8_t* run = weight +
-                         static_cast<size_t>(pair + row / kPairRows) * pair_bytes(Name, groups) +
-                         static_cast<size_t>(group / in_run) * run_bytes(Name, groups);
+    const uint8_t* run = run_of<Name>(weight, groups, pair + row / kPairRows, group);
     const PairGroup codes = pair_group<Name>(run, groups, group % in_run);
     alignas(64) int8_t lines[2][kLanes * kGroup];
     for (int tile = 0; tile < 2; ++tile) {
       signed_codes<Name>(codes.tiles + tile * codes.tile_step, lines[tile]);
-      turn_scales<Name>(codes.own, run + in_run * layout.pair_group_bytes, tile,
-                        row + tile * kLanes, rows, to);
+      const TurnedScales<Name> scales(codes.own, run + in_run * layout.pair_group_bytes, tile);
+      turn_scales<Name>(scales, most, row + tile * kLanes, rows, to);
     }
     Layout::put(lines, row / kPairRows, to);
   }
@@ -168,23 +187,43 @@ static void turn_slab(const uint8_t* weight, int groups, int n, int pair, int gr
     level_scales(row, to->scales[part], &to->largest[part]);
 }
 
-template <class Layout, int... Names>
-static inline void turn_format(std::integer_sequence<int, Names...>, Format format,
-                               const uint8_t* weight, int groups, int n, int pair, int group,
-                               TurnedGroup* to) {
-  const auto one = [&]<int Name>() {
-    if constexpr (info(static_cast<Format>(Name)).quantized) {
-      if (format == static_cast<Format>(Name))
-        turn_slab<static_cast<Format>(Name), Layout>(weight, groups, n, pair, group, to);
+// The largest of all groups' scales, by row of a pair. A row of nothing but an offset has one, too, and one
+// of nothing at all is not divided by.
+template <Format Name>
+static void most_scales(const uint8_t* weight, int groups, int pair, float* most) {
+  constexpr FormatInfo layout = info(Name);
+  const int in_run = run_groups(Name, groups);
+  f32x16 of[2] = {splat(0.0f), splat(0.0f)};
+  for (int group = 0; group < groups; ++group) {
+    const uint8_t* run = run_of<Name>(weight, groups, pair, group);
+    const uint8_t* own = pair_group<Name>(run, groups, group % in_run).own;
+    for (int tile = 0; tile < 2; ++tile) {
+      const TurnedScales<Name> scales(own, run + in_run * layout.pair_group_bytes, tile);
+      for (int part = 0; part < layout.parts; ++part) {
+        of[tile] = max(of[tile], abs(scales.scale[part]));
+        of[tile] = max(of[tile], mul(abs(scales.offset[part]), splat(1.0f / 16)));
+      }
     }
+  }
+  for (int tile = 0; tile < 2; ++tile)
+    store(most + tile * kLanes, max(of[tile], splat(kLeastLeveled)));
+}
+
+// Calls one<Name>() of this format, which is one of integers.
+template <class One, int... Names>
+SLMQ_INLINE void of_format(Format format, std::integer_sequence<int, Names...>, const One& one) {
+  const auto of = [&]<int Name>() {
+    if constexpr (info(static_cast<Format>(Name)).quantized)
+      if (format == static_cast<Format>(Name)) one.template operator()<static_cast<Format>(Name)>();
   };
-  (one.template operator()<Names>(), ...);
+  (of.template operator()<Names>(), ...);
 }
 template <class Layout>
 static void turn(Format format, const uint8_t* weight, int groups, int n, int pair, int group,
-                 TurnedGroup* to) {
-  turn_format<Layout>(std::make_integer_sequence<int, kFormats>(), format, weight, groups, n, pair,
-                      group, to);
+                 const float* most, TurnedGroup* to) {
+  of_format(format, std::make_integer_sequence<int, kFormats>(), [&]<Format Name>() {
+    turn_slab<Name, Layout>(weight, groups, n, pair, group, most, to);
+  });
 }
 
 }  // namespace

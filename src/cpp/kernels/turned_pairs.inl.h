@@ -4,22 +4,30 @@
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
-// Rows beside the largest of each; zeros behind their columns.
-static void level_rows(const float* x, ptrdiff_t stride, int columns, int m, LeveledRows* to) {
+static void largest_scales(Format format, const uint8_t* weight, int groups, int pair,
+                           float* most) {
+  of_format(format, std::make_integer_sequence<int, kFormats>(),
+            [&]<Format Name>() { most_scales<Name>(weight, groups, pair, most); });
+}
+
+// Rows times the scales of their columns, beside the largest of each; zeros behind their columns.
+static void level_rows(const float* x, ptrdiff_t stride, int columns, int m, const float* most,
+                       LeveledRows* to) {
   const int readable = (columns + kGroup - 1) / kGroup * kGroup;
   for (int t = 0; t < m; ++t, x += stride) {
-    f32x16 most = splat(0.0f), spoiled = most;
+    float* row = to->x[t];
+    f32x16 largest = splat(0.0f), spoiled = largest;
     for (int c = 0; c < readable; c += kLanes) {
       prefetch(x + kPanelRows * stride + c);  // of the next rows: too short for hardware to guess
-      const f32x16 values = load(x + c);
-      most = max(most, abs(values));
+      const f32x16 values = mul(load(x + c), load(most + c));
+      largest = max(largest, abs(values));
       spoiled = fma(values, splat(0.0f), spoiled);
+      store(row + c, values);
     }
-    const float found = reduce_max(most);
+    const float found = reduce_max(largest);
     const float inverse = found < kLeastLeveled ? 0.0f : kMostSteps / found;
-    float* row = to->x[t];
     int c = 0;
-    for (; c < readable; c += kLanes) store(row + c, mul(load(x + c), splat(inverse)));
+    for (; c < readable; c += kLanes) store(row + c, mul(load(row + c), splat(inverse)));
     for (; c % kTurnedWhole != 0; c += kLanes) store(row + c, splat(0.0f));
     to->scale[t] = found * (1.0f / kMostSteps) + reduce_add(spoiled);
   }
@@ -65,13 +73,12 @@ static inline void turned_few(const TurnedArgs& args, const TurnedGroup& w, int 
   }
 }
 
-template <int N>
+template <int M, int N>
 static inline void turned_tiles(const TurnedArgs& args, const TurnedGroup& w, int part, int tile,
-                                const StepPairs& rows, float* y) {
-  int t = 0;
-  for (; t + kTurnedRows <= args.m; t += kTurnedRows)
-    turned_few<kTurnedRows, N>(args, w, part, tile, rows, t, y);
-  for (; t < args.m; ++t) turned_few<1, N>(args, w, part, tile, rows, t, y);
+                                const StepPairs& rows, int t, float* y) {
+  for (; t + M <= args.m; t += M) turned_few<M, N>(args, w, part, tile, rows, t, y);
+  if constexpr (M > 1)
+    if (t < args.m) turned_tiles<M / 2, N>(args, w, part, tile, rows, t, y);
 }
 
 static void product_turned(const TurnedArgs& args) {
@@ -87,8 +94,9 @@ static void product_turned(const TurnedArgs& args) {
       int tile = part;
       const int end = args.parts == 1 ? 2 : part + 1;
       for (; tile + kTurnedTiles <= end; tile += kTurnedTiles)
-        turned_tiles<kTurnedTiles>(args, w, part, tile, rows, y + tile * kLanes);
-      for (; tile < end; ++tile) turned_tiles<1>(args, w, part, tile, rows, y + tile * kLanes);
+        turned_tiles<kTurnedRows, kTurnedTiles>(args, w, part, tile, rows, 0, y + tile * kLanes);
+      for (; tile < end; ++tile)
+        turned_tiles<kTurnedRows, 1>(args, w, part, tile, rows, 0, y + tile * kLanes);
     }
   }
 }

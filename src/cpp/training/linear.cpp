@@ -102,8 +102,8 @@ constexpr size_t turned_bytes(int groups) {
 }
 
 // The same of such weights: of a slab, groups are turned once for all rows.
-void turned_back(const Kernels& kernels, const LinearUse& use, bool add, const Rows& dx, int begin,
-                 int end, float* scratch) {
+void turned_back(const Kernels& kernels, const LinearUse& use, const float* most, bool add,
+                 const Rows& dx, int begin, int end, float* scratch) {
   const Matrix& w = *use.matrix;
   auto* rows = reinterpret_cast<LeveledRows*>(scratch);
   auto* turned = reinterpret_cast<TurnedGroup*>(rows + 1);
@@ -119,15 +119,39 @@ void turned_back(const Kernels& kernels, const LinearUse& use, bool add, const R
     const int first = pair * kPairRows;
     args.rows = std::min(kSlabRows, w.n - first);
     for (int group = begin; group < end; ++group)
-      kernels.turn(w.format, w.data, w.groups(), w.n, pair, group, turned + (group - begin));
+      kernels.turn(w.format, w.data, w.groups(), w.n, pair, group, most + first,
+                   turned + (group - begin));
     for (int row = 0; row < dx.m; row += kPanelRows) {
       args.m = std::min(kPanelRows, dx.m - row);
       args.y = dx.row(row) + static_cast<ptrdiff_t>(begin) * kGroup;
-      kernels.level_rows(use.y.row(row) + first, use.y.stride, args.rows, args.m, rows);
+      kernels.level_rows(use.y.row(row) + first, use.y.stride, args.rows, args.m, most + first,
+                         rows);
       kernels.product_turned(args);
     }
     args.add = true;
   }
+}
+
+// By use, the largest scales of all rows of weights that turn.
+std::vector<std::vector<float>> largest_scales(Workers& workers,
+                                               const std::vector<LinearUse>& uses) {
+  std::vector<std::vector<float>> most;
+  std::vector<int> first{0};
+  for (const LinearUse& use : uses) {
+    const int pairs = info(use.matrix->format).quantized ? use.matrix->pairs() : 0;
+    most.emplace_back(static_cast<size_t>(pairs) * kPairRows);
+    first.push_back(first.back() + (pairs + kSlabPairs - 1) / kSlabPairs);
+  }
+  workers.each(first.back(), [&](int item, int) {
+    size_t i = 0;
+    while (item >= first[i + 1]) ++i;
+    const Matrix& w = *uses[i].matrix;
+    const int begin = (item - first[i]) * kSlabPairs;
+    for (int pair = begin; pair < std::min(w.pairs(), begin + kSlabPairs); ++pair)
+      workers.kernels.largest_scales(w.format, w.data, w.groups(), pair,
+                                     most[i].data() + static_cast<ptrdiff_t>(pair) * kPairRows);
+  });
+  return most;
 }
 
 // Groups that a thread takes at once: about so many, and as many for all threads.
@@ -144,12 +168,15 @@ void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add,
   const int span = groups_at_once(groups, workers.threads());
   workers.reserve(
       std::max(size_t{kBlockPairs} * kPairRows * kGroup, turned_bytes(span) / sizeof(float)));
+  const std::vector<std::vector<float>> most = largest_scales(workers, uses);
   workers.each((groups + span - 1) / span, [&](int item, int thread) {
     const int begin = item * span, end = std::min(groups, begin + span);
     bool adds = add;
-    for (const LinearUse& use : uses) {
+    for (size_t i = 0; i < uses.size(); ++i) {
+      const LinearUse& use = uses[i];
       if (info(use.matrix->format).quantized) {
-        turned_back(workers.kernels, use, adds, dx, begin, end, workers.own(thread));
+        turned_back(workers.kernels, use, most[i].data(), adds, dx, begin, end,
+                    workers.own(thread));
       } else {
         floats_back(workers.kernels, use, adds, dx, begin, end, workers.own(thread));
       }

@@ -38,8 +38,8 @@ void low_rank_down(const Kernels& kernels, const LowRankPairs& pairs, const Rows
 void low_rank_up(const Kernels& kernels, const LowRankPairs& pairs, int place, const Rows& b,
                  int first, int columns, const Rows& y);
 
-// dx (+)= the sum over uses, in order, of y @ matrix, y being a gradient: the weight is widened a
-// few columns at a time. Rounding passes gradients through.
+// dx (+)= the sum over uses, in order, of y @ matrix, y being a gradient, whose padding is zero. Beside
+// weights of integers it is rounded to sixteen bits. Their rounding passes gradients through.
 void linear_back(Workers& workers, const std::vector<LinearUse>& uses, bool add, const Rows& dx);
 
 // y[i, :] (+)= sum over c, in order, of x[i, c] * w[c, :]; transposed: of x[c, i] * w[c, :].

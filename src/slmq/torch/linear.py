@@ -24,10 +24,10 @@ LINE = 64  # bytes: where kernels want weights to begin
 class SlmqLinear(torch.nn.Linear):  # type: ignore[misc,unused-ignore]
     """``x @ weight.T + bias``, with the weight packed in 4 or 8 bits.
 
-    It computes in float32, with the same kernels as `slmq.load`, and answers in the type of its
-    input. Gradients flow to the input and the bias; the weight has none. It is a `torch.nn.Linear`,
-    so what looks for those, such as PEFT, finds it. `weight` unpacks the weight each time that it
-    is read; it cannot be assigned or changed.
+    It computes with the same kernels as `slmq.load`, beside integers with inputs and gradients of
+    16 bits, and answers in the type of its input. Gradients flow to the input and the bias; the
+    weight has none. It is a `torch.nn.Linear`, so what looks for those, such as PEFT, finds it.
+    `weight` unpacks the weight each time that it is read; it cannot be assigned or changed.
 
     Parameters
     ----------
