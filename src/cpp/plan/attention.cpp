@@ -170,6 +170,7 @@ void AttentionStep::prepare(const Frame& frame) {
   for (const Segment& s : frame.segments) parts_ = std::max(parts_, last_part(s, s.row) + 1);
   if (parts_ == 1) return;
   list_parts(frame);
+  cut_runs();
   std::fill(places_.begin(), places_.end(), Place{});
   const size_t floats = tasks * parts_ * group() * state_floats();
   if (partial_.size() < floats) partial_.resize(floats);
@@ -226,6 +227,28 @@ void AttentionStep::list_parts(const Frame& frame) {
         items_.push_back({block, end - block, kv_head, part});
       }
   }
+}
+
+// Neighbouring items go to one thread, which then knows what it attends next and asks memory for it:
+// twice a run of two thirds of its share, at last small ones, so that all threads end together. So few
+// runs in all that the relay hands them out one by one.
+void AttentionStep::cut_runs() {
+  const int count = static_cast<int>(items_.size());
+  runs_.assign(1, 0);
+  const auto cut = [&](int runs) {  // of what is left, in equal shares
+    const int begin = runs_.back(), left = count - begin;
+    for (int i = 1; i <= runs; ++i) {
+      const int end = begin + left * i / runs;
+      if (end > runs_.back()) runs_.push_back(end);
+    }
+  };
+  if (threads_ == 1) return cut(1);
+  for (int round = 0; round < 2; ++round) {
+    const int size = std::max(1, (count - runs_.back()) * 2 / (3 * threads_));
+    for (int i = 0; i < threads_ && runs_.back() < count; ++i)
+      runs_.push_back(std::min(count, runs_.back() + size));
+  }
+  cut(2 * threads_ - 1);
 }
 
 void AttentionStep::append(const Run& run, int thread, const Segment& segment, int row, int kv_head,
@@ -415,8 +438,8 @@ void AttentionStep::load_split(const Run& run, int thread, const PartItem& item,
   place.block = item.block, place.blocks = item.blocks, place.kv_head = item.kv_head;
 }
 
-// One part of one KV head, of a row or of all that share it.
-void AttentionStep::attend_split(const Run& run, int thread, int at) {
+// One part of one KV head, of a row or of all that share it; whether it is the first or the last of a run.
+void AttentionStep::attend_split(const Run& run, int thread, int at, bool first, bool last) {
   const PartItem& item = items_[at];
   const Segment& segment = run.frame->segments[blocks_[item.block].segment];
   Scratch scratch(*this, run.scratch_of(thread));
@@ -424,14 +447,12 @@ void AttentionStep::attend_split(const Run& run, int thread, int at) {
     append(run, thread, segment, segment.row, item.kv_head, scratch);
   load_split(run, thread, item, scratch);
   Following next;
-  if (at + 1 < static_cast<int>(items_.size())) {
+  if (!last) {
     const PartItem& then = items_[at + 1];
     const Segment& of = run.frame->segments[blocks_[then.block].segment];
     next = following(of, of.row, then.kv_head, then.part);
   }
-  Place& place = places_[thread];
-  next.not_asked = place.asked != at;
-  place.asked = at + 1;
+  next.not_asked = first;
   float* states = item.blocks > 1 ? scratch.states : partial(item.block, item.kv_head, item.part);
   run.kernels->attend[static_cast<int>(config_.kv_type)](
       shape_, segment.sequence->pages(), item.kv_head, scratch.prepared, scratch.sights,
@@ -462,7 +483,7 @@ void AttentionStep::finish_part(const Run& run, int thread, int block, int kv_he
 int AttentionStep::items(const Frame& frame, int phase) const {
   const int blocks = static_cast<int>(blocks_.size());
   if (!appending(frame, phase))
-    return parts_ > 1 ? static_cast<int>(items_.size()) : blocks * config_.kv_heads;
+    return parts_ > 1 ? static_cast<int>(runs_.size()) - 1 : blocks * config_.kv_heads;
   return by_heads() ? static_cast<int>(frame.segments.size()) * config_.kv_heads : blocks;
 }
 
@@ -472,7 +493,12 @@ void AttentionStep::item(const Run& run, int phase, int item, int thread) {
     const Segment& segment = run.frame->segments[item / config_.kv_heads];
     return append_head(run, thread, segment, item % config_.kv_heads);
   }
-  if (parts_ > 1) return attend_split(run, thread, item);
+  if (parts_ > 1) {
+    const int begin = runs_[item], end = runs_[item + 1];
+    for (int at = begin; at < end; ++at)
+      attend_split(run, thread, at, at == begin, at + 1 == end);
+    return;
+  }
   // Late blocks of a prompt see the most keys: they go first.
   const int task = static_cast<int>(blocks_.size()) * config_.kv_heads - 1 - item;
   const Block& block = blocks_[task / config_.kv_heads];

@@ -70,7 +70,8 @@ class AttentionStep final : public Step {
   void find_shared(const Frame& frame);
   int shared_parts(const Frame& frame, const Block& a, const Block& b) const;
   void list_parts(const Frame& frame);
-  void attend_split(const Run& run, int thread, int item);
+  void cut_runs();
+  void attend_split(const Run& run, int thread, int item, bool first, bool last);
   void load_split(const Run& run, int thread, const PartItem& item, Scratch& scratch);
   void finish_part(const Run& run, int thread, int block, int kv_head);
   Following following(const Segment& segment, int row, int kv_head, int part) const;
@@ -110,9 +111,10 @@ class AttentionStep final : public Step {
   int parts_ = 1;  // parts of the longest sequence; more than one: threads share a sequence
   std::vector<int> shared_;      // [block]: first parts that are the block's before, too
   std::vector<PartItem> items_;  // where threads share a sequence
-  // What a thread has left for its next item: prepared queries, and an item that memory is asked for.
+  std::vector<int> runs_;        // where items begin that one thread takes together, and their end
+  // Whose prepared queries a thread has left for its next item.
   struct alignas(64) Place {
-    int block = -1, blocks = 0, kv_head = -1, asked = -1;
+    int block = -1, blocks = 0, kv_head = -1;
   };
   std::vector<Place> places_;
   std::vector<float> partial_;                // [block][kv head][part][query of group][state]
