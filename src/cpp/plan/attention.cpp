@@ -495,8 +495,7 @@ void AttentionStep::item(const Run& run, int phase, int item, int thread) {
   }
   if (parts_ > 1) {
     const int begin = runs_[item], end = runs_[item + 1];
-    for (int at = begin; at < end; ++at)
-      attend_split(run, thread, at, at == begin, at + 1 == end);
+    for (int at = begin; at < end; ++at) attend_split(run, thread, at, at == begin, at + 1 == end);
     return;
   }
   // Late blocks of a prompt see the most keys: they go first.
