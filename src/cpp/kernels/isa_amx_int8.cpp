@@ -19,17 +19,7 @@
 
 #include "kernels/linear_wide.inl.h"
 
-#include "kernels/linear_row_tiles.inl.h"
-
-#include "kernels/linear_tiles.inl.h"
-
-#include "kernels/dequantize.inl.h"
-
-#include "kernels/turned_rows.inl.h"
-
-#include "kernels/turned.inl.h"
-
-#include "kernels/turned_tiles.inl.h"
+#include "kernels/tile_products.inl.h"
 
 namespace slmq {
 extern const Kernels kKernelsAvx512Vnni, kKernelsAmxInt8;

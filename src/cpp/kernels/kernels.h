@@ -22,7 +22,16 @@ struct Ahead {
   bool second_level = false;
 };
 
-// y[m, n] = x[m, k] @ w[n, k].T (+ bias[n]) (+ add[m, n])
+// What an adapter adds to products with weights: its own products with the inputs, rounded to k int8 codes
+// a row (see LowRankDownArgs), times its matrix B.
+struct LowRankUp {
+  const uint8_t* weight = nullptr;  // [n / 16] of [k / 4 lines] and a scale a row; null: nothing
+  int k = 0;                        // a multiple of 16
+  const float* x = nullptr;         // `place` floats a row
+  int place = 0, x_stride = 0;
+};
+
+// y[m, n] = x[m, k] @ w[n, k].T (+ bias[n]) (+ add[m, n]) (+ what `up` adds)
 struct LinearArgs {
   const uint8_t* weight;  // packed pairs, 64-byte aligned
   int groups;             // of 32 columns
@@ -42,6 +51,7 @@ struct LinearArgs {
   int beside_bytes = 0;
   // Null, or what y becomes by unary(), while it is in cache; only where a row has one scale.
   void (*activate)(const float* x, int n, float* y) = nullptr;
+  LowRankUp up = {};  // from column 0 on; only where a group of activations has a scale
 };
 
 // What an adapter's matrices are kept in.
@@ -77,12 +87,10 @@ struct LowRankDownArgs {
 // times the codes' sum.
 inline constexpr int kRoundedTail = 8;
 
-// Then y[m, n] += x @ w.T, x being rounded products of k columns.
+// Then y[m, n] += x @ w.T.
 struct LowRankUpArgs {
-  const uint8_t* weight;  // [n / 16] of [k / 4 lines]
-  int m, n, k;            // n and k: multiples of 16
-  const float* x;         // `place` floats a row
-  int place, x_stride;
+  LowRankUp up;
+  int m, n;  // n: a multiple of 16
   float* y;
   int y_stride;
 };
@@ -247,9 +255,9 @@ struct Kernels {
   // Dots of the high planes and then of the low ones, scaled and added group by group, times the row's
   // scale.
   void (*low_rank_down)(const LowRankDownArgs&);
-  // n products (a multiple of 16) in their place; the largest becomes 127. If one is not finite the
-  // scale is NaN.
-  void (*low_rank_round)(float* y, int n);
+  // n products (a multiple of 16) of each row in their place; the largest becomes 127. If one is not
+  // finite the row's scale is NaN.
+  void (*low_rank_round)(float* y, int stride, int rows, int n);
   // fma(dot, scale of the row * scale of the products, y).
   void (*low_rank_up)(const LowRankUpArgs&);
 

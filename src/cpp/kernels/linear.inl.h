@@ -5,6 +5,8 @@
 
 #include "kernels/linear_groups.inl.h"
 
+#include "kernels/low_rank_up.inl.h"
+
 namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
@@ -84,6 +86,63 @@ static inline void write_outputs(const LinearArgs& args, int row, int half_pair,
   store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
 }
 
+// y = sums (+ bias) (+ add) + what an adapter adds, of M rows and a pair.
+template <int M>
+SLMQ_INLINE void write_adapted_rows(const LinearArgs& args, int row, int pair, const float* sums) {
+  const auto stride = static_cast<size_t>(args.y_stride);
+  const auto add_stride = static_cast<size_t>(args.add_stride);
+  const size_t column = static_cast<size_t>(pair) * kPairRows;
+  f32x16 values[2][M];
+#pragma GCC unroll 2
+  for (int tile = 0; tile < 2; ++tile) {
+#pragma GCC unroll 4
+    for (int t = 0; t < M; ++t) values[tile][t] = load(sums + t * kPairRows + tile * kLanes);
+    const size_t at = column + static_cast<size_t>(tile) * kLanes;
+    if (args.bias != nullptr) {
+#pragma GCC unroll 4
+      for (int t = 0; t < M; ++t) values[tile][t] = add(values[tile][t], load(args.bias + at));
+    }
+    if (args.add != nullptr) {
+      const float* from = args.add + static_cast<size_t>(row) * add_stride + at;
+#pragma GCC unroll 4
+      for (int t = 0; t < M; ++t)
+        values[tile][t] = add(values[tile][t], load(from + t * add_stride));
+    }
+  }
+  const uint8_t* tiles = args.up.weight + 2 * static_cast<size_t>(pair) * thin_tile_bytes(args.up);
+  if (args.up.k == 16) {  // the most usual rank
+    add_up<2, M>(args.up, tiles, 1, row, values);
+  } else {
+    add_up<2, M>(args.up, tiles, args.up.k / 16, row, values);
+  }
+  float* to = args.y + static_cast<size_t>(row) * stride + column;
+#pragma GCC unroll 4
+  for (int t = 0; t < M; ++t, to += stride) {
+    store(to, values[0][t]);
+    store(to + kLanes, values[1][t]);
+  }
+}
+
+// Apart, for the sake of those that need nothing of it.
+[[gnu::noinline]] static void write_adapted(const LinearArgs& args, int row, int rows, int pair,
+                                            const float* sums) {
+  const int whole = rows / 4 * 4;
+  for (int t = 0; t < whole; t += 4)
+    write_adapted_rows<4>(args, row + t, pair, sums + t * kPairRows);
+  for (int t = whole; t < rows; ++t)
+    write_adapted_rows<1>(args, row + t, pair, sums + t * kPairRows);
+}
+
+// The same for a pair and some rows whose sums are in memory, [rows][32].
+SLMQ_INLINE void write_sums(const LinearArgs& args, int row, int rows, int pair,
+                            const float* sums) {
+  if (args.up.weight != nullptr) return write_adapted(args, row, rows, pair, sums);
+  for (int t = 0; t < rows; ++t, sums += kPairRows) {
+    write_outputs(args, row + t, 2 * pair, load(sums));
+    write_outputs(args, row + t, 2 * pair + 1, load(sums + kLanes));
+  }
+}
+
 // Fetches what will be read so far behind p, of the next pairs too. These functions must melt into their
 // callers: GCC drops calls of functions that do nothing but prefetch.
 SLMQ_INLINE void fetch_ahead(const void* p, int bytes, Ahead ahead) {
@@ -144,6 +203,15 @@ SLMQ_INLINE void for_groups(const uint8_t* weight, int groups, Ahead ahead, cons
 
 template <int M>
 SLMQ_INLINE void write_pair(const LinearArgs& args, int pair, const f32x16 (&sums)[2][M]) {
+  if (args.up.weight != nullptr) {
+    alignas(64) float rows[M * kPairRows];
+#pragma GCC unroll 6
+    for (int t = 0; t < M; ++t) {
+      store(rows + t * kPairRows, sums[0][t]);
+      store(rows + t * kPairRows + kLanes, sums[1][t]);
+    }
+    return write_adapted(args, 0, M, pair, rows);
+  }
 #pragma GCC unroll 6
   for (int t = 0; t < M; ++t) {
     write_outputs(args, t, 2 * pair, sums[0][t]);
@@ -294,10 +362,7 @@ template <class Weight, bool Packed>
   } else {
     add_low_planes<Weight>(args, begin, row, low, sums);
   }
-  for (int t = 0; t < rows; ++t) {
-    write_outputs(args, row + t, 2 * pair, load(sums + kPairRows * t));
-    write_outputs(args, row + t, 2 * pair + 1, load(sums + kPairRows * t + 16));
-  }
+  write_sums(args, row, rows, pair, sums);
 }
 
 // Rows outside, pairs inside: the weights of a chunk and a block of activations stay in the

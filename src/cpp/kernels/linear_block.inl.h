@@ -157,20 +157,21 @@ SLMQ_INLINE void add_group(const uint8_t* tile, size_t, const int8_t* plane,
   }
 }
 
-// Of low_rank_int8.inl.h: sums[token] += dots of M tokens with columns of a tile, sixteen at a time. Of a
-// last half, dots take zeros for the columns behind it.
+// Of low_rank_up.inl.h and low_rank_int8.inl.h. Of a last half, dots take zeros for the columns behind it.
 static constexpr int kThinTokens = kTokens;
-template <int M>
-SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_stride, int halves,
-                            i32x16 (&sums)[M]) {
-  for (int half = 0; half < halves; half += 2, tile += 512, x += kGroup) {
+template <int N, int M>
+SLMQ_INLINE void add_halves(const uint8_t* tiles, size_t tile_step, const int8_t* x,
+                            ptrdiff_t x_stride, int halves, i32x16 (&sums)[N][M]) {
+  for (int half = 0; half < halves; half += 2, tiles += 512, x += kGroup) {
     alignas(64) int8_t columns[M][kGroup] = {};
     for (int t = 0; t < M; ++t)
       __builtin_memcpy(columns[t], x + t * x_stride, half + 1 < halves ? 32 : 16);
-    i32x16 dots[M];
-    dot_u8<M>(tile, columns[0], dots);
+    for (int i = 0; i < N; ++i) {
+      i32x16 dots[M];
+      dot_u8<M>(tiles + i * tile_step, columns[0], dots);
 #pragma GCC unroll 4
-    for (int t = 0; t < M; ++t) sums[t] = add(sums[t], dots[t]);
+      for (int t = 0; t < M; ++t) sums[i][t] = add(sums[i][t], dots[t]);
+    }
   }
 }
 

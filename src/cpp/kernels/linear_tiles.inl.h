@@ -128,12 +128,32 @@ struct TileBlocks {
       : tiles(tiles), args(args), row(row), blocks(blocks), low(args, row, blocks) {}
 
   void times_pair(const uint8_t* weight, int pair) {
-    for (int g = 0; g < args.groups; g += kUnitGroups) times_unit<false>(weight, g);
+    for (int g = 0; g < args.groups; g += kUnitGroups) times_unit<false>(weight, g, pair);
     if (low.any != 0) add_low(weight);
-    for (int block = 0; block < blocks; ++block) write_out(pair, block);
+    for (int block = 0; block < blocks; ++block)
+      write_sums(args, row + block * kPanelRows, kPanelRows, pair, sums[block]);
   }
 
  private:
+  // Where results go and what is added to them: a little of many rows, a few at a time.
+  SLMQ_INLINE_MEMBER void fetch_outputs(int pair, int block, int g) const {
+    const int begin = g * kPanelRows / args.groups,
+              next = (g + kUnitGroups) * kPanelRows / args.groups;
+    const int end = next < kPanelRows ? next : kPanelRows;
+    for (int t = begin; t < end; ++t) {
+      const int at = row + block * kPanelRows + t;
+      const float* to = args.y + static_cast<size_t>(at) * args.y_stride + pair * kPairRows;
+      prefetch_second_level(to);
+      prefetch_second_level(to + kLanes);
+      if (args.up.weight != nullptr)
+        prefetch_second_level(args.up.x + static_cast<ptrdiff_t>(at) * args.up.x_stride);
+      if (args.add == nullptr) continue;
+      const float* from = args.add + static_cast<size_t>(at) * args.add_stride + pair * kPairRows;
+      prefetch_second_level(from);
+      prefetch_second_level(from + kLanes);
+    }
+  }
+
   // Of a block's group: high planes, low planes, and what is known of them.
   const int8_t* planes(int block, int g) const {
     const size_t at = static_cast<size_t>(row / kPanelRows + block) * args.groups + g;
@@ -145,7 +165,7 @@ struct TileBlocks {
 
   // A unit of the weight times high or low planes of all tokens.
   template <bool Low>
-  void times_unit(const uint8_t* weight, int g) {
+  void times_unit(const uint8_t* weight, int g, int pair = 0) {
     const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
     const auto first = TileGroup<Weight>::of(weight, args.groups, g);
     for (int i = 0; i < count; ++i) {
@@ -158,6 +178,7 @@ struct TileBlocks {
       const bool last = block + 1 == blocks;
       const int8_t* next = last ? planes(0, (g + count) % args.groups) : planes(block + 1, g);
       add_unit<Low>(first, planes(block, g), next, count, !Low && g == 0, sums[block]);
+      if (!Low) fetch_outputs(pair, block, g);
     }
   }
 
@@ -322,14 +343,6 @@ struct TileBlocks {
       }
     }
   }
-
-  void write_out(int pair, int block) const {
-    const float* from = sums[block];
-    for (int t = 0, at = row + block * kPanelRows; t < kPanelRows; ++t, from += kPairRows) {
-      write_outputs(args, at + t, 2 * pair, load(from));
-      write_outputs(args, at + t, 2 * pair + 1, load(from + kLanes));
-    }
-  }
 };
 
 // Whole blocks of sixteen tokens; the rest is the `below` table's.
@@ -356,6 +369,7 @@ static void linear_tiles(const LinearArgs& args, int pair_begin, int pair_end) {
                static_cast<size_t>(rows) * args.groups * kActivationBytes;
   rest.y += static_cast<size_t>(rows) * args.y_stride;
   if (args.add != nullptr) rest.add += static_cast<size_t>(rows) * args.add_stride;
+  rest.up.x += static_cast<ptrdiff_t>(rows) * args.up.x_stride;
   below.linear[static_cast<int>(Name)](rest, pair_begin, pair_end);
 }
 
@@ -382,19 +396,6 @@ static int64_t peak_tiles(int rounds, int32_t* sink) {
   tiles.release();
   for (int i = 0; i < kLanes; ++i) sink[i] = sums[i];
   return int64_t{rounds} * 6 * kTileRows * kLanes * kTileRowBytes;
-}
-
-template <class Tiles, const Kernels& below, int... Names>
-static constexpr void put_tiles(Kernels* table, std::integer_sequence<int, Names...>) {
-  const auto put = [table]<int Name>() {
-    constexpr auto format = static_cast<Format>(Name);
-    if constexpr (info(format).row_panels) {
-      table->linear[Name] = linear_row_tiles<Tiles, below>;
-    } else if constexpr (info(format).quantized) {
-      table->linear[Name] = linear_tiles<format, Tiles, below>;
-    }
-  };
-  (put.template operator()<Names>(), ...);
 }
 
 }  // namespace

@@ -105,19 +105,24 @@ SLMQ_INLINE void add_group(const uint8_t* tiles, size_t tile_step, const int8_t*
   }
 }
 
-// Of low_rank_int8.inl.h: sums[token] += dots of M tokens with columns of a tile, sixteen at a time.
+// Of low_rank_up.inl.h and low_rank_int8.inl.h.
 static constexpr int kThinTokens = 8;
-template <int M>
-SLMQ_INLINE void add_halves(const uint8_t* tile, const int8_t* x, ptrdiff_t x_stride, int halves,
-                            i32x16 (&sums)[M]) {
-  for (int half = 0; half < halves; ++half, tile += 256, x += 16) {
+template <int N, int M>
+SLMQ_INLINE void add_halves(const uint8_t* tiles, size_t tile_step, const int8_t* x,
+                            ptrdiff_t x_stride, int halves, i32x16 (&sums)[N][M]) {
+  for (int half = 0; half < halves; ++half, tiles += 256, x += 16) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const __m512i w = _mm512_load_si512(tile + 64 * j);
+      __m512i w[N];
+#pragma GCC unroll 2
+      for (int i = 0; i < N; ++i) w[i] = _mm512_load_si512(tiles + i * tile_step + 64 * j);
 #pragma GCC unroll 8
-      for (int t = 0; t < M; ++t)
-        sums[t] =
-            pinned({_mm512_dpbusd_epi32(sums[t].v, w, broadcast_i8x4(x + t * x_stride + 4 * j))});
+      for (int t = 0; t < M; ++t) {
+        const __m512i four = broadcast_i8x4(x + t * x_stride + 4 * j);
+#pragma GCC unroll 2
+        for (int i = 0; i < N; ++i)
+          sums[i][t] = pinned({_mm512_dpbusd_epi32(sums[i][t].v, w[i], four)});
+      }
     }
   }
 }

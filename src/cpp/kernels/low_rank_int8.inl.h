@@ -4,7 +4,6 @@ namespace slmq::SLMQ_ISA {
 namespace {  // members of its types, too, stay in this object
 
 static constexpr int kThinGroupBytes = kGroup * kLanes;
-static constexpr size_t kThinScaleBytes = kLanes * sizeof(float);
 
 // y = the sum over groups of M tokens' high planes times a tile.
 template <int M>
@@ -17,12 +16,13 @@ SLMQ_INLINE void down_tokens(const uint8_t* tile, PanelTokens a, int groups, Ahe
   for (int g = 0; g < groups; ++g) {
     fetch_ahead(tile, kThinGroupBytes, ahead);
     const ActivationInfo* info = a.info + t;
-    i32x16 dots[M];
+    i32x16 dots[1][M];
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) dots[i] = splat_i32(-128 * info[i].sum_high);
-    add_halves<M>(tile, a.high + t * kGroup, kGroup, 2, dots);
+    for (int i = 0; i < M; ++i) dots[0][i] = splat_i32(-128 * info[i].sum_high);
+    add_halves<1, M>(tile, 0, a.high + t * kGroup, kGroup, 2, dots);
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) sums[i] = fma(to_f32(dots[i]), splat(info[i].scale_high), sums[i]);
+    for (int i = 0; i < M; ++i)
+      sums[i] = fma(to_f32(dots[0][i]), splat(info[i].scale_high), sums[i]);
     tile += kThinGroupBytes;
     a.next_group();
   }
@@ -41,9 +41,9 @@ static void down_block(const LowRankDownArgs& args, const uint8_t* tile, const P
 
 // The low plane of one token: y += dot * scale.
 static void add_low(const uint8_t* codes, const PanelTokens& a, float* y) {
-  i32x16 dot[1] = {splat_i32(-128 * part_low<Weight<Format::q8g32s>, 0>(*a.info))};
-  add_halves<1>(codes, a.low, kGroup, 2, dot);
-  store(y, fma(to_f32(dot[0]), splat(a.info->scale), load(y)));
+  i32x16 dot[1][1] = {{splat_i32(-128 * part_low<Weight<Format::q8g32s>, 0>(*a.info))}};
+  add_halves<1, 1>(codes, 0, a.low, kGroup, 2, dot);
+  store(y, fma(to_f32(dot[0][0]), splat(a.info->scale), load(y)));
 }
 
 static void low_rank_down(const LowRankDownArgs& args) {
@@ -77,60 +77,33 @@ static void low_rank_down(const LowRankDownArgs& args) {
   }
 }
 
-// Rounded products of M tokens, close together: how far apart is then known to a compiler.
-template <int M>
-struct ThinTokens {
-  alignas(64) int8_t codes[M][kMaxRank];
-  float scales[M];
-  int32_t starts[M];
-
-  ThinTokens(const LowRankUpArgs& args, int row) {
-    for (int t = 0; t < M; ++t) {
-      const auto* x =
-          reinterpret_cast<const int8_t*>(args.x + static_cast<ptrdiff_t>(row + t) * args.x_stride);
-      const int8_t* tail = x + static_cast<size_t>(args.place) * sizeof(float) - kRoundedTail;
-      __builtin_memcpy(codes[t], x, static_cast<size_t>(args.k));
-      __builtin_memcpy(&scales[t], tail, sizeof(float));
-      __builtin_memcpy(&starts[t], tail + sizeof(float), sizeof(int32_t));
-    }
-  }
-};
-
-// N tiles, each so many bytes, times M tokens are added to y.
-template <int M, int N>
-SLMQ_INLINE void up_tiles(const uint8_t* tile, size_t bytes, int halves, const ThinTokens<M>& x,
-                          float* y, size_t y_stride) {
-  i32x16 sums[N][M];
+// N tiles from column `n` on, of M rows.
+template <int N, int M>
+SLMQ_INLINE void up_tiles(const LowRankUpArgs& args, int halves, int row, int n) {
+  const auto stride = static_cast<size_t>(args.y_stride);
+  float* y = args.y + static_cast<size_t>(row) * stride + n;
+  f32x16 values[N][M];
 #pragma GCC unroll 2
   for (int i = 0; i < N; ++i) {
 #pragma GCC unroll 8
-    for (int t = 0; t < M; ++t) sums[i][t] = splat_i32(x.starts[t]);
-    add_halves<M>(tile + i * bytes, x.codes[0], kMaxRank, halves, sums[i]);
+    for (int t = 0; t < M; ++t) values[i][t] = load(y + t * stride + i * kLanes);
   }
+  const uint8_t* tiles =
+      args.up.weight + static_cast<size_t>(n / kLanes) * thin_tile_bytes(args.up);
+  add_up<N, M>(args.up, tiles, halves, row, values);
 #pragma GCC unroll 2
   for (int i = 0; i < N; ++i) {
-    const f32x16 scale =
-        load(reinterpret_cast<const float*>(tile + (i + 1) * bytes - kThinScaleBytes));
-    float* to = y + i * kLanes;
 #pragma GCC unroll 8
-    for (int t = 0; t < M; ++t, to += y_stride)
-      store(to, fma(to_f32(sums[i][t]), mul(scale, splat(x.scales[t])), load(to)));
+    for (int t = 0; t < M; ++t) store(y + t * stride + i * kLanes, values[i][t]);
   }
 }
 
 template <int M>
 [[gnu::noinline]] static void up_tokens(const LowRankUpArgs& args, int row) {
-  const ThinTokens<M> x(args, row);
-  const size_t bytes = static_cast<size_t>(args.k) * kLanes + kThinScaleBytes;
-  const auto y_stride = static_cast<size_t>(args.y_stride);
-  const uint8_t* tile = args.weight;
-  float* y = args.y + static_cast<size_t>(row) * y_stride;
   int n = 0;
-  if (args.k == 16)  // the most usual rank
-    for (; n + 2 * kLanes <= args.n; n += 2 * kLanes, tile += 2 * bytes, y += 2 * kLanes)
-      up_tiles<M, 2>(tile, bytes, 1, x, y, y_stride);
-  for (; n < args.n; n += kLanes, tile += bytes, y += kLanes)
-    up_tiles<M, 1>(tile, bytes, args.k / 16, x, y, y_stride);
+  if (args.up.k == 16)  // the most usual rank
+    for (; n + 2 * kLanes <= args.n; n += 2 * kLanes) up_tiles<2, M>(args, 1, row, n);
+  for (; n < args.n; n += kLanes) up_tiles<1, M>(args, args.up.k / 16, row, n);
 }
 
 template <int M>
@@ -140,7 +113,7 @@ static void up_rows(const LowRankUpArgs& args, int row) {
     if (row < args.m) up_rows<M / 2>(args, row);
 }
 
-static void low_rank_up(const LowRankUpArgs& args) { up_rows<kThinTokens>(args, 0); }
+static void low_rank_up(const LowRankUpArgs& args) { up_rows<kTokens>(args, 0); }
 
 }  // namespace
 }  // namespace slmq::SLMQ_ISA

@@ -345,29 +345,4 @@ static int32_t read_memory(const uint8_t* p, size_t bytes) {
   return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }
 
-static void low_rank_round(float* y, int n) {
-  f32x16 largest = splat(0.0f), spoiled = largest;
-  for (int c = 0; c < n; c += kLanes) {
-    const f32x16 x = load(y + c);
-    largest = max(abs(x), largest);  // in this order a NaN does not stay
-    spoiled = fma(x, splat(0.0f), spoiled);
-  }
-  const float most = reduce_max(largest);
-  const bool zero = most < kSmallest;
-  const f32x16 inverse = splat(zero ? 0.0f : 127.0f / most);
-  auto* codes = reinterpret_cast<int8_t*>(y);
-  i32x16 sums = splat_i32(0);
-  for (int c = 0; c < n; c += kLanes) {  // codes of sixteen go where four of them have been
-    const i32x16 q = round_to_i32(clamp(mul(load(y + c), inverse), splat(-127.0f), splat(127.0f)));
-    store_i8(codes + c, q);
-    sums = add(sums, q);
-  }
-  const bool finite = reduce_add(spoiled) == 0.0f;
-  const float scale = !finite ? __builtin_nanf("") : zero ? 0.0f : most / 127.0f;
-  const int32_t start = -128 * reduce_add(sums);
-  int8_t* tail = codes + static_cast<size_t>(n) * sizeof(float) - kRoundedTail;
-  __builtin_memcpy(tail, &scale, sizeof(scale));
-  __builtin_memcpy(tail + sizeof(scale), &start, sizeof(start));
-}
-
 }  // namespace slmq::SLMQ_ISA

@@ -31,6 +31,8 @@
 
 #include "kernels/quantize_rows.inl.h"
 
+#include "kernels/low_rank_round.inl.h"
+
 #include "kernels/dequantize.inl.h"
 
 #include "kernels/product.inl.h"

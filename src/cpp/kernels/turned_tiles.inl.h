@@ -108,17 +108,5 @@ static void product_turned_tiles(const TurnedArgs& args) {
   tiles.release();
 }
 
-// The products alone; all else comes from the table below.
-template <class Tiles, const Kernels& below>
-static constexpr Kernels tile_products(const char* name) {
-  Kernels table = {};
-  table.name = name;
-  table.peak_dots = peak_tiles<Tiles>;
-  table.turn = turn<FourLayout>;
-  table.product_turned = product_turned_tiles<Tiles>;
-  put_tiles<Tiles, below>(&table, std::make_integer_sequence<int, kFormats>());
-  return table;
-}
-
 }  // namespace
 }  // namespace slmq::SLMQ_ISA

@@ -128,6 +128,7 @@ Adapter::Adapter(std::shared_ptr<const Slots> slots, std::vector<LowRankSource> 
     stack.columns = columns_of(stack.type, size.k, kGroup);
     stack.tiles += part->place() / kLanes;
     stack.parts.push_back(&*part);
+    widest_ = std::max(widest_, stack.tiles * kLanes);
   }
   place();
   for (const LowRankSource& source : sources) {

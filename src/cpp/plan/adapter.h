@@ -69,6 +69,7 @@ class Adapter {
   }
   // Of neighbours, by the first's slot; without tiles if nothing is added to any of them.
   const LowRankStack& stack(int first) const { return stacks_[first]; }
+  int widest() const { return widest_; }
   size_t bytes() const { return memory_.size(); }
   const Slots* slots() const { return slots_.get(); }
 
@@ -78,6 +79,7 @@ class Adapter {
   const std::shared_ptr<const Slots> slots_;
   std::vector<std::optional<LowRank>> parts_;  // by slot
   std::vector<LowRankStack> stacks_;           // by the first slot of neighbours
+  int widest_ = 0;                             // products of a row with one of them
   Memory memory_;  // all matrices, in the order in which steps read them
 };
 

@@ -89,10 +89,10 @@ void multiply(const Run& run, const Matrix& m, const LinearArgs& args, int pair_
 // softcap * tanh(y / softcap).
 class LinearStep final : public Step {
  public:
-  LinearStep(Domain domain, std::vector<LinearPart> parts, LowRankAdditions adds, Slice add,
-             std::optional<Unary> activation, float softcap, int out, int threads);
-  void prepare(const Frame& frame) override { adds_.prepare(frame); }
-  size_t scratch_bytes() const override { return adds_.scratch_bytes(); }
+  LinearStep(Domain domain, std::vector<LinearPart> parts, std::shared_ptr<LowRankAdditions> adds,
+             Slice add, std::optional<Unary> activation, float softcap, int out, int threads);
+  void prepare(const Frame& frame) override { adds_->prepare(frame); }
+  size_t scratch_bytes() const override { return adds_->scratch_bytes(); }
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   void narrow(const std::vector<int32_t>& columns) override;
@@ -102,7 +102,7 @@ class LinearStep final : public Step {
  private:
   const Domain domain_;
   const std::vector<LinearPart> parts_;
-  LowRankAdditions adds_;
+  const std::shared_ptr<LowRankAdditions> adds_;
   const Slice add_;
   const std::optional<Unary> activation_;
   const float softcap_;
@@ -116,9 +116,9 @@ class LinearStep final : public Step {
   void multiply_rows(const Run& run, const Chunk& chunk, RowRange rows, int thread) const;
 };
 
-LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, LowRankAdditions adds,
-                       Slice add, std::optional<Unary> activation, float softcap, int out,
-                       int threads)
+LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts,
+                       std::shared_ptr<LowRankAdditions> adds, Slice add,
+                       std::optional<Unary> activation, float softcap, int out, int threads)
     : domain_(domain),
       parts_(std::move(parts)),
       adds_(std::move(adds)),
@@ -136,20 +136,20 @@ LinearStep::LinearStep(Domain domain, std::vector<LinearPart> parts, LowRankAddi
 
 int LinearStep::items(const Frame& frame, int) const {
   if (frame.rows(domain_) == 0) return 0;
-  return adds_.items(frame) + static_cast<int>(chunks().size());
+  return adds_->items(frame) + static_cast<int>(chunks().size());
 }
 
 void LinearStep::run_items(const Run& run, int, int first, int last, int thread) {
   const RowRange all = {0, run.frame->rows(domain_)};
-  adds_.take(run, first, last, thread);
-  const int before = adds_.items(*run.frame);
+  adds_->take(run, first, last, thread);
+  const int before = adds_->items(*run.frame);
   first = std::max(first - before, 0);
   last -= before;
   while (first < last) multiply_pairs(run, joined(chunks(), &first, last), all, thread);
 }
 
 void LinearStep::run_rows(const Run& run, int begin, int end, int thread) {
-  adds_.multiply(run, begin, end, thread);
+  adds_->multiply(run, begin, end, thread);
   for (const Chunk& chunk : block_chunks_) multiply_pairs(run, chunk, {begin, end}, thread);
 }
 
@@ -173,7 +173,9 @@ void LinearStep::narrow(const std::vector<int32_t>& columns) {
 void LinearStep::multiply_pairs(const Run& run, const Chunk& chunk, RowRange rows,
                                 int thread) const {
   constexpr int kRows = 4 * kPanelRows;
-  if (!adds_.in(*run.frame)) return multiply_rows(run, chunk, rows, thread);
+  const LowRankUse& use = parts_[chunk.part].adds;
+  if (!adds_->in(*run.frame) || adds_->at_once(run, use, rows.begin, rows.count()))
+    return multiply_rows(run, chunk, rows, thread);
   for (int row = rows.begin; row < rows.end; row += kRows)
     multiply_rows(run, chunk, {row, std::min(row + kRows, rows.end)}, thread);
 }
@@ -197,12 +199,10 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
   const auto activate = activation_ ? run.kernels->unary[static_cast<int>(*activation_)] : nullptr;
   const bool adapts = part.adds.slot >= 0;
   if (slmq::info(part.matrix->format).row_panels && !adapts) args.activate = activate;
-  Behind behind;
-  adds_.defer(run, part.adds, rows.begin, rows.count(), &args, &behind);
-  adds_.fetch(run, part.adds, rows.begin, &args);
+  const Behind behind = adds_->prepare(run, part.adds, rows.begin, rows.count(), &args);
   multiply(run, *part.matrix, args, chunk.pair_begin, chunk.pair_end);
-  adds_.add(run, part.adds, behind, rows.begin, rows.count(), first, columns, args.y + first,
-            args.y_stride);
+  adds_->add(run, part.adds, behind, rows.begin, rows.count(), first, columns, args.y + first,
+             args.y_stride);
   const bool activates = activate != nullptr && args.activate == nullptr;
   if (!activates && softcap_ == 0.0f) return;
   for (int row = 0; row < rows.count(); ++row) {
@@ -215,13 +215,13 @@ void LinearStep::multiply_rows(const Run& run, const Chunk& chunk, RowRange rows
 // out = f(x @ gate.T (+ bias)) * (x @ up.T (+ bias)): f happens while the products are in cache.
 class GatedStep final : public Step {
  public:
-  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up, LowRankAdditions adds,
-            int out, int threads);
-  void prepare(const Frame& frame) override { adds_.prepare(frame); }
+  GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up,
+            std::shared_ptr<LowRankAdditions> adds, int out, int threads);
+  void prepare(const Frame& frame) override { adds_->prepare(frame); }
   int items(const Frame& frame, int phase) const override;
   void run_items(const Run& run, int phase, int first, int last, int thread) override;
   size_t scratch_bytes() const override {
-    return std::max(2 * kTileFloats * sizeof(float), adds_.scratch_bytes());
+    return std::max(2 * kTileFloats * sizeof(float), adds_->scratch_bytes());
   }
   bool takes_rows() const override { return domain_ == Domain::tokens; }
   void run_rows(const Run& run, int begin, int end, int thread) override;
@@ -234,13 +234,13 @@ class GatedStep final : public Step {
   const Domain domain_;
   const Gate activation_;
   const LinearPart gate_, up_;
-  LowRankAdditions adds_;
+  const std::shared_ptr<LowRankAdditions> adds_;
   const int out_;
   std::vector<Chunk> chunks_;
 };
 
 GatedStep::GatedStep(Domain domain, Gate activation, LinearPart gate, LinearPart up,
-                     LowRankAdditions adds, int out, int threads)
+                     std::shared_ptr<LowRankAdditions> adds, int out, int threads)
     : domain_(domain),
       activation_(activation),
       gate_(std::move(gate)),
@@ -265,12 +265,10 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
     args.y = results[i] - static_cast<ptrdiff_t>(pair_begin) * kPairRows;
     args.y_stride = columns;
     args.bias = parts[i]->bias.empty() ? nullptr : parts[i]->bias.data();
-    Behind behind;
-    adds_.defer(run, parts[i]->adds, rows.begin, rows.count(), &args, &behind);
-    adds_.fetch(run, parts[i]->adds, rows.begin, &args);
+    const Behind behind = adds_->prepare(run, parts[i]->adds, rows.begin, rows.count(), &args);
     multiply(run, m, args, pair_begin, pair_end);
-    adds_.add(run, parts[i]->adds, behind, rows.begin, rows.count(), pair_begin * kPairRows,
-              columns, results[i], columns);
+    adds_->add(run, parts[i]->adds, behind, rows.begin, rows.count(), pair_begin * kPairRows,
+               columns, results[i], columns);
   }
   const auto activate = run.kernels->gated[static_cast<int>(activation_)];
   for (int r = 0; r < rows.count(); ++r) {
@@ -283,12 +281,12 @@ void GatedStep::tile(const Run& run, int thread, int pair_begin, int pair_end,
 
 int GatedStep::items(const Frame& frame, int) const {
   if (frame.rows(domain_) == 0) return 0;
-  return adds_.items(frame) + static_cast<int>(chunks_.size());
+  return adds_->items(frame) + static_cast<int>(chunks_.size());
 }
 
 void GatedStep::run_items(const Run& run, int, int first, int last, int thread) {
-  adds_.take(run, first, last, thread);
-  const int before = adds_.items(*run.frame);
+  adds_->take(run, first, last, thread);
+  const int before = adds_->items(*run.frame);
   first = std::max(first - before, 0);
   last -= before;
   if (first < last)
@@ -296,7 +294,7 @@ void GatedStep::run_items(const Run& run, int, int first, int last, int thread) 
 }
 
 void GatedStep::run_rows(const Run& run, int begin, int end, int thread) {
-  adds_.multiply(run, begin, end, thread);
+  adds_->multiply(run, begin, end, thread);
   for (const Chunk& chunk : chunks_) tiles(run, chunk, {begin, end}, thread);
 }
 
@@ -338,10 +336,12 @@ LinearPart Recording::part(int x, Weight weight, int offset, Domain domain) cons
 }
 
 // Gives matrices slots, and a buffer to what multiplies their inputs with A.
-LowRankAdditions Recording::low_rank(const std::vector<LinearPart*>& parts, Domain domain) {
-  if (slots_ == nullptr) return {domain, {}, -1};
+std::shared_ptr<LowRankAdditions> Recording::low_rank(const std::vector<LinearPart*>& parts,
+                                                      Domain domain) {
+  using Inputs = std::vector<LowRankInput>;
+  if (slots_ == nullptr) return std::make_shared<LowRankAdditions>(domain, Inputs(), -1);
   constexpr int kApart = kGroup;  // columns, so that rows do not meet in the same cache sets
-  std::vector<LowRankInput> inputs;
+  Inputs inputs;
   int width = 0;
   for (LinearPart* part : parts) {
     const Matrix& m = *part->matrix;
@@ -358,7 +358,15 @@ LowRankAdditions Recording::low_rank(const std::vector<LinearPart*>& parts, Doma
     slots_->push_back({m.n, m.k, input->slots.front(), buffer(part->x).type == BufferType::panel});
     part->adds = {slot, input->column};
   }
-  return {domain, std::move(inputs), new_buffer(BufferType::f32, domain, width + kApart, false)};
+  const bool alone = inputs.size() == 1;
+  const auto [products, added] = products_.try_emplace({domain, width + kApart, alone}, -1);
+  if (added) products->second = new_buffer(BufferType::f32, domain, width + kApart, false);
+  auto adds = std::make_shared<LowRankAdditions>(domain, inputs, products->second);
+  // No step between the one that makes the input and this one has products of its own to put there.
+  if (alone && !made_.steps.empty() && made_.steps.back()->info.out == inputs.front().x &&
+      made_.steps.back()->take_along(adds))
+    adds->follow_input();
+  return adds;
 }
 
 int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional<Unary> activation,
@@ -393,8 +401,7 @@ int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional
   }
   std::vector<LinearPart*> added;
   for (LinearPart& one : recorded) added.push_back(&one);
-  LowRankAdditions adds = low_rank(added, domain);
-  const int products = adds.products();
+  std::shared_ptr<LowRankAdditions> adds = low_rank(added, domain);
   const int out = new_buffer(BufferType::f32, domain, logical, false);
   uses_[out].ends = std::move(ends);
   auto step = std::make_unique<LinearStep>(domain, std::move(recorded), std::move(adds), add,
@@ -406,7 +413,6 @@ int Recording::linear(int x, std::vector<Weight> parts, Slice add, std::optional
   if (activation) op += std::string("+") + kUnaryNames[static_cast<int>(*activation)];
   if (softcap > 0.0f) op += "+softcap";
   add_step(std::move(step), out, std::move(in), std::move(op), std::move(format), std::move(shape));
-  if (products >= 0) release(products);
   return out;
 }
 
@@ -425,8 +431,7 @@ int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
   LinearPart up_part = part(x, std::move(up), 0, domain);
   std::vector<int> in = {gate_part.x};
   if (up_part.x != gate_part.x) in.push_back(up_part.x);
-  LowRankAdditions adds = low_rank({&gate_part, &up_part}, domain);
-  const int products = adds.products();
+  std::shared_ptr<LowRankAdditions> adds = low_rank({&gate_part, &up_part}, domain);
   const int out = new_buffer(BufferType::f32, domain, g.n, false);
   auto step =
       std::make_unique<GatedStep>(domain, activation, std::move(gate_part), std::move(up_part),
@@ -434,7 +439,6 @@ int Recording::gated(int x, Gate activation, Weight gate, Weight up) {
   step->info.weight_bytes = bytes;
   step->info.macs_per_row = macs;
   add_step(std::move(step), out, std::move(in), op, std::move(format), std::move(shape));
-  if (products >= 0) release(products);
   return out;
 }
 

@@ -48,7 +48,8 @@ size_t LowRankAdditions::scratch_bytes() const {
 }
 
 int LowRankAdditions::items(const Frame& frame) const {
-  return in(frame) ? blocks_of(frame.rows(domain_)) * static_cast<int>(slots_.size()) : 0;
+  if (!in(frame) || early(frame)) return 0;
+  return blocks_of(frame.rows(domain_)) * static_cast<int>(slots_.size());
 }
 
 void LowRankAdditions::take(const Run& run, int first, int last, int thread) {
@@ -67,9 +68,15 @@ void LowRankAdditions::take(const Run& run, int first, int last, int thread) {
   left_.fetch_sub(last - first, std::memory_order_release);
 }
 
+void LowRankAdditions::follow(const Run& run, int begin, int end, int thread) const {
+  if (!in(*run.frame) || !early(*run.frame)) return;
+  for (const LowRankInput& input : inputs_)
+    products(run, input, {0, static_cast<int>(input.slots.size())}, begin, end, thread);
+}
+
 void LowRankAdditions::multiply(const Run& run, int begin, int end, int thread) {
   left_.store(0, std::memory_order_relaxed);  // of others, whose products are of other rows
-  if (!in(*run.frame)) return;
+  if (!in(*run.frame) || early(*run.frame)) return;
   for (int row = begin; row < end; row += kPanelRows)
     for (const LowRankInput& input : inputs_)
       products(run, input, {0, static_cast<int>(input.slots.size())}, row,
@@ -97,6 +104,15 @@ const float* LowRankAdditions::floats(const Run& run, const Buffer& x, int threa
   return values;
 }
 
+// From a row's products to the next one's. Those of one adapter lie close together; in all steps alike, as
+// threads may be at different ones.
+int LowRankAdditions::product_stride(const Run& run, int row) const {
+  const Frame& frame = *run.frame;
+  const int width = run.buffer(products_).width;
+  if (!frame.one_adapter || inputs_.size() > 1) return width;
+  return std::min(frame.adapter(domain_, row)->widest(), width);
+}
+
 // t = A x of a block's rows, of neighbouring slots: what is read of the rows is the same.
 void LowRankAdditions::products(const Run& run, const LowRankInput& input, SlotRange slots,
                                 int begin, int end, int thread) const {
@@ -110,8 +126,10 @@ void LowRankAdditions::products(const Run& run, const LowRankInput& input, SlotR
     const LowRankStack& stack = adapter->stack(input.slots.front());
     const Tiles tiles = tiles_of(*adapter, input, slots);
     if (tiles.count == 0) continue;
+    if (stack.type != LowRankType::i8) next = std::min(next, row + kPanelRows);  // see floats()
+    const int stride = product_stride(run, row);
     float* y =
-        out.floats(n, thread) + static_cast<size_t>(row) * out.width + input.column + tiles.column;
+        out.floats(n, thread) + static_cast<size_t>(row) * stride + input.column + tiles.column;
     if (stack.type == LowRankType::i8) {
       LowRankDownArgs args{};
       args.weight = tiles.weight;
@@ -123,13 +141,12 @@ void LowRankAdditions::products(const Run& run, const LowRankInput& input, SlotR
       args.row_end = next;
       args.ahead = run.tuning->ahead(Format::q8g32s, n);
       args.y = y;
-      args.y_stride = out.width;
+      args.y_stride = stride;
       run.kernels->low_rank_down(args);
       for (const LowRank* part : stack.parts) {
         const int at = part->column - tiles.column;
         if (at < 0 || at >= tiles.count * kLanes) continue;
-        for (int i = 0; i < next - row; ++i)
-          run.kernels->low_rank_round(y + static_cast<size_t>(i) * out.width + at, part->place());
+        run.kernels->low_rank_round(y + at, stride, next - row, part->place());
       }
       continue;
     }
@@ -141,9 +158,8 @@ void LowRankAdditions::products(const Run& run, const LowRankInput& input, SlotR
     args.x = floats(run, x, thread, row, next);
     args.x_stride = x.width;
     args.y = y;
-    args.y_stride = out.width;
-    for (int i = 0; i < args.m; ++i)
-      std::fill_n(y + static_cast<size_t>(i) * out.width, args.n, 0.0f);
+    args.y_stride = stride;
+    for (int i = 0; i < args.m; ++i) std::fill_n(y + static_cast<size_t>(i) * stride, args.n, 0.0f);
     run.kernels->low_rank[static_cast<int>(stack.type)](args);
   }
 }
@@ -153,20 +169,19 @@ const LowRank* LowRankAdditions::found(const Frame& frame, const LowRankUse& use
   return adapter == nullptr ? nullptr : adapter->find(use.slot);
 }
 
-void LowRankAdditions::fetch(const Run& run, const LowRankUse& use, int row,
-                             LinearArgs* args) const {
-  const Frame& frame = *run.frame;
-  if (use.slot < 0 || !in(frame) || frame.rows(domain_) > kReplicaRows) return;
-  const LowRank* low = found(frame, use, row);
-  if (low == nullptr) return;
-  args->beside = low->up;
-  args->beside_bytes = 2 * static_cast<int>(low->tile_bytes());
+// Of B from its first column on, and of t of rows from `row` on.
+LowRankUp LowRankAdditions::up(const Run& run, const LowRankUse& use, const LowRank& low,
+                               int row) const {
+  const int stride = product_stride(run, row);
+  const float* t = run.buffer(products_).floats(run.frame->rows(domain_), 0) +
+                   static_cast<size_t>(row) * stride + use.products_at + low.column;
+  return {low.up, low.rank, t, low.place(), stride};
 }
 
 // Products are made while the weights are multiplied: as a rule they are there.
 void LowRankAdditions::wait() const {
   constexpr int kLooks = 256;
-  for (int look = 0; left_.load(std::memory_order_acquire) > 0; ++look) {
+  for (int look = 0; !there(); ++look) {
     if (look < kLooks) {
       relax();
     } else {
@@ -175,18 +190,39 @@ void LowRankAdditions::wait() const {
   }
 }
 
-void LowRankAdditions::defer(const Run& run, const LowRankUse& use, int row, int rows,
-                             LinearArgs* args, Behind* behind) const {
+bool LowRankAdditions::at_once(const Run& run, const LowRankUse& use, int row, int rows) const {
+  if (end_of_run(*run.frame, row, row + rows) != row + rows) return false;
+  const LowRank* low = found(*run.frame, use, row);
+  return low == nullptr || (low->type == LowRankType::i8 && !low->changes() && there());
+}
+
+Behind LowRankAdditions::prepare(const Run& run, const LowRankUse& use, int row, int rows,
+                                 LinearArgs* args) const {
   const Frame& frame = *run.frame;
-  if (use.slot < 0 || !in(frame)) return;
-  bool changed = false;
-  for (int at = row; at < row + rows && !changed; at = end_of_run(frame, at, row + rows)) {
-    const LowRank* low = found(frame, use, at);
-    changed = low != nullptr && low->changes();
+  Behind behind;
+  if (use.slot < 0 || !in(frame)) return behind;
+  const LowRank* low = found(frame, use, row);
+  if (low != nullptr && frame.rows(domain_) <= kReplicaRows) {  // B comes with the weights
+    args->beside = low->up;
+    args->beside_bytes = 2 * static_cast<int>(low->tile_bytes());
   }
-  if (!changed) return;
-  *behind = {args->bias, args->add, args->add_stride};
-  args->bias = args->add = nullptr;
+  if (at_once(run, use, row, rows)) {
+    if (low != nullptr) args->up = up(run, use, *low, row);
+    return behind;
+  }
+  behind.products = true;
+  bool changes = false;
+  for (int at = row; at < row + rows && !changes; at = end_of_run(frame, at, row + rows)) {
+    low = found(frame, use, at);
+    changes = low != nullptr && low->changes();
+  }
+  if (changes) {
+    behind.bias = args->bias;
+    behind.add = args->add;
+    behind.add_stride = args->add_stride;
+    args->bias = args->add = nullptr;
+  }
+  return behind;
 }
 
 namespace {
@@ -214,11 +250,9 @@ void finish(const LowRank* low, const Behind& behind, int row, int rows, int col
 
 void LowRankAdditions::add(const Run& run, const LowRankUse& use, const Behind& behind, int row,
                            int rows, int column, int count, float* y, int y_stride) const {
+  if (!behind.products) return;
   const Frame& frame = *run.frame;
-  if (use.slot < 0 || !in(frame)) return;
   wait();
-  const Buffer& products = run.buffer(products_);
-  const float* t = products.floats(frame.rows(domain_), 0) + use.products_at;
   for (int at = row, next; at < row + rows; at = next) {
     next = end_of_run(frame, at, row + rows);
     const LowRank* low = found(frame, use, at);
@@ -226,14 +260,13 @@ void LowRankAdditions::add(const Run& run, const LowRankUse& use, const Behind& 
     const bool changes = low != nullptr && low->changes();
     if (!changes) finish(nullptr, behind, at - row, next - at, column, count, to, y_stride);
     if (low == nullptr) continue;
-    const uint8_t* weight = low->up + static_cast<size_t>(column / kLanes) * low->tile_bytes();
-    const float* own = t + static_cast<size_t>(at) * products.width + low->column;
+    LowRankUp with = up(run, use, *low, at);
+    with.weight += static_cast<size_t>(column / kLanes) * low->tile_bytes();
     if (low->type == LowRankType::i8) {
-      run.kernels->low_rank_up(
-          {weight, next - at, count, low->rank, own, low->place(), products.width, to, y_stride});
+      run.kernels->low_rank_up({with, next - at, count, to, y_stride});
     } else {
       run.kernels->low_rank[static_cast<int>(low->type)](
-          {weight, next - at, count, low->rank, own, products.width, to, y_stride});
+          {with.weight, next - at, count, with.k, with.x, with.x_stride, to, y_stride});
     }
     if (changes) finish(low, behind, at - row, next - at, column, count, to, y_stride);
   }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "layout/matrix.h"
@@ -165,7 +166,7 @@ class Recording {
   size_t new_state(size_t floats);  // the first of so many floats of the states
   // Checks a weight against its input and pads its bias.
   LinearPart part(int x, Weight weight, int offset, Domain domain) const;
-  LowRankAdditions low_rank(const std::vector<LinearPart*>& parts, Domain domain);
+  std::shared_ptr<LowRankAdditions> low_rank(const std::vector<LinearPart*>& parts, Domain domain);
 
   // Rows of x as a mixture's experts take them, sorted by `routes`; or of slots, if that is -1. `by` has
   // the table.
@@ -184,6 +185,9 @@ class Recording {
   std::string scope_;
   std::vector<AttentionConfig> attentions_;
   std::shared_ptr<Slots> slots_;  // null: no adapters
+  // Buffers of products with A, by rows, width, and whether their step has one input: theirs alone,
+  // since they may be made early.
+  std::map<std::tuple<Domain, int, bool>, int> products_;
   // Of buffers that hold routes, and of those that were dispatched by them.
   std::map<int, std::shared_ptr<ExpertTable>> tables_;
 };

@@ -85,6 +85,11 @@ class QuantizeStep final : public RowStep {
         activations_(activations),
         whole_rows_(whole_rows),
         out_(out) {}
+  size_t scratch_bytes() const override { return adds_ == nullptr ? 0 : adds_->scratch_bytes(); }
+  bool take_along(std::shared_ptr<LowRankAdditions> adds) override {
+    adds_ = std::move(adds);
+    return true;
+  }
 
  private:
   void rows(const Run& run, int thread, int begin, int end) override;
@@ -92,6 +97,7 @@ class QuantizeStep final : public RowStep {
   Activations activations_;
   bool whole_rows_;
   int out_;
+  std::shared_ptr<LowRankAdditions> adds_;  // null: none
 };
 
 void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
@@ -101,8 +107,17 @@ void QuantizeStep::rows(const Run& run, int thread, int begin, int end) {
   const int kind = static_cast<int>(activations_);
   const auto quantize =
       whole_rows_ ? run.kernels->quantize_rows[kind] : run.kernels->quantize[kind];
-  quantize(x.floats(n, thread) + x_.offset, x.width, out.width / kGroup, n, begin, end,
-           out.panel(n, thread));
+  const auto round = [&](int first, int last) {
+    quantize(x.floats(n, thread) + x_.offset, x.width, out.width / kGroup, n, first, last,
+             out.panel(n, thread));
+  };
+  if (adds_ == nullptr || !adds_->in(*run.frame)) return round(begin, end);
+  constexpr int kRows = 4 * kPanelRows;  // they meet A while they are in a cache
+  for (int row = begin; row < end; row += kRows) {
+    const int last = std::min(row + kRows, end);
+    round(row, last);
+    adds_->follow(run, row, last, thread);
+  }
 }
 
 // Columns in another order: y[c] = x[columns[c]]. For weights whose columns are stored in an order of

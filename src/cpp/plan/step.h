@@ -15,6 +15,7 @@
 namespace slmq {
 
 class Adapter;
+class LowRankAdditions;
 
 // Consecutive tokens of one sequence, in rows [row, row + count).
 struct Segment {
@@ -100,6 +101,10 @@ class Step {
   virtual bool replicates(const Frame&) const { return false; }
   virtual void replicate(const Run&, int /*thread*/) {}
 
+  // Makes what adapters add to a product with the step's result, with it, when threads share the rows.
+  // False: not this step.
+  virtual bool take_along(std::shared_ptr<LowRankAdditions> /*adds*/) { return false; }
+
   // Whether a row of the result needs no other rows of what the step reads; then run_rows() computes
   // rows [begin, end) of all tokens, begin a multiple of kPanelRows (replay.h says when).
   virtual bool takes_rows() const { return false; }
@@ -116,9 +121,8 @@ class RowStep : public Step {
   int items(const Frame& frame, int) const final {
     return idle(frame) ? 0 : (frame.rows(domain_) + kPanelRows - 1) / kPanelRows;
   }
-  void item(const Run& run, int, int item, int thread) final {
-    const int begin = item * kPanelRows;
-    rows(run, thread, begin, std::min(begin + kPanelRows, run.frame->rows(domain_)));
+  void run_items(const Run& run, int, int first, int last, int thread) final {
+    rows(run, thread, first * kPanelRows, std::min(last * kPanelRows, run.frame->rows(domain_)));
   }
   bool may_replicate() const final { return replicated_; }
   bool replicates(const Frame& frame) const final {

@@ -8,6 +8,7 @@
 #include "kernels/dispatch.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
+#include "selftest/thin.h"
 #include "selftest/turned.h"
 
 namespace slmq::selftest {
@@ -142,11 +143,31 @@ class LinearCase {
       for (const int m : shape_.tokens) {
         const Memory panel = panel_of(m);
         std::vector<float> y(add_.begin(), add_.begin() + static_cast<ptrdiff_t>(m) * stride_);
-        multiply(weight, panel.data(), m, extras, y.data());
+        multiply(weight, panel.data(), m, extras, {}, y.data());
         hash->floats(y);
         if (most.empty()) most = y;
         results->expect(hash_of(y.data(), y.size()) == hash_of(most.data(), y.size()),
                         name_ + ": a row depends on how many there are");
+      }
+    }
+  }
+
+  // Beside an adapter: the bits of what adds its products behind.
+  void run_adapted(const Kernels& kernels, const Memory& weight, const Panels& panels,
+                   Inputs* inputs, Results* results) const {
+    for (const int rank : {16, 48}) {
+      const ThinUp up(inputs, kernels, columns_, rank, shape_.tokens[0]);
+      for (const bool extras : {false, true}) {
+        for (const int m : shape_.tokens) {
+          const Memory panel = panels.first(m);
+          std::vector<float> got(add_.begin(), add_.begin() + static_cast<ptrdiff_t>(m) * stride_);
+          std::vector<float> expected = got;
+          multiply(weight, panel.data(), m, extras, up.args(), got.data());
+          multiply(weight, panel.data(), m, extras, {}, expected.data());
+          kernels.low_rank_up({up.args(), m, columns_, expected.data(), stride_});
+          results->expect(hash_of(got.data(), got.size()) == hash_of(expected.data(), got.size()),
+                          name_ + ": an adapter beside it adds something else");
+        }
       }
     }
   }
@@ -159,8 +180,10 @@ class LinearCase {
     return up ? 127.0f : -127.0f;
   }
 
-  void multiply(const Memory& weight, const void* panel, int m, bool extras, float* y) const {
+  void multiply(const Memory& weight, const void* panel, int m, bool extras, const LowRankUp& up,
+                float* y) const {
     LinearArgs args{};
+    args.up = up;
     args.weight = weight.data();
     args.groups = groups_;
     args.m = m;
@@ -201,6 +224,16 @@ void run_format(Kernel kernel, const std::string& name, Format format, Activatio
     }
   }
   results->add(name, hash);
+}
+
+void run_adapted(const Kernels& kernels, Format format, Results* results) {
+  Inputs inputs(501 + static_cast<uint64_t>(format));
+  const Shape& shape = shapes(format)[1];
+  const Memory weight = packed_weight(&inputs, format, shape);
+  const LinearCase test(kernels.linear[static_cast<int>(format)],
+                        std::string("linear.") + info(format).name, shape, &inputs);
+  const Panels panels(shape, format, Activations::a8o16, test.x());
+  test.run_adapted(kernels, weight, panels, &inputs, results);
 }
 
 // Whether the pair-groups of a matrix are those rows that dequantize gave.
@@ -291,6 +324,7 @@ void run_linear(const Kernels& kernels, Results* results) {
     for (int i = 0; i < kActivations; ++i)
       run_format(kernels.linear[f], name + "." + names[i], format, static_cast<Activations>(i),
                  results);
+    if (!info(format).row_panels) run_adapted(kernels, format, results);
     run_turned(kernels, format, results);
   }
   for (int f = 0; f < kFormats; ++f) run_dequantize(kernels, static_cast<Format>(f), results);

@@ -7,6 +7,7 @@
 #include "layout/memory.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
+#include "selftest/thin.h"
 
 namespace slmq::selftest {
 namespace {
@@ -284,20 +285,6 @@ void run_low_rank(const Kernels& kernels, LowRankType type, Results* results) {
   results->add(std::string("low_rank.") + kLowRankNames[static_cast<int>(type)], hash);
 }
 
-// Tiles of codes with their scales.
-Memory thin_tiles(Inputs* inputs, int tiles, int columns) {
-  const size_t codes = static_cast<size_t>(columns) * kLanes;
-  const size_t bytes = codes + kLanes * sizeof(float);
-  Memory memory(static_cast<size_t>(tiles) * bytes + 512);
-  for (int tile = 0; tile < tiles; ++tile) {
-    uint8_t* to = memory.data() + static_cast<size_t>(tile) * bytes;
-    std::generate_n(to, codes, [&] { return static_cast<uint8_t>(inputs->bits()); });
-    const std::vector<float> scales = inputs->values(kLanes);
-    std::copy_n(scales.data(), kLanes, reinterpret_cast<float*>(to + codes));
-  }
-  return memory;
-}
-
 // From activations to what is added, for rows [m / 3, m), in whose place other numbers were.
 void run_low_rank_int8(const Kernels& kernels, Results* results) {
   constexpr int kColumns = 48, kStride = kColumns + 16;
@@ -327,12 +314,12 @@ void run_low_rank_int8(const Kernels& kernels, Results* results) {
                                  stride,
                                  {}});
           hash.floats(t);
-          for (int row = begin; row < m; ++row)
-            kernels.low_rank_round(t.data() + static_cast<ptrdiff_t>(row) * stride, rank);
+          kernels.low_rank_round(t.data() + static_cast<ptrdiff_t>(begin) * stride, stride,
+                                 m - begin, rank);
           std::vector<float> y = inputs.values(static_cast<size_t>(m - begin) * kStride);
-          kernels.low_rank_up({up.data(), m - begin, kColumns, rank,
-                               t.data() + static_cast<ptrdiff_t>(begin) * stride, rank, stride,
-                               y.data(), kStride});
+          const LowRankUp with = {up.data(), rank,
+                                  t.data() + static_cast<ptrdiff_t>(begin) * stride, rank, stride};
+          kernels.low_rank_up({with, m - begin, kColumns, y.data(), kStride});
           hash.floats(y);
         }
       }

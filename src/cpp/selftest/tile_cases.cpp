@@ -15,26 +15,19 @@
 #include "kernels/trial.h"
 #include "selftest/cases.h"
 #include "selftest/inputs.h"
+#include "selftest/thin.h"
 #include "selftest/turned.h"
 
 #include "vec/scalar.h"
 
 #define SLMQ_ISA scalar
-#include "kernels/linear.inl.h"
-
-#include "kernels/linear_row_tiles.inl.h"
-
-#include "kernels/linear_tiles.inl.h"
-
 #include "kernels/math.inl.h"
 
-#include "kernels/dequantize.inl.h"
+#include "kernels/linear.inl.h"
 
-#include "kernels/turned_rows.inl.h"
+#include "kernels/linear_block.inl.h"
 
-#include "kernels/turned.inl.h"
-
-#include "kernels/turned_tiles.inl.h"
+#include "kernels/tile_products.inl.h"
 
 namespace slmq {
 extern const Kernels kKernelsScalar;
@@ -48,7 +41,8 @@ constexpr Kernels kModel = scalar::tile_products<ModelTiles, kKernelsScalar>("ti
 // Rows of outputs for m tokens, bias and add in place included.
 std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t* weight,
                             int groups, int pairs, int m, const std::vector<float>& x,
-                            const std::vector<float>& bias, Activations activations) {
+                            const std::vector<float>& bias, const LowRankUp& up,
+                            Activations activations) {
   Memory panel(static_cast<size_t>(m) * groups * kActivationBytes);
   quantizer(kKernelsScalar, format, activations)(x.data(), groups * kGroup, groups, m, 0, m,
                                                  panel.data());
@@ -64,6 +58,7 @@ std::vector<float> multiply(const Kernels& kernels, Format format, const uint8_t
   args.bias = bias.data();
   args.add = y.data();
   args.add_stride = stride;
+  args.up = up;
   kernels.linear[static_cast<int>(format)](args, 1, pairs);
   kernels.linear[static_cast<int>(format)](args, 0, 1);
   return y;
@@ -84,11 +79,13 @@ void compare_products(Format format, int groups, Results* results) {
   for (const auto& [row, column] : places)
     x[static_cast<size_t>(row) * k + static_cast<size_t>(column % k)] = 300.0f;
   const std::vector<float> bias = inputs.values(size_t{kPairs} * kPairRows);
+  const ThinUp adapter(&inputs, kKernelsScalar, kPairs * kPairRows, 32, kMost);
   for (const int m : {1, 15, 16, 17, 32, 50})
     for (int a = 0; a < kActivations; ++a) {
+      const bool adapted = a != 0 && !info(format).row_panels;
       const auto both = [&](const Kernels& kernels) {
         return multiply(kernels, format, weight.data(), groups, kPairs, m, x, bias,
-                        static_cast<Activations>(a));
+                        adapted ? adapter.args() : LowRankUp{}, static_cast<Activations>(a));
       };
       const std::vector<float> got = both(kModel), expected = both(kKernelsScalar);
       results->expect(std::memcmp(got.data(), expected.data(), 4 * got.size()) == 0,
@@ -96,6 +93,34 @@ void compare_products(Format format, int groups, Results* results) {
       const std::string mistake = ModelTiles::mistake();
       results->expect(mistake.empty(), name + ": " + mistake);
     }
+}
+
+// A of adapters: rows from the middle of a block on, more tiles than are multiplied at once, units that are
+// not whole.
+void compare_low_rank(int groups, int tiles, Results* results) {
+  constexpr int kMost = 83;
+  Inputs inputs(313);
+  const int k = groups * kGroup, stride = tiles * kLanes + 16;
+  const Memory a = thin_tiles(&inputs, tiles, k);
+  std::vector<float> x = inputs.values(static_cast<size_t>(kMost) * k);
+  for (const int row : {3, 20, 21, 40}) x[static_cast<size_t>(row) * k + row % k] = 300.0f;
+  for (int kind = 0; kind < kActivations; ++kind) {
+    Memory panel(static_cast<size_t>(kMost) * groups * kActivationBytes);
+    kKernelsScalar.quantize[kind](x.data(), k, groups, kMost, 0, kMost, panel.data());
+    for (const auto& [begin, end] : {std::pair{0, kMost}, {5, 70}, {16, 32}, {17, 30}}) {
+      const auto both = [&, begin = begin, end = end](const Kernels& kernels) {
+        std::vector<float> y(static_cast<size_t>(end - begin) * stride, 0.25f);
+        kernels.low_rank_down(
+            {a.data(), tiles, groups, panel.data(), kMost, begin, end, y.data(), stride, {}});
+        return y;
+      };
+      const std::vector<float> got = both(kModel), expected = both(kKernelsScalar);
+      results->expect(std::memcmp(got.data(), expected.data(), 4 * got.size()) == 0,
+                      "low_rank tiles: not the bits of scalar");
+      const std::string mistake = ModelTiles::mistake();
+      results->expect(mistake.empty(), "low_rank tiles: " + mistake);
+    }
+  }
 }
 
 // The way back: slabs of a block, of two and more, with a last one that is not whole.
@@ -233,6 +258,8 @@ int run_tiles(Results* results) {
         compare_products(static_cast<Format>(f), groups, results);
     ++formats;
   }
+  for (const auto& [groups, tiles] : {std::pair{1, 1}, {9, 3}, {18, 6}})
+    compare_low_rank(groups, tiles, results);
   run_peak(results);
   check_model(results);
   check_trial(results);
