@@ -30,105 +30,6 @@ static constexpr int tiles_beside(int n, int sums) {
   return 4 * n <= sums ? 4 : 2 * n <= sums ? 2 : 1;
 }
 
-// The part of the cache that one call works on: a KV head's keys and values, page by page.
-struct PartView {
-  const AttentionShape& shape;
-  uint8_t* const* pages;  // of the part
-  size_t offset;          // of the head in a page
-
-  const uint8_t* keys(int page) const { return pages[page] + offset; }
-  const uint8_t* values(int page) const { return pages[page] + offset + shape.value_offset; }
-};
-static constexpr int kPartPages = kPartPositions / kPagePositions;
-static inline PartView view_part(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
-                                 int part) {
-  return {shape, pages + part * kPartPages,
-          shape.layer_offset + static_cast<size_t>(kv_head) * shape.head_bytes};
-}
-
-// What is fetched into the second-level cache while something before it is computed: keys of the pages
-// [first, last] of a part, then their values, then keys of what follows. A piece is one page's. Pages
-// lie megabytes apart: no hardware looks so far.
-struct PiecesAhead {
-  const PartView& view;
-  const int first, last;
-  const Following& following;
-  static constexpr int kPieces = 2;  // ahead of the one that is computed
-  int at = kPieces;
-
-  // The next piece, or null
-  const uint8_t* next() {
-    const int pages = last - first + 1, piece = at++;
-    if (piece < pages) return view.keys(first + piece);
-    if (piece < 2 * pages) return view.values(first + piece - pages);
-    const int behind = piece - 2 * pages;
-    return behind < smaller(kPieces, following.count) ? following.pages[behind] + following.offset
-                                                      : nullptr;
-  }
-};
-
-// The same, line by line, for parts whose arithmetic takes longer than their bytes: memory must not pause
-// while scores are exponentiated and rounded, so these ask for lines, too. In the order of addresses
-// come lines of what follows, or first the part's own if nobody has asked for them.
-class FetchAhead {
- public:
-  FetchAhead(const PartView& view, int first, int last, int n_queries, const Following& following)
-      : bytes_(view.shape.head_bytes), pages_(following.pages), offset_(following.offset) {
-    const int lines = static_cast<int>(bytes_ / 64), others = 8 * n_queries;
-    piece_ = (larger(lines / 2, lines - others) + 1) / 2;
-    left_ = following.count;
-    if (!following.not_asked) return;
-    piece_ = lines;
-    then_pages_ = pages_, then_offset_ = offset_, then_left_ = left_;
-    pages_ = view.pages + first, offset_ = view.offset, left_ = last - first + 1;
-  }
-
-  // Lines to ask for at each of the steps in which the keys or the values of a page are computed.
-  int at_each(int steps) const { return (piece_ + steps - 1) / steps; }
-
-  // No call: it would push the sums of a loop out of their registers.
-  SLMQ_INLINE_MEMBER void lines(int n) {
-    for (; n > 0; --n) {
-      if (at_ == end_ && !next_page()) return;
-      prefetch_second_level(at_);
-      at_ += 64;
-    }
-  }
-
- private:
-  SLMQ_INLINE_MEMBER bool next_page() {
-    if (left_ == 0) {
-      pages_ = then_pages_, offset_ = then_offset_, left_ = then_left_;
-      then_left_ = 0;
-      if (left_ == 0) return false;
-    }
-    at_ = *pages_ + offset_;
-    end_ = at_ + bytes_ / 64 * 64;
-    ++pages_, --left_;
-    return true;
-  }
-
-  const size_t bytes_;  // of a head in a page
-  uint8_t *const *pages_, *const *then_pages_ = nullptr;
-  size_t offset_, then_offset_ = 0;
-  int left_, then_left_ = 0, piece_;
-  const uint8_t *at_ = nullptr, *end_ = nullptr;
-};
-
-// A fetch of some lines at every step of a loop; of none without a FetchAhead.
-class Asking {
- public:
-  // The loop computes the keys or the values of a page in so many steps.
-  Asking(FetchAhead* ahead, int steps) : ahead_(ahead), lines_(ahead ? ahead->at_each(steps) : 0) {}
-  SLMQ_INLINE_MEMBER void ask() const {
-    if (lines_ > 0) ahead_->lines(lines_);
-  }
-
- private:
-  FetchAhead* ahead_;
-  int lines_;
-};
-
 // Positions of the part, counted from its start
 struct Range {
   int begin = 0, end = 0;
@@ -174,19 +75,29 @@ struct Rows {
   float* values_of(int query) const { return state_of(query) + kStateHeader; }
 };
 
-// 2^x for x <= 0; 0 below -127. A minimax polynomial that is 1 at 0, 3 units of 2^-24.
-static inline f32x16 exp2(f32x16 x) {
+// 2^x for x <= 0; 0 below -127. A minimax polynomial that is 1 at 0, 3 units of 2^-24. Of several vectors
+// step by step: a step takes four cycles, and no CPU looks far enough ahead to find the next vector's.
+template <int N>
+SLMQ_INLINE void exp2_each(f32x16 (&x)[N]) {
   const f32x16 magic = splat(12582912.0f);  // adding it rounds to an integer, in the lowest bits
-  const f32x16 clamped = max(x, splat(-127.0f));
-  const f32x16 shifted = add(clamped, magic);
-  const f32x16 f = sub(clamped, sub(shifted, magic));
-  f32x16 p = splat(0x1.5bba14p-10f);
-  p = fma(p, f, splat(0x1.3cea88p-7f));
-  p = fma(p, f, splat(0x1.c6b752p-5f));
-  p = fma(p, f, splat(0x1.ebf9bcp-3f));
-  p = fma(p, f, splat(0x1.62e42ap-1f));
-  p = fma(p, f, splat(1.0f));
-  return times_pow2(p, shifted);
+  f32x16 shifted[N], p[N];
+  const auto each = [](auto step) SLMQ_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) step(i);
+  };
+  each([&](int i) SLMQ_INLINE_LAMBDA { x[i] = max(x[i], splat(-127.0f)); });
+  each([&](int i) SLMQ_INLINE_LAMBDA { shifted[i] = add(x[i], magic); });
+  each([&](int i) SLMQ_INLINE_LAMBDA { p[i] = sub(shifted[i], magic); });
+  each([&](int i) SLMQ_INLINE_LAMBDA { x[i] = sub(x[i], p[i]); });
+  each([&](int i) SLMQ_INLINE_LAMBDA { p[i] = splat(0x1.5bba14p-10f); });
+  for (const float factor : {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f})
+    each([&](int i) SLMQ_INLINE_LAMBDA { p[i] = fma(p[i], x[i], splat(factor)); });
+  each([&](int i) SLMQ_INLINE_LAMBDA { x[i] = times_pow2(p[i], shifted[i]); });
+}
+static inline f32x16 exp2(f32x16 x) {
+  f32x16 one[1] = {x};
+  exp2_each(one);
+  return one[0];
 }
 
 static constexpr float kLog2E = 1.44269504088896341f;
@@ -230,22 +141,22 @@ static inline void add_bias(const float* bias, Range seen, float* scores) {
 
 // What becomes of a probability: it stays one.
 struct Unweighed {
-  SLMQ_INLINE_MEMBER f32x16 operator()(int /*position*/, f32x16 p) const { return p; }
-  SLMQ_INLINE_MEMBER void see(f32x16 /*weighed*/) const {}
+  template <int N>
+  SLMQ_INLINE_MEMBER void weigh(int /*position*/, f32x16 (&)[N]) const {}
+  template <int N>
+  SLMQ_INLINE_MEMBER void see(const f32x16 (&)[N]) const {}
 };
 
-// Scores of one query in place to weigh(position, 2^(score - max)). Max and sum go into the state; a
-// score that is not finite makes the sum NaN.
-template <class Weigh>
-static inline void soften(float softcap, const Sight& sight, int part, float* scores, Range seen,
-                          float* state, FetchAhead* ahead, Weigh&& weigh) {
-  if (empty(seen)) return see_nothing(state);
-  if (softcap > 0.0f) cap_scores(softcap, seen, scores);
-  if (sight.bias != nullptr) add_bias(sight.bias + part * kPartPositions, seen, scores);
-  constexpr float kLowest = -3.4e38f;
+// Vectors of probabilities that are computed side by side, where there are registers for them.
+static constexpr int kPowers = kFactorsStay ? 4 : 1;
+
+static constexpr float kLowest = -3.4e38f;
+
+// The largest score of a query, and zero or, if one is not finite, NaN. Where the query does not see, kLowest.
+static inline float look_at_scores(float* scores, Range seen, float* spoil) {
   constexpr int kTogether = 4;  // maxima that grow side by side: none waits for the one before
   const f32x16 nothing = splat(0.0f);
-  const int first = seen.begin / 16 * 16, whole = (seen.begin + 15) / 16 * 16;
+  const int whole = (seen.begin + 15) / 16 * 16;
   f32x16 largest[kTogether], spoiled[kTogether];
 #pragma GCC unroll 4
   for (int i = 0; i < kTogether; ++i) {
@@ -261,7 +172,7 @@ static inline void soften(float softcap, const Sight& sight, int part, float* sc
     store(scores + t, s);
     look(0, s);
   };
-  int t = first;
+  int t = seen.begin / 16 * 16;
   if (t < whole) {
     look_at_edge(t);
     t += 16;
@@ -276,21 +187,63 @@ static inline void soften(float softcap, const Sight& sight, int part, float* sc
     largest[0] = max(largest[0], largest[i]);
     spoiled[0] = add(spoiled[0], spoiled[i]);
   }
-  const float top = reduce_max(largest[0]);
-  f32x16 sums = nothing;
-  for (t = first; t < seen.end; t += 16) {
-    if (ahead != nullptr) ahead->lines(1);
-    f32x16 p = exp2(sub(load(scores + t), splat(top)));
-    const bool edge = t < whole || t + 16 > seen.end;
-    if (edge) p = keep_range(p, seen.begin - t, seen.end - t, 0.0f);
-    sums = add(sums, p);
-    f32x16 weighed = weigh(t, p);
-    if (edge) weighed = keep_range(weighed, seen.begin - t, seen.end - t, 0.0f);
-    weigh.see(weighed);
-    store(scores + t, weighed);
+  *spoil = reduce_add(spoiled[0]);
+  return reduce_max(largest[0]);
+}
+
+// Scores of one query, from `top` on, to powers in place, of N vectors of one page.
+template <int N, bool Edge, class Weigh>
+SLMQ_INLINE void to_powers(float* scores, int t, Range seen, float top, Weigh& weigh,
+                           f32x16* sums) {
+  f32x16 p[N];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) p[i] = sub(load(scores + t + 16 * i), splat(top));
+  exp2_each(p);
+  if constexpr (Edge) p[0] = keep_range(p[0], seen.begin - t, seen.end - t, 0.0f);
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) *sums = add(*sums, p[i]);
+  weigh.weigh(t, p);
+  if constexpr (Edge) p[0] = keep_range(p[0], seen.begin - t, seen.end - t, 0.0f);
+  weigh.see(p);
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) store(scores + t + 16 * i, p[i]);
+}
+
+// Scores of one query in place to powers 2^(score - max), weighed. Max and sum go into the state; a score
+// that is not finite makes the sum NaN. Returns what `weigh` has become, which lives in registers.
+template <class Weigh>
+static inline Weigh soften(float softcap, const Sight& sight, int part, float* scores, Range seen,
+                           float* state, FetchAhead* ahead, Weigh weigh) {
+  if (empty(seen)) {
+    see_nothing(state);
+    return weigh;
   }
+  if (softcap > 0.0f) cap_scores(softcap, seen, scores);
+  if (sight.bias != nullptr) add_bias(sight.bias + part * kPartPositions, seen, scores);
+  float spoiled;
+  const float top = look_at_scores(scores, seen, &spoiled);
+  f32x16 sums = splat(0.0f);
+  Asking asking(ahead, larger(1, FetchAhead::kSoftening * kPowers / 4));
+  int t = seen.begin / 16 * 16;
+  if (t < seen.begin) {
+    to_powers<1, true>(scores, t, seen, top, weigh, &sums);
+    t += 16;
+  }
+  while (t + 16 <= seen.end) {
+    if (t % (16 * kPowers) == 0 && t + 16 * kPowers <= seen.end) {
+      asking.ask();
+      to_powers<kPowers, false>(scores, t, seen, top, weigh, &sums);
+      t += 16 * kPowers;
+    } else {
+      to_powers<1, false>(scores, t, seen, top, weigh, &sums);
+      t += 16;
+    }
+  }
+  if (t < seen.end) to_powers<1, true>(scores, t, seen, top, weigh, &sums);
+  asking.finish();
   state[0] = top;
-  state[1] = reduce_add(spoiled[0]) == 0.0f ? reduce_add(sums) : __builtin_nanf("");
+  state[1] = spoiled == 0.0f ? reduce_add(sums) : __builtin_nanf("");
+  return weigh;
 }
 
 static void merge(const AttentionShape& shape, const float* part, float* total) {

@@ -11,7 +11,6 @@ static constexpr int kPageGroups = kPagePositions / kGroup;   // of positions
 static constexpr int kPartGroups = kPartPositions / kGroup;   // the same of a part
 static constexpr int kMostGroups = kMaxInt8HeadDim / kGroup;  // of channels
 static constexpr int kScoredQueries = kCacheRows < 4 ? kCacheRows : 4;  // that share a read of keys
-static constexpr int kScoredTiles = kCacheTiles > 1 ? 4 : 1;
 static constexpr int kProbabilityQueries = kCacheRows / 2;  // of values: two planes each
 static constexpr int kZero = 8;                             // the code of zero
 static constexpr float kProbabilitySteps = 32512.0f;        // 127 * 256: two planes of int8
@@ -194,9 +193,10 @@ static void prepare_int4(const AttentionShape& shape, const float* queries, int 
 template <int M, int Tiles>
 static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
                               const Int4Queries& queries, int first, int tile, int tile_end,
-                              Asking ahead, float* scores) {
+                              FetchAhead::Lines fetched, float* scores) {
   const int groups = channel_groups(shape), scales_at = int4_key_bytes(shape);
   const auto* key_scales = reinterpret_cast<const uint16_t*>(keys + scales_at);
+  Spread ahead(fetched, 16 / Tiles * groups);
   for (; tile + Tiles <= tile_end; tile += Tiles) {
     f32x16 sums[Tiles][M];
 #pragma GCC unroll 4
@@ -206,13 +206,12 @@ static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
     for (int g = 0; g < groups; ++g) {
       const int place = tile * groups + g, at = first * groups + g * M;
       i32x16 dots[Tiles][M];
-      ahead.ask();
 #pragma GCC unroll 4
       for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 4
         for (int q = 0; q < M; ++q) dots[i][q] = splat_i32(queries.zeros[at + q]);
       add_u4<Tiles, M>(keys + place * kInt4Tile, groups * kInt4Tile, queries.planes + at * kGroup,
-                       dots);
+                       ahead, dots);
 #pragma GCC unroll 4
       for (int i = 0; i < Tiles; ++i) {
         const f32x16 scale = load_f16(key_scales + 16 * (place + i * groups));
@@ -229,7 +228,7 @@ static inline void score_int4(const AttentionShape& shape, const uint8_t* keys,
       for (int q = 0; q < M; ++q) store(scores + q * kScoreStride + 16 * (tile + i), sums[i][q]);
   }
   if constexpr (Tiles > 1)
-    score_int4<M, 1>(shape, keys, queries, first, tile, tile_end, ahead, scores);
+    score_int4<M, Tiles / 2>(shape, keys, queries, first, tile, tile_end, {}, scores);
 }
 
 static void score_page_int4(const PartView& view, int page, const Int4Queries& queries,
@@ -241,12 +240,10 @@ static void score_page_int4(const PartView& view, int page, const Int4Queries& q
     if (empty(seen)) continue;
     with_count(n, [&](auto count) {
       constexpr int given = decltype(count)::value;
-      constexpr int M = given < kScoredQueries ? given : kScoredQueries;
-      const int steps = 4 / kScoredTiles * channel_groups(view.shape);
-      score_int4<M, kScoredTiles>(view.shape, view.keys(page), queries, q,
-                                  (seen.begin - start) / 16, (seen.end - start + 15) / 16,
-                                  Asking(q == 0 ? ahead : nullptr, steps),
-                                  rows.scores_of(q) + start);
+      constexpr int M = given < kScoredQueries ? given : kScoredQueries, kTiles = cache_tiles(M);
+      const FetchAhead::Lines fetched = q == 0 ? ahead->for_loop() : FetchAhead::Lines{};
+      score_int4<M, kTiles>(view.shape, view.keys(page), queries, q, (seen.begin - start) / 16,
+                            (seen.end - start + 15) / 16, fetched, rows.scores_of(q) + start);
     });
   }
 }
@@ -262,6 +259,7 @@ struct Int4Probabilities {
   SLMQ_INLINE_MEMBER Int4Probabilities(const Rows& rows, const float* largest, int first, int n,
                                        Range all, int8_t* to, FetchAhead* ahead)
       : planes(to) {
+    Asking asking(ahead, FetchAhead::kRounding / 2);
     for (int i = 0; i < n; ++i) {
       const Range seen = rows.seen[first + i];
       const float* scores = rows.scores_of(first + i);
@@ -269,7 +267,7 @@ struct Int4Probabilities {
       scales[i] = rounding.scale;
       i32x16 sums = splat_i32(0);
       for (int g = all.begin / kGroup; g * kGroup < all.end; ++g) {
-        if (ahead != nullptr) ahead->lines(kGroup / 16);
+        asking.ask();
         split_group(scores + g * kGroup, {seen.begin - g * kGroup, seen.end - g * kGroup},
                     rounding.inverse, planes + (g * n + i) * 2 * kGroup, &sums);
       }
@@ -278,6 +276,7 @@ struct Int4Probabilities {
       zeros[i] = 0;
       for (const int32_t lane : lanes) zeros[i] -= kZero * lane;
     }
+    asking.finish();
   }
 
  private:
@@ -297,58 +296,49 @@ struct Int4Probabilities {
   }
 };
 
-// sums[channel tile][plane of a query] += planes of positions that are seen times values of a page
-template <int M, int Tiles>
-static inline void add_int4(const PartView& view, int page, const Int4Probabilities& p, Range seen,
-                            Asking ahead, int tile, i32x16 (*sums)[M]) {
-  constexpr int kStep = kPageGroups * kInt4Tile;
-  const uint8_t* values = view.values(page);
-  for (; tile + Tiles <= view.shape.value_stride / 16; tile += Tiles) {
-    i32x16 dots[Tiles][M];
-    ahead.ask();
-#pragma GCC unroll 2
+// Values of N queries, from a tile of channels on.
+template <int N, int Tiles>
+static inline void add_int4(const PartView& view, const Rows& rows, const Int4Probabilities& p,
+                            int first, int tile, FetchAhead* ahead) {
+  constexpr int kRows = 2 * N, kStep = kPageGroups * kInt4Tile;
+  const Range all = rows.united(first, N);
+  const int tiles = view.shape.value_stride / 16, parts = larger(1, tiles / Tiles);
+  for (; tile + Tiles <= tiles; tile += Tiles) {
+    i32x16 sums[Tiles][kRows];
+#pragma GCC unroll 4
     for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 8
-      for (int t = 0; t < M; ++t) dots[i][t] = sums[tile + i][t];
-    for (int g = seen.begin / kGroup; g * kGroup < seen.end; ++g)
-      add_u4<Tiles, M>(values + tile * kStep + g % kPageGroups * kInt4Tile, kStep,
-                       p.planes + g * M * kGroup, dots);
-#pragma GCC unroll 2
-    for (int i = 0; i < Tiles; ++i)
-#pragma GCC unroll 8
-      for (int t = 0; t < M; ++t) sums[tile + i][t] = dots[i][t];
+      for (int row = 0; row < kRows; ++row)
+        sums[i][row] = splat_i32(row % 2 == 0 ? 0 : p.zeros[row / 2]);
+    for (int page = all.begin / kPagePositions; page * kPagePositions < all.end; ++page) {
+      const Range seen = within_page(all, page);
+      const uint8_t* values = view.values(page) + tile * kStep;
+      Spread spread(ahead == nullptr ? FetchAhead::Lines{} : ahead->for_loop(parts),
+                    4 * kPageGroups);
+      for (int g = seen.begin / kGroup; g * kGroup < seen.end; ++g)
+        add_u4(values + g % kPageGroups * kInt4Tile, kStep, p.planes + g * kRows * kGroup, spread,
+               sums);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < N; ++q)
+#pragma GCC unroll 4
+      for (int i = 0; i < Tiles; ++i) {
+        const i32x16 sum = add(times_256(sums[i][2 * q]), sums[i][2 * q + 1]);
+        store(rows.values_of(first + q) + 16 * (tile + i), mul(to_f32(sum), splat(p.scales[q])));
+      }
   }
-  if constexpr (Tiles > 1) add_int4<M, 1>(view, page, p, seen, ahead, tile, sums);
+  if constexpr (Tiles > 1) add_int4<N, Tiles / 2>(view, rows, p, first, tile, ahead);
 }
 
-// Values of N queries, from all pages.
 template <int N>
 static void values_int4(const PartView& view, const Rows& rows, const float* largest, int first,
                         int8_t* planes, FetchAhead* ahead) {
   const Range all = rows.united(first, N);
   if (empty(all)) return;
   const Int4Probabilities p(rows, largest, first, N, all, planes, ahead);
-  i32x16 sums[kMaxInt8HeadDim / 16][2 * N];
-  const int tiles = view.shape.value_stride / 16;
-  for (int tile = 0; tile < tiles; ++tile)
-    for (int q = 0; q < N; ++q) {
-      sums[tile][2 * q] = splat_i32(0);
-      sums[tile][2 * q + 1] = splat_i32(p.zeros[q]);
-    }
-  for (int page = all.begin / kPagePositions; page <= (all.end - 1) / kPagePositions; ++page)
-    add_int4<2 * N, kCacheTiles>(view, page, p, within_page(all, page),
-                                 Asking(ahead, larger(1, tiles / kCacheTiles)), 0, sums);
-  for (int q = 0; q < N; ++q) {
-    if (empty(rows.seen[first + q])) continue;
-    float* values = rows.values_of(first + q);
-    for (int tile = 0; tile < tiles; ++tile) {
-      i32x16 sum = sums[tile][2 * q];
-      for (int bit = 0; bit < 8; ++bit) sum = add(sum, sum);  // 256 times the high plane's
-      sum = add(sum, sums[tile][2 * q + 1]);
-      store(values + 16 * tile, mul(to_f32(sum), splat(p.scales[q])));
-    }
-    turn(values, view.shape.head_dim);
-  }
+  add_int4<N, cache_tiles(2 * N)>(view, rows, p, first, 0, ahead);
+  for (int q = first; q < first + N; ++q)
+    if (!empty(rows.seen[q])) turn(rows.values_of(q), view.shape.head_dim);
 }
 
 static void attend_int4(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
@@ -362,14 +352,14 @@ static void attend_int4(const AttentionShape& shape, uint8_t* const* pages, int 
   if (empty(all)) return;
   const PartView view = view_part(shape, pages, kv_head, part);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  FetchAhead ahead(view, first, last, 2 * n_queries, following);
+  FetchAhead ahead(view, first, last, n_queries, following);
   const Int4Queries of(shape, prepared);
   for (int page = first; page <= last; ++page) score_page_int4(view, page, of, &ahead, rows);
   for (int q = 0; q < n_queries; ++q) {
-    WeighByScales weigh{view, int4_value_bytes(shape)};
-    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
-           weigh);
-    largest[q] = weigh.found();
+    const WeighByScales weighed =
+        soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
+               WeighByScales{view, int4_value_bytes(shape)});
+    largest[q] = weighed.found();
   }
   auto* planes = reinterpret_cast<int8_t*>(scratch + kMaxQueries * kScoreStride);
   for (int q = 0; q < n_queries; q += kProbabilityQueries)
@@ -378,6 +368,7 @@ static void attend_int4(const AttentionShape& shape, uint8_t* const* pages, int 
       constexpr int N = given < kProbabilityQueries ? given : kProbabilityQueries;
       values_int4<N>(view, rows, largest, q, planes, q == 0 ? &ahead : nullptr);
     });
+  ahead.finish();
 }
 
 }  // namespace slmq::SLMQ_ISA

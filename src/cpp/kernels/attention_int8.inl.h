@@ -2,14 +2,21 @@
 // so that their dots with keys and values are exact on every ISA, in any order.
 //
 // The scale of a key belongs to its score; the scale of a value goes into its probability, which is
-// rounded after that. Lanes hold pairs: of channels of a key, of positions of a value.
+// rounded after that. Codes are 128 more than what they mean, and lie as in tiles of int8 weights: four
+// channels of a key, or four positions of a value, are a lane. Factors (attention_planes.inl.h or
+// attention_words.inl.h) says how sixteen bits meet them.
 
 namespace slmq::SLMQ_ISA {
 
-static constexpr int kInt8TileQueries =
-    kFactorsStay ? 8 : 4;                               // that share a load of keys or values
+static constexpr int kInt8Zero = 128;                   // the code of zero
 static constexpr int kValueTile = kPagePositions * 16;  // bytes of sixteen channels of a page
 static constexpr float kSmallestScaled = 1e-30f;        // steps / largest must not overflow
+
+// Lines of sixteen positions' keys; blocks of factors of a query.
+static inline int key_lines(const AttentionShape& shape) { return (shape.head_dim + 3) / 4; }
+static inline int query_blocks(const AttentionShape& shape) {
+  return (shape.value_stride + kPagePositions - 1) / kPagePositions;
+}
 
 // Where the scales of 64 keys lie.
 static inline const float* key_scales(const PartView& view, int page) {
@@ -44,14 +51,17 @@ static inline i32x16 round_steps(f32x16 x, float inverse, float steps) {
   return round_to_i32(clamp(mul(x, splat(inverse)), splat(-steps), splat(steps)));
 }
 
-// x as int8 at q[i / 16 * tile_step + i % 16 / pair * step + i % pair]; returns the scale
-static inline float put_int8(const float* x, int n, int tile_step, int pair, int step, int8_t* q) {
+// x, and zeros up to `padded`, as codes at to[i / 16 * tile_step + i % 16 / four * step + i % four]; returns
+// the scale
+static inline float put_int8(const float* x, int n, int padded, int tile_step, int four, int step,
+                             uint8_t* to) {
   const Rounding rounding = rounding_to(127.0f, largest_magnitude(x, n));
-  for (int i = 0; i < n; i += 16) {
+  for (int i = 0; i < padded; i += 16) {
     int8_t rounded[16];
     store_i8(rounded, round_steps(load_some(x + i, n - i), rounding.inverse, 127.0f));
-    for (int j = 0; j < smaller(n - i, 16); ++j)
-      q[i / 16 * tile_step + j / pair * step + j % pair] = rounded[j];
+    for (int j = 0; j < smaller(padded - i, 16); ++j)
+      to[i / 16 * tile_step + j / four * step + j % four] =
+          static_cast<uint8_t>(rounded[j] + kInt8Zero);
   }
   return rounding.scale;
 }
@@ -60,74 +70,105 @@ static void kv_append_int8(const AttentionShape& shape, uint8_t* const* pages, i
                            int position, const float* key, const float* value) {
   uint8_t* head =
       pages[position / kPagePositions] + shape.layer_offset + kv_head * shape.head_bytes;
-  const int slot = position % kPagePositions, head_dim = shape.head_dim;
-  auto* keys =
-      reinterpret_cast<int8_t*>(head) + slot / 16 * 16 * ((head_dim + 1) / 2 * 2) + slot % 16 * 2;
-  auto* values = reinterpret_cast<int8_t*>(head + shape.value_offset) + slot / 2 * 32 + slot % 2;
+  const int slot = position % kPagePositions, n = shape.head_dim, lines = key_lines(shape);
+  uint8_t* keys = head + slot / 16 * 64 * lines + slot % 16 * 4;
+  uint8_t* values = head + shape.value_offset + slot / 4 * 64 + slot % 4;
   auto* scales = reinterpret_cast<float*>(head + shape.value_offset);
-  scales[slot - kPagePositions] = put_int8(key, head_dim, 8 * 32, 2, 32, keys);
-  if (head_dim % 2 != 0) keys[head_dim / 2 * 32 + 1] = 0;
+  scales[slot - kPagePositions] = put_int8(key, n, 4 * lines, 4 * 64, 4, 64, keys);
   scales[kPagePositions * shape.value_stride / 4 + slot] =
-      put_int8(value, head_dim, kValueTile, 1, 2, values);
+      put_int8(value, n, shape.value_stride, kValueTile, 1, 4, values);
 }
 
-// sums[q][t] += a[q, 2i], a[q, 2i + 1] . pairs of tile t of row i of b, for `count` rows
-template <int NQ, int NT>
-SLMQ_INLINE void multiply_pairs(const int16_t* a, int a_stride, const int8_t* b, int row_step,
-                                int tile_step, int count, Asking ahead, i32x16 (&sums)[NQ][NT]) {
-  for (int i = 0; i < count; ++i, b += row_step) {
-    ahead.ask();
-    if constexpr (kFactorsStay) {
-      i16x32 factors[NQ];
-#pragma GCC unroll 8
-      for (int q = 0; q < NQ; ++q) factors[q] = splat_pair(a + q * a_stride + 2 * i);
-#pragma GCC unroll 4
-      for (int t = 0; t < NT; ++t) {
-        const i16x32 lanes = widen_i8(b + t * tile_step);
-#pragma GCC unroll 8
-        for (int q = 0; q < NQ; ++q) sums[q][t] = pinned(dot_pairs(lanes, factors[q], sums[q][t]));
-      }
-    } else {
-#pragma GCC unroll 4
-      for (int t = 0; t < NT; ++t) {
-        const i16x32 lanes = widen_i8(b + t * tile_step);
-#pragma GCC unroll 8
-        for (int q = 0; q < NQ; ++q)
-          sums[q][t] = pinned(dot_pairs(lanes, splat_pair(a + q * a_stride + 2 * i), sums[q][t]));
-      }
-    }
+// Rounded queries. Factors of as many as share a load are a chunk: blocks of 64 channels.
+template <class Float, class Int, class Byte>
+struct Int8QueriesOf {
+  Float* scales;  // [kMaxQueries], with what scores are multiplied by
+  Int* starts;    // the same, what pays for the codes' 128
+  Byte* factors;
+
+  Int8QueriesOf(Float* prepared)
+      : scales(prepared),
+        starts(reinterpret_cast<Int*>(prepared + kMaxQueries)),
+        factors(reinterpret_cast<Byte*>(prepared + 2 * kMaxQueries)) {}
+  // Where the factors of a chunk begin, whose first query is q.
+  static int chunk_at(const AttentionShape& shape, int q) {
+    constexpr int kRows = Factors::query_rows(Factors::kQueries);
+    return q / Factors::kQueries * kRows * query_blocks(shape) * Factors::kRowBytes;
   }
-}
-
-struct Int8Queries {
-  const int16_t* rounded;  // [query][value_stride]
-  const float* scales;
 };
+using Int8Queries = Int8QueriesOf<const float, const int32_t, const int8_t>;
 
-template <int NQ, int NT>
-static inline void score_pairs(const AttentionShape& shape, const int8_t* keys,
-                               const float* key_scale, const Int8Queries& queries, int tile,
-                               int tile_end, Asking ahead, float* scores) {
-  const int pairs = (shape.head_dim + 1) / 2;
-  for (; tile + NT <= tile_end; tile += NT) {
-    i32x16 sums[NQ][NT];
-#pragma GCC unroll 8
-    for (int q = 0; q < NQ; ++q)
+static void prepare_int8(const AttentionShape& shape, const float* queries, int n_queries,
+                         float* prepared) {
+  const Int8QueriesOf<float, int32_t, int8_t> to(prepared);
+  const int stride = shape.value_stride;
+  for (int q = 0; q < n_queries; ++q, queries += stride) {
+    const Rounding rounding = rounding_to(32767.0f, largest_magnitude(queries, stride));
+    to.scales[q] = rounding.scale * score_factor(shape);
+    const int first = q / Factors::kQueries * Factors::kQueries;
+    const int n = smaller(Factors::kQueries, n_queries - first);
+    int8_t* block = to.factors + to.chunk_at(shape, first);
+    i32x16 sum = splat_i32(0);
+    for (int c = 0; c < stride; c += kPagePositions) {
+      int32_t columns[kPagePositions] = {};
+      for (int i = 0; i < smaller(kPagePositions, stride - c); i += 16) {
+        const i32x16 steps = round_steps(load(queries + c + i), rounding.inverse, 32767.0f);
+        sum = add(sum, steps);
+        store_i32(columns + i, steps);
+      }
+      Factors::put_query(columns, shape.head_dim - c, q - first, n, block);
+      block += Factors::query_rows(n) * Factors::kRowBytes;
+    }
+    to.starts[q] = -kInt8Zero * reduce_add(sum);
+  }
+}
+
+// Scores of N queries, the first of which begins a chunk, with some tiles of a page.
+template <int N, int Tiles>
+static inline void score_int8(const AttentionShape& shape, const uint8_t* keys,
+                              const float* key_scales, const Int8Queries& queries, int first,
+                              int tile, int tile_end, FetchAhead::Lines fetched, float* scores) {
+  constexpr int kRows = Factors::query_rows(N);
+  const int lines = key_lines(shape);
+  const int8_t* factors = queries.factors + queries.chunk_at(shape, first);
+  Spread ahead(fetched, 4 / Tiles * lines);
+  for (; tile + Tiles <= tile_end; tile += Tiles) {
+    i32x16 sums[Tiles][kRows];
 #pragma GCC unroll 4
-      for (int t = 0; t < NT; ++t) sums[q][t] = splat_i32(0);
-    multiply_pairs<NQ, NT>(queries.rounded, shape.value_stride, keys + tile * 32 * pairs, 32,
-                           32 * pairs, pairs, ahead, sums);
+    for (int t = 0; t < Tiles; ++t) Factors::start(queries.starts + first, sums[t]);
+    add_fours(keys + tile * 64 * lines, 64 * lines, lines, factors, ahead, sums);
 #pragma GCC unroll 4
-    for (int t = 0; t < NT; ++t) {
-      const f32x16 scale = load(key_scale + (tile + t) * 16);
+    for (int t = 0; t < Tiles; ++t) {
+      const f32x16 scale = load(key_scales + (tile + t) * 16);
 #pragma GCC unroll 8
-      for (int q = 0; q < NQ; ++q)
+      for (int q = 0; q < N; ++q) {
+        const i32x16 dot = Factors::query_dot(sums[t], q, queries.starts + first);
         store(scores + q * kScoreStride + (tile + t) * 16,
-              mul(mul(to_f32(sums[q][t]), scale), splat(queries.scales[q])));
+              mul(mul(to_f32(dot), scale), splat(queries.scales[first + q])));
+      }
     }
   }
-  if constexpr (NT > 1)
-    score_pairs<NQ, 1>(shape, keys, key_scale, queries, tile, tile_end, ahead, scores);
+  if constexpr (Tiles > 1)
+    score_int8<N, Tiles / 2>(shape, keys, key_scales, queries, first, tile, tile_end, {}, scores);
+}
+
+static void score_page_int8(const PartView& view, int page, const Int8Queries& queries,
+                            FetchAhead* ahead, const Rows& rows) {
+  const int start = page * kPagePositions;
+  for (int q = 0; q < rows.count; q += Factors::kQueries) {
+    const int n = smaller(Factors::kQueries, rows.count - q);
+    const Range seen = within_page(rows.united(q, n), page);
+    if (empty(seen)) continue;
+    with_count(n, [&](auto count) {
+      constexpr int given = decltype(count)::value;
+      constexpr int N = given < Factors::kQueries ? given : Factors::kQueries;
+      constexpr int kTiles = Factors::tiles_beside(Factors::query_rows(N));
+      const FetchAhead::Lines fetched = q == 0 ? ahead->for_loop() : FetchAhead::Lines{};
+      score_int8<N, kTiles>(view.shape, view.keys(page), key_scales(view, page), queries, q,
+                            (seen.begin - start) / 16, (seen.end - start + 15) / 16, fetched,
+                            rows.scores_of(q) + start);
+    });
+  }
 }
 
 // Probabilities times the scales of their values, and the largest magnitude of those.
@@ -136,14 +177,22 @@ struct WeighByScales {
   const int scales_at;  // behind the values of a page
   f32x16 largest = splat(0.0f), spoiled = splat(0.0f);
 
-  SLMQ_INLINE_MEMBER f32x16 operator()(int position, f32x16 p) {
-    const auto* scales =
-        reinterpret_cast<const float*>(view.values(position / kPagePositions) + scales_at);
-    return mul(p, load(scales + position % kPagePositions));
+  template <int N>
+  SLMQ_INLINE_MEMBER void weigh(int position, f32x16 (&p)[N]) const {
+    const auto at = static_cast<unsigned>(position);
+    const float* scales =
+        reinterpret_cast<const float*>(view.values(at / kPagePositions) + scales_at) +
+        at % kPagePositions;
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) p[i] = mul(p[i], load(scales + 16 * i));
   }
-  SLMQ_INLINE_MEMBER void see(f32x16 weighed) {
-    spoiled = fma(weighed, splat(0.0f), spoiled);
-    largest = max(largest, abs(weighed));
+  template <int N>
+  SLMQ_INLINE_MEMBER void see(const f32x16 (&weighed)[N]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      spoiled = fma(weighed[i], splat(0.0f), spoiled);
+      largest = max(largest, abs(weighed[i]));
+    }
   }
   // NaN if a scale or a probability is.
   float found() const {
@@ -151,122 +200,121 @@ struct WeighByScales {
   }
 };
 
-// Weighed probabilities of pages [first, last] to int16 in place, zero where the query sees nothing.
-static inline void round_probabilities(float* scores, Range seen, float inverse, int first,
-                                       int last, FetchAhead* ahead) {
-  const int from = first * kPagePositions, to = (last + 1) * kPagePositions;
-  const int begin = empty(seen) ? to : seen.begin / 16 * 16, end = empty(seen) ? to : seen.end;
-  auto* rounded = reinterpret_cast<int16_t*>(scores);  // never ahead of what is read
-  for (int t = from; t < to; t += 16) {
-    ahead->lines(1);
-    const bool zero = t < begin || t >= end;
-    const f32x16 w = zero ? splat(0.0f) : load(scores + t);
+// Weighed probabilities of a few queries to integers, as factors of pages [first, last]: zero where a query
+// sees nothing.
+struct Int8Probabilities {
+  int8_t* blocks;  // [page]
+  float scales[Factors::kQueries];
+  int32_t starts[Factors::kQueries];
+
+  // largest: of the queries of the call.
+  SLMQ_INLINE_MEMBER Int8Probabilities(const Rows& rows, const float* largest, int at, int n,
+                                       int first, int last, FetchAhead* ahead, int8_t* to)
+      : blocks(to) {
+    for (int i = 0; i < n; ++i) {
+      const Rounding rounding = rounding_to(32767.0f, largest[at + i]);
+      Asking asking(ahead, FetchAhead::kRounding);
+      i32x16 sum = splat_i32(0);
+      for (int page = first; page <= last; ++page) {
+        asking.ask();
+        put_page(rows.scores_of(at + i), rows.seen[at + i], page, rounding.inverse, i, n,
+                 blocks + (page - first) * Factors::value_rows(n) * Factors::kRowBytes, &sum);
+      }
+      asking.finish();
+      scales[i] = rounding.scale;
+      starts[i] = -kInt8Zero * reduce_add(sum);
+    }
+  }
+
+ private:
+  SLMQ_INLINE_MEMBER static void put_page(const float* scores, Range seen, int page, float inverse,
+                                          int q, int n, int8_t* block, i32x16* sum) {
+    f32x16 w[4];
+    i32x16 steps[4];
+    const int t = page * kPagePositions;
+    const bool whole = seen.begin <= t && seen.end >= t + kPagePositions;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const bool sees = whole || (16 * i + t + 16 > seen.begin && 16 * i + t < seen.end);
+      w[i] = sees ? load(scores + t + 16 * i) : splat(0.0f);
+    }
     // At most 32767 and a rounding error; in this order a NaN becomes 0.
-    const f32x16 steps = max(mul(w, splat(inverse)), splat(0.0f));
-    store_i16(rounded + t, round_to_i32(steps));
-  }
-}
-
-template <int NQ, int NC>
-static inline void add_pairs(const int8_t* tiles, int value_stride, const int16_t* probabilities,
-                             int channel, Asking ahead, float* values, int state_stride) {
-  for (; channel + 16 * NC <= value_stride; channel += 16 * NC) {
-    i32x16 sums[NQ][NC];
-#pragma GCC unroll 8
-    for (int q = 0; q < NQ; ++q)
 #pragma GCC unroll 4
-      for (int c = 0; c < NC; ++c)
-        sums[q][c] = load_i32(values + q * state_stride + channel + 16 * c);
-    multiply_pairs<NQ, NC>(probabilities, 2 * kScoreStride, tiles + channel / 16 * kValueTile, 32,
-                           kValueTile, kPagePositions / 2, ahead, sums);
-#pragma GCC unroll 8
-    for (int q = 0; q < NQ; ++q)
+    for (int i = 0; i < 4; ++i) w[i] = max(mul(w[i], splat(inverse)), splat(0.0f));
 #pragma GCC unroll 4
-      for (int c = 0; c < NC; ++c)
-        store_i32(values + q * state_stride + channel + 16 * c, sums[q][c]);
+    for (int i = 0; i < 4; ++i) steps[i] = round_to_i32(w[i]);
+    *sum = add(*sum, add(add(steps[0], steps[1]), add(steps[2], steps[3])));
+    Factors::put_probabilities(steps, q, n, block);
   }
-  if constexpr (NC > 1)
-    add_pairs<NQ, 1>(tiles, value_stride, probabilities, channel, ahead, values, state_stride);
+};
+
+// Values of N queries from pages [first, last], from a tile of channels on.
+template <int N, int Tiles>
+static inline void add_int8(const PartView& view, const Int8Probabilities& p, int first, int last,
+                            int tile, FetchAhead* ahead, float* values, int state_stride) {
+  constexpr int kRows = Factors::value_rows(N);
+  for (; tile + Tiles <= view.shape.value_stride / 16; tile += Tiles) {
+    i32x16 sums[Tiles][kRows];
+#pragma GCC unroll 4
+    for (int t = 0; t < Tiles; ++t) Factors::start(p.starts, sums[t]);
+    for (int page = first; page <= last; ++page) {
+      const int parts = larger(1, view.shape.value_stride / (16 * Tiles));
+      Spread spread(ahead == nullptr ? FetchAhead::Lines{} : ahead->for_loop(parts),
+                    kPagePositions / 4);
+      add_fours(view.values(page) + tile * kValueTile, kValueTile, kPagePositions / 4,
+                p.blocks + (page - first) * kRows * Factors::kRowBytes, spread, sums);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < N; ++q)
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) {
+        const f32x16 dot = to_f32(Factors::value_dot(sums[t], q, p.starts));
+        store(values + q * state_stride + 16 * (tile + t), mul(dot, splat(p.scales[q])));
+      }
+  }
+  if constexpr (Tiles > 1)
+    add_int8<N, Tiles / 2>(view, p, first, last, tile, ahead, values, state_stride);
 }
 
-static void score_page_int8(const PartView& view, int page, const Int8Queries& queries,
-                            FetchAhead* ahead, const Rows& rows) {
-  const auto* keys = reinterpret_cast<const int8_t*>(view.keys(page));
-  const int start = page * kPagePositions;
-  for (int q = 0; q < rows.count; q += kInt8TileQueries) {
-    const int n = smaller(kInt8TileQueries, rows.count - q);
-    const Range seen = within_page(rows.united(q, n), page);
-    if (empty(seen)) continue;
-    with_count(n, [&](auto count) {
-      constexpr int NQ = decltype(count)::value, NT = tiles_beside(NQ, kIntSums);
-      const int steps = 4 / NT * ((view.shape.head_dim + 1) / 2);
-      score_pairs<NQ, NT>(view.shape, keys, key_scales(view, page),
-                          {queries.rounded + q * view.shape.value_stride, queries.scales + q},
-                          (seen.begin - start) / 16, (seen.end - start + 15) / 16,
-                          Asking(q == 0 ? ahead : nullptr, steps), rows.scores_of(q) + start);
-    });
-  }
-}
-
-static void add_page_int8(const PartView& view, int page, FetchAhead* ahead, const Rows& rows) {
-  const auto* values = reinterpret_cast<const int8_t*>(view.values(page));
-  for (int q = 0; q < rows.count; q += kInt8TileQueries) {
-    const int n = smaller(kInt8TileQueries, rows.count - q);
-    if (empty(within_page(rows.united(q, n), page))) continue;
-    const auto* probabilities = reinterpret_cast<const int16_t*>(rows.scores_of(q));
-    with_count(n, [&](auto count) {
-      constexpr int NQ = decltype(count)::value, NC = tiles_beside(NQ, kIntSums);
-      const int stride = view.shape.value_stride;
-      const int steps = larger(1, stride / (16 * NC)) * (kPagePositions / 2);
-      add_pairs<NQ, NC>(values, stride, probabilities + page * kPagePositions, 0,
-                        Asking(q == 0 ? ahead : nullptr, steps), rows.values_of(q),
-                        rows.state_stride);
-    });
-  }
-}
-
-// Rounded queries, and behind those of kMaxQueries their scales.
-static void prepare_int8(const AttentionShape& shape, const float* queries, int n_queries,
-                         float* prepared) {
-  const int stride = shape.value_stride;
-  auto* rounded = reinterpret_cast<int16_t*>(prepared);
-  float* scales = prepared + kMaxQueries * stride;
-  for (int q = 0; q < n_queries; ++q) {
-    const float* query = queries + q * stride;
-    const Rounding rounding = rounding_to(32767.0f, largest_magnitude(query, stride));
-    scales[q] = rounding.scale * score_factor(shape);
-    for (int c = 0; c < stride; c += 16)
-      store_i16(rounded + q * stride + c, round_steps(load(query + c), rounding.inverse, 32767.0f));
-  }
+template <int N>
+static void values_int8(const PartView& view, const Rows& rows, const float* largest, int at,
+                        int8_t* blocks, FetchAhead* ahead) {
+  const Range all = rows.united(at, N);
+  if (empty(all)) return;
+  const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
+  const Int8Probabilities p(rows, largest, at, N, first, last, ahead, blocks);
+  constexpr int kTiles = Factors::tiles_beside(Factors::value_rows(N));
+  add_int8<N, kTiles>(view, p, first, last, 0, ahead, rows.values_of(at), rows.state_stride);
 }
 
 static void attend_int8(const AttentionShape& shape, uint8_t* const* pages, int kv_head,
                         const float* prepared, const Sight* sights, int n_queries, int part,
                         const Following& following, float* states, float* scratch) {
-  const int stride = shape.value_stride;
   Range seen[kMaxQueries];
-  float scales[kMaxQueries];
-  const Rows rows{seen, n_queries, scratch, states, kStateHeader + stride};
+  float largest[kMaxQueries];
+  const Rows rows{seen, n_queries, scratch, states, kStateHeader + shape.value_stride};
   start_states(sights, part, rows, seen);
   const Range all = rows.united();
   if (empty(all)) return;
   const PartView view = view_part(shape, pages, kv_head, part);
   const int first = all.begin / kPagePositions, last = (all.end - 1) / kPagePositions;
-  FetchAhead ahead(view, first, last, 2 * n_queries, following);
-  const Int8Queries of{reinterpret_cast<const int16_t*>(prepared), prepared + kMaxQueries * stride};
+  FetchAhead ahead(view, first, last, n_queries, following);
+  const Int8Queries of(prepared);
   for (int page = first; page <= last; ++page) score_page_int8(view, page, of, &ahead, rows);
   for (int q = 0; q < n_queries; ++q) {
-    WeighByScales weigh{view, kPagePositions * stride};
-    soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
-           weigh);
-    const Rounding rounding = rounding_to(32767.0f, weigh.found());
-    round_probabilities(rows.scores_of(q), seen[q], rounding.inverse, first, last, &ahead);
-    scales[q] = rounding.scale;
+    const WeighByScales weighed =
+        soften(shape.softcap, sights[q], part, rows.scores_of(q), seen[q], rows.state_of(q), &ahead,
+               WeighByScales{view, kPagePositions * shape.value_stride});
+    largest[q] = weighed.found();
   }
-  for (int page = first; page <= last; ++page) add_page_int8(view, page, &ahead, rows);
-  for (int q = 0; q < n_queries; ++q)
-    for (int c = 0; c < stride; c += 16)
-      store(rows.values_of(q) + c, mul(to_f32(load_i32(rows.values_of(q) + c)), splat(scales[q])));
+  auto* blocks = reinterpret_cast<int8_t*>(scratch + kMaxQueries * kScoreStride);
+  for (int q = 0; q < n_queries; q += Factors::kQueries)
+    with_count(smaller(Factors::kQueries, n_queries - q), [&](auto count) {
+      constexpr int given = decltype(count)::value;
+      constexpr int N = given < Factors::kQueries ? given : Factors::kQueries;
+      values_int8<N>(view, rows, largest, q, blocks, q == 0 ? &ahead : nullptr);
+    });
+  ahead.finish();
 }
 
 }  // namespace slmq::SLMQ_ISA

@@ -142,12 +142,12 @@ struct TurnedArgs {
 // each KV head, keys and then values:
 //
 //   f16, f32   keys [4 tiles][head_dim][16 positions], values [64 positions][value_stride]
-//   int8       keys [4 tiles][pairs of channels][16 positions][2], scales float32[64];
-//              values [value_stride / 16][32 pairs of positions][16 channels][2], scales
+//   int8       keys [4 tiles][fours of channels][16 positions][4], scales float32[64];
+//              values [value_stride / 16][16 fours of positions][16 channels][4], scales
 //              float32[64]
 //
-// int8: key = scale * q with scale = max |key| / 127 over the head's channels, rounded to nearest
-// even; the scale of a key or value with an infinity or a NaN is NaN.
+// int8: key = scale * (code - 128) with scale = max |key| / 127 over the head's channels, rounded to
+// nearest even; the scale of a key or value with an infinity or a NaN is NaN.
 //
 //   int4       tiles of q4g32s without scales: keys [4 tiles of positions][groups of channels][256
 //              bytes], scales float16[4 tiles][groups][16]; values [value_stride / 16][2 groups of

@@ -188,14 +188,17 @@ SLMQ_INLINE void split_planes(i32x16 a, i32x16 b, int8_t* planes) {
 }
 
 // Of attention_int4.inl.h.
-static constexpr int kCacheRows = kTokens > 1 ? kTokens : 2, kCacheTiles = 1;
+static constexpr int kCacheRows = kTokens > 1 ? kTokens : 2;
+static constexpr int cache_tiles(int /*rows*/) { return 1; }
 
 // sums[0][row] += dots of M rows of 32 with an int4 tile, whose zero points are not paid
-template <int Tiles, int M>
-SLMQ_INLINE void add_u4(const uint8_t* tile, int, const int8_t* rows, i32x16 (&sums)[Tiles][M]) {
+template <int Tiles, int M, class Ahead>
+SLMQ_INLINE void add_u4(const uint8_t* tile, int, const int8_t* rows, Ahead& ahead,
+                        i32x16 (&sums)[Tiles][M]) {
   static_assert(Tiles == 1);
   DotStart from[M];
   i32x16 dots[M];
+  for (int line = 0; line < 4; ++line) ahead.ask();
 #pragma GCC unroll 4
   for (int t = 0; t < M; ++t) from[t] = start_zero();
   dot_u4<M>(tile, rows, from, dots);

@@ -127,34 +127,34 @@ SLMQ_INLINE void add_halves(const uint8_t* tiles, size_t tile_step, const int8_t
   }
 }
 
-// Of attention_int4.inl.h: sixteen sums, four lines of codes and two broadcasts are 22 registers.
-static constexpr int kCacheRows = 8, kCacheTiles = 2;
+// Of attention_int4.inl.h: 24 sums, four tiles' codes, a factor and a mask are 30 registers.
+static constexpr int kCacheRows = 8;
+static constexpr int cache_tiles(int rows) { return rows <= 6 ? 4 : 2; }
 
 // sums[tile][row] += dots of M rows of 32 with int4 tiles, whose zero points are not paid
-template <int Tiles, int M>
-SLMQ_INLINE void add_u4(const uint8_t* tiles, int tile_step, const int8_t* rows,
+template <int Tiles, int M, class Ahead>
+SLMQ_INLINE void add_u4(const uint8_t* tiles, int tile_step, const int8_t* rows, Ahead& ahead,
                         i32x16 (&sums)[Tiles][M]) {
   rows = reread(rows);
   const __m512i nibble = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    __m512i low[Tiles], high[Tiles];
+    ahead.ask();
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m512i codes[Tiles];
 #pragma GCC unroll 4
-    for (int i = 0; i < Tiles; ++i) {
-      const __m512i line = _mm512_load_si512(tiles + i * tile_step + 64 * j);
-      low[i] = _mm512_and_si512(line, nibble);
-      high[i] = _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble);
-    }
+      for (int i = 0; i < Tiles; ++i) {
+        const __m512i line = _mm512_load_si512(tiles + i * tile_step + 64 * j);
+        codes[i] = _mm512_and_si512(half == 0 ? line : _mm512_srli_epi16(line, 4), nibble);
+      }
 #pragma GCC unroll 8
-    for (int t = 0; t < M; ++t) {
-      const __m512i first = broadcast_i8x4(rows + t * kGroup + 4 * j);
-      const __m512i second = broadcast_i8x4(rows + t * kGroup + 4 * j + 16);
+      for (int t = 0; t < M; ++t) {
+        const __m512i factor = broadcast_i8x4(rows + t * kGroup + 16 * half + 4 * j);
 #pragma GCC unroll 4
-      for (int i = 0; i < Tiles; ++i)
-        sums[i][t].v = _mm512_dpbusd_epi32(sums[i][t].v, low[i], first);
-#pragma GCC unroll 4
-      for (int i = 0; i < Tiles; ++i)
-        sums[i][t] = pinned({_mm512_dpbusd_epi32(sums[i][t].v, high[i], second)});
+        for (int i = 0; i < Tiles; ++i)
+          sums[i][t] = pinned({_mm512_dpbusd_epi32(sums[i][t].v, codes[i], factor)});
+      }
     }
   }
 }

@@ -51,11 +51,19 @@
 
 #include "kernels/round_refine.inl.h"
 
+#include "kernels/attention_ahead.inl.h"
+
 #include "kernels/attention.inl.h"
 
 #include "kernels/attention_float.inl.h"
 
 #include "kernels/attention_text.inl.h"
+
+#if defined(SLMQ_WIDE_REGISTERS)
+#include "kernels/attention_planes.inl.h"
+#else
+#include "kernels/attention_words.inl.h"
+#endif
 
 #include "kernels/attention_int8.inl.h"
 

@@ -78,7 +78,7 @@ AttentionShape attention_shape(const AttentionConfig& config) {
   const bool int8 = config.kv_type == KvType::int8;
   const size_t element = int8 ? 1 : config.kv_type == KvType::f16 ? 2 : 4;
   const size_t scale = int8 ? sizeof(float) : 0;
-  const auto key_channels = static_cast<size_t>(round_up(config.head_dim, int8 ? 2 : 1));
+  const auto key_channels = static_cast<size_t>(round_up(config.head_dim, int8 ? 4 : 1));
   shape.value_offset = kPagePositions * (key_channels * element + scale);
   shape.head_bytes = shape.value_offset + kPagePositions * (shape.value_stride * element + scale);
   return shape;

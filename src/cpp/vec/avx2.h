@@ -114,6 +114,9 @@ static inline i32x16 odd(i32x16 v) {
   const __m256i one = _mm256_set1_epi32(1);
   return {_mm256_and_si256(v.low, one), _mm256_and_si256(v.high, one)};
 }
+static inline i32x16 times_256(i32x16 v) {
+  return {_mm256_slli_epi32(v.low, 8), _mm256_slli_epi32(v.high, 8)};
+}
 static inline f32x16 to_f32(i32x16 a) {
   return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
 }
@@ -257,13 +260,20 @@ static inline void store_i16(int16_t* p, i32x16 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm256_permute4x64_epi64(_mm256_packs_epi32(v.low, v.high), 0xd8));
 }
+// Sixteen fours of bytes as sixteen bits, even members and odd ones apart, of lanes 0-7 and of lanes 8-15.
+struct Fours {
+  __m256i even[2], odd[2];
+};
+static inline Fours load_fours(const uint8_t* p) {
+  const auto* v = reinterpret_cast<const __m256i*>(p);
+  const __m256i byte = _mm256_set1_epi16(255), low = _mm256_loadu_si256(v),
+                high = _mm256_loadu_si256(v + 1);
+  return {{_mm256_and_si256(low, byte), _mm256_and_si256(high, byte)},
+          {_mm256_srli_epi16(low, 8), _mm256_srli_epi16(high, 8)}};
+}
 struct i16x32 {
   __m256i low, high;
 };
-static inline i16x32 widen_i8(const int8_t* p) {
-  const auto* v = reinterpret_cast<const __m128i*>(p);
-  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(v)), _mm256_cvtepi8_epi16(_mm_loadu_si128(v + 1))};
-}
 static inline i16x32 load_pairs(const void* p) {
   const auto* v = static_cast<const __m256i*>(p);
   return {_mm256_load_si256(v), _mm256_load_si256(v + 1)};
@@ -278,10 +288,18 @@ static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
   _mm256_store_si256(to, join(first.low, second.low));
   _mm256_store_si256(to + 1, join(first.high, second.high));
 }
-static inline i16x32 splat_pair(const int16_t* p) {
+static inline __m256i splat_two(const int16_t* p) {
   int32_t two;
   __builtin_memcpy(&two, p, 4);
-  return {_mm256_set1_epi32(two), _mm256_set1_epi32(two)};
+  return _mm256_set1_epi32(two);
+}
+static inline i16x32 splat_pair(const int16_t* p) { return {splat_two(p), splat_two(p)}; }
+// Sixteen factors, within int16, as dot_fours() takes them: members 0, 2, 1 and 3 of each four.
+static inline void store_fours(int16_t* p, i32x16 v) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.low, v.high), 0xd8);
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(words, order));
 }
 // Keeps a sum of a loop in its registers: without it GCC copies sums around, and some to the stack.
 static inline i32x16 pinned(i32x16 v) {
@@ -295,6 +313,14 @@ static inline i32x16 pinned(i32x16 v) {
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
           _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
+}
+static inline i32x16 dot_fours(const Fours& a, const int16_t* four, i32x16 sum) {
+  const __m256i even = splat_two(four), odd = splat_two(four + 2);
+  sum.low = _mm256_add_epi32(sum.low, _mm256_madd_epi16(a.even[0], even));
+  sum.high = _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.even[1], even));
+  sum.low = _mm256_add_epi32(sum.low, _mm256_madd_epi16(a.odd[0], odd));
+  sum.high = _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.odd[1], odd));
+  return sum;
 }
 
 SLMQ_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

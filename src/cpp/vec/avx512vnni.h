@@ -124,6 +124,7 @@ static inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v
 static inline i32x16 sub(i32x16 a, i32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline i32x16 halved(i32x16 a) { return {_mm512_srai_epi32(a.v, 1)}; }
 static inline i32x16 odd(i32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(1))}; }
+static inline i32x16 times_256(i32x16 a) { return {_mm512_slli_epi32(a.v, 8)}; }
 static inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline i32x16 round_to_i32(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_i8(int8_t* p, i32x16 a) {
@@ -311,15 +312,21 @@ static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v.v), n))};
 }
 static inline void store_i32(void* p, i32x16 v) { _mm512_storeu_si512(p, v.v); }
-static inline void store_i16(int16_t* p, i32x16 v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v.v));
+// Sixteen fours of bytes.
+struct u8x64 {
+  __m512i v;
+};
+struct s8x64 {
+  __m512i v;
+};
+static inline u8x64 load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+static inline s8x64 splat_four(const int8_t* p) { return {broadcast_i8x4(p)}; }
+static inline i32x16 dot_fours(u8x64 a, s8x64 b, i32x16 sum) {
+  return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)};
 }
 struct i16x32 {
   __m512i v;
 };
-static inline i16x32 widen_i8(const int8_t* p) {
-  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
 static inline i16x32 load_pairs(const void* p) { return {_mm512_load_si512(p)}; }
 // The lower halves of floats' bits, those of both in turns.
 static inline void store_pairs(int16_t* p, f32x16 first, f32x16 second) {
@@ -330,6 +337,22 @@ static inline i16x32 splat_pair(const int16_t* p) {
   int32_t two;
   __builtin_memcpy(&two, p, 4);
   return {_mm512_set1_epi32(two)};
+}
+// 64 integers from 0 to 32767, less than zero, as planes of 256 * high + low, [plane][64].
+SLMQ_INLINE void split_negative(const i32x16 (&from)[4], int8_t* planes) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i zero = _mm512_setzero_si512(), carry = _mm512_set1_epi16(128);
+  __m512i high[2], low[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512i of = _mm512_sub_epi16(zero, _mm512_packs_epi32(from[2 * i].v, from[2 * i + 1].v));
+    high[i] = _mm512_srai_epi16(_mm512_add_epi16(of, carry), 8);
+    low[i] = _mm512_sub_epi16(of, _mm512_slli_epi16(high[i], 8));
+  }
+  _mm512_storeu_si512(planes,
+                      _mm512_permutexvar_epi32(order, _mm512_packs_epi16(high[0], high[1])));
+  _mm512_storeu_si512(planes + 64,
+                      _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low[0], low[1])));
 }
 // Keeps a sum of a loop in its register.
 static inline i32x16 pinned(i32x16 v) {

@@ -6,6 +6,7 @@
 //   round_to_i32   fcvtns               round to nearest even
 //   max, min       fcmgt, bsl           fmax and fmin treat NaN and -0 in another way than we do
 //   dot_pairs      smlal                even and odd members of the pairs apart
+//   dot_fours      smlal                each member of the fours apart
 //
 // The dots of weights are in neon_plain.h, neon_dotprod.h and neon_i8mm.h: one of them comes after this,
 // with SLMQ_ISA naming the table.
@@ -132,6 +133,9 @@ static inline i32x16 halved(i32x16 a) {
 static inline i32x16 odd(i32x16 a) {
   return ints([&](int i) { return vandq_s32(a.v[i], vdupq_n_s32(1)); });
 }
+static inline i32x16 times_256(i32x16 a) {
+  return ints([&](int i) { return vshlq_n_s32(a.v[i], 8); });
+}
 static inline f32x16 to_f32(i32x16 a) {
   return floats([&](int i) { return vcvtq_f32_s32(a.v[i]); });
 }
@@ -180,16 +184,14 @@ static inline f32x16 times_pow2(f32x16 v, f32x16 shifted) {
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v.v[i]), n));
   });
 }
+// Members 0 to 3 of sixteen fours of bytes as sixteen bits, of lanes 0-7 and of lanes 8-15.
+struct Fours {
+  int16x8_t low[4], high[4];
+};
 // The first and the second members of sixteen pairs, eight in a register.
 struct i16x32 {
   int16x8_t even[2], odd[2];
 };
-static inline i16x32 widen_i8(const int8_t* p) {
-  const int16x8_t low = vreinterpretq_s16_s8(vld1q_s8(p));
-  const int16x8_t high = vreinterpretq_s16_s8(vld1q_s8(p + 16));
-  return {{vshrq_n_s16(vshlq_n_s16(low, 8), 8), vshrq_n_s16(vshlq_n_s16(high, 8), 8)},
-          {vshrq_n_s16(low, 8), vshrq_n_s16(high, 8)}};
-}
 static inline i16x32 load_pairs(const void* p) {
   const auto* words = static_cast<const int16_t*>(p);
   const int16x8x2_t low = vld2q_s16(words), high = vld2q_s16(words + 16);
@@ -206,6 +208,16 @@ static inline i16x32 splat_pair(const int16_t* p) {
   const int16x8_t even = vdupq_n_s16(p[0]), odd = vdupq_n_s16(p[1]);
   return {{even, even}, {odd, odd}};
 }
+static inline Fours load_fours(const uint8_t* p) {
+  const uint8x16x4_t bytes = vld4q_u8(p);
+  Fours r;
+  for (int i = 0; i < 4; ++i) {
+    r.low[i] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes.val[i])));
+    r.high[i] = vreinterpretq_s16_u16(vmovl_high_u8(bytes.val[i]));
+  }
+  return r;
+}
+static inline void store_fours(int16_t* p, i32x16 v) { store_i16(p, v); }
 static inline i32x16 pinned(i32x16 v) { return v; }
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   for (int i = 0; i < 2; ++i) {
@@ -215,6 +227,15 @@ static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
     low = vmlal_s16(low, vget_low_s16(a.odd[i]), vget_low_s16(b.odd[i]));
     high = vmlal_high_s16(high, a.even[i], b.even[i]);
     high = vmlal_high_s16(high, a.odd[i], b.odd[i]);
+  }
+  return sum;
+}
+static inline i32x16 dot_fours(const Fours& a, const int16_t* four, i32x16 sum) {
+  for (int i = 0; i < 4; ++i) {
+    sum.v[0] = vmlal_n_s16(sum.v[0], vget_low_s16(a.low[i]), four[i]);
+    sum.v[1] = vmlal_high_n_s16(sum.v[1], a.low[i], four[i]);
+    sum.v[2] = vmlal_n_s16(sum.v[2], vget_low_s16(a.high[i]), four[i]);
+    sum.v[3] = vmlal_high_n_s16(sum.v[3], a.high[i], four[i]);
   }
   return sum;
 }

@@ -145,6 +145,11 @@ static inline i32x16 odd(i32x16 a) {
   SLMQ_EACH(a.lane[i] & 1);
   return r;
 }
+static inline i32x16 times_256(i32x16 a) {
+  i32x16 r;
+  SLMQ_EACH(a.lane[i] * 256);
+  return r;
+}
 static inline f32x16 to_f32(i32x16 a) {
   f32x16 r;
   SLMQ_EACH(static_cast<float>(a.lane[i]));
@@ -318,15 +323,14 @@ static inline void store_i32(void* p, i32x16 v) { std::memcpy(p, v.lane, 64); }
 static inline void store_i16(int16_t* p, i32x16 v) {  // values within int16
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(v.lane[i]);
 }
+// sixteen lanes of four bytes
+struct Fours {
+  uint8_t lane[16][4];
+};
 // sixteen lanes of two 16-bit integers
 struct i16x32 {
   int16_t pair[16][2];
 };
-static inline i16x32 widen_i8(const int8_t* p) {
-  i16x32 r;
-  for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i];
-  return r;
-}
 static inline i16x32 load_pairs(const void* p) {
   i16x32 r;
   std::memcpy(r.pair, p, sizeof(r.pair));
@@ -346,11 +350,25 @@ static inline i16x32 splat_pair(const int16_t* p) {
   for (int i = 0; i < 32; ++i) r.pair[i / 2][i % 2] = p[i % 2];
   return r;
 }
+static inline Fours load_fours(const uint8_t* p) {
+  Fours r;
+  std::memcpy(r.lane, p, 64);
+  return r;
+}
+// Sixteen factors, within int16, as dot_fours() takes them: in an order of the ISA's own.
+static inline void store_fours(int16_t* p, i32x16 v) { store_i16(p, v); }
 static inline i32x16 pinned(i32x16 v) { return v; }
 // sum + the dot product of the pairs in each lane
 static inline i32x16 dot_pairs(i16x32 a, i16x32 b, i32x16 sum) {
   i32x16 r;
   SLMQ_EACH(sum.lane[i] + a.pair[i][0] * b.pair[i][0] + a.pair[i][1] * b.pair[i][1]);
+  return r;
+}
+// sum + the dot product of the bytes in each lane with four factors
+static inline i32x16 dot_fours(const Fours& a, const int16_t* four, i32x16 sum) {
+  i32x16 r;
+  SLMQ_EACH(sum.lane[i] + a.lane[i][0] * four[0] + a.lane[i][1] * four[1] + a.lane[i][2] * four[2] +
+            a.lane[i][3] * four[3]);
   return r;
 }
 
