@@ -5,10 +5,11 @@
 MODEL is what slmq trains on, of any format; FOLDER the same model for transformers (`slmq
 dequantize` writes it), which trains in float32 with the PYTHON of an environment that has torch,
 transformers and peft. Samples have 256 tokens from different places of FILE; rank 8 on all linear
-layers, or all weights with --type full (MODEL is FOLDER then). Every round runs each engine for
-some steps in a process of its own. Columns are tokens learned from per second (the median of
-steps), and the most memory that the process held while it trained; for slmq also what it said
-before: seconds and memory of its forecast beside what came.
+layers, or all weights with --type full (MODEL is FOLDER then). Every round starts each engine in a
+process of its own; they take turns, step by step, as a shared machine is fast and slow for seconds
+at a time. Columns are tokens learned from per second (the median of steps), and the most memory
+that the process held while it trained; then the ratio of neighbouring steps, its median and
+quartiles, and what slmq said before: seconds and memory of its forecast beside what came.
 """
 
 from __future__ import annotations
@@ -42,9 +43,34 @@ def forget_peak() -> None:
     CLEAR_PEAK.write_text("5", "ascii")
 
 
-def train_slmq(args: argparse.Namespace) -> dict[str, Any]:
+class Turns:
+    """A worker's steps, each when it is asked for."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self._began_s = time.monotonic()
+
+    def tell(self, **values: Any) -> None:
+        """Writes a line for whoever asks."""
+        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()
+
+    def wait(self) -> None:
+        """Returns when the next step is wanted."""
+        began_s = time.monotonic()
+        sys.stdin.readline()
+        self._began_s = time.monotonic()
+        self.waited_s += self._began_s - began_s
+
+    def stepped(self, tokens: int) -> None:
+        """Tells the speed of a step, and waits."""
+        self.tell(tokens_per_s=tokens / (time.monotonic() - self._began_s))
+        self.wait()
+
+
+def train_slmq(args: argparse.Namespace, turns: Turns) -> dict[str, Any]:
     """Some steps with slmq."""
-    from slmq.engine.training.events import Forecast
+    from slmq.engine.training.events import Forecast, Report
     from slmq.engine.training.options import TrainOptions
     from slmq.engine.training.run import Run
 
@@ -53,7 +79,11 @@ def train_slmq(args: argparse.Namespace) -> dict[str, Any]:
     def tell(event: Any) -> None:
         if isinstance(event, Forecast):
             told.update(forecast_s=event.seconds, forecast_bytes=event.memory_bytes)
+            turns.wait()
+            turns.waited_s = 0.0
             told["began_s"] = time.monotonic()
+        elif isinstance(event, Report):
+            turns.stepped(args.batch * LENGTH)
 
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -70,15 +100,11 @@ def train_slmq(args: argparse.Namespace) -> dict[str, Any]:
         run = Run(args.model, data, Path(folder) / "out", options, name="model", listener=tell)
         forget_peak()
         done = run.finish()
-        took_s = time.monotonic() - told.pop("began_s")
-    speeds = [report.tokens_per_s for report in done.reports]
-    return told | {
-        "tokens_per_s": statistics.median(speeds), "bytes": peak_bytes(), "seconds": took_s,
-        "loss": done.reports[-1].loss,
-    }  # fmt: skip
+        took_s = time.monotonic() - told.pop("began_s") - turns.waited_s
+    return told | {"bytes": peak_bytes(), "seconds": took_s, "loss": done.reports[-1].loss}
 
 
-def train_torch(args: argparse.Namespace) -> dict[str, Any]:
+def train_torch(args: argparse.Namespace, turns: Turns) -> dict[str, Any]:
     """The same with PyTorch and PEFT."""
     import peft
     import torch
@@ -97,21 +123,54 @@ def train_torch(args: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(wanted, lr=1e-5)
     ids = tokenizer(args.text.read_text("utf-8")[:2_000_000], return_tensors="pt").input_ids[0]
     forget_peak()
-    speeds, at, loss = [], 0, 0.0
+    at, loss = 0, 0.0
+    turns.wait()
     for _ in range(args.steps):
         rows = [ids[at + i * LENGTH : at + i * LENGTH + LENGTH + 1] for i in range(args.batch)]
         at += args.batch * LENGTH
         batch = torch.stack(rows)
-        began_s = time.monotonic()
         logits = model(input_ids=batch[:, :-1]).logits
         found = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
         found.backward()
         torch.nn.utils.clip_grad_norm_(wanted, 1.0)
         optimizer.step()
-        speeds.append(args.batch * LENGTH / (time.monotonic() - began_s))
         loss = float(found.detach())
-    return {"tokens_per_s": statistics.median(speeds), "bytes": peak_bytes(), "loss": loss}
+        turns.stepped(args.batch * LENGTH)
+    return {"bytes": peak_bytes(), "loss": loss}
+
+
+class Worker:
+    """An engine in a process of its own."""
+
+    def __init__(self, python: str, name: str, threads: int) -> None:
+        self._process = subprocess.Popen(
+            [python, __file__, *sys.argv[1:], "--worker", name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+
+    def next(self) -> dict[str, Any]:
+        """What a step, or the end, tells."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended with {self._process.wait()}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def round_of(engines: dict[str, str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Steps of all engines in turn: speeds of each, and what it told at its end."""
+    workers = {name: Worker(python, name, args.threads) for name, python in engines.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in engines}
+    for step in range(args.steps):
+        for name in sorted(engines, reverse=step % 2 == 1):
+            speeds[name].append(workers[name].next()["tokens_per_s"])
+    return {name: workers[name].next() | {"speeds": speeds[name]} for name in engines}
 
 
 def main() -> None:
@@ -130,26 +189,26 @@ def main() -> None:
     parser.add_argument("--worker", choices=["slmq", "torch"])
     args = parser.parse_args()
     if args.worker is not None:
-        found = (train_slmq if args.worker == "slmq" else train_torch)(args)
-        sys.stdout.write(json.dumps(found) + "\n")
+        turns = Turns()
+        turns.tell(**(train_slmq if args.worker == "slmq" else train_torch)(args, turns))
         return
     engines = {"slmq": sys.executable} | ({"torch": str(args.peer)} if args.peer else {})
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in engines}
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    for _ in range(args.rounds):
-        for name, python in engines.items():
-            command = [python, __file__, *sys.argv[1:], "--worker", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
-            results[name].append(json.loads(done.stdout.splitlines()[-1]))
+    rounds = [round_of(engines, args) for _ in range(args.rounds)]
     print(f"{'engine':8} {'tokens/s':>9} {'MB':>7} {'loss':>8}")
-    for name, rounds in results.items():
-        speed = statistics.median(found["tokens_per_s"] for found in rounds)
-        most = max(found["bytes"] for found in rounds)
-        print(f"{name:8} {speed:9.1f} {most / 1e6:7.0f} {rounds[-1]['loss']:8.4f}")
-    for found in results["slmq"]:
+    for name in engines:
+        speed = statistics.median(speed for found in rounds for speed in found[name]["speeds"])
+        most = max(found[name]["bytes"] for found in rounds)
+        print(f"{name:8} {speed:9.1f} {most / 1e6:7.0f} {rounds[-1][name]['loss']:8.4f}")
+    if "torch" in engines:
+        for found in rounds:
+            speeds = [found[name]["speeds"] for name in ("slmq", "torch")]
+            ratios = [ours / theirs for ours, theirs in zip(*speeds, strict=True)]
+            low, middle, high = statistics.quantiles(ratios)
+            print(f"slmq over torch, step by step: {middle:.2f} ({low:.2f} to {high:.2f})")
+    for told in (one["slmq"] for one in rounds):
         parts = []
         for unit, kind, size in (("s", "s", 1.0), ("MB", "bytes", 1e6)):
-            said, took = found[f"forecast_{kind}"], found["seconds" if kind == "s" else kind]
+            said, took = told[f"forecast_{kind}"], told["seconds" if kind == "s" else kind]
             parts.append(
                 f"forecast {said / size:.1f} {unit}, it took {took / size:.1f} "
                 f"({100 * (said / took - 1):+.0f}%)"

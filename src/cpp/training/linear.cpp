@@ -33,34 +33,40 @@ void linear(Workers& workers, const Rows& x, Activations activations,
             x.data, x.stride, groups, x.m, begin, end, panel + kind * panel_bytes);
     if (pairs != nullptr) low_rank_down(kernels, *pairs, x, begin, end);
   });
-  constexpr int kPairs = 4;  // a thread takes at once
+  // What a thread takes at once: rows whose panel stays in its second-level cache for all pairs, and pairs
+  // for which what is known of these rows is gathered once.
+  constexpr int kBlock = 4 * kPanelRows, kPairs = 16;
   std::vector<int> first{0}, places{0};
   for (size_t i = 0; i < uses.size(); ++i) {
     first.push_back(first.back() + (uses[i].matrix->pairs() + kPairs - 1) / kPairs);
     const bool beside = pairs != nullptr && pairs->b[i].data != nullptr;
     places.push_back(places.back() + (beside ? pairs->rank : 0));
   }
-  workers.each(first.back(), [&](int item, int) {
+  const int blocks = (x.m + kBlock - 1) / kBlock;
+  workers.each(blocks * first.back(), [&](int item, int) {
+    const int begin = item / first.back() * kBlock, rows = std::min(kBlock, x.m - begin);
+    item %= first.back();
     size_t i = 0;
     while (item >= first[i + 1]) ++i;
     const LinearUse& use = uses[i];
     LinearArgs args{};
     args.weight = use.matrix->data;
     args.groups = groups;
-    args.m = x.m;
-    args.panel = panel + whole_rows(use) * panel_bytes;
-    args.x = x.data;
+    args.m = rows;
+    args.panel = panel + whole_rows(use) * panel_bytes +
+                 static_cast<size_t>(begin) * groups * kActivationBytes;
+    args.x = x.row(begin);
     args.x_stride = x.stride;
-    args.y = use.y.data;
+    args.y = use.y.row(begin);
     args.y_stride = use.y.stride;
     args.bias = use.bias;
-    args.add = use.add;
+    args.add = use.add == nullptr ? nullptr : use.add + static_cast<size_t>(begin) * use.y.stride;
     args.add_stride = use.y.stride;
     const int pair = (item - first[i]) * kPairs, end = std::min(pair + kPairs, use.matrix->pairs());
     kernels.linear[static_cast<int>(use.matrix->format)](args, pair, end);
     if (places[i + 1] > places[i])  // while these columns are in the cache
       low_rank_up(kernels, *pairs, places[i], pairs->b[i], pair * kPairRows,
-                  (end - pair) * kPairRows, use.y);
+                  (end - pair) * kPairRows, {use.y.row(begin), rows, use.y.stride}, begin);
   });
 }
 

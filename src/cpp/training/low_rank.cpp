@@ -104,8 +104,8 @@ void low_rank_down(const Kernels& kernels, const LowRankPairs& pairs, const Rows
 }
 
 void low_rank_up(const Kernels& kernels, const LowRankPairs& pairs, int place, const Rows& b,
-                 int first, int columns, const Rows& y) {
-  ProductArgs up = product_of(pairs.t.data + place, pairs.t.stride, b, pairs.rank);
+                 int first, int columns, const Rows& y, int row) {
+  ProductArgs up = product_of(pairs.t.row(row) + place, pairs.t.stride, b, pairs.rank);
   up.w += first;
   up.y = y.data + first;
   up.y_row = y.stride;

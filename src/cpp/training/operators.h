@@ -31,12 +31,12 @@ struct LowRankPairs {
 void linear(Workers& workers, const Rows& x, Activations activations,
             const std::vector<LinearUse>& uses, const LowRankPairs* pairs);
 
-// What pairs do of it: t of rows [begin, end) of x; columns [first, first + columns) of y, from
-// `place` of t on.
+// What pairs do of it: t of rows [begin, end) of x; columns [first, first + columns) of y, whose rows begin
+// at `row` of t, from `place` of t on.
 void low_rank_down(const Kernels& kernels, const LowRankPairs& pairs, const Rows& x, int begin,
                    int end);
 void low_rank_up(const Kernels& kernels, const LowRankPairs& pairs, int place, const Rows& b,
-                 int first, int columns, const Rows& y);
+                 int first, int columns, const Rows& y, int row);
 
 // dx (+)= the sum over uses, in order, of y @ matrix, y being a gradient, whose padding is zero. Beside
 // weights of integers it is rounded to sixteen bits. Their rounding passes gradients through.
