@@ -104,12 +104,11 @@ const float* LowRankAdditions::floats(const Run& run, const Buffer& x, int threa
   return values;
 }
 
-// From a row's products to the next one's. Those of one adapter lie close together; in all steps alike, as
-// threads may be at different ones.
+// From a row's products to the next one's. Those of one adapter lie close together.
 int LowRankAdditions::product_stride(const Run& run, int row) const {
   const Frame& frame = *run.frame;
   const int width = run.buffer(products_).width;
-  if (!frame.one_adapter || inputs_.size() > 1) return width;
+  if (!frame.close_products || inputs_.size() > 1) return width;
   return std::min(frame.adapter(domain_, row)->widest(), width);
 }
 

@@ -105,6 +105,8 @@ void Plan::set_adapters(const RunRequest& request, Frame* frame) {
                              given[i].get());
   frame->one_adapter =
       std::all_of(given.begin(), given.end(), [&](const auto& a) { return a == given.front(); });
+  // In a chain threads are at different steps, and a row of any buffer must stay at its place (replay.h).
+  frame->close_products = frame->one_adapter && made_.causal;
   adapters_ = given;  // they live as long as the frame, whose outputs may be asked for again
 }
 

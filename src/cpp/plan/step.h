@@ -34,7 +34,8 @@ struct Frame {
   std::vector<Segment> segments;
   std::vector<const Adapter*> adapters;  // of the tokens, null for those without; none: nobody's
   bool one_adapter = false;              // all rows have the same
-  bool one_row_each = false;             // no sequence has two rows
+  bool close_products = false;  // ... whose products may lie closer than their buffer's rows
+  bool one_row_each = false;    // no sequence has two rows
 
   int rows(Domain domain) const {
     return static_cast<int>(domain == Domain::tokens ? tokens.size() : outputs.size());
