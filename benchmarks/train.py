@@ -62,6 +62,11 @@ class Turns:
         self._began_s = time.monotonic()
         self.waited_s += self._began_s - began_s
 
+    def begin(self) -> None:
+        """Tells that the first step may be asked for, and waits."""
+        self.tell(ready=True)
+        self.wait()
+
     def stepped(self, tokens: int) -> None:
         """Tells the speed of a step, and waits."""
         self.tell(tokens_per_s=tokens / (time.monotonic() - self._began_s))
@@ -79,7 +84,7 @@ def train_slmq(args: argparse.Namespace, turns: Turns) -> dict[str, Any]:
     def tell(event: Any) -> None:
         if isinstance(event, Forecast):
             told.update(forecast_s=event.seconds, forecast_bytes=event.memory_bytes)
-            turns.wait()
+            turns.begin()
             turns.waited_s = 0.0
             told["began_s"] = time.monotonic()
         elif isinstance(event, Report):
@@ -124,7 +129,7 @@ def train_torch(args: argparse.Namespace, turns: Turns) -> dict[str, Any]:
     ids = tokenizer(args.text.read_text("utf-8")[:2_000_000], return_tensors="pt").input_ids[0]
     forget_peak()
     at, loss = 0, 0.0
-    turns.wait()
+    turns.begin()
     for _ in range(args.steps):
         rows = [ids[at + i * LENGTH : at + i * LENGTH + LENGTH + 1] for i in range(args.batch)]
         at += args.batch * LENGTH
@@ -141,7 +146,7 @@ def train_torch(args: argparse.Namespace, turns: Turns) -> dict[str, Any]:
 
 
 class Worker:
-    """An engine in a process of its own."""
+    """An engine in a process of its own, once it is ready for its first step."""
 
     def __init__(self, python: str, name: str, threads: int) -> None:
         self._process = subprocess.Popen(
@@ -149,13 +154,17 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
+        self._read()
 
     def next(self) -> dict[str, Any]:
         """What a step, or the end, tells."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a worker ended with {self._process.wait()}")
@@ -165,6 +174,7 @@ class Worker:
 
 def round_of(engines: dict[str, str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Steps of all engines in turn: speeds of each, and what it told at its end."""
+    # One after another: slmq's forecast times some work, which the other's loading must not slow.
     workers = {name: Worker(python, name, args.threads) for name, python in engines.items()}
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     for step in range(args.steps):
@@ -192,7 +202,7 @@ def main() -> None:
         turns = Turns()
         turns.tell(**(train_slmq if args.worker == "slmq" else train_torch)(args, turns))
         return
-    engines = {"slmq": sys.executable} | ({"torch": str(args.peer)} if args.peer else {})
+    engines = ({"torch": str(args.peer)} if args.peer else {}) | {"slmq": sys.executable}
     rounds = [round_of(engines, args) for _ in range(args.rounds)]
     print(f"{'engine':8} {'tokens/s':>9} {'MB':>7} {'loss':>8}")
     for name in engines:
