@@ -76,38 +76,35 @@ template <class Weight>
   }
 }
 
-// y = sums (+ bias) (+ add), columns 16 * half_pair .. + 15
-static inline void write_outputs(const LinearArgs& args, int row, int half_pair, f32x16 value) {
-  const size_t column = static_cast<size_t>(half_pair) * 16;
+// Sixteen sums (+ bias) (+ add), from a column on.
+SLMQ_INLINE f32x16 with_bias_and_add(const LinearArgs& args, int row, size_t column, f32x16 value) {
   if (args.bias != nullptr) value = add(value, load(args.bias + column));
   if (args.add != nullptr) {
     value = add(value, load(args.add + static_cast<size_t>(row) * args.add_stride + column));
   }
-  store(args.y + static_cast<size_t>(row) * args.y_stride + column, value);
+  return value;
+}
+
+// y = sums (+ bias) (+ add), columns 16 * half_pair .. + 15
+static inline void write_outputs(const LinearArgs& args, int row, int half_pair, f32x16 value) {
+  const size_t column = static_cast<size_t>(half_pair) * 16;
+  store(args.y + static_cast<size_t>(row) * args.y_stride + column,
+        with_bias_and_add(args, row, column, value));
 }
 
 // y = sums (+ bias) (+ add) + what an adapter adds, of M rows and a pair.
 template <int M>
 SLMQ_INLINE void write_adapted_rows(const LinearArgs& args, int row, int pair, const float* sums) {
   const auto stride = static_cast<size_t>(args.y_stride);
-  const auto add_stride = static_cast<size_t>(args.add_stride);
   const size_t column = static_cast<size_t>(pair) * kPairRows;
   f32x16 values[2][M];
 #pragma GCC unroll 2
   for (int tile = 0; tile < 2; ++tile) {
+    const int at = tile * kLanes;
 #pragma GCC unroll 4
-    for (int t = 0; t < M; ++t) values[tile][t] = load(sums + t * kPairRows + tile * kLanes);
-    const size_t at = column + static_cast<size_t>(tile) * kLanes;
-    if (args.bias != nullptr) {
-#pragma GCC unroll 4
-      for (int t = 0; t < M; ++t) values[tile][t] = add(values[tile][t], load(args.bias + at));
-    }
-    if (args.add != nullptr) {
-      const float* from = args.add + static_cast<size_t>(row) * add_stride + at;
-#pragma GCC unroll 4
-      for (int t = 0; t < M; ++t)
-        values[tile][t] = add(values[tile][t], load(from + t * add_stride));
-    }
+    for (int t = 0; t < M; ++t)
+      values[tile][t] =
+          with_bias_and_add(args, row + t, column + at, load(sums + t * kPairRows + at));
   }
   const uint8_t* tiles = args.up.weight + 2 * static_cast<size_t>(pair) * thin_tile_bytes(args.up);
   if (args.up.k == 16) {  // the most usual rank

@@ -135,11 +135,8 @@ struct TileBlocks {
   }
 
  private:
-  // Where results go and what is added to them: a little of many rows, a few at a time.
-  SLMQ_INLINE_MEMBER void fetch_outputs(int pair, int block, int g) const {
-    const int begin = g * kPanelRows / args.groups,
-              next = (g + kUnitGroups) * kPanelRows / args.groups;
-    const int end = next < kPanelRows ? next : kPanelRows;
+  // Where results of tokens [begin, end) of a block go and what is added to them.
+  SLMQ_INLINE_MEMBER void fetch_outputs(int pair, int block, int begin, int end) const {
     for (int t = begin; t < end; ++t) {
       const int at = row + block * kPanelRows + t;
       const float* to = args.y + static_cast<size_t>(at) * args.y_stride + pair * kPairRows;
@@ -168,6 +165,8 @@ struct TileBlocks {
   void times_unit(const uint8_t* weight, int g, int pair = 0) {
     const int left = args.groups - g, count = left < kUnitGroups ? left : kUnitGroups;
     const auto first = TileGroup<Weight>::of(weight, args.groups, g);
+    // A few tokens a unit: fetched at once, outputs of all would be in each other's way.
+    const int begin = g * kPanelRows / args.groups, end = (g + count) * kPanelRows / args.groups;
     for (int i = 0; i < count; ++i) {
       const TileGroup<Weight> group = first.behind(i);
       if (!Low) fetch_ahead(group.own, Weight::pair_group_bytes, args.ahead);
@@ -178,7 +177,7 @@ struct TileBlocks {
       const bool last = block + 1 == blocks;
       const int8_t* next = last ? planes(0, (g + count) % args.groups) : planes(block + 1, g);
       add_unit<Low>(first, planes(block, g), next, count, !Low && g == 0, sums[block]);
-      if (!Low) fetch_outputs(pair, block, g);
+      if (!Low) fetch_outputs(pair, block, begin, end);
     }
   }
 
